@@ -1,0 +1,1 @@
+"""What it means: pandas and scipy, no torch."""

@@ -1,0 +1,48 @@
+"""What a task hands to the engine: examples of token ids, and sets of multiple-choice items. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence: ids (n,) int32; predicted (n,) bool, true where the token counts in the loss.
+
+    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text.
+    """
+
+    ids: np.ndarray
+    predicted: np.ndarray
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A context, its possible continuations (each with its leading space), and the index of the right one."""
+
+    context: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class ChoiceSet:
+    """A multiple-choice set that lm-eval scores by likelihood, under its name as an lm-eval task."""
+
+    name: str
+    items: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The splits of a task. Packed: every position of a training sequence is text; padded: one example a row."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    packing: Literal["packed", "padded"]
+    choice_sets: tuple[ChoiceSet, ...] = ()

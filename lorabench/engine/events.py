@@ -1,0 +1,32 @@
+"""What a running cell tells its runner; plain values, sent as JSON lines between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["load", "train", "evaluate", "decompose"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A phase began, or an optimizer step ended."""
+
+    cell: str
+    phase: Phase
+    step: int | None = None
+    """optimizer steps taken, from 1"""
+    steps: int | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a cell cannot run as declared, found before any cell runs."""
+
+    cell: str
+    field: str
+    """dotted path of the setting at fault: method.rank"""
+    message: str
+    """one sentence without its place"""

@@ -1,0 +1,41 @@
+"""What can go wrong for a user, each as one sentence: what was seen, what is allowed, what to do.
+
+The CLI prints the sentence and ends with exit code 2; a traceback is for faults of lorabench itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LorabenchError(Exception):
+    """Base of all errors that a user can mend; str() is the one sentence."""
+
+
+class StudyError(LorabenchError):
+    """A study file says something that cannot be run; the sentence opens with file and line."""
+
+
+class ModelError(LorabenchError):
+    """A model cannot be found, loaded or adapted as asked."""
+
+
+class DataError(LorabenchError):
+    """A data file is missing, unreadable, or has not the columns that a template names."""
+
+
+class StoreError(LorabenchError):
+    """A results directory is missing, or holds what this version cannot read."""
+
+
+class DeviceError(LorabenchError):
+    """This machine has not what a cell asks for (a CUDA-only optimizer, say)."""
+
+
+def unknown(what: str, seen: object, allowed: Iterable[object]) -> str:
+    """"unknown method 'lroa'; did you mean 'lora'? allowed: dora, full, lora"."""
+    names = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    return f"unknown {what} '{seen}'{hint} allowed: {', '.join(names) or 'none'}"

@@ -1,0 +1,1 @@
+"""How the base is adapted: thin plug-ins over PEFT's configurations."""

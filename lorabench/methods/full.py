@@ -1,0 +1,14 @@
+"""full fine-tuning: every parameter is trained, no adapter"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FIELDS = ()
+TRAINS = True
+QUANTIZED_BASE = False
+
+
+def attach(model: Any, spec: Any, targets: Any) -> Any:
+    """The model itself, every parameter trainable."""
+    return model.requires_grad_(True)

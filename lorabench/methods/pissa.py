@@ -1,0 +1,17 @@
+"""LoRA begun from the principal singular vectors of W (Meng et al. 2024, arXiv:2404.02948)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorabench.engine.adapt import attach_lora
+from lorabench.spec.study import MethodSpec
+
+FIELDS = ("rank", "alpha", "dropout", "target_modules")
+TRAINS = True
+QUANTIZED_BASE = True
+
+
+def attach(model: Any, spec: MethodSpec, targets: list[str] | str) -> Any:
+    """The model with adapters on the target modules, as PEFT's PeftModel."""
+    return attach_lora(model, spec, targets, init_lora_weights="pissa")

@@ -1,0 +1,17 @@
+"""LoRA scaled by alpha/sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorabench.engine.adapt import attach_lora
+from lorabench.spec.study import MethodSpec
+
+FIELDS = ("rank", "alpha", "dropout", "target_modules")
+TRAINS = True
+QUANTIZED_BASE = True
+
+
+def attach(model: Any, spec: MethodSpec, targets: list[str] | str) -> Any:
+    """The model with adapters on the target modules, as PEFT's PeftModel."""
+    return attach_lora(model, spec, targets, use_rslora=True)

@@ -1,0 +1,223 @@
+"""Pretrains the models that ship: python -m lorabench.models.pretrain --data DIR --size 1m
+
+A family of three Llama-architecture models over one byte-level BPE tokenizer, trained on the plain
+text files of a folder. The family keeps Llama's proportions and varies the width alone, so that a
+study over sizes varies one thing. Every training window starts with the begin-of-text token, so the
+models can be sampled from nothing (the forgetting measure needs that).
+
+Sequence length grows during training (128, then 256, then 512 tokens; Li et al. 2021,
+arXiv:2108.06084): short windows are cheap, and the last tenth teaches the positions up to 512.
+
+Files named in HELD_OUT are never trained on; bits per byte is measured on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+BEGIN = "<|begin|>"
+VOCABULARY = 1024
+POSITIONS = 512
+HELD_OUT = ("The-War-of-the-Worlds_36.txt", "The-Picture-of-Dorian-Gray_174.txt")
+TOKENS_PER_STEP = 2048
+STAGES = ((0.7, 128), (0.9, 256), (1.0, 512))  # (until this share of the tokens, sequence length)
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Size:
+    """One member of the family; tokens is the training budget, at least 20 a parameter for the two smaller."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    tokens: int
+    learning_rate: float
+
+
+SIZES = {
+    "300k": Size(64, 4, 2, 192, 6_000_000, 6e-3),
+    "1m": Size(128, 4, 4, 384, 20_000_000, 4e-3),
+    "4m": Size(256, 4, 4, 768, 20_000_000, 2e-3),
+}
+
+
+def read_books(folder: Path) -> tuple[list[str], list[str]]:
+    """(training texts, held-out texts), by file name so that the split never moves."""
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise SystemExit(f"no .txt files in {folder}; --data takes a folder of plain text files")
+    train = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name not in HELD_OUT]
+    held = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name in HELD_OUT]
+    if not held:
+        raise SystemExit(f"none of the held-out files {HELD_OUT} is in {folder}; they are needed for evaluation")
+    return train, held
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE (Radford et al. 2019): any text can be encoded, none is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=[BEGIN],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=BEGIN, pad_token=BEGIN, model_max_length=POSITIONS
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+    """All texts as one row of token ids, each led by the begin-of-text token."""
+    ids: list[int] = []
+    for text in texts:
+        ids.append(tokenizer.bos_token_id)
+        ids.extend(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+    return torch.tensor(ids, dtype=torch.int32)
+
+
+def build(size: Size) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        intermediate_size=size.intermediate,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def held_out_bits_per_byte(model: LlamaForCausalLM, ids: torch.Tensor, n_bytes: int, length: int = 256) -> float:
+    """Cross-entropy of the held-out text in bits, over its UTF-8 bytes; windows of `length` tokens, each led by BEGIN."""
+    model.eval()
+    usable = (len(ids) // length) * length
+    windows = ids[:usable].view(-1, length).long()
+    nats = 0.0
+    for batch in windows.split(16):
+        inputs = torch.cat([torch.zeros(len(batch), 1, dtype=torch.long), batch[:, :-1]], dim=1)
+        logits = model(input_ids=inputs).logits.float()
+        nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten(), reduction="sum").item()
+    model.train()
+    return nats / math.log(2) / (n_bytes * usable / len(ids))
+
+
+def sequence_length_at(share: float) -> int:
+    return next(length for until, length in STAGES if share < until)
+
+
+def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None) -> dict:
+    """Trains one size from its first token, or on from its checkpoint, and writes a transformers directory."""
+    size = SIZES[name]
+    budget = tokens or size.tokens
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    train_texts, held_texts = read_books(data)
+    out.mkdir(parents=True, exist_ok=True)
+    shipped = FOLDER / "tiny-300k"
+    if (shipped / "tokenizer.json").exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(shipped)
+    else:
+        tokenizer = train_tokenizer(train_texts)
+    tokenizer.save_pretrained(out)
+    train_ids, held_ids = encode(tokenizer, train_texts), encode(tokenizer, held_texts)
+    held_bytes = sum(len(t.encode()) for t in held_texts)
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(size).to(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    decay = [p for p in model.parameters() if p.ndim == 2]
+    plain = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=size.learning_rate, betas=(0.9, 0.95), fused=True)
+    steps = math.ceil(budget / TOKENS_PER_STEP)
+    checkpoint = out / "checkpoint.pt"
+    start, seconds = 0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start, seconds = saved["step"], saved["seconds"]
+    print(f"{name}: {parameters:,} parameters, {len(train_ids):,} training tokens, {steps:,} steps from {start}", flush=True)
+
+    began = time.perf_counter()
+    for step in range(start, steps):
+        length = sequence_length_at(step / steps)
+        generator = torch.Generator().manual_seed(step)  # a resumed run draws what an undisturbed one draws
+        starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
+        labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
+        inputs = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
+        warmup, progress = min(1.0, (step + 1) / 200), step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = size.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        logits = model(input_ids=inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 100 == 0:
+            elapsed = seconds + time.perf_counter() - began
+            print(f"{name} step {step}/{steps} length {length} loss {loss.item():.3f} {elapsed:.0f} s", flush=True)
+        if (step + 1) % 500 == 0:
+            elapsed = seconds + time.perf_counter() - began
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "seconds": elapsed}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    model = model.to("cpu").to(torch.bfloat16)
+    model.save_pretrained(out)
+    facts = {
+        "name": f"tiny-{name}",
+        "parameters": parameters,
+        "tokens": steps * TOKENS_PER_STEP,
+        "tokens_per_parameter": round(steps * TOKENS_PER_STEP / parameters, 1),
+        "held_out_bits_per_byte": round(held_out_bits_per_byte(model.float(), held_ids, held_bytes), 4),
+        "held_out_files": list(HELD_OUT),
+        "seconds": round(seconds + time.perf_counter() - began),
+        "device": device,
+        "torch": torch.__version__,
+        "size": asdict(size),
+    }
+    (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    print(json.dumps(facts, indent=2), flush=True)
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m lorabench.models.pretrain", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of plain text files")
+    parser.add_argument("--size", choices=SIZES, required=True)
+    parser.add_argument("--out", type=Path, help="default: the package's own folder for that size")
+    parser.add_argument("--tokens", type=int, help="training tokens, where not the size's own budget")
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    pretrain(args.data, args.size, args.out or FOLDER / f"tiny-{args.size}", args.tokens, args.threads)
+
+
+if __name__ == "__main__":
+    main()

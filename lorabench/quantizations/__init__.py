@@ -1,0 +1,1 @@
+"""How frozen base weights are stored: thin plug-ins over bitsandbytes."""

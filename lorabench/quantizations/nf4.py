@@ -1,0 +1,19 @@
+"""4-bit NormalFloat in blocks of 64 (QLoRA section 3, Dettmers et al. 2023, arXiv:2305.14314)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DOUBLE_QUANT = True
+
+
+def config(double_quant: bool, compute_dtype: Any) -> Any:
+    """bitsandbytes' configuration; compute_dtype is a torch dtype."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )

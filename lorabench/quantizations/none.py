@@ -1,0 +1,12 @@
+"""base weights as they are: float32, bfloat16 or float16"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DOUBLE_QUANT = False
+
+
+def config(double_quant: bool, compute_dtype: Any) -> None:
+    """No quantisation configuration."""
+    return None

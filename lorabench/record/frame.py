@@ -1,0 +1,83 @@
+"""Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lorabench.spec.paths import model_label
+
+if TYPE_CHECKING:
+    from lorabench.record.result import CellResult
+    from lorabench.spec.study import Cell
+
+SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
+            "learning_rate", "steps", "batch_size", "sequence_length", "seed", "outcome")  # fmt: skip
+METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
+           "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity",
+           "bits_per_byte", "forgetting")  # fmt: skip
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """The columns that say what a cell is; None where a setting does not apply."""
+    targets = cell.method.target_modules
+    trains = cell.training.steps > 0
+    return {
+        "cell": cell.id,
+        "condition": cell.condition_id,
+        "model": model_label(cell.model.name),
+        "task": cell.task.name,
+        "method": cell.method.name,
+        "rank": cell.method.rank,
+        "alpha": cell.method.alpha,
+        "quantization": cell.quantization.name,
+        "double_quant": cell.quantization.double_quant,
+        "target_modules": targets if targets is None or isinstance(targets, str) else ",".join(targets),
+        "learning_rate": cell.training.learning_rate if trains else None,
+        "steps": cell.training.steps,
+        "batch_size": cell.training.batch_size,
+        "sequence_length": cell.training.sequence_length,
+        "seed": cell.seed if trains else None,
+    }
+
+
+def frame(results: Iterable[CellResult]) -> pd.DataFrame:
+    """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count.
+
+    A cell without readings (a failed one) has one row whose metric is absent.
+    """
+    rows = []
+    for result in results:
+        own = {**settings(result.cell), "outcome": result.outcome}
+        rows.extend({**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings)
+        if not result.readings:
+            rows.append(own)
+    return _typed(pd.DataFrame(rows, columns=[*SETTINGS, "metric", "value", "stderr", "count"]))
+
+
+def wide(results: Iterable[CellResult]) -> pd.DataFrame:
+    """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss."""
+    rows, extra = [], {}
+    for result in results:
+        row = {**settings(result.cell), "outcome": result.outcome}
+        for reading in result.readings:
+            row[reading.metric] = reading.value
+            extra.setdefault(reading.metric)
+            if reading.stderr is not None:
+                row[f"{reading.metric}_stderr"] = reading.stderr
+                extra.setdefault(f"{reading.metric}_stderr")
+        if result.error:
+            row["error"] = result.error.message
+            extra.setdefault("error")
+        rows.append(row)
+    columns = [*SETTINGS, *METRICS, *(c for c in extra if c not in METRICS)]
+    return _typed(pd.DataFrame(rows, columns=columns))
+
+
+def _typed(data: pd.DataFrame) -> pd.DataFrame:
+    for column in ("rank", "seed", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "eval_peak_bytes"):
+        if column in data:
+            data[column] = data[column].astype("Float64").round().astype("Int64")
+    return data

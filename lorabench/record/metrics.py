@@ -1,0 +1,72 @@
+"""The one table of metrics: unit, direction, label and the sentence that explains each.
+
+lm-eval metrics are named task/metric ("python-docs-cloze/acc") and described by their last part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["lower", "higher", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric's name stands for."""
+
+    name: str
+    label: str
+    unit: Literal["count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "ratio", "share"]
+    better: Direction
+    meaning: str
+
+
+_TABLE = (
+    Metric("total_parameters", "parameters", "count", "none", "all parameters, adapters included"),
+    Metric("trainable_parameters", "trainable", "count", "lower", "parameters that training changes"),
+    Metric("trainable_percent", "trainable %", "percent", "lower", "trainable share of all parameters"),
+    Metric("adapter_bytes", "adapter", "bytes", "lower", "size of the saved adapter (or weights, for full fine-tuning) on disk"),
+    Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantisation constants included"),
+    Metric("load_seconds", "load time", "seconds", "lower", "reading, quantising and adapting the model"),
+    Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
+    Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
+    Metric("train_tokens", "training tokens", "count", "none", "tokens trained on, padding left out"),
+    Metric("padding_percent", "padding %", "percent", "lower", "share of the training positions that held padding"),
+    Metric("tokens_per_second", "tokens/s", "tokens/s", "higher", "non-padding training tokens over training time"),
+    Metric("train_peak_bytes", "train peak", "bytes", "lower", "peak of live tensors during training (CUDA: max_memory_allocated)"),
+    Metric("eval_peak_bytes", "eval peak", "bytes", "lower", "peak of live tensors during evaluation (CUDA: max_memory_allocated)"),
+    Metric("train_reserved_bytes", "train reserved", "bytes", "lower", "CUDA max_memory_reserved during training"),
+    Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),
+    Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
+    Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
+    Metric("perplexity", "perplexity", "ratio", "lower", "exp(held-out loss)"),
+    Metric("bits_per_byte", "bits per byte", "bits", "lower", "held-out loss per byte of text: comparable between tokenizers"),
+    Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
+)
+TABLE = {m.name: m for m in _TABLE}
+
+_LM_EVAL = {
+    "acc": ("accuracy", "share", "higher", "share of items whose likeliest choice is right"),
+    "acc_norm": ("accuracy (by length)", "share", "higher", "the same, likelihood divided by the choice's length"),
+    "exact_match": ("exact match", "share", "higher", "share of answers equal to the reference"),
+    "f1": ("F1", "share", "higher", "harmonic mean of precision and recall"),
+    "perplexity": ("perplexity", "ratio", "lower", "exp of the mean loss"),
+    "word_perplexity": ("word perplexity", "ratio", "lower", "perplexity per word"),
+    "byte_perplexity": ("byte perplexity", "ratio", "lower", "perplexity per byte"),
+    "bits_per_byte": ("bits per byte", "bits", "lower", "loss in bits per byte"),
+}
+
+
+def metric(name: str) -> Metric:
+    """The description of a metric; an lm-eval metric that is not in the table has no direction."""
+    if name in TABLE:
+        return TABLE[name]
+    task, _, last = name.rpartition("/")
+    label, unit, better, meaning = _LM_EVAL.get(last, (last, "ratio", "none", "as lm-eval defines it"))
+    return Metric(name, f"{task} {label}".strip(), unit, better, meaning)  # type: ignore[arg-type]  # rows above are of these literals
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a metric is the plain accuracy of an lm-eval task."""
+    return name.endswith("/acc")

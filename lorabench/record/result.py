@@ -1,0 +1,94 @@
+"""The result of a cell: what was declared, what the libraries made of it, and what was read.
+
+A value that was not measured is absent: there is no reading of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lorabench.spec.study import Cell, Frozen
+
+Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]
+SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way
+
+
+class Reading(Frozen):
+    """One measured value, in the metric's own unit (seconds, bytes, nats); see record.metrics."""
+
+    metric: str
+    value: float = Field(allow_inf_nan=False)
+    stderr: float | None = Field(None, allow_inf_nan=False)
+    """standard error over items, where the metric is a mean"""
+    count: int | None = None
+    """items that the value is a mean of"""
+
+
+class Environment(Frozen):
+    """The machine and the software a cell ran on."""
+
+    device: str
+    """cpu, or the name of the GPU"""
+    driver: str | None = None
+    """CUDA version of the driver's runtime, on a GPU"""
+    cores: int | None = None
+    """CPU threads that torch used"""
+    platform: str | None = None
+    python: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    """name: version"""
+    git: str | None = None
+    """commit of lorabench's own checkout, with + where it was changed"""
+
+
+class Resolved(Frozen):
+    """What the libraries made of the declared settings."""
+
+    dtype: str
+    """of unquantised weights"""
+    compute_dtype: str | None = None
+    """of dequantised products, where weights are quantised"""
+    autocast: str | None = None
+    """dtype of mixed precision, where it was on"""
+    optimizer: str | None = None
+    """class that took the steps"""
+    scaling: float | None = None
+    """alpha / rank, or alpha / sqrt(rank)"""
+    target_modules: tuple[str, ...] = ()
+    """full names of the adapted modules"""
+    packing: Literal["packed", "padded"] | None = None
+    """how examples fill a training sequence"""
+    train_examples: int | None = None
+    test_examples: int | None = None
+    model_class: str | None = None
+
+
+class Fault(Frozen):
+    """Why a cell did not finish."""
+
+    kind: str
+    """exception's class, or signal"""
+    message: str
+    """one sentence"""
+    step: int | None = None
+    """optimizer step at which it happened, from 1"""
+
+
+class CellResult(Frozen):
+    """A cell and what came of it; curve and spectra lie in files beside it."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    cell: Cell
+    outcome: Outcome
+    resolved: Resolved | None = None
+    readings: tuple[Reading, ...] = ()
+    environment: Environment | None = None
+    started_at: str
+    """UTC, ISO 8601"""
+    error: Fault | None = None
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric, None where it was not measured."""
+        return next((r.value for r in self.readings if r.metric == metric), None)

@@ -1,0 +1,201 @@
+"""The results directory of a study, and how it stays whole when runs are killed or share it.
+
+    DIR/study.yaml            the study as run (after --set, paths absolute)
+    DIR/plan.json             the cells that the study wants, so that a report needs no weights
+    DIR/cells/<id>/           result.json, curve.csv, spectra.safetensors, adapter/, log.txt
+    DIR/cells/<id>.partial/   a cell that is being run
+    DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
+
+A cell is written to its .partial folder, synced, and renamed: a folder without the suffix is whole.
+The lock of a killed runner is released by the operating system, so its claim expires with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+
+from lorabench.errors import StoreError
+from lorabench.record.result import SETTLED, CellResult
+from lorabench.spec.study import Cell, Study
+
+_CELLS = TypeAdapter(tuple[Cell, ...])
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Temporary file, fsync, rename: a reader sees the old text or the new, never half."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Store:
+    """A results directory; `Store.open` for one that must exist already."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.cells_folder = self.folder / "cells"
+        self.claims_folder = self.folder / "claims"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """The store of a study that was run; StoreError where the folder is none."""
+        store = cls(folder)
+        if not (store.folder / "plan.json").is_file():
+            here = sorted(p.parent.name for p in Path("reports").glob("*/plan.json"))
+            hint = f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
+            raise StoreError(f"{folder} is no results directory (it has no plan.json){hint}")
+        return store
+
+    # what the study wants
+
+    def save_plan(self, study: Study, cells: Iterable[Cell]) -> None:
+        """Records the study as run and its cells."""
+        import yaml
+
+        self.cells_folder.mkdir(parents=True, exist_ok=True)
+        self.claims_folder.mkdir(exist_ok=True)
+        plain = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+        write_atomically(self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
+        write_atomically(self.folder / "plan.json", _dump({"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}))
+
+    def study(self) -> Study:
+        """The study as run, paths as they were."""
+        return self._read(lambda plan: Study.model_validate(plan["study"]))
+
+    def plan(self) -> tuple[Cell, ...]:
+        """The cells that the study wants, in its order."""
+        return self._read(lambda plan: _CELLS.validate_python(plan["cells"]))
+
+    def _read(self, part: Any) -> Any:
+        path = self.folder / "plan.json"
+        try:
+            return part(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, ValidationError) as e:
+            raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
+
+    # results
+
+    def results(self) -> tuple[CellResult, ...]:
+        """The results of the wanted cells that have one, in the study's order."""
+        return tuple(r for r in (self.get(c.id) for c in self.plan()) if r is not None)
+
+    def get(self, cell_id: str) -> CellResult | None:
+        """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
+        path = self.cells_folder / cell_id / "result.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            plain = json.loads(text)
+            if plain.get("schema") != 1:
+                raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
+            return CellResult.model_validate(plain)
+        except (ValueError, AttributeError) as e:
+            raise StoreError(f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again") from None
+
+    def put(self, result: CellResult) -> Path:
+        """Makes a cell's .partial folder its result, whole or not at all; a former failure is replaced."""
+        cell_id = result.cell.id
+        partial, final = self.partial(cell_id), self.cells_folder / cell_id
+        partial.mkdir(parents=True, exist_ok=True)
+        write_atomically(partial / "result.json", _dump(result.model_dump(mode="json", by_alias=True, exclude_none=True)))
+        _sync_tree(partial)
+        if final.exists():
+            retired = self.cells_folder / f"{cell_id}.old"
+            shutil.rmtree(retired, ignore_errors=True)
+            final.rename(retired)
+            partial.rename(final)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            partial.rename(final)
+        _sync(self.cells_folder)
+        return final
+
+    def partial(self, cell_id: str) -> Path:
+        """The folder that a cell is written to while it runs."""
+        return self.cells_folder / f"{cell_id}.partial"
+
+    def settled(self, cell_id: str) -> bool:
+        """Whether a cell has a result that another run would only repeat; a failed or unreadable one has not."""
+        try:
+            result = self.get(cell_id)
+        except StoreError:
+            return False
+        return result is not None and result.outcome in SETTLED
+
+    def find(self, prefix: str) -> CellResult:
+        """The result whose cell id starts with a prefix; StoreError where none or several do."""
+        near = [c.id for c in self.plan() if c.id.startswith(prefix)]
+        if len(near) != 1:
+            which = "is none" if not near else f"are {len(near)}"
+            raise StoreError(f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder}` lists them")
+        result = self.get(near[0])
+        if result is None:
+            raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")
+        return result
+
+    # claims
+
+    @contextmanager
+    def claim(self, cell_id: str) -> Iterator[bool]:
+        """Holds a cell for this runner; False where another runner has it. Released by leaving, or by dying."""
+        self.claims_folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.claims_folder / f"{cell_id}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def is_claimed(self, cell_id: str) -> bool:
+        """Whether a living runner has the cell now."""
+        if not (self.claims_folder / f"{cell_id}.lock").exists():
+            return False
+        with self.claim(cell_id) as free:
+            return not free
+
+
+def _dump(plain: Any) -> str:
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    _sync(folder)

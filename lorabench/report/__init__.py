@@ -1,0 +1,1 @@
+"""How it is shown: plotly and jinja2, no torch."""

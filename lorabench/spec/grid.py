@@ -1,0 +1,196 @@
+"""From a study to its cells: the product of the axes, minus `exclude`, plus `include`, times the seeds.
+
+An axis is a dotted path and its values. A value is laid over the base setting: a name alone
+(`quantization: nf4`) changes the name and keeps the fields beside it, a mapping is merged; a new name for
+a model or a task starts from that one's own defaults, since its options are others.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorabench.errors import LorabenchError, StudyError, unknown
+from lorabench.spec.explain import paths_of, sentence
+from lorabench.spec.identity import fingerprints, reference_for
+from lorabench.spec.source import Route, Source
+from lorabench.spec.study import Cell, Condition, Study
+
+SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation")
+MAX_CELLS = 100_000
+
+
+def expand(study: Study) -> tuple[Cell, ...]:
+    """All cells of a study, conditions in the file's order, each with all its seeds; data and weights are hashed here."""
+    cells: dict[str, Cell] = {}
+    for condition in conditions(study):
+        marks = fingerprints(condition)
+        trains = condition.training.steps > 0
+        for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
+            cell = Cell(**{n: getattr(condition, n) for n in SETTINGS}, seed=seed, fingerprints=marks)
+            cells.setdefault(cell.id, cell)
+    return tuple(cells.values())
+
+
+def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
+    """The conditions of a study, checked; StudyError with the place in the source where one is amiss."""
+    place = source or Source("study", {}, {}, Path.cwd())
+    _check_axes(study, place)
+    base = base_of(study)
+    found: dict[str, Condition] = {}
+    for changes, origin in _points(study.grid, ("grid",)):
+        if not any(agrees(_merged(base, changes), rule) for rule in study.exclude):
+            condition = _make(base, changes, origin, place)
+            found.setdefault(condition.model_dump_json(), condition)
+    for i, entry in enumerate(study.include):
+        own = {k: v for k, v in entry.items() if k != "grid"}
+        fixed = [(k, v) for k, v in own.items()]
+        for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
+            origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
+            condition = _make(base, [*fixed, *changes], origin, place)
+            found.setdefault(condition.model_dump_json(), condition)
+    if not found:
+        raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
+    if len(found) * len(study.seeds) > MAX_CELLS:
+        raise StudyError(f"{place.at(('grid',))}: {len(found) * len(study.seeds):,} cells; at most {MAX_CELLS:,} are allowed in one study")
+    made = tuple(found.values())
+    _check_reference(study, made, place)
+    return made
+
+
+def base_of(study: Study) -> dict[str, Any]:
+    """The study's base setting as plain data."""
+    plain = study.model_dump(mode="json")
+    return {name: plain[name] for name in SETTINGS if plain[name] is not None}
+
+
+def agrees(plain: dict[str, Any], rule: Any) -> bool:
+    """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its mapping."""
+    return all(_same(_get(plain, key), value) for key, value in rule.items())
+
+
+def _same(seen: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(seen, dict) and all(_same(_get(seen, k), v) for k, v in wanted.items())
+    if isinstance(seen, dict):
+        return bool(_same(seen.get("name"), wanted))
+    if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
+        return list(seen) == list(wanted)
+    return bool(seen == wanted) or str(seen) == str(wanted)
+
+
+def _get(plain: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
+
+
+def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str, Any]], dict[str, Route]]]:
+    """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
+    axes = list(grid)
+    for picks in itertools.product(*(range(len(grid[a])) for a in axes)):
+        yield [(a, grid[a][i]) for a, i in zip(axes, picks, strict=True)], {a: (*place, a, i) for a, i in zip(axes, picks, strict=True)}
+
+
+def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(base)
+    for dotted, value in changes:
+        _lay(plain, dotted.split("."), value)
+    return plain
+
+
+def _lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
+    head, rest = route[0], route[1:]
+    old = plain.get(head)
+    if rest:
+        below = dict(old) if isinstance(old, dict) else {}
+        plain[head] = below
+        _lay(below, rest, value)
+    elif isinstance(old, dict) and isinstance(value, str) and head in SETTINGS:
+        _lay(plain, [head], {"name": value})
+    elif isinstance(old, dict) and isinstance(value, dict):
+        renamed = head in ("model", "task") and "name" in value and value["name"] != old.get("name")
+        plain[head] = {} if renamed else dict(old)
+        for key, inner in value.items():
+            _lay(plain[head], key.split("."), inner)
+    else:
+        plain[head] = value
+
+
+def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
+    try:
+        return Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)}).normalised()
+    except ValidationError as e:
+        route, words = sentence(e, Condition)
+        raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
+    except LorabenchError as e:
+        last = next(iter(reversed(origin.values())), ())
+        raise StudyError(f"{place.at(last)}: {e}") from None
+
+
+def _origin(route: Route, origin: dict[str, Route]) -> Route:
+    """Where in the file the value at a condition's route came from: the last axis over it, else the base setting."""
+    dotted = ".".join(str(p) for p in route)
+    for axis, place in reversed(origin.items()):
+        if dotted == axis or dotted.startswith(axis + ".") or axis.startswith(dotted + "."):
+            return (*place, *(p for p in dotted[len(axis) :].strip(".").split(".") if p))
+    return route
+
+
+def _check_axes(study: Study, place: Source) -> None:
+    allowed = paths_of()
+    grids: list[tuple[Route, Any]] = [(("grid",), study.grid)]
+    for i, entry in enumerate(study.include):
+        for key in entry:
+            if key != "grid" and key not in allowed and not key.startswith("task."):
+                raise StudyError(f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}")
+        own = entry.get("grid", {})
+        if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
+            raise StudyError(f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value")
+        grids.append((("include", i, "grid"), own))
+    for route, grid in grids:
+        for axis in grid:
+            if axis not in allowed and not axis.startswith("task."):
+                raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
+    for word in ("exclude", "reference"):
+        rules = getattr(study, word) or ()
+        for i, rule in enumerate(rules if isinstance(rules, tuple) else (rules,)):
+            where: Route = (word, i) if isinstance(rules, tuple) else (word,)
+            for dotted in _leaves(rule):
+                if dotted not in allowed and not dotted.startswith("task."):
+                    raise StudyError(f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {word}', dotted, allowed)}")
+    for name in ("model", "task"):
+        varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(name in e for e in study.include)
+        if getattr(study, name) is None and not varied:
+            raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
+
+
+def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in rule.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, dotted + ".")
+        else:
+            yield dotted
+
+
+def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -> None:
+    if study.reference is None:
+        return
+    plain = [c.model_dump(mode="json") for c in made]
+    chosen = [p for p in plain if agrees(p, study.reference)]
+    if not chosen:
+        ways = sorted({f"{p['method']['name']}/{p['quantization']['name']}" for p in plain})
+        raise StudyError(
+            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has (method/quantization) "
+            f"{', '.join(ways)}; name one of them, or include it"
+        )
+    for condition in plain:
+        try:
+            reference_for(condition, chosen)
+        except LorabenchError as e:
+            raise StudyError(f"{place.at(('reference',))}: {e}") from None

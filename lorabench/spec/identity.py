@@ -1,0 +1,131 @@
+"""What makes two cells the same: a hash over the canonical JSON of all that affects the outcome.
+
+Paths do not count, what they lead to does: a model is its configuration, tokenizer and weights, data is
+its bytes. The device does not count either: a store belongs to one machine, and each result names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lorabench import plugins
+from lorabench.errors import LorabenchError, ModelError
+from lorabench.spec.paths import model_directory
+from lorabench.spec.study import Cell, Condition, Fingerprints
+
+IDENTITY_VERSION = 1
+SAMPLE_ABOVE = 256 * 2**20  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
+BLOCK = 2**16
+
+
+def canonical_json(value: Any) -> str:
+    """Sorted keys, no spaces; floats as repr, so that 1e-3 and 0.001 are one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(cell: Cell, *, with_seed: bool) -> str:
+    """12 hex digits of the SHA-256 of a cell's canonical JSON."""
+    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed"})
+    plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
+    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
+    plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}
+    if plain["evaluation"]["forgetting"] not in ("self", "none"):
+        plain["evaluation"]["forgetting"] = "file"
+    plain["data"] = cell.fingerprints.data
+    plain["identity_version"] = IDENTITY_VERSION
+    if with_seed:
+        plain["seed"] = cell.seed
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:12]
+
+
+def path_fields(options: Any) -> frozenset[str]:
+    """The names of a task's options that are files."""
+    return frozenset(plugins.load("tasks", options.name).PATH_FIELDS)
+
+
+def fingerprints(condition: Condition) -> Fingerprints:
+    """Hashes of the model and of everything that the task and the evaluation read."""
+    data = hashlib.sha256(plugins.load("tasks", condition.task.name).fingerprint(condition.task).encode())
+    evaluation = condition.evaluation
+    if evaluation.forgetting not in ("self", "none"):
+        data.update(hash_path(evaluation.forgetting).encode())
+    if evaluation.include_path:
+        data.update(hash_path(evaluation.include_path).encode())
+    return Fingerprints(model=fingerprint_model(condition.model.name, condition.model.revision), data=data.hexdigest()[:16])
+
+
+@lru_cache(maxsize=256)
+def fingerprint_model(name: str, revision: str | None = None) -> str:
+    """Hash of a directory's configuration, tokenizer and weights; a hub id with its commit where that is known offline."""
+    directory = model_directory(name)
+    if directory is None:
+        return f"{name}@{_cached_commit(name, revision) or revision or 'main'}"
+    if not directory.is_dir():
+        raise ModelError(f"there is no model directory {name}; point to a local copy with --set model=PATH")
+    files = [f for f in sorted(directory.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
+    total = hashlib.sha256()
+    for file in files:
+        if file.name not in ("generation_config.json", "pretraining.json"):
+            total.update(f"{file.name}:{_hash_file(file)};".encode())
+    return total.hexdigest()[:16]
+
+
+def _cached_commit(name: str, revision: str | None) -> str | None:
+    from huggingface_hub import constants
+
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text().strip() if ref.is_file() else None
+
+
+def hash_path(path: str | Path) -> str:
+    """SHA-256 of a file, or of all files below a folder with their names."""
+    path = Path(path)
+    if path.is_file():
+        return _hash_file(path)
+    total = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()):
+        total.update(f"{file.relative_to(path)}:{_hash_file(file)};".encode())
+    return total.hexdigest()
+
+
+def _hash_file(file: Path) -> str:
+    size = file.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        if size <= SAMPLE_ABOVE:
+            while block := stream.read(2**20):
+                total.update(block)
+        else:
+            for i in range(66):
+                stream.seek((size - BLOCK) * i // 65)
+                total.update(stream.read(BLOCK))
+    return total.hexdigest()
+
+
+def reference_for(condition: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the conditions that match the study's reference, the one that shares most settings with a condition.
+
+    LorabenchError where two share equally many: the reference must then name more.
+    """
+    same_model = [r for r in references if r["model"] == condition["model"]] or references
+    leaves = _flat(condition)
+    scored = sorted(((sum(leaves.get(k) == v for k, v in _flat(r).items()), i) for i, r in enumerate(same_model)), reverse=True)
+    if len(scored) > 1 and scored[0][0] == scored[1][0] and condition not in same_model:
+        two = [same_model[i] for _, i in scored[:2]]
+        differ = sorted(k for k, v in _flat(two[0]).items() if _flat(two[1]).get(k) != v)
+        raise LorabenchError(f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference")
+    return same_model[scored[0][1]]
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = canonical_json(value)
+    return flat

@@ -1,0 +1,280 @@
+"""What a study may say: frozen models of the study file, one line of meaning under each field.
+
+Every default of lorabench stands in this file. Fields that a method or a quantization does not use are
+set to None (or False) when a condition is made, so that `full` is one condition however many ranks a
+grid has.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lorabench import plugins
+from lorabench.errors import LorabenchError, unknown
+from lorabench.spec.paths import DataFile, find_model
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
+    )
+
+
+class Named(Frozen):
+    """A setting that may be written as its name alone: `quantization: nf4`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+class ModelSpec(Named):
+    """Which pretrained model is adapted."""
+
+    name: str = Field(min_length=1)
+    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
+    revision: str | None = None
+    """commit, tag or branch of a hub id"""
+    dtype: Dtype = "auto"
+    """precision of unquantised weights; auto is float32 below 100M parameters, else bfloat16"""
+    trust_remote_code: bool = False
+    """run code that the model's repository brings: only on the user's explicit word"""
+
+    @field_validator("name")
+    @classmethod
+    def _find(cls, name: str, info: ValidationInfo) -> str:
+        return find_model(name, info.context)
+
+
+class QuantizationSpec(Named):
+    """How frozen base weights are stored."""
+
+    name: str = "none"
+    """none, int8, fp4, nf4"""
+    double_quant: bool = False
+    """quantise the 4-bit block constants too (QLoRA section 3)"""
+    compute_dtype: Dtype = "auto"
+    """precision of the dequantised products; auto is the model's dtype"""
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        return _plugin("quantizations", name)
+
+
+class MethodSpec(Named):
+    """How the base is adapted."""
+
+    name: str = "lora"
+    """base, full, lora, rslora, dora, pissa"""
+    rank: Annotated[Whole, Field(ge=1)] | None = 8
+    """r, the inner dimension of B @ A"""
+    alpha: Annotated[Number, Field(gt=0)] | None = 16
+    """scaling is alpha / rank (alpha / sqrt(rank) for rslora)"""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] | None = 0.0
+    """probability of zeroing an adapter's input"""
+    target_modules: str | tuple[str, ...] | None = "all-linear"
+    """all-linear, attention, mlp, or module names"""
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        return _plugin("methods", name)
+
+
+class TrainingSpec(Frozen):
+    """How an adapter is trained."""
+
+    steps: Whole = Field(200, ge=0)
+    """optimizer steps"""
+    batch_size: Whole = Field(8, ge=1)
+    """sequences of one forward pass (the micro-batch)"""
+    gradient_accumulation: Whole = Field(1, ge=1)
+    """forward passes per optimizer step"""
+    sequence_length: Whole = Field(256, ge=2)
+    """tokens of a training sequence at most"""
+    learning_rate: Number = Field(2e-4, gt=0)
+    """peak of the schedule"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """course of the learning rate after warm-up; cosine and linear end at zero"""
+    warmup: Number = Field(0.05, ge=0, lt=1)
+    """share of the steps in which the rate rises from zero"""
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "sgd"] = "adamw"
+    """8-bit and paged ones are bitsandbytes' own"""
+    weight_decay: Number = Field(0.0, ge=0)
+    """decoupled, on matrices only"""
+    max_grad_norm: Number = Field(1.0, gt=0)
+    """gradients are clipped to this norm"""
+    gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, more time"""
+    autocast: Literal["auto", "none", "bfloat16"] = "auto"
+    """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+
+
+class EvaluationSpec(Frozen):
+    """What is measured after training, on data that was not trained on."""
+
+    lm_eval: tuple[str, ...] | None = None
+    """lm-eval task names, the task's own or installed ones; absent: all that the task brings"""
+    limit: Annotated[Whole, Field(ge=1)] | None = None
+    """items of each lm-eval task at most"""
+    num_fewshot: Annotated[Whole, Field(ge=0)] | None = None
+    """worked examples before each lm-eval item; absent: the task's own default"""
+    include_path: DataFile | None = None
+    """folder of further lm-eval task files"""
+    max_sequences: Whole = Field(256, ge=1)
+    """held-out sequences of the evaluation loss at most"""
+    batch_size: Whole = Field(16, ge=1)
+    """sequences of one evaluation pass"""
+    forgetting: Literal["self", "none"] | DataFile = "self"
+    """self: text sampled from the base; none; or a text file of the base's domain"""
+
+    @field_validator("forgetting", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return "none" if value is None or value is False else value
+
+
+class TaskSpec(Named):
+    """What is learned; each task plug-in adds its own options to this."""
+
+    name: str = Field(min_length=1)
+    """text, instruct, classify, python-docs"""
+
+
+def _plugin(kind: str, name: str) -> str:
+    if name not in plugins.names(kind):
+        raise ValueError(unknown(kind.removesuffix("s"), name, plugins.names(kind)))
+    return name
+
+
+def _task_options(data: Any, info: ValidationInfo) -> Any:
+    """The task plug-in's own Options, so that its fields are checked like all others."""
+    if isinstance(data, TaskSpec):
+        return data
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or "name" not in data:
+        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
+    name = data["name"]
+    if name not in plugins.names("tasks"):
+        raise ValueError(unknown("task", name, plugins.names("tasks")))
+    return plugins.load("tasks", name).Options.model_validate(data, context=info.context)
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]
+
+
+class Condition(Frozen):
+    """A cell without its seed: the unit that is reported."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    task: AnyTask
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    def normalised(self) -> Condition:
+        """The same condition with the fields that its method and quantization do not use emptied."""
+        method, quantization = plugins.load("methods", self.method.name), plugins.load("quantizations", self.quantization.name)
+        unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
+        changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
+        if not quantization.DOUBLE_QUANT:
+            changes["quantization"] = self.quantization.model_copy(update={"double_quant": False})
+        if not method.TRAINS:
+            t = self.training
+            changes["training"] = TrainingSpec(steps=0, batch_size=t.batch_size, sequence_length=t.sequence_length)
+        if not method.QUANTIZED_BASE and self.quantization.name != "none":
+            raise LorabenchError(
+                f"method {self.method.name} trains the base weights themselves, which {self.quantization.name} has frozen; "
+                "allowed: quantization none, or an adapter method such as lora"
+            )
+        return self.model_copy(update=changes)
+
+
+class Fingerprints(Frozen):
+    """Hashes of what a cell reads, so that the same names over other bytes are another cell."""
+
+    model: str
+    """of configuration, tokenizer and weights, or hub id @ commit"""
+    data: str
+    """of all that the task and the evaluation read"""
+
+
+class Cell(Condition):
+    """One point of the grid with its seed: the unit that is run and stored."""
+
+    seed: int
+    fingerprints: Fingerprints
+
+    @property
+    def id(self) -> str:
+        """12 hex digits over all that affects the outcome; see spec.identity."""
+        from lorabench.spec.identity import digest
+
+        return digest(self, with_seed=True)
+
+    @property
+    def condition_id(self) -> str:
+        """The same without the seed."""
+        from lorabench.spec.identity import digest
+
+        return digest(self, with_seed=False)
+
+
+class Study(Frozen):
+    """A question, a base setting, a grid, seeds and a reference: the study file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    """version of this format"""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """letters, digits, '.', '_' and '-': also the name of the results directory"""
+    question: str = Field("", max_length=1000)
+    """what the study is to answer, one sentence"""
+    model: ModelSpec | None = None
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    task: AnyTask | None = None
+    training: TrainingSpec = TrainingSpec()
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """axes: a dotted path such as method.rank, and its values"""
+    include: tuple[dict[str, Any], ...] = ()
+    """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """conditions of the product that are left out: all that agree with the given fields"""
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
+    """one replicate of every condition for each"""
+    reference: dict[str, Any] | None = None
+    """the condition that others are compared with; absent: full fine-tuning where the study has it"""
+    evaluation: EvaluationSpec = EvaluationSpec()

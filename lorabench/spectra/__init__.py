@@ -1,0 +1,1 @@
+"""What was learned: singular values of the deltas."""

@@ -1,0 +1,1 @@
+"""What is learned: plug-ins that turn data into examples."""
