@@ -6,7 +6,7 @@ from typing import Any
 
 FIELDS = ()
 TRAINS = False
-QUANTIZED_BASE = True
+UNQUANTIZED_ONLY = ""
 
 
 def attach(model: Any, spec: Any, targets: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 FIELDS = ()
 TRAINS = True
-QUANTIZED_BASE = False
+UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
 
 
 def attach(model: Any, spec: Any, targets: Any) -> Any:

@@ -9,7 +9,7 @@ from lorabench.spec.study import MethodSpec
 
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True
-QUANTIZED_BASE = True
+UNQUANTIZED_ONLY = ""
 
 
 def attach(model: Any, spec: MethodSpec, targets: list[str] | str) -> Any:

@@ -215,10 +215,10 @@ class Condition(Frozen):
         if not method.TRAINS:
             t = self.training
             changes["training"] = TrainingSpec(steps=0, batch_size=t.batch_size, sequence_length=t.sequence_length)
-        if not method.QUANTIZED_BASE and self.quantization.name != "none":
+        if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
-                f"method {self.method.name} trains the base weights themselves, which {self.quantization.name} has frozen; "
-                "allowed: quantization none, or an adapter method such as lora"
+                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
+                "allowed: quantization none, or another method such as lora"
             )
         return self.model_copy(update=changes)
 

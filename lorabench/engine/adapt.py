@@ -1,0 +1,104 @@
+"""Attaches a method to a model: which modules are meant, and PEFT's configuration for them.
+
+The groups all-linear, attention and mlp become names that PEFT takes, as short as they can be:
+`q_proj` where every module of that name is meant, `attn.c_proj` where only some are (GPT-2 has a c_proj
+in both halves of a block), and a regular expression where only the place tells (RoBERTa's output.dense).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lorabench.errors import ModelError, unknown
+from lorabench.spec.study import MethodSpec
+
+GROUPS = ("all-linear", "attention", "mlp")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
+    """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    heads = {"score", "classifier", "qa_outputs"}
+    found = {}
+    for name, module in model.named_modules():
+        if module is head or name.split(".")[0] in heads:
+            continue
+        if isinstance(module, torch.nn.Linear):
+            found[name] = (module.in_features, module.out_features)
+        elif isinstance(module, Conv1D):  # GPT-2 stores weights (in, out)
+            found[name] = (module.nx, module.nf)
+    return found
+
+
+def resolve_targets(model: Any, wanted: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The full names of the modules that target_modules means; ModelError where it means none."""
+    linear = linear_modules(model)
+    if wanted == "all-linear":
+        return tuple(linear)
+    if wanted in ("attention", "mlp"):
+        inside = {n: any(p.isdigit() for p in n.split(".")) for n in linear}  # of a numbered layer, not a pooler
+        chosen = tuple(n for n in linear if inside[n] and bool(_ATTENTION.search(n)) == (wanted == "attention"))
+        if not chosen:
+            raise ModelError(f"the model has no linear modules that belong to {wanted}; name them, or take all-linear")
+        return chosen
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    suffixes = sorted({n.rpartition(".")[2] for n in linear})
+    for name in names:
+        if not any(_ends(full, name) for full in linear):
+            raise ModelError(unknown("target module", name, [*GROUPS, *suffixes]))
+    return tuple(full for full in linear if any(_ends(full, name) for name in names))
+
+
+def _ends(full: str, suffix: str) -> bool:
+    return full == suffix or full.endswith("." + suffix)
+
+
+def peft_targets(model: Any, targets: tuple[str, ...]) -> list[str] | str:
+    """The shortest names (or a regular expression) by which PEFT finds exactly these modules."""
+    everything = [n for n, _ in model.named_modules() if n]
+    chosen = set(targets)
+    short: set[str] = set()
+    for full in targets:
+        parts = full.split(".")
+        for length in range(1, len(parts) + 1):
+            suffix = ".".join(parts[-length:])
+            if all(n in chosen for n in everything if _ends(n, suffix)):
+                short.add(suffix)
+                break
+    if not any(part.isdigit() for s in short for part in s.split(".")):
+        return sorted(short)
+    patterns = sorted({re.sub(r"(?<![^.])\d+(?![^.])", r"\\d+", re.escape(n).replace(r"\.", ".")).replace(".", r"\.") for n in targets})
+    pattern = rf"(?:{'|'.join(patterns)})"
+    if {n for n in everything if re.fullmatch(pattern, n)} == chosen:
+        return pattern
+    return sorted(targets)
+
+
+def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
+    """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
+        fan_in_fan_out=_is_transposed(model),
+        **variant,
+    )
+    try:
+        return peft.get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as e:
+        raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
+
+
+def _is_transposed(model: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(m, Conv1D) for m in model.modules())

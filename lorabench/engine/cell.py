@@ -1,0 +1,310 @@
+"""One cell's way: load, adapt, train, evaluate, decompose, each in its own phase; then what it saved and read."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lorabench import plugins
+from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
+from lorabench.engine.data import TaskData
+from lorabench.engine.environment import environment
+from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
+from lorabench.engine.events import Event, Phase
+from lorabench.engine.harness import lm_eval_readings
+from lorabench.engine.model import device, load_base, load_tokenizer, logical_numel, resolve_compute_dtype, resolve_dtype, skeleton, weight_bytes
+from lorabench.engine.probe import LiveBytes, held_tensors
+from lorabench.engine.probe import Phase as Probe
+from lorabench.engine.train import Diverged, Step, collate, make_optimizer, resolve_autocast, take_step, token_loss, train
+from lorabench.errors import LorabenchError
+from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
+from lorabench.spec.study import Cell
+from lorabench.spectra.delta import Factors, adapter_spectra, full_spectra, start_factors
+
+Report = Callable[[Event], None]
+
+
+def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
+    """Runs a cell, writes its files into a folder and returns its result, whatever became of it."""
+    run = _Run(cell, Path(folder), report, started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    try:
+        data = run.load()
+        run.train(data)
+        run.evaluate(data)
+        run.save()
+        run.decompose()
+        run.measure_memory(data)
+    except Diverged as e:
+        return run.ended("diverged", e, e.step)
+    except (MemoryError, RuntimeError) as e:
+        traceback.print_exc()
+        return run.ended("out_of_memory" if is_out_of_memory(e) else "failed", e)
+    except Exception as e:
+        traceback.print_exc()
+        return run.ended("failed", e)
+    return run.ended("finished")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had, on a GPU or on the host."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """A model with its method attached, and what is needed to say later what it learned."""
+
+    model: Any
+    tokenizer: Any
+    targets: tuple[str, ...]
+    start: Factors
+    domain: tuple[Any, ...]
+    domain_before: Losses | None
+
+
+class _Run:
+    """The state of one cell while it runs; what was read before a fault is kept."""
+
+    def __init__(self, cell: Cell, folder: Path, report: Report, started_at: str) -> None:
+        self.cell, self.folder, self.report, self.started_at = cell, folder, report, started_at
+        self.device = device()
+        self.autocast = resolve_autocast(cell.training, self.device)
+        self.readings: list[Reading] = []
+        self.curve: list[Step] = []
+        self.resolved: Resolved | None = None
+        self.step: int | None = None
+
+    def load(self) -> TaskData:
+        """Data, base and adapters; the base's own sample is drawn before anything is attached."""
+        cell = self.cell
+        self._enter("load")
+        tokenizer = load_tokenizer(cell.model)
+        data = task_data(cell, tokenizer)
+        method = plugins.load("methods", cell.method.name)
+        with Probe(self.device) as phase:
+            base = load_base(cell, self.device)
+        with Probe(self.device) as sampling:
+            domain = self._domain(base, tokenizer)
+            before = losses(base, domain, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device) if domain else None
+        torch.manual_seed(cell.seed)
+        with Probe(self.device) as attaching:
+            wanted = cell.method.target_modules
+            targets = resolve_targets(base, wanted) if wanted is not None else ()
+            self.read("weight_bytes", weight_bytes(base))
+            model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
+        self.adapted = _Adapted(model, tokenizer, targets, start_factors(model), domain, before)
+        self.evaluation_seconds = sampling.seconds
+        self.read("load_seconds", phase.seconds + attaching.seconds)
+        self._count(model)
+        self._resolve(model, targets, data)
+        return data
+
+    def train(self, data: TaskData) -> None:
+        """The steps, timed alone."""
+        cell, steps = self.cell, self.cell.training.steps
+        self._enter("train")
+        if not steps:
+            return
+        if self.adapted.start:  # pissa: its start is part of what is saved
+            self.adapted.model.save_pretrained(self.folder / "start")
+        torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew
+
+        def on_step(step: Step, tokens: int) -> None:
+            self.curve.append(step)
+            self.step = step.step
+            self.report(Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None))
+
+        with Probe(self.device) as phase:
+            _, tokens, positions = train(
+                self.adapted.model, data.train, cell.training, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
+                where=self.device, autocast=self.autocast, on_step=on_step,
+            )  # fmt: skip
+        last = self.curve[-max(1, steps // 10) :]
+        self.read("train_seconds", phase.seconds)
+        self.read("train_tokens", tokens)
+        self.read("padding_percent", 100 * (1 - tokens / positions))
+        self.read("tokens_per_second", tokens / phase.seconds)
+        self.read("train_loss", math.fsum(s.loss for s in last) / len(last))
+        self._read_cuda("train", phase)
+
+    def evaluate(self, data: TaskData) -> None:
+        """Held-out loss, lm-eval, forgetting."""
+        cell, adapted = self.cell, self.adapted
+        self._enter("evaluate")
+        spec, padding = cell.evaluation, adapted.tokenizer.pad_token_id
+        with Probe(self.device) as phase:
+            seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, padding, self.device)
+            self.readings += held_out_readings(seen)
+            self.readings += lm_eval_readings(adapted.model, adapted.tokenizer, data.choice_sets, spec, self.folder.parent.parent / "lm-eval")
+            if adapted.domain and adapted.domain_before is not None:
+                after = losses(adapted.model, adapted.domain, spec.batch_size, padding, self.device)
+                self.readings.append(forgetting_reading(adapted.domain_before, after))
+        self.read("eval_seconds", phase.seconds + self.evaluation_seconds)
+        self._read_cuda("eval", phase)
+
+    def save(self) -> None:
+        """The adapter in PEFT's own format; for full fine-tuning the size alone of what it would write."""
+        model, start = self.adapted.model, self.folder / "start"
+        if not hasattr(model, "peft_config"):
+            trains = self.cell.training.steps > 0
+            if trains:
+                self.read("adapter_bytes", sum(p.numel() * p.element_size() for p in model.parameters()))
+            return
+        target = self.folder / "adapter"
+        if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
+            model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))
+            shutil.rmtree(start)
+        else:
+            model.save_pretrained(target)
+        (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing
+        self.read("adapter_bytes", (target / "adapter_model.safetensors").stat().st_size)
+
+    def decompose(self) -> None:
+        """The singular values of every learned delta."""
+        self._enter("decompose")
+        model = self.adapted.model
+        if hasattr(model, "peft_config"):
+            spectra = adapter_spectra(model, self.adapted.start)
+        elif self.cell.training.steps:
+            base = load_base(self.cell, self.device)
+            spectra = full_spectra(model, tuple(linear_modules(base)), lambda name: base.get_submodule(name).weight)
+        else:
+            return
+        save_file({n: v.float().cpu().contiguous() for n, v in spectra.items()}, self.folder / "spectra.safetensors")
+
+    def measure_memory(self, data: TaskData) -> None:
+        """On a CPU: the peak of live tensors in two training steps and in one evaluation batch; last, since the steps change weights."""
+        if self.device.type == "cuda":
+            return
+        model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
+        longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
+        with torch.no_grad(), LiveBytes(held_tensors(model)) as live:
+            token_loss(model, collate(longest, padding, self.device), "none")
+        self.read("eval_peak_bytes", live.peak)
+        if not spec.steps:
+            return
+        longest = sorted(data.train, key=lambda e: -len(e.ids))[: spec.batch_size]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        model.train()
+        if spec.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with LiveBytes(held_tensors(model)) as live:
+            optimizer = make_optimizer(parameters, spec)
+            for _ in range(2):  # the second step has the optimizer's state
+                micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
+                take_step(model, micro, parameters, optimizer, spec.max_grad_norm, self.autocast)
+        self.read("train_peak_bytes", live.peak)
+
+    def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
+        """The result, with everything that was read until now."""
+        shutil.rmtree(self.folder / "start", ignore_errors=True)
+        if self.curve:
+            with (self.folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(f.name for f in fields(Step))
+                writer.writerows(astuple(s) for s in self.curve)
+        fault = None
+        if error is not None:
+            fault = Fault(kind=type(error).__name__, message=_sentence(error), step=step if step is not None else self.step)
+        self.__dict__.pop("adapted", None)  # frees the model before the next cell of this worker
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return CellResult(
+            cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
+            environment=environment(self.device), started_at=self.started_at, error=fault,
+        )  # fmt: skip
+
+    def read(self, metric: str, value: float) -> None:
+        if math.isfinite(value):
+            self.readings.append(Reading(metric=metric, value=value))
+
+    def _enter(self, phase: Phase) -> None:
+        self.report(Event(self.cell.id, phase))
+
+    def _domain(self, base: Any, tokenizer: Any) -> tuple[Any, ...]:
+        chosen, length = self.cell.evaluation.forgetting, self.cell.training.sequence_length
+        if chosen == "none" or not self.cell.training.steps:
+            return ()
+        return base_text(base, tokenizer, length, self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
+
+    def _read_cuda(self, name: str, phase: Probe) -> None:
+        if phase.peak_bytes is not None and phase.reserved_bytes is not None:
+            self.read(f"{name}_peak_bytes", phase.peak_bytes)
+            self.read(f"{name}_reserved_bytes", phase.reserved_bytes)
+
+    def _count(self, model: Any) -> None:
+        total = sum(logical_numel(p) for p in model.parameters())
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.read("total_parameters", total)
+        self.read("trainable_parameters", trainable)
+        self.read("trainable_percent", 100 * trainable / total)
+
+    def _resolve(self, model: Any, targets: tuple[str, ...], data: TaskData) -> None:
+        cell = self.cell
+        quantised = cell.quantization.name != "none"
+        scaling = next((layer.scaling["default"] for _, layer in _lora_layers(model)), None)
+        self.resolved = Resolved(
+            dtype=_name(resolve_dtype(cell.model)),
+            compute_dtype=("float16" if cell.quantization.name == "int8" else _name(resolve_compute_dtype(cell))) if quantised else None,
+            autocast=_name(self.autocast) if self.autocast else None,
+            optimizer=cell.training.optimizer if cell.training.steps else None,
+            scaling=scaling,
+            target_modules=targets,
+            packing=data.packing,
+            train_examples=len(data.train),
+            test_examples=len(data.test),
+            model_class=type(skeleton(cell.model)).__name__,
+        )
+
+
+def _lora_layers(model: Any) -> Any:
+    from lorabench.spectra.delta import adapted_layers
+
+    return adapted_layers(model)
+
+
+def task_data(cell: Cell, tokenizer: Any) -> TaskData:
+    """The task's examples; kept for the next cell of this worker, which mostly asks for the same."""
+    return _task_data(cell.model, cell.task.model_dump_json(), cell.training.sequence_length, cell.fingerprints.data, _Same(cell, tokenizer))
+
+
+class _Same:
+    """Carries arguments past a cache's key: the key's own parts say whether they are the same."""
+
+    def __init__(self, cell: Cell, tokenizer: Any) -> None:
+        self.cell, self.tokenizer = cell, tokenizer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=4)
+def _task_data(model: Any, task: str, sequence_length: int, fingerprint: str, same: _Same) -> TaskData:
+    return plugins.load("tasks", same.cell.task.name).load(same.cell.task, same.tokenizer, sequence_length)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, LorabenchError | Diverged):
+        return text
+    return text[:500] or type(error).__name__

@@ -1,0 +1,76 @@
+"""What only the model itself can tell, before any cell runs: ranks against matrices, targets against modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorabench import plugins
+from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.events import Problem
+from lorabench.engine.model import check_device, device, skeleton
+from lorabench.errors import DeviceError, LorabenchError, ModelError, unknown
+from lorabench.spec.study import Cell
+
+
+def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+    """The first fault of each condition that has one; costs a skeleton per model, no weights."""
+    found: list[Problem] = []
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.condition_id not in seen:
+            seen.add(cell.condition_id)
+            fault = _fault(cell)
+            if fault:
+                found.append(Problem(cell.id, *fault))
+    return tuple(found)
+
+
+def _fault(cell: Cell) -> tuple[str, str] | None:
+    try:
+        model = skeleton(cell.model)
+    except ModelError as e:
+        return "model", str(e)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and cell.training.sequence_length > positions:
+        return "training.sequence_length", f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed"
+    if cell.method.target_modules is not None:
+        try:
+            targets = resolve_targets(model, cell.method.target_modules)
+        except ModelError as e:
+            return "method.target_modules", str(e)
+        fault = _rank_fault(cell, model, targets)
+        if fault:
+            return fault
+    try:
+        check_device(cell, device())
+    except DeviceError as e:
+        return ("training.optimizer" if "optimizer" in str(e) else "quantization"), str(e)
+    return _evaluation_fault(cell)
+
+
+def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, str] | None:
+    rank, shapes = cell.method.rank or 0, linear_modules(model)
+    smallest = min(targets, key=lambda n: min(shapes[n]))
+    n_in, n_out = shapes[smallest]
+    if rank <= min(n_in, n_out):
+        return None
+    return "method.rank", f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules"
+
+
+def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
+    own = getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ())
+    further = [t for t in cell.evaluation.lm_eval or () if t not in own]
+    if not further:
+        return None
+    from lorabench.engine.harness import known_tasks
+
+    try:
+        known = known_tasks(cell.evaluation.include_path)
+    except LorabenchError as e:
+        return "evaluation.lm_eval", str(e)
+    for name in further:
+        if name not in known:
+            near = [*own, *(t for t in known if t.startswith(name[:3]))][:12]
+            return "evaluation.lm_eval", unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists"
+    return None

@@ -1,0 +1,49 @@
+"""The machine and the software that a cell runs on, read once per worker."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from lorabench.record.result import Environment
+
+PACKAGES = ("lorabench", "torch", "transformers", "peft", "bitsandbytes", "lm_eval", "numpy", "tokenizers", "safetensors")
+
+
+@lru_cache(maxsize=2)
+def environment(where: torch.device) -> Environment:
+    """Versions, device and commit."""
+    cuda = where.type == "cuda"
+    return Environment(
+        device=torch.cuda.get_device_name(where) if cuda else "cpu",
+        driver=f"CUDA {torch.version.cuda}" if cuda else None,
+        cores=torch.get_num_threads(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        git=_commit(),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Short commit of the checkout that lorabench runs from; absent where it was installed from a wheel."""
+    root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty=+"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,134 @@
+"""Held-out loss and forgetting.
+
+    eval_loss = sum of -log p(token) / number of predicted tokens                     [nats per token]
+    bits_per_byte = sum of -log2 p(token) / UTF-8 bytes of the predicted text
+    forgetting = loss of the tuned model - loss of its own base, on text sampled from that base
+
+Standard errors treat a sequence as the unit: tokens within one are not independent. For a ratio of sums
+L = sum(l_i) / sum(n_i) that is sqrt(n/(n-1) * sum (l_i - L n_i)^2) / sum(n_i) (Cochran 1977, eq. 6.9).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorabench.engine.data import Example
+from lorabench.engine.train import collate, token_loss
+from lorabench.errors import DataError
+from lorabench.record.result import Reading
+
+SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 32, 128, 20_240  # 4,096 tokens: about a second on the 1M model
+WINDOWS = 64  # of a file that stands for the base's domain
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Per sequence, in order: sums of -log p in nats, predicted tokens, and bytes of the predicted text."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    n_bytes: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        return float(self.nats.sum() / math.log(2) / self.n_bytes.sum())
+
+
+@torch.no_grad()
+def losses(model: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> Losses:
+    """The loss of each sequence; longest first, so that a batch that does not fit is met at once."""
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
+    nats = np.zeros(len(examples))
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        table = token_loss(model, collate([examples[i] for i in picked], padding, where), "none")
+        nats[picked] = table.double().sum(dim=1).cpu().numpy()
+    tokens = np.array([int(e.predicted[1:].sum()) for e in examples])
+    return Losses(nats, tokens, np.array([e.n_bytes for e in examples]))
+
+
+def ratio_stderr(numerators: np.ndarray, denominators: np.ndarray) -> float | None:
+    """Standard error of sum(numerators) / sum(denominators), None for a single item."""
+    n, ratio = len(numerators), numerators.sum() / denominators.sum()
+    if n < 2:
+        return None
+    return float(math.sqrt(n / (n - 1) * np.sum((numerators - ratio * denominators) ** 2)) / denominators.sum())
+
+
+def held_out_readings(seen: Losses) -> list[Reading]:
+    """eval_loss, perplexity and bits_per_byte; infinite values are left out."""
+    stderr, count = ratio_stderr(seen.nats, seen.tokens), int(seen.tokens.sum())
+    loss, bits = seen.mean, seen.bits_per_byte if seen.n_bytes.sum() else math.nan
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    bits_stderr = ratio_stderr(seen.nats / math.log(2), seen.n_bytes) if seen.n_bytes.sum() else None
+    made = [
+        ("eval_loss", loss, stderr),
+        ("perplexity", perplexity, stderr * perplexity if stderr is not None else None),
+        ("bits_per_byte", bits, bits_stderr),
+    ]
+    return [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
+
+
+def forgetting_reading(before: Losses, after: Losses) -> Reading:
+    """The rise of the base domain's loss, paired by sequence."""
+    rise = after.nats - before.nats
+    return Reading(
+        metric="forgetting",
+        value=float(rise.sum() / after.tokens.sum()),
+        stderr=ratio_stderr(rise, after.tokens.astype(float)),
+        count=int(after.tokens.sum()),
+    )
+
+
+@torch.no_grad()
+def base_text(model: Any, tokenizer: Any, sequence_length: int, where: torch.device) -> tuple[Example, ...]:
+    """Text sampled from the model as it is, with a seed of its own: its domain, whatever it was trained on.
+
+    Plain sampling at temperature 1 (no top-k, no top-p), so that the loss on it is the model's own entropy.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    length = min(SAMPLE_TOKENS, sequence_length)
+    devices = [where] if where.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(SAMPLE_SEED)
+        rows = model.generate(
+            torch.full((SAMPLES, 1), start or 0, device=where),
+            attention_mask=torch.ones((SAMPLES, 1), dtype=torch.long, device=where),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=length - 1,
+            max_new_tokens=length - 1,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
+        )
+    return tuple(_example(row, tokenizer) for row in rows.cpu().numpy().astype(np.int32))
+
+
+def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:
+    """Windows spread evenly over a text file of the base's domain."""
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    ids = np.array(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+    length = min(SAMPLE_TOKENS, sequence_length)
+    if len(ids) < length:
+        raise DataError(f"evaluation.forgetting: {path} has {len(ids)} tokens; at least {length} are needed")
+    starts = np.linspace(0, len(ids) - length, min(WINDOWS, len(ids) // length)).astype(int)
+    return tuple(_example(ids[s : s + length], tokenizer) for s in starts)
+
+
+def _example(ids: np.ndarray, tokenizer: Any) -> Example:
+    predicted = np.ones(len(ids), dtype=bool)
+    predicted[0] = False
+    return Example(ids, predicted, len(tokenizer.decode(ids[1:]).encode()))

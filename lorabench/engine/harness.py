@@ -1,0 +1,121 @@
+"""lm-eval on the live model: the task's own multiple-choice sets, a folder of tasks, and any installed task.
+
+A ChoiceSet becomes an lm-eval task in a scratch folder (a YAML file and its items as JSON lines), so that
+one scorer serves all. Nothing is downloaded unless an installed task with a hub data set is named.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorabench.engine.data import ChoiceSet
+from lorabench.errors import DataError
+from lorabench.record.result import Reading
+from lorabench.spec.study import EvaluationSpec
+
+
+def lm_eval_readings(model: Any, tokenizer: Any, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> list[Reading]:
+    """Every metric of every task as "task/metric" with lm-eval's standard error; DataError where a task cannot be had."""
+    own = {s.name: s for s in sets}
+    names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
+    if not names:
+        return []
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    _quieten()
+    for name in names:
+        if name in own:
+            write_task(own[name], scratch)
+    manager = _manager(str(scratch), spec.include_path, all(n in own for n in names))
+    try:
+        found = simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=spec.batch_size, max_length=_positions(model)),
+            tasks=names,
+            num_fewshot=spec.num_fewshot,
+            limit=spec.limit,
+            task_manager=manager,
+            log_samples=False,
+            bootstrap_iters=0,  # closed-form standard errors; those that only a bootstrap gives are left out
+            random_seed=0,
+        )
+    except (ConnectionError, FileNotFoundError, OSError) as e:
+        raise DataError(f"lm-eval cannot get the data of {', '.join(n for n in names if n not in own) or names}: {_line(e)}; use tasks with local data") from e
+    return [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
+
+
+def known_tasks(include_path: str | None) -> list[str]:
+    """The names of all installed tasks and those of a folder; reading lm-eval's 14,000 takes some 10 s."""
+    _quieten()
+    return sorted(_manager(None, include_path, False).all_tasks)
+
+
+def write_task(choices: ChoiceSet, folder: Path) -> None:
+    """The set as lm-eval's own multiple-choice task: <name>.yaml and <name>.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = folder / f"{choices.name}.jsonl"
+    with items.open("w", encoding="utf-8") as stream:
+        for item in choices.items:
+            stream.write(json.dumps({"context": item.context, "choices": item.choices, "answer": item.answer}) + "\n")
+    task = {
+        "task": choices.name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(items)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "context",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "target_delimiter": "",  # choices bring their leading space
+        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")],
+        "metadata": {"version": 1.0},
+    }
+    (folder / f"{choices.name}.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+
+
+@lru_cache(maxsize=4)
+def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    folders = [f for f in (scratch, include_path) if f]
+    return TaskManager(include_path=folders or None, include_defaults=not own_only)
+
+
+def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[Reading]:
+    count = found.get("n-samples", {}).get(task, {}).get("effective")
+    readings = []
+    for key, value in values.items():
+        name, _, rest = key.partition(",")
+        if name.endswith("_stderr") or not isinstance(value, int | float) or isinstance(value, bool) or name in ("sample_len", "alias"):
+            continue
+        stderr = values.get(f"{name}_stderr,{rest}")
+        stderr = float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None
+        suffix = "" if rest in ("none", "") else f":{rest}"
+        if math.isfinite(value):
+            readings.append(Reading(metric=f"{task}/{name}{suffix}", value=float(value), stderr=stderr, count=count))
+    return readings
+
+
+def _positions(model: Any) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _quieten() -> None:
+    """lm-eval and datasets tell of every request at INFO and draw bars; a cell's log keeps warnings."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    for name in ("lm_eval", "lm-eval", "datasets", "evaluate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,209 @@
+"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how.
+
+Weights go from safetensors to their final storage one tensor at a time (transformers' own loader), so
+that two full copies are never held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from lorabench import plugins
+from lorabench.errors import DeviceError, ModelError
+from lorabench.spec.paths import model_directory
+from lorabench.spec.study import Condition, ModelSpec
+
+FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=8)
+def skeleton(model: ModelSpec) -> Any:
+    """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be had."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    with torch.device("meta"), quiet():
+        try:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+        except ValueError as e:
+            raise ModelError(f"{model.name} is no causal language model that transformers knows: {_line(e)}") from None
+
+
+def load_config(model: ModelSpec) -> Any:
+    """transformers' configuration of a model."""
+    from transformers import AutoConfig
+
+    with _explained(model):
+        return AutoConfig.from_pretrained(_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code)
+
+
+def load_tokenizer(model: ModelSpec) -> Any:
+    """The model's tokenizer; its end-of-text token pads where it has no padding token of its own."""
+    from transformers import AutoTokenizer
+
+    with _explained(model):
+        tokenizer = AutoTokenizer.from_pretrained(_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(condition: Condition, where: torch.device) -> Any:
+    """The frozen base in evaluation mode, quantised as the condition asks."""
+    from transformers import AutoModelForCausalLM
+
+    spec = condition.model
+    dtype = resolve_dtype(spec)
+    compute = resolve_compute_dtype(condition)
+    quantization = plugins.load("quantizations", condition.quantization.name).config(condition.quantization.double_quant, compute)
+    if condition.quantization.name == "int8":
+        _silence_int8_cast()
+    with _explained(spec), quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            _source(spec),
+            revision=spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+            dtype=dtype,
+            device_map={"": where},
+            quantization_config=quantization,
+            use_safetensors=True,
+        )
+    model.config.use_cache = False  # keys and values of past tokens are of no use in training
+    return model.requires_grad_(False).eval()
+
+
+def resolve_dtype(model: ModelSpec) -> torch.dtype:
+    """The declared dtype; auto is float32 below 100M parameters, where precision costs little, else bfloat16."""
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype)
+    small = sum(p.numel() for p in skeleton(model).parameters()) < FLOAT32_BELOW
+    return torch.float32 if small else torch.bfloat16
+
+
+def resolve_compute_dtype(condition: Condition) -> torch.dtype:
+    """The precision of dequantised products: the declared one, else the model's."""
+    declared = condition.quantization.compute_dtype
+    return resolve_dtype(condition.model) if declared == "auto" else getattr(torch, declared)
+
+
+def logical_numel(parameter: torch.Tensor) -> int:
+    """Entries of a weight as the model means it: bitsandbytes packs two 4-bit entries into one byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the base weights as stored, quantisation constants included; adapters are not counted."""
+    tensors: dict[int, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            for tensor in (parameter, *quantization_state(parameter)):
+                tensors[tensor.untyped_storage().data_ptr()] = tensor
+    return sum(t.untyped_storage().nbytes() for t in tensors.values())
+
+
+def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that bitsandbytes keeps beside a quantised weight: block or row constants, and their own."""
+    found = []
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:
+        found += [t for t in (state.absmax, state.code, getattr(state, "offset", None)) if isinstance(t, torch.Tensor)]
+        state = state.state2
+    rows = getattr(parameter, "SCB", None)
+    return [*found, rows] if isinstance(rows, torch.Tensor) else found
+
+
+def _source(model: ModelSpec) -> str:
+    directory = model_directory(model.name)
+    return str(directory) if directory else model.name
+
+
+@contextlib.contextmanager
+def _explained(model: ModelSpec) -> Iterator[None]:
+    """Turns a loader's failure into one sentence that says what is missing and what to do."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as e:
+        text = _line(e)
+        if "trust_remote_code" in str(e):
+            raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
+        if model_directory(model.name) is None:
+            at = f" at revision {model.revision}" if model.revision else ""
+            access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
+            reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
+            raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; point to a local copy with --set model=/path/to/directory") from None
+        raise ModelError(f"the model directory {model.name} cannot be loaded: {text}") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and advice: the log of a cell tells what matters."""
+    from transformers.utils import logging as hf
+
+    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()
+
+
+class _Int8Cast(logging.Filter):
+    """Lets bitsandbytes' cast message pass once in words, then drops it: it comes with every layer of every step."""
+
+    told = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "will be cast from" not in record.getMessage():
+            return True
+        if self.told:
+            return False
+        self.told = True
+        record.msg, record.args = "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is said once", ()
+        return True
+
+
+def _silence_int8_cast() -> None:
+    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.default.ops", "bitsandbytes"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _Int8Cast) for f in logger.filters):
+            logger.addFilter(_Int8Cast())
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
+
+
+def check_device(condition: Condition, where: torch.device) -> None:
+    """DeviceError where this machine has not what the condition asks for."""
+    if condition.training.optimizer.startswith("paged") and where.type != "cuda":
+        raise DeviceError(f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed here: adamw, adamw-8bit, sgd")
+    if condition.quantization.name != "none":
+        try:
+            import bitsandbytes  # noqa: F401  (only whether it is there)
+        except (ImportError, OSError) as e:
+            raise DeviceError(f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: {_line(e)}") from None
+
+
+def offline() -> bool:
+    """Whether hub downloads are switched off by Hugging Face's own variables."""
+    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0", "false", "False")

@@ -1,0 +1,106 @@
+"""How time and memory are measured, so that a number means the same on a CPU and on a GPU.
+
+Time: clocks that wait for the device before they are read. Memory on CUDA: the allocator's own peak, reset
+at the start of each phase. Memory on a CPU: the peak of live tensor bytes, followed by a dispatch mode
+that sees every tensor an operator takes or gives and every storage's end. It slows the steps it watches,
+so it runs in a probe of its own (two training steps, one evaluation batch), never in a timed phase.
+Scratch space within one operator is not seen.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Clock:
+    """Seconds since it was made, read only when the device has finished its work."""
+
+    def __init__(self, where: torch.device) -> None:
+        self._where = where
+        self._synchronise()
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        self._synchronise()
+        return time.perf_counter() - self._start
+
+    def _synchronise(self) -> None:
+        if self._where.type == "cuda":
+            torch.cuda.synchronize(self._where)
+
+
+@dataclass
+class Phase:
+    """A part of a cell with its own clock and, on CUDA, its own memory peaks; read after the `with` block."""
+
+    where: torch.device
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+    def __enter__(self) -> Phase:
+        if self.where.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.where)
+        self._clock = Clock(self.where)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._clock.seconds()
+        if self.where.type == "cuda":
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.where)
+            self.reserved_bytes = torch.cuda.max_memory_reserved(self.where)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of live tensor storages; `held` are tensors that exist already (weights, optimizer state)."""
+
+    def __init__(self, held: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self._live: dict[int, int] = {}
+        self.now = 0
+        self.peak = 0
+        for tensor in held:
+            self._see(tensor)
+
+    def _see(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type == "meta":
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        self._live[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._live.pop(key, 0)
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf)
+        return result
+
+
+def held_tensors(model: Any) -> list[torch.Tensor]:
+    """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
+    from lorabench.engine.model import quantization_state
+
+    tensors: list[torch.Tensor] = list(model.buffers())
+    for parameter in model.parameters():
+        tensors += [parameter, *quantization_state(parameter)]
+        if parameter.grad is not None:
+            tensors.append(parameter.grad)
+    return tensors

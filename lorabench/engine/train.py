@@ -1,0 +1,185 @@
+"""The training loop: plain PyTorch, readable top to bottom.
+
+    loss = sum of -log p(token) over the predicted tokens of all micro-batches / their number
+    lr(step) = learning_rate * warm-up(step) * course(step), set before the step
+
+The mean is over the tokens of the whole step, so gradient accumulation gives the gradient of one large
+batch (a mean of means does not, where rows are padded). Rows are padded on the right: in a causal model
+no real token sees the padding, so no attention mask is needed and the fast causal kernel is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lorabench.engine.data import Example
+from lorabench.engine.probe import Clock
+from lorabench.spec.study import TrainingSpec
+
+IGNORED = -100
+
+
+class Diverged(Exception):
+    """A loss or gradient that is not finite; the step is counted from 1."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"the {what} was not finite at step {step}; a lower learning rate is the usual remedy")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: a row of curve.csv. Seconds run from the start of training."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids and labels (rows, length) int64; labels are -100 where nothing is predicted. tokens counts non-padding."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    tokens: int
+
+
+def collate(examples: Sequence[Example], padding: int, where: torch.device) -> Batch:
+    """Examples as one batch, padded on the right to the longest."""
+    longest = max(len(e.ids) for e in examples)
+    ids = np.full((len(examples), longest), padding, dtype=np.int64)
+    labels = np.full((len(examples), longest), IGNORED, dtype=np.int64)
+    for row, example in enumerate(examples):
+        n = len(example.ids)
+        ids[row, :n] = example.ids
+        labels[row, :n] = np.where(example.predicted, example.ids, IGNORED)
+    tokens = sum(len(e.ids) for e in examples)
+    return Batch(torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where), tokens)
+
+
+def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
+    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length - 1) table."""
+    logits = model(input_ids=batch.ids).logits[:, :-1]
+    targets = batch.labels[:, 1:]
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+    return loss.view(targets.shape) if reduction == "none" else loss
+
+
+def train(
+    model: Any,
+    examples: Sequence[Example],
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    padding: int,
+    where: torch.device,
+    autocast: torch.dtype | None,
+    on_step: Callable[[Step, int], None],
+) -> tuple[list[Step], int, int]:
+    """Takes the steps; returns (curve, tokens trained on, positions with padding). Diverged where loss or gradient is not finite.
+
+    on_step gets each step and the tokens so far.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(parameters, spec)
+    rows = batches(examples, spec.batch_size, seed)
+    curve: list[Step] = []
+    tokens = positions = 0
+    model.train()
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    clock = Clock(where)
+    for step in range(1, spec.steps + 1):
+        rate = learning_rate(spec, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        micro = [collate(next(rows), padding, where) for _ in range(spec.gradient_accumulation)]
+        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast)
+        if not math.isfinite(loss):
+            raise Diverged(step, "loss")
+        if not math.isfinite(norm):
+            raise Diverged(step, "gradient")
+        tokens += sum(b.tokens for b in micro)
+        positions += sum(b.ids.numel() for b in micro)
+        curve.append(Step(step, loss, rate, norm, clock.seconds()))
+        on_step(curve[-1], tokens)
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    model.eval()
+    return curve, tokens, positions
+
+
+def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimizer: Any, max_grad_norm: float, autocast: torch.dtype | None) -> tuple[float, float]:
+    """One optimizer step over its micro-batches; returns (loss, gradient norm before clipping)."""
+    predicted = max(1, sum(int((b.labels[:, 1:] != IGNORED).sum()) for b in micro))
+    total = torch.zeros((), device=micro[0].ids.device)
+    for batch in micro:
+        with mixed_precision(batch.ids.device, autocast):
+            loss = token_loss(model, batch) / predicted
+        loss.backward()
+        total += loss.detach()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    loss_now, norm_now = torch.stack([total, norm.float().to(total.device)]).tolist()  # one synchronisation for both
+    if math.isfinite(loss_now) and math.isfinite(norm_now):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss_now, norm_now
+
+
+def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to a dtype, or nothing."""
+    return torch.autocast(where.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
+    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
+    if spec.autocast == "auto":
+        return torch.bfloat16 if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if spec.autocast == "bfloat16" else None
+
+
+def learning_rate(spec: TrainingSpec, step: int) -> float:
+    """The rate of a step, counted from 1: linear warm-up to the peak, then constant, or linear or half a cosine down to zero at the end."""
+    warm = round(spec.warmup * spec.steps)
+    if step <= warm:
+        return spec.learning_rate * step / warm
+    done = (step - 1 - warm) / max(1, spec.steps - warm)
+    course = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[spec.schedule]
+    return spec.learning_rate * course
+
+
+def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
+    """torch's AdamW or SGD, or bitsandbytes' 8-bit and paged AdamW; weight decay on matrices only."""
+    matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=spec.learning_rate)
+    import bitsandbytes
+
+    kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[spec.optimizer]
+    return getattr(bitsandbytes.optim, kind)(groups, lr=spec.learning_rate)
+
+
+def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """Endless batches: every example once an epoch, in an order that the seed alone decides; epochs run on across batches."""
+    generator = np.random.default_rng(seed)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < size:
+            waiting.extend(generator.permutation(len(examples)).tolist())
+        yield [examples[i] for i in waiting[:size]]
+        del waiting[:size]
