@@ -1,0 +1,74 @@
+"""classification as multiple choice by likelihood: trains on the right label's text, tests by accuracy
+
+Trained like `instruct`, the response being the text of the row's label. The test rows are also a
+multiple-choice set "classify": the choice to which the model gives the highest likelihood after the
+prompt is its answer, so any causal model has an accuracy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
+from lorabench.errors import DataError, unknown
+from lorabench.tasks import _rows
+from lorabench.tasks._rows import PATH_FIELDS, Row, RowOptions, read_splits
+from lorabench.tasks._template import Template, fill
+from lorabench.tasks.instruct import complete
+
+__all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
+
+
+def _label(value: Any) -> Any:
+    """A label as data files write it: YAML reads 0 as a number and true as a truth value."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _labels(choices: Any) -> Any:
+    return {_label(k): v for k, v in choices.items()} if isinstance(choices, dict) else choices
+
+
+class Options(RowOptions):
+    """Which rows, the template of the question and the text of each label."""
+
+    name: Literal["classify"] = "classify"
+    """classify"""
+    prompt: Template = "Review: {sentence}\nSentiment:"
+    """what is given; {column} stands for a field of the row"""
+    label: str = "label"
+    """the column that holds the label"""
+    choices: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_labels), Field(min_length=2)] = Field(
+        default_factory=lambda: {"0": " negative", "1": " positive"}
+    )
+    """each label and the text that stands for it, with its leading space"""
+
+
+def fingerprint(options: Options) -> str:
+    """Hash of the files' bytes, or of hub id and revision."""
+    return _rows.fingerprint(options)
+
+
+def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+    """Examples of the three splits, and the test rows as a choice set."""
+    labels = list(options.choices)
+    texts = tuple(options.choices.values())
+
+    def prompt(row: Row) -> str:
+        return fill(options.prompt, row.fields, row.where).rstrip()  # a choice brings its own space
+
+    def answer(row: Row) -> int:
+        if options.label not in row.fields:
+            raise DataError(f"{row.where}: {unknown('column', options.label, row.fields)}; name the label's column as task.label")
+        seen = row.fields[options.label]
+        if seen not in options.choices:
+            raise DataError(f"{row.where}: {unknown('label', seen, labels)}; add it to task.choices or mend the row")
+        return labels.index(seen)
+
+    def examples(rows: list[Row]) -> tuple[Example, ...]:
+        return complete(tokenizer, [(prompt(row), texts[answer(row)]) for row in rows], sequence_length)
+
+    train, validation, test = read_splits(options, prompt)
+    items = tuple(Choice(prompt(row), texts, answer(row)) for row in test)
+    return TaskData(examples(train), examples(validation), examples(test), "padded", (ChoiceSet("classify", items),))

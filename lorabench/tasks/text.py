@@ -1,0 +1,115 @@
+"""language modelling on plain text files: every token is predicted
+
+Files are read whole as UTF-8; a folder stands for all .txt and .md files below it, in order of their paths.
+Documents are joined by end-of-text, so one file is one document. The validation share, and the test
+share where no `eval` is given, are taken from the end of the training text: train | validation | test,
+each contiguous, the cuts moved to the next end of a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from lorabench.engine.data import TaskData
+from lorabench.errors import DataError
+from lorabench.spec.identity import hash_path
+from lorabench.spec.paths import DataFile
+from lorabench.spec.study import Number, TaskSpec
+from lorabench.tasks._encode import blocks
+
+PATH_FIELDS = ("train", "eval")
+SUFFIXES = (".txt", ".md")
+LINE_WITHIN = 2000  # characters that a cut may move to reach the end of a line
+
+DataFiles = Annotated[
+    tuple[DataFile, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class Options(TaskSpec):
+    """Which files, and how much of them is held out."""
+
+    name: Literal["text"] = "text"
+    """text"""
+    train: Annotated[DataFiles, Field(min_length=1)]
+    """a text file, a folder of them, or a list of these"""
+    eval: DataFiles = ()
+    """test text; absent: the end of the training text, by test_percent"""
+    validation_percent: Number = Field(5, gt=0, lt=50)
+    """share of the training text for validation"""
+    test_percent: Number = Field(10, gt=0, lt=50)
+    """share of the training text for the test, where no eval is given"""
+
+
+def fingerprint(options: Options) -> str:
+    """Hash of all files in the order in which they are read."""
+    total = hashlib.sha256()
+    for role, paths in (("train", options.train), ("eval", options.eval)):
+        total.update(f"{role}:".encode())
+        for file in _files(paths):
+            total.update(f"{hash_path(file)};".encode())
+    return total.hexdigest()
+
+
+def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+    """Blocks of the three splits; DataError where the training text fills no block or a held-out share is empty."""
+    held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
+    parts = split(_read(options.train), [share / 100 for share in held])
+    test = _read(options.eval) if options.eval else parts[2]
+    train = blocks(tokenizer, parts[0], sequence_length, keep_last=False)
+    validation = blocks(tokenizer, parts[1], sequence_length, keep_last=True)
+    data = TaskData(train, validation, blocks(tokenizer, test, sequence_length, keep_last=True), "packed")
+    for name, examples in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+        if not examples:
+            raise DataError(f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares")
+    return data
+
+
+def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
+    """The documents cut into 1 + len(shares) contiguous parts; the shares count from the end of the text."""
+    total = sum(map(len, documents))
+    cuts = [round(total * (1 - sum(shares[i:]))) for i in range(len(shares))]
+    parts: list[list[str]] = [[]]
+    at = 0
+    for document in documents:
+        start = 0
+        while cuts and cuts[0] < at + len(document):
+            here = max(cuts.pop(0) - at, start)
+            line_end = document.find("\n", max(here - 1, start), here + LINE_WITHIN) + 1
+            here = line_end if 0 < line_end < len(document) else here
+            parts[-1].append(document[start:here])
+            parts.append([])
+            start = here
+        parts[-1].append(document[start:])
+        at += len(document)
+    parts += [[] for _ in cuts]
+    return [[text for text in part if text] for part in parts]
+
+
+def _files(paths: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path} holds no text file; allowed: {' and '.join(SUFFIXES)} files in a folder, or a file by its name")
+        files += found
+    return files
+
+
+def _read(paths: Sequence[str]) -> list[str]:
+    texts = []
+    for file in _files(paths):
+        try:
+            texts.append(file.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as e:
+            raise DataError(f"{file} is not UTF-8 at byte {e.start}; convert it: iconv -f latin1 -t utf-8 {file.name}") from None
+        except OSError as e:
+            raise DataError(f"{file} cannot be read: {e.strerror}; point task.train and task.eval to readable text files") from None
+    return [text for text in texts if text]
