@@ -1,1 +1,1 @@
-"""What it means: pandas and scipy, no torch."""
+"""What the results mean: conditions, comparisons, findings. pandas and scipy; never torch."""

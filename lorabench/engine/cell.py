@@ -9,7 +9,6 @@ import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,33 @@ from safetensors.torch import save_file
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
-from lorabench.engine.data import TaskData
+from lorabench.engine.data import Example, TaskData
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
 from lorabench.engine.events import Event, Phase
 from lorabench.engine.harness import lm_eval_readings
-from lorabench.engine.model import device, load_base, load_tokenizer, logical_numel, resolve_compute_dtype, resolve_dtype, skeleton, weight_bytes
+from lorabench.engine.model import (
+    device,
+    load_base,
+    load_tokenizer,
+    logical_numel,
+    quiet,
+    resolve_compute_dtype,
+    resolve_dtype,
+    skeleton,
+    weight_bytes,
+)
 from lorabench.engine.probe import LiveBytes, held_tensors
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.train import Diverged, Step, collate, make_optimizer, resolve_autocast, take_step, token_loss, train
 from lorabench.errors import LorabenchError
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
-from lorabench.spectra.delta import Factors, adapter_spectra, full_spectra, start_factors
+from lorabench.spectra.delta import Factors, adapted_layers, adapter_spectra, full_spectra, start_factors
 
 Report = Callable[[Event], None]
+_DATA: dict[Any, TaskData] = {}
+_DOMAINS: dict[Any, tuple[tuple[Example, ...], Losses]] = {}
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -97,14 +108,14 @@ class _Run:
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
         with Probe(self.device) as sampling:
-            domain = self._domain(base, tokenizer)
-            before = losses(base, domain, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device) if domain else None
+            domain, before = self._domain(base, tokenizer)
         torch.manual_seed(cell.seed)
         with Probe(self.device) as attaching:
             wanted = cell.method.target_modules
             targets = resolve_targets(base, wanted) if wanted is not None else ()
             self.read("weight_bytes", weight_bytes(base))
-            model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
+            with quiet():
+                model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
         self.adapted = _Adapted(model, tokenizer, targets, start_factors(model), domain, before)
         self.evaluation_seconds = sampling.seconds
         self.read("load_seconds", phase.seconds + attaching.seconds)
@@ -164,11 +175,12 @@ class _Run:
                 self.read("adapter_bytes", sum(p.numel() * p.element_size() for p in model.parameters()))
             return
         target = self.folder / "adapter"
-        if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
-            model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))
-            shutil.rmtree(start)
-        else:
-            model.save_pretrained(target)
+        with quiet():
+            if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
+                model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))
+                shutil.rmtree(start)
+            else:
+                model.save_pretrained(target)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing
         self.read("adapter_bytes", (target / "adapter_model.safetensors").stat().st_size)
 
@@ -234,11 +246,18 @@ class _Run:
     def _enter(self, phase: Phase) -> None:
         self.report(Event(self.cell.id, phase))
 
-    def _domain(self, base: Any, tokenizer: Any) -> tuple[Any, ...]:
-        chosen, length = self.cell.evaluation.forgetting, self.cell.training.sequence_length
-        if chosen == "none" or not self.cell.training.steps:
-            return ()
-        return base_text(base, tokenizer, length, self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
+    def _domain(self, base: Any, tokenizer: Any) -> tuple[tuple[Example, ...], Losses | None]:
+        """Text of the base's domain and the base's own loss on it; the last one is kept, since cells in a row share their base."""
+        cell = self.cell
+        chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
+        if chosen == "none" or not cell.training.steps:
+            return (), None
+        key = (cell.fingerprints, cell.model, cell.quantization, cell.evaluation, length)
+        if key not in _DOMAINS:
+            text = base_text(base, tokenizer, length, self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
+            _DOMAINS.clear()
+            _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
+        return _DOMAINS[key]
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
         if phase.peak_bytes is not None and phase.reserved_bytes is not None:
@@ -255,7 +274,7 @@ class _Run:
     def _resolve(self, model: Any, targets: tuple[str, ...], data: TaskData) -> None:
         cell = self.cell
         quantised = cell.quantization.name != "none"
-        scaling = next((layer.scaling["default"] for _, layer in _lora_layers(model)), None)
+        scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
         self.resolved = Resolved(
             dtype=_name(resolve_dtype(cell.model)),
             compute_dtype=("float16" if cell.quantization.name == "int8" else _name(resolve_compute_dtype(cell))) if quantised else None,
@@ -270,33 +289,14 @@ class _Run:
         )
 
 
-def _lora_layers(model: Any) -> Any:
-    from lorabench.spectra.delta import adapted_layers
-
-    return adapted_layers(model)
-
-
 def task_data(cell: Cell, tokenizer: Any) -> TaskData:
-    """The task's examples; kept for the next cell of this worker, which mostly asks for the same."""
-    return _task_data(cell.model, cell.task.model_dump_json(), cell.training.sequence_length, cell.fingerprints.data, _Same(cell, tokenizer))
-
-
-class _Same:
-    """Carries arguments past a cache's key: the key's own parts say whether they are the same."""
-
-    def __init__(self, cell: Cell, tokenizer: Any) -> None:
-        self.cell, self.tokenizer = cell, tokenizer
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@lru_cache(maxsize=4)
-def _task_data(model: Any, task: str, sequence_length: int, fingerprint: str, same: _Same) -> TaskData:
-    return plugins.load("tasks", same.cell.task.name).load(same.cell.task, same.tokenizer, sequence_length)
+    """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
+    key = (cell.fingerprints, cell.task, cell.training.sequence_length)
+    if key not in _DATA:
+        made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
+        _DATA.clear()
+        _DATA[key] = made
+    return _DATA[key]
 
 
 def _name(dtype: torch.dtype) -> str:

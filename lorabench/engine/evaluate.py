@@ -24,7 +24,7 @@ from lorabench.engine.train import collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.result import Reading
 
-SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 32, 128, 20_240  # 4,096 tokens: about a second on the 1M model
+SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 64, 64, 20_240  # 4,096 tokens: about a second on the 1M model
 WINDOWS = 64  # of a file that stands for the base's domain
 
 

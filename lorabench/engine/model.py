@@ -163,6 +163,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="PiSSA changes the base weights")  # what is saved is converted to plain LoRA
             yield
     finally:
         hf.set_verbosity(level)

@@ -1,1 +1,1 @@
-"""File formats of a table: plug-ins."""
+"""File formats of a table: plug-ins. Each has EXTENSION and export(table) -> str."""

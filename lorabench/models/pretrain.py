@@ -6,7 +6,9 @@ study over sizes varies one thing. Every training window starts with the begin-o
 models can be sampled from nothing (the forgetting measure needs that).
 
 Sequence length grows during training (128, then 256, then 512 tokens; Li et al. 2021,
-arXiv:2108.06084): short windows are cheap, and the last tenth teaches the positions up to 512.
+arXiv:2108.06084): short windows are cheap, and the last tenth teaches the positions up to 512. The largest
+model starts with half of its layers, each of which is doubled halfway (progressive stacking; Gong et al.
+2019, ICML): a quarter less work for the same tokens.
 
 Files named in HELD_OUT are never trained on; bits per byte is measured on them.
 """
@@ -19,6 +21,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -43,12 +46,14 @@ class Size:
     intermediate: int
     tokens: int
     learning_rate: float
+    stack_at: float = 0.0
+    """share of the steps after which half of the layers becomes all; 0: all from the start"""
 
 
 SIZES = {
     "300k": Size(64, 4, 2, 192, 6_000_000, 6e-3),
     "1m": Size(128, 4, 4, 384, 20_000_000, 4e-3),
-    "4m": Size(256, 4, 4, 768, 20_000_000, 2e-3),
+    "4m": Size(256, 4, 4, 768, 20_000_000, 2e-3, stack_at=0.5),
 }
 
 
@@ -92,11 +97,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor
     return torch.tensor(ids, dtype=torch.int32)
 
 
-def build(size: Size) -> LlamaForCausalLM:
+def build(size: Size, layers: int | None = None) -> LlamaForCausalLM:
+    """A model with random weights."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
+        num_hidden_layers=layers or size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.heads,
         intermediate_size=size.intermediate,
@@ -107,6 +113,25 @@ def build(size: Size) -> LlamaForCausalLM:
         pad_token_id=0,
     )
     return LlamaForCausalLM(config)
+
+
+def stacked(half: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
+    """A model of all layers from one of half of them: layers 0 1 become 0 0 1 1."""
+    whole = build(size)
+    state = {k: v for k, v in half.state_dict().items() if ".layers." not in k}
+    for i in range(size.layers):
+        prefix = f"model.layers.{i // 2}."
+        state |= {f"model.layers.{i}.{k.removeprefix(prefix)}": v for k, v in half.state_dict().items() if k.startswith(prefix)}
+    whole.load_state_dict(state)
+    return whole
+
+
+def make_optimizer(model: LlamaForCausalLM, size: Size) -> torch.optim.Optimizer:
+    """AdamW, weight decay on matrices only."""
+    decay = [p for p in model.parameters() if p.ndim == 2]
+    plain = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=size.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 @torch.no_grad()
@@ -128,7 +153,7 @@ def sequence_length_at(share: float) -> int:
     return next(length for until, length in STAGES if share < until)
 
 
-def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None) -> dict:
+def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None) -> dict[str, Any]:
     """Trains one size from its first token, or on from its checkpoint, and writes a transformers directory."""
     size = SIZES[name]
     budget = tokens or size.tokens
@@ -147,30 +172,29 @@ def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, thread
     held_bytes = sum(len(t.encode()) for t in held_texts)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build(size).to(device)
-    parameters = sum(p.numel() for p in model.parameters())
-    decay = [p for p in model.parameters() if p.ndim == 2]
-    plain = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=size.learning_rate, betas=(0.9, 0.95), fused=True)
     steps = math.ceil(budget / TOKENS_PER_STEP)
+    stack_at = int(size.stack_at * steps)
     checkpoint = out / "checkpoint.pt"
-    start, seconds = 0, 0.0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    start, seconds = (saved["step"], saved["seconds"]) if saved else (0, 0.0)
+    model = build(size, size.layers // 2 if stack_at and start <= stack_at else None).to(device)
+    optimizer = make_optimizer(model, size)
+    if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        start, seconds = saved["step"], saved["seconds"]
-    print(f"{name}: {parameters:,} parameters, {len(train_ids):,} training tokens, {steps:,} steps from {start}", flush=True)
+    print(f"{name}: {len(train_ids):,} training tokens, {steps:,} steps from {start}", flush=True)
 
     began = time.perf_counter()
     for step in range(start, steps):
+        if stack_at and step == stack_at:
+            model = stacked(model, size).to(device)
+            optimizer = make_optimizer(model, size)
         length = sequence_length_at(step / steps)
         generator = torch.Generator().manual_seed(step)  # a resumed run draws what an undisturbed one draws
         starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
         labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
         inputs = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
-        warmup, progress = min(1.0, (step + 1) / 200), step / steps
+        warmup, progress = min(1.0, (step + 1 - (stack_at if step >= stack_at else 0)) / 200), step / steps
         for group in optimizer.param_groups:
             group["lr"] = size.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         logits = model(input_ids=inputs, use_cache=False).logits
@@ -188,6 +212,7 @@ def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, thread
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
 
+    parameters = sum(p.numel() for p in model.parameters())
     model = model.to("cpu").to(torch.bfloat16)
     model.save_pretrained(out)
     facts = {

@@ -59,7 +59,8 @@ def frame(results: Iterable[CellResult]) -> pd.DataFrame:
 
 def wide(results: Iterable[CellResult]) -> pd.DataFrame:
     """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss."""
-    rows, extra = [], {}
+    rows: list[dict[str, Any]] = []
+    extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:
         row = {**settings(result.cell), "outcome": result.outcome}
         for reading in result.readings:

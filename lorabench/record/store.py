@@ -78,16 +78,20 @@ class Store:
 
     def study(self) -> Study:
         """The study as run, paths as they were."""
-        return self._read(lambda plan: Study.model_validate(plan["study"]))
+        return Study.model_validate(self._read()["study"])
 
     def plan(self) -> tuple[Cell, ...]:
         """The cells that the study wants, in its order."""
-        return self._read(lambda plan: _CELLS.validate_python(plan["cells"]))
+        return _CELLS.validate_python(self._read()["cells"])
 
-    def _read(self, part: Any) -> Any:
+    def _read(self) -> dict[str, Any]:
+        """plan.json, checked; StoreError where it is not what this version writes."""
         path = self.folder / "plan.json"
         try:
-            return part(json.loads(path.read_text(encoding="utf-8")))
+            plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            Study.model_validate(plan["study"])
+            _CELLS.validate_python(plan["cells"])
+            return plan
         except (OSError, ValueError, KeyError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
 

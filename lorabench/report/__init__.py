@@ -1,1 +1,1 @@
-"""How it is shown: plotly and jinja2, no torch."""
+"""How it is shown: tables, figures, the page. plotly and jinja2; never torch."""

@@ -1,1 +1,1 @@
-"""Parts of the report page: plug-ins."""
+"""Parts of the report page: plug-ins. Each has ORDER, TITLE and section(view) -> Section | None."""

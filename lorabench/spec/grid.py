@@ -48,7 +48,7 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
             found.setdefault(condition.model_dump_json(), condition)
     for i, entry in enumerate(study.include):
         own = {k: v for k, v in entry.items() if k != "grid"}
-        fixed = [(k, v) for k, v in own.items()]
+        fixed = list(own.items())
         for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
             origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
             condition = _make(base, [*fixed, *changes], origin, place)

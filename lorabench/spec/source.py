@@ -122,7 +122,7 @@ def parse_override(text: str) -> tuple[Route, Any]:
     if not equals or not all(route):
         raise StudyError(f"--set {text}: give KEY=VALUE, such as --set training.steps=50")
     try:
-        return route, yaml.load(value, _Loader) if value.strip() else ""  # noqa: S506  (a SafeLoader)
+        return route, yaml.load(value, _Loader) if value.strip() else ""  # _Loader is a SafeLoader
     except yaml.YAMLError:
         return route, value
 

@@ -1,0 +1,27 @@
+# The two commands of the README are `make quickstart` and `make test`; each makes what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-all lint clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+quickstart: .venv/installed  ## run the quickstart study, print its table, write its report
+	$(BIN)/lorabench run studies/quickstart.yaml
+
+test: .venv/installed  ## the default tests, under ten minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed  ## the slow tests too
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

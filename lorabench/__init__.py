@@ -1,0 +1,43 @@
+"""lorabench: what rank, method and quantization cost and bring when a language model is fine-tuned.
+
+    import lorabench as lb
+    results = lb.run(lb.load_study("studies/quickstart.yaml"))
+    results.frame()
+
+Names are imported when they are first used, so that `import lorabench` takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorabench.api import StudyResults, open_results, run
+    from lorabench.errors import LorabenchError
+    from lorabench.spec import Cell, Study, expand, load_study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_study": "lorabench.spec",
+    "expand": "lorabench.spec",
+    "Study": "lorabench.spec",
+    "Cell": "lorabench.spec",
+    "run": "lorabench.api",
+    "open_results": "lorabench.api",
+    "StudyResults": "lorabench.api",
+    "LorabenchError": "lorabench.errors",
+}
+
+__all__ = ["Cell", "LorabenchError", "Study", "StudyResults", "__version__", "expand", "load_study", "open_results", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lorabench' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,106 @@
+"""What people call a condition: short, and unique within its study.
+
+"full", "base", "LoRA r=4", "LoRA r=4 nf4", and after a comma what else tells conditions apart. A setting
+that follows from the rest (a learning rate that changes with the method alone) is left out. The family is
+the label without its rank: figures give one colour to each family.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorabench.analysis.conditions import Replicates
+from lorabench.spec.paths import model_label
+
+_METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
+_SHORT = {
+    "training.learning_rate": "lr",
+    "training.sequence_length": "length",
+    "training.batch_size": "batch",
+    "training.gradient_accumulation": "accumulation",
+}
+_BARE = ("model.name", "model.dtype", "task.name", "method.target_modules", "training.optimizer", "training.schedule")
+_FLAGS = {"quantization.double_quant": "double quant", "training.gradient_checkpointing": "checkpointing"}
+_HEAD = ("method.name", "method.rank", "quantization.name")
+_LONGEST = 40
+
+
+@dataclass(frozen=True)
+class Label:
+    """A condition's name."""
+
+    text: str
+    family: str
+    """the same without the rank"""
+
+
+def method_label(name: str) -> str:
+    """LoRA for lora; a method that has no spelling of its own keeps its name."""
+    return _METHODS.get(name, name)
+
+
+def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
+    """Condition id to Label."""
+    settings = {g.condition: _flat(g.setting.model_dump(mode="json", exclude={"seed", "fingerprints"})) for g in groups}
+    shown = _telling(settings)
+    made = {c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()}
+    return _unique(made)
+
+
+def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """For each method the further fields that its labels name: those that differ where labels would be the same."""
+    several = [f for f in ("model.name", "task.name") if len({s.get(f) for s in settings.values()}) > 1]
+    shown: dict[str, dict[str, None]] = {str(s["method.name"]): dict.fromkeys(several) for s in settings.values()}
+    fields = dict.fromkeys(f for s in settings.values() for f in s if f not in _HEAD)
+    # one field at a time, most telling first: a field that follows from those already named stays out
+    for field in sorted(fields, key=lambda f: list(_SHORT).index(f) if f in _SHORT else len(_SHORT)):
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for s in settings.values():
+            method = str(s["method.name"])
+            groups.setdefault((method, _label(s, shown[method]).text), []).append(s)
+        for (method, _), members in groups.items():
+            if len({str(s.get(field)) for s in members}) > 1:
+                shown[method].setdefault(field)
+    return {method: tuple(names) for method, names in shown.items()}
+
+
+def _label(setting: dict[str, Any], fields: Any) -> Label:
+    method = str(setting["method.name"])
+    head = [method_label(method)]
+    rank = setting.get("method.rank")
+    stored = setting.get("quantization.name")
+    tail = [stored] if stored not in (None, "none") else []
+    extra = [words for f in fields if (words := _words(f, setting.get(f)))]
+    ranked = [f"r={rank}"] if rank is not None else []
+    return Label(", ".join([" ".join([*head, *ranked, *tail]), *extra]), ", ".join([" ".join([*head, *tail]), *extra]))
+
+
+def _words(field: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if field in _FLAGS:
+        return _FLAGS[field] if value else ""
+    if isinstance(value, list):
+        joined = "+".join(map(str, value))
+        value = joined if len(joined) <= _LONGEST else f"{len(value)} {field.rpartition('.')[2].replace('_', ' ')}"
+    shown = f"{value:g}" if isinstance(value, float) else model_label(value) if isinstance(value, str) else str(value)
+    return shown if field in _BARE else f"{_SHORT.get(field, field.rpartition('.')[2])}={shown}"
+
+
+def _unique(made: dict[str, Label]) -> dict[str, Label]:
+    """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition id."""
+    often = Counter(label.text for label in made.values())
+    return {c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]") for c, label in made.items()}
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

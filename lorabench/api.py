@@ -1,0 +1,94 @@
+"""The Python API: run a study and read its results. Beside the CLI the only place that sees both arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench.record.store import Store
+from lorabench.runner.crew import Crew
+from lorabench.runner.run import run as run_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorabench.record.result import CellResult, Outcome
+    from lorabench.runner.progress import Progress
+    from lorabench.runner.crew import Slot
+    from lorabench.spec.study import Study
+
+
+def run(
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    workers: int = 1,
+    executor: str | Callable[[int | None], Slot] = "local",
+    retry: Iterable[Outcome] = ("failed",),
+    progress: Progress | None = None,
+) -> StudyResults:
+    """Runs what a study wants and has not yet, writes its tables and report, returns its results.
+
+    `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; `progress`
+    shows what goes on (lorabench.runner.progress.open_progress() as the CLI does), nothing where absent.
+    """
+    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry)
+    write_outputs(plan.store)
+    return StudyResults(plan.store, study)
+
+
+def open_results(folder: str | Path) -> StudyResults:
+    """The results of a study that was run before."""
+    store = Store.open(folder)
+    return StudyResults(store, store.study())
+
+
+def write_outputs(store: Store) -> tuple[Path, Path]:
+    """Writes table.md and report.html; returns their paths."""
+    from lorabench import plugins
+    from lorabench.record.store import write_atomically
+    from lorabench.report.page import write_report
+    from lorabench.report.tables import study_table
+
+    table = store.folder / "table.md"
+    write_atomically(table, plugins.load("exporters", "md").export(study_table(store)))
+    return table, write_report(store, store.folder / "report.html")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study and what its results directory holds at the time of asking."""
+
+    store: Store
+    study: Study
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        """One result per cell that has one, in the study's order."""
+        return self.store.results()
+
+    def frame(self) -> pd.DataFrame:
+        """Tidy: a row per cell and metric."""
+        from lorabench.record.frame import frame
+
+        return frame(self.results)
+
+    def wide(self) -> pd.DataFrame:
+        """A row per cell, as in cells.csv."""
+        from lorabench.record.frame import wide
+
+        return wide(self.results)
+
+    def table(self) -> Any:
+        """The table of conditions, means over seeds, as the report has it."""
+        from lorabench.report.tables import study_table
+
+        return study_table(self.store)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Writes the HTML report anew; returns its path."""
+        from lorabench.report.page import write_report
+
+        return write_report(self.store, Path(path) if path else self.store.folder / "report.html")

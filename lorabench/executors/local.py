@@ -1,0 +1,177 @@
+"""this machine: one worker process that imports the engine once and is replaced when a cell kills it
+
+Opening a slot starts the process (torch and transformers take it some 5 s) and returns at once. The
+module imports nothing that takes time, so that the process starts before the study is even read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench import errors
+
+if TYPE_CHECKING:
+    from lorabench.engine.events import Event, Problem
+    from lorabench.record.result import CellResult
+    from lorabench.spec.study import Cell
+
+ENGINE = "lorabench.engine"
+
+
+def open_slot(threads: int | None = None, *, engine: str = ENGINE) -> LocalSlot:
+    """A slot of its own process with so many CPU threads; `engine` names the package that checks and runs cells."""
+    return LocalSlot(threads, engine)
+
+
+class LocalSlot:
+    """One worker process at a time, spoken to in JSON lines over two pipes."""
+
+    def __init__(self, threads: int | None, engine: str) -> None:
+        self._threads, self._engine = threads, engine
+        self._lock = threading.Lock()  # close() comes from another thread than run()
+        self._closed = False
+        self._start()
+
+    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
+        """What keeps these cells from running, as far as the models themselves can tell."""
+        from lorabench.engine.events import Problem
+
+        try:
+            self._send({"do": "check", "cells": [c.model_dump(mode="json") for c in cells]})
+            for reply in self._replies():
+                if "problems" in reply:
+                    return tuple(Problem(**p) for p in reply["problems"])
+                if "error" in reply:
+                    raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
+                if "broken" in reply:
+                    raise RuntimeError(f"the check of the cells is broken:\n{reply['broken']}")
+        except BrokenPipeError:
+            pass
+        raise errors.LorabenchError(f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}")
+
+    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        """Runs a cell; whatever happens to the process, there is a result."""
+        from lorabench.engine.events import Event
+        from lorabench.record.result import CellResult
+
+        started = time.time()
+        seen: Event | None = None
+        if self._process.poll() is not None:
+            self._start()
+        try:
+            self._send({"do": "run", "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
+            for reply in self._replies():
+                if "event" in reply:
+                    seen = Event(**reply["event"])
+                    on_event(seen)
+                elif "result" in reply:
+                    return CellResult.model_validate(reply["result"])
+                elif "fault" in reply:
+                    return _failed(cell, started, seen, reply["fault"]["kind"], reply["fault"]["message"])
+        except BrokenPipeError:
+            pass
+        code = self._process.wait()
+        if code in (-signal.SIGTERM, -signal.SIGINT):
+            time.sleep(0.5)  # the whole group was signalled, most likely: let the runner's own handler stop the study first
+        kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
+        return _failed(cell, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
+
+    def close(self) -> None:
+        """Ends the process at once, in the middle of a cell if need be."""
+        with self._lock:
+            self._closed = True
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise errors.LorabenchError("this slot is closed; open another")
+            (commands, to), (back, replies) = os.pipe(), os.pipe()
+            self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the slot)
+            self._early = tempfile.TemporaryFile()  # noqa: SIM115  (what is printed outside of cells; lives as long as the process)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine],
+                pass_fds=(commands, replies),
+                stdin=subprocess.DEVNULL,
+                stdout=self._early,
+                stderr=self._early,
+                env=_environment(self._threads),
+            )
+            os.close(commands)
+            os.close(replies)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        rest = memoryview((json.dumps(message) + "\n").encode())
+        while rest:
+            rest = rest[self._to.write(rest) or 0 :]
+
+    def _replies(self) -> Iterator[dict[str, Any]]:
+        """Replies until the process is dead. Its end is asked for, too: a grandchild may hold the pipe open."""
+        held = b""
+        while True:
+            dead = self._process.poll() is not None  # before looking, so that nothing it wrote last is missed
+            if not select.select([self._from], [], [], 0 if dead else 0.5)[0]:
+                if dead:
+                    return
+                continue
+            data = self._from.read(1 << 16) or b""
+            if not data:
+                return
+            *lines, held = (held + data).split(b"\n")
+            yield from (json.loads(line) for line in lines)
+
+    def _last_words(self) -> str:
+        self._early.seek(0)
+        lines = [line for line in self._early.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return f": {lines[-1].strip()}" if lines else ""
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    # PYTHONSAFEPATH: -m would put the working directory first, where a user's datasets.py hides the library
+    here = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), here) if p)
+    own = {"TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+
+
+def _failed(cell: Cell, started: float, seen: Event | None, kind: str, message: str) -> CellResult:
+    from datetime import UTC, datetime
+
+    from lorabench.record.result import CellResult, Fault
+
+    return CellResult(
+        cell=cell,
+        outcome="failed",
+        started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        error=Fault(kind=kind, message=message, step=seen.step if seen else None),
+    )
+
+
+def _death(code: int) -> str:
+    return f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unnamed"
+
+
+def _where(seen: Event | None) -> str:
+    if seen is None:
+        return " before the model was loaded"
+    return f" in the phase '{seen.phase}'" + (f" after step {seen.step}" if seen.step else "")

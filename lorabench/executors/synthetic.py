@@ -1,0 +1,167 @@
+"""no training: readings from a known response surface, within milliseconds and without torch
+
+For tests and for trying out reports. With u, v uniform in [-1, 1] and fixed by their arguments:
+
+    eval_loss = FLOOR                                                     full fine-tuning
+              = FLOOR + GAP / (1 + rank) ** 0.5 + QUANTIZED[name]         adapters
+              = FLOOR + BASE_GAP + QUANTIZED[name]                        the untouched base
+              + SEED_NOISE * u(seed) + CELL_NOISE * v(cell id)            (not for the base)
+    accuracy  = 1 / (1 + exp(2 * (eval_loss - 2.6)))
+
+Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1
+diverges at step 12, a batch of 4,096 sequences or more runs out of memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from lorabench.engine.events import Event, Problem
+from lorabench.record.result import CellResult, Environment, Fault, Outcome, Reading, Resolved
+from lorabench.spec.study import Cell
+
+FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
+QUANTIZED = {"none": 0.0, "int8": 0.01, "nf4": 0.05, "fp4": 0.09}
+SEED_NOISE, CELL_NOISE = 0.03, 0.01
+HIDDEN, LAYERS, VOCABULARY = 64, 4, 1024
+PARAMETERS = LAYERS * 16 * HIDDEN**2 + VOCABULARY * HIDDEN
+BYTES_PER_WEIGHT = {"none": 4.0, "int8": 1.06, "nf4": 0.56, "fp4": 0.56}
+DIVERGES_AT, LARGEST_BATCH, HIGHEST_RANK = 12, 4096, 4096
+ITEMS = 200
+STARTED_AT = "2026-01-01T00:00:00+00:00"
+
+
+def expected(cell: Cell) -> dict[str, float]:
+    """Every reading of a cell that finishes, by metric."""
+    quantization, rank = cell.quantization.name, cell.method.rank
+    gap = BASE_GAP if not _trains(cell) else 0.0 if rank is None else GAP / math.sqrt(1 + rank)
+    noise = SEED_NOISE * _uniform(f"seed {cell.seed}") + CELL_NOISE * _uniform(cell.id) if _trains(cell) else 0.0
+    loss = FLOOR + gap + QUANTIZED.get(quantization, 0.02) + noise
+    weights = PARAMETERS * BYTES_PER_WEIGHT.get(quantization, 1.0)
+    trainable = 0 if not _trains(cell) else PARAMETERS if rank is None else LAYERS * 7 * 2 * HIDDEN * rank
+    found = {
+        "total_parameters": float(PARAMETERS + (trainable if rank is not None else 0)),
+        "trainable_parameters": float(trainable),
+        "weight_bytes": float(round(weights)),
+        "load_seconds": 0.05,
+        "eval_seconds": 0.4,
+        "eval_peak_bytes": float(round(weights + 2e6)),
+        "eval_loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": loss / math.log(2) / 3,
+        **{f"{name}/acc": 1 / (1 + math.exp(2 * (loss - 2.6))) for name in _tasks(cell)},
+    }
+    found["trainable_percent"] = 100 * trainable / found["total_parameters"]
+    if _trains(cell):
+        tokens = float(cell.training.steps * cell.training.batch_size * cell.training.sequence_length)
+        speed = 20_000.0 if quantization == "none" else 14_000.0
+        activations = 4.0 * cell.training.batch_size * cell.training.sequence_length * HIDDEN * LAYERS * 8
+        found |= {
+            "adapter_bytes": 4.0 * trainable,
+            "train_tokens": tokens,
+            "tokens_per_second": speed,
+            "train_seconds": tokens / speed,
+            "train_peak_bytes": float(round(weights + 12 * trainable + activations)),
+            "train_loss": loss - 0.1,
+            "forgetting": 0.3 - 0.2 * gap / GAP,
+        }
+    return found
+
+
+class Slot:
+    """Runs cells at once, in this process."""
+
+    def check(self, cells: Iterable[Cell]) -> tuple[Problem, ...]:
+        """A rank above what any matrix has."""
+        words = "rank {} exceeds every matrix; at most {} is allowed"
+        return tuple(
+            Problem(c.id, "method.rank", words.format(c.method.rank, HIGHEST_RANK)) for c in cells if (c.method.rank or 0) > HIGHEST_RANK
+        )
+
+    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        """The cell's result; its curve and spectra in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        on_event(Event(cell.id, "load"))
+        if cell.training.batch_size >= LARGEST_BATCH:
+            fault = Fault(kind="OutOfMemoryError", message=f"a batch of {cell.training.batch_size} sequences does not fit", step=1)
+            return _result(cell, "out_of_memory", {}, fault)
+        diverges = cell.training.learning_rate > 1
+        readings = expected(cell)
+        if _trains(cell):
+            steps = min(cell.training.steps, DIVERGES_AT) if diverges else cell.training.steps
+            _train(cell, steps, readings["train_loss"], folder / "curve.csv", on_event)
+            if diverges:
+                kept = {m: readings[m] for m in ("total_parameters", "trainable_parameters", "weight_bytes", "load_seconds")}
+                return _result(cell, "diverged", kept, Fault(kind="Diverged", message="the training loss is not finite", step=steps))
+        on_event(Event(cell.id, "evaluate"))
+        if _trains(cell):
+            on_event(Event(cell.id, "decompose"))
+            save_file(_spectra(cell), folder / "spectra.safetensors")
+        return _result(cell, "finished", readings, None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_slot(threads: int | None = None) -> Slot:
+    """A slot; threads do not matter."""
+    return Slot()
+
+
+def _trains(cell: Cell) -> bool:
+    return cell.training.steps > 0
+
+
+def _tasks(cell: Cell) -> tuple[str, ...]:
+    return ("synthetic",) if cell.evaluation.lm_eval is None else cell.evaluation.lm_eval
+
+
+def _uniform(key: str) -> float:
+    """A number in [-1, 1] that its key fixes."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**63 - 1
+
+
+def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[Event], None]) -> None:
+    t, start = cell.training, FLOOR + BASE_GAP
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(["step", "loss", "learning_rate", "grad_norm", "seconds"])
+        for step in range(1, steps + 1):
+            share = step / t.steps
+            loss = end + (start - end) * math.exp(-6 * share) + 0.02 * _uniform(f"{cell.id} {step}")
+            loss = loss * 3**step if t.learning_rate > 1 else loss
+            rate = t.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            lines.writerow([step, round(loss, 6), rate, round(1 + math.exp(-6 * share), 6), 0.01])
+            on_event(Event(cell.id, "train", step, t.steps, loss, 20_000.0))
+
+
+def _spectra(cell: Cell) -> dict[str, np.ndarray]:
+    """Singular values that fall as a power of their index, faster in deeper layers and with lower ranks."""
+    length = min(cell.method.rank or HIDDEN, HIDDEN)
+    index = np.arange(1, length + 1, dtype=np.float32)
+    names = [f"model.layers.{i}.{part}" for i in range(LAYERS) for part in ("self_attn.q_proj", "mlp.down_proj")]
+    return {name: ((1 + 0.1 * _uniform(cell.id + name)) * index ** -(0.5 + 0.05 * i + 0.5 / length)).astype(np.float32) for i, name in enumerate(names)}
+
+
+def _result(cell: Cell, outcome: Outcome, readings: dict[str, float], error: Fault | None) -> CellResult:
+    of_items = {m: math.sqrt(v * (1 - v) / ITEMS) for m, v in readings.items() if m.endswith("/acc")}
+    made = tuple(Reading(metric=m, value=v, stderr=of_items.get(m), count=ITEMS if m in of_items else None) for m, v in readings.items())
+    environment = Environment(device="synthetic", cores=1, platform="none", python="none", packages={"lorabench": "synthetic"})
+    alpha, rank = cell.method.alpha, cell.method.rank
+    scaling = alpha / rank if alpha is not None and rank is not None else None
+    return CellResult(
+        cell=cell,
+        outcome=outcome,
+        resolved=Resolved(dtype="float32", scaling=scaling),
+        readings=made,
+        environment=environment,
+        started_at=STARTED_AT,
+        error=error,
+    )

@@ -1,0 +1,141 @@
+"""Drawing: each function turns an info value that a section decided into a plotly figure.
+
+Colours of text and grid come from the page (light, dark or print), so none are set here. plotly reads a
+subset of HTML in every text, so names go through `safe`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from lorabench.report.human import one_line
+from lorabench.report.style import Style
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve, or points, with error bars where values repeat."""
+
+    label: str
+    style: Style
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    error: tuple[float | None, ...] = ()
+    """standard deviation over seeds, one for each point"""
+    hover: tuple[str, ...] = ()
+    """a sentence for each point; absent: the numbers"""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line: a condition without the x axis's setting."""
+
+    label: str
+    style: Style
+    y: float
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis's title with its unit, and its scale."""
+
+    title: str
+    log: bool = False
+    ticks: tuple[float, ...] = ()
+    """the only places for ticks"""
+    format: str = ""
+    """d3's number format"""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A whole figure, decided."""
+
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...]
+    levels: tuple[Level, ...] = ()
+    mode: Literal["lines", "markers", "lines+markers"] = "lines"
+
+
+def safe(text: str) -> str:
+    """A name as plotly text: shown, not interpreted."""
+    return html.escape(one_line(text), quote=False)
+
+
+def draw(drawing: Drawing) -> go.Figure:
+    """The figure of a drawing."""
+    figure = go.Figure()
+    for line in drawing.lines:
+        figure.add_trace(go.Scatter(**_trace(line, drawing.mode)))
+    span = _span(drawing)
+    for i, level in enumerate(drawing.levels):
+        shown = f"{level.y:.4g}" + (f" ± {level.error:.2g}" if level.error is not None else "")
+        figure.add_trace(
+            go.Scatter(
+                x=list(span),
+                y=[level.y, level.y],
+                mode="lines",
+                name=safe(level.label),
+                line={"color": level.style.colour, "dash": ("dash", "dot", "dashdot")[i % 3], "width": 2},
+                hovertemplate=f"{shown}<extra>%{{fullData.name}}</extra>",
+            )
+        )
+    figure.update_layout(
+        template=None,
+        height=430,
+        margin={"l": 62, "r": 12, "t": 30, "b": 50},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"},
+        hovermode="closest",
+        xaxis=_axis(drawing.x),
+        yaxis=_axis(drawing.y),
+        showlegend=True,
+    )
+    return figure
+
+
+def _trace(line: Line, mode: str) -> dict[str, Any]:
+    trace: dict[str, Any] = {
+        "x": list(line.x),
+        "y": list(line.y),
+        "mode": mode,
+        "name": safe(line.label),
+        "line": {"color": line.style.colour, "dash": line.style.dash, "width": 2},
+        "marker": {"color": line.style.colour, "symbol": line.style.symbol, "size": 10},
+    }
+    if any(e is not None for e in line.error):
+        trace["error_y"] = {"type": "data", "array": [e or 0.0 for e in line.error], "thickness": 1.5, "width": 5, "color": line.style.colour}
+    if line.hover:
+        trace |= {"text": [safe(h) for h in line.hover], "hovertemplate": "%{text}<extra></extra>"}
+    return trace
+
+
+def _span(drawing: Drawing) -> tuple[float, float]:
+    xs = [x for line in drawing.lines for x in line.x] or [0.0, 1.0]
+    return min(xs), max(xs)
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    made: dict[str, Any] = {"title": {"text": safe(axis.title)}, "automargin": True, "zeroline": False}
+    if axis.log:
+        made |= {"type": "log", "exponentformat": "power"}
+    if axis.ticks:
+        made |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+    if axis.format:
+        made["tickformat"] = axis.format
+    return made
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """At most `most` points, each the mean of equally many neighbours."""
+    if len(x) <= most:
+        return tuple(x), tuple(y)
+    edges = [round(i * len(x) / most) for i in range(most + 1)]
+    pieces = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return tuple(sum(x[a:b]) / (b - a) for a, b in pieces), tuple(sum(y[a:b]) / (b - a) for a, b in pieces)

@@ -1,0 +1,94 @@
+"""What a table is before it is drawn: columns, rows and raw typed values; and each value in words.
+
+Exporters and the terminal draw from this alone, so that a number reads the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorabench.record.metrics import Direction
+from lorabench.report import human
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds."""
+
+    key: str
+    """name in code and CSV"""
+    label: str
+    unit: str = ""
+    """of the raw values, as record.metrics names it; empty for text"""
+    better: Direction = "none"
+    align: Literal["left", "right"] = "right"
+    signed: bool = False
+    """a difference to the reference, with its interval"""
+    spread: bool = False
+    """show the standard deviation over seeds beside the mean"""
+    meaning: str = ""
+    importance: int = 5
+    """0 is always shown; in a narrow terminal the highest go first"""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in a cell of the table, raw."""
+
+    value: float | str
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition's line."""
+
+    condition: str
+    cells: tuple[str, ...]
+    values: tuple[Value | None, ...]
+    """one for each column, None where nothing was measured"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is drawn."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Title reduced to what a file or a LaTeX label may be called."""
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.title)
+
+
+def shown(value: Value | None, column: Column) -> str:
+    """A value as people read it: "2.031 ± 0.004", "+0.034 [−0.010, 0.078]", "1.23 MB"."""
+    main, second = parts(value, column)
+    return f"{main} {second}" if second else main
+
+
+def parts(value: Value | None, column: Column) -> tuple[str, str]:
+    """The same as the number and what qualifies it (spread or interval, empty where there is none)."""
+    if value is None:
+        return human.DASH, ""
+    if isinstance(value.value, str):
+        return human.one_line(value.value), ""
+    if column.signed:
+        main = human.difference(value.value, column.unit)
+        if value.low is None or value.high is None:
+            return main, ""
+        return main, f"[{human.number(value.low, column.unit)}, {human.number(value.high, column.unit)}]"
+    main = human.number(value.value, column.unit)
+    return main, f"± {human.number(value.std, column.unit)}" if column.spread and value.std is not None else ""
+
+
+def heading(column: Column) -> tuple[str, str]:
+    """A column's label and the unit under it."""
+    return human.one_line(column.label), human.head_unit(column.unit, column.signed)

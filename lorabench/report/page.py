@@ -1,0 +1,87 @@
+"""The report: one HTML file that needs nothing else, made of the plug-ins under sections/.
+
+plotly.js is embedded once (4.8 MB) and the page forbids itself any request (Content-Security-Policy).
+Everything but our own style and script goes through jinja2's escaping; figures travel as JSON in which
+no `<` stands. The same store gives the same bytes, but for the date.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lorabench import plugins
+from lorabench.record.store import Store, write_atomically
+from lorabench.report import human
+from lorabench.report.blocks import Figure, Section
+from lorabench.report.layout import Table, heading, parts
+from lorabench.report.view import View, make_view
+
+_FOLDER = Path(__file__).parent
+
+
+def write_report(store: Store, path: str | Path, today: date | None = None) -> Path:
+    """Writes the report of a store; `today` is the date it bears."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, page(make_view(store), today or datetime.now(UTC).date()))
+    return target
+
+
+def page(view: View, today: date) -> str:
+    """The whole page as text."""
+    made = sections(view)
+    figures = {b.name: json.loads(b.plot.to_json()) for s in made for b in s.blocks if isinstance(b, Figure)}
+    return _environment().get_template("page.html.jinja").render(
+        view=view,
+        sections=made,
+        today=today.isoformat(),
+        finished=sum(s.outcomes.finished for s in view.summaries),
+        total=sum(s.outcomes.total for s in view.summaries),
+        figures=_as_script(figures),
+        plotly=_plotly() if figures else "",
+    )
+
+
+def table_page(table: Table) -> str:
+    """A page with one table and no script."""
+    return _environment().get_template("table_page.html.jinja").render(table=table)
+
+
+def sections(view: View) -> tuple[Section, ...]:
+    """The sections that have something to show, by their ORDER."""
+    modules = sorted((plugins.load("sections", name) for name in plugins.names("sections")), key=lambda m: (m.ORDER, m.__name__))
+    return tuple(s for m in modules if (s := m.section(view)) is not None)
+
+
+def _as_script(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in, nor open a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@lru_cache(maxsize=1)
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    made = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals.update(
+        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+        heading=heading,
+        parts=parts,
+        plural=human.plural,
+    )
+    made.filters["kind"] = lambda block: type(block).__name__
+    return made

@@ -1,0 +1,41 @@
+"""Colour, dash and symbol of each condition: one colour to each family (all ranks of "LoRA nf4"), a dash to each rank.
+
+Colours are Okabe and Ito's, which people with any of the common colour blindnesses tell apart; black and
+yellow are left out, since one vanishes on a dark page and the other on a white one. Dash and symbol say
+the same as the colour a second time, for print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorabench.analysis.aggregate import Summary
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"
+_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, SKY)
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagram")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a condition is drawn everywhere."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+def styles(summaries: Sequence[Summary]) -> dict[str, Style]:
+    """Condition id to Style."""
+    families = dict.fromkeys(s.label.family for s in summaries if s.method not in ("full", "base"))
+    colours = {family: _COLOURS[i % len(_COLOURS)] for i, family in enumerate(families)}
+    seen: dict[str, int] = {}
+    made = {}
+    for summary in summaries:
+        colour = {"full": PURPLE, "base": GREY}.get(summary.method) or colours[summary.label.family]
+        i = seen.setdefault(colour, 0)
+        seen[colour] += 1
+        made[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
+    return made

@@ -1,0 +1,130 @@
+"""The results table: `study_table` decides what stands in it (typed, raw values), exporters and `as_text` draw it.
+
+Every condition of the study has a row, also those that failed, diverged or have not run; their outcome
+stands in words. Each row keeps the ids of its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lorabench.analysis.aggregate import Summary
+from lorabench.record.metrics import is_accuracy, metric
+from lorabench.record.result import CellResult
+from lorabench.record.store import Store
+from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.report.terminal import as_text
+from lorabench.report.view import View, make_view
+
+__all__ = ["Column", "Row", "Table", "Value", "as_text", "study_table", "table_of"]
+
+
+_STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_bytes", 7), ("weight_bytes", 5),
+           ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
+
+
+def study_table(store: Store) -> Table:
+    """The table of a study's results."""
+    return table_of(make_view(store))
+
+
+def table_of(view: View) -> Table:
+    """The same from a view."""
+    columns = _columns(view)
+    rows = tuple(Row(s.condition, s.cells, tuple(_value(c.key, s, view) for c in columns)) for s in view.summaries)
+    kept = [i for i, c in enumerate(columns) if c.importance == 0 or any(r.values[i] is not None for r in rows)]
+    rows = tuple(replace(r, values=tuple(r.values[i] for i in kept)) for r in rows)
+    columns = tuple(columns[i] for i in kept)
+    return Table(view.study.name, columns, _mark_best(columns, rows, view.summaries), _notes(view, columns))
+
+
+def accuracies(view: View) -> tuple[str, ...]:
+    """The lm-eval accuracies that were measured."""
+    return tuple(m for m in view.metrics if is_accuracy(m))
+
+
+def _columns(view: View) -> tuple[Column, ...]:
+    made = [Column("condition", "condition", align="left", importance=0)]
+    if any(s.outcomes.finished != s.outcomes.total for s in view.summaries):
+        made.append(Column("outcome", "outcome", align="left", importance=0, meaning="what became of the cells that did not finish"))
+    made.append(Column("seeds", "seeds", "count", importance=1, meaning="finished replicates that the means are over"))
+    made.extend(_metric_column(name, importance) for name, importance in _STATIC)
+    for name in ("eval_loss", *accuracies(view), "forgetting"):
+        first = name == "eval_loss" or name == next(iter(accuracies(view)), None)
+        made.append(replace(_metric_column(name, 1 if first else 6), spread=True))
+        if name != "forgetting":
+            m = metric(name)
+            meaning = f"{m.label}: mean paired difference to the reference with 95 % t interval over seeds"
+            key = f"{name}_difference"
+            made.append(Column(key, f"Δ {m.label}", m.unit, m.better, signed=True, meaning=meaning, importance=(2 if name == "eval_loss" else 4) if first else 8))
+    return tuple(made)
+
+
+def _metric_column(name: str, importance: int) -> Column:
+    m = metric(name)
+    return Column(name, m.label, m.unit, m.better, meaning=m.meaning, importance=importance)
+
+
+def _value(key: str, summary: Summary, view: View) -> Value | None:
+    if key == "condition":
+        return Value(summary.label.text)
+    if key == "outcome":
+        return Value(outcome_words(summary, view.of_condition(summary.condition)) or "finished")
+    if key == "seeds":
+        return Value(summary.outcomes.finished)
+    if key.endswith("_difference"):
+        found = view.comparison(key.removesuffix("_difference"), summary.condition)
+        return Value(found.difference, low=found.low, high=found.high) if found else None
+    statistic = summary.statistics.get(key)
+    return Value(statistic.mean, std=statistic.std) if statistic else None
+
+
+def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
+    """"diverged at step 12 (2 of 2)"; empty where all cells finished."""
+    total, said = summary.outcomes.total, []
+    for kind, words in (("diverged", "diverged"), ("out_of_memory", "out of memory"), ("failed", "failed"), ("missing", "not run yet")):
+        number = int(getattr(summary.outcomes, kind))
+        if number:
+            steps = [r.error.step for r in results if r.outcome == kind and r.error and r.error.step is not None]
+            where = f" at step {min(steps)}" if steps else ""
+            where = f" from step {min(steps)}" if len(set(steps)) > 1 else where
+            said.append(f"{words}{where} ({number} of {total})")
+    return "; ".join(said)
+
+
+def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], summaries: Sequence[Summary]) -> tuple[Row, ...]:
+    """The best of each column with a direction, among trained conditions that finished whole; none where all are equal."""
+    eligible = [i for i, s in enumerate(summaries) if s.comparable]
+    marked = [list(r.values) for r in rows]
+    for j, column in enumerate(columns):
+        if column.better == "none" or column.signed:
+            continue
+        seen = {i: v.value for i in eligible if (v := rows[i].values[j]) and isinstance(v.value, float)}
+        if len(set(seen.values())) < 2:
+            continue
+        best = min(seen.values()) if column.better == "lower" else max(seen.values())
+        for i, value in seen.items():
+            old = marked[i][j]
+            if value == best and old:
+                marked[i][j] = replace(old, best=True)
+    return tuple(replace(r, values=tuple(v)) for r, v in zip(rows, marked, strict=True))
+
+
+def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
+    notes = []
+    if any(c.spread for c in columns) and any(s.outcomes.finished > 1 for s in view.summaries):
+        notes.append("± is the sample standard deviation over seeds.")
+    if any(c.signed for c in columns):
+        against = dict.fromkeys(view.label(r) for r in view.references.values())
+        notes.append(f"Δ is the mean difference to {' or '.join(against)}, paired by seed, with its 95 % t interval where two or more pairs differ.")
+        alone = [view.label(c) for c in view.references if not any(x.condition == c for x in view.comparisons) and _finished(view, c)]
+        if alone:
+            notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")
+    elif not view.references:
+        notes.append("The study has no reference condition (such as full fine-tuning), so no differences are given.")
+    return tuple(notes)
+
+
+def _finished(view: View, condition: str) -> bool:
+    return any(s.condition == condition and s.outcomes.finished for s in view.summaries)

@@ -1,0 +1,87 @@
+"""All that tables, sections and figures draw from, read from a store once and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+
+from lorabench.analysis.aggregate import Summary, aggregate, metrics
+from lorabench.analysis.checks import Finding, check
+from lorabench.analysis.compare import Comparison, compare, references
+from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.record.frame import wide
+from lorabench.record.result import CellResult
+from lorabench.record.store import Store
+from lorabench.report.style import Style, styles
+from lorabench.spec.study import Study
+
+
+@dataclass(frozen=True)
+class View:
+    """A study with its results, as analysis understands them."""
+
+    folder: Path
+    """of the store: curves and spectra lie below it"""
+    study: Study
+    groups: tuple[Replicates, ...]
+    results: Mapping[str, CellResult]
+    """by cell id, in the study's order"""
+    data: pd.DataFrame
+    """a row per cell, as record.wide makes it"""
+    metrics: tuple[str, ...]
+    summaries: tuple[Summary, ...]
+    """a row per condition, in the study's order"""
+    references: Mapping[str, str]
+    """condition id to the id of its reference"""
+    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    styles: Mapping[str, Style]
+    """by condition: the same colour, dash and symbol in every figure"""
+
+    def label(self, condition: str) -> str:
+        """What people call a condition."""
+        return self.summary(condition).label.text
+
+    def summary(self, condition: str) -> Summary:
+        """The row of a condition."""
+        return next(s for s in self.summaries if s.condition == condition)
+
+    def comparison(self, metric: str, condition: str) -> Comparison | None:
+        """A condition against its reference, None where no pair allows it."""
+        return next((c for c in self.comparisons if c.metric == metric and c.condition == condition), None)
+
+    def of_condition(self, condition: str) -> tuple[CellResult, ...]:
+        """The results of a condition's cells."""
+        return tuple(self.results[i] for i in self.summary(condition).cells if i in self.results)
+
+    def file(self, cell_id: str, name: str) -> Path:
+        """A file beside a cell's result; it may be absent."""
+        return self.folder / "cells" / cell_id / name
+
+
+def make_view(store: Store) -> View:
+    """Reads a store and analyses it."""
+    study, groups = store.study(), replicates(store.plan())
+    # the plan's cell stands for a result's own: its id is the folder's name, so they say the same
+    planned = {i: c for g in groups for i, c in zip(g.ids, g.cells, strict=True)}
+    results = {i: r.model_copy(update={"cell": c}) for i, c in planned.items() if (r := store.get(i)) is not None}
+    data = wide(results.values())
+    names = metrics(data)
+    summaries, against = aggregate(groups, data), references(study, groups)
+    return View(
+        folder=store.folder,
+        study=study,
+        groups=groups,
+        results=MappingProxyType(results),
+        data=data,
+        metrics=names,
+        summaries=summaries,
+        references=MappingProxyType(against),
+        comparisons=compare(data, against, names),
+        findings=check(groups, summaries),
+        styles=MappingProxyType(styles(summaries)),
+    )

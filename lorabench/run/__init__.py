@@ -1,1 +1,0 @@
-"""How a study runs: plan, runner, progress."""

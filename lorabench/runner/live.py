@@ -1,0 +1,100 @@
+"""The live display: a headline, a bar for each running cell, and what has ended scrolling by above."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lorabench.runner.progress import Running, Tally, count, duration, headline, state, verdict
+
+if TYPE_CHECKING:
+    from lorabench.engine.events import Event
+    from lorabench.record.result import CellResult
+    from lorabench.runner.plan import Plan
+    from lorabench.spec.study import Cell
+
+COLOURS = {"finished": "green", "diverged": "yellow", "out_of_memory": "red", "failed": "red"}
+
+
+class Live:
+    """A Progress that redraws twice a second (more would take time from the cells)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False)
+        self.lock = threading.RLock()
+        self.tally: Tally | None = None
+        self.display: RichLive | None = None
+        self.waiting = 0
+
+    def begin(self, plan: Plan) -> None:
+        self.tally = Tally(plan, plan.done, list(plan.pending))
+        self.console.print(Text(headline(plan)))
+        if plan.pending:
+            self.display = RichLive(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+            self.display.start()
+
+    def start(self, cell: Cell) -> None:
+        with self.lock:
+            self._tally.start(cell)
+            self.waiting = 0
+
+    def event(self, event: Event) -> None:
+        with self.lock:
+            self._tally.see(event)
+
+    def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
+        with self.lock:
+            now = self._tally.end(cell, seconds)
+            line = Text(f"{self._number(now)} {now.words}: ")
+            self.console.print(line.append(verdict(result, seconds), COLOURS[result.outcome]))
+
+    def skip(self, cell: Cell) -> None:
+        with self.lock:
+            self._tally.skip(cell)
+            self.console.print(Text(f"{self._tally.plan.words[cell.id]}: done by another runner ({cell.id})"))
+
+    def wait(self, cells: int) -> None:
+        with self.lock:
+            self.waiting = cells
+
+    def close(self) -> None:
+        if self.display:
+            self.display.stop()
+            self.display = None
+
+    @property
+    def _tally(self) -> Tally:
+        assert self.tally is not None, "begin() comes first"
+        return self.tally
+
+    def _number(self, now: Running) -> str:
+        total = str(len(self._tally.plan.cells))
+        return f"[{now.number:>{len(total)}}/{total}]"
+
+    def _draw(self) -> Group:
+        with self.lock:
+            left = self._tally.seconds_left()
+            total = len(self._tally.plan.cells)
+            head = Text(f"{self._tally.done} of {count(total, 'cell')} done", "bold")
+            head.append(f", about {duration(left)} left" if left else ", time left not known yet", "not bold")
+            if self.waiting:
+                head.append(f"; waiting for {count(self.waiting, 'cell')} that another runner has", "yellow")
+            rows = [self._row(r) for r in sorted(self._tally.running.values(), key=lambda r: r.number)]
+        return Group(head, *rows)
+
+    def _row(self, now: Running) -> Table:
+        row = Table.grid(padding=(0, 1))
+        row.add_column(overflow="fold")
+        row.add_column(width=20)
+        row.add_column(overflow="fold")
+        steps = now.cell.training.steps
+        step = (now.last.step or (steps if now.last.phase in ("evaluate", "decompose") else 0)) if now.last else 0
+        bar = ProgressBar(total=max(1, steps), completed=step, width=20) if steps else Text("")
+        row.add_row(Text(f"{self._number(now)} {now.words}"), bar, Text(state(now), "cyan"))
+        return row

@@ -1,0 +1,140 @@
+"""From a study to what is left to do: its cells, its store, and the words and places that name a cell to a user."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench.errors import StoreError
+from lorabench.record.result import Outcome
+from lorabench.record.store import Store
+from lorabench.spec.grid import SETTINGS, conditions, expand
+from lorabench.spec.paths import model_label
+from lorabench.spec.source import Route, Source
+from lorabench.spec.study import Cell, Condition, Study
+
+if TYPE_CHECKING:
+    from lorabench.engine.events import Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study wants, and what of it has no result yet."""
+
+    study: Study
+    store: Store
+    cells: tuple[Cell, ...]
+    pending: tuple[Cell, ...]
+    words: dict[str, str]
+    """cell id: what the cell is, in words"""
+
+    @property
+    def done(self) -> int:
+        """Cells that have a result which stays."""
+        return len(self.cells) - len(self.pending)
+
+    def save(self) -> None:
+        """Writes study.yaml and plan.json; StoreError where the folder cannot be written."""
+        try:
+            self.store.save_plan(self.study, self.cells)
+        except OSError as e:
+            raise StoreError(f"{self.store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR") from None
+
+
+def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outcome] = ("failed",)) -> Plan:
+    """The cells of a study and those that are to be run; writes nothing."""
+    cells = expand(study)
+    store = Store(out if out is not None else Path("reports") / study.name)
+    pending = tuple(c for c in cells if is_pending(store, c, retry))
+    return Plan(study, store, cells, pending, describe_cells(cells))
+
+
+def is_pending(store: Store, cell: Cell, retry: Iterable[Outcome]) -> bool:
+    """Whether a cell has no result, an unreadable one, or one that is to be tried again."""
+    try:
+        result = store.get(cell.id)
+    except (StoreError, OSError):  # a folder that cannot be written either, which `save` tells
+        return True
+    return result is None or result.outcome in tuple(retry)
+
+
+def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
+    """Cell id to words: method, rank and quantization always, whatever else differs between the cells, the seed last."""
+    flat = {c.id: dict(_leaves(c.model_dump(mode="json", include=set(SETTINGS)))) for c in cells}
+    trained = [flat[c.id] for c in cells if c.training.steps]  # the untouched base has no steps, which is no news
+    told = {"method.name", "method.rank", "quantization.name", "model.name"}
+    keys = [k for k in dict.fromkeys(k for leaves in trained for k in leaves) if k not in told]
+    varied = [k for k in keys if len({repr(leaves[k]) for leaves in trained if leaves.get(k) is not None}) > 1]
+    models = len({c.model.name for c in cells}) > 1
+    words = {}
+    for cell in cells:
+        parts = [model_label(cell.model.name)] if models else []
+        parts.append(cell.method.name + (f" rank {cell.method.rank}" if cell.method.rank is not None else ""))
+        if cell.quantization.name != "none":
+            parts.append(cell.quantization.name)
+        if cell.training.steps:
+            leaves = flat[cell.id]
+            parts += [f"{k.rpartition('.')[2].replace('_', ' ')} {_short(leaves[k])}" for k in varied if leaves.get(k) is not None]
+            parts.append(f"seed {cell.seed}")
+        words[cell.id] = ", ".join(parts)
+    return words
+
+
+def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
+    """Where in the study file the value of a cell's dotted field came from: an axis, an include entry or the base setting.
+
+    Each point of the grid is made alone and compared, so that this agrees with `expand` by construction.
+    """
+    wanted = Condition(**{name: getattr(cell, name) for name in SETTINGS})
+    for axes in _products(study):
+        for picks in itertools.product(*axes.values()):
+            point = {axis: (value,) for axis, (value, _) in zip(axes, picks, strict=True)}
+            alone = study.model_copy(update={"grid": point, "include": (), "exclude": (), "reference": None})
+            if wanted in conditions(alone, source):
+                return _last_over(field, {axis: route for axis, (_, route) in zip(axes, picks, strict=True)})
+    return tuple(field.split("."))
+
+
+def problem_sentence(study: Study, source: Source | None, cells: tuple[Cell, ...], problems: tuple[Problem, ...]) -> str:
+    """The first problem with its file and line, and how many other conditions have one."""
+    first = problems[0]
+    cell = next(c for c in cells if c.id == first.cell)
+    place = source.at(place_of(study, source, cell, first.field)) if source else f"study {study.name}"
+    others = len({p.cell for p in problems} - {first.cell})
+    more = f" ({others} other condition{'s have' if others > 1 else ' has'} a problem, too)" if others else ""
+    return f"{place}: {first.message}{more}"
+
+
+def _products(study: Study) -> Iterator[dict[str, list[tuple[Any, Route]]]]:
+    """The grid and each include entry: axis to its values, each with its route in the file; a fixed value is an axis of one."""
+    yield {axis: [(v, ("grid", axis, i)) for i, v in enumerate(values)] for axis, values in study.grid.items()}
+    for n, entry in enumerate(study.include):
+        fixed: dict[str, list[tuple[Any, Route]]] = {k: [(v, ("include", n, k))] for k, v in entry.items() if k != "grid"}
+        own = entry.get("grid") or {}
+        yield {**fixed, **{k: [(v, ("include", n, "grid", k, i)) for i, v in enumerate(values)] for k, values in own.items()}}
+
+
+def _last_over(field: str, places: dict[str, Route]) -> Route:
+    for axis, route in reversed(places.items()):
+        if field == axis or field.startswith(axis + ".") or axis.startswith(field + "."):
+            return (*route, *(part for part in field[len(axis) :].strip(".").split(".") if part))
+    return tuple(field.split("."))
+
+
+def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "+".join(str(v) for v in value)
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else str(value)

@@ -1,0 +1,199 @@
+"""How a study runs: plan, check, then each pending cell once: claim it, run it, store its result.
+
+Threads, each with a slot of its own, take cells from one queue; the heavy work is in the slots' processes.
+Several runners may share a results directory: a cell that another one has claimed is put back and looked at
+again, until it has a result or its claim is free. Ctrl-C (KeyboardInterrupt) closes the slots and keeps
+what is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorabench.errors import LorabenchError, StoreError, StudyError
+from lorabench.runner.crew import Crew
+
+if TYPE_CHECKING:
+    from lorabench.record.result import CellResult, Outcome
+    from lorabench.runner.plan import Plan
+    from lorabench.runner.progress import Progress
+    from lorabench.spec.source import Source
+    from lorabench.spec.study import Cell, Study
+
+POLL_SECONDS = 0.5  # between looks at cells that another runner has
+
+
+def run(
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    crew: Crew | None = None,
+    progress: Progress | None = None,
+    source: Source | None = None,
+    retry: Iterable[Outcome] = ("failed",),
+) -> Plan:
+    """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store."""
+    from lorabench.runner.plan import make_plan
+
+    with crew or Crew() as crew:
+        plan = make_plan(study, out, retry)
+        if plan.pending:
+            check(plan, crew, source)
+        plan.save()
+        if progress:
+            progress.begin(plan)
+        try:
+            _Work(plan, crew, progress, tuple(retry)).run()
+        except BaseException:
+            with suppress(LorabenchError):
+                write_cells_csv(plan)
+            raise
+        finally:
+            if progress:
+                progress.close()
+    write_cells_csv(plan)
+    return plan
+
+
+def check(plan: Plan, crew: Crew, source: Source | None) -> None:
+    """StudyError, with its place in the file, where a pending cell cannot run as declared; one replicate of each condition is asked."""
+    from lorabench.runner.plan import problem_sentence
+
+    cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
+    problems = crew.first.check(cells)
+    if problems:
+        raise StudyError(problem_sentence(plan.study, source, cells, problems))
+
+
+def write_cells_csv(plan: Plan) -> Path:
+    """cells.csv: a row per result, absent values empty."""
+    from lorabench.record.frame import wide  # pandas: ~1 s, and not while a cell is being timed
+    from lorabench.record.store import write_atomically
+
+    path = plan.store.folder / "cells.csv"
+    try:
+        write_atomically(path, wide(readable(plan)).to_csv(index=False, lineterminator="\n"))
+    except OSError as e:
+        raise unwritable(plan, e) from None
+    return path
+
+
+def unwritable(plan: Plan, error: OSError) -> StoreError:
+    """The sentence for a full disk or missing permissions."""
+    reason = error.strerror or error
+    return StoreError(f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again")
+
+
+def readable(plan: Plan) -> tuple[CellResult, ...]:
+    """The results of the wanted cells, those left out that cannot be read."""
+    found = []
+    for cell in plan.cells:
+        try:
+            found.append(plan.store.get(cell.id))
+        except StoreError:  # a pending cell by definition; told when it runs
+            continue
+    return tuple(r for r in found if r is not None)
+
+
+class _Work:
+    """The queue of one run and the threads that empty it."""
+
+    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...]) -> None:
+        self.plan, self.crew, self.progress, self.retry = plan, crew, progress, retry
+        self.queue = deque(plan.pending)
+        self.marks = {c.id: self._mark(c) for c in plan.pending}
+        self.stop = threading.Event()
+        self.fault: BaseException | None = None
+
+    def run(self) -> None:
+        """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
+        count = min(self.crew.workers, len(self.queue))
+        threads = [threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"slot {i}") for i in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                for thread in threads:
+                    thread.join(0.2)
+        except BaseException:
+            self.stop.set()
+            self.crew.close()
+            for thread in threads:
+                thread.join(5)
+            raise
+        if self.fault:
+            raise self.fault
+
+    def _thread(self, index: int) -> None:
+        try:
+            slot = self.crew.first if index == 0 else self.crew.another()
+            waiting = 0
+            while not self.stop.is_set():
+                try:
+                    cell = self.queue.popleft()
+                except IndexError:
+                    return
+                if self._attempt(cell, slot):
+                    waiting = 0
+                    continue
+                self.queue.append(cell)
+                waiting += 1
+                if waiting >= len(self.queue):  # all that is left is with other runners
+                    if self.progress:
+                        self.progress.wait(len(self.queue))
+                    self.stop.wait(POLL_SECONDS)
+        except BrokenPipeError as e:  # whoever read our output is gone
+            self._end(e)
+        except OSError as e:
+            self._end(unwritable(self.plan, e))
+        except BaseException as e:
+            self._end(e)
+
+    def _end(self, fault: BaseException) -> None:
+        if not self.stop.is_set():
+            self.fault = fault
+            self.stop.set()
+            self.crew.close()
+
+    def _attempt(self, cell: Cell, slot: Slot) -> bool:
+        """Runs a cell if nobody has it; False where another runner does."""
+        store = self.plan.store
+        with store.claim(cell.id) as mine:
+            if not mine:
+                return False
+            if self._settled_since(cell):
+                if self.progress:
+                    self.progress.skip(cell)
+                return True
+            folder = store.partial(cell.id)
+            shutil.rmtree(folder, ignore_errors=True)  # of a runner that was killed
+            folder.mkdir(parents=True)
+            if self.progress:
+                self.progress.start(cell)
+            began = time.monotonic()
+            result = slot.run(cell, folder, self.progress.event if self.progress else lambda event: None)
+            if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
+                return True
+            store.put(result)
+            if self.progress:
+                self.progress.end(cell, result, time.monotonic() - began)
+            return True
+
+    def _settled_since(self, cell: Cell) -> bool:
+        """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried twice."""
+        from lorabench.runner.plan import is_pending
+
+        return self._mark(cell) != self.marks[cell.id] or not is_pending(self.plan.store, cell, self.retry)
+
+    def _mark(self, cell: Cell) -> int | None:
+        try:
+            return (self.plan.store.cells_folder / cell.id / "result.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,125 @@
+"""The child's main: a process that imports the engine once and runs one cell after another.
+
+    python -m lorabench.runner.worker COMMANDS REPLIES ENGINE
+
+COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error
+belong to whatever the libraries print, and go to the log.txt of the cell that runs.
+ENGINE is the package with `check.check_cells` and `cell.run_cell`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str]) -> None:
+    """Serves commands until the runner closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the runner decides
+    faulthandler.enable()  # a segfault leaves its stack in log.txt
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
+    commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
+    send = _sender(int(arguments[1]))
+    engine = arguments[2]
+    check_cells = importlib.import_module(f"{engine}.check").check_cells
+    run_cell = importlib.import_module(f"{engine}.cell").run_cell
+    send({"ready": True})
+    while True:
+        command = commands.get()
+        if command["do"] == "check":
+            send(_check(check_cells, command))
+        else:
+            send(_run(run_cell, command, send))
+
+
+def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
+    from lorabench.errors import LorabenchError
+
+    try:
+        return {"problems": [dataclasses.asdict(p) for p in check_cells(tuple(_cell(c) for c in command["cells"]))]}
+    except LorabenchError as e:
+        return {"error": {"kind": type(e).__name__, "message": str(e)}}
+    except Exception:
+        return {"broken": traceback.format_exc()}
+
+
+def _run(run_cell: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    folder = Path(command["folder"])
+    with _printing_to(folder / "log.txt"):
+        try:
+            result = run_cell(_cell(command["cell"]), folder, lambda event: send({"event": dataclasses.asdict(event)}))
+            return {"result": result.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
+            traceback.print_exc()
+            return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
+
+
+def _cell(plain: dict[str, Any]) -> Any:
+    from lorabench.spec.study import Cell
+
+    return Cell.model_validate(plain)
+
+
+def _commands(descriptor: int) -> queue.Queue[dict[str, Any]]:
+    """Commands as they come, read by a thread: the end of the pipe is the runner's death, and ours."""
+    os.set_inheritable(descriptor, False)
+    arrived: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def read() -> None:
+        with open(descriptor, encoding="utf-8") as lines:
+            for line in lines:
+                arrived.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True, name="commands").start()
+    return arrived
+
+
+def _sender(descriptor: int) -> Callable[[dict[str, Any]], None]:
+    os.set_inheritable(descriptor, False)
+    stream = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115  (lives as long as the process)
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        text = json.dumps(message)
+        with lock:
+            stream.write(text + "\n")
+            stream.flush()
+
+    return send
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Descriptors 1 and 2 lead to a file meanwhile, so that C libraries and children of ours write there, too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for kept, descriptor in zip(before, (1, 2), strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,59 @@
+"""where each number comes from: study, environment, data, cells"""
+
+from __future__ import annotations
+
+from lorabench.record.result import CellResult
+from lorabench.report.blocks import Block, Code, Facts, Grid, Section, Text
+from lorabench.report.view import View
+
+ORDER = 90
+TITLE = "Provenance"
+
+
+def section(view: View) -> Section | None:
+    """Everything that is needed to run the study again and to walk a number back to its cell."""
+    text = (view.folder / "study.yaml").read_text(encoding="utf-8") if (view.folder / "study.yaml").is_file() else ""
+    blocks: list[Block] = [
+        Text("To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that affects its outcome."),
+        Code("lorabench run study.yaml"),
+        *environments(view),
+        fingerprints(view),
+        cells(view),
+        Code(text, "study.yaml"),
+    ]
+    return Section(TITLE, tuple(blocks))
+
+
+def environments(view: View) -> tuple[Facts, ...]:
+    """One block for each different machine or software that cells ran on."""
+    found: dict[str, tuple[CellResult, list[str]]] = {}
+    for cell_id, result in view.results.items():
+        if result.environment:
+            found.setdefault(result.environment.model_dump_json(), (result, []))[1].append(cell_id)
+    made = []
+    for first, ids in found.values():
+        e = first.environment
+        if e:
+            packages = ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items()))
+            rows = (("device", e.device), ("driver", e.driver), ("threads", e.cores), ("platform", e.platform), ("Python", e.python),
+                    ("packages", packages), ("commit", e.git), ("cells", len(ids)))  # fmt: skip
+            made.append(Facts(tuple((k, str(v)) for k, v in rows if v)))
+    return tuple(made)
+
+
+def fingerprints(view: View) -> Grid:
+    """Models and data, by hash."""
+    seen = dict.fromkeys((g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data) for g in view.groups)
+    return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(seen))
+
+
+def cells(view: View) -> Grid:
+    """Every cell with its outcome and the reason where it did not finish."""
+    rows = []
+    for group, summary in zip(view.groups, view.summaries, strict=True):
+        for cell, cell_id in zip(group.cells, group.ids, strict=True):
+            result = view.results.get(cell_id)
+            reason = f": {result.error.message}" if result and result.error else ""
+            outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
+            rows.append((summary.label.text, str(cell.seed) if group.trains else "–", outcome, cell_id))
+    return Grid(("condition", "seed", "outcome", "cell"), tuple(rows), code=True)

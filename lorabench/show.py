@@ -1,0 +1,204 @@
+"""What the CLI shows of a results directory, of a cell, of what there is, and of the study format, as text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench import plugins
+from lorabench.errors import StoreError
+
+if TYPE_CHECKING:
+    from lorabench.record.result import CellResult
+    from lorabench.record.store import Store
+    from lorabench.runner.plan import Plan
+
+
+def dry_run(plan: Plan) -> str:
+    """The cells of a study and which of them would run."""
+    from lorabench.runner.progress import headline
+
+    pending = {c.id for c in plan.pending}
+    rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
+    checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
+    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, f"dry run: {checked}; nothing was run or written"])
+
+
+def status(store: Store) -> str:
+    """Cells by outcome, then each that runs, failed or is missing."""
+    from lorabench.runner.plan import describe_cells
+
+    cells = store.plan()
+    words = describe_cells(cells)
+    told, rows = [], []
+    for cell in cells:
+        word, reason = _standing(store, cell.id)
+        told.append(word)
+        if word != "finished":
+            rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
+    counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
+    lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
+    if "missing" in told or "failed" in told:
+        lines.append(f"to run what is missing or failed: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+    return "\n".join(lines)
+
+
+def _standing(store: Store, cell_id: str) -> tuple[str, str]:
+    try:
+        result = store.get(cell_id)
+    except StoreError as e:
+        return "unreadable", f": {e}"
+    if store.is_claimed(cell_id):
+        return "running", ""
+    if result is None:
+        return "missing", ""
+    log = store.cells_folder / cell_id / "log.txt"
+    where = f" (log: {log})" if log.exists() else ""
+    return result.outcome, f": {_reason(result)}{where}" if result.error else ""
+
+
+def _reason(result: CellResult) -> str:
+    assert result.error is not None
+    step = f" (step {result.error.step})" if result.error.step is not None else ""
+    return f"{result.error.kind}: {result.error.message}{step}"
+
+
+def unfinished(plan: Plan) -> list[str]:
+    """A line for each cell that has not finished, with its reason and log."""
+    rows = []
+    for cell in plan.cells:
+        word, reason = _standing(plan.store, cell.id)
+        if word != "finished":
+            rows.append(f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}")
+    return rows
+
+
+def find_cell(prefix: str, folder: str | None) -> tuple[Store, CellResult]:
+    """A cell by its id's beginning, in one results directory or in all under reports/."""
+    from lorabench.record.store import Store
+
+    if folder is not None:
+        store = Store.open(folder)
+        return store, store.find(prefix)
+    stores = [Store(p.parent) for p in sorted(Path("reports").glob("*/plan.json"))]
+    found = {(s.folder, c.id): s for s in stores for c in s.plan() if c.id.startswith(prefix)}
+    ids = sorted({cell_id for _, cell_id in found})
+    if len(ids) != 1:
+        which = f"several cells start with '{prefix}': {', '.join(ids[:8])}" if ids else f"no cell's id starts with '{prefix}'"
+        where = ", ".join(s.folder.name for s in stores) or "no study yet"
+        raise StoreError(f"{which}; looked in reports/ ({where}): name another directory with --in DIR")
+    best = next((s for s in found.values() if s.get(ids[0]) is not None), next(iter(found.values())))
+    return best, best.find(ids[0])
+
+
+def explain(store: Store, result: CellResult) -> str:
+    """A cell from its row in a table back to what was declared, resolved, read and written."""
+    from lorabench.record.metrics import metric
+    from lorabench.runner.plan import describe_cells
+
+    cell = result.cell
+    folder = store.cells_folder / cell.id
+    words = describe_cells(store.plan()).get(cell.id, "")
+    outcome = result.outcome.replace("_", " ")
+    parts = [f"cell {cell.id} of {store.folder}: {words}", f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}"]
+    if result.error:
+        parts.append(f"reason     {_reason(result)}")
+    declared = cell.model_dump(mode="json", exclude_none=True)
+    parts.append(_block("declared", list(_flat(declared))))
+    if result.resolved:
+        resolved = result.resolved.model_dump(mode="json", exclude_none=True)
+        modules = resolved.pop("target_modules", [])
+        if modules:
+            resolved["adapted modules"] = f"{len(modules)}, {modules[0]} to {modules[-1]}"
+        parts.append(_block("resolved", list(_flat(resolved))))
+    readings = []
+    for r in result.readings:
+        spread = f" +- {r.stderr:.2g} (standard error)" if r.stderr is not None else ""
+        items = f" over {r.count:,} items" if r.count is not None else ""
+        readings.append((r.metric, f"{_in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}"))
+    parts.append(_block("readings", readings) if readings else "readings   none")
+    if result.environment:
+        parts.append(_block("environment", list(_flat(result.environment.model_dump(mode="json", exclude_none=True)))))
+    curve = folder / "curve.csv"
+    if curve.is_file():
+        rows = curve.read_text(encoding="utf-8").splitlines()
+        parts.append(_block(f"curve, its end of {len(rows) - 1} steps", list(zip(rows[0].split(","), rows[-1].split(","), strict=False))))
+    files = [(str(f.relative_to(folder)), _in_unit(f.stat().st_size, "bytes")) for f in sorted(folder.rglob("*")) if f.is_file()]
+    parts.append(_block(f"files in {folder}", files))
+    return "\n".join(parts)
+
+
+def _block(title: str, rows: list[tuple[str, Any]]) -> str:
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> Any:
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _in_unit(value: float, unit: str) -> str:
+    if unit == "bytes":
+        for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+            if value >= size:
+                return f"{value / size:.2f} {name}"
+        return f"{value:.0f} bytes"
+    if unit == "count":
+        return f"{value:,.0f}"
+    return f"{value:.4g}" + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
+
+
+def models() -> str:
+    """The shipped models: parameters, size on disk, and how well they predict held-out text."""
+    from lorabench.spec.paths import shipped_models
+
+    rows = []
+    for name, folder in shipped_models().items():
+        card = folder / "pretraining.json"
+        facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        said = [f"{facts['parameters']:>9,} parameters" if "parameters" in facts else "", _in_unit(size, "bytes")]
+        if "held_out_bits_per_byte" in facts:
+            said.append(f"{facts['held_out_bits_per_byte']:.3f} bits per byte held out")
+        rows.append(f"{name:<22}  {', '.join(s for s in said if s)}")
+    rows.append("and any transformers model: a directory (model: ./path) or a hub id (model: Qwen/Qwen3-0.6B, revision: main)")
+    return "\n".join(rows)
+
+
+def plugin_list(kind: str) -> str:
+    """One line for each plug-in of a kind."""
+    names = plugins.names(kind)
+    width = max((len(n) for n in names), default=0)
+    return "\n".join(f"{n:<{width}}  {plugins.describe(kind, n)}" for n in names)
+
+
+def schema() -> str:
+    """JSON Schema of the study file, for editors."""
+    from lorabench.spec.explain import paths_of
+    from lorabench.spec.study import Study
+
+    plain = Study.model_json_schema(by_alias=True)
+    definitions = plain.setdefault("$defs", {})
+    tasks: list[dict[str, Any]] = [{"enum": list(plugins.names("tasks"))}]
+    for name in plugins.names("tasks"):
+        own = plugins.load("tasks", name).Options.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        definitions.update(own.pop("$defs", {}))
+        mapping = next((part for part in own.get("anyOf", []) if part.get("type") != "string"), own)
+        reference = str(mapping.get("$ref", "")).rpartition("/")[2]
+        mapping = dict(definitions.pop(reference)) if reference in definitions else dict(mapping)
+        mapping["properties"] = {**mapping.get("properties", {}), "name": {"const": name}}
+        mapping["required"] = sorted({"name", *mapping.get("required", [])})
+        definitions[f"task-{name}"] = mapping
+        tasks.append({"$ref": f"#/$defs/task-{name}"})
+    plain["properties"]["task"] = {"anyOf": tasks, "description": "what is learned"}
+    axes = {"anyOf": [{"enum": paths_of()}, {"pattern": r"^task\."}]}
+    plain["properties"]["grid"]["propertyNames"] = axes
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lorabench study"}
+    plain.pop("title", None)
+    return json.dumps({**head, **plain}, indent=2, ensure_ascii=False)

@@ -1,0 +1,60 @@
+"""The synthetic executor draws what it says it draws."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from lorabench.engine.events import Event
+from lorabench.executors.synthetic import GAP, expected, open_slot
+from lorabench.spec import Cell, expand
+from tests.report.stores import STUDY, study_of
+
+
+def cells(folder: Path, text: str = STUDY) -> tuple[Cell, ...]:
+    return expand(study_of(folder, text))
+
+
+def test_readings_files_and_events(tmp_path: Path) -> None:
+    cell, events = cells(tmp_path)[0], list[Event]()
+    result = open_slot(threads=1).run(cell, tmp_path / "out", events.append)
+    assert result.outcome == "finished" and {r.metric: r.value for r in result.readings} == expected(cell)
+    curve = pd.read_csv(tmp_path / "out" / "curve.csv")
+    assert list(curve.columns) == ["step", "loss", "learning_rate", "grad_norm", "seconds"] and len(curve) == 40
+    for values in load_file(tmp_path / "out" / "spectra.safetensors").values():
+        assert len(values) == 1 and values.dtype == "float32"
+    assert [e.phase for e in events if e.phase != "train"] == ["load", "evaluate", "decompose"]
+    assert sum(e.phase == "train" for e in events) == 40
+
+
+def test_the_surface_is_the_documented_one(tmp_path: Path) -> None:
+    by_name = {(c.method.name, c.method.rank, c.quantization.name, c.seed): expected(c)["eval_loss"] for c in cells(tmp_path)}
+    assert by_name["lora", 4, "none", 0] - by_name["full", None, "none", 0] == pytest.approx(GAP / math.sqrt(5), abs=0.021)
+    assert by_name["base", None, "none", 0] == pytest.approx(3.2)
+
+
+def test_it_repeats_itself(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[2]
+    assert open_slot().run(cell, tmp_path / "a", lambda e: None) == open_slot().run(cell, tmp_path / "b", lambda e: None)
+    assert (tmp_path / "a" / "curve.csv").read_bytes() == (tmp_path / "b" / "curve.csv").read_bytes()
+
+
+def test_an_absurd_rate_diverges_and_a_huge_batch_does_not_fit(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[0]
+    wild = cell.model_copy(update={"training": cell.training.model_copy(update={"learning_rate": 2.0})})
+    result = open_slot().run(wild, tmp_path / "a", lambda e: None)
+    assert result.outcome == "diverged" and result.error is not None and result.error.step == 12
+    assert result.value("eval_loss") is None
+    wide = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": 4096})})
+    assert open_slot().run(wide, tmp_path / "b", lambda e: None).outcome == "out_of_memory"
+
+
+def test_a_rank_above_every_matrix_is_a_problem(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[0]
+    huge = cell.model_copy(update={"method": cell.method.model_copy(update={"rank": 5000})})
+    assert open_slot().check([cell]) == ()
+    assert [p.field for p in open_slot().check([cell, huge])] == ["method.rank"]

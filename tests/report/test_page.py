@@ -1,0 +1,148 @@
+"""The report page: whole, repeatable, without torch, and deaf to hostile names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lorabench import plugins
+from lorabench.report.blocks import Figure, Points, Section
+from lorabench.report.page import sections, write_report
+from lorabench.report.view import View, make_view
+from lorabench.sections import accuracy_memory, answer, rank_curve, spectra, training_curves
+from lorabench.spec import expand
+from tests.report.stores import ONLY_FULL, STUDY, fill, filled, renamed, study_of
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "</script><script>alert(1)</script><b>x"
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    return make_view(filled(tmp_path_factory.mktemp("view")))
+
+
+def figures_in(page: str) -> dict[str, object]:
+    match = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
+    assert match
+    found = json.loads(match[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_light_arm_leaves_torch_alone() -> None:
+    code = (
+        "import sys, lorabench.report.page, lorabench.report.tables, lorabench.executors.synthetic\n"
+        "from lorabench import plugins\n"
+        "for kind in ('sections', 'exporters'):\n"
+        "    for name in plugins.names(kind): plugins.load(kind, name)\n"
+        "bad = {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("folder", ["analysis", "report", "sections", "exporters"])
+def test_imports_run_one_way(folder: str) -> None:
+    above = {"analysis": ("report", "sections", "exporters"), "report": ("sections", "exporters")}.get(folder, ())
+    heavy = ("engine", "run", "memory", "spectra", "methods", "quantizations", "tasks", "executors", "cli")
+    for file in (ROOT / "lorabench" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            assert not any(module.startswith(f"lorabench.{bad}") for bad in (*above, *heavy)), (file.name, module)
+
+
+def test_a_rebuilt_report_is_the_same_but_for_its_date(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    first, second, later = (write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2))
+    assert first == second and first != later and first.replace(b"2026-01-01", b"") == later.replace(b"2026-01-02", b"")
+
+
+def test_every_section_plugin_keeps_its_contract(view: View) -> None:
+    for name in plugins.names("sections"):
+        module = plugins.load("sections", name)
+        made = module.section(view)
+        assert isinstance(module.ORDER, int) and isinstance(module.TITLE, str) and isinstance(made, Section)
+        for block in made.blocks:
+            if isinstance(block, Figure):
+                assert block.caption and block.alternative
+                assert all(block.plot.layout[axis].title.text for axis in ("xaxis", "yaxis"))
+    names = [b.name for s in sections(view) for b in s.blocks if isinstance(b, Figure)]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_the_page_asks_for_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
+    text = write_report(filled(tmp_path), tmp_path / "r.html").read_text()
+    assert text.count("* plotly.js v") == 1 and "default-src 'none'" in text
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=[\"']?(https?:|//)", text)
+
+
+def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
+    study = study_of(tmp_path).model_copy(update={"question": HOSTILE})
+    cells = expand(study)
+    text = write_report(fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html").read_text()
+    assert "<script>alert" not in text and "<b>x" not in text
+    assert text.count("<script") - text.count('"<script') >= 3 and "&lt;script&gt;alert(1)" in text
+    names = [t["name"] for f in figures_in(text).values() for t in f["data"]]  # type: ignore[index]
+    assert any("&lt;/script&gt;" in n for n in names) and not any("<" in n for n in names)
+
+
+def test_an_answer_is_built_from_its_comparison(view: View) -> None:
+    c = next(c for c in view.comparisons if c.metric == "eval_loss" and view.label(c.condition) == "LoRA r=16")
+    said = answer.sentence(view, c)
+    assert said == (
+        f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): worse."
+    )
+
+
+def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> None:
+    one = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]")))
+    made = answer.section(one)
+    assert made is not None
+    sentences = [s for b in made.blocks if isinstance(b, Points) for s in b.items]
+    assert len(sentences) == 12 and all(s.endswith("(1 seed, no interval): not decisive.") for s in sentences)
+
+
+def test_figures_show_the_means(view: View) -> None:
+    info = rank_curve.decide(view, "eval_loss")
+    assert info is not None and [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
+    assert info.lines[0].x == (1.0, 4.0, 16.0) and [level.label for level in info.levels] == ["full", "base"]
+    assert info.lines[1].y == tuple(view.summaries[i].mean("eval_loss") for i in (1, 3, 5))
+    memory = accuracy_memory.decide(view)
+    assert memory is not None and len(memory.lines) == 7  # the base has no training peak
+    curves = training_curves.decide(view)
+    assert curves is not None and all(line.x[0] == 1 and line.x[-1] == 40 for line in curves.lines)
+    decay = spectra.decide(view)
+    assert decay is not None and all(line.y[0] == pytest.approx(1) for line in decay.lines)
+
+
+def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
+    colours: dict[str, set[str]] = {}
+    for info in (accuracy_memory.decide(view), training_curves.decide(view), spectra.decide(view)):
+        assert info is not None
+        for line in info.lines:
+            colours.setdefault(line.label, set()).add(line.style.colour)
+    assert all(len(c) == 1 for c in colours.values()) and colours["LoRA r=1"] == colours["LoRA r=16"] != colours["LoRA r=1 nf4"]
+
+
+def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
+    made = training_curves.decide(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
+    assert made is not None and len(made.lines[0].x) == training_curves.MOST_POINTS
+
+
+def test_a_store_without_results_or_with_damaged_files_still_gives_a_page(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    empty = fill(tmp_path / "empty", study, expand(study), lambda r: None)
+    assert "nothing to answer with" in write_report(empty, tmp_path / "a.html").read_text()
+    store = filled(tmp_path / "b")
+    for path in store.cells_folder.glob("*/*"):
+        if path.suffix in (".csv", ".safetensors"):
+            path.write_bytes(b"\x00\xff")
+    assert write_report(store, tmp_path / "b.html").is_file()

@@ -1,0 +1,93 @@
+"""The results table: every condition, typed values, and plain text that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from scipy import stats
+
+from lorabench.executors.synthetic import expected
+from lorabench.report.layout import Table, Value, shown
+from lorabench.report.tables import as_text, study_table
+from lorabench.spec import expand
+from tests.report.stores import STUDY, fill, filled, renamed, study_of
+
+
+def value(table: Table, row: int, key: str) -> Value | None:
+    return table.rows[row].values[[c.key for c in table.columns].index(key)]
+
+
+def test_every_condition_has_a_row_with_its_cells(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    table = study_table(store)
+    assert [i for r in table.rows for i in r.cells] == [c.id for c in store.plan()]
+    keys = [c.key for c in table.columns]
+    for wanted in ("trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "train_peak_bytes", "tokens_per_second",
+                   "eval_loss", "eval_loss_difference", "python-docs-cloze/acc", "python-docs-cloze/acc_difference", "forgetting", "seeds"):  # fmt: skip
+        assert wanted in keys
+
+
+def test_the_difference_is_the_paired_one(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    by = {(c.method.name, c.method.rank, c.quantization.name, c.seed): expected(c)["eval_loss"] for c in store.plan()}
+    ours = [by["lora", 4, "nf4", s] for s in (0, 1)]
+    full = [by["full", None, "none", s] for s in (0, 1)]
+    interval = stats.ttest_rel(ours, full).confidence_interval(0.95)
+    found = value(study_table(store), 3, "eval_loss_difference")
+    assert found is not None and (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_reference_and_base_have_no_difference_and_a_note_says_why(tmp_path: Path) -> None:
+    table = study_table(filled(tmp_path))
+    assert value(table, 6, "eval_loss_difference") is None and value(table, 7, "eval_loss_difference") is None
+    assert any("base" in n and "seed" in n for n in table.notes)
+
+
+def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
+    text = STUDY.replace("rank: [1, 4, 16]", "rank: [1]\n  training.learning_rate: [3e-3, 2.0]")
+    table = study_table(filled(tmp_path, text, lambda r: None if r.cell.method.name == "full" and r.cell.seed else r))
+    words = [v.value for i in range(len(table.rows)) if (v := value(table, i, "outcome"))]
+    assert words.count("diverged at step 12 (2 of 2)") == 2 and "not run yet (1 of 2)" in words and "finished" in words
+    text = as_text(table, 120)
+    assert "diverged at step 12 (2 of 2)" in text
+
+
+def test_best_is_never_the_base_nor_a_condition_with_broken_cells(tmp_path: Path) -> None:
+    store = filled(tmp_path, change=lambda r: r.model_copy(update={"outcome": "failed"}) if r.cell.method.name == "full" and r.cell.seed else r)
+    table = study_table(store)
+    best = [i for i in range(len(table.rows)) if (v := value(table, i, "eval_loss")) and v.best]
+    assert best == [4]  # LoRA r=16; full is lower, but half of it failed
+    assert not any(v.best for v in table.rows[7].values if v)
+
+
+def test_an_empty_store_gives_a_table_all_the_same(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    table = study_table(fill(tmp_path / "s", study, expand(study), lambda r: None))
+    assert [c.key for c in table.columns] == ["condition", "outcome", "seeds"] and len(table.rows) == 8
+    assert "not run yet" in as_text(table, 80)
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60])
+def test_text_fits_its_terminal(tmp_path: Path, width: int) -> None:
+    table = study_table(filled(tmp_path))
+    text = as_text(table, width)
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    for row in table.rows:
+        assert any(line.startswith(str(row.values[0].value)) for line in text.splitlines())  # type: ignore[union-attr]
+    assert "\x1b" not in text and "…" not in text
+    if width >= 120:
+        assert "2.416" in text and "[0.360, 0.485]" in text and "59.1" in text
+
+
+def test_hostile_names_are_text_in_a_terminal(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    cells = expand(study)
+    text = as_text(study_table(fill(tmp_path / "s", study, (*cells, *renamed(cells, "\x1b[31mred [bold]x[/bold] :smile:")))), 200)
+    assert "\x1b" not in text and "[bold]x[/bold] :smile:" in text.replace("\n", "")
+
+
+def test_an_absent_value_is_a_dash(tmp_path: Path) -> None:
+    table = study_table(filled(tmp_path))
+    assert shown(value(table, 7, "train_peak_bytes"), table.columns[0]) == "–"

@@ -1,0 +1,46 @@
+"""run_cell of the odd engine; a line in $ODD_LOG for every cell that begins tells how often each was run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+from lorabench.engine.events import Event
+from lorabench.record.result import CellResult, Reading
+
+
+def run_cell(cell, folder, report):
+    seed = cell.seed
+    with open(os.environ["ODD_LOG"], "a") as log:
+        log.write(f"{cell.id} {seed} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
+    report(Event(cell.id, "load"))
+    steps, pause = (20, 0.01) if seed < 200 else ((seed - 200) * 20, 0.05)
+    for step in range(1, steps + 1):
+        time.sleep(pause)
+        report(Event(cell.id, "train", step, steps, 2.0 / step, 1000.0))
+        if step == 7:
+            _misbehave(seed)
+    (folder / "curve.csv").write_text("step,loss\n1,2.0\n")
+    return CellResult(cell=cell, outcome="finished", readings=(Reading(metric="eval_loss", value=1.0 + seed / 1000),), started_at="2026-01-01")
+
+
+def _misbehave(seed):
+    if seed == 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if seed == 101:
+        print("last words", flush=True)
+        os._exit(3)
+    if seed == 102:
+        print('{"result": "from python"}', end="")
+        print("to standard error", file=sys.stderr)
+        os.write(1, b'{"result": 1}\n\xff\xfe')
+        os.system("echo from a child of ours; echo and its errors >&2")
+    if seed == 103:
+        ctypes.string_at(0)
+    if seed == 104:
+        sys.exit(5)
+    if seed == 105:
+        raise RuntimeError("the library\nis at fault")

@@ -1,0 +1,162 @@
+"""Runs of whole studies: real worker processes over the odd engine, killed, interrupted and shared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from lorabench.errors import LorabenchError, StudyError
+from lorabench.record.store import Store
+from lorabench.runner.crew import Crew
+from lorabench.runner.run import run
+from tests.runner.conftest import STUDY, source_of, study_of
+
+
+def outcomes(plan):
+    return [plan.store.get(c.id).outcome for c in plan.cells]
+
+
+def test_a_crash_is_recorded_and_the_study_goes_on(open_odd, begun, tmp_path):
+    plan = run(study_of(0, 100, 101, 1), tmp_path / "out", crew=Crew(open_odd))
+    assert outcomes(plan) == ["finished", "failed", "failed", "finished"]
+    rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").open()))
+    assert [r["outcome"] for r in rows] == outcomes(plan)
+    assert rows[1]["eval_loss"] == "" and "SIGKILL" in rows[1]["error"]
+    assert not list((tmp_path / "out" / "cells").glob("*.partial"))
+
+
+def test_a_second_run_runs_what_is_missing_and_what_failed(open_odd, begun, tmp_path):
+    run(study_of(0, 101), tmp_path / "out", crew=Crew(open_odd))
+    run(study_of(0, 101, 1), tmp_path / "out", crew=Crew(open_odd))
+    assert begun() == [0, 101, 101, 1]
+    run(study_of(0, 101, 1), tmp_path / "out", crew=Crew(open_odd), retry=())
+    assert begun() == [0, 101, 101, 1]
+
+
+def test_several_workers_run_each_cell_once(open_odd, begun, tmp_path):
+    plan = run(study_of(*range(8)), tmp_path / "out", crew=Crew(open_odd, workers=2))
+    assert outcomes(plan) == ["finished"] * 8
+    assert sorted(begun()) == list(range(8))
+    assert len({line.split()[2] for line in (tmp_path / "begun.txt").read_text().splitlines()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("grid:\n  method.rank: [4,\n    64]\n", "odd.yaml:10"),
+        ("include:\n  - {method.alpha: 8}\n  - method.rank: 64\n", "odd.yaml:10"),
+        ("include:\n  - method: {name: rslora,\n      rank: 64}\n", "odd.yaml:10"),
+        ("include:\n  - quantization: nf4\n    grid:\n      method.rank:\n        - 8\n        - 64\n", "odd.yaml:13"),
+    ],
+)
+def test_a_problem_found_by_the_engine_names_the_line_its_value_came_from(open_odd, begun, tmp_path, more, place):
+    source = source_of(0, 1, more=more)
+    with pytest.raises(StudyError, match=f"^{place}: rank 64 is above 48$"):
+        run(study_of(0, 1, more=more), tmp_path / "out", crew=Crew(open_odd), source=source)
+    assert begun() == [] and not (tmp_path / "out").exists()
+
+
+def test_a_problem_of_the_base_setting_names_its_line(open_odd, begun, tmp_path):
+    from lorabench.spec.load import read_study
+    from lorabench.spec.source import override, parse_source
+
+    source = parse_source(STUDY.replace("SEEDS", "0").replace("rank: 4", "rank: 64").lstrip(), "odd.yaml", tmp_path)
+    with pytest.raises(StudyError, match="^odd.yaml:5: rank 64"):
+        run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
+    source = override(source_of(0), ("method.rank=64",))
+    with pytest.raises(StudyError, match="^--set method.rank: rank 64"):
+        run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
+
+
+def test_no_workers_is_an_error():
+    with pytest.raises(LorabenchError, match="0 workers"):
+        Crew("synthetic", workers=0)
+
+
+# a runner of its own process
+
+
+def begin(tmp_path, *seeds, out="out"):
+    study = tmp_path / "odd.yaml"
+    study.write_text(STUDY.replace("SEEDS", ", ".join(map(str, seeds))))
+    command = [sys.executable, "-m", "tests.runner.odd_runner", "run", str(study), "--out", str(tmp_path / out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def worker_of(runner):
+    return psutil.Process(runner.pid).children()[0]
+
+
+def gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_kill_9_in_mid_study_leaves_no_orphan_and_costs_only_the_half_cell(begun, tmp_path):
+    first = begin(tmp_path, 0, 202, 1)
+    until(lambda: begun() == [0, 202])
+    worker = worker_of(first)
+    first.kill()
+    first.communicate()
+    until(lambda: gone(worker), 5)
+    (half,) = (tmp_path / "out" / "cells").glob("*.partial")
+    (half / "left over").write_text("by the killed runner")
+
+    second = begin(tmp_path, 0, 202, 1)
+    out, _ = second.communicate(timeout=60)
+    assert "3 cells, 1 done, 2 to run" in out
+    assert begun() == [0, 202, 202, 1]
+    assert not list((tmp_path / "out" / "cells").glob("*.partial"))
+    assert not list((tmp_path / "out" / "cells").rglob("left over"))
+    assert [r.value("eval_loss") for r in Store(tmp_path / "out").results()] == pytest.approx([1.0, 1.202, 1.001])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("to_group", [True, False])
+def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, tmp_path, number, code, to_group):
+    runner = begin(tmp_path, 0, 230, 1)
+    until(lambda: 230 in begun())
+    worker = worker_of(runner)
+    began = time.monotonic()
+    (os.killpg if to_group else os.kill)(runner.pid, number)
+    _, err = runner.communicate(timeout=20)
+    assert runner.returncode == code
+    assert time.monotonic() - began < 8
+    assert err.startswith("lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run ")
+    assert "Traceback" not in err
+    assert gone(worker)
+    assert [r.outcome for r in Store(tmp_path / "out").results()] == ["finished"]
+    assert len((tmp_path / "out" / "cells.csv").read_text().splitlines()) == 2
+
+
+def test_two_runners_share_a_directory_and_run_each_cell_once(begun, tmp_path):
+    seeds = (*range(6), 101)
+    runners = [begin(tmp_path, *seeds), begin(tmp_path, *seeds)]
+    texts = [r.communicate(timeout=90) for r in runners]
+    assert Counter(begun()) == Counter(seeds), texts
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert len(plan["cells"]) == 7
+    assert len(Store(tmp_path / "out").results()) == 7
+    assert not list((tmp_path / "out" / "cells").glob("*.partial"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(begun, tmp_path):
+    (tmp_path / "out").write_text("a file in the way")
+    runner = begin(tmp_path, 0)
+    _, err = runner.communicate(timeout=30)
+    assert runner.returncode == 2 and "cannot be written" in err and len(err.splitlines()) == 1
