@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lorabench.record.result import CellResult, Outcome
-    from lorabench.runner.progress import Progress
     from lorabench.runner.crew import Slot
+    from lorabench.runner.progress import Progress
     from lorabench.spec.study import Study
 
 

@@ -6,6 +6,7 @@ a library that crashes is reported, not suffered.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -112,14 +113,14 @@ def _devices() -> str:
 
 
 def _quantized(name: str) -> str:
-    import bitsandbytes as bnb
     import torch
 
+    layers: Any = importlib.import_module("bitsandbytes.nn")  # untyped
     place = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "nf4":
-        layer: Any = bnb.nn.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32)
+        layer = layers.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32)
     else:
-        layer = bnb.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+        layer = layers.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
     layer = layer.to(place)
     seen = torch.randn(4, 64, device=place, requires_grad=True)
     layer(seen).square().sum().backward()

@@ -147,7 +147,10 @@ def _spectra(cell: Cell) -> dict[str, np.ndarray]:
     length = min(cell.method.rank or HIDDEN, HIDDEN)
     index = np.arange(1, length + 1, dtype=np.float32)
     names = [f"model.layers.{i}.{part}" for i in range(LAYERS) for part in ("self_attn.q_proj", "mlp.down_proj")]
-    return {name: ((1 + 0.1 * _uniform(cell.id + name)) * index ** -(0.5 + 0.05 * i + 0.5 / length)).astype(np.float32) for i, name in enumerate(names)}
+    return {
+        name: ((1 + 0.1 * _uniform(cell.id + name)) * index ** -(0.5 + 0.05 * i + 0.5 / length)).astype(np.float32)
+        for i, name in enumerate(names)
+    }
 
 
 def _result(cell: Cell, outcome: Outcome, readings: dict[str, float], error: Fault | None) -> CellResult:

@@ -48,7 +48,7 @@ def frame(results: Iterable[CellResult]) -> pd.DataFrame:
 
     A cell without readings (a failed one) has one row whose metric is absent.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in results:
         own = {**settings(result.cell), "outcome": result.outcome}
         rows.extend({**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings)

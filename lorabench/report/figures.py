@@ -110,7 +110,13 @@ def _trace(line: Line, mode: str) -> dict[str, Any]:
         "marker": {"color": line.style.colour, "symbol": line.style.symbol, "size": 10},
     }
     if any(e is not None for e in line.error):
-        trace["error_y"] = {"type": "data", "array": [e or 0.0 for e in line.error], "thickness": 1.5, "width": 5, "color": line.style.colour}
+        trace["error_y"] = {
+            "type": "data",
+            "array": [e or 0.0 for e in line.error],
+            "thickness": 1.5,
+            "width": 5,
+            "color": line.style.colour,
+        }
     if line.hover:
         trace |= {"text": [safe(h) for h in line.hover], "hovertemplate": "%{text}<extra></extra>"}
     return trace

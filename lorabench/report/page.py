@@ -38,14 +38,18 @@ def page(view: View, today: date) -> str:
     """The whole page as text."""
     made = sections(view)
     figures = {b.name: json.loads(b.plot.to_json()) for s in made for b in s.blocks if isinstance(b, Figure)}
-    return _environment().get_template("page.html.jinja").render(
-        view=view,
-        sections=made,
-        today=today.isoformat(),
-        finished=sum(s.outcomes.finished for s in view.summaries),
-        total=sum(s.outcomes.total for s in view.summaries),
-        figures=_as_script(figures),
-        plotly=_plotly() if figures else "",
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            view=view,
+            sections=made,
+            today=today.isoformat(),
+            finished=sum(s.outcomes.finished for s in view.summaries),
+            total=sum(s.outcomes.total for s in view.summaries),
+            figures=_as_script(figures),
+            plotly=_plotly() if figures else "",
+        )
     )
 
 
@@ -75,7 +79,8 @@ def _plotly() -> Markup:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    made = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                       keep_trailing_newline=True)  # fmt: skip
     made.globals.update(
         css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),

@@ -57,7 +57,17 @@ def _columns(view: View) -> tuple[Column, ...]:
             m = metric(name)
             meaning = f"{m.label}: mean paired difference to the reference with 95 % t interval over seeds"
             key = f"{name}_difference"
-            made.append(Column(key, f"Δ {m.label}", m.unit, m.better, signed=True, meaning=meaning, importance=(2 if name == "eval_loss" else 4) if first else 8))
+            made.append(
+                Column(
+                    key,
+                    f"Δ {m.label}",
+                    m.unit,
+                    m.better,
+                    signed=True,
+                    meaning=meaning,
+                    importance=(2 if name == "eval_loss" else 4) if first else 8,
+                )
+            )
     return tuple(made)
 
 
@@ -81,7 +91,7 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
 
 
 def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
-    """"diverged at step 12 (2 of 2)"; empty where all cells finished."""
+    """ "diverged at step 12 (2 of 2)"; empty where all cells finished."""
     total, said = summary.outcomes.total, []
     for kind, words in (("diverged", "diverged"), ("out_of_memory", "out of memory"), ("failed", "failed"), ("missing", "not run yet")):
         number = int(getattr(summary.outcomes, kind))
@@ -117,7 +127,9 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
         notes.append("± is the sample standard deviation over seeds.")
     if any(c.signed for c in columns):
         against = dict.fromkeys(view.label(r) for r in view.references.values())
-        notes.append(f"Δ is the mean difference to {' or '.join(against)}, paired by seed, with its 95 % t interval where two or more pairs differ.")
+        notes.append(
+            f"Δ is the mean difference to {' or '.join(against)}, paired by seed, with its 95 % t interval where two or more pairs differ."
+        )
         alone = [view.label(c) for c in view.references if not any(x.condition == c for x in view.comparisons) and _finished(view, c)]
         if alone:
             notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")

@@ -22,6 +22,7 @@ from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult, Outcome
+    from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
     from lorabench.spec.source import Source

@@ -35,7 +35,7 @@ def section(view: View) -> Section | None:
 
 
 def sentence(view: View, c: Comparison) -> str:
-    """"LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not decisive.\""""
+    """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not decisive.\""""
     m = metric(c.metric)
     ours, theirs = view.label(c.condition), view.label(c.reference)
     seeds = human.plural(c.pairs, "seed")

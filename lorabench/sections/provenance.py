@@ -43,7 +43,9 @@ def environments(view: View) -> tuple[Facts, ...]:
 
 def fingerprints(view: View) -> Grid:
     """Models and data, by hash."""
-    seen = dict.fromkeys((g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data) for g in view.groups)
+    seen = dict.fromkeys(
+        (g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data) for g in view.groups
+    )
     return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(seen))
 
 

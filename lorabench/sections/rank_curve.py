@@ -58,7 +58,9 @@ def decide(view: View, name: str) -> Drawing | None:
     )  # fmt: skip
     ranks = sorted({x for line in lines for x in line.x})
     unit = human.head_unit(m.unit)
-    return Drawing(Axis("rank", log=True, ticks=tuple(ranks)), Axis(f"{m.label} ({unit})" if unit else m.label), tuple(lines), levels, "lines+markers")
+    return Drawing(
+        Axis("rank", log=True, ticks=tuple(ranks)), Axis(f"{m.label} ({unit})" if unit else m.label), tuple(lines), levels, "lines+markers"
+    )
 
 
 def _words(view: View, name: str) -> tuple[str, ...]:

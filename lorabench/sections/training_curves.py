@@ -24,7 +24,10 @@ def section(view: View) -> Section | None:
         "Look for curves that still fall at the end (more steps would help) and for jumps (the rate is too high). "
         "Click a name in the legend to hide its curve."
     )
-    words = tuple(f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps" for line in info.lines)
+    words = tuple(
+        f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
+        for line in info.lines
+    )
     return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words),))
 
 

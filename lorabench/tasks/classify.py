@@ -18,7 +18,9 @@ from lorabench.tasks._rows import PATH_FIELDS, Row, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
 from lorabench.tasks.instruct import complete
 
-__all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
+__all__ = ["CHOICE_SETS", "PATH_FIELDS", "Options", "fingerprint", "load"]
+
+CHOICE_SETS = ("classify",)
 
 
 def _label(value: Any) -> Any:
@@ -71,4 +73,4 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
 
     train, validation, test = read_splits(options, prompt)
     items = tuple(Choice(prompt(row), texts, answer(row)) for row in test)
-    return TaskData(examples(train), examples(validation), examples(test), "padded", (ChoiceSet("classify", items),))
+    return TaskData(examples(train), examples(validation), examples(test), "padded", (ChoiceSet(CHOICE_SETS[0], items),))

@@ -21,7 +21,7 @@ from lorabench.tasks._cloze import cloze_items
 from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ()
-CHOICE_SET = "python-docs-cloze"
+CHOICE_SETS = ("python-docs-cloze",)
 TEST_SHARE, VALIDATION_SHARE = 0.12, 0.08
 LARGEST = 0.05  # a topic above this share of the bytes is trained on: as test text it would be most of the test
 REPEATED_FROM = 40  # characters; shorter paragraphs (headings, "Note:") may stand in several topics
@@ -59,7 +59,7 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         blocks(tokenizer, validation, sequence_length, keep_last=True),
         blocks(tokenizer, test, sequence_length, keep_last=True),
         "packed",
-        (ChoiceSet(CHOICE_SET, cloze_items(train, test)),),
+        (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),),
     )
 
 

@@ -93,10 +93,15 @@ def test_full_fine_tuning_is_the_reference_by_default(tmp_path: Path) -> None:
 
 
 def test_without_full_fine_tuning_there_is_none(tmp_path: Path) -> None:
-    text = STUDY.replace("reference: {method: {name: full}}\n", "").replace("  - {method: {name: full}, quantization: none, training.learning_rate: 1e-3}\n", "")
+    text = STUDY.replace("reference: {method: {name: full}}\n", "").replace(
+        "  - {method: {name: full}, quantization: none, training.learning_rate: 1e-3}\n", ""
+    )
     assert names(tmp_path, text) == {}
 
 
 def test_a_partial_reference_takes_the_nearest_match(tmp_path: Path) -> None:
-    found = names(tmp_path, STUDY.replace("reference: {method: {name: full}}", "reference: {method: {name: lora}, quantization: none, method.rank: 16}"))
+    found = names(
+        tmp_path,
+        STUDY.replace("reference: {method: {name: full}}", "reference: {method: {name: lora}, quantization: none, method.rank: 16}"),
+    )
     assert found["lora 16 nf4"] == "lora 16 none" and "lora 16 none" not in found

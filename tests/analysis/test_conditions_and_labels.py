@@ -43,7 +43,11 @@ def test_labels_are_short(tmp_path: Path) -> None:
     ],
 )
 def test_labels_name_what_varies_and_stay_unique(tmp_path: Path, axis: str, words: str) -> None:
-    text = STUDY.replace("  quantization: [none, nf4]\n", f"  {axis}\n") if axis.startswith("quantization") else STUDY.replace("grid:\n", f"grid:\n  {axis}\n")
+    text = (
+        STUDY.replace("  quantization: [none, nf4]\n", f"  {axis}\n")
+        if axis.startswith("quantization")
+        else STUDY.replace("grid:\n", f"grid:\n  {axis}\n")
+    )
     made = texts(tmp_path, text)
     assert len(set(made)) == len(made)
     assert any(words in t for t in made)

@@ -11,13 +11,22 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lorabench import plugins
-from lorabench.exporters import latex, md
 from lorabench.exporters import csv as csv_export
+from lorabench.exporters import latex, md
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.tables import study_table
 from tests.report.stores import filled
 
-NAMES = ("<script>alert(1)</script>", "a_b & c%", "x|y", "=cmd", "*star* [link](http://x) `code`", "[1] \\ {x} ~ ^ $y$ #", "two\nlines", "@SUM(A1)")
+NAMES = (
+    "<script>alert(1)</script>",
+    "a_b & c%",
+    "x|y",
+    "=cmd",
+    "*star* [link](http://x) `code`",
+    "[1] \\ {x} ~ ^ $y$ #",
+    "two\nlines",
+    "@SUM(A1)",
+)
 
 
 def table_of_names() -> Table:
@@ -54,14 +63,22 @@ def test_latex_escapes_every_special_character() -> None:
 def test_csv_holds_raw_numbers_and_no_formula() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_export.export(table_of_names()))))
     assert list(rows[0]) == ["condition", "eval_loss_nats", "eval_loss_nats_std", "condition_id", "cells"]
-    assert [r["condition"] for r in rows][:4] == ["<script>alert(1)</script>", "a_b & c%", "x|y", "'=cmd"] and rows[-1]["condition"] == "'@SUM(A1)"
+    assert [r["condition"] for r in rows][:4] == ["<script>alert(1)</script>", "a_b & c%", "x|y", "'=cmd"] and rows[-1][
+        "condition"
+    ] == "'@SUM(A1)"
     assert [float(r["eval_loss_nats"]) for r in rows] == [2.5 + i for i in range(len(NAMES))]
 
 
 def test_csv_names_units_spreads_and_intervals(tmp_path: Path) -> None:
     table = study_table(filled(tmp_path))
     rows = list(csv.DictReader(io.StringIO(csv_export.export(table))))
-    for wanted in ("train_peak_bytes", "eval_loss_nats_std", "eval_loss_difference_nats_low", "eval_loss_difference_nats_high", "tokens_per_second"):
+    for wanted in (
+        "train_peak_bytes",
+        "eval_loss_nats_std",
+        "eval_loss_difference_nats_low",
+        "eval_loss_difference_nats_high",
+        "tokens_per_second",
+    ):
         assert wanted in rows[0]
     assert rows[7]["train_peak_bytes"] == "" and rows[0]["cells"].split() == list(table.rows[0].cells)
     exact = table.rows[0].values[[c.key for c in table.columns].index("eval_loss")]

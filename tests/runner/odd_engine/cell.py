@@ -24,7 +24,8 @@ def run_cell(cell, folder, report):
         if step == 7:
             _misbehave(seed)
     (folder / "curve.csv").write_text("step,loss\n1,2.0\n")
-    return CellResult(cell=cell, outcome="finished", readings=(Reading(metric="eval_loss", value=1.0 + seed / 1000),), started_at="2026-01-01")
+    reading = Reading(metric="eval_loss", value=1.0 + seed / 1000)
+    return CellResult(cell=cell, outcome="finished", readings=(reading,), started_at="2026-01-01")
 
 
 def _misbehave(seed):
