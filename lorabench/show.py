@@ -60,9 +60,11 @@ def _standing(store: Store, cell_id: str) -> tuple[str, str]:
 
 
 def _reason(result: CellResult) -> str:
-    assert result.error is not None
-    step = f" (step {result.error.step})" if result.error.step is not None else ""
-    return f"{result.error.kind}: {result.error.message}{step}"
+    error = result.error
+    assert error is not None
+    kind = "" if error.kind in error.message else f"{error.kind}: "
+    step = f" (step {error.step})" if error.step is not None and f"step {error.step}" not in error.message else ""
+    return f"{kind}{error.message}{step}"
 
 
 def unfinished(plan: Plan) -> list[str]:
@@ -140,7 +142,7 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> Any:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{prefix}{key}", (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
 
 
 def _in_unit(value: float, unit: str) -> str:

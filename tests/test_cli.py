@@ -62,15 +62,18 @@ def test_run_writes_everything_and_a_second_run_runs_nothing(ran, capsys):
         assert (ran / name).stat().st_size > 0, name
     assert cli.main(["run", str(STUDY), "--out", str(ran), *SETTINGS]) == 0
     out = capsys.readouterr().out
-    assert "15 cells, 15 done, 0 to run" in out and "started" not in out
-    assert f"table:  {ran / 'table.md'}" in out and f"report: {ran / 'report.html'}" in out
+    assert "15 cells, 15 done, 0 to run" in out
+    assert "started" not in out
+    assert f"table:  {ran / 'table.md'}" in out
+    assert f"report: {ran / 'report.html'}" in out
 
 
 def test_plain_lines_say_when_each_cell_starts_and_ends(tmp_path, capsys):
     assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert lines[0].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: started (")
-    assert lines[1].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: finished in ") and "held-out loss" in lines[1]
+    assert lines[1].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: finished in ")
+    assert "held-out loss" in lines[1]
     assert lines[-1].startswith("[15/15] base: finished")
 
 
@@ -84,7 +87,8 @@ def test_cells_that_do_not_finish_are_told_with_exit_code_1(tmp_path, capsys):
     assert "DIVERGED after" in text
     assert cli.main(["status", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "4 cells: 2 finished, 2 diverged" in text and "(step 12)" in text
+    assert "4 cells: 2 finished, 2 diverged" in text
+    assert "(step 12)" in text
 
 
 def test_status_table_report_explain(ran, capsys, tmp_path):
@@ -147,7 +151,9 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments, words, capsy
         code = e.code
     err = capsys.readouterr().err
     assert code == 2
-    assert words in err and err.startswith("lorabench: ") and "Traceback" not in err
+    assert words in err
+    assert err.startswith("lorabench: ")
+    assert "Traceback" not in err
     assert len(err.splitlines()) == 1
 
 
@@ -166,7 +172,8 @@ def test_a_fault_of_the_report_keeps_the_results_and_ends_with_1(tmp_path, monke
     monkeypatch.setattr(api, "write_outputs", lambda store: 1 / 0)
     assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 1
     err = capsys.readouterr().err
-    assert "the report could not be written (ZeroDivisionError" in err and len(err.splitlines()) == 1
+    assert "the report could not be written (ZeroDivisionError" in err
+    assert len(err.splitlines()) == 1
     assert len((tmp_path / "q" / "cells.csv").read_text().splitlines()) == 16
 
 

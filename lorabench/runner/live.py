@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorabench.runner.progress import Running, Tally, count, duration, headline, state, verdict
+from lorabench.runner.progress import Running, Tally, count, headline, state, verdict
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event
@@ -79,10 +79,10 @@ class Live:
 
     def _draw(self) -> Group:
         with self.lock:
-            left = self._tally.seconds_left()
+            left = self._tally.time_left()
             total = len(self._tally.plan.cells)
             head = Text(f"{self._tally.done} of {count(total, 'cell')} done", "bold")
-            head.append(f", about {duration(left)} left" if left else ", time left not known yet", "not bold")
+            head.append(f", {left}" if left else "", "not bold")
             if self.waiting:
                 head.append(f"; waiting for {count(self.waiting, 'cell')} that another runner has", "yellow")
             rows = [self._row(r) for r in sorted(self._tally.running.values(), key=lambda r: r.number)]

@@ -58,6 +58,12 @@ class Running:
     trained_from: float | None = None
     """when its first optimizer step was reported"""
 
+    def pace(self, now: float) -> float | None:
+        """Seconds of a step so far, while it trains; None before its second step."""
+        if self.last is None or self.last.phase != "train" or self.trained_from is None or (self.last.step or 0) < 2:
+            return None
+        return (now - self.trained_from) / ((self.last.step or 0) - 1)
+
 
 @dataclass
 class Tally:
@@ -94,28 +100,32 @@ class Tally:
         self.left = [c for c in self.left if c.id != cell.id]
         self.done += 1
 
-    def seconds_left(self) -> float | None:
-        """Of the whole run, from the finished cells of as many steps, else from the steps of the running one; None where unknown."""
+    def time_left(self) -> str:
+        """ "about 3 min left", from the finished cells of as many steps; before there is one, "more than", from the running one's steps."""
         now = time.monotonic()
         total = 0.0
-        for cell, spent in [*((c, 0.0) for c in self.left), *((r.cell, now - r.began) for r in self.running.values())]:
+        for cell in self.left:
             expected = self._expected(cell)
             if expected is None:
-                return None
-            total += max(0.0, expected - spent)
-        lanes = max(1, len(self.running))
-        return total / lanes
+                return "time left not known yet"
+            total += expected
+        for running in self.running.values():
+            expected, pace = self._expected(running.cell), running.pace(now)
+            if expected is None:
+                return "time left not known yet"
+            steps = (running.last.steps or 0) - (running.last.step or 0) if running.last else 0
+            total += max(expected - (now - running.began), (pace or 0) * steps, 0)
+        if not self.left and not self.running:
+            return ""
+        return f"{'about' if self.seconds else 'more than'} {duration(max(1.0, total / max(1, len(self.running))))} left"
 
     def _expected(self, cell: Cell) -> float | None:
         like = [s for steps, s in self.seconds if steps == cell.training.steps]
         if like:
             return sum(like) / len(like)
-        rates = []
-        for r in self.running.values():
-            if r.last is not None and r.last.step and r.last.steps and r.last.step > 1 and r.trained_from is not None:
-                rates.append((time.monotonic() - r.trained_from) / (r.last.step - 1))
-        if rates:
-            return (sum(rates) / len(rates)) * cell.training.steps
+        paces = [pace for r in self.running.values() if (pace := r.pace(time.monotonic())) is not None]
+        if paces:
+            return sum(paces) / len(paces) * cell.training.steps
         trained = [(steps, s) for steps, s in self.seconds if steps]
         if trained:
             return sum(s for _, s in trained) / sum(n for n, _ in trained) * cell.training.steps
@@ -183,8 +193,8 @@ class Lines:
         return f"[{now.number:>{len(total)}}/{total}]"
 
     def _left(self) -> str:
-        left = self._tally.seconds_left()
-        return f", about {duration(left)} left" if left else ""
+        left = self._tally.time_left()
+        return f", {left}" if left and "not known" not in left else ""
 
     def _say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LATE = ("transformers.models.auto.modeling_auto", "peft")
+
 
 def main(arguments: list[str]) -> None:
     """Serves commands until the runner closes the pipe."""
@@ -35,7 +37,9 @@ def main(arguments: list[str]) -> None:
     engine = arguments[2]
     check_cells = importlib.import_module(f"{engine}.check").check_cells
     run_cell = importlib.import_module(f"{engine}.cell").run_cell
-    send({"ready": True})
+    if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
+        for name in LATE:
+            importlib.import_module(name)
     while True:
         command = commands.get()
         if command["do"] == "check":
@@ -60,7 +64,7 @@ def _run(run_cell: Callable[..., Any], command: dict[str, Any], send: Callable[[
     with _printing_to(folder / "log.txt"):
         try:
             result = run_cell(_cell(command["cell"]), folder, lambda event: send({"event": dataclasses.asdict(event)}))
-            return {"result": result.model_dump(mode="json", by_alias=True, exclude_none=True)}
+            return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
             return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}

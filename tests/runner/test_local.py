@@ -56,7 +56,8 @@ def test_a_cell_that_dies_is_recorded_and_the_next_one_runs(slot, tmp_path, seed
     bad, good = cells(seed, 1)
     result = run(slot, bad, tmp_path)
     assert (result.outcome, result.error.kind, result.error.step) == ("failed", kind, 7)
-    assert words in result.error.message and "\n" not in result.error.message
+    assert words in result.error.message
+    assert "\n" not in result.error.message
     assert run(slot, good, tmp_path).outcome == "finished"
 
 
@@ -127,3 +128,9 @@ def test_opening_a_slot_imports_nothing_heavy():
     code = "import sys; from lorabench.executors import local; print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"
+
+
+def test_the_result_is_of_the_very_cell_that_was_asked_for(slot, tmp_path):
+    full = expand(study_of(0, more="grid: {method: [{name: full}]}\n"))[0]
+    assert full.method.rank is None
+    assert run(slot, full, tmp_path).cell == full

@@ -30,7 +30,8 @@ def test_a_crash_is_recorded_and_the_study_goes_on(open_odd, begun, tmp_path):
     assert outcomes(plan) == ["finished", "failed", "failed", "finished"]
     rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").open()))
     assert [r["outcome"] for r in rows] == outcomes(plan)
-    assert rows[1]["eval_loss"] == "" and "SIGKILL" in rows[1]["error"]
+    assert rows[1]["eval_loss"] == ""
+    assert "SIGKILL" in rows[1]["error"]
     assert not list((tmp_path / "out" / "cells").glob("*.partial"))
 
 
@@ -62,7 +63,8 @@ def test_a_problem_found_by_the_engine_names_the_line_its_value_came_from(open_o
     source = source_of(0, 1, more=more)
     with pytest.raises(StudyError, match=f"^{place}: rank 64 is above 48$"):
         run(study_of(0, 1, more=more), tmp_path / "out", crew=Crew(open_odd), source=source)
-    assert begun() == [] and not (tmp_path / "out").exists()
+    assert begun() == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_problem_of_the_base_setting_names_its_line(open_odd, begun, tmp_path):
@@ -70,10 +72,10 @@ def test_a_problem_of_the_base_setting_names_its_line(open_odd, begun, tmp_path)
     from lorabench.spec.source import override, parse_source
 
     source = parse_source(STUDY.replace("SEEDS", "0").replace("rank: 4", "rank: 64").lstrip(), "odd.yaml", tmp_path)
-    with pytest.raises(StudyError, match="^odd.yaml:5: rank 64"):
+    with pytest.raises(StudyError, match=r"^odd\.yaml:5: rank 64"):
         run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
     source = override(source_of(0), ("method.rank=64",))
-    with pytest.raises(StudyError, match="^--set method.rank: rank 64"):
+    with pytest.raises(StudyError, match=r"^--set method\.rank: rank 64"):
         run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
 
 
@@ -159,4 +161,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(begun, tmp_path):
     (tmp_path / "out").write_text("a file in the way")
     runner = begin(tmp_path, 0)
     _, err = runner.communicate(timeout=30)
-    assert runner.returncode == 2 and "cannot be written" in err and len(err.splitlines()) == 1
+    assert runner.returncode == 2
+    assert "cannot be written" in err
+    assert len(err.splitlines()) == 1
