@@ -72,7 +72,7 @@ class Store:
 
         self.cells_folder.mkdir(parents=True, exist_ok=True)
         self.claims_folder.mkdir(exist_ok=True)
-        plain = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+        plain = {k: v for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items() if v not in ({}, [])}
         write_atomically(self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
         write_atomically(self.folder / "plan.json", _dump({"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}))
 

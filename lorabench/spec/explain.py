@@ -61,7 +61,7 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         name, words = bounds[kind]
         return f"{key} is {seen!r}; it must be {words} {context[name]}"
     if kind == "too_short":
-        return f"{key} is empty; give at least one value"
+        return f"{key} is empty; give at least one value, or leave it out where it may be absent"
     if kind == "string_too_short":
         return f"{key} is empty; give a name"
     if kind == "string_pattern_mismatch":

@@ -267,8 +267,8 @@ class Study(Frozen):
     method: MethodSpec = MethodSpec()
     task: AnyTask | None = None
     training: TrainingSpec = TrainingSpec()
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """axes: a dotted path such as method.rank, and its values"""
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
+    """axes: a dotted path such as method.rank, and its values; left out where nothing varies"""
     include: tuple[dict[str, Any], ...] = ()
     """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
     exclude: tuple[dict[str, Any], ...] = ()

@@ -1,0 +1,103 @@
+"""Conditions are what the file means, and a cell's id is a hash of what affects its outcome and of nothing else."""
+
+import shutil
+from pathlib import Path
+
+from lorabench.spec import Cell, expand
+from lorabench.spec.identity import fingerprint_model, hash_path, reference_for
+from lorabench.spec.load import read_study
+from lorabench.spec.source import override, parse_source
+
+BASE = """
+schema: 1
+name: s
+model: lorabench/tiny-300k
+task: python-docs
+method: {name: lora, rank: 4, alpha: 8}
+quantization: {name: nf4, double_quant: true}
+"""
+
+
+def cells_of(text, *settings):
+    return expand(read_study(override(parse_source(text, "s.yaml", Path.cwd()), settings)))
+
+
+def test_a_name_keeps_the_fields_beside_it_and_unused_ones_are_emptied():
+    cells = cells_of(BASE + "grid: {quantization: [none, nf4, int8], method: [lora, base]}")
+    seen = [(c.quantization.name, c.quantization.double_quant, c.method.name, c.method.alpha) for c in cells]
+    assert seen == [("none", False, "lora", 8), ("none", False, "base", None), ("nf4", True, "lora", 8), ("nf4", True, "base", None),
+                    ("int8", False, "lora", 8), ("int8", False, "base", None)]  # fmt: skip
+
+
+def test_full_fine_tuning_is_one_condition_however_many_ranks():
+    cells = cells_of(BASE.replace("nf4", "none") + "grid: {method: [full, lora], method.rank: [1, 2, 3]}")
+    assert [(c.method.name, c.method.rank) for c in cells] == [("full", None), ("lora", 1), ("lora", 2), ("lora", 3)]
+
+
+def test_exclude_drops_what_agrees_and_include_has_a_grid_of_its_own():
+    text = BASE + "grid: {method.rank: [1, 2], quantization: [none, nf4]}\nexclude: [{method.rank: 2, quantization: nf4}]\n"
+    assert [(c.method.rank, c.quantization.name) for c in cells_of(text)] == [(1, "none"), (1, "nf4"), (2, "none")]
+    text += "include:\n  - {method: full, quantization: none, grid: {training.learning_rate: [1e-3, 1e-4]}}\n"
+    assert [c.training.learning_rate for c in cells_of(text)][3:] == [1e-3, 1e-4]
+
+
+def test_the_id_survives_json_and_ignores_notation():
+    (cell,) = cells_of(BASE, "training.learning_rate=1e-3")
+    (again,) = cells_of(BASE, "training.learning_rate=0.001")
+    assert cell.id == again.id
+    assert Cell.model_validate_json(cell.model_dump_json()).id == cell.id
+    assert len(cell.id) == 12
+
+
+def test_the_id_changes_with_everything_that_affects_the_outcome():
+    (cell,) = cells_of(BASE)
+    changes = ["training.steps=3", "method.rank=5", "method.alpha=9", "quantization=fp4", "seeds=[1]", "evaluation.limit=5", "model.dtype=bfloat16",
+               "training.batch_size=3", "method.target_modules=mlp"]  # fmt: skip
+    ids = [cells_of(BASE, c)[0].id for c in changes]
+    assert len({cell.id, *ids}) == len(changes) + 1
+    (other_seed,) = cells_of(BASE, "seeds=[1]")
+    assert other_seed.condition_id == cell.condition_id
+
+
+def test_a_model_is_its_bytes_not_its_path(tmp_path):
+    source = Path(__file__).parents[2] / "lorabench" / "models" / "tiny-300k"
+    shutil.copytree(source, tmp_path / "copy")
+    assert fingerprint_model(str(tmp_path / "copy")) == fingerprint_model("lorabench/tiny-300k")
+    assert cells_of(BASE, f"model={tmp_path / 'copy'}")[0].id == cells_of(BASE)[0].id
+    weights = tmp_path / "copy" / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    fingerprint_model.cache_clear()
+    assert fingerprint_model(str(tmp_path / "copy")) != fingerprint_model("lorabench/tiny-300k")
+
+
+def test_data_is_its_bytes_not_its_path(tmp_path):
+    words = "one two three four five six seven. " * 400
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(words)
+    text = BASE.replace("task: python-docs", f"task: {{name: text, train: {tmp_path / 'a.txt'}}}")
+    (first,) = cells_of(text)
+    assert cells_of(text.replace("a.txt", "b.txt"))[0].id == first.id
+    (tmp_path / "b.txt").write_text(words + "!")
+    assert cells_of(text.replace("a.txt", "b.txt"))[0].id != first.id
+
+
+def test_large_files_are_sampled_over_their_length(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorabench.spec.identity.SAMPLE_ABOVE", 2**20)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(bytes(8 * 2**20))
+    before = hash_path(file)
+    for start, stop in ((0, 1), (4 * 2**20, 4 * 2**20 + 2**18), (8 * 2**20 - 1, 8 * 2**20)):
+        raw = bytearray(8 * 2**20)
+        raw[start:stop] = b"x" * (stop - start)
+        file.write_bytes(raw)
+        assert hash_path(file) != before
+
+
+def test_the_reference_of_a_condition_shares_most_with_it():
+    cells = cells_of(BASE.replace("nf4", "none") + "grid: {method: [full, lora], training.learning_rate: [1e-3, 1e-4]}")
+    plain = [c.model_dump(mode="json", exclude={"seed", "fingerprints"}) for c in cells]
+    full = [p for p in plain if p["method"]["name"] == "full"]
+    for p in plain:
+        assert reference_for(p, full)["training"]["learning_rate"] == p["training"]["learning_rate"]
