@@ -5,6 +5,7 @@ A diverged or failed replicate has no value; it is counted, never averaged in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -81,29 +82,30 @@ def metrics(data: pd.DataFrame) -> tuple[str, ...]:
 def aggregate(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Summary, ...]:
     """A Summary of each condition in the study's order; `data` is record.wide(results)."""
     names = labels(groups)
-    present = metrics(data)
-    by_condition = {str(c): rows for c, rows in data.groupby("condition", sort=False)}
-    nothing = data.iloc[:0]
-    return tuple(_summary(g, names[g.condition], by_condition.get(g.condition, nothing), present) for g in groups)
+    statistics = _statistics(data)
+    counts = Counter(zip(data["condition"], data["outcome"], strict=True))
+    made = []
+    for group in groups:
+        c = group.condition
+        ended = {o: counts[c, o] for o in ("finished", "diverged", "out_of_memory", "failed")}
+        outcomes = Outcomes(**ended, missing=len(group.cells) - sum(ended.values()))
+        seeds = tuple(cell.seed for cell in group.cells) if group.trains else ()
+        own = MappingProxyType(statistics.get(c, {}))
+        made.append(Summary(c, names[c], group.setting.method.name, group.ids, seeds, outcomes, own))
+    return tuple(made)
 
 
-def _summary(group: Replicates, label: Label, rows: pd.DataFrame, present: Sequence[str]) -> Summary:
-    counts = rows["outcome"].value_counts().to_dict()
-    finished = rows[rows["outcome"] == "finished"]
-    statistics = {m: s for m in present if (s := _statistic(finished[m]))}
-    outcomes = Outcomes(
-        finished=int(counts.get("finished", 0)),
-        diverged=int(counts.get("diverged", 0)),
-        out_of_memory=int(counts.get("out_of_memory", 0)),
-        failed=int(counts.get("failed", 0)),
-        missing=len(group.cells) - len(rows),
-    )
-    seeds = tuple(c.seed for c in group.cells) if group.trains else ()
-    return Summary(group.condition, label, group.setting.method.name, group.ids, seeds, outcomes, MappingProxyType(statistics))
-
-
-def _statistic(column: pd.Series) -> Statistic | None:
-    values = column.dropna().astype("float64")
-    if values.empty:
-        return None
-    return Statistic(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
+def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
+    """Condition to metric to Statistic, over finished replicates."""
+    finished = data[data["outcome"] == "finished"]
+    found: dict[str, dict[str, Statistic]] = {}
+    for metric in metrics(data):
+        grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
+        mean, std, number = grouped.mean(), grouped.std(ddof=1), grouped.count()
+        for condition in mean.index:
+            n = int(number[condition])
+            if n:
+                found.setdefault(str(condition), {})[metric] = Statistic(
+                    float(mean[condition]), float(std[condition]) if n > 1 else None, n
+                )
+    return found

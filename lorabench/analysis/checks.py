@@ -54,7 +54,10 @@ def _seeds(summaries: Sequence[Summary]) -> list[Finding]:
     trained = [s for s in summaries if s.seeds]
     most = max((len(s.seeds) for s in trained), default=0)
     if most == 1:
-        sentence = "Every condition was trained with one seed, so how far a repetition would land is unknown: no difference can be called decisive."
+        sentence = (
+            "Every condition was trained with one seed, so how far a repetition would land is unknown: "
+            "no difference can be called decisive."
+        )
         return [Finding("one_seed", "Seed noise is unknown", sentence)]
     if 1 < most < ENOUGH_SEEDS:
         sentence = (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.errors import LorabenchError
@@ -74,20 +74,24 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
 def compare(data: pd.DataFrame, wanted: Mapping[str, str], metrics: Sequence[str]) -> tuple[Comparison, ...]:
     """A Comparison for each condition and metric that has a pair; `data` is record.wide(results)."""
     finished = data[(data["outcome"] == "finished") & data["seed"].notna()]
-    by_condition = {str(c): rows.set_index("seed") for c, rows in finished.groupby("condition", sort=False)}
     made = []
     for metric in metrics:
+        by_seed = _by_seed(finished, metric)
         for condition, reference in wanted.items():
-            if condition in by_condition and reference in by_condition:
-                ours, theirs = by_condition[condition][metric].dropna(), by_condition[reference][metric].dropna()
-                both = ours.index.intersection(theirs.index)
-                if len(both):
-                    made.append(_paired(metric, condition, reference, _floats(ours.loc[both]), _floats(theirs.loc[both])))
+            ours, theirs = by_seed.get(condition, {}), by_seed.get(reference, {})
+            seeds = [s for s in ours if s in theirs]
+            if seeds:
+                pairs = np.array([(ours[s], theirs[s]) for s in seeds])
+                made.append(_paired(metric, condition, reference, pairs[:, 0], pairs[:, 1]))
     return tuple(made)
 
 
-def _floats(values: pd.Series) -> np.ndarray:
-    return values.to_numpy(dtype="float64")
+def _by_seed(finished: pd.DataFrame, metric: str) -> dict[str, dict[int, float]]:
+    present = finished[finished[metric].notna()]
+    found: dict[str, dict[int, float]] = {}
+    for condition, seed, value in zip(present["condition"], present["seed"], present[metric].astype("float64"), strict=True):
+        found.setdefault(condition, {})[int(seed)] = float(value)
+    return found
 
 
 def _paired(metric: str, condition: str, reference: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
@@ -96,6 +100,8 @@ def _paired(metric: str, condition: str, reference: str, ours: np.ndarray, their
     spread = float(np.std(each, ddof=1)) if n > 1 else 0.0
     if spread <= _SAME * float(np.max(np.abs([ours, theirs]))):
         return Comparison(metric, condition, reference, n, mean, None, None, None)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
-    p_value = float(stats.ttest_rel(ours, theirs).pvalue)
+    # scipy.special's own t distribution: scipy.stats takes ~1 ms a call, and a study makes thousands
+    error = spread / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    p_value = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
     return Comparison(metric, condition, reference, n, mean, mean - half, mean + half, p_value)

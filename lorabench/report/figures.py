@@ -7,6 +7,7 @@ subset of HTML in every text, so names go through `safe`.
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,6 +52,8 @@ class Axis:
     """the only places for ticks"""
     format: str = ""
     """d3's number format"""
+    span: tuple[float, float] | None = None
+    """from where to where, if a few values would press all others flat"""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
         made |= {"type": "log", "exponentformat": "power"}
     if axis.ticks:
         made |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+    if axis.span is not None:
+        made["range"] = list(axis.span)
     if axis.format:
         made["tickformat"] = axis.format
     return made
@@ -143,5 +148,5 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[tuple[fl
     if len(x) <= most:
         return tuple(x), tuple(y)
     edges = [round(i * len(x) / most) for i in range(most + 1)]
-    pieces = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    pieces = [(a, b) for a, b in itertools.pairwise(edges) if b > a]
     return tuple(sum(x[a:b]) / (b - a) for a, b in pieces), tuple(sum(y[a:b]) / (b - a) for a, b in pieces)

@@ -40,7 +40,7 @@ def page(view: View, today: date) -> str:
     figures = {b.name: json.loads(b.plot.to_json()) for s in made for b in s.blocks if isinstance(b, Figure)}
     return (
         _environment()
-        .get_template("page.html.jinja")
+        .get_template("page.html")
         .render(
             view=view,
             sections=made,
@@ -55,7 +55,7 @@ def page(view: View, today: date) -> str:
 
 def table_page(table: Table) -> str:
     """A page with one table and no script."""
-    return _environment().get_template("table_page.html.jinja").render(table=table)
+    return _environment().get_template("table_page.html").render(table=table)
 
 
 def sections(view: View) -> tuple[Section, ...]:

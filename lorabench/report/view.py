@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,11 +49,20 @@ class View:
 
     def summary(self, condition: str) -> Summary:
         """The row of a condition."""
-        return next(s for s in self.summaries if s.condition == condition)
+        return self._summary_of[condition]
 
     def comparison(self, metric: str, condition: str) -> Comparison | None:
         """A condition against its reference, None where no pair allows it."""
-        return next((c for c in self.comparisons if c.metric == metric and c.condition == condition), None)
+        return self._comparison_of.get((metric, condition))
+
+    # looked up once for each field of each table: a search would be quadratic in the conditions
+    @cached_property
+    def _summary_of(self) -> dict[str, Summary]:
+        return {s.condition: s for s in self.summaries}
+
+    @cached_property
+    def _comparison_of(self) -> dict[tuple[str, str], Comparison]:
+        return {(c.metric, c.condition): c for c in self.comparisons}
 
     def of_condition(self, condition: str) -> tuple[CellResult, ...]:
         """The results of a condition's cells."""

@@ -25,7 +25,7 @@ def section(view: View) -> Section | None:
             m = metric(name)
             caption = (
                 f"Mean {m.label} over seeds with its standard deviation ({m.better} is better). Look where a curve flattens: "
-                "more rank buys nothing there. Dashed lines are conditions without a rank."
+                "more rank buys nothing there. Level lines are conditions without a rank."
             )
             blocks.append(Figure(f"rank-{len(blocks)}", draw(info), f"{m.label} against rank", caption, _words(view, name)))
     return Section(TITLE, tuple(blocks)) if blocks else None

@@ -24,6 +24,8 @@ def section(view: View) -> Section | None:
         "Look for curves that still fall at the end (more steps would help) and for jumps (the rate is too high). "
         "Click a name in the legend to hide its curve."
     )
+    if info.y.span is not None:
+        caption += " Diverged conditions leave at the top."
     words = tuple(
         f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
         for line in info.lines
@@ -33,14 +35,19 @@ def section(view: View) -> Section | None:
 
 def decide(view: View) -> Drawing | None:
     """The mean curve of each condition, of all its cells that trained."""
-    lines = []
+    lines: list[Line] = []
+    calm: list[float] = []
     for s in view.summaries:
         curves = [c for r in view.of_condition(s.condition) if (c := _curve(view, r.cell.id)) is not None]
         if curves:
             mean = pd.concat(curves).groupby("step")["loss"].mean()
             x, y = thinned([float(step) for step in mean.index], mean.tolist(), MOST_POINTS)
             lines.append(Line(s.label.text, view.styles[s.condition], x, y))
-    return Drawing(Axis("optimizer step"), Axis("training loss (nats)"), tuple(lines)) if lines else None
+            calm.extend(() if s.outcomes.diverged else y)
+    # a diverged curve climbs by powers of ten: it may leave the figure, so that the others stay readable
+    diverged = any(s.outcomes.diverged for s in view.summaries)
+    span = (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm))) if calm and diverged else None
+    return Drawing(Axis("optimizer step"), Axis("training loss (nats)", span=span), tuple(lines)) if lines else None
 
 
 def _curve(view: View, cell_id: str) -> pd.DataFrame | None:

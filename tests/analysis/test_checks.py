@@ -21,7 +21,8 @@ def test_one_seed_and_few_seeds(tmp_path: Path) -> None:
 def test_untuned_rates(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path / "a"))
     finding = next(f for f in view.findings if f.kind == "untuned_rates")
-    assert "LoRA 0.003" in finding.sentence and "full 0.001" in finding.sentence
+    assert "LoRA 0.003" in finding.sentence
+    assert "full 0.001" in finding.sentence
     shared = make_view(filled(tmp_path / "b", STUDY.replace(", training.learning_rate: 1e-3", "")))
     assert any("share one learning rate (0.003)" in f.sentence for f in shared.findings)
 
@@ -31,5 +32,6 @@ def test_what_did_not_finish_is_found(tmp_path: Path) -> None:
     text = text.replace("seeds:", "  - {method: {name: lora, rank: 2}, training.batch_size: 4096}\nseeds:").replace("exclude", "exclude")
     view = make_view(filled(tmp_path, text, lambda r: None if r.cell.method.name == "base" else r))
     found = {f.kind: f for f in view.findings}
-    assert found["diverged"].sentence.startswith("4 of ") and found["out_of_memory"].sentence.startswith("2 of ")
+    assert found["diverged"].sentence.startswith("4 of ")
+    assert found["out_of_memory"].sentence.startswith("2 of ")
     assert found["missing"].conditions == ("base",)

@@ -33,29 +33,36 @@ def test_interval_and_p_are_those_of_the_paired_t_test() -> None:
     oracle = stats.ttest_rel(a, b)
     interval = oracle.confidence_interval(0.95)
     assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, oracle.pvalue))
-    assert found.difference == pytest.approx(0.2) and found.pairs == 4 and found.p_adjusted is None
+    assert found.difference == pytest.approx(0.2)
+    assert found.pairs == 4
+    assert found.p_adjusted is None
 
 
 def test_two_seeds_by_hand() -> None:
     found = only(data(a={0: 1.1, 1: 1.3}, b={0: 1.0, 1: 1.0}))
     half = 12.7062047 * math.sqrt(0.02) / math.sqrt(2)  # t(0.975, 1 df), std of 0.1 and 0.3
-    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half)) and not found.decisive
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half))
+    assert not found.decisive
 
 
 def test_only_seeds_of_both_sides_pair() -> None:
     found = only(data(a={0: 1.0, 1: 2.0, 7: 90.0}, b={1: 1.5, 0: 0.4, 8: -90.0}))
-    assert found.pairs == 2 and found.difference == pytest.approx(0.55)
+    assert found.pairs == 2
+    assert found.difference == pytest.approx(0.55)
 
 
 def test_one_pair_has_no_interval_and_is_never_decisive() -> None:
     found = only(data(a={0: 1.0}, b={0: 0.5}))
-    assert (found.pairs, found.low, found.high, found.p_value) == (1, None, None, None) and not found.decisive
+    assert (found.pairs, found.low, found.high, found.p_value) == (1, None, None, None)
+    assert not found.decisive
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_differences_that_do_not_vary_have_no_interval(shift: float) -> None:
     found = only(data(a={0: 0.3 + shift, 1: 0.7 + shift}, b={0: 0.3, 1: 0.7}))
-    assert found.difference == pytest.approx(shift) and found.low is None and found.p_value is None
+    assert found.difference == pytest.approx(shift)
+    assert found.low is None
+    assert found.p_value is None
 
 
 def test_without_a_common_seed_there_is_no_comparison() -> None:
@@ -89,7 +96,8 @@ def names(folder: Path, text: str) -> dict[str, str]:
 
 def test_full_fine_tuning_is_the_reference_by_default(tmp_path: Path) -> None:
     found = names(tmp_path, STUDY.replace("reference: {method: {name: full}}\n", ""))
-    assert len(found) == 7 and set(found.values()) == {"full None none"}
+    assert len(found) == 7
+    assert set(found.values()) == {"full None none"}
 
 
 def test_without_full_fine_tuning_there_is_none(tmp_path: Path) -> None:
@@ -104,4 +112,5 @@ def test_a_partial_reference_takes_the_nearest_match(tmp_path: Path) -> None:
         tmp_path,
         STUDY.replace("reference: {method: {name: full}}", "reference: {method: {name: lora}, quantization: none, method.rank: 16}"),
     )
-    assert found["lora 16 nf4"] == "lora 16 none" and "lora 16 none" not in found
+    assert found["lora 16 nf4"] == "lora 16 none"
+    assert "lora 16 none" not in found

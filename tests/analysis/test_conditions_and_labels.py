@@ -51,7 +51,8 @@ def test_labels_name_what_varies_and_stay_unique(tmp_path: Path, axis: str, word
     made = texts(tmp_path, text)
     assert len(set(made)) == len(made)
     assert any(words in t for t in made)
-    assert "full" in made and "base" in made  # one of each: nothing to tell apart
+    assert "full" in made
+    assert "base" in made
 
 
 def test_a_setting_that_follows_from_the_rest_is_left_out(tmp_path: Path) -> None:
@@ -62,7 +63,9 @@ def test_models_are_named_where_there_are_several(tmp_path: Path) -> None:
     cells = expand(study_of(tmp_path))
     made = labels(replicates((*cells, *renamed(cells, "hub/other"))))
     words = [label.text for label in made.values()]
-    assert len(set(words)) == 16 and "full, hub/other" in words and "full, lorabench/tiny-300k" in words
+    assert len(set(words)) == 16
+    assert "full, hub/other" in words
+    assert "full, lorabench/tiny-300k" in words
 
 
 def test_one_name_over_other_bytes_still_gets_two_labels(tmp_path: Path) -> None:
@@ -84,11 +87,13 @@ def test_means_and_deviations_are_over_finished_replicates(tmp_path: Path) -> No
         values = [expected(c)["eval_loss"] for c in group.cells]
         mean = sum(values) / len(values)
         found = s.statistics["eval_loss"]
-        assert found.mean == pytest.approx(mean) and found.n == len(values)
+        assert found.mean == pytest.approx(mean)
+        assert found.n == len(values)
         if len(values) > 1:
             assert found.std == pytest.approx((sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5)
         else:
-            assert found.std is None and s.seeds == ()
+            assert found.std is None
+            assert s.seeds == ()
 
 
 def test_every_outcome_is_counted_and_none_is_averaged_in(tmp_path: Path) -> None:
@@ -100,10 +105,12 @@ def test_every_outcome_is_counted_and_none_is_averaged_in(tmp_path: Path) -> Non
     store = filled(tmp_path, change=change)
     full = next(s for s in make_view(store).summaries if s.method == "full")
     assert (full.outcomes.failed, full.outcomes.missing, full.outcomes.finished, full.outcomes.total) == (1, 1, 0, 2)
-    assert dict(full.statistics) == {} and not full.comparable
+    assert dict(full.statistics) == {}
+    assert not full.comparable
 
 
 def test_a_study_without_results_has_rows_all_the_same(tmp_path: Path) -> None:
     groups = replicates(expand(study_of(tmp_path)))
     rows = aggregate(groups, wide(()))
-    assert len(rows) == 8 and all(s.outcomes.missing == len(s.cells) for s in rows)
+    assert len(rows) == 8
+    assert all(s.outcomes.missing == len(s.cells) for s in rows)

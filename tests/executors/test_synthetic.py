@@ -22,11 +22,14 @@ def cells(folder: Path, text: str = STUDY) -> tuple[Cell, ...]:
 def test_readings_files_and_events(tmp_path: Path) -> None:
     cell, events = cells(tmp_path)[0], list[Event]()
     result = open_slot(threads=1).run(cell, tmp_path / "out", events.append)
-    assert result.outcome == "finished" and {r.metric: r.value for r in result.readings} == expected(cell)
+    assert result.outcome == "finished"
+    assert {r.metric: r.value for r in result.readings} == expected(cell)
     curve = pd.read_csv(tmp_path / "out" / "curve.csv")
-    assert list(curve.columns) == ["step", "loss", "learning_rate", "grad_norm", "seconds"] and len(curve) == 40
+    assert list(curve.columns) == ["step", "loss", "learning_rate", "grad_norm", "seconds"]
+    assert len(curve) == 40
     for values in load_file(tmp_path / "out" / "spectra.safetensors").values():
-        assert len(values) == 1 and values.dtype == "float32"
+        assert len(values) == 1
+        assert values.dtype == "float32"
     assert [e.phase for e in events if e.phase != "train"] == ["load", "evaluate", "decompose"]
     assert sum(e.phase == "train" for e in events) == 40
 
@@ -47,7 +50,9 @@ def test_an_absurd_rate_diverges_and_a_huge_batch_does_not_fit(tmp_path: Path) -
     cell = cells(tmp_path)[0]
     wild = cell.model_copy(update={"training": cell.training.model_copy(update={"learning_rate": 2.0})})
     result = open_slot().run(wild, tmp_path / "a", lambda e: None)
-    assert result.outcome == "diverged" and result.error is not None and result.error.step == 12
+    assert result.outcome == "diverged"
+    assert result.error is not None
+    assert result.error.step == 12
     assert result.value("eval_loss") is None
     wide = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": 4096})})
     assert open_slot().run(wide, tmp_path / "b", lambda e: None).outcome == "out_of_memory"

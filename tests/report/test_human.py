@@ -46,4 +46,5 @@ def test_a_difference_carries_its_sign() -> None:
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
-    assert "\x1b" not in human.one_line("a\x1b[31mb\nc\u202ed") and "\n" not in human.one_line("a\nb")
+    assert "\x1b" not in human.one_line("a\x1b[31mb\nc\u202ed")
+    assert "\n" not in human.one_line("a\nb")

@@ -62,17 +62,22 @@ def test_imports_run_one_way(folder: str) -> None:
 def test_a_rebuilt_report_is_the_same_but_for_its_date(tmp_path: Path) -> None:
     store = filled(tmp_path)
     first, second, later = (write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2))
-    assert first == second and first != later and first.replace(b"2026-01-01", b"") == later.replace(b"2026-01-02", b"")
+    assert first == second
+    assert first != later
+    assert first.replace(b"2026-01-01", b"") == later.replace(b"2026-01-02", b"")
 
 
 def test_every_section_plugin_keeps_its_contract(view: View) -> None:
     for name in plugins.names("sections"):
         module = plugins.load("sections", name)
         made = module.section(view)
-        assert isinstance(module.ORDER, int) and isinstance(module.TITLE, str) and isinstance(made, Section)
+        assert isinstance(module.ORDER, int)
+        assert isinstance(module.TITLE, str)
+        assert isinstance(made, Section)
         for block in made.blocks:
             if isinstance(block, Figure):
-                assert block.caption and block.alternative
+                assert block.caption
+                assert block.alternative
                 assert all(block.plot.layout[axis].title.text for axis in ("xaxis", "yaxis"))
     names = [b.name for s in sections(view) for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) == 5
@@ -80,7 +85,8 @@ def test_every_section_plugin_keeps_its_contract(view: View) -> None:
 
 def test_the_page_asks_for_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
     text = write_report(filled(tmp_path), tmp_path / "r.html").read_text()
-    assert text.count("* plotly.js v") == 1 and "default-src 'none'" in text
+    assert text.count("* plotly.js v") == 1
+    assert "default-src 'none'" in text
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=[\"']?(https?:|//)", text)
 
 
@@ -88,10 +94,13 @@ def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
     study = study_of(tmp_path).model_copy(update={"question": HOSTILE})
     cells = expand(study)
     text = write_report(fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html").read_text()
-    assert "<script>alert" not in text and "<b>x" not in text
-    assert text.count("<script") - text.count('"<script') >= 3 and "&lt;script&gt;alert(1)" in text
+    assert "<script>alert" not in text
+    assert "<b>x" not in text
+    assert text.count("<script") - text.count('"<script') >= 3
+    assert "&lt;script&gt;alert(1)" in text
     names = [t["name"] for f in figures_in(text).values() for t in f["data"]]  # type: ignore[index]
-    assert any("&lt;/script&gt;" in n for n in names) and not any("<" in n for n in names)
+    assert any("&lt;/script&gt;" in n for n in names)
+    assert not any("<" in n for n in names)
 
 
 def test_an_answer_is_built_from_its_comparison(view: View) -> None:
@@ -107,20 +116,26 @@ def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> N
     made = answer.section(one)
     assert made is not None
     sentences = [s for b in made.blocks if isinstance(b, Points) for s in b.items]
-    assert len(sentences) == 12 and all(s.endswith("(1 seed, no interval): not decisive.") for s in sentences)
+    assert len(sentences) == 12
+    assert all(s.endswith("(1 seed, no interval): not decisive.") for s in sentences)
 
 
 def test_figures_show_the_means(view: View) -> None:
     info = rank_curve.decide(view, "eval_loss")
-    assert info is not None and [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
-    assert info.lines[0].x == (1.0, 4.0, 16.0) and [level.label for level in info.levels] == ["full", "base"]
+    assert info is not None
+    assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
+    assert info.lines[0].x == (1.0, 4.0, 16.0)
+    assert [level.label for level in info.levels] == ["full", "base"]
     assert info.lines[1].y == tuple(view.summaries[i].mean("eval_loss") for i in (1, 3, 5))
     memory = accuracy_memory.decide(view)
-    assert memory is not None and len(memory.lines) == 7  # the base has no training peak
+    assert memory is not None
+    assert len(memory.lines) == 7
     curves = training_curves.decide(view)
-    assert curves is not None and all(line.x[0] == 1 and line.x[-1] == 40 for line in curves.lines)
+    assert curves is not None
+    assert all(line.x[0] == 1 and line.x[-1] == 40 for line in curves.lines)
     decay = spectra.decide(view)
-    assert decay is not None and all(line.y[0] == pytest.approx(1) for line in decay.lines)
+    assert decay is not None
+    assert all(line.y[0] == pytest.approx(1) for line in decay.lines)
 
 
 def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
@@ -129,12 +144,14 @@ def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
         assert info is not None
         for line in info.lines:
             colours.setdefault(line.label, set()).add(line.style.colour)
-    assert all(len(c) == 1 for c in colours.values()) and colours["LoRA r=1"] == colours["LoRA r=16"] != colours["LoRA r=1 nf4"]
+    assert all(len(c) == 1 for c in colours.values())
+    assert colours["LoRA r=1"] == colours["LoRA r=16"] != colours["LoRA r=1 nf4"]
 
 
 def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
     made = training_curves.decide(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
-    assert made is not None and len(made.lines[0].x) == training_curves.MOST_POINTS
+    assert made is not None
+    assert len(made.lines[0].x) == training_curves.MOST_POINTS
 
 
 def test_a_store_without_results_or_with_damaged_files_still_gives_a_page(tmp_path: Path) -> None:
@@ -146,3 +163,11 @@ def test_a_store_without_results_or_with_damaged_files_still_gives_a_page(tmp_pa
         if path.suffix in (".csv", ".safetensors"):
             path.write_bytes(b"\x00\xff")
     assert write_report(store, tmp_path / "b.html").is_file()
+
+
+def test_a_diverged_curve_does_not_press_the_others_flat(tmp_path: Path) -> None:
+    text = STUDY.replace("  quantization: [none, nf4]\n", "  training.learning_rate: [3e-3, 2.0]\n")
+    info = training_curves.decide(make_view(filled(tmp_path, text)))
+    assert info is not None
+    assert info.y.span is not None
+    assert info.y.span[1] < 4 < max(max(line.y) for line in info.lines)

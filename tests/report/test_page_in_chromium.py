@@ -67,7 +67,8 @@ def screenshot(driver: Any, path: Path) -> None:
 def test_every_plot_is_drawn_without_error_request_or_overflow(browser: Any, report: Path, width: int) -> None:
     show(browser, report, width)
     plots = browser.execute_script("return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg .trace').length)")
-    assert len(plots) == 5 and all(plots)
+    assert len(plots) == 5
+    assert all(plots)
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]

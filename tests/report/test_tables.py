@@ -25,7 +25,8 @@ def test_every_condition_has_a_row_with_its_cells(tmp_path: Path) -> None:
     assert [i for r in table.rows for i in r.cells] == [c.id for c in store.plan()]
     keys = [c.key for c in table.columns]
     for wanted in ("trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "train_peak_bytes", "tokens_per_second",
-                   "eval_loss", "eval_loss_difference", "python-docs-cloze/acc", "python-docs-cloze/acc_difference", "forgetting", "seeds"):  # fmt: skip
+                   "eval_loss", "eval_loss_difference", "python-docs-cloze/acc",
+                   "python-docs-cloze/acc_difference", "forgetting", "seeds"):  # fmt: skip
         assert wanted in keys
 
 
@@ -36,12 +37,14 @@ def test_the_difference_is_the_paired_one(tmp_path: Path) -> None:
     full = [by["full", None, "none", s] for s in (0, 1)]
     interval = stats.ttest_rel(ours, full).confidence_interval(0.95)
     found = value(study_table(store), 3, "eval_loss_difference")
-    assert found is not None and (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
 def test_reference_and_base_have_no_difference_and_a_note_says_why(tmp_path: Path) -> None:
     table = study_table(filled(tmp_path))
-    assert value(table, 6, "eval_loss_difference") is None and value(table, 7, "eval_loss_difference") is None
+    assert value(table, 6, "eval_loss_difference") is None
+    assert value(table, 7, "eval_loss_difference") is None
     assert any("base" in n and "seed" in n for n in table.notes)
 
 
@@ -49,7 +52,9 @@ def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
     text = STUDY.replace("rank: [1, 4, 16]", "rank: [1]\n  training.learning_rate: [3e-3, 2.0]")
     table = study_table(filled(tmp_path, text, lambda r: None if r.cell.method.name == "full" and r.cell.seed else r))
     words = [v.value for i in range(len(table.rows)) if (v := value(table, i, "outcome"))]
-    assert words.count("diverged at step 12 (2 of 2)") == 2 and "not run yet (1 of 2)" in words and "finished" in words
+    assert words.count("diverged at step 12 (2 of 2)") == 2
+    assert "not run yet (1 of 2)" in words
+    assert "finished" in words
     text = as_text(table, 120)
     assert "diverged at step 12 (2 of 2)" in text
 
@@ -67,7 +72,8 @@ def test_best_is_never_the_base_nor_a_condition_with_broken_cells(tmp_path: Path
 def test_an_empty_store_gives_a_table_all_the_same(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     table = study_table(fill(tmp_path / "s", study, expand(study), lambda r: None))
-    assert [c.key for c in table.columns] == ["condition", "outcome", "seeds"] and len(table.rows) == 8
+    assert [c.key for c in table.columns] == ["condition", "outcome", "seeds"]
+    assert len(table.rows) == 8
     assert "not run yet" in as_text(table, 80)
 
 
@@ -78,16 +84,20 @@ def test_text_fits_its_terminal(tmp_path: Path, width: int) -> None:
     assert max(cell_len(line) for line in text.splitlines()) <= width
     for row in table.rows:
         assert any(line.startswith(str(row.values[0].value)) for line in text.splitlines())  # type: ignore[union-attr]
-    assert "\x1b" not in text and "…" not in text
+    assert "\x1b" not in text
+    assert "…" not in text
     if width >= 120:
-        assert "2.416" in text and "[0.360, 0.485]" in text and "59.1" in text
+        assert "2.416" in text
+        assert "[0.360, 0.485]" in text
+        assert "59.1" in text
 
 
 def test_hostile_names_are_text_in_a_terminal(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     cells = expand(study)
     text = as_text(study_table(fill(tmp_path / "s", study, (*cells, *renamed(cells, "\x1b[31mred [bold]x[/bold] :smile:")))), 200)
-    assert "\x1b" not in text and "[bold]x[/bold] :smile:" in text.replace("\n", "")
+    assert "\x1b" not in text
+    assert "[bold]x[/bold] :smile:" in text.replace("\n", "")
 
 
 def test_an_absent_value_is_a_dash(tmp_path: Path) -> None:
