@@ -44,7 +44,7 @@ def lm_eval_readings(model: Any, tokenizer: Any, sets: Sequence[ChoiceSet], spec
             limit=spec.limit,
             task_manager=manager,
             log_samples=False,
-            bootstrap_iters=0,  # closed-form standard errors; those that only a bootstrap gives are left out
+            bootstrap_iters=1000,  # a mean has a closed form; only medians and the like are resampled
             random_seed=0,
         )
     except (ConnectionError, FileNotFoundError, OSError) as e:

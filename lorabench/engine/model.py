@@ -81,6 +81,8 @@ def load_base(condition: Condition, where: torch.device) -> Any:
             quantization_config=quantization,
             use_safetensors=True,
         )
+    if condition.quantization.name == "int8" and where.type == "cpu":
+        _keep_int8_constants(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
     return model.requires_grad_(False).eval()
 
@@ -192,6 +194,23 @@ def _silence_int8_cast() -> None:
         if not any(isinstance(f, _Int8Cast) for f in logger.filters):
             logger.addFilter(_Int8Cast())
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
+
+
+def _keep_int8_constants(model: Any) -> None:
+    """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
+
+    PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
+    believes that the weight is new, and overwrites the layer's constants with the moved weight's, which are gone.
+    """
+    import bitsandbytes
+
+    def restore(layer: Any, inputs: Any) -> None:
+        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
+            layer.weight.CB = None
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            module.register_forward_pre_hook(restore)
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

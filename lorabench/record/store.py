@@ -121,7 +121,9 @@ class Store:
         cell_id = result.cell.id
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
-        write_atomically(partial / "result.json", _dump(result.model_dump(mode="json", by_alias=True, exclude_none=True)))
+        plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+        plain["cell"] = result.cell.model_dump(mode="json")  # there None is a value: full fine-tuning has rank None, not the default
+        write_atomically(partial / "result.json", _dump(plain))
         _sync_tree(partial)
         if final.exists():
             retired = self.cells_folder / f"{cell_id}.old"

@@ -11,9 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lorabench import plugins
 from lorabench.errors import StudyError
 from lorabench.spec.explain import sentence
 from lorabench.spec.grid import conditions
+from lorabench.spec.paths import find_file, find_model
 from lorabench.spec.source import Source, override, read_source
 from lorabench.spec.study import Study
 
@@ -31,7 +33,24 @@ def read_study(source: Source) -> Study:
         route, words = sentence(e)
         raise StudyError(f"{source.at(route)}: {words}") from None
     conditions(study, source)  # every condition is made once, so that a fault in one is told now
-    return study
+    grid = {axis: tuple(_absolute(axis, v, source) for v in values) for axis, values in study.grid.items()}
+    include = tuple({key: _absolute(key, v, source) for key, v in entry.items()} for entry in study.include)
+    return study.model_copy(update={"grid": grid, "include": include})
+
+
+def _absolute(dotted: str, value: Any, source: Source) -> Any:
+    """A value of an axis with its paths absolute, as those of the base setting are by validation."""
+    if isinstance(value, dict):
+        inside = "" if dotted == "grid" else f"{dotted}."
+        return {k: _absolute(inside + k, v, source) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_absolute(dotted, v, source) for v in value]
+    if not isinstance(value, str):
+        return value
+    if dotted in ("model", "model.name"):
+        return find_model(value, context(source))
+    files = {"evaluation.forgetting", "evaluation.include_path"} | {f"task.{f}" for t in plugins.names("tasks") for f in plugins.load("tasks", t).PATH_FIELDS}
+    return find_file(value, context(source)) or value if dotted in files else value
 
 
 def context(source: Source) -> dict[str, Any]:

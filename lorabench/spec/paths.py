@@ -33,6 +33,12 @@ def model_label(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+def find_file(name: str, context: Any) -> str | None:
+    """The absolute path of an existing file or folder, None where there is none."""
+    path = _resolve(name, context)
+    return str(path) if path else None
+
+
 def _resolve(name: str, context: Any) -> Path | None:
     folders = (context or {}).get("folders", ())
     for folder in (Path.cwd(), *folders):

@@ -209,6 +209,9 @@ class Condition(Frozen):
         """The same condition with the fields that its method and quantization do not use emptied."""
         method, quantization = plugins.load("methods", self.method.name), plugins.load("quantizations", self.quantization.name)
         unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
+        for field in method.FIELDS:
+            if getattr(self.method, field) is None:
+                raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
         changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(update={"double_quant": False})

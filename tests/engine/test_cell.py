@@ -1,0 +1,160 @@
+"""A cell's result is reproducible, complete, and what it saved is what it measured."""
+
+import json
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lorabench import plugins
+from lorabench.engine.cell import is_out_of_memory, run_cell, task_data
+from lorabench.engine.evaluate import losses
+from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.record.result import CellResult
+from tests.engine.conftest import MODEL, cell_of
+
+CPU = torch.device("cpu")
+METHODS = tuple(m for m in plugins.names("methods") if m not in ("base", "full"))
+
+
+def evaluated(cell, model):
+    tokenizer = load_tokenizer(cell.model)
+    data = task_data(cell, tokenizer)
+    return losses(model, data.test[: cell.evaluation.max_sequences], 16, tokenizer.pad_token_id, CPU).mean
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_adapter_loads_onto_the_base_with_peft_and_gives_the_same_loss_merged_or_not(method, folder):
+    cell = cell_of(f"method={method}", "training.steps=6")
+    result = run_cell(cell, folder)
+    assert result.outcome == "finished", result.error
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    untrained = evaluated(cell, base)
+    model = peft.PeftModel.from_pretrained(base, folder / "adapter").eval()
+    assert evaluated(cell, model) == pytest.approx(result.value("eval_loss"), rel=1e-5)
+    assert evaluated(cell, model.merge_and_unload()) == pytest.approx(result.value("eval_loss"), rel=1e-5)
+    assert untrained - result.value("eval_loss") > 0.01, "it learned something"
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
+
+
+@pytest.mark.parametrize("quantization", ["int8", "fp4", "nf4"])
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_quantised_cell_trains_and_its_adapter_loads_onto_the_quantised_base(quantization, method, folder):
+    cell = cell_of(f"quantization={quantization}", f"method={method}", "training.steps=3")
+    result = run_cell(cell, folder)
+    assert result.outcome == "finished", result.error
+    model = peft.PeftModel.from_pretrained(load_base(cell, CPU), folder / "adapter").eval()
+    assert evaluated(cell, model) == pytest.approx(result.value("eval_loss"), rel=2e-3 if quantization == "int8" else 1e-5)
+    assert result.resolved.compute_dtype == ("float16" if quantization == "int8" else "float32")
+
+
+def test_same_seed_same_numbers_and_another_seed_others(folder):
+    numbers = []
+    for seed in (0, 0, 1):
+        result = run_cell(cell_of(f"seeds=[{seed}]", "method.dropout=0.1"), folder)
+        numbers.append(result.value("eval_loss"))
+    assert numbers[0] == numbers[1]
+    assert numbers[0] != numbers[2]
+
+
+def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
+    cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
+    events = []
+    result = run_cell(cell, folder, events.append)
+    assert result.outcome == "finished", result.error
+    for metric in ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds", "train_seconds",
+                   "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "train_loss", "eval_loss", "perplexity",
+                   "bits_per_byte", "forgetting", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"):  # fmt: skip
+        assert result.value(metric) is not None, metric
+    readings = {r.metric: r for r in result.readings}
+    assert len(readings) == len(result.readings), "no metric twice"
+    accuracy = readings["python-docs-cloze/acc"]
+    assert accuracy.count == 20
+    assert accuracy.stderr == pytest.approx((accuracy.value * (1 - accuracy.value) / 19) ** 0.5, rel=1e-6)
+    assert result.value("perplexity") == pytest.approx(np.exp(result.value("eval_loss")))
+    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "spectra.safetensors"}
+    assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
+    assert [e.phase for e in events if e.step is None] == ["load", "train", "evaluate", "decompose"]
+    assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]
+
+
+def test_parameters_are_counted_as_peft_counts_them(folder):
+    for quantization in ("none", "nf4"):
+        cell = cell_of(f"quantization={quantization}", "training.steps=1")
+        result = run_cell(cell, folder)
+        model = peft.PeftModel.from_pretrained(load_base(cell, CPU), folder / "adapter", is_trainable=True)
+        trainable, total = model.get_nb_trainable_parameters()
+        assert (result.value("trainable_parameters"), result.value("total_parameters")) == (trainable, total)
+
+
+def test_rank_r_on_one_module_has_r_times_in_plus_out_parameters(folder):
+    result = run_cell(cell_of("method.rank=3", "method.target_modules=[down_proj]", "training.steps=1"), folder)
+    assert result.value("trainable_parameters") == 4 * 3 * (192 + 64), "four layers of 64 x 192"
+    assert len(result.resolved.target_modules) == 4
+
+
+def test_full_fine_tuning_trains_everything_and_the_base_nothing(folder):
+    full = run_cell(cell_of("method=full", "training.learning_rate=2e-3"), folder)
+    assert full.outcome == "finished", full.error
+    assert full.value("trainable_percent") == 100
+    base = run_cell(cell_of("method=base"), folder)
+    assert base.value("trainable_parameters") == 0
+    assert base.value("train_seconds") is None
+    assert base.value("eval_loss") > full.value("eval_loss")
+    assert base.value("eval_loss") == pytest.approx(evaluated(cell_of("method=base"), AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)))
+
+
+@pytest.mark.parametrize("method", [*METHODS, "full"])
+def test_spectra_are_those_of_the_dense_difference_of_weights(method, folder):
+    cell = cell_of(f"method={method}", "training.steps=4")
+    assert run_cell(cell, folder).outcome == "finished"
+    spectra = load_file(folder / "spectra.safetensors")
+    assert len(spectra) == 4 * 7
+    if method == "full":  # its weights are not kept; that its spectra are of full rank is what can be seen
+        assert all(bool((s > 0).all()) and len(s) == 64 for s in spectra.values())
+        return
+    before = {n: p.detach().double().clone() for n, p in AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).named_parameters()}
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    merged = peft.PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()
+    after = dict(merged.named_parameters())
+    for name, values in spectra.items():
+        dense = torch.linalg.svdvals(after[f"{name}.weight"].double() - before[f"{name}.weight"])
+        n = min(len(values), len(dense))
+        torch.testing.assert_close(values[:n].double(), dense[:n], rtol=1e-3, atol=2e-5)  # merging rounds to float32
+
+
+def test_out_of_memory_is_known_by_what_the_libraries_really_raise():
+    def error_of(make):
+        try:
+            make()
+        except (RuntimeError, MemoryError) as e:
+            return e
+        return None
+
+    assert is_out_of_memory(error_of(lambda: torch.empty(2**50)))
+    assert is_out_of_memory(error_of(lambda: np.empty(2**50)))
+    assert not is_out_of_memory(error_of(lambda: torch.zeros(2) @ torch.zeros(3)))
+
+
+def test_a_cell_that_cannot_get_its_memory_ends_as_out_of_memory(folder, monkeypatch):
+    real = torch.Tensor.backward
+
+    def greedy(self, *args, **kwargs):
+        torch.empty(2**50)  # what an activation that does not fit raises
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", greedy)
+    result = run_cell(cell_of(), folder)
+    assert result.outcome == "out_of_memory"
+    assert "memory" in result.error.message
+
+
+def test_a_fault_is_recorded_as_failed_with_its_sentence(folder):
+    cell = cell_of("evaluation.lm_eval=[no-such-task]")
+    result = run_cell(cell, folder)
+    assert result.outcome == "failed"
+    assert "no-such-task" in result.error.message or "no-such-task" in result.error.kind
