@@ -1,0 +1,92 @@
+"""The house is as ARCHITECTURE.md draws it: imports run one way, plug-ins are files with what their kind needs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorabench import plugins
+
+PACKAGE = Path(__file__).parents[1] / "lorabench"
+LIGHT = {"errors", "plugins", "spec", "record"}
+ALLOWED = {  # layer: the layers that it may import
+    "errors": set(),
+    "plugins": {"errors"},
+    "spec": {"errors", "plugins"},
+    "record": {"errors", "plugins", "spec"},
+    "spectra": LIGHT,
+    "engine": LIGHT | {"spectra"},
+    "methods": LIGHT | {"spectra", "engine"},
+    "quantizations": LIGHT | {"engine"},
+    "tasks": LIGHT | {"engine"},
+    "runner": LIGHT | {"engine", "executors"},
+    "executors": LIGHT | {"engine", "runner"},
+    "analysis": LIGHT,
+    "report": LIGHT | {"analysis"},
+    "sections": LIGHT | {"analysis", "report"},
+    "exporters": LIGHT | {"analysis", "report"},
+}
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "lm_eval", "datasets"}
+
+
+def imports_of(file, *, top_only=False):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = tree.body if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_imports_run_one_way(layer):
+    files = list((PACKAGE / layer).rglob("*.py")) if (PACKAGE / layer).is_dir() else [PACKAGE / f"{layer}.py"]
+    assert files
+    for file in files:
+        for name in imports_of(file):
+            parts = name.split(".")
+            if parts[0] == "lorabench" and len(parts) > 1 and (PACKAGE / parts[1]).exists() | (PACKAGE / f"{parts[1]}.py").exists():
+                assert parts[1] == layer or parts[1] in ALLOWED[layer], f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+@pytest.mark.parametrize("layer", ["spec", "record", "analysis", "report", "sections", "exporters"])
+def test_the_light_arm_names_no_heavy_library(layer):
+    for file in (PACKAGE / layer).rglob("*.py"):
+        assert not {n.split(".")[0] for n in imports_of(file)} & HEAVY, file
+
+
+@pytest.mark.parametrize("module", ["lorabench", "lorabench.cli", "lorabench.spec", "lorabench.record.frame", "lorabench.report.page", "lorabench.runner.run"])
+def test_importing_it_leaves_torch_alone(module):
+    code = f"import {module}, sys; print([m for m in {sorted(HEAVY)!r} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs"),
+    [
+        ("methods", {"FIELDS", "TRAINS", "UNQUANTIZED_ONLY", "attach"}),
+        ("quantizations", {"DOUBLE_QUANT", "config"}),
+        ("tasks", {"Options", "PATH_FIELDS", "fingerprint", "load"}),
+        ("executors", {"open_slot"}),
+        ("sections", {"ORDER", "TITLE", "section"}),
+        ("exporters", {"EXTENSION", "export"}),
+    ],
+)
+def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, needs):
+    assert plugins.names(kind)
+    for name in plugins.names(kind):
+        module = plugins.load(kind, name)
+        assert needs <= set(vars(module)), name
+        assert 10 < len(plugins.describe(kind, name)) < 160, name
+        file = Path(module.__file__)
+        assert not {n.split(".")[0] for n in imports_of(file, top_only=True)} & HEAVY, name
+
+
+def test_no_file_is_called_utils_and_none_is_very_long():
+    for file in PACKAGE.rglob("*.py"):
+        assert file.stem not in ("utils", "common", "helpers", "misc")
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 350, file
