@@ -19,6 +19,7 @@ import yaml
 from lorabench.engine.data import ChoiceSet
 from lorabench.errors import DataError
 from lorabench.record.result import Reading
+from lorabench.record.store import write_atomically
 from lorabench.spec.study import EvaluationSpec
 
 
@@ -62,9 +63,8 @@ def write_task(choices: ChoiceSet, folder: Path) -> None:
     """The set as lm-eval's own multiple-choice task: <name>.yaml and <name>.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     items = folder / f"{choices.name}.jsonl"
-    with items.open("w", encoding="utf-8") as stream:
-        for item in choices.items:
-            stream.write(json.dumps({"context": item.context, "choices": item.choices, "answer": item.answer}) + "\n")
+    rows = (json.dumps({"context": i.context, "choices": i.choices, "answer": i.answer}) + "\n" for i in choices.items)
+    write_atomically(items, "".join(rows))  # several workers write the same file
     task = {
         "task": choices.name,
         "dataset_path": "json",
@@ -78,7 +78,7 @@ def write_task(choices: ChoiceSet, folder: Path) -> None:
         "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")],
         "metadata": {"version": 1.0},
     }
-    (folder / f"{choices.name}.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+    write_atomically(folder / f"{choices.name}.yaml", yaml.safe_dump(task, sort_keys=False))
 
 
 @lru_cache(maxsize=4)
