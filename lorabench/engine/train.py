@@ -69,9 +69,12 @@ def collate(examples: Sequence[Example], padding: int, where: torch.device) -> B
 
 
 def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length - 1) table."""
-    logits = model(input_ids=batch.ids).logits[:, :-1]
-    targets = batch.labels[:, 1:]
+    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length) table.
+
+    Labels are shifted, not logits: a slice of the logits would have to be copied (rows x length x vocabulary).
+    """
+    logits = model(input_ids=batch.ids).logits
+    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
     return loss.view(targets.shape) if reduction == "none" else loss
 
