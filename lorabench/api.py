@@ -71,13 +71,13 @@ class StudyResults:
 
     def frame(self) -> pd.DataFrame:
         """Tidy: a row per cell and metric."""
-        from lorabench.record.frame import frame
+        from lorabench.record.frames import frame
 
         return frame(self.results)
 
     def wide(self) -> pd.DataFrame:
         """A row per cell, as in cells.csv."""
-        from lorabench.record.frame import wide
+        from lorabench.record.frames import wide
 
         return wide(self.results)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.labels import Label, labels
-from lorabench.record.frame import SETTINGS
+from lorabench.record.frames import SETTINGS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lorabench.analysis.aggregate import Summary, aggregate, metrics
 from lorabench.analysis.checks import Finding, check
 from lorabench.analysis.compare import Comparison, compare, references
 from lorabench.analysis.conditions import Replicates, replicates
-from lorabench.record.frame import wide
+from lorabench.record.frames import wide
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles

@@ -75,7 +75,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> None:
 
 def write_cells_csv(plan: Plan) -> Path:
     """cells.csv: a row per result, absent values empty."""
-    from lorabench.record.frame import wide  # pandas: ~1 s, and not while a cell is being timed
+    from lorabench.record.frames import wide  # pandas: ~1 s, and not while a cell is being timed
     from lorabench.record.store import write_atomically
 
     path = plan.store.folder / "cells.csv"

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from lorabench.engine.events import Event
 from lorabench.errors import StoreError
 from lorabench.executors.synthetic import open_slot
-from lorabench.record import CellResult, Reading, Store, frame, wide
+from lorabench.record import CellResult, Reading, Store
+from lorabench.record.frames import frame, wide
 from lorabench.spec import expand
 from tests.spec.test_load import TEXT, study_of
 
