@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +17,7 @@ from lorabench.errors import LorabenchError, unknown
 KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _files(kind: str) -> dict[str, Path]:
     folder = Path(__file__).parent / kind
     return {f.stem.replace("_", "-"): f for f in sorted(folder.glob("*.py")) if not f.stem.startswith("_")}

@@ -83,11 +83,11 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
     """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
     import peft
 
-    assert spec.rank is not None and spec.alpha is not None and spec.dropout is not None  # such methods keep all three
+    assert spec.rank is not None and spec.alpha is not None  # such methods keep theirs
     config = peft.LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank, so any number does
-        lora_dropout=spec.dropout,
+        lora_dropout=spec.dropout or 0.0,
         target_modules=targets,
         task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
         fan_in_fan_out=_is_transposed(model),

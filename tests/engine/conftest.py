@@ -57,7 +57,7 @@ def small_model(kind):
     return maker.from_config(small_config(kind))
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     """A cell's folder, two levels below the results directory as in a store."""
     path = tmp_path / "cells" / "x.partial"
