@@ -68,7 +68,7 @@ def test_importing_it_leaves_torch_alone(module):
 @pytest.mark.parametrize(
     ("kind", "needs"),
     [
-        ("methods", {"FIELDS", "TRAINS", "UNQUANTIZED_ONLY", "attach"}),
+        ("methods", {"FIELDS", "TRAINS", "TRAINS_BASE", "UNQUANTIZED_ONLY", "attach"}),
         ("quantizations", {"DOUBLE_QUANT", "config"}),
         ("tasks", {"Options", "PATH_FIELDS", "fingerprint", "load"}),
         ("executors", {"open_slot"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import math
@@ -21,13 +22,14 @@ from lorabench.engine.data import Example, TaskData
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
 from lorabench.engine.events import Event, Phase
-from lorabench.engine.harness import lm_eval_readings
+from lorabench.engine.harness import Harness
 from lorabench.engine.model import (
     device,
     load_base,
     load_tokenizer,
     logical_numel,
     quiet,
+    resolve_autocast,
     resolve_compute_dtype,
     resolve_dtype,
     skeleton,
@@ -35,7 +37,7 @@ from lorabench.engine.model import (
 )
 from lorabench.engine.probe import LiveBytes, held_tensors
 from lorabench.engine.probe import Phase as Probe
-from lorabench.engine.train import Diverged, Step, collate, make_optimizer, resolve_autocast, take_step, token_loss, train
+from lorabench.engine.train import Diverged, Step, collate, make_optimizer, take_step, token_loss, train
 from lorabench.errors import LorabenchError
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
@@ -54,8 +56,8 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
         run.train(data)
         run.evaluate(data)
         run.save()
-        run.decompose()
-        run.measure_memory(data)
+        run.attempt(run.decompose)
+        run.attempt(lambda: run.measure_memory(data))
     except Diverged as e:
         return run.ended("diverged", e, e.step)
     except (MemoryError, RuntimeError) as e:
@@ -93,6 +95,8 @@ class _Run:
         self.cell, self.folder, self.report, self.started_at = cell, folder, report, started_at
         self.device = device()
         self.autocast = resolve_autocast(cell.training, self.device)
+        if self.device.type == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)  # same seed, same machine: same numbers
         self.readings: list[Reading] = []
         self.curve: list[Step] = []
         self.resolved: Resolved | None = None
@@ -107,17 +111,15 @@ class _Run:
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
-        with Probe(self.device) as sampling:
-            domain, before = self._domain(base, tokenizer)
+        self.read("weight_bytes", weight_bytes(base))
+        domain, before = self._domain(base, tokenizer)  # on no clock: later cells of the same base find it made
         torch.manual_seed(cell.seed)
         with Probe(self.device) as attaching:
             wanted = cell.method.target_modules
             targets = resolve_targets(base, wanted) if wanted is not None else ()
-            self.read("weight_bytes", weight_bytes(base))
             with quiet():
                 model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
         self.adapted = _Adapted(model, tokenizer, targets, start_factors(model), domain, before)
-        self.evaluation_seconds = sampling.seconds
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
         self._resolve(model, targets, data)
@@ -156,14 +158,15 @@ class _Run:
         cell, adapted = self.cell, self.adapted
         self._enter("evaluate")
         spec, padding = cell.evaluation, adapted.tokenizer.pad_token_id
+        harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
             seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, padding, self.device)
             self.readings += held_out_readings(seen)
-            self.readings += lm_eval_readings(adapted.model, adapted.tokenizer, data.choice_sets, spec, self.folder.parent.parent / "lm-eval")
+            self.readings += harness.readings(adapted.model, adapted.tokenizer)
             if adapted.domain and adapted.domain_before is not None:
                 after = losses(adapted.model, adapted.domain, spec.batch_size, padding, self.device)
                 self.readings.append(forgetting_reading(adapted.domain_before, after))
-        self.read("eval_seconds", phase.seconds + self.evaluation_seconds)
+        self.read("eval_seconds", phase.seconds)
         self._read_cuda("eval", phase)
 
     def save(self) -> None:
@@ -184,6 +187,13 @@ class _Run:
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing
         self.read("adapter_bytes", (target / "adapter_model.safetensors").stat().st_size)
 
+    def attempt(self, part: Callable[[], None]) -> None:
+        """Runs what comes after the evaluation: a fault there is in the log and leaves its readings absent, the cell has finished all the same."""
+        try:
+            part()
+        except (RuntimeError, MemoryError):
+            traceback.print_exc()
+
     def decompose(self) -> None:
         """The singular values of every learned delta."""
         self._enter("decompose")
@@ -191,7 +201,7 @@ class _Run:
         if hasattr(model, "peft_config"):
             spectra = adapter_spectra(model, self.adapted.start)
         elif self.cell.training.steps:
-            base = load_base(self.cell, self.device)
+            base = load_base(self.cell, torch.device("cpu"))  # never two whole models on the device
             spectra = full_spectra(model, tuple(linear_modules(base)), lambda name: base.get_submodule(name).weight)
         else:
             return
@@ -232,8 +242,11 @@ class _Run:
         if error is not None:
             fault = Fault(kind=type(error).__name__, message=_sentence(error), step=step if step is not None else self.step)
         self.__dict__.pop("adapted", None)  # frees the model before the next cell of this worker
+        if error is not None and error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__)  # they hold the model, too
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # after some faults the device answers nothing any more
+                torch.cuda.empty_cache()
         return CellResult(
             cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
             environment=environment(self.device), started_at=self.started_at, error=fault,
@@ -276,8 +289,8 @@ class _Run:
         quantised = cell.quantization.name != "none"
         scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
         self.resolved = Resolved(
-            dtype=_name(resolve_dtype(cell.model)),
-            compute_dtype=("float16" if cell.quantization.name == "int8" else _name(resolve_compute_dtype(cell))) if quantised else None,
+            dtype=_name(resolve_dtype(cell)),
+            compute_dtype=("float16" if cell.quantization.name == "int8" else _name(self.autocast or resolve_compute_dtype(cell))) if quantised else None,
             autocast=_name(self.autocast) if self.autocast else None,
             optimizer=cell.training.optimizer if cell.training.steps else None,
             scaling=scaling,
@@ -291,7 +304,7 @@ class _Run:
 
 def task_data(cell: Cell, tokenizer: Any) -> TaskData:
     """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
-    key = (cell.fingerprints, cell.task, cell.training.sequence_length)
+    key = (cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length)  # options may hold dicts, which have no hash
     if key not in _DATA:
         made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
         _DATA.clear()

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from lorabench.engine.data import Example
 from lorabench.engine.train import collate, token_loss
@@ -100,20 +101,18 @@ def base_text(model: Any, tokenizer: Any, sequence_length: int, where: torch.dev
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     length = min(SAMPLE_TOKENS, sequence_length)
     devices = [where] if where.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(SAMPLE_SEED)
-        rows = model.generate(
-            torch.full((SAMPLES, 1), start or 0, device=where),
-            attention_mask=torch.ones((SAMPLES, 1), dtype=torch.long, device=where),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            min_new_tokens=length - 1,
-            max_new_tokens=length - 1,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=True,
-        )
+    own = model.generation_config
+    # a model may bring penalties and filters of its own, which generate() would fill in; no end-of-text: all samples are equally long
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, eos_token_id=None, pad_token_id=tokenizer.pad_token_id, use_cache=True
+    )
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(SAMPLE_SEED)
+            first = torch.full((SAMPLES, 1), start or 0, device=where)
+            rows = model.generate(first, attention_mask=torch.ones_like(first))
+    finally:
+        model.generation_config = own
     return tuple(_example(row, tokenizer) for row in rows.cpu().numpy().astype(np.int32))
 
 

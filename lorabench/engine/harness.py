@@ -6,6 +6,7 @@ one scorer serves all. Nothing is downloaded unless an installed task with a hub
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -23,34 +24,50 @@ from lorabench.record.store import write_atomically
 from lorabench.spec.study import EvaluationSpec
 
 
-def lm_eval_readings(model: Any, tokenizer: Any, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> list[Reading]:
-    """Every metric of every task as "task/metric" with lm-eval's standard error; DataError where a task cannot be had."""
-    own = {s.name: s for s in sets}
-    names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
-    if not names:
-        return []
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+class Harness:
+    """lm-eval made ready for a cell: imported, its tasks written and found. Making it takes seconds the first time."""
 
-    _quieten()
-    for name in names:
-        if name in own:
-            write_task(own[name], scratch)
-    manager = _manager(str(scratch), spec.include_path, all(n in own for n in names))
-    try:
-        found = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=spec.batch_size, max_length=_positions(model)),
-            tasks=names,
-            num_fewshot=spec.num_fewshot,
-            limit=spec.limit,
-            task_manager=manager,
-            log_samples=False,
-            bootstrap_iters=1000,  # a mean has a closed form; only medians and the like are resampled
-            random_seed=0,
-        )
-    except (ConnectionError, FileNotFoundError, OSError) as e:
-        raise DataError(f"lm-eval cannot get the data of {', '.join(n for n in names if n not in own) or names}: {_line(e)}; use tasks with local data") from e
-    return [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
+    def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:
+        own = {s.name: s for s in sets}
+        self.spec = spec
+        self.names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
+        self.foreign = [n for n in self.names if n not in own]
+        if not self.names:
+            return
+        import lm_eval.models.huggingface  # noqa: F401  (what is slow to import, before any clock runs)
+
+        _quieten()
+        used = [own[n] for n in self.names if n in own]
+        # a folder per content: two cells never write over each other's items, and a kept manager never misses a task
+        folder = scratch / hashlib.sha256(repr(used).encode()).hexdigest()[:12]
+        for choices in used:
+            if not (folder / f"{choices.name}.yaml").exists():
+                write_task(choices, folder)
+        self.manager = _manager(str(folder) if used else None, spec.include_path, not self.foreign)
+
+    def readings(self, model: Any, tokenizer: Any) -> list[Reading]:
+        """Every metric of every task as "task/metric" with lm-eval's standard error; DataError where a task's data cannot be had."""
+        if not self.names:
+            return []
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        # float32: in bfloat16 sums of log-probabilities are 0.1 apart, and ties go to the first choice
+        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.spec.batch_size, max_length=_positions(model), softmax_dtype="float32")
+        try:
+            found = simple_evaluate(
+                model=scorer,
+                tasks=self.names,
+                num_fewshot=self.spec.num_fewshot,
+                limit=self.spec.limit,
+                task_manager=self.manager,
+                log_samples=False,
+                bootstrap_iters=1000,  # a mean has a closed form; only medians and the like are resampled
+                random_seed=0,
+            )
+        except OSError as e:  # ConnectionError and FileNotFoundError among them
+            raise DataError(f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data") from e
+        return [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
 
 
 def known_tasks(include_path: str | None) -> list[str]:

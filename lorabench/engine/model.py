@@ -19,7 +19,7 @@ import torch
 from lorabench import plugins
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import Condition, ModelSpec
+from lorabench.spec.study import Condition, ModelSpec, TrainingSpec
 
 FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 
@@ -66,7 +66,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
 
     spec = condition.model
-    dtype = resolve_dtype(spec)
+    dtype = resolve_dtype(condition)
     compute = resolve_compute_dtype(condition)
     quantization = plugins.load("quantizations", condition.quantization.name).config(condition.quantization.double_quant, compute)
     if condition.quantization.name == "int8":
@@ -87,18 +87,25 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def resolve_dtype(model: ModelSpec) -> torch.dtype:
-    """The declared dtype; auto is float32 below 100M parameters, where precision costs little, else bfloat16."""
+def resolve_dtype(condition: Condition) -> torch.dtype:
+    """The declared dtype; auto is float32 below 100M parameters, where precision costs little, else bfloat16.
+
+    Weights that are trained themselves are float32 under auto, whatever their number: most updates of bfloat16
+    weights round to nothing, and the reference of a study would be a cripple. Adapters are float32 in PEFT, too.
+    """
+    model = condition.model
     if model.dtype != "auto":
         return getattr(torch, model.dtype)
     small = sum(p.numel() for p in skeleton(model).parameters()) < FLOAT32_BELOW
-    return torch.float32 if small else torch.bfloat16
+    return torch.float32 if small or plugins.load("methods", condition.method.name).TRAINS_BASE else torch.bfloat16
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
-    """The precision of dequantised products: the declared one, else the model's."""
+    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the model's."""
     declared = condition.quantization.compute_dtype
-    return resolve_dtype(condition.model) if declared == "auto" else getattr(torch, declared)
+    if declared != "auto":
+        return getattr(torch, declared)
+    return resolve_autocast(condition.training, device()) or resolve_dtype(condition)
 
 
 def logical_numel(parameter: torch.Tensor) -> int:
@@ -109,12 +116,16 @@ def logical_numel(parameter: torch.Tensor) -> int:
 
 def weight_bytes(model: Any) -> int:
     """Bytes of the base weights as stored, quantisation constants included; adapters are not counted."""
-    tensors: dict[int, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name:
-            for tensor in (parameter, *quantization_state(parameter)):
-                tensors[tensor.untyped_storage().data_ptr()] = tensor
+    base = [p for name, p in model.named_parameters() if "lora_" not in name]
+    tensors = {t.untyped_storage().data_ptr(): t for t in (*base, *quantization_tensors(model))}  # tied ones once
     return sum(t.untyped_storage().nbytes() for t in tensors.values())
+
+
+def quantization_tensors(model: Any) -> list[torch.Tensor]:
+    """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first forward pass."""
+    found = [t for p in model.parameters() for t in quantization_state(p)]
+    rows = [getattr(getattr(m, "state", None), "SCB", None) for m in model.modules()]
+    return found + [t for t in rows if isinstance(t, torch.Tensor)]
 
 
 def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
@@ -211,6 +222,13 @@ def _keep_int8_constants(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear8bitLt):
             module.register_forward_pre_hook(restore)
+
+
+def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
+    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
+    if spec.autocast == "auto":
+        return torch.bfloat16 if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if spec.autocast == "bfloat16" else None
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

@@ -96,11 +96,11 @@ class LiveBytes(TorchDispatchMode):
 
 def held_tensors(model: Any) -> list[torch.Tensor]:
     """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
-    from lorabench.engine.model import quantization_state
+    from lorabench.engine.model import quantization_tensors
 
-    tensors: list[torch.Tensor] = list(model.buffers())
+    tensors: list[torch.Tensor] = [*model.buffers(), *quantization_tensors(model)]
     for parameter in model.parameters():
-        tensors += [parameter, *quantization_state(parameter)]
+        tensors.append(parameter)
         if parameter.grad is not None:
             tensors.append(parameter.grad)
     return tensors

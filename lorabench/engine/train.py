@@ -145,13 +145,6 @@ def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextli
     return torch.autocast(where.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
-    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
-    if spec.autocast == "auto":
-        return torch.bfloat16 if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if spec.autocast == "bfloat16" else None
-
-
 def learning_rate(spec: TrainingSpec, step: int) -> float:
     """The rate of a step, counted from 1: linear warm-up to the peak, then constant, or linear or half a cosine down to zero at the end."""
     warm = round(spec.warmup * spec.steps)

@@ -72,6 +72,8 @@ class LocalSlot:
         try:
             self._send({"do": "run", "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
             for reply in self._replies():
+                if reply.get("last"):  # this process takes no further cell
+                    self._process.wait()
                 if "event" in reply:
                     seen = Event(**reply["event"])
                     on_event(seen)
@@ -143,7 +145,7 @@ def _environment(threads: int | None) -> dict[str, str]:
     # PYTHONSAFEPATH: -m would put the working directory first, where a user's datasets.py hides the library
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), here) if p)
-    own = {"TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    own = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 

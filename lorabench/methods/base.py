@@ -6,6 +6,7 @@ from typing import Any
 
 FIELDS = ()
 TRAINS = False
+TRAINS_BASE = False
 UNQUANTIZED_ONLY = ""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 FIELDS = ()
 TRAINS = True
+TRAINS_BASE = True
 UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
 
 

@@ -9,6 +9,7 @@ from lorabench.spec.study import MethodSpec
 
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True
+TRAINS_BASE = False
 UNQUANTIZED_ONLY = "it begins from the singular vectors of unquantised weights"
 
 

@@ -34,7 +34,7 @@ _TABLE = (
     Metric("train_tokens", "training tokens", "count", "none", "tokens trained on, padding left out"),
     Metric("padding_percent", "padding %", "percent", "lower", "share of the training positions that held padding"),
     Metric("tokens_per_second", "tokens/s", "tokens/s", "higher", "non-padding training tokens over training time"),
-    Metric("train_peak_bytes", "train peak", "bytes", "lower", "peak of live tensors during training (CUDA: max_memory_allocated)"),
+    Metric("train_peak_bytes", "train peak", "bytes", "lower", "peak of live tensors during training (CUDA: max_memory_allocated, which paged optimizer state is not part of)"),
     Metric("eval_peak_bytes", "eval peak", "bytes", "lower", "peak of live tensors during evaluation (CUDA: max_memory_allocated)"),
     Metric("train_reserved_bytes", "train reserved", "bytes", "lower", "CUDA max_memory_reserved during training"),
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),

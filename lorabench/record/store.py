@@ -201,7 +201,5 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    _sync(folder)
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)

@@ -45,7 +45,20 @@ def main(arguments: list[str]) -> None:
         if command["do"] == "check":
             send(_check(check_cells, command))
         else:
-            send(_run(run_cell, command, send))
+            reply = _run(run_cell, command, send)
+            reply["last"] = is_spoilt(command, reply)
+            send(reply)
+            if reply["last"]:
+                os._exit(0)
+
+
+def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
+    """Whether the next cell needs a fresh process: a fault on a GPU may leave its context dead, and bitsandbytes never frees paged memory."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    failed = reply.get("result", {}).get("outcome", "failed") == "failed"
+    return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
 def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from lorabench.errors import LorabenchError, StudyError, unknown
 from lorabench.spec.explain import paths_of, sentence
-from lorabench.spec.identity import fingerprints, reference_for
+from lorabench.spec.identity import fingerprints, pinned, reference_for
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
 
@@ -27,7 +27,8 @@ MAX_CELLS = 100_000
 def expand(study: Study) -> tuple[Cell, ...]:
     """All cells of a study, conditions in the file's order, each with all its seeds; data and weights are hashed here."""
     cells: dict[str, Cell] = {}
-    for condition in conditions(study):
+    for declared in conditions(study):
+        condition = declared.model_copy(update={"model": pinned(declared.model)})
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
         for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary

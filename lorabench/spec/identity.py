@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import Cell, Condition, Fingerprints
+from lorabench.spec.study import Cell, Condition, Fingerprints, ModelSpec
 
 IDENTITY_VERSION = 1
 SAMPLE_ABOVE = 256 * 2**20  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
@@ -63,7 +64,7 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
     """Hash of a directory's configuration, tokenizer and weights; a hub id with its commit where that is known offline."""
     directory = model_directory(name)
     if directory is None:
-        return f"{name}@{_cached_commit(name, revision) or revision or 'main'}"
+        return f"{name}@{revision or 'main'}"
     if not directory.is_dir():
         raise ModelError(f"there is no model directory {name}; point to a local copy with --set model=PATH")
     files = [f for f in sorted(directory.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
@@ -74,11 +75,26 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
     return total.hexdigest()[:16]
 
 
-def _cached_commit(name: str, revision: str | None) -> str | None:
-    from huggingface_hub import constants
+@lru_cache(maxsize=256)
+def pinned(model: ModelSpec) -> ModelSpec:
+    """A hub model at the commit that its revision means now: of the local cache, else of the hub, so that what is hashed is what is loaded.
 
-    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
-    return ref.read_text().strip() if ref.is_file() else None
+    A local directory, a commit, and a model that can be asked for nowhere stay as they are.
+    """
+    if model_directory(model.name) is not None or re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+        return model
+    from huggingface_hub import HfApi, constants
+
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{model.name.replace('/', '--')}" / "refs" / (model.revision or "main")
+    if ref.is_file():
+        return model.model_copy(update={"revision": ref.read_text().strip()})
+    if constants.HF_HUB_OFFLINE:
+        return model
+    try:
+        commit = HfApi().model_info(model.name, revision=model.revision, timeout=10).sha
+    except Exception:  # no such model, no network, no access: loading it will say which
+        return model
+    return model.model_copy(update={"revision": commit})
 
 
 def hash_path(path: str | Path) -> str:

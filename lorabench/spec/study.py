@@ -214,15 +214,16 @@ class Condition(Frozen):
                 raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
         changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
-            changes["quantization"] = self.quantization.model_copy(update={"double_quant": False})
+            changes["quantization"] = self.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
         if not method.TRAINS:
-            t = self.training
-            changes["training"] = TrainingSpec(steps=0, batch_size=t.batch_size, sequence_length=t.sequence_length)
+            changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
                 f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
                 "allowed: quantization none, or another method such as lora"
             )
+        if method.TRAINS_BASE and self.model.dtype == "float16":
+            raise LorabenchError(f"method {self.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16")
         return self.model_copy(update=changes)
 
 

@@ -64,4 +64,8 @@ def _dora_delta(layer: Any, a: torch.Tensor, b: torch.Tensor, scaling: float) ->
 @torch.no_grad()
 def full_spectra(model: Any, names: tuple[str, ...], before: Any) -> dict[str, torch.Tensor]:
     """The same for full fine-tuning; `before(name)` gives a module's weight before training."""
-    return {name: dense_singular_values(model.get_submodule(name).weight.float() - before(name).float()) for name in names}
+    spectra = {}
+    for name in names:
+        weight = model.get_submodule(name).weight
+        spectra[name] = dense_singular_values(weight.float() - before(name).to(weight.device).float())
+    return spectra

@@ -158,3 +158,57 @@ def test_a_fault_is_recorded_as_failed_with_its_sentence(folder):
     result = run_cell(cell, folder)
     assert result.outcome == "failed"
     assert "no-such-task" in result.error.message or "no-such-task" in result.error.kind
+
+
+def test_every_task_runs_as_a_cell(folder, tmp_path):
+    words = ["red", "green", "blue", "black", "white"]
+    rows = [f"{w}{i % 7}\t{i % 2}" for i in range(60) for w in words[: 1 + i % 5]]
+    (tmp_path / "rows.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    (tmp_path / "text.txt").write_text(" ".join(rows) * 5)
+    tasks = {
+        "text": f"{{name: text, train: {tmp_path}/text.txt}}",
+        "instruct": f"{{name: instruct, train: {tmp_path}/rows.tsv, prompt: '{{sentence}}', response: ' {{label}}'}}",
+        "classify": f"{{name: classify, train: {tmp_path}/rows.tsv}}",
+        "python-docs": "python-docs",
+    }
+    assert set(tasks) == set(plugins.names("tasks")), "a new task is tried here, too"
+    for name, task in tasks.items():
+        result = run_cell(cell_of(f"task={task}", "evaluation={limit: 8, max_sequences: 8, forgetting: none}"), folder)
+        assert result.outcome == "finished", (name, result.error)
+        assert result.value("eval_loss") > 0
+        assert result.resolved.packing == ("packed" if name in ("text", "python-docs") else "padded")
+        assert (result.value("padding_percent") == 0) == (result.resolved.packing == "packed")
+        if name == "classify":
+            assert 0 <= result.value("classify/acc") <= 1
+
+
+def test_the_order_of_cells_changes_no_number(folder):
+    cells = [cell_of("evaluation.forgetting=self", f"quantization={q}") for q in ("int8", "nf4")]
+    timed = {"load_seconds", "train_seconds", "eval_seconds", "tokens_per_second"}
+
+    def numbers(cell):
+        return {r.metric: r.value for r in run_cell(cell, folder).readings if r.metric not in timed}
+
+    first = [numbers(c) for c in cells]
+    again = [numbers(c) for c in reversed(cells)][::-1]
+    assert first == again
+
+
+def test_a_fault_after_the_evaluation_loses_no_reading(folder, monkeypatch):
+    def broken(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lorabench.engine.cell.adapter_spectra", broken)
+    result = run_cell(cell_of(), folder)
+    assert result.outcome == "finished"
+    assert result.value("eval_loss") is not None
+    assert not (folder / "spectra.safetensors").exists()
+
+
+def test_full_fine_tuning_is_in_float32_unless_said_otherwise(monkeypatch):
+    from lorabench.engine.model import resolve_dtype
+
+    monkeypatch.setattr("lorabench.engine.model.FLOAT32_BELOW", 1000)
+    assert resolve_dtype(cell_of()) == torch.bfloat16
+    assert resolve_dtype(cell_of("method=full")) == torch.float32
+    assert resolve_dtype(cell_of("method=full", "model.dtype=bfloat16")) == torch.bfloat16

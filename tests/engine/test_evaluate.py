@@ -9,7 +9,7 @@ import torch
 from lorabench.engine.cell import task_data
 from lorabench.engine.data import Choice, ChoiceSet, Example
 from lorabench.engine.evaluate import Losses, base_text, forgetting_reading, held_out_readings, losses, ratio_stderr
-from lorabench.engine.harness import lm_eval_readings
+from lorabench.engine.harness import Harness
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.spec import EvaluationSpec
 from tests.engine.conftest import cell_of
@@ -101,7 +101,7 @@ def test_lm_eval_scores_a_choice_set_as_a_hand_count_of_likelihoods_does(base, t
                 logp = model(input_ids=torch.tensor([whole])).logits.log_softmax(-1)[0]
             scores.append(sum(logp[i - 1, whole[i]].item() for i in range(len(start), len(whole))))
         right.append(int(np.argmax(scores)) == item.answer)
-    readings = lm_eval_readings(model, tokenizer, (ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval")
+    readings = Harness((ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval").readings(model, tokenizer)
     accuracy = next(r for r in readings if r.metric == "by-hand/acc")
     assert accuracy.value == pytest.approx(np.mean(right))
     assert accuracy.count == 24
@@ -117,6 +117,28 @@ def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path
     )
     spec = EvaluationSpec(lm_eval=("mine", "own"), include_path=str(tmp_path), limit=4)
     own = ChoiceSet("own", (Choice("a b c", (" d", " zzzz"), 0),) * 6)
-    readings = {r.metric: r for r in lm_eval_readings(model, tokenizer, (own,), spec, tmp_path / "scratch")}
+    readings = {r.metric: r for r in Harness((own,), spec, tmp_path / "scratch").readings(model, tokenizer)}
     assert readings["mine/acc"].count == 4
     assert readings["own/acc"].count == 4
+
+
+def test_two_sets_of_one_name_are_kept_apart(base, tmp_path):
+    model, tokenizer, _ = base
+    accuracies = []
+    for answer in (0, 1):
+        own = ChoiceSet("same", (Choice("The cat sat on the", (" mat", " qqqqzzzz"), answer),) * 3)
+        (accuracy,) = (r.value for r in Harness((own,), EvaluationSpec(), tmp_path).readings(model, tokenizer) if r.metric == "same/acc")
+        accuracies.append(accuracy)
+    assert accuracies == [1.0, 0.0]
+
+
+def test_the_models_generation_settings_do_not_bend_its_sample(base):
+    model, tokenizer, _ = base
+    plain = base_text(model, tokenizer, 24, CPU)
+    model.generation_config.repetition_penalty = 5.0
+    try:
+        bent = base_text(model, tokenizer, 24, CPU)
+        assert model.generation_config.repetition_penalty == 5.0
+    finally:
+        model.generation_config.repetition_penalty = None
+    assert all(np.array_equal(a.ids, b.ids) for a, b in zip(plain, bent, strict=True))

@@ -49,7 +49,7 @@ def test_a_study_that_fits_its_model_has_no_problem():
 
 
 def test_auto_is_float32_for_small_models_and_declared_dtypes_are_kept():
-    assert resolve_dtype(ModelSpec(name="lorabench/tiny-300k")) == torch.float32
+    assert resolve_dtype(cell_of()) == torch.float32
     assert load_base(cell_of("method=base", "model.dtype=bfloat16"), CPU).dtype == torch.bfloat16
 
 

@@ -101,3 +101,31 @@ def test_the_reference_of_a_condition_shares_most_with_it():
     full = [p for p in plain if p["method"]["name"] == "full"]
     for p in plain:
         assert reference_for(p, full)["training"]["learning_rate"] == p["training"]["learning_rate"]
+
+
+def test_a_hub_model_is_pinned_to_the_commit_of_the_local_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from lorabench.spec.identity import pinned
+    from lorabench.spec.study import ModelSpec
+
+    pinned.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    refs = tmp_path / "models--org--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(commit)
+    assert pinned(ModelSpec(name="org/name")).revision == commit
+    assert pinned(ModelSpec(name="org/name", revision="b" * 40)).revision == "b" * 40
+    assert pinned(ModelSpec(name="lorabench/tiny-300k")).revision is None
+    cell = cells_of(BASE, "model=org/name")[0]
+    assert cell.model.revision == commit
+    assert cell.fingerprints.model == f"org/name@{commit}"
+    pinned.cache_clear()
+
+
+def test_settings_that_nothing_uses_make_no_second_condition():
+    text = BASE.replace("quantization: {name: nf4, double_quant: true}", "")
+    assert len(cells_of(text + "grid: {quantization.compute_dtype: [auto, float16, bfloat16]}")) == 1
+    assert len(cells_of(text + "grid: {method: [base], training.batch_size: [2, 4]}")) == 1
+    assert len(cells_of(BASE + "grid: {quantization.compute_dtype: [auto, float16, bfloat16]}")) == 3

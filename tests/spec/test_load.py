@@ -61,7 +61,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key():
-    words = sentence_of(TEXT.replace("batch_size: 16", "batchsize: 16"))
+    words = sentence_of(TEXT.replace("batch_size: 8", "batchsize: 8"))
     line = next(i for i, row in enumerate(TEXT.splitlines(), 1) if "batch_size" in row)
     assert words.startswith(f"study.yaml:{line}: ")
     assert "did you mean 'training.batch_size'" in words
@@ -111,6 +111,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key():
         ([("include", {"a": 1})], ["include", "a list"]),
         ([("include/0/methods", {"name": "full"})], ["include", "did you mean 'method'"]),
         ([("include/0/quantization", "nf4")], ["full", "nf4", "cannot be combined"]),
+        ([("include/0/model", {"name": "lorabench/tiny-300k", "dtype": "float16"})], ["full", "float16", "float32"]),
         ([("seeds", [])], ["seeds", "empty"]),
         ([("seeds", [0, "x"])], ["seeds", "'x'", "a whole number"]),
         ([("seeds", 3)], ["seeds", "a list"]),
