@@ -45,8 +45,6 @@ class Comparison:
     """95 % t interval of the difference"""
     p_value: float | None
     """paired t test, not corrected for multiplicity"""
-    p_adjusted: float | None = None
-    """corrected over the study's comparisons"""
 
     @property
     def decisive(self) -> bool:

@@ -76,9 +76,7 @@ class View:
 def make_view(store: Store) -> View:
     """Reads a store and analyses it."""
     study, groups = store.study(), replicates(store.plan())
-    # the plan's cell stands for a result's own: its id is the folder's name, so they say the same
-    planned = {i: c for g in groups for i, c in zip(g.ids, g.cells, strict=True)}
-    results = {i: r.model_copy(update={"cell": c}) for i, c in planned.items() if (r := store.get(i)) is not None}
+    results = {i: r for g in groups for i in g.ids if (r := store.get(i)) is not None}
     data = wide(results.values())
     names = metrics(data)
     summaries, against = aggregate(groups, data), references(study, groups)
