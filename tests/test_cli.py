@@ -109,7 +109,7 @@ def test_status_table_report_explain(ran, capsys, tmp_path):
     assert len(cell) == 15
     assert cli.main(["explain", found.id[:8], "--in", str(ran)]) == 0
     text = capsys.readouterr().out
-    for words in (found.id, found.condition_id, "method.rank", "learning_rate", "eval_loss", "nats", "curve.csv", "device", "150 steps"):
+    for words in (found.id, found.condition_id, "method.rank", "learning_rate", "eval_loss", "nats", "curve.csv", "device", "100 steps"):
         assert words in text
 
 

@@ -30,7 +30,7 @@ def number(value: float, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.1f}"
     if unit == "percent":
-        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+        return f"{value:#.3g}" if 0 < value < 100 else f"{value:.0f}"
     return decimals(value)
 
 
