@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorabench import cli, plugins
+from tests.spec.test_load import mutated
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("--set", "model=lorabench/tiny-300k", "--executor", "synthetic")
@@ -224,3 +225,22 @@ def test_the_python_interface_gives_frames(tmp_path):
     assert results.report(tmp_path / "r.html").exists()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lb.nothing  # noqa: B018
+
+
+def test_forty_malformed_studies_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
+    faulty = 0
+    for seed in range(400):
+        (tmp_path / "study.yaml").write_text(mutated(seed), encoding="utf-8")
+        code = cli.main(["run", str(tmp_path / "study.yaml"), "--dry-run", "--executor", "synthetic", "--out", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        if code == 0:
+            continue  # some damage leaves a study that can be run
+        faulty += 1
+        assert code == 2, error
+        assert error.startswith("lorabench: "), error
+        assert error.count("\n") == 1, error
+        assert "Traceback" not in error
+        assert str(tmp_path / "study.yaml") in error, "it names the file"
+        if faulty == 40:
+            return
+    raise AssertionError(f"only {faulty} of the mutations were faults")

@@ -161,7 +161,7 @@ def test_a_missing_file_is_one_sentence():
         load_study("nowhere/none.yaml")
 
 
-def _mutations(seed):
+def mutated(seed):
     """A study file damaged in one random place: a key or value dropped, renamed, retyped or moved."""
     chance = random.Random(seed)
     data = yaml.safe_load(TEXT)
@@ -195,7 +195,7 @@ def _mutations(seed):
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_study_loads_or_ends_in_one_sentence_but_never_crashes(seed):
     try:
-        study_of(_mutations(seed))
+        study_of(mutated(seed))
         words = "it loads"
     except LorabenchError as e:
         words = str(e)
