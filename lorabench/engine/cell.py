@@ -84,8 +84,6 @@ class _Adapted:
     tokenizer: Any
     targets: tuple[str, ...]
     start: Factors
-    domain: tuple[Any, ...]
-    domain_before: Losses | None
 
 
 class _Run:
@@ -101,6 +99,8 @@ class _Run:
         self.curve: list[Step] = []
         self.resolved: Resolved | None = None
         self.step: int | None = None
+        self.domain: tuple[Example, ...] = ()
+        self.domain_loss: Losses | None = None
 
     def load(self) -> TaskData:
         """Data, base and adapters; the base's own sample is drawn before anything is attached."""
@@ -112,14 +112,15 @@ class _Run:
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
         self.read("weight_bytes", weight_bytes(base))
-        domain, before = self._domain(base, tokenizer)  # on no clock: later cells of the same base find it made
+        if not self._base_stays():
+            self.domain, self.domain_loss = self._domain(base, tokenizer)
         torch.manual_seed(cell.seed)
         with Probe(self.device) as attaching:
             wanted = cell.method.target_modules
             targets = resolve_targets(base, wanted) if wanted is not None else ()
             with quiet():
                 model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
-        self.adapted = _Adapted(model, tokenizer, targets, start_factors(model), domain, before)
+        self.adapted = _Adapted(model, tokenizer, targets, start_factors(model))
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
         self._resolve(model, targets, data)
@@ -158,14 +159,17 @@ class _Run:
         cell, adapted = self.cell, self.adapted
         self._enter("evaluate")
         spec, padding = cell.evaluation, adapted.tokenizer.pad_token_id
+        if self._base_stays():
+            with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
+                self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
         harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
             seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, padding, self.device)
             self.readings += held_out_readings(seen)
             self.readings += harness.readings(adapted.model, adapted.tokenizer)
-            if adapted.domain and adapted.domain_before is not None:
-                after = losses(adapted.model, adapted.domain, spec.batch_size, padding, self.device)
-                self.readings.append(forgetting_reading(adapted.domain_before, after))
+            if self.domain and self.domain_loss is not None:
+                after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
+                self.readings.append(forgetting_reading(self.domain_loss, after))
         self.read("eval_seconds", phase.seconds)
         self._read_cuda("eval", phase)
 
@@ -258,6 +262,11 @@ class _Run:
 
     def _enter(self, phase: Phase) -> None:
         self.report(Event(self.cell.id, phase))
+
+    def _base_stays(self) -> bool:
+        """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in pissa."""
+        method = plugins.load("methods", self.cell.method.name)
+        return method.TRAINS and not method.UNQUANTIZED_ONLY  # what cannot have a quantised base is what changes it
 
     def _domain(self, base: Any, tokenizer: Any) -> tuple[tuple[Example, ...], Losses | None]:
         """Text of the base's domain and the base's own loss on it; the last one is kept, since cells in a row share their base."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -45,4 +47,10 @@ class TaskData:
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     packing: Literal["packed", "padded"]
-    choice_sets: tuple[ChoiceSet, ...] = ()
+    make_choice_sets: Callable[[], tuple[ChoiceSet, ...]] = tuple
+    """called when the first evaluation asks for them: no training step waits for its test"""
+
+    @cached_property
+    def choice_sets(self) -> tuple[ChoiceSet, ...]:
+        """The task's multiple-choice sets."""
+        return self.make_choice_sets()

@@ -145,7 +145,8 @@ def _environment(threads: int | None) -> dict[str, str]:
     # PYTHONSAFEPATH: -m would put the working directory first, where a user's datasets.py hides the library
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), here) if p)
-    own = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    # TORCHDYNAMO_DISABLE: nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
+    own = {"TORCHDYNAMO_DISABLE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 

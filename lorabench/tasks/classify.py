@@ -73,4 +73,4 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
 
     train, validation, test = read_splits(options, prompt)
     items = tuple(Choice(prompt(row), texts, answer(row)) for row in test)
-    return TaskData(examples(train), examples(validation), examples(test), "padded", (ChoiceSet(CHOICE_SETS[0], items),))
+    return TaskData(examples(train), examples(validation), examples(test), "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items),))

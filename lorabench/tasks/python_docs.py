@@ -59,7 +59,7 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         blocks(tokenizer, validation, sequence_length, keep_last=True),
         blocks(tokenizer, test, sequence_length, keep_last=True),
         "packed",
-        (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),),
+        lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),),
     )
 
 

@@ -212,3 +212,15 @@ def test_full_fine_tuning_is_in_float32_unless_said_otherwise(monkeypatch):
     assert resolve_dtype(cell_of()) == torch.bfloat16
     assert resolve_dtype(cell_of("method=full")) == torch.float32
     assert resolve_dtype(cell_of("method=full", "model.dtype=bfloat16")) == torch.bfloat16
+
+
+def test_forgetting_is_against_the_same_text_and_loss_whenever_it_is_sampled(folder, monkeypatch):
+    """Sampled after training with the adapters off, or before anything is attached: one base, one number."""
+    from lorabench.engine import cell as engine
+
+    seen = []
+    for stays in (True, False):
+        engine._DOMAINS.clear()
+        monkeypatch.setattr(engine._Run, "_base_stays", lambda self, stays=stays: stays)
+        seen.append(run_cell(cell_of("evaluation.forgetting=self"), folder).value("forgetting"))
+    assert seen[0] == seen[1]
