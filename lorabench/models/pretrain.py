@@ -8,7 +8,8 @@ models can be sampled from nothing (the forgetting measure needs that).
 Sequence length grows during training (128, then 256, then 512 tokens; Li et al. 2021,
 arXiv:2108.06084): short windows are cheap, and the last tenth teaches the positions up to 512. The largest
 model starts with a quarter of its layers, and each layer is doubled twice on the way (progressive stacking;
-Gong et al. 2019, ICML): four tenths less work for the same tokens.
+Gong et al. 2019, ICML): four tenths less work for the same tokens. `--again` trains a finished model through one
+more cosine cycle, on windows that no cycle before has drawn; the largest had one.
 
 Files named in HELD_OUT are never trained on; bits per byte is measured on them.
 """
@@ -19,7 +20,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ POSITIONS = 512
 HELD_OUT = ("The-War-of-the-Worlds_36.txt", "The-Picture-of-Dorian-Gray_174.txt")
 TOKENS_PER_STEP = 2048
 STAGES = ((0.7, 128), (0.9, 256), (1.0, 512))  # (until this share of the tokens, sequence length)
+STAGES_AGAIN = ((0.85, 256), (1.0, 512))  # as STAGES, in a cycle that starts from a trained model
+AGAIN_LEARNING_RATE = 0.5  # of the size's own
 FOLDER = Path(__file__).parent
 
 
@@ -150,14 +153,23 @@ def held_out_bits_per_byte(model: LlamaForCausalLM, ids: torch.Tensor, n_bytes: 
     return nats / math.log(2) / (n_bytes * usable / len(ids))
 
 
-def sequence_length_at(share: float) -> int:
-    return next(length for until, length in STAGES if share < until)
+def sequence_length_at(share: float, stages: tuple[tuple[float, int], ...]) -> int:
+    return next(length for until, length in stages if share < until)
 
 
-def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None) -> dict[str, Any]:
-    """Trains one size from its first token, or on from its checkpoint, and writes a transformers directory."""
+def pretrain(
+    data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None, again: bool = False
+) -> dict[str, Any]:
+    """Trains one size from its first token (again: from the finished model in `out`), or on from its checkpoint there.
+
+    Writes a transformers directory with `pretraining.json`, whose counts are those of all cycles.
+    """
     size = SIZES[name]
     budget = tokens or size.tokens
+    before: dict[str, Any] = json.loads((out / "pretraining.json").read_text()) if again else {"tokens": 0, "seconds": 0, "cycles": []}
+    if again:
+        size = replace(size, tokens=budget, learning_rate=AGAIN_LEARNING_RATE * size.learning_rate, stack_at=())
+    stages = STAGES_AGAIN if again else STAGES
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -176,7 +188,12 @@ def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, thread
     checkpoint = out / "checkpoint.pt"
     saved = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
     start, seconds = (saved["step"], saved["seconds"]) if saved else (0, 0.0)
-    model = build(size, size.layers // 2 ** sum(start <= d for d in doublings)).to(device)  # type: ignore[arg-type]  # transformers' stubs know only other spellings
+    model = (
+        LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
+        if again
+        else build(size, size.layers // 2 ** sum(start <= d for d in doublings))
+    )
+    model = model.to(device)  # type: ignore[arg-type]  # transformers' stubs know only other spellings
     optimizer = make_optimizer(model, size)
     if saved:
         model.load_state_dict(saved["model"])
@@ -188,8 +205,10 @@ def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, thread
         if step in doublings:
             model = stacked(model, size).to(device)  # type: ignore[arg-type]  # as above
             optimizer = make_optimizer(model, size)
-        length = sequence_length_at(step / steps)
-        generator = torch.Generator().manual_seed(step)  # a resumed run draws what an undisturbed one draws
+        length = sequence_length_at(step / steps, stages)
+        generator = torch.Generator().manual_seed(
+            before["tokens"] // TOKENS_PER_STEP + step
+        )  # a resumed run draws what an undisturbed one draws
         starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
         labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
         inputs = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
@@ -214,17 +233,18 @@ def pretrain(data: Path, name: str, out: Path, tokens: int | None = None, thread
     parameters = sum(p.numel() for p in model.parameters())
     model = model.to("cpu").to(torch.bfloat16)
     model.save_pretrained(out)
+    seen = before["tokens"] + steps * TOKENS_PER_STEP
     facts = {
         "name": f"tiny-{name}",
         "parameters": parameters,
-        "tokens": steps * TOKENS_PER_STEP,
-        "tokens_per_parameter": round(steps * TOKENS_PER_STEP / parameters, 1),
+        "tokens": seen,
+        "tokens_per_parameter": round(seen / parameters, 1),
         "held_out_bits_per_byte": round(held_out_bits_per_byte(model.float(), held_ids, held_bytes), 4),
         "held_out_files": list(HELD_OUT),
-        "seconds": round(seconds + time.perf_counter() - began),
+        "seconds": round(before["seconds"] + seconds + time.perf_counter() - began),
         "device": device,
         "torch": torch.__version__,
-        "size": asdict(size),
+        "cycles": [*before["cycles"], asdict(size)],
     }
     (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
@@ -239,8 +259,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: the package's own folder for that size")
     parser.add_argument("--tokens", type=int, help="training tokens, where not the size's own budget")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--again", action="store_true", help="one more cosine cycle from the finished model")
     args = parser.parse_args()
-    pretrain(args.data, args.size, args.out or FOLDER / f"tiny-{args.size}", args.tokens, args.threads)
+    pretrain(args.data, args.size, args.out or FOLDER / f"tiny-{args.size}", args.tokens, args.threads, args.again)
 
 
 if __name__ == "__main__":
