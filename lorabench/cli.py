@@ -7,7 +7,6 @@ Exit codes: 0 done; 1 a cell did not finish, or the report could not be written;
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shlex
 import signal
@@ -16,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lorabench import __version__, plugins
+from lorabench import plugins
+from lorabench.arguments import make_parser
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses, runs one command, and turns what a user can mend into one sentence."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     try:
-        code: int = options.command(options)
+        code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
     except LorabenchError as e:
@@ -143,6 +143,56 @@ def explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def estimate(options: argparse.Namespace) -> int:
+    """Predicts the memory of one training step."""
+    from lorabench import forecast
+
+    print(forecast.estimate(_words(options), options.gpu, options.json))
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Predicts what each condition of a study needs on a card."""
+    from lorabench import forecast
+    from lorabench.spec.source import override, read_source
+
+    print(forecast.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+    return 0
+
+
+def parameters(options: argparse.Namespace) -> int:
+    """Counts trainable parameters by rank."""
+    from lorabench import forecast
+
+    print(forecast.parameters(options.model, options.rank, _modules(options.target_modules) or "all-linear", options.method, options.json))
+    return 0
+
+
+def gpus(options: argparse.Namespace) -> int:
+    """Lists the known cards."""
+    from lorabench import forecast
+
+    print(forecast.gpus())
+    return 0
+
+
+def _words(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a command line as a study has them, only what was said."""
+    said: dict[str, dict[str, Any]] = {
+        "model": {"name": options.model, "dtype": options.dtype},
+        "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
+        "method": {"name": options.method, "rank": options.rank, "target_modules": _modules(options.target_modules)},
+        "training": {f: getattr(options, f) for f in ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "autocast")}
+        | {"gradient_checkpointing": options.gradient_checkpointing or None},
+    }
+    kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
+    return {part: fields for part, fields in kept.items() if fields}
+
+
+def _modules(text: str | None) -> Any:
+    return tuple(t.strip() for t in text.split(",")) if text and "," in text else text
+
+
 def models(options: argparse.Namespace) -> int:
     """Lists the shipped models."""
     from lorabench import show
@@ -167,14 +217,12 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _list(kind: str) -> Callable[[argparse.Namespace], int]:
-    def command(options: argparse.Namespace) -> int:
-        from lorabench import show
+def plugin_list(options: argparse.Namespace) -> int:
+    """Lists the plug-ins of a kind, which is the command's name."""
+    from lorabench import show
 
-        print(show.plugin_list(kind))
-        return 0
-
-    return command
+    print(show.plugin_list(options.command))
+    return 0
 
 
 def _table_text(store: Any) -> str:
@@ -211,63 +259,10 @@ def _terminate(number: int, frame: Any) -> NoReturn:
     raise _Terminated
 
 
-class _Parser(argparse.ArgumentParser):
-    """One sentence and exit code 2, with the nearest name where a word is unknown."""
-
-    def error(self, message: str) -> NoReturn:
-        words = [*_COMMANDS, *(o for a in self._all_actions() for o in a.option_strings)]
-        wrong = next((w for w in message.replace("'", " ").replace("=", " ").split() if w not in words and (near := _near(w, words))), None)
-        hint = f"; did you mean {near}?" if wrong and ("invalid choice" in message or "unrecognized" in message) else ""
-        place = self.prog.partition(" ")[2]
-        sys.exit(_say(f"{message}{hint}; see: lorabench {place + ' ' if place else ''}--help", 2))
-
-    def _all_actions(self) -> list[argparse.Action]:
-        below = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return [*self._actions, *(x for a in below for p in a.choices.values() for x in p._actions)]
-
-
-def _near(word: str, words: list[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.6)), "")
-
-
-_COMMANDS = ("run", "status", "table", "report", "explain", "models", "methods", "quantizations", "tasks", "executors", "schema", "doctor")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lorabench", description="What rank, method and quantization cost and bring when a language model is fine-tuned.")
-    parser.add_argument("--version", action="version", version=f"lorabench {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
-
-    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=function)
-        return command
-
-    c = add("run", run, "run what a study wants and has not yet; then its table and report")
-    c.add_argument("study", metavar="STUDY.yaml")
-    c.add_argument("--out", metavar="DIR", help="results directory (default: reports/<study name>)")
-    c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study: --set training.steps=50")
-    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
-    c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)")
-    c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
-    c = add("status", status, "what a results directory holds and lacks")
-    c.add_argument("directory", metavar="DIR")
-    c = add("table", table, "the table of a study's conditions")
-    c.add_argument("directory", metavar="DIR")
-    c.add_argument("--format", metavar="FORMAT", help=f"{', '.join(plugins.names('exporters'))} (default: text for a terminal)")
-    c.add_argument("-o", "--output", metavar="FILE")
-    c = add("report", report, "write the HTML report anew")
-    c.add_argument("directory", metavar="DIR")
-    c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
-    c = add("explain", explain, "all that is known of a cell: settings, readings, files, environment")
-    c.add_argument("cell", metavar="CELL", help="id of a cell, or its beginning")
-    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
-    add("models", models, "the models that ship")
-    for kind in ("methods", "quantizations", "tasks", "executors"):
-        add(kind, _list(kind), f"the {kind} there are")
-    add("schema", schema, "JSON Schema of the study file, for editors")
-    add("doctor", doctor, "device, memory, versions, and what works here")
-    return parser
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **{f.__name__: f for f in (run, status, table, report, explain, estimate, plan, parameters, gpus, models, schema, doctor)},
+    **dict.fromkeys(("methods", "quantizations", "tasks", "executors"), plugin_list),
+}
 
 
 if __name__ == "__main__":

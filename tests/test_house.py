@@ -18,6 +18,7 @@ ALLOWED = {  # layer: the layers that it may import
     "record": {"errors", "plugins", "spec"},
     "spectra": LIGHT,
     "engine": LIGHT | {"spectra"},
+    "memory": LIGHT | {"spectra", "engine"},
     "methods": LIGHT | {"spectra", "engine"},
     "quantizations": LIGHT | {"engine"},
     "tasks": LIGHT | {"engine"},

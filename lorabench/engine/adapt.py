@@ -79,6 +79,11 @@ def peft_targets(model: Any, targets: tuple[str, ...]) -> list[str] | str:
     return sorted(targets)
 
 
+def is_adapter(parameter: str) -> bool:
+    """Whether a parameter belongs to an adapter, by its full name in a PeftModel."""
+    return "lora_" in parameter
+
+
 def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
     """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
     import peft

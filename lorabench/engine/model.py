@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.engine.adapt import is_adapter
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.paths import model_directory
 from lorabench.spec.study import Condition, ModelSpec, TrainingSpec
@@ -116,7 +117,7 @@ def logical_numel(parameter: torch.Tensor) -> int:
 
 def weight_bytes(model: Any) -> int:
     """Bytes of the base weights as stored, quantisation constants included; adapters are not counted."""
-    base = [p for name, p in model.named_parameters() if "lora_" not in name]
+    base = [p for name, p in model.named_parameters() if not is_adapter(name)]
     tensors = {t.untyped_storage().data_ptr(): t for t in (*base, *quantization_tensors(model))}  # tied ones once
     return sum(t.untyped_storage().nbytes() for t in tensors.values())
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 
 import psutil
 import pytest
@@ -91,7 +92,8 @@ def begin(tmp_path, *seeds, out="out"):
     study = tmp_path / "odd.yaml"
     study.write_text(STUDY.replace("SEEDS", ", ".join(map(str, seeds))))
     command = [sys.executable, "-m", "tests.runner.odd_runner", "run", str(study), "--out", str(tmp_path / out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background of a script inherits a SIGINT that is ignored
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
 
 
 def until(condition, seconds=30.0):

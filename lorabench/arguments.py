@@ -1,0 +1,106 @@
+"""What the command line takes: one parser a command, and one sentence with exit code 2 for what it does not."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from lorabench import __version__, plugins
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence and exit code 2, with the nearest name where a word is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        words = [*self._commands(), *(o for a in self._all_actions() for o in a.option_strings)]
+        seen = message.rpartition(": ")[2].partition(" (")[0]  # "argument COMMAND: invalid choice: 'rnu' (choose from ...)"
+        wrong = next((w for w in seen.replace("'", " ").replace("=", " ").split() if w not in words and (near := _near(w, words))), None)
+        hint = f"; did you mean {near}?" if wrong and ("invalid choice" in message or "unrecognized" in message) else ""
+        place = self.prog.partition(" ")[2]
+        print(f"lorabench: {message}{hint}; see: lorabench {place + ' ' if place else ''}--help", file=sys.stderr)
+        sys.exit(2)
+
+    def _commands(self) -> list[str]:
+        return [name for a in self._actions if isinstance(a, argparse._SubParsersAction) for name in a.choices]
+
+    def _all_actions(self) -> list[argparse.Action]:
+        below = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return [*self._actions, *(x for a in below for p in a.choices.values() for x in p._actions)]
+
+
+def _near(word: str, words: list[str]) -> str:
+    alike = [w for w in words if w.startswith("-") == word.startswith("-")]
+    return next(iter(difflib.get_close_matches(word, alike, n=1, cutoff=0.6)), "")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `command` in what it gives is the command's name."""
+    parser = Parser(prog="lorabench", description="What rank, method and quantization cost and bring when a language model is fine-tuned.")
+    parser.add_argument("--version", action="version", version=f"lorabench {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=name)
+        return command
+
+    c = add("run", "run what a study wants and has not yet; then its table and report")
+    c.add_argument("study", metavar="STUDY.yaml")
+    c.add_argument("--out", metavar="DIR", help="results directory (default: reports/<study name>)")
+    c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study: --set training.steps=50")
+    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
+    c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)")
+    c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
+    c = add("status", "what a results directory holds and lacks")
+    c.add_argument("directory", metavar="DIR")
+    c = add("table", "the table of a study's conditions")
+    c.add_argument("directory", metavar="DIR")
+    c.add_argument("--format", metavar="FORMAT", help=f"{', '.join(plugins.names('exporters'))} (default: text for a terminal)")
+    c.add_argument("-o", "--output", metavar="FILE")
+    c = add("report", "write the HTML report anew")
+    c.add_argument("directory", metavar="DIR")
+    c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
+    c = add("explain", "all that is known of a cell: settings, readings, files, environment")
+    c.add_argument("cell", metavar="CELL", help="id of a cell, or its beginning")
+    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
+    _add_predictions(add)
+    add("models", "the models that ship")
+    for kind in ("methods", "quantizations", "tasks", "executors"):
+        add(kind, f"the {kind} there are")
+    add("schema", "JSON Schema of the study file, for editors")
+    add("doctor", "device, memory, versions, and what works here")
+    return parser
+
+
+def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    named = "preset (llama-3.1-8b), shipped model, directory or hub id"
+    c = add("estimate", "the memory that a training step needs, without weights, GPU or network")
+    c.add_argument("--model", required=True, metavar="NAME", help=named)
+    c.add_argument("--method", metavar="NAME", help="full, lora, rslora, dora, pissa (default: lora)")
+    c.add_argument("--rank", metavar="R")
+    c.add_argument("--target-modules", metavar="NAMES", help="all-linear, attention, mlp, or names with commas (default: all-linear)")
+    c.add_argument("--quantization", metavar="NAME", help="none, int8, fp4, nf4 (default: none)")
+    c.add_argument("--double-quant", action="store_true", help="quantise the block constants, too")
+    c.add_argument("--dtype", metavar="DTYPE", help="of unquantised weights (default: bfloat16 from 100M parameters on)")
+    for name in ("batch-size", "sequence-length", "gradient-accumulation"):
+        c.add_argument(f"--{name}", metavar="N")
+    c.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    c.add_argument("--optimizer", metavar="NAME", help="adamw, adamw-8bit, paged-adamw, paged-adamw-8bit, sgd (default: adamw)")
+    c.add_argument("--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16)")
+    c.add_argument("--gpu", metavar="GPU", help="a known card (see: lorabench gpus) or a size such as 24GB: does it fit, and how much would?")
+    c.add_argument("--json", action="store_true")
+    c = add("plan", "what every condition of a study needs on a card: parameters, memory, time")
+    c.add_argument("study", metavar="STUDY.yaml")
+    c.add_argument("--gpu", metavar="GPU", required=True, help="a known card or a size such as 24GB")
+    c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
+    c.add_argument("--json", action="store_true")
+    c = add("parameters", "trainable parameters by rank, counted without training")
+    c.add_argument("--model", required=True, metavar="NAME", help=named)
+    c.add_argument("--rank", metavar="R", type=int, nargs="+", required=True)
+    c.add_argument("--target-modules", metavar="NAMES", help="as for estimate")
+    c.add_argument("--method", metavar="NAME", default="lora")
+    c.add_argument("--json", action="store_true")
+    add("gpus", "known cards: memory, bandwidth, bf16 rate")

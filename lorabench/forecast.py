@@ -1,0 +1,171 @@
+"""What the CLI shows of predictions: estimate, parameters, gpus, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lorabench.report.human import DASH, count, plural, seconds, size
+
+if TYPE_CHECKING:
+    from lorabench.memory.estimate import Estimate
+    from lorabench.memory.plan import Row
+    from lorabench.memory.setting import Setting
+    from lorabench.spec.gpus import Gpu
+
+_MEANING = {
+    "weights": "base weights as stored",
+    "quantization_state": "block constants of quantised weights",
+    "adapters": "adapter weights",
+    "gradients": "of the trained weights",
+    "optimizer": "its state",
+    "activations": "kept for the backward pass, and what the peak's operator holds",
+    "logits": "rows x vocabulary, their float32 copy and gradient",
+    "workspace": "scratch of kernels: dequantised copies",
+    "framework": "CUDA context, cuBLAS, allocator",
+}
+
+
+def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
+    """The memory of one training step."""
+    from lorabench.spec.gpus import find_gpu
+
+    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    from lorabench.memory.estimate import estimate as predict
+    from lorabench.memory.request import positions_of, setting_from
+    from lorabench.memory.skeleton import configuration
+
+    setting = setting_from(words)
+    made = predict(setting, card, positions_of(configuration(setting.model)))
+    return as_plain_json(made) if as_json else as_text(setting, made, card)
+
+
+def as_plain_json(made: Estimate) -> str:
+    """The estimate as JSON; bytes as whole numbers, absent values left out."""
+    step = made.step
+    plain: dict[str, Any] = {
+        "total_parameters": step.total_parameters,
+        "trainable_parameters": step.trainable_parameters,
+        "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
+        "adapter_bytes": step.adapter_bytes,
+        "bytes": made.bytes,
+        "peak_bytes": made.peak_bytes,
+        "low_bytes": made.low_bytes,
+        "high_bytes": made.high_bytes,
+        "peak_at": step.peak_at,
+        "fits": made.fits,
+        "largest_batch_size": made.largest_batch_size,
+        "largest_sequence_length": made.largest_sequence_length,
+    }
+    return json.dumps({k: v for k, v in plain.items() if v is not None}, indent=2)
+
+
+def as_text(setting: Setting, made: Estimate, card: Gpu | None) -> str:
+    """The estimate as a small table with bars."""
+    step, method = made.step, setting.method
+    rank = f" rank {method.rank}" if method.rank is not None else ""
+    kind = setting.quantization.name + (", double quantised" if setting.quantization.double_quant else "")
+    share = 100 * step.trainable_parameters / step.total_parameters
+    lines = [
+        f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x {setting.training.sequence_length} tokens, {setting.training.optimizer}",
+        f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g} %); saved: {size(step.adapter_bytes)}",
+        "",
+    ]
+    widest = max(made.bytes.values())
+    for name, value in made.bytes.items():
+        if value:
+            bar = "#" * round(24 * value / widest)
+            lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
+    lines += ["", f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}"]
+    if card is not None:
+        lines += ["", _verdict(made, card)]
+    return "\n".join(lines)
+
+
+def _verdict(made: Estimate, card: Gpu) -> str:
+    room = f"{card.name} ({size(card.memory_bytes)})"
+    if made.fits:
+        most = f"up to batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this batch size"
+        return f"fits on {room}; {most}"
+    if made.peak_bytes <= card.memory_bytes:
+        return f"may not fit on {room}: the high end is above it"
+    other = f"; batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
+    return f"does not fit on {room}{other}"
+
+
+def plan(source: Any, gpu: str, as_json: bool) -> str:
+    """Each condition of a study on a card, and the sum."""
+    from lorabench.spec.gpus import find_gpu
+    from lorabench.spec.load import read_study
+
+    card, study = find_gpu(gpu), read_study(source)
+    from lorabench.memory.plan import plan_conditions
+    from lorabench.spec.grid import conditions
+
+    rows = plan_conditions(conditions(study, source), card)
+    words = [_condition_words(r) for r in rows]
+    told = {True: "fits", None: "may not fit", False: "does not fit"}
+    if as_json:
+        plain = [
+            {
+                "condition": word,
+                "seeds": len(study.seeds),
+                "trainable_parameters": row.step.trainable_parameters if row.step else 0,
+                "peak_bytes": row.peak_bytes,
+                "high_bytes": row.high_bytes,
+                "fits": told[row.fits(card)],
+                "seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+            }
+            for word, row in zip(words, rows, strict=True)
+        ]
+        return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "conditions": plain}, indent=2)
+    lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed")]
+    for word, row in zip(words, rows, strict=True):
+        if row.step is None or row.peak_bytes is None or row.high_bytes is None:
+            lines.append((word, "0", DASH, DASH, DASH, DASH))
+            continue
+        time = f"{seconds(row.seconds.least)} to {seconds(row.seconds.most)}" if row.seconds else DASH
+        lines.append((word, count(row.step.trainable_parameters), size(row.peak_bytes), size(row.high_bytes), told[row.fits(card)], time))
+    timed = [r.seconds for r in rows if r.seconds]
+    n = len(study.seeds)
+    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} GPU hours of training for {plural(n, 'seed')}" if timed else ""
+    return "\n".join([*_columns(lines), "", total, "memory and time are predicted, none is measured"]).replace("\n\n\n", "\n\n")
+
+
+def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
+    """Trainable parameters by rank."""
+    from lorabench.memory.parameters import count_parameters
+    from lorabench.memory.request import model_from
+
+    rows = count_parameters(model_from(model), ranks, target_modules, method)
+    if as_json:
+        found = [{"rank": r.rank, "trainable_parameters": r.trainable_parameters, "trainable_percent": r.trainable_percent, "adapter_bytes": r.adapter_bytes()} for r in rows]
+        return json.dumps({"model": model, "base_parameters": rows[0].base_parameters, "ranks": found}, indent=2)
+    lines = [("rank", "trainable", "of all", "adapter (float32)", "(16 bit)")]
+    for r in rows:
+        lines.append((str(r.rank), f"{r.trainable_parameters:,}", f"{r.trainable_percent:.3g} %", size(r.adapter_bytes()), size(r.adapter_bytes(2))))
+    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters", "", *_columns(lines)])
+
+
+def _condition_words(row: Row) -> str:
+    method, quantization = row.condition.method, row.condition.quantization
+    rank = f" r={method.rank}" if method.rank is not None else ""
+    return f"{method.name}{rank}" + (f" {quantization.name}" if quantization.name != "none" else "") + (" dq" if quantization.double_quant else "")
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Aligned: the first column to the left, numbers to the right."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+
+
+def gpus() -> str:
+    """The known cards, a line each."""
+    from lorabench.spec.gpus import gpus as known
+
+    rows: list[tuple[str, ...]] = [("gpu", "memory", "bandwidth", "bf16")]
+    for name, card in known().items():
+        bandwidth = f"{card.bandwidth / 1e9:,.0f} GB/s" if card.bandwidth else ""
+        rate = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s" if card.bf16_flops else ""
+        rows.append((name, size(card.memory_bytes), bandwidth, rate))
+    return "\n".join(_columns(rows))

@@ -1,0 +1,94 @@
+"""What a GPU must have for a setting: the step's own bytes, what CUDA keeps beside them, and how sure that is.
+
+`bytes` adds up to `peak_bytes`. `framework` is what no tensor holds: the CUDA context with its kernels, the
+workspaces of cuBLAS (two handles: forward and backward run in threads of their own), and what the caching
+allocator cannot hand out again because blocks do not match. low_bytes and high_bytes are the residual error of
+the prediction against published and own measurements (benchmarks/memory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lorabench.memory.setting import Setting
+from lorabench.memory.step import Step, predict_step
+from lorabench.spec.gpus import Gpu
+
+CONTEXT_BYTES = 500 * 2**20
+CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
+FRAGMENTED = 0.02  # of the allocated bytes
+LOW, HIGH = 0.95, 1.10
+MOST = 65_536  # batch sizes beyond this are not looked for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The prediction for one setting; the last three are absent where no GPU was named."""
+
+    step: Step
+    bytes: dict[str, int]
+    """by category, and framework"""
+    peak_bytes: int
+    low_bytes: int
+    high_bytes: int
+    fits: bool | None = None
+    """whether high_bytes fits"""
+    largest_batch_size: int | None = None
+    """0 where not even one sequence fits"""
+    largest_sequence_length: int | None = None
+    """at the given batch size; the model's positions at most; 0 where none fits"""
+
+
+def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None) -> Estimate:
+    """Predicts a setting's memory, and with a GPU what fits on it."""
+    step = predict_step(setting)
+    parts = with_framework(step, setting)
+    peak = sum(parts.values())
+    made = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
+    if gpu is None:
+        return made
+    training = setting.training
+
+    def high(**changes: int) -> int:
+        other = replace(setting, training=training.model_copy(update=changes))
+        return round(HIGH * sum(with_framework(predict_step(other), other).values()))
+
+    return replace(
+        made,
+        fits=made.high_bytes <= gpu.memory_bytes,
+        largest_batch_size=largest(lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, made.high_bytes),
+        largest_sequence_length=largest(lambda n: high(sequence_length=n), gpu.memory_bytes, positions or MOST, training.sequence_length, made.high_bytes),
+    )
+
+
+def with_framework(step: Step, setting: Setting) -> dict[str, int]:
+    """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
+    if setting.device == "cpu":
+        return {**step.parts, "framework": 0}
+    return {**step.parts, "framework": CONTEXT_BYTES + CUBLAS_BYTES + round(FRAGMENTED * step.peak_bytes)}
+
+
+def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_known: int) -> int:
+    """The largest n with height(n) <= limit, 0 where there is none; height is increasing and nearly linear, so secants find it in a few looks."""
+    seen = {known: at_known}
+
+    def fits(n: int) -> bool:
+        if n not in seen:
+            seen[n] = height(n)
+        return seen[n] <= limit
+
+    fits(1)
+    if not fits(1):
+        return 0
+    while True:
+        low = max(n for n, h in seen.items() if h <= limit)
+        above = [n for n, h in seen.items() if h > limit]
+        high = min(above) if above else most + 1
+        if high - low <= 1:
+            return low
+        points = sorted(seen)
+        a, b = (low, min(above)) if above else (points[-2], points[-1]) if len(points) > 1 else (1, 1)
+        slope = (seen[b] - seen[a]) / (b - a) if b > a else 0
+        guess = low + int((limit - seen[low]) / slope) if slope > 0 else low * 2
+        fits(min(max(guess, low + 1), high - 1))

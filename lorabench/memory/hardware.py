@@ -1,0 +1,41 @@
+"""How long a step takes on a card: a roofline, always as a range.
+
+    least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)     everything overlaps, at the card's full rates
+    most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
+
+(Williams et al. 2009, CACM 52.4.) Flops and bytes are those of the traced step, recomputation and dequantised
+copies included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorabench.memory.step import Step
+from lorabench.spec.gpus import Gpu
+
+SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
+SLOW_BANDWIDTH = 0.60
+LAUNCH = 3e-6  # seconds a kernel launch takes the host at least
+SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A range of seconds."""
+
+    least: float
+    most: float
+
+    def times(self, n: int) -> Seconds:
+        """The range of n such steps."""
+        return Seconds(self.least * n, self.most * n)
+
+
+def step_seconds(step: Step, gpu: Gpu) -> Seconds | None:
+    """The time of one traced step; None where the card's rates are not known."""
+    if gpu.bandwidth is None or gpu.bf16_flops is None:
+        return None
+    compute, memory = step.flops / gpu.bf16_flops, step.moved_bytes / gpu.bandwidth
+    least = max(compute, memory, step.kernels * LAUNCH)
+    return Seconds(least, compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH)

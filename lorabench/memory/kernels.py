@@ -1,0 +1,127 @@
+"""What the device's kernels do that the meta device does not show.
+
+- Attention: on the meta device torch takes the path that keeps the whole attention matrix. Here it takes the
+  operator that the device would: flash attention for half precision on CUDA without a mask, the
+  memory-efficient kernel with a mask or in float32, the flash kernel of the CPU. Their meta kernels and
+  derivatives are torch's own, so what is kept for the backward pass is what they keep: q, k, v, the output
+  and a log-sum-exp per row and head (Dao et al. 2022, arXiv:2205.14135).
+- Quantised products: bitsandbytes 0.50 multiplies with a dequantised copy of the weight when there are many rows;
+  the copy lives within the operator.
+- Questions to the data (`.item()`, outlier columns) are answered as for ordinary data: positions run on, no outliers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import flop_registry
+
+from lorabench.memory.setting import DeviceKind
+
+NO_ANSWER = object()
+CUBLAS_WORKSPACE = 8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
+HALF = (torch.float16, torch.bfloat16)
+aten = torch.ops.aten
+_torchs_own = torch.nn.functional.scaled_dot_product_attention
+
+
+def _attention(
+    device: DeviceKind, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    if torch.is_autocast_enabled(device):
+        query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
+    if device == "cpu" and dropout_p:  # its flash kernel has none
+        return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    flash = device == "cuda" and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
+    if enable_gqa and device == "cuda" and not flash:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if device == "cpu":
+        made = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    elif flash:
+        made = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
+    else:
+        bias = attn_mask if attn_mask is None or attn_mask.dtype != torch.bool else torch.zeros_like(attn_mask, dtype=query.dtype)
+        if bias is not None:
+            bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+        made = aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, dropout_p, is_causal, scale=scale)
+    out: torch.Tensor = made[0]
+    return out
+
+
+def answer(operator: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator gives that the meta device cannot compute; NO_ANSWER for all others."""
+    name = operator._schema.name
+    if name == "aten::_local_scalar_dense":
+        return args[0].dtype == torch.bool or 1
+    if name == "bitsandbytes::int8_vectorwise_quant":
+        rows = args[0]
+        threshold = args[1] if len(args) > 1 else kwargs.get("threshold", 0.0)
+        stats = rows.new_empty(rows.numel() // rows.shape[-1], dtype=torch.float32)
+        outliers = rows.new_empty(0, dtype=torch.int64) if threshold else None
+        return rows.new_empty(rows.shape, dtype=torch.int8), stats, outliers
+    if name == "bitsandbytes::int8_mixed_scaled_mm":
+        a, _, weight = args[:3]
+        return a.new_empty((*a.shape[:-1], weight.shape[0])), a.new_empty(0)
+    return NO_ANSWER
+
+
+def scratch_bytes(operator: Any, args: Any, device: DeviceKind) -> int:
+    """Bytes that an operator's CUDA kernel holds besides its inputs and outputs. On a CPU they are not counted: the probe sees none."""
+    if device == "cpu":
+        return 0
+    name = operator._schema.name
+    if name == "bitsandbytes::gemm_4bit":  # A, packed weight, shape of the weight
+        return int(args[2][0] * args[2][1]) * args[0].element_size()
+    if name == "bitsandbytes::int8_mixed_scaled_mm":
+        a, _, weight = args[:3]
+        return int(a.numel() // a.shape[-1] * weight.shape[0]) * 4  # the int32 product
+    return 0
+
+
+def flops(operator: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Floating-point operations as torch's own flop counter has them; quantised products as dense ones."""
+    if operator._overloadpacket in flop_registry:
+        return int(flop_registry[operator._overloadpacket](*args, **kwargs, out_val=result))
+    name = operator._schema.name
+    if name == "bitsandbytes::gemm_4bit":
+        return int(2 * args[0].numel() * args[2][0])
+    if name == "bitsandbytes::int8_mixed_scaled_mm":
+        return int(2 * args[0].numel() * args[2].shape[0])
+    return 0
+
+
+def is_view(operator: Any) -> bool:
+    """Whether an operator moves no bytes: its results alias its arguments and nothing is written."""
+    schema = operator._schema
+    return bool(schema.returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+
+
+@contextlib.contextmanager
+def device_kernels(device: DeviceKind) -> Iterator[None]:
+    """Attention and int8 products as on the device, for the length of a `with` block.
+
+    The functions are replaced where they are, since a checkpoint recomputes outside of all function modes. bitsandbytes
+    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that.
+    """
+    bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, functional, "scaled_dot_product_attention", functional.scaled_dot_product_attention)
+        functional.scaled_dot_product_attention = partial(_attention, device)
+        if bnb is not None and device == "cpu":
+            stack.callback(setattr, bnb, "matmul", bnb.matmul)
+            bnb.matmul = _int8_on_cpu  # type: ignore[attr-defined]  # a module
+        yield
+
+
+def _int8_on_cpu(a: torch.Tensor, b: torch.Tensor, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None) -> torch.Tensor:
+    from bitsandbytes.autograd._functions import MatMul8bitFp
+
+    made: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)
+    return made

@@ -1,0 +1,122 @@
+"""Follows the bytes of one traced step: every storage from its first to its last tensor, by what it is for.
+
+The trace runs on the meta device, where tensors have shapes and no bytes. A dispatch mode sees each
+operator's inputs and outputs; a storage counts from the operator that makes it until Python lets go of it,
+which is when the real one would be freed. Operators that need scratch space on the device, and those that
+ask the data a question, are answered from `kernels`.
+
+The step is cut into segments (embedding, each layer forward, head, each layer backward, update). Each keeps its
+own peak, so that a model of many layers can be read off one of few (see `step`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lorabench.memory import kernels
+from lorabench.memory.setting import DeviceKind
+
+CATEGORIES = ("weights", "quantization_state", "adapters", "gradients", "optimizer", "activations", "logits", "workspace")
+BLOCK = 512  # CUDA's allocator gives multiples of this
+
+
+@dataclass
+class Segment:
+    """The highest point of one part of the step, by category, and the work done in it."""
+
+    name: str
+    peak: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    flops: int = 0
+    moved: int = 0
+    """bytes read and written by its operators"""
+    kernels: int = 0
+    """operators that do work; views do none"""
+
+
+class Ledger(TorchDispatchMode):
+    """Counts live bytes on the meta device; `segments` in the order in which they were entered."""
+
+    def __init__(self, device: DeviceKind, logits_width: int, logits_rows: int) -> None:
+        super().__init__()
+        self._block = BLOCK if device == "cuda" else 1
+        self._device = device
+        self._logits = (logits_width, logits_width * logits_rows)
+        self._live: dict[int, tuple[int, str]] = {}
+        self._totals: dict[str, int] = defaultdict(int)
+        self._now = 0
+        self.segments: list[Segment] = []
+        self.enter("held")
+
+    def hold(self, tensors: Iterable[torch.Tensor], category: str) -> None:
+        """Counts tensors that exist before the step."""
+        for tensor in tensors:
+            self._see(tensor, category)
+        self._mark(0)
+
+    def enter(self, name: str) -> None:
+        """Begins a segment."""
+        self.segments.append(Segment(name))
+        self._mark(0)
+
+    def call(self, tensor: torch.Tensor, category: str) -> None:
+        """Gives a live tensor another category: a gradient, which is known to be one only when it is complete."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._live:
+            size, before = self._live[key]
+            self._totals[before] -= size
+            self._totals[category] += size
+            self._live[key] = size, category
+
+    def _see(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        size = -(-storage.nbytes() // self._block) * self._block
+        category = category or self._kind(tensor)
+        self._live[key] = size, category
+        self._totals[category] += size
+        self._now += size
+        weakref.finalize(storage, self._gone, key)
+
+    def _kind(self, tensor: torch.Tensor) -> str:
+        width, numel = self._logits
+        return "logits" if tensor.numel() == numel and tensor.shape[-1] == width else "activations"
+
+    def _gone(self, key: int) -> None:
+        size, category = self._live.pop(key, (0, "activations"))
+        self._totals[category] -= size
+        self._now -= size
+
+    def _mark(self, scratch: int) -> None:
+        segment, height = self.segments[-1], self._now + scratch
+        if height > segment.peak or not segment.parts:
+            segment.peak = height
+            segment.parts = {c: self._totals[c] for c in CATEGORIES}
+            segment.parts["workspace"] += scratch
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = kernels.answer(operator, args, kwargs)
+        if result is kernels.NO_ANSWER:
+            result = operator(*args, **kwargs)
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        for tensor in (*inputs, *outputs):
+            self._see(tensor)
+        self._mark(kernels.scratch_bytes(operator, args, self._device))
+        segment = self.segments[-1]
+        segment.flops += kernels.flops(operator, args, kwargs, result)
+        if not kernels.is_view(operator):
+            segment.kernels += 1
+            segment.moved += sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+        return result

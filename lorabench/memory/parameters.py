@@ -1,0 +1,64 @@
+"""Trainable parameters by rank, counted without training and without weights.
+
+A LoRA pair on a layer of shape (out, in) has rank * (in + out) parameters (Hu et al. 2021, section 4.1); DoRA adds a
+magnitude of `out` (Liu et al. 2024, arXiv:2402.09353, equation 5). rsLoRA and PiSSA change the scaling and the start, not the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.model import quiet
+from lorabench.errors import LorabenchError, ModelError
+from lorabench.memory.skeleton import configuration
+from lorabench.spec.study import ModelSpec
+
+
+@dataclass(frozen=True)
+class Count:
+    """One rank: its trainable parameters and the base's."""
+
+    rank: int
+    trainable_parameters: int
+    base_parameters: int
+
+    @property
+    def trainable_percent(self) -> float:
+        """Trainable share of all parameters, adapters included."""
+        return 100 * self.trainable_parameters / (self.base_parameters + self.trainable_parameters)
+
+    def adapter_bytes(self, bytes_each: int = 4) -> int:
+        """Size of the adapter: PEFT saves float32, the papers count 2 bytes each."""
+        return bytes_each * self.trainable_parameters
+
+
+def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora") -> tuple[Count, ...]:
+    """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
+    whole = any_model(configuration(model), model.trust_remote_code)
+    base = sum(p.numel() for p in whole.parameters())
+    if method == "full":
+        return (Count(0, base, 0),)
+    shapes = linear_modules(whole)
+    sides = [shapes[name] for name in resolve_targets(whole, target_modules)]
+    smallest = min(min(s) for s in sides)
+    for rank in ranks:
+        if not 1 <= rank <= smallest:
+            raise LorabenchError(f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to {smallest}")
+    extra = sum(n_out for _, n_out in sides) if method == "dora" else 0
+    return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base) for rank in ranks)
+
+
+def any_model(config: Any, trust_remote_code: bool = False) -> Any:
+    """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
+    import transformers as t
+
+    with torch.device("meta"), quiet():
+        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
+            if type(config) in maker._model_mapping:
+                return maker.from_config(config, trust_remote_code=trust_remote_code)
+    raise ModelError(f"transformers has no model for configurations of type {config.model_type}")

@@ -1,0 +1,54 @@
+"""What a whole study needs on a card: every condition's parameters, memory and time, and the sum of GPU hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorabench import plugins
+from lorabench.memory.estimate import HIGH, LOW, with_framework
+from lorabench.memory.hardware import Seconds, step_seconds
+from lorabench.memory.request import check
+from lorabench.memory.setting import Setting, setting_of
+from lorabench.memory.step import Step, predict_step
+from lorabench.spec.gpus import Gpu
+from lorabench.spec.study import Condition
+
+
+@dataclass(frozen=True)
+class Row:
+    """One condition on a card; step, bytes and seconds are absent where nothing is trained."""
+
+    condition: Condition
+    step: Step | None = None
+    peak_bytes: int | None = None
+    low_bytes: int | None = None
+    high_bytes: int | None = None
+    seconds: Seconds | None = None
+    """training of one seed"""
+
+    def fits(self, gpu: Gpu) -> bool | None:
+        """Whether the high end fits; None where only the low end does."""
+        if self.high_bytes is None or self.low_bytes is None or self.high_bytes <= gpu.memory_bytes:
+            return True
+        return None if self.low_bytes <= gpu.memory_bytes else False
+
+
+def plan_conditions(conditions: Sequence[Condition], gpu: Gpu) -> tuple[Row, ...]:
+    """A row per condition; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
+    known: dict[Setting, Step] = {}
+    rows = []
+    for condition in conditions:
+        if not plugins.load("methods", condition.method.name).TRAINS or not condition.training.steps:
+            rows.append(Row(condition))
+            continue
+        setting = setting_of(condition, "cuda")
+        if setting not in known:
+            check(setting)
+            known[setting] = predict_step(setting)
+        step = known[setting]
+        peak = sum(with_framework(step, setting).values())
+        one = step_seconds(step, gpu)
+        times = condition.training.steps * condition.training.gradient_accumulation
+        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
+    return tuple(rows)

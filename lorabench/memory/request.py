@@ -1,0 +1,75 @@
+"""From the words of a command line to a setting, checked as a study is: one sentence for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorabench import plugins
+from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.errors import LorabenchError
+from lorabench.memory.setting import DeviceKind, Setting
+from lorabench.memory.skeleton import build, configuration, with_layers
+from lorabench.spec.explain import sentence
+from lorabench.spec.study import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+
+
+class Request(Frozen):
+    """What estimate asks for, in the words of a study."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    training: TrainingSpec = TrainingSpec()
+
+
+def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
+    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss."""
+    try:
+        asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
+    except ValidationError as e:
+        raise LorabenchError(sentence(e, Request)[1]) from None
+    method = plugins.load("methods", asked.method.name)
+    unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
+    setting = Setting(asked.model, asked.quantization, asked.method.model_copy(update=unused), asked.training, device)
+    check(setting)
+    return setting
+
+
+def model_from(name: str) -> ModelSpec:
+    """The model of a name; LorabenchError where a local path leads nowhere."""
+    try:
+        return ModelSpec.model_validate({"name": name}, context={"folders": (Path.cwd(),)})
+    except ValidationError as e:
+        raise LorabenchError(sentence(e, ModelSpec)[1]) from None
+
+
+def check(setting: Setting) -> None:
+    """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and quantization do not go together."""
+    method = plugins.load("methods", setting.method.name)
+    if not method.TRAINS:
+        raise LorabenchError(f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants")
+    if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
+        raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {setting.quantization.name}: {method.UNQUANTIZED_ONLY}")
+    config = configuration(setting.model)
+    positions = positions_of(config)
+    if positions and setting.training.sequence_length > positions:
+        raise LorabenchError(f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed")
+    if setting.method.target_modules is None:
+        return
+    import torch
+
+    model = build(with_layers(config, 1), torch.bfloat16, setting.model.trust_remote_code)
+    shapes = linear_modules(model)
+    smallest = min(resolve_targets(model, setting.method.target_modules), key=lambda n: min(shapes[n]))
+    rank, side = setting.method.rank or 0, min(shapes[smallest])
+    if rank > side:
+        raise LorabenchError(f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at most {side} is allowed")
+
+
+def positions_of(config: Any) -> int | None:
+    """The longest sequence a model takes, where it has an end."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None

@@ -1,0 +1,34 @@
+"""What a prediction is made for: a condition without its task, and the kind of device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorabench.spec.study import Condition, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+
+DeviceKind = Literal["cpu", "cuda"]
+TELLING = ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "weight_decay", "gradient_checkpointing", "autocast")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that decides how many bytes a training step takes."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec
+    method: MethodSpec
+    training: TrainingSpec
+    device: DeviceKind
+
+
+def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> Setting:
+    """The setting of a condition; sequence_length is that of its longest batch where it is known.
+
+    What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a setting.
+    """
+    told = {f: getattr(condition.training, f) for f in TELLING}
+    if sequence_length is not None:
+        told["sequence_length"] = sequence_length
+    alpha = None if condition.method.alpha is None else MethodSpec().alpha
+    return Setting(condition.model, condition.quantization, condition.method.model_copy(update={"alpha": alpha}), TrainingSpec(**told), device)

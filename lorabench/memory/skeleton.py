@@ -1,0 +1,119 @@
+"""The adapted model on the meta device, as transformers, bitsandbytes and PEFT leave it on a real one.
+
+transformers' own quantizer decides which modules are quantised; the packed weights and constants that bitsandbytes
+would make are put in their place by shape. PEFT attaches the method as it does in a cell.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from lorabench import plugins
+from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.model import load_config, quiet
+from lorabench.errors import ModelError
+from lorabench.memory.setting import Setting
+from lorabench.spec.architectures import find_architecture
+from lorabench.spec.study import ModelSpec
+
+BLOCK_4BIT = 64
+BLOCK_CONSTANTS = 256
+
+
+def configuration(model: ModelSpec) -> Any:
+    """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id itself."""
+    preset = find_architecture(model.name)
+    if preset is None:
+        return load_config(model)
+    from transformers import AutoConfig
+
+    fields = dict(preset.config)
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+def with_layers(config: Any, layers: int) -> Any:
+    """The configuration of the same model with the first so many layers."""
+    short = copy.deepcopy(config)
+    short.num_hidden_layers = layers
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:layers]
+    return short
+
+
+def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """The bare model on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), quiet():
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        except ValueError as e:
+            raise ModelError(f"{config.model_type} is no causal language model that transformers knows: {' '.join(str(e).split())[:200]}") from None
+    model.config.use_cache = False
+    return model.requires_grad_(False)
+
+
+def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+    """The model of a setting: built, quantised, with its method attached, in training mode."""
+    model = build(config, dtype, setting.model.trust_remote_code)
+    quantization = plugins.load("quantizations", setting.quantization.name).config(setting.quantization.double_quant, compute_dtype)
+    if quantization is not None:
+        model = quantise(model, quantization, dtype)
+    wanted = setting.method.target_modules
+    targets = resolve_targets(model, wanted) if wanted is not None else ()
+    with torch.device("meta"), quiet():
+        model = plugins.load("methods", setting.method.name).attach(model, setting.method, peft_targets(model, targets) if targets else [])
+    return model.train()
+
+
+def quantise(model: Any, quantization: Any, dtype: torch.dtype) -> Any:
+    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes."""
+    import bitsandbytes as bnb
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
+    with torch.device("meta"), quiet():
+        quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                _pack_4bit(module, dtype)
+            elif isinstance(module, bnb.nn.Linear8bitLt):
+                _pack_8bit(module)
+        quantizer.postprocess_model(model)
+    return model.requires_grad_(False)
+
+
+def _pack_4bit(module: Any, dtype: torch.dtype) -> None:
+    import bitsandbytes as bnb
+    from bitsandbytes.functional import QuantState
+
+    shape, kind, nested = module.weight.shape, module.weight.quant_type, module.weight.compress_statistics
+    blocks = -(-shape.numel() // BLOCK_4BIT)
+    outer = None
+    if nested:
+        outer = QuantState(absmax=_new(-(-blocks // BLOCK_CONSTANTS)), code=_new(256), blocksize=BLOCK_CONSTANTS, dtype=torch.float32)
+    state = QuantState(
+        absmax=_new(blocks, dtype=torch.uint8 if nested else torch.float32), shape=torch.Size(shape), code=_new(16), blocksize=BLOCK_4BIT,
+        quant_type=kind, dtype=dtype, offset=_new() if nested else None, state2=outer,
+    )  # fmt: skip
+    packed = _new((shape.numel() + 1) // 2, 1, dtype=torch.uint8)
+    module.weight = bnb.nn.Params4bit(
+        packed, requires_grad=False, quant_state=state, blocksize=BLOCK_4BIT, compress_statistics=nested, quant_type=kind,
+        quant_storage=torch.uint8, module=module, bnb_quantized=True,
+    )  # fmt: skip
+    module.quant_state = state
+
+
+def _pack_8bit(module: Any) -> None:
+    import bitsandbytes as bnb
+
+    shape = module.weight.shape
+    rows, constants = _new(*shape, dtype=torch.int8), _new(shape[0])
+    module.weight = bnb.nn.Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=constants)
+
+
+def _new(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")

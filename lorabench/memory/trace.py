@@ -1,0 +1,124 @@
+"""One training step of a setting, traced on the meta device: where its bytes go, segment by segment.
+
+The model, the loss, the optimizer's rules and PEFT's layers are the ones that train (engine.train); only the bytes are missing.
+The optimizer's state is held from the start, as it is from the second step on.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorabench.engine.adapt import is_adapter
+from lorabench.engine.model import quantization_tensors
+from lorabench.engine.train import Batch, token_loss
+from lorabench.memory import optimizers
+from lorabench.memory.autocast import DeviceAutocast
+from lorabench.memory.kernels import device_kernels
+from lorabench.memory.ledger import Ledger, Segment
+from lorabench.memory.setting import Setting
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The segments of one step, in order, and the counts of the model that took it."""
+
+    layers: int
+    segments: tuple[Segment, ...]
+    total_parameters: int
+    trainable_parameters: int
+    trainable_bytes: int
+
+
+def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
+    """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
+    training = setting.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    shape = (training.batch_size, training.sequence_length)
+    ids, labels = (torch.empty(shape, dtype=torch.int64, device="meta") for _ in range(2))
+    ledger = Ledger(setting.device, model.config.vocab_size, training.batch_size * training.sequence_length)
+    base = [p for n, p in model.named_parameters() if not is_adapter(n)]
+    ledger.hold((*base, *model.buffers()), "weights")
+    ledger.hold(quantization_tensors(model), "quantization_state")
+    ledger.hold((p for n, p in model.named_parameters() if is_adapter(n)), "adapters")
+    state = optimizers.state_tensors(parameters, training)
+    ledger.hold(state, "optimizer")
+    ledger.hold((ids, labels), "activations")
+    if training.gradient_accumulation > 1:
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+        ledger.hold((p.grad for p in parameters), "gradients")  # type: ignore[misc]  # set the line above
+    layers = _layers(model)
+    steps = _Marks(ledger, layers, parameters)
+    mixed = DeviceAutocast(setting.device, autocast) if autocast else None
+    if training.gradient_checkpointing:
+        again = {"context_fn": mixed.again} if mixed else {}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
+    with device_kernels(setting.device), ledger:
+        ledger.enter("embed")
+        with mixed or nullcontext():
+            loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()
+        if mixed:
+            mixed.forget()
+        steps.backward = True
+        loss.backward()
+        ledger.enter("update")
+        torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        optimizers.update(parameters, training, setting.device)
+    steps.remove()
+    del state
+    trainable = sum(p.numel() for p in parameters)
+    for parameter in parameters:
+        parameter.grad = None
+    return Trace(
+        len(layers), tuple(ledger.segments), _logical(model), trainable, sum(p.numel() * p.element_size() for p in parameters)
+    )  # fmt: skip
+
+
+class _Marks:
+    """Hooks that tell the ledger where the step is, and which storages are gradients."""
+
+    def __init__(self, ledger: Ledger, layers: list[Any], parameters: list[Any]) -> None:
+        self.backward = False
+        self._ledger = ledger
+        self._handles: list[Any] = []
+        for index, layer in enumerate(layers):
+            self._handles.append(layer.register_forward_pre_hook(lambda m, a, i=index: self._forward(i)))
+            self._handles.append(layer.register_forward_hook(lambda m, a, out, i=index: self._leave(out, i, i == len(layers) - 1)))
+        for parameter in parameters:
+            self._handles.append(parameter.register_post_accumulate_grad_hook(lambda p: ledger.call(p.grad, "gradients")))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _forward(self, index: int) -> None:
+        if not self.backward:  # not when a checkpoint is recomputed
+            self._ledger.enter(f"forward {index}")
+
+    def _leave(self, out: Any, index: int, last: bool) -> None:
+        if self.backward:
+            return
+        hidden = out[0] if isinstance(out, tuple) else out
+        if hidden.requires_grad:
+            self._handles.append(hidden.register_hook(lambda grad: self._ledger.enter(f"backward {index}")))
+        if last:
+            self._ledger.enter("head")
+
+
+def _layers(model: Any) -> list[Any]:
+    """The model's numbered layers."""
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return list(module)
+    return []
+
+
+def _logical(model: Any) -> int:
+    from lorabench.engine.model import logical_numel
+
+    return sum(logical_numel(p) for p in model.parameters())

@@ -1,0 +1,62 @@
+"""Well-known architectures, by name: configurations as facts, no weights (models/architectures/*.yaml).
+
+A file holds a family: `source`, and under `models` each hub id with its aliases, the published number of
+parameters and the fields of transformers' configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from lorabench.spec.paths import MODELS
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One preset."""
+
+    name: str
+    """hub id"""
+    aliases: tuple[str, ...]
+    config: dict[str, Any]
+    """fields of transformers' configuration, model_type among them"""
+    published_parameters: int | None
+    """exact where the source is, else as printed"""
+    published_as: str
+    parameters_only: bool
+    """no causal language model: it can be counted, not traced"""
+    source: str
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """All presets by hub id."""
+    found = {}
+    for file in sorted((MODELS / "architectures").glob("*.yaml")):
+        family = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for name, entry in family["models"].items():
+            published = entry.get("published_parameters")
+            found[name] = Architecture(
+                name=name,
+                aliases=tuple(entry.get("aliases", ())),
+                config=entry["config"],
+                published_parameters=None if published is None else int(float(published)),
+                published_as=str(entry.get("published_as", "")),
+                parameters_only=bool(entry.get("parameters_only", family.get("parameters_only", False))),
+                source=entry.get("source", family["source"]),
+            )
+    return found
+
+
+def find_architecture(name: str) -> Architecture | None:
+    """The preset of a hub id or alias, in any case; None where there is none."""
+    return _by_word().get(name.lower())
+
+
+@cache
+def _by_word() -> dict[str, Architecture]:
+    return {word.lower(): a for a in architectures().values() for word in (a.name, *a.aliases)}
