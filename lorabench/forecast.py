@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorabench.report.human import DASH, count, plural, seconds, size
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from lorabench.memory.plan import Row
     from lorabench.memory.setting import Setting
     from lorabench.spec.gpus import Gpu
+
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
 
 _MEANING = {
     "weights": "base weights as stored",
@@ -153,7 +157,7 @@ def _condition_words(row: Row) -> str:
     return f"{method.name}{rank}" + (f" {quantization.name}" if quantization.name != "none" else "") + (" dq" if quantization.double_quant else "")
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned: the first column to the left, numbers to the right."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
@@ -163,7 +167,7 @@ def gpus() -> str:
     """The known cards, a line each."""
     from lorabench.spec.gpus import gpus as known
 
-    rows: list[tuple[str, ...]] = [("gpu", "memory", "bandwidth", "bf16")]
+    rows = [("gpu", "memory", "bandwidth", "bf16")]
     for name, card in known().items():
         bandwidth = f"{card.bandwidth / 1e9:,.0f} GB/s" if card.bandwidth else ""
         rate = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s" if card.bf16_flops else ""

@@ -35,6 +35,19 @@ def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
     return found
 
 
+def odd_linear(model: Any) -> str | None:
+    """The class of a model's linear layers where bitsandbytes cannot replace them, None where it can.
+
+    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them: under its
+    5.23 a quantised Falcon, whose layers are FalconLinear, loads without a word and is not quantised.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = {type(model.get_submodule(name)) for name in linear_modules(model)}
+    return None if not kinds or kinds & {torch.nn.Linear, Conv1D} else min(k.__name__ for k in kinds)
+
+
 def resolve_targets(model: Any, wanted: str | tuple[str, ...]) -> tuple[str, ...]:
     """The full names of the modules that target_modules means; ModelError where it means none."""
     linear = linear_modules(model)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorabench import plugins
-from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.events import Problem
 from lorabench.engine.model import check_device, device, skeleton
 from lorabench.errors import DeviceError, LorabenchError, ModelError, unknown
@@ -42,11 +42,19 @@ def _fault(cell: Cell) -> tuple[str, str] | None:
         fault = _rank_fault(cell, model, targets)
         if fault:
             return fault
+    odd = odd_linear(model) if cell.quantization.name != "none" else None
+    if odd:
+        return "quantization", unquantizable(cell.quantization.name, odd)
     try:
         check_device(cell, device())
     except DeviceError as e:
         return ("training.optimizer" if "optimizer" in str(e) else "quantization"), str(e)
     return _evaluation_fault(cell)
+
+
+def unquantizable(quantization: str, kind: str) -> str:
+    """The sentence for a model that transformers would load unquantised."""
+    return f"quantization {quantization} would change nothing: transformers quantises plain linear layers, and this model's are of class {kind}; allowed: none"
 
 
 def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, str] | None:

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorabench import plugins
-from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
+from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
 from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
@@ -57,11 +58,14 @@ def check(setting: Setting) -> None:
     positions = positions_of(config)
     if positions and setting.training.sequence_length > positions:
         raise LorabenchError(f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed")
-    if setting.method.target_modules is None:
-        return
     import torch
 
     model = build(with_layers(config, 1), torch.bfloat16, setting.model.trust_remote_code)
+    odd = odd_linear(model) if setting.quantization.name != "none" else None
+    if odd:
+        raise LorabenchError(unquantizable(setting.quantization.name, odd))
+    if setting.method.target_modules is None:
+        return
     shapes = linear_modules(model)
     smallest = min(resolve_targets(model, setting.method.target_modules), key=lambda n: min(shapes[n]))
     rank, side = setting.method.rank or 0, min(shapes[smallest])

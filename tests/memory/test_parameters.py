@@ -1,0 +1,40 @@
+"""Counted parameters are PEFT's own, and the papers'."""
+
+import peft
+import pytest
+import torch
+
+from lorabench.memory.parameters import any_model, count_parameters
+from lorabench.memory.skeleton import configuration, with_layers
+from lorabench.spec.study import ModelSpec
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank", "millions"),
+    [
+        (("v_proj",), 2, 4.7), (("q_proj", "v_proj"), 1, 4.7), (("q_proj", "v_proj"), 2, 9.4), (("q_proj", "k_proj", "v_proj", "out_proj"), 1, 9.4),
+        (("q_proj", "v_proj"), 8, 37.7), (("q_proj", "k_proj", "v_proj", "out_proj"), 8, 75.5), (("q_proj", "v_proj"), 64, 301.9),
+        (("q_proj", "k_proj", "v_proj", "out_proj"), 64, 603.8),
+    ],
+)  # fmt: skip
+def test_gpt3s_counts_are_those_of_the_lora_paper(targets, rank, millions):
+    """Hu et al. 2021, tables 5, 6 and 15. Some figures there are cut off, not rounded (37.75 is printed 37.7, 301.99 is 301.9), and 603.98 is twice the latter, 603.8."""
+    (count,) = count_parameters(ModelSpec(name="gpt3-175b"), [rank], targets)
+    assert count.trainable_parameters / 1e6 == pytest.approx(millions, abs=0.1 if millions < 600 else 0.2)
+
+
+def test_the_papers_35_mb_adapter():
+    (count,) = count_parameters(ModelSpec(name="gpt3-175b"), [4], ("q_proj", "v_proj"))
+    assert count.adapter_bytes(2) == pytest.approx(35e6, rel=0.09)  # 37.7 MB; 36 MiB
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "pythia-70m", "qwen3-0.6b", "gemma-2-2b", "phi-1.5", "opt-125m", "bloom-560m", "falcon-7b", "gpt-j"])
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_counts_are_pefts_own(name, method, monkeypatch):
+    config = with_layers(configuration(ModelSpec(name=name)), 2)
+    with torch.device("meta"):
+        model = peft.get_peft_model(any_model(config), peft.LoraConfig(r=8, target_modules="all-linear", use_dora=method == "dora", task_type="CAUSAL_LM"))
+    monkeypatch.setattr("lorabench.memory.parameters.configuration", lambda spec: config)
+    (count,) = count_parameters(ModelSpec(name=name), [8], "all-linear", method)
+    trainable, everything = model.get_nb_trainable_parameters()
+    assert (count.trainable_parameters, count.base_parameters + count.trainable_parameters) == (trainable, everything)
