@@ -37,7 +37,7 @@ from lorabench.engine.model import (
 )
 from lorabench.engine.probe import LiveBytes, held_tensors
 from lorabench.engine.probe import Phase as Probe
-from lorabench.engine.train import Diverged, Step, collate, make_optimizer, take_step, token_loss, train
+from lorabench.engine.train import Diverged, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.errors import LorabenchError
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
@@ -223,16 +223,8 @@ class _Run:
         if not spec.steps:
             return
         longest = sorted(data.train, key=lambda e: -len(e.ids))[: spec.batch_size]
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        model.train()
-        if spec.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        with LiveBytes(held_tensors(model)) as live:
-            optimizer = make_optimizer(parameters, spec)
-            for _ in range(2):  # the second step has the optimizer's state
-                micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
-                take_step(model, micro, parameters, optimizer, spec.max_grad_norm, self.autocast)
-        self.read("train_peak_bytes", live.peak)
+        micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
+        self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 
     def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
         """The result, with everything that was read until now."""

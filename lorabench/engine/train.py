@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from lorabench.engine.data import Example
-from lorabench.engine.probe import Clock
+from lorabench.engine.probe import Clock, LiveBytes, held_tensors
 from lorabench.spec.study import TrainingSpec
 
 IGNORED = -100
@@ -132,12 +132,26 @@ def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimiz
             loss = token_loss(model, batch) / predicted
         loss.backward()
         total += loss.detach()
+        del loss  # its graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     loss_now, norm_now = torch.stack([total, norm.float().to(total.device)]).tolist()  # one synchronisation for both
     if math.isfinite(loss_now) and math.isfinite(norm_now):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss_now, norm_now
+
+
+def peak_of_two_steps(model: Any, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None) -> int:
+    """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state; changes weights."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with LiveBytes(held_tensors(model)) as live:
+        optimizer = make_optimizer(parameters, spec)
+        for _ in range(2):
+            take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast)
+    return live.peak
 
 
 def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

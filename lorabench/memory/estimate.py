@@ -18,7 +18,7 @@ from lorabench.spec.gpus import Gpu
 CONTEXT_BYTES = 500 * 2**20
 CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = 0.95, 1.10
+LOW, HIGH = 0.93, 1.06  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
 MOST = 65_536  # batch sizes beyond this are not looked for
 
 

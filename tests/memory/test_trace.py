@@ -8,8 +8,7 @@ import torch
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
-from lorabench.engine.probe import LiveBytes, held_tensors
-from lorabench.engine.train import Batch, make_optimizer, take_step
+from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import predict_step
 from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
@@ -31,17 +30,9 @@ def measured(asked):
     targets = resolve_targets(base, method.target_modules) if method.target_modules else ()
     with quiet():
         model = plugins.load("methods", method.name).attach(base, method, peft_targets(base, targets) if targets else [])
-    model.train()
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    parameters = [p for p in model.parameters() if p.requires_grad]
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length))
-    with LiveBytes(held_tensors(model)) as live:
-        optimizer = make_optimizer(parameters, spec)
-        for _ in range(2):
-            micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
-            take_step(model, micro, parameters, optimizer, 1.0, torch.bfloat16 if spec.autocast == "bfloat16" else None)
-    return live.peak
+    micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
+    return peak_of_two_steps(model, micro, spec, torch.bfloat16 if spec.autocast == "bfloat16" else None)
 
 
 @pytest.mark.parametrize(
