@@ -118,7 +118,7 @@ def table(options: argparse.Namespace) -> int:
         from lorabench.report.tables import study_table
 
         _emit(exporter.export(study_table(store)), options.output)
-    return 0
+    return _left_out(store)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -132,7 +132,7 @@ def report(options: argparse.Namespace) -> int:
         print(write_report(store, path))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
-    return 0
+    return _left_out(store)
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -223,6 +223,14 @@ def plugin_list(options: argparse.Namespace) -> int:
 
     print(show.plugin_list(options.command))
     return 0
+
+
+def _left_out(store: Any) -> int:
+    """Tells of results that cannot be read, which tables and reports leave out."""
+    told = store.unreadable()
+    for sentence in told:
+        _say(f"left out: {sentence}", 1)
+    return 1 if told else 0
 
 
 def _table_text(store: Any) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
-from lorabench.engine.data import Example, TaskData
+from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
 from lorabench.engine.events import Event, Phase
@@ -44,7 +44,6 @@ from lorabench.spec.study import Cell
 from lorabench.spectra.delta import Factors, adapted_layers, adapter_spectra, full_spectra, start_factors
 
 Report = Callable[[Event], None]
-_DATA: dict[Any, TaskData] = {}
 _DOMAINS: dict[Any, tuple[tuple[Example, ...], Losses]] = {}
 
 
@@ -301,16 +300,6 @@ class _Run:
             test_examples=len(data.test),
             model_class=type(skeleton(cell.model)).__name__,
         )
-
-
-def task_data(cell: Cell, tokenizer: Any) -> TaskData:
-    """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
-    key = (cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length)  # options may hold dicts, which have no hash
-    if key not in _DATA:
-        made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
-        _DATA.clear()
-        _DATA[key] = made
-    return _DATA[key]
 
 
 def _name(dtype: torch.dtype) -> str:

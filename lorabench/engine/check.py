@@ -1,4 +1,4 @@
-"""What only the model itself can tell, before any cell runs: ranks against matrices, targets against modules."""
+"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
+from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
-from lorabench.engine.model import check_device, device, skeleton
-from lorabench.errors import DeviceError, LorabenchError, ModelError, unknown
+from lorabench.engine.model import check_device, device, load_tokenizer, skeleton
+from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
 from lorabench.spec.study import Cell
 
 
@@ -23,7 +24,23 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             fault = _fault(cell)
             if fault:
                 found.append(Problem(cell.id, *fault))
-    return tuple(found)
+    return tuple(found) or _data_problems(cells)
+
+
+def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+    """A task whose data cannot be read as asked; each is read once, the first cell's last, which then finds it in memory."""
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        first.setdefault((cell.fingerprints.data, cell.task.model_dump_json()), cell)
+    found = []
+    for cell in reversed(first.values()):
+        try:
+            task_data(cell, load_tokenizer(cell.model))
+        except DataError as e:
+            found.append(Problem(cell.id, "task", str(e)))
+        except ModelError as e:
+            found.append(Problem(cell.id, "model", str(e)))
+    return tuple(reversed(found))
 
 
 def _fault(cell: Cell) -> tuple[str, str] | None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+
+from lorabench import plugins
+from lorabench.spec.study import Cell
+
+_LAST: dict[Any, TaskData] = {}
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,13 @@ class TaskData:
     def choice_sets(self) -> tuple[ChoiceSet, ...]:
         """The task's multiple-choice sets."""
         return self.make_choice_sets()
+
+
+def task_data(cell: Cell, tokenizer: Any) -> TaskData:
+    """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
+    key = (cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length)  # options may hold dicts, which have no hash
+    if key not in _LAST:
+        made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
+        _LAST.clear()
+        _LAST[key] = made
+    return _LAST[key]

@@ -98,8 +98,19 @@ class Store:
     # results
 
     def results(self) -> tuple[CellResult, ...]:
-        """The results of the wanted cells that have one, in the study's order."""
-        return tuple(r for r in (self.get(c.id) for c in self.plan()) if r is not None)
+        """The results of the wanted cells that have one which can be read, in the study's order."""
+        return tuple(found for _, found in self._looked_up() if isinstance(found, CellResult))
+
+    def unreadable(self) -> tuple[str, ...]:
+        """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
+        return tuple(str(found) for _, found in self._looked_up() if isinstance(found, StoreError))
+
+    def _looked_up(self) -> Iterator[tuple[str, CellResult | StoreError | None]]:
+        for cell in self.plan():
+            try:
+                yield cell.id, self.get(cell.id)
+            except StoreError as e:
+                yield cell.id, e
 
     def get(self, cell_id: str) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""

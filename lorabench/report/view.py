@@ -76,7 +76,8 @@ class View:
 def make_view(store: Store) -> View:
     """Reads a store and analyses it."""
     study, groups = store.study(), replicates(store.plan())
-    results = {i: r for g in groups for i in g.ids if (r := store.get(i)) is not None}
+    found = {r.cell.id: r for r in store.results()}
+    results = {i: found[i] for g in groups for i in g.ids if i in found}
     data = wide(results.values())
     names = metrics(data)
     summaries, against = aggregate(groups, data), references(study, groups)

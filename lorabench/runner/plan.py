@@ -77,7 +77,7 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
             parts.append(cell.quantization.name)
         if cell.training.steps:
             leaves = flat[cell.id]
-            parts += [f"{k.rpartition('.')[2].replace('_', ' ')} {_short(leaves[k])}" for k in varied if leaves.get(k) is not None]
+            parts += [_told(k, leaves[k]) for k in varied if leaves.get(k) not in (None, False)]
             parts.append(f"seed {cell.seed}")
         words[cell.id] = ", ".join(parts)
     return words
@@ -130,6 +130,11 @@ def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _told(key: str, value: Any) -> str:
+    name = key.rpartition(".")[2].replace("_", " ")
+    return name if value is True else f"{name} {_short(value)}"
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from lorabench.errors import LorabenchError, StoreError, StudyError
 from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
-    from lorabench.record.result import CellResult, Outcome
+    from lorabench.record.result import Outcome
     from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
@@ -80,7 +80,7 @@ def write_cells_csv(plan: Plan) -> Path:
 
     path = plan.store.folder / "cells.csv"
     try:
-        write_atomically(path, wide(readable(plan)).to_csv(index=False, lineterminator="\n"))
+        write_atomically(path, wide(plan.store.results()).to_csv(index=False, lineterminator="\n"))
     except OSError as e:
         raise unwritable(plan, e) from None
     return path
@@ -90,17 +90,6 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     """The sentence for a full disk or missing permissions."""
     reason = error.strerror or error
     return StoreError(f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again")
-
-
-def readable(plan: Plan) -> tuple[CellResult, ...]:
-    """The results of the wanted cells, those left out that cannot be read."""
-    found = []
-    for cell in plan.cells:
-        try:
-            found.append(plan.store.get(cell.id))
-        except StoreError:  # a pending cell by definition; told when it runs
-            continue
-    return tuple(r for r in found if r is not None)
 
 
 class _Work:

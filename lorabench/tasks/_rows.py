@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
@@ -30,12 +30,21 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "cs
 VALIDATION_AT_MOST = 200  # rows; enough to choose a learning rate by, cheap to evaluate
 
 
+def _one_file(path: str) -> str:
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give one .jsonl, .csv or .tsv file")
+    return path
+
+
+RowFile = Annotated[DataFile, AfterValidator(_one_file)]
+
+
 class RowOptions(TaskSpec):
     """Where the rows are; the tasks over rows add what to make of them."""
 
-    train: DataFile | None = None
+    train: RowFile | None = None
     """training rows: a .jsonl, .csv or .tsv file, or any file with a separator"""
-    eval: DataFile | None = None
+    eval: RowFile | None = None
     """test rows; absent: test_percent of the training rows"""
     dataset: str | None = Field(None, min_length=1)
     """hub id, in place of files"""

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lorabench import plugins
-from lorabench.engine.cell import is_out_of_memory, run_cell, task_data
+from lorabench.engine.cell import is_out_of_memory, run_cell
+from lorabench.engine.data import task_data
 from lorabench.engine.evaluate import losses
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.record.result import CellResult

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorabench.engine.cell import task_data
-from lorabench.engine.data import Choice, ChoiceSet, Example
+from lorabench.engine.data import Choice, ChoiceSet, Example, task_data
 from lorabench.engine.evaluate import Losses, base_text, forgetting_reading, held_out_readings, losses, ratio_stderr
 from lorabench.engine.harness import Harness
 from lorabench.engine.model import load_base, load_tokenizer

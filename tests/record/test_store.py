@@ -73,6 +73,15 @@ def test_an_unreadable_result_is_one_sentence_and_is_run_again(store, text):
         store.get(cell.id)
     assert "\n" not in str(caught.value)
     assert not store.settled(cell.id)
+    assert store.unreadable() == (str(caught.value),)
+
+
+def test_an_unreadable_result_costs_no_other_its_place(store):
+    first, second = store.plan()[:2]
+    for cell in (first, second):
+        run(store, cell)
+    (store.cells_folder / first.id / "result.json").write_text("{")
+    assert [r.cell.id for r in store.results()] == [second.id]
 
 
 def test_a_folder_without_a_plan_is_told_apart(tmp_path):
