@@ -5,6 +5,7 @@
 A check that would begin after the limit is left out and named in session.json, so that the command ends well
 inside its time. Without a GPU the same checks run on the CPU at toy size: a rehearsal, not a measurement.
 
+    memory       predicted against measured memory of random-weight models of 0.1B to 8B parameters (benchmarks/memory.py device)
     methods      every method with every quantization trains, and its adapter loads again
     throughput   tokens per second and memory peaks of a random 160M Llama: full, lora, and lora on int8, fp4, nf4
     pretrain     the shipped models on more tokens, where the books are given with --books DIR
@@ -66,6 +67,12 @@ def run_all(found: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def memory(options: argparse.Namespace) -> Any:
+    from benchmarks.memory import measure
+
+    return measure("device")
+
+
 def methods(options: argparse.Namespace) -> Any:
     adapters = [m for m in plugins.names("methods") if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY]
     steps = "training.steps=20" if CUDA else "training.steps=2"
@@ -101,7 +108,7 @@ def pretrain(options: argparse.Namespace) -> Any:
     return [make(options.books, size, options.out / f"tiny-{size}", tokens[size]) for size in SIZES]
 
 
-CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (methods, throughput, pretrain)
+CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (memory, methods, throughput, pretrain)
 
 
 def main() -> None:

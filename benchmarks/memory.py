@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py cpu         the CPU probe on the shipped models, 72 combinations
     python benchmarks/memory.py published   GPU memory that others measured and published (measured_memory.csv)
+    python benchmarks/memory.py device      random weights of 0.1B to 8B parameters on this machine's GPU, 30 combinations (on a CPU: a rehearsal, tiny)
 
 Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the allocator holds, no
 CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is tested with; the row is then predicted
@@ -30,11 +31,14 @@ import torch
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
-from lorabench.engine.train import Batch, peak_of_two_steps
+from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
+from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.setting import Setting
+from lorabench.memory.skeleton import configuration
 from lorabench.memory.step import predict_step
 from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
+CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
 
@@ -69,6 +73,117 @@ def cpu(setting: Setting) -> dict[str, Any]:
     micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
     measured = peak_of_two_steps(model, micro, spec, torch.bfloat16 if spec.autocast == "bfloat16" else None)
     return compared(_words(setting), predict_step(setting).peak_bytes, measured)
+
+
+def device_settings() -> list[Setting]:
+    """30 combinations for a GPU of 80 GB."""
+    found = []
+    for line in DEVICE.strip().splitlines():
+        model, method, quantization, rank, batch, length, *more = line.split()
+        kind, _, double = quantization.partition("-")
+        training = TrainingSpec(
+            batch_size=int(batch) if CUDA else 2, sequence_length=int(length) if CUDA else 64, gradient_checkpointing="ckpt" in more,
+            optimizer=next((w for w in more if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (CUDA or not w.startswith("paged"))), "adamw"),
+        )  # fmt: skip
+        spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if CUDA else 4)
+        name = ModelSpec(name=model if CUDA else "lorabench/tiny-300k", dtype="bfloat16" if CUDA else "float32")
+        found.append(Setting(name, QuantizationSpec(name=kind, double_quant=double == "dq"), spec, training, "cuda" if CUDA else "cpu"))
+    return found
+
+
+DEVICE = """
+gpt2          full none    0   8   512
+gpt2          lora none    8   8   1024
+gpt2          lora nf4     8   4   512
+smollm2-360m  full none    0   4   1024
+smollm2-360m  full none    0   2   2048  adamw-8bit
+smollm2-360m  lora none    16  8   1024
+smollm2-360m  lora nf4-dq  64  8   512
+smollm2-360m  dora none    16  4   512
+pythia-410m   lora none    16  4   1024
+pythia-410m   lora int8    16  4   512
+llama-3.2-1b  full none    0   1   1024  ckpt
+llama-3.2-1b  full none    0   2   512   sgd
+llama-3.2-1b  lora none    8   4   1024
+llama-3.2-1b  lora none    256 4   1024
+llama-3.2-1b  lora int8    16  4   512
+llama-3.2-1b  lora fp4     16  4   512
+llama-3.2-1b  lora nf4     16  4   1024  ckpt
+llama-3.2-1b  lora nf4-dq  64  2   2048  paged-adamw-8bit
+llama-3.2-1b  dora nf4     16  2   512
+qwen2.5-1.5b  lora none    32  2   1024
+qwen2.5-1.5b  lora nf4     32  1   4096  ckpt
+gemma-2-2b    lora none    16  1   1024
+gemma-2-2b    lora nf4-dq  16  2   512   ckpt
+llama-3.2-3b  lora none    16  1   2048
+llama-3.2-3b  lora nf4     128 2   1024  adamw-8bit
+mistral-7b    lora none    16  1   512
+mistral-7b    lora nf4-dq  64  1   2048  ckpt paged-adamw-8bit
+llama-3.1-8b  lora none    16  1   1024  ckpt
+llama-3.1-8b  lora int8    16  1   256
+llama-3.1-8b  lora nf4-dq  16  1   2048
+"""
+
+
+def on_device(setting: Setting) -> dict[str, Any]:
+    """One combination with random weights on this machine's device; on CUDA against the allocator's peak, with two cuBLAS workspaces."""
+    predicted = predict_step(setting).peak_bytes + (CUBLAS_BYTES if CUDA else 0)
+    model = with_random_weights(setting)
+    spec, where = setting.training, torch.device("cuda" if CUDA else "cpu")
+    ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length), device=where)
+    micro = [Batch(ids, ids.clone(), ids.numel())]
+    if not CUDA:
+        return compared(_words(setting), predicted, peak_of_two_steps(model, micro, spec, None))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(parameters, spec)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        take_step(model, micro, parameters, optimizer, spec.max_grad_norm, torch.bfloat16)
+    torch.cuda.synchronize()
+    row = compared(_words(setting), predicted, torch.cuda.max_memory_allocated())
+    row["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    free, total = torch.cuda.mem_get_info()
+    row["context_bytes"] = total - free - torch.cuda.memory_reserved()
+    return row
+
+
+def with_random_weights(setting: Setting) -> Any:
+    """The adapted model on the device, its weights random, quantised where asked."""
+    import bitsandbytes as bnb
+    import transformers
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    where, config = torch.device("cuda" if CUDA else "cpu"), configuration(setting.model)
+    dtype = getattr(torch, setting.model.dtype)
+    with where, quiet():
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
+    model.config.use_cache = False
+    spec = setting.quantization
+    quantization = plugins.load("quantizations", spec.name).config(spec.double_quant, torch.bfloat16 if CUDA else dtype)
+    if quantization is not None:
+        weights = {n: (m.weight.data, m.bias) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)}
+        with quiet():
+            quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
+            quantizer.preprocess_model(model=model, device_map={"": where}, dtype=dtype)
+        for name, module in model.named_modules():
+            if not isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+                continue
+            weight, module.bias = weights.pop(name)
+            weight = weight.T.contiguous() if module.source_cls is transformers.pytorch_utils.Conv1D else weight
+            if isinstance(module, bnb.nn.Linear4bit):
+                old = module.weight
+                made = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=old.compress_statistics, quant_type=old.quant_type, module=module)
+            else:
+                made = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+            module.weight = made.to(where)
+        quantizer.postprocess_model(model)
+    method = setting.method
+    targets = resolve_targets(model, method.target_modules) if method.target_modules else ()
+    with quiet():
+        return plugins.load("methods", method.name).attach(model, method, peft_targets(model, targets) if targets else []).train()
 
 
 def published(row: dict[str, str]) -> dict[str, Any]:
@@ -152,23 +267,37 @@ def _words(s: Setting) -> str:
     return f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double} {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("part", choices=("cpu", "published"))
-    part = parser.parse_args().part
-    if part == "cpu":
-        rows = [cpu(s) for s in cpu_settings()]
-    else:
+def measure(part: str) -> dict[str, Any]:
+    """The rows of a part, and their median and worst errors; a row that fails is told and costs no other."""
+    if part == "published":
         with (Path(__file__).parent / "measured_memory.csv").open(encoding="utf-8", newline="") as stream:
             rows = [published(r) for r in csv.DictReader(stream)]
+    else:
+        rows = []
+        for setting in cpu_settings() if part == "cpu" else device_settings():
+            try:
+                rows.append(cpu(setting) if part == "cpu" else on_device(setting))
+            except (RuntimeError, MemoryError) as e:
+                print(f"failed: {_words(setting)}: {e}", flush=True)
+                rows.append({"setting": _words(setting), "fault": str(e)[:300]})
+            if CUDA:
+                torch.cuda.empty_cache()
     groups = {"all": rows} | ({"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {})
     summary = {}
     for name, chosen in groups.items():
-        errors = sorted(abs(r["error_percent"]) for r in chosen)
+        errors = sorted(abs(r["error_percent"]) for r in chosen if "error_percent" in r)
         summary[name] = {"rows": len(errors), "median_percent": round(statistics.median(errors), 3), "worst_percent": errors[-1]}
-        print(name, summary[name])
-    machine = {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
-    (ROOT / "reports" / f"memory-{part}.json").write_text(json.dumps({"summary": summary, "environment": machine, "rows": rows}, indent=1) + "\n")
+    return {"summary": summary, "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("part", choices=("cpu", "published", "device"))
+    parser.add_argument("--json", type=Path, help="default: reports/memory-PART.json")
+    options = parser.parse_args()
+    found = measure(options.part)
+    print(json.dumps(found["summary"], indent=1))
+    (options.json or ROOT / "reports" / f"memory-{options.part}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
