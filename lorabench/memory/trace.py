@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.model import quantization_tensors
+from lorabench.engine.model import logical_numel, quantization_tensors, quiet
 from lorabench.engine.train import Batch, token_loss
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
@@ -56,7 +56,8 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
     if training.gradient_checkpointing:
         again = {"context_fn": mixed.again} if mixed else {}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
+        with quiet():
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
     with device_kernels(setting.device), ledger:
         ledger.enter("embed")
         with mixed or nullcontext():
@@ -73,9 +74,8 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     trainable = sum(p.numel() for p in parameters)
     for parameter in parameters:
         parameter.grad = None
-    return Trace(
-        len(layers), tuple(ledger.segments), _logical(model), trainable, sum(p.numel() * p.element_size() for p in parameters)
-    )  # fmt: skip
+    total = sum(logical_numel(p) for p in model.parameters())
+    return Trace(len(layers), tuple(ledger.segments), total, trainable, sum(p.numel() * p.element_size() for p in parameters))
 
 
 class _Marks:
@@ -116,9 +116,3 @@ def _layers(model: Any) -> list[Any]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     return []
-
-
-def _logical(model: Any) -> int:
-    from lorabench.engine.model import logical_numel
-
-    return sum(logical_numel(p) for p in model.parameters())

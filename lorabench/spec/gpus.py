@@ -47,7 +47,7 @@ def find_gpu(text: str) -> Gpu:
     cards = {w: c for c in gpus().values() for w in (c.name, *c.aliases)}
     found = {_plain(w): c for w, c in cards.items()}.get(_plain(text))
     if found is None:
-        raise LorabenchError(unknown("gpu", text, cards) + ", or a size such as 24GB")
+        raise LorabenchError(unknown("gpu", text, gpus()) + ", or a size such as 24GB")
     return found
 
 
