@@ -77,11 +77,12 @@ def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
 def _finish(plan: Plan) -> int:
     """Table, report and what did not finish; a fault of the report loses nothing of the run."""
     from lorabench import api, show
+    from lorabench.report.tables import study_table
 
     code = 0
     try:
         print()
-        print(_table_text(plan.store))
+        print(_drawn(study_table(plan.store)))
         paths = api.write_outputs(plan.store)
         print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
     except BrokenPipeError:
@@ -107,18 +108,27 @@ def status(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> int:
-    """Prints or writes the table of conditions."""
+    """Prints or writes the table of conditions, or one of the literature."""
+    if options.directory.endswith((".yaml", ".yml")):
+        _emit(_drawn(_paper(options.directory), options.format), options.output)
+        return 0
     from lorabench.record.store import Store
+    from lorabench.report.tables import study_table
 
     store = Store.open(options.directory)
-    if options.format is None:
-        _emit(_table_text(store), options.output)
-    else:
-        exporter = plugins.load("exporters", options.format)
-        from lorabench.report.tables import study_table
-
-        _emit(exporter.export(study_table(store)), options.output)
+    _emit(_drawn(study_table(store), options.format), options.output)
     return _left_out(store)
+
+
+def _paper(path: str) -> Any:
+    from lorabench import forecast
+    from lorabench.spec.paper import is_paper
+    from lorabench.spec.source import read_source
+
+    source = read_source(path)
+    if not is_paper(source):
+        raise LorabenchError(f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)")
+    return forecast.paper(source)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -233,13 +243,15 @@ def _left_out(store: Any) -> int:
     return 1 if told else 0
 
 
-def _table_text(store: Any) -> str:
+def _drawn(table: Any, form: str | None = None) -> str:
     import shutil
 
-    from lorabench.report.tables import as_text, study_table
+    if form is not None:
+        return str(plugins.load("exporters", form).export(table))
+    from lorabench.report.tables import as_text
 
     # a file or a pipe has no width: nothing is to be folded there
-    return str(as_text(study_table(store), shutil.get_terminal_size().columns if sys.stdout.isatty() else 200)).rstrip("\n")
+    return str(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 200)).rstrip("\n")
 
 
 def _emit(text: str, output: str | None) -> None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.plan import Row
     from lorabench.memory.setting import Setting
+    from lorabench.report.layout import Table
     from lorabench.spec.gpus import Gpu
+    from lorabench.spec.source import Source
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
 
@@ -149,6 +151,17 @@ def parameters(model: str, ranks: list[int], target_modules: Any, method: str, a
     for r in rows:
         lines.append((str(r.rank), f"{r.trainable_parameters:,}", f"{r.trainable_percent:.3g} %", size(r.adapter_bytes()), size(r.adapter_bytes(2))))
     return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters", "", *_columns(lines)])
+
+
+def paper(source: Source) -> Table:
+    """A table of the literature, computed."""
+    from lorabench.spec.paper import read_paper
+
+    declared = read_paper(source)  # before the slow imports
+    from lorabench.memory.quantities import reproduce
+    from lorabench.report.paper import paper_table
+
+    return paper_table(declared, reproduce(declared))
 
 
 def _condition_words(row: Row) -> str:

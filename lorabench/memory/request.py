@@ -32,11 +32,15 @@ def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
         asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
-    method = plugins.load("methods", asked.method.name)
-    unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
-    setting = Setting(asked.model, asked.quantization, asked.method.model_copy(update=unused), asked.training, device)
+    setting = Setting(asked.model, asked.quantization, used(asked.method), asked.training, device)
     check(setting)
     return setting
+
+
+def used(method: MethodSpec) -> MethodSpec:
+    """The method with the fields that it does not use emptied."""
+    plugin = plugins.load("methods", method.name)
+    return method.model_copy(update={f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in plugin.FIELDS})
 
 
 def model_from(name: str) -> ModelSpec:

@@ -17,7 +17,7 @@ from lorabench.engine.model import load_config, quiet
 from lorabench.errors import ModelError
 from lorabench.memory.setting import Setting
 from lorabench.spec.architectures import find_architecture
-from lorabench.spec.study import ModelSpec
+from lorabench.spec.study import ModelSpec, QuantizationSpec
 
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
@@ -58,10 +58,7 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
 
 def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
-    model = build(config, dtype, setting.model.trust_remote_code)
-    quantization = plugins.load("quantizations", setting.quantization.name).config(setting.quantization.double_quant, compute_dtype)
-    if quantization is not None:
-        model = quantise(model, quantization, dtype)
+    model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
     wanted = setting.method.target_modules
     targets = resolve_targets(model, wanted) if wanted is not None else ()
     with torch.device("meta"), quiet():
@@ -69,12 +66,15 @@ def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: to
     return model.train()
 
 
-def quantise(model: Any, quantization: Any, dtype: torch.dtype) -> Any:
-    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes."""
+def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`."""
+    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
+    if config is None:
+        return model
     import bitsandbytes as bnb
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     with torch.device("meta"), quiet():
         quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
         for module in model.modules():

@@ -23,6 +23,8 @@ def number(value: float, unit: str) -> str:
         return size(value)
     if unit == "count":
         return count(value)
+    if unit == "whole":
+        return f"{value:,.0f}"
     if unit == "seconds":
         return seconds(value)
     if unit == "tokens/s":

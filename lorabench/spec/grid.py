@@ -100,24 +100,25 @@ def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str
 def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
     plain = dict(base)
     for dotted, value in changes:
-        _lay(plain, dotted.split("."), value)
+        lay(plain, dotted.split("."), value)
     return plain
 
 
-def _lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
+def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
+    """Lays a value over plain data, in place; what is below is copied, so that the base stays as it was."""
     head, rest = route[0], route[1:]
     old = plain.get(head)
     if rest:
         below = dict(old) if isinstance(old, dict) else {}
         plain[head] = below
-        _lay(below, rest, value)
+        lay(below, rest, value)
     elif isinstance(old, dict) and isinstance(value, str) and head in SETTINGS:
-        _lay(plain, [head], {"name": value})
+        lay(plain, [head], {"name": value})
     elif isinstance(old, dict) and isinstance(value, dict):
         renamed = head in ("model", "task") and "name" in value and value["name"] != old.get("name")
         plain[head] = {} if renamed else dict(old)
         for key, inner in value.items():
-            _lay(plain[head], key.split("."), inner)
+            lay(plain[head], key.split("."), inner)
     else:
         plain[head] = value
 

@@ -15,6 +15,7 @@ from lorabench import plugins
 from lorabench.errors import StudyError
 from lorabench.spec.explain import sentence
 from lorabench.spec.grid import conditions
+from lorabench.spec.paper import is_paper
 from lorabench.spec.paths import find_file, find_model
 from lorabench.spec.source import Source, override, read_source
 from lorabench.spec.study import Study
@@ -27,6 +28,8 @@ def load_study(path: str | Path, settings: tuple[str, ...] | list[str] = ()) -> 
 
 def read_study(source: Source) -> Study:
     """The same from a Source."""
+    if is_paper(source):
+        raise StudyError(f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}")
     try:
         study = Study.model_validate(source.data, context=context(source))
     except ValidationError as e:

@@ -1,0 +1,33 @@
+"""A table of the literature: what the paper prints, what lorabench computes, and how the two agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.spec.paper import UNITS, Paper, Reproduced, published
+
+
+def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
+    """The table of a paper's rows; what explains a difference stands below it."""
+    unit = UNITS.get(made[0].row.quantity, "bytes")
+    columns = (
+        Column("row", "", align="left", importance=0),
+        Column("published", "published", align="right", importance=0, meaning="as printed"),
+        Column("lorabench", "lorabench", unit, importance=0, meaning="computed from the architecture, nothing is trained"),
+        Column("difference", "difference, %", "percent", signed=True, importance=1, meaning="of lorabench's value to the published one"),
+        Column("agreement", "agreement", align="left", importance=1, meaning="to the digits that are printed"),
+    )
+    rows, notes = [], [f"Published: {paper.source}."]
+    for item in made:
+        marks = f" [{len(notes)}]" if item.row.note else ""
+        if item.row.note:
+            notes.append(f"[{len(notes)}] {item.row.note}")
+        name, value = Value(item.row.name + marks), Value(item.value)
+        if item.row.published is None:
+            rows.append(Row("", (), (name, None, value, None, None)))
+            continue
+        printed = published(item.row.published)
+        away = None if printed.relation in ("over", "under") else Value(100 * (item.value / printed.value - 1))
+        rows.append(Row("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
+    return Table(paper.question, columns, tuple(rows), tuple(notes))
