@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorabench.record.result import RETRIED
 from lorabench.record.store import Store
 from lorabench.runner.crew import Crew
 from lorabench.runner.run import run as run_study
@@ -26,15 +27,17 @@ def run(
     *,
     workers: int = 1,
     executor: str | Callable[[int | None], Slot] = "local",
-    retry: Iterable[Outcome] = ("failed",),
+    retry: Iterable[Outcome] = RETRIED,
+    skip_infeasible: bool = False,
     progress: Progress | None = None,
 ) -> StudyResults:
     """Runs what a study wants and has not yet, writes its tables and report, returns its results.
 
-    `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; `progress`
+    `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; what is predicted not
+    to fit into memory is warned of, and with skip_infeasible recorded as skipped instead of run; `progress`
     shows what goes on (lorabench.runner.progress.open_progress() as the CLI does), nothing where absent.
     """
-    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry)
+    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible)
     write_outputs(plan.store)
     return StudyResults(plan.store, study)
 

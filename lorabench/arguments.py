@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study: --set training.steps=50")
     c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
     c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)")
+    c.add_argument("--skip-infeasible", action="store_true", help="do not run cells that are predicted not to fit into memory, record them as skipped")
     c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
     c = add("status", "what a results directory holds and lacks")
     c.add_argument("directory", metavar="DIR")

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         from lorabench.runner.progress import open_progress
         from lorabench.runner.run import run as run_study
 
-        plan = run_study(study, options.out, crew=crew, progress=open_progress(), source=source)
+        plan = run_study(study, options.out, crew=crew, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible)
     return _finish(plan)
 
 
@@ -93,7 +93,8 @@ def _finish(plan: Plan) -> int:
         code = _say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
     rows = show.unfinished(plan)
     if rows:
-        print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *rows, sep="\n")
+        print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
+    if any(word != "skipped" for word, _ in rows):  # to skip was asked for
         code = 1
     return code
 

@@ -40,8 +40,8 @@ def status(store: Store) -> str:
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
     lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
-    if "missing" in told or "failed" in told:
-        lines.append(f"to run what is missing or failed: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+    if {"missing", "failed", "skipped"} & set(told):
+        lines.append(f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
     return "\n".join(lines)
 
 
@@ -67,13 +67,13 @@ def _reason(result: CellResult) -> str:
     return f"{kind}{error.message}{step}"
 
 
-def unfinished(plan: Plan) -> list[str]:
-    """A line for each cell that has not finished, with its reason and log."""
+def unfinished(plan: Plan) -> list[tuple[str, str]]:
+    """What became of each cell that has not finished, and a line with its reason and log."""
     rows = []
     for cell in plan.cells:
         word, reason = _standing(plan.store, cell.id)
         if word != "finished":
-            rows.append(f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}")
+            rows.append((word, f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}"))
     return rows
 
 

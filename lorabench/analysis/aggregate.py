@@ -35,12 +35,14 @@ class Outcomes:
     diverged: int
     out_of_memory: int
     failed: int
+    skipped: int
+    """not run, since predicted not to fit"""
     missing: int
     """wanted by the study, not run yet"""
 
     @property
     def total(self) -> int:
-        return self.finished + self.diverged + self.out_of_memory + self.failed + self.missing
+        return self.finished + self.diverged + self.out_of_memory + self.failed + self.skipped + self.missing
 
     @property
     def broken(self) -> int:
@@ -87,7 +89,7 @@ def aggregate(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Summary
     made = []
     for group in groups:
         c = group.condition
-        ended = {o: counts[c, o] for o in ("finished", "diverged", "out_of_memory", "failed")}
+        ended = {o: counts[c, o] for o in ("finished", "diverged", "out_of_memory", "failed", "skipped")}
         outcomes = Outcomes(**ended, missing=len(group.cells) - sum(ended.values()))
         seeds = tuple(cell.seed for cell in group.cells) if group.trains else ()
         own = MappingProxyType(statistics.get(c, {}))

@@ -10,7 +10,7 @@ from lorabench.analysis.aggregate import Outcomes, Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.labels import method_label
 
-Kind = Literal["one_seed", "few_seeds", "untuned_rates", "diverged", "out_of_memory", "failed", "missing"]
+Kind = Literal["one_seed", "few_seeds", "untuned_rates", "diverged", "out_of_memory", "failed", "skipped", "missing"]
 ENOUGH_SEEDS = 5  # t(0.975) is 12.7 with 2 seeds, 4.3 with 3, 2.8 with 5
 
 
@@ -35,6 +35,7 @@ def _broken(summaries: Sequence[Summary]) -> list[Finding]:
         ("failed", "Cells failed", "failed; run the study again to retry them, or see their log.txt"),
         ("diverged", "Cells diverged", "lost a finite loss; their learning rate is too high for the setting, and they have no results"),
         ("out_of_memory", "Cells ran out of memory", "did not fit into memory; a smaller batch or gradient checkpointing may let them run"),
+        ("skipped", "Cells were skipped", "were not run, since they were predicted not to fit into memory; run the study without --skip-infeasible to try them"),
         ("missing", "Cells are missing", "have not been run yet; run the study again to complete it"),
     )
     found = []

@@ -221,7 +221,8 @@ class _Run:
         self.read("eval_peak_bytes", live.peak)
         if not spec.steps:
             return
-        longest = sorted(data.train, key=lambda e: -len(e.ids))[: spec.batch_size]
+        longest = sorted(data.train, key=lambda e: -len(e.ids))
+        longest = [longest[i % len(longest)] for i in range(spec.batch_size)]  # few rows come several times, as in training
         micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
         self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["load", "train", "evaluate", "decompose"]
+Phase = Literal["foresee", "load", "train", "evaluate", "decompose"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Event:
     steps: int | None = None
     loss: float | None = None
     tokens_per_second: float | None = None
+    warning: str | None = None
+    """what the user is to know before the cell runs, a sentence without its subject"""
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from lorabench.spec.study import Cell
 
 ENGINE = "lorabench.engine"
+FORESIGHT = "lorabench.memory.foresee"
 
 
-def open_slot(threads: int | None = None, *, engine: str = ENGINE) -> LocalSlot:
-    """A slot of its own process with so many CPU threads; `engine` names the package that checks and runs cells."""
-    return LocalSlot(threads, engine)
+def open_slot(threads: int | None = None, *, engine: str = ENGINE, foresight: str = FORESIGHT) -> LocalSlot:
+    """A slot of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `foresight` the module that predicts them."""
+    return LocalSlot(threads, engine, foresight)
 
 
 class LocalSlot:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
-    def __init__(self, threads: int | None, engine: str) -> None:
-        self._threads, self._engine = threads, engine
+    def __init__(self, threads: int | None, engine: str, foresight: str) -> None:
+        self._threads, self._engine, self._foresight = threads, engine, foresight
         self._lock = threading.Lock()  # close() comes from another thread than run()
         self._closed = False
         self._start()
@@ -60,8 +61,8 @@ class LocalSlot:
             pass
         raise errors.LorabenchError(f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}")
 
-    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
-        """Runs a cell; whatever happens to the process, there is a result."""
+    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult:
+        """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the process, there is a result."""
         from lorabench.engine.events import Event
         from lorabench.record.result import CellResult
 
@@ -70,7 +71,7 @@ class LocalSlot:
         if self._process.poll() is not None:
             self._start()
         try:
-            self._send({"do": "run", "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
+            self._send({"do": "run", "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve()), "skip_infeasible": skip_infeasible})
             for reply in self._replies():
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
@@ -105,7 +106,7 @@ class LocalSlot:
             self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the slot)
             self._early = tempfile.TemporaryFile()  # noqa: SIM115  (what is printed outside of cells; lives as long as the process)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine],
+                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine, self._foresight],
                 pass_fds=(commands, replies),
                 stdin=subprocess.DEVNULL,
                 stdout=self._early,

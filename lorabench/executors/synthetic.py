@@ -10,6 +10,7 @@ For tests and for trying out reports. With u, v uniform in [-1, 1] and fixed by 
 
 Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1
 diverges at step 12, a batch of 4,096 sequences or more runs out of memory.
+The predicted peak is 1 % above the measured one, 2 % below it where weights are quantised.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def expected(cell: Cell) -> dict[str, float]:
             "train_tokens": tokens,
             "tokens_per_second": speed,
             "train_seconds": tokens / speed,
-            "train_peak_bytes": float(round(weights + 12 * trainable + activations)),
+            "train_peak_bytes": (peak := float(round(weights + 12 * trainable + activations))),
+            "predicted_train_peak_bytes": float(round(peak * (1.01 if quantization == "none" else 0.98))),
             "train_loss": loss - 0.1,
             "forgetting": 0.3 - 0.2 * gap / GAP,
         }
@@ -85,8 +87,8 @@ class Slot:
             Problem(c.id, "method.rank", words.format(c.method.rank, HIGHEST_RANK)) for c in cells if (c.method.rank or 0) > HIGHEST_RANK
         )
 
-    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
-        """The cell's result; its curve and spectra in `folder`."""
+    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult:
+        """The cell's result; its curve and spectra in `folder`. Nothing is foreseen, so nothing is skipped."""
         folder.mkdir(parents=True, exist_ok=True)
         on_event(Event(cell.id, "load"))
         if cell.training.batch_size >= LARGEST_BATCH:

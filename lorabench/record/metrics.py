@@ -35,6 +35,7 @@ _TABLE = (
     Metric("padding_percent", "padding %", "percent", "lower", "share of the training positions that held padding"),
     Metric("tokens_per_second", "tokens/s", "tokens/s", "higher", "non-padding training tokens over training time"),
     Metric("train_peak_bytes", "train peak", "bytes", "lower", "peak of live tensors during training (CUDA: max_memory_allocated, which paged optimizer state is not part of)"),
+    Metric("predicted_train_peak_bytes", "predicted peak", "bytes", "none", "the same, predicted from shapes before the cell ran"),
     Metric("eval_peak_bytes", "eval peak", "bytes", "lower", "peak of live tensors during evaluation (CUDA: max_memory_allocated)"),
     Metric("train_reserved_bytes", "train reserved", "bytes", "lower", "CUDA max_memory_reserved during training"),
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),

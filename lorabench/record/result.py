@@ -11,8 +11,9 @@ from pydantic import Field
 
 from lorabench.spec.study import Cell, Frozen
 
-Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]
+Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way
+RETRIED: tuple[Outcome, ...] = ("failed", "skipped")  # run again by the next start
 
 
 class Reading(Frozen):

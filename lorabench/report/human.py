@@ -60,6 +60,13 @@ def decimals(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
 
 
+def percent(value: float) -> str:
+    """12 %; 3.4 %; 0.05 %; below 0.01 %."""
+    if value < 0.01:
+        return "less than 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+
+
 def size(value: float) -> str:
     """1.23 MB; 512 B."""
     for i, (name, one) in enumerate(_UNITS):

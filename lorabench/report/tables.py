@@ -93,7 +93,7 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
 def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
     """ "diverged at step 12 (2 of 2)"; empty where all cells finished."""
     total, said = summary.outcomes.total, []
-    for kind, words in (("diverged", "diverged"), ("out_of_memory", "out of memory"), ("failed", "failed"), ("missing", "not run yet")):
+    for kind, words in (("diverged", "diverged"), ("out_of_memory", "out of memory"), ("failed", "failed"), ("skipped", "skipped: would not fit"), ("missing", "not run yet")):
         number = int(getattr(summary.outcomes, kind))
         if number:
             steps = [r.error.step for r in results if r.outcome == kind and r.error and r.error.step is not None]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
     from lorabench.spec.study import Cell
 
-COLOURS = {"finished": "green", "diverged": "yellow", "out_of_memory": "red", "failed": "red"}
+COLOURS = {"finished": "green", "diverged": "yellow", "out_of_memory": "red", "failed": "red", "skipped": "yellow"}
 
 
 class Live:
@@ -46,7 +46,9 @@ class Live:
 
     def event(self, event: Event) -> None:
         with self.lock:
-            self._tally.see(event)
+            now = self._tally.see(event)
+            if now is not None and event.warning:
+                self.console.print(Text(f"{self._number(now)} {now.words}: warning: ").append(event.warning, "yellow"))
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:

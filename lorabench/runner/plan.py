@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorabench.errors import StoreError
-from lorabench.record.result import Outcome
+from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.spec.grid import SETTINGS, conditions, expand
 from lorabench.spec.paths import model_label
@@ -44,7 +44,7 @@ class Plan:
             raise StoreError(f"{self.store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR") from None
 
 
-def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outcome] = ("failed",)) -> Plan:
+def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outcome] = RETRIED) -> Plan:
     """The cells of a study and those that are to be run; writes nothing."""
     cells = expand(study)
     store = Store(out if out is not None else Path("reports") / study.name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
-DOING = {"load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing"}
+DOING = {"foresee": "predicting its memory", "load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing"}
 
 
 class Progress(Protocol):
@@ -155,6 +155,8 @@ class Lines:
     def event(self, event: Event) -> None:
         with self.lock:
             now = self._tally.see(event)
+            if now is not None and event.warning:
+                self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
             if now is None or not event.step or not event.steps or event.step >= event.steps:
                 return
             when, step = self.told[event.cell]
@@ -220,7 +222,7 @@ def state(now: Running) -> str:
 
 def verdict(result: CellResult, seconds: float) -> str:
     """ "finished in 21 s, held-out loss 1.293", or why not"""
-    words = {"finished": "finished", "diverged": "DIVERGED", "out_of_memory": "OUT OF MEMORY", "failed": "FAILED"}[result.outcome]
+    words = {"finished": "finished", "diverged": "DIVERGED", "out_of_memory": "OUT OF MEMORY", "failed": "FAILED", "skipped": "SKIPPED"}[result.outcome]
     text = f"{words} {'in' if result.outcome == 'finished' else 'after'} {duration(seconds)}"
     loss = result.value("eval_loss")
     if loss is not None:

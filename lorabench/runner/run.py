@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench.errors import LorabenchError, StoreError, StudyError
+from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
@@ -38,9 +39,13 @@ def run(
     crew: Crew | None = None,
     progress: Progress | None = None,
     source: Source | None = None,
-    retry: Iterable[Outcome] = ("failed",),
+    retry: Iterable[Outcome] = RETRIED,
+    skip_infeasible: bool = False,
 ) -> Plan:
-    """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store."""
+    """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
+
+    skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
+    """
     from lorabench.runner.plan import make_plan
 
     with crew or Crew() as crew:
@@ -51,7 +56,7 @@ def run(
         if progress:
             progress.begin(plan)
         try:
-            _Work(plan, crew, progress, tuple(retry)).run()
+            _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
         except BaseException:
             with suppress(LorabenchError):
                 write_cells_csv(plan)
@@ -95,7 +100,8 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
 class _Work:
     """The queue of one run and the threads that empty it."""
 
-    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...]) -> None:
+    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...], skip_infeasible: bool) -> None:
+        self.skip_infeasible = skip_infeasible
         self.plan, self.crew, self.progress, self.retry = plan, crew, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
@@ -168,7 +174,7 @@ class _Work:
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
-            result = slot.run(cell, folder, self.progress.event if self.progress else lambda event: None)
+            result = slot.run(cell, folder, self.progress.event if self.progress else lambda event: None, self.skip_infeasible)
             if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)

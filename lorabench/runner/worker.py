@@ -1,10 +1,10 @@
 """The child's main: a process that imports the engine once and runs one cell after another.
 
-    python -m lorabench.runner.worker COMMANDS REPLIES ENGINE
+    python -m lorabench.runner.worker COMMANDS REPLIES ENGINE FORESIGHT
 
 COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error
 belong to whatever the libraries print, and go to the log.txt of the cell that runs.
-ENGINE is the package with `check.check_cells` and `cell.run_cell`.
+ENGINE is the package with `check.check_cells` and `cell.run_cell`, FORESIGHT the module with `foresee`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     engine = arguments[2]
     check_cells = importlib.import_module(f"{engine}.check").check_cells
     run_cell = importlib.import_module(f"{engine}.cell").run_cell
+    foresee = importlib.import_module(arguments[3]).foresee
     if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
         for name in LATE:
             importlib.import_module(name)
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> None:
         if command["do"] == "check":
             send(_check(check_cells, command))
         else:
-            reply = _run(run_cell, command, send)
+            reply = _run(run_cell, foresee, command, send)
             reply["last"] = is_spoilt(command, reply)
             send(reply)
             if reply["last"]:
@@ -72,15 +73,30 @@ def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str
         return {"broken": traceback.format_exc()}
 
 
-def _run(run_cell: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _run(run_cell: Callable[..., Any], foresee: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     folder = Path(command["folder"])
     with _printing_to(folder / "log.txt"):
         try:
-            result = run_cell(_cell(command["cell"]), folder, lambda event: send({"event": dataclasses.asdict(event)}))
+            result = _foreseen(run_cell, foresee, _cell(command["cell"]), folder, command["skip_infeasible"], lambda event: send({"event": dataclasses.asdict(event)}))
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
             return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
+
+
+def _foreseen(run_cell: Callable[..., Any], foresee: Callable[..., Any], cell: Any, folder: Path, skip: bool, report: Callable[[Any], None]) -> Any:
+    """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
+    from lorabench.engine.events import Event
+
+    foresight = foresee(cell)
+    if foresight is None:
+        return run_cell(cell, folder, report)
+    if skip and foresight.fits is False:
+        return foresight.skipped(cell)
+    if foresight.warning:
+        report(Event(cell.id, "foresee", warning=foresight.warning))
+    result = run_cell(cell, folder, report)
+    return result.model_copy(update={"readings": (*result.readings, *foresight.readings())})
 
 
 def _cell(plain: dict[str, Any]) -> Any:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from lorabench import plugins
-from lorabench.report.blocks import Figure, Points, Section
+from lorabench.record.result import CellResult, Fault
+from lorabench.report.blocks import Figure, Grid, Points, Section
 from lorabench.report.page import sections, write_report
 from lorabench.report.view import View, make_view
-from lorabench.sections import accuracy_memory, answer, rank_curve, spectra, training_curves
+from lorabench.sections import accuracy_memory, answer, predicted_memory, rank_curve, spectra, training_curves
 from lorabench.spec import expand
 from tests.report.stores import ONLY_FULL, STUDY, fill, filled, renamed, study_of
 
@@ -171,3 +172,31 @@ def test_a_diverged_curve_does_not_press_the_others_flat(tmp_path: Path) -> None
     assert info is not None
     assert info.y.span is not None
     assert info.y.span[1] < 4 < max(max(line.y) for line in info.lines)
+
+
+def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) -> None:
+    by_label = {p.label: p for p in predicted_memory.decide(view)}
+    assert set(by_label) == {s.label.text for s in view.summaries if s.seeds}  # the untouched base trains nothing
+    assert by_label["full"].error == pytest.approx(1, abs=0.01)
+    quantised = [p for name, p in by_label.items() if "nf4" in name]
+    assert len(quantised) == 3
+    assert all(p.error == pytest.approx(-2, abs=0.01) for p in quantised)
+    said = predicted_memory.sentence(tuple(by_label.values()))
+    assert said.startswith("Over 7 conditions the prediction is off by 1.0 % in the median, by 2.0 % at most (")
+
+
+def test_what_was_skipped_is_shown_with_its_prediction(tmp_path: Path) -> None:
+    def skip_rank_16(result: CellResult) -> CellResult:
+        if result.cell.method.rank != 16:
+            return result
+        fault = Fault(kind="Infeasible", message="not run: it is predicted not to fit into memory")
+        kept = tuple(r for r in result.readings if r.metric == "predicted_train_peak_bytes")
+        return result.model_copy(update={"outcome": "skipped", "error": fault, "readings": kept})
+
+    view = make_view(filled(tmp_path, change=skip_rank_16))
+    shown = next(s for s in sections(view) if s.title == predicted_memory.TITLE)
+    grid = next(b for b in shown.blocks if isinstance(b, Grid))
+    hit = [row for row in grid.rows if "r=16" in row[0]]
+    assert [row[2:] for row in hit] == [("–", "skipped: would not fit (2 of 2)")] * 2
+    assert any(f.kind == "skipped" for f in view.findings)
+    assert next(s for s in view.summaries if "r=16" in s.label.text).outcomes.skipped == 2

@@ -35,7 +35,7 @@ def begun(tmp_path, monkeypatch):
 @pytest.fixture
 def open_odd():
     """open_slot of the local executor, over the odd engine."""
-    return functools.partial(local.open_slot, engine=ENGINE)
+    return functools.partial(local.open_slot, engine=ENGINE, foresight=f"{ENGINE}.foresee")
 
 
 def study_of(*seeds: int, more: str = ""):

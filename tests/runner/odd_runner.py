@@ -9,5 +9,5 @@ from lorabench import cli
 from lorabench.executors import local
 
 if __name__ == "__main__":
-    local.open_slot = functools.partial(local.open_slot, engine="tests.runner.odd_engine")
+    local.open_slot = functools.partial(local.open_slot, engine="tests.runner.odd_engine", foresight="tests.runner.odd_engine.foresee")
     sys.exit(cli.main(sys.argv[1:]))

@@ -110,7 +110,7 @@ def test_an_engine_that_cannot_be_imported_is_one_sentence(begun):
 
 def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
     code = (
-        "import time; from lorabench.executors import local; slot = local.open_slot(engine='tests.runner.odd_engine');"
+        "import time; from lorabench.executors import local; slot = local.open_slot(engine='tests.runner.odd_engine', foresight='tests.runner.odd_engine.foresee');"
         "print(slot._process.pid, flush=True); time.sleep(60)"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

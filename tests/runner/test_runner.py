@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from lorabench.errors import LorabenchError, StudyError
 from lorabench.record.store import Store
 from lorabench.runner.crew import Crew
+from lorabench.runner.progress import Lines
 from lorabench.runner.run import run
 from tests.runner.conftest import STUDY, source_of, study_of
 
@@ -166,3 +168,25 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(begun, tmp_path):
     assert runner.returncode == 2
     assert "cannot be written" in err
     assert len(err.splitlines()) == 1
+
+
+def test_what_may_not_fit_is_warned_of_and_run(open_odd, begun, tmp_path):
+    stream = io.StringIO()
+    plan = run(study_of(0, 106, 107), tmp_path / "out", crew=Crew(open_odd), progress=Lines(stream))
+    assert outcomes(plan) == ["finished"] * 3
+    assert begun() == [0, 106, 107]
+    told = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    assert len(told) == 2
+    assert "seed 106: warning: is predicted not to fit into memory: 30.0 to 40.0 GB predicted, 20.0 GB free" in told[0]
+    assert "seed 107: warning: may not fit into memory: 15.0 to 25.0 GB predicted, 20.0 GB free" in told[1]
+    assert [plan.store.get(c.id).value("predicted_train_peak_bytes") for c in plan.cells] == [None, 1e10, 1e10]
+
+
+def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_by_the_next_run(open_odd, begun, tmp_path):
+    plan = run(study_of(106, 107, 1), tmp_path / "out", crew=Crew(open_odd), skip_infeasible=True)
+    assert outcomes(plan) == ["skipped", "finished", "finished"]
+    assert "30.0 to 40.0 GB predicted, 20.0 GB free" in plan.store.get(plan.cells[0].id).error.message
+    assert begun() == [107, 1]
+    plan = run(study_of(106, 107, 1), tmp_path / "out", crew=Crew(open_odd))
+    assert outcomes(plan) == ["finished"] * 3
+    assert begun() == [107, 1, 106]
