@@ -45,7 +45,7 @@ class Foresight:
         """One sentence where the cell is not sure to fit."""
         if self.fits:
             return None
-        may = "may not fit" if self.fits is None else "is predicted not to fit"
+        may = "may not fit" if self.fits is None else "predicted not to fit"
         return f"{may} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} GB free"
 
     def readings(self) -> tuple[Reading, ...]:
@@ -54,7 +54,7 @@ class Foresight:
 
     def skipped(self, cell: Cell) -> CellResult:
         """The result of a cell that was not run since it would not fit."""
-        fault = Fault(kind="Infeasible", message=f"not run: it {self.warning}")
+        fault = Fault(kind="Infeasible", message=str(self.warning))
         return CellResult(cell=cell, outcome="skipped", readings=self.readings(), started_at=datetime.now(UTC).isoformat(timespec="seconds"), error=fault)
 
 

@@ -223,7 +223,7 @@ def state(now: Running) -> str:
 def verdict(result: CellResult, seconds: float) -> str:
     """ "finished in 21 s, held-out loss 1.293", or why not"""
     words = {"finished": "finished", "diverged": "DIVERGED", "out_of_memory": "OUT OF MEMORY", "failed": "FAILED", "skipped": "SKIPPED"}[result.outcome]
-    text = f"{words} {'in' if result.outcome == 'finished' else 'after'} {duration(seconds)}"
+    text = words if result.outcome == "skipped" else f"{words} {'in' if result.outcome == 'finished' else 'after'} {duration(seconds)}"
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"

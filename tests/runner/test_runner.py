@@ -177,7 +177,7 @@ def test_what_may_not_fit_is_warned_of_and_run(open_odd, begun, tmp_path):
     assert begun() == [0, 106, 107]
     told = [line for line in stream.getvalue().splitlines() if "warning" in line]
     assert len(told) == 2
-    assert "seed 106: warning: is predicted not to fit into memory: 30.0 to 40.0 GB predicted, 20.0 GB free" in told[0]
+    assert "seed 106: warning: predicted not to fit into memory: 30.0 to 40.0 GB predicted, 20.0 GB free" in told[0]
     assert "seed 107: warning: may not fit into memory: 15.0 to 25.0 GB predicted, 20.0 GB free" in told[1]
     assert [plan.store.get(c.id).value("predicted_train_peak_bytes") for c in plan.cells] == [None, 1e10, 1e10]
 
