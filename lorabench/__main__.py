@@ -1,8 +1,6 @@
 """python -m lorabench: the same as the command lorabench."""
 
-import sys
-
-from lorabench.cli import main
+from lorabench.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

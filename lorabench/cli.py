@@ -15,12 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lorabench import plugins
+from lorabench import plugins, quick
 from lorabench.arguments import make_parser
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
+
+
+def entry() -> NoReturn:
+    """The command lorabench."""
+    quick.leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -287,4 +292,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     from lorabench.spec.gpus import find_gpu
 
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
-    from lorabench.memory.estimate import estimate as predict
-    from lorabench.memory.request import positions_of, setting_from
-    from lorabench.memory.skeleton import configuration
+    with quick.imports():
+        from lorabench.memory.estimate import estimate as predict
+        from lorabench.memory.request import positions_of, setting_from
+        from lorabench.memory.skeleton import configuration
 
-    setting = setting_from(words)
+        setting = setting_from(words)  # transformers imports what a model needs when it is first built
     made = predict(setting, card, positions_of(configuration(setting.model)))
     return as_plain_json(made) if as_json else as_text(setting, made, card)
 
@@ -105,8 +107,9 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     from lorabench.spec.load import read_study
 
     card, study = find_gpu(gpu), read_study(source)
-    from lorabench.memory.plan import plan_conditions
-    from lorabench.spec.grid import conditions
+    with quick.imports():
+        from lorabench.memory.plan import plan_conditions
+        from lorabench.spec.grid import conditions
 
     rows = plan_conditions(conditions(study, source), card)
     words = [_condition_words(r) for r in rows]
@@ -140,8 +143,9 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
-    from lorabench.memory.parameters import count_parameters
-    from lorabench.memory.request import model_from
+    with quick.imports():
+        from lorabench.memory.parameters import count_parameters
+        from lorabench.memory.request import model_from
 
     rows = count_parameters(model_from(model), ranks, target_modules, method)
     if as_json:
@@ -158,8 +162,9 @@ def paper(source: Source) -> Table:
     from lorabench.spec.paper import read_paper
 
     declared = read_paper(source)  # before the slow imports
-    from lorabench.memory.quantities import reproduce
-    from lorabench.report.paper import paper_table
+    with quick.imports():
+        from lorabench.memory.quantities import reproduce
+        from lorabench.report.paper import paper_table
 
     return paper_table(declared, reproduce(declared))
 

@@ -10,10 +10,11 @@ import pytest
 from lorabench import plugins
 
 PACKAGE = Path(__file__).parents[1] / "lorabench"
-LIGHT = {"errors", "plugins", "spec", "record"}
+LIGHT = {"errors", "plugins", "quick", "spec", "record"}
 ALLOWED = {  # layer: the layers that it may import
     "errors": set(),
     "plugins": {"errors"},
+    "quick": set(),
     "spec": {"errors", "plugins"},
     "record": {"errors", "plugins", "spec"},
     "spectra": LIGHT,

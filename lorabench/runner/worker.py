@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorabench import quick
+
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
 
@@ -35,12 +37,13 @@ def main(arguments: list[str]) -> None:
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
     engine = arguments[2]
-    check_cells = importlib.import_module(f"{engine}.check").check_cells
-    run_cell = importlib.import_module(f"{engine}.cell").run_cell
-    foresee = importlib.import_module(arguments[3]).foresee
-    if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
-        for name in LATE:
-            importlib.import_module(name)
+    with quick.imports():
+        check_cells = importlib.import_module(f"{engine}.check").check_cells
+        run_cell = importlib.import_module(f"{engine}.cell").run_cell
+        foresee = importlib.import_module(arguments[3]).foresee
+        if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
+            for name in LATE:
+                importlib.import_module(name)
     while True:
         command = commands.get()
         if command["do"] == "check":

@@ -15,6 +15,9 @@ import yaml
 from lorabench.spec.paths import MODELS
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 22 files: 0.01 s against 0.1 s
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One preset."""
@@ -37,7 +40,7 @@ def architectures() -> dict[str, Architecture]:
     """All presets by hub id."""
     found = {}
     for file in sorted((MODELS / "architectures").glob("*.yaml")):
-        family = yaml.safe_load(file.read_text(encoding="utf-8"))
+        family = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
         for name, entry in family["models"].items():
             published = entry.get("published_parameters")
             found[name] = Architecture(
