@@ -168,9 +168,12 @@ def _line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice: the log of a cell tells what matters."""
+    """Without transformers' progress bars and advice, and bitsandbytes' about casts: the log of a cell tells what matters."""
     from transformers.utils import logging as hf
 
+    bnb = logging.getLogger("bitsandbytes")
+    before = bnb.level
+    bnb.setLevel(logging.ERROR)
     level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
     hf.set_verbosity_error()
     hf.disable_progress_bar()
@@ -180,6 +183,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="PiSSA changes the base weights")  # what is saved is converted to plain LoRA
             yield
     finally:
+        bnb.setLevel(before)
         hf.set_verbosity(level)
         if bars:
             hf.enable_progress_bar()

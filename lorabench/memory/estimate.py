@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import Setting
-from lorabench.memory.step import Step, predict_step
+from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 
 CONTEXT_BYTES = 500 * 2**20
 CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
 FRAGMENTED = 0.02  # of the allocated bytes
 LOW, HIGH = 0.93, 1.06  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
+SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
 
@@ -42,7 +44,9 @@ class Estimate:
 
 def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None) -> Estimate:
     """Predicts a setting's memory, and with a GPU what fits on it."""
-    step = predict_step(setting)
+    known = Reuse()
+    known.extend(setting)
+    step = known.step(setting)
     parts = with_framework(step, setting)
     peak = sum(parts.values())
     made = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
@@ -52,7 +56,7 @@ def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = N
 
     def high(**changes: int) -> int:
         other = replace(setting, training=training.model_copy(update=changes))
-        return round(HIGH * sum(with_framework(predict_step(other), other).values()))
+        return round(HIGH * sum(with_framework(known.step(other), other).values()))
 
     return replace(
         made,
@@ -70,7 +74,11 @@ def with_framework(step: Step, setting: Setting) -> dict[str, int]:
 
 
 def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_known: int) -> int:
-    """The largest n with height(n) <= limit, 0 where there is none; height is increasing and nearly linear, so secants find it in a few looks."""
+    """The largest n with height(n) <= limit, 0 where there is none.
+
+    height is a maximum of straight lines with positive ends, up to rounding, so it is convex: a chord tells where it is at least from
+    there on. Three or four looks find the end, each of which costs a trace.
+    """
     seen = {known: at_known}
 
     def fits(n: int) -> bool:
@@ -78,17 +86,21 @@ def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_
             seen[n] = height(n)
         return seen[n] <= limit
 
-    fits(1)
-    if not fits(1):
+    if not fits(known) and not fits(1):
         return 0
+    if fits(known):
+        fits(min(most, max(known + 1, known * limit // at_known)))
     while True:
         low = max(n for n, h in seen.items() if h <= limit)
+        if low >= most:
+            return most
         above = [n for n, h in seen.items() if h > limit]
-        high = min(above) if above else most + 1
-        if high - low <= 1:
+        high = min(above, default=most + 1)
+        below = [n for n in seen if n < low]
+        a = max(below) if below else low
+        b = low if below else min(above, default=low)
+        slope = (seen[b] - seen[a]) / (b - a) if b > a else 0.0
+        room = (limit - seen[low]) / slope if slope > 0 else float(low)
+        if high - low <= 1 or (below and slope > 0 and room < 1 - SURE):
             return low
-        points = sorted(seen)
-        a, b = (low, min(above)) if above else (points[-2], points[-1]) if len(points) > 1 else (1, 1)
-        slope = (seen[b] - seen[a]) / (b - a) if b > a else 0
-        guess = low + int((limit - seen[low]) / slope) if slope > 0 else low * 2
-        fits(min(max(guess, low + 1), high - 1))
+        fits(min(max(low + int(room), low + 1), high - 1, most))

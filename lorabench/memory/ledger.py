@@ -5,14 +5,14 @@ operator's inputs and outputs; a storage counts from the operator that makes it 
 which is when the real one would be freed. Operators that need scratch space on the device, and those that
 ask the data a question, are answered from `kernels`.
 
-The step is cut into segments (embedding, each layer forward, head, each layer backward, update). Each keeps its
-own peak, so that a model of many layers can be read off one of few (see `step`).
+The step is cut into segments (embedding, each layer forward, head, each layer backward, update). Each keeps every
+moment, the live bytes after each operator, so that a model of many layers can be read off one of few (see `step`), and
+a batch or a rank off two others (see `reuse`).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,16 +25,17 @@ from lorabench.memory import kernels
 from lorabench.memory.setting import DeviceKind
 
 CATEGORIES = ("weights", "quantization_state", "adapters", "gradients", "optimizer", "activations", "logits", "workspace")
+PLACE = {c: i for i, c in enumerate(CATEGORIES)}
 BLOCK = 512  # CUDA's allocator gives multiples of this
 
 
 @dataclass
 class Segment:
-    """The highest point of one part of the step, by category, and the work done in it."""
+    """One part of the step: its moments, and the work done in it."""
 
     name: str
-    peak: int = 0
-    parts: dict[str, int] = field(default_factory=dict)
+    moments: list[list[int]] = field(default_factory=list)
+    """live bytes after each operator, one number a category"""
     flops: int = 0
     moved: int = 0
     """bytes read and written by its operators"""
@@ -51,8 +52,7 @@ class Ledger(TorchDispatchMode):
         self._device = device
         self._logits = (logits_width, logits_width * logits_rows)
         self._live: dict[int, tuple[int, str]] = {}
-        self._totals: dict[str, int] = defaultdict(int)
-        self._now = 0
+        self._totals = [0] * len(CATEGORIES)
         self.segments: list[Segment] = []
         self.enter("held")
 
@@ -72,8 +72,8 @@ class Ledger(TorchDispatchMode):
         key = tensor.untyped_storage()._cdata
         if key in self._live:
             size, before = self._live[key]
-            self._totals[before] -= size
-            self._totals[category] += size
+            self._totals[PLACE[before]] -= size
+            self._totals[PLACE[category]] += size
             self._live[key] = size, category
 
     def _see(self, tensor: torch.Tensor, category: str | None = None) -> None:
@@ -84,8 +84,7 @@ class Ledger(TorchDispatchMode):
         size = -(-storage.nbytes() // self._block) * self._block
         category = category or self._kind(tensor)
         self._live[key] = size, category
-        self._totals[category] += size
-        self._now += size
+        self._totals[PLACE[category]] += size
         weakref.finalize(storage, self._gone, key)
 
     def _kind(self, tensor: torch.Tensor) -> str:
@@ -94,15 +93,12 @@ class Ledger(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         size, category = self._live.pop(key, (0, "activations"))
-        self._totals[category] -= size
-        self._now -= size
+        self._totals[PLACE[category]] -= size
 
     def _mark(self, scratch: int) -> None:
-        segment, height = self.segments[-1], self._now + scratch
-        if height > segment.peak or not segment.parts:
-            segment.peak = height
-            segment.parts = {c: self._totals[c] for c in CATEGORIES}
-            segment.parts["workspace"] += scratch
+        moment = self._totals.copy()
+        moment[PLACE["workspace"]] += scratch
+        self.segments[-1].moments.append(moment)
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -9,8 +9,9 @@ from lorabench import plugins
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.hardware import Seconds, step_seconds
 from lorabench.memory.request import check
-from lorabench.memory.setting import Setting, setting_of
-from lorabench.memory.step import Step, predict_step
+from lorabench.memory.reuse import Reuse
+from lorabench.memory.setting import setting_of
+from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 from lorabench.spec.study import Condition
 
@@ -36,17 +37,19 @@ class Row:
 
 def plan_conditions(conditions: Sequence[Condition], gpu: Gpu) -> tuple[Row, ...]:
     """A row per condition; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
-    known: dict[Setting, Step] = {}
+    settings = [setting_of(c, "cuda") if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
+    wanted = list(dict.fromkeys(s for s in settings if s is not None))
+    for asked in wanted:
+        check(asked)
+    known = Reuse()
+    known.plan(wanted)
+    steps = {asked: known.step(asked) for asked in wanted}
     rows = []
-    for condition in conditions:
-        if not plugins.load("methods", condition.method.name).TRAINS or not condition.training.steps:
+    for condition, setting in zip(conditions, settings, strict=True):
+        if setting is None:
             rows.append(Row(condition))
             continue
-        setting = setting_of(condition, "cuda")
-        if setting not in known:
-            check(setting)
-            known[setting] = predict_step(setting)
-        step = known[setting]
+        step = steps[setting]
         peak = sum(with_framework(step, setting).values())
         one = step_seconds(step, gpu)
         times = condition.training.steps * condition.training.gradient_accumulation

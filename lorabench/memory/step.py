@@ -1,26 +1,28 @@
 """The highest point of a training step, for a model of any number of layers.
 
-A model of N equal layers is not traced whole. Within a segment, the peak of the step is linear in the layer's
-place and in the number of layers: every layer before it has left the same activations, every layer has the same
+A model of N equal layers is not traced whole. At each moment of a layer's part of the step, the live bytes are linear in the
+layer's place and in the number of layers: every layer before it has left the same activations, every layer has the same
 weights. Traces of two and of three layers give the slopes (first layers differ: nothing before them is
-trained; so the slopes are taken from the others), and the peak of the whole is the highest of
+trained; so the slopes are taken from the others):
 
-    peak(segment of layer k, N layers) = p(k=1, n=2) + (k - 1) * [p(2, 3) - p(1, 3)] + (N - 2) * [p(1, 3) - p(1, 2)]
+    bytes(layer k of N) = b(k=1, n=2) + (k - 1) * [b(2, 3) - b(1, 3)] + (N - 2) * [b(1, 3) - b(1, 2)]
 
-over all segments; each category follows the same line. Models whose layers are of several kinds are
-traced with whole periods of the pattern, and traced whole where there is none.
+for every category, and the peak is the highest moment of all. Models whose layers are of several kinds are
+traced with whole periods of the pattern (and what is left over), and traced whole where there is none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 
 from lorabench import plugins
 from lorabench.engine.model import FLOAT32_BELOW
-from lorabench.memory.ledger import CATEGORIES, Segment
+from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import adapted, build, configuration, with_layers
 from lorabench.memory.trace import Trace, trace
@@ -47,21 +49,31 @@ class Step:
 
 @dataclass(frozen=True)
 class Line:
-    """A segment's numbers as a base value and what each further layer adds."""
+    """A segment of the whole model's step."""
 
     name: str
-    parts: dict[str, int]
-    flops: int
-    moved: int
-    kernels: int
+    moments: np.ndarray
+    """(operators, categories), bytes"""
+    work: np.ndarray
+    """flops, bytes moved, kernels"""
 
-    @property
-    def peak(self) -> int:
-        return sum(self.parts.values())
+
+@dataclass(frozen=True)
+class Course:
+    """A step of the whole model, moment by moment; `summed` tells its highest point."""
+
+    lines: tuple[Line, ...]
+    counts: np.ndarray
+    """total parameters, trainable parameters, bytes of the trainable ones"""
 
 
 def predict_step(setting: Setting, *, whole: bool = False) -> Step:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
+    return summed(course(setting, whole=whole))
+
+
+def course(setting: Setting, *, whole: bool = False) -> Course:
+    """The same, moment by moment."""
     config = configuration(setting.model)
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, pattern(text)
@@ -70,14 +82,40 @@ def predict_step(setting: Setting, *, whole: bool = False) -> Step:
     declared = setting.quantization.compute_dtype
     compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
 
-    def of(count: int) -> Trace:
-        return trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast)
+    def of(count: int) -> Course:
+        return _as_course(trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast))
 
-    if whole or period is None or layers <= 3 * period:
-        full = of(layers)
-        return _summed([_line(s) for s in full.segments], full.total_parameters, full.trainable_parameters, full.trainable_bytes)
-    short, longer = of(2 * period), of(3 * period)
-    return _extended(short, longer, layers, period)
+    if whole or period is None or layers < 4 * period:
+        return of(layers)
+    rest = layers % period
+    return _extended(of(2 * period + rest), of(3 * period + rest), layers, period)
+
+
+def along(low: Course, high: Course, share: Fraction) -> Course | None:
+    """low + share * (high - low), number by number; None where that is not known to hold: a number would be no whole one, or the
+    highest point lies in a segment in which the two took different operators (a batch of one needs fewer in the embedding)."""
+    if [line.name for line in low.lines] != [line.name for line in high.lines]:
+        return None
+    try:
+        made = Course(tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)), _step_along(low.counts, low.counts, high.counts, share))
+    except _Uneven:
+        return None
+    other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
+    return None if summed(made).peak_at in other else made
+
+
+def summed(course: Course) -> Step:
+    """The highest point of a course, and its sums."""
+    heights = [line.moments.sum(axis=1) for line in course.lines]
+    top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
+    moment = course.lines[top].moments[int(heights[top].argmax())]
+    held = next(line for line in course.lines if line.name == "held").moments[-1]
+    flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
+    total, trainable, saved = (int(n) for n in course.counts)
+    return Step(
+        parts=_named(moment), held=_named(held), peak_bytes=int(moment.sum()), peak_at=course.lines[top].name, flops=flops, moved_bytes=moved,
+        kernels=kernels, total_parameters=total, trainable_parameters=trainable, adapter_bytes=saved,
+    )  # fmt: skip
 
 
 def pattern(config: Any) -> int | None:
@@ -85,10 +123,7 @@ def pattern(config: Any) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         return 1
-    for period in range(1, len(kinds) // 3 + 1):
-        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
-            return period if len(kinds) % period == 0 else None
-    return None
+    return next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
 
 
 def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
@@ -109,47 +144,49 @@ def resolve_autocast(setting: Setting) -> torch.dtype | None:
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and setting.device == "cuda") else None
 
 
-def _line(segment: Segment) -> Line:
-    return Line(segment.name, segment.parts, segment.flops, segment.moved, segment.kernels)
+def _as_course(seen: Trace) -> Course:
+    lines = tuple(Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)) for s in seen.segments)
+    return Course(lines, np.array([seen.total_parameters, seen.trainable_parameters, seen.trainable_bytes], dtype=object))
 
 
-def _extended(short: Trace, longer: Trace, layers: int, period: int) -> Step:
-    """The step of `layers` layers from traces of two and three periods."""
-    two = {s.name: _line(s) for s in short.segments}
-    three = {s.name: _line(s) for s in longer.segments}
+def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:
+    """The step of `layers` layers from traces of two and of three periods and the rest."""
+    two, three = ({line.name: line for line in c.lines} for c in (short, longer))
     lines: list[Line] = []
-    periods = layers // period
+    further = layers // period - 3
     for name, line in three.items():
         phase, _, number = name.partition(" ")
-        if not number:
-            lines.append(_along(name, line, two[name], line, periods - 3))
-            continue
-        index = int(number)
-        block, place = divmod(index, period)
-        if block == 0:  # the first period: it grows with the number of layers alone
-            lines.append(_along(name, line, two[name], line, periods - 3))
-        elif block == 1:
+        index = int(number) if number else 0
+        if index < period:  # the first period, and what is no layer: they grow with the number of layers alone
+            lines.append(_along(name, line, two[name], line, further))
+        elif index < 2 * period:
+            grown = _along(name, line, two[name], line, further)
             later = three[f"{phase} {index + period}"]
-            grown = _along(name, line, two[name], line, periods - 3)
-            for k in range(1, periods):  # place k of the pattern's k-th repetition
-                lines.append(_along(f"{phase} {k * period + place}", grown, line, later, k - 1))
-    total = short.total_parameters + (longer.total_parameters - short.total_parameters) * (periods - 2)
-    trainable = short.trainable_parameters + (longer.trainable_parameters - short.trainable_parameters) * (periods - 2)
-    saved = short.trainable_bytes + (longer.trainable_bytes - short.trainable_bytes) * (periods - 2)
-    return _summed(lines, total, trainable, saved)
+            for place in range(index, layers, period):
+                lines.append(_along(f"{phase} {place}", grown, line, later, place // period - 1))
+    return Course(tuple(lines), _step_along(longer.counts, short.counts, longer.counts, further))
 
 
-def _along(name: str, start: Line, low: Line, high: Line, steps: int) -> Line:
-    """start + steps * (high - low), number by number."""
-    parts = {c: start.parts[c] + steps * (high.parts[c] - low.parts[c]) for c in CATEGORIES}
-    flops, moved, kernels = (getattr(start, n) + steps * (getattr(high, n) - getattr(low, n)) for n in ("flops", "moved", "kernels"))
-    return Line(name, parts, flops, moved, kernels)
+class _Uneven(Exception):
+    """A number lies between whole ones."""
 
 
-def _summed(lines: list[Line], total: int, trainable: int, saved: int) -> Step:
-    top = max(lines, key=lambda line: line.peak)
-    held = next(line for line in lines if line.name == "held")
-    return Step(
-        parts=top.parts, held=held.parts, peak_bytes=top.peak, peak_at=top.name, flops=sum(line.flops for line in lines),
-        moved_bytes=sum(line.moved for line in lines), kernels=sum(line.kernels for line in lines), total_parameters=total, trainable_parameters=trainable, adapter_bytes=saved,
-    )  # fmt: skip
+def _along(name: str, start: Line, low: Line, high: Line, steps: int | Fraction) -> Line:
+    """start + steps * (high - low), number by number; of segments with different operators (the update has some for each layer), the highest moments alone."""
+    first, second, third = (line.moments for line in (start, low, high))
+    if not len(first) == len(second) == len(third):
+        first, second, third = (m[m.sum(axis=1).argmax()][None] for m in (first, second, third))
+    return Line(name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps))
+
+
+def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int | Fraction) -> np.ndarray:
+    times, parts = Fraction(steps).as_integer_ratio()
+    grown = (high - low) * times
+    if parts != 1 and (grown % parts).any():
+        raise _Uneven
+    made: np.ndarray = start + grown // parts
+    return made
+
+
+def _named(moment: np.ndarray) -> dict[str, int]:
+    return {c: int(n) for c, n in zip(CATEGORIES, moment, strict=True)}

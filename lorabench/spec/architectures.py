@@ -14,7 +14,6 @@ import yaml
 
 from lorabench.spec.paths import MODELS
 
-
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 22 files: 0.01 s against 0.1 s
 
 
