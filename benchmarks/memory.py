@@ -11,6 +11,7 @@ for those, by the patches below, and not for the pinned ones:
 - bitsandbytes-0.41 kept the input of every 4-bit layer until the backward pass; 0.50 keeps the packed weight alone.
 - fused-gelu: litgpt has GELU's tanh approximation as one operator, transformers' gelu_new keeps its intermediates.
 - plain-linear: litgpt quantises Falcon; transformers 5 leaves its FalconLinear layers as they are.
+- expanded-heads: litgpt copies Falcon's one key head to all, so that flash attention takes it; transformers broadcasts it, which only the path takes that keeps the attention matrix.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
+from lorabench.memory import kernels
 from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import configuration
@@ -250,7 +252,24 @@ def plain_linear() -> Iterator[None]:
         modeling_falcon.FalconLinear = own  # type: ignore[misc]
 
 
-BEHAVIOURS = {"pinned": contextlib.nullcontext, "bitsandbytes-0.41": inputs_kept, "fused-gelu": fused_gelu, "plain-linear": plain_linear}
+@contextlib.contextmanager
+def expanded_heads() -> Iterator[None]:
+    own = kernels._attention
+
+    def attention(device: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        key, value = (t.expand(*t.shape[:-3], query.shape[-3], *t.shape[-2:]).contiguous() for t in (key, value))
+        return own(device, query, key, value, *rest, **named)
+
+    kernels._attention = attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        kernels._attention = own
+
+
+BEHAVIOURS = {
+    "pinned": contextlib.nullcontext, "bitsandbytes-0.41": inputs_kept, "fused-gelu": fused_gelu, "plain-linear": plain_linear, "expanded-heads": expanded_heads,
+}  # fmt: skip
 
 
 def compared(words: str, predicted: int, measured: int) -> dict[str, Any]:

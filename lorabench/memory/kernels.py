@@ -36,18 +36,21 @@ def _attention(
 ) -> torch.Tensor:  # fmt: skip
     if torch.is_autocast_enabled(device):
         query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
-    if device == "cpu" and dropout_p:  # its flash kernel has none
+    alone = query.shape[-3] != key.shape[-3] and not enable_gqa  # one key head broadcast to all (Falcon): no fast kernel takes that
+    if alone or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     flash = device == "cuda" and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
     if enable_gqa and device == "cuda" and not flash:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    bias = attn_mask
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch's own conversion, which every call makes anew
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -float("inf"))
     if device == "cpu":
-        made = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+        made = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)
     elif flash:
         made = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
     else:
-        bias = attn_mask if attn_mask is None or attn_mask.dtype != torch.bool else torch.zeros_like(attn_mask, dtype=query.dtype)
         if bias is not None:
             bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         made = aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, dropout_p, is_causal, scale=scale)
@@ -60,6 +63,11 @@ def answer(operator: Any, args: Any, kwargs: Any) -> Any:
     name = operator._schema.name
     if name == "aten::_local_scalar_dense":
         return args[0].dtype == torch.bool or 1
+    if name == "aten::_grouped_mm":  # experts; torch's meta kernel knows bfloat16 alone
+        a, b, *rest = args
+        offsets = rest[0] if rest else kwargs.get("offs")
+        shapes = {(2, 3): lambda: (a.shape[0], b.shape[2]), (3, 2): lambda: (a.shape[1], b.shape[1]), (2, 2): lambda: (offsets.shape[0], a.shape[0], b.shape[1]), (3, 3): lambda: (*a.shape[:2], b.shape[2])}
+        return a.new_empty(shapes[a.dim(), b.dim()]())
     if name == "bitsandbytes::int8_vectorwise_quant":
         rows = args[0]
         threshold = args[1] if len(args) > 1 else kwargs.get("threshold", 0.0)

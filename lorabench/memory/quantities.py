@@ -82,6 +82,11 @@ def peak_bytes(row: PaperRow) -> int:
     return sum(with_framework(step, setting).values())
 
 
+def step_bytes(row: PaperRow) -> int:
+    """The same of tensors alone, without what the framework keeps."""
+    return _step(row)[1].peak_bytes
+
+
 def base_bytes(row: PaperRow) -> int:
     """Base weights as stored, with their constants."""
     held = _step(row)[1].held
@@ -107,8 +112,8 @@ def activation_bytes(row: PaperRow) -> int:
 QUANTITIES: dict[str, Callable[[PaperRow], float]] = {
     f.__name__: f
     for f in (
-        trainable_parameters, square_matrix_parameters, adapter_bytes, weight_bytes, parameter_bytes, bits_per_parameter, peak_bytes, base_bytes,
-        trained_bytes, optimizer_bytes, activation_bytes,
+        trainable_parameters, square_matrix_parameters, adapter_bytes, weight_bytes, parameter_bytes, bits_per_parameter, peak_bytes, step_bytes,
+        base_bytes, trained_bytes, optimizer_bytes, activation_bytes,
     )
 }  # fmt: skip
 

@@ -18,16 +18,18 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
         Column("difference", "difference, %", "percent", signed=True, importance=1, meaning="of lorabench's value to the published one"),
         Column("agreement", "agreement", align="left", importance=1, meaning="to the digits that are printed"),
     )
-    rows, notes = [], [f"Published: {paper.source}."]
+    rows: list[Row] = []
+    explained: dict[str, int] = {}
     for item in made:
-        marks = f" [{len(notes)}]" if item.row.note else ""
         if item.row.note:
-            notes.append(f"[{len(notes)}] {item.row.note}")
-        name, value = Value(item.row.name + marks), Value(item.value)
+            explained.setdefault(item.row.note, len(explained) + 1)
+        mark = f" [{explained[item.row.note]}]" if item.row.note else ""
+        name, value = Value(item.row.name + mark), Value(item.value)
         if item.row.published is None:
             rows.append(Row("", (), (name, None, value, None, None)))
             continue
         printed = published(item.row.published)
         away = None if printed.relation in ("over", "under") else Value(100 * (item.value / printed.value - 1))
         rows.append(Row("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
-    return Table(paper.question, columns, tuple(rows), tuple(notes))
+    notes = (f"[{number}] {note}" for note, number in explained.items())
+    return Table(paper.question, columns, tuple(rows), (f"Published: {paper.source}.", *notes))

@@ -20,7 +20,7 @@ from lorabench.spec.study import Frozen, MethodSpec, ModelSpec, Number, Quantiza
 
 Quantity = Literal[
     "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes", "bits_per_parameter",
-    "peak_bytes", "base_bytes", "trained_bytes", "optimizer_bytes", "activation_bytes",
+    "peak_bytes", "step_bytes", "base_bytes", "trained_bytes", "optimizer_bytes", "activation_bytes",
 ]  # fmt: skip
 UNITS: dict[str, str] = {"trainable_parameters": "whole", "square_matrix_parameters": "whole", "bits_per_parameter": "bits"}  # all others: bytes
 _SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "bits": 1.0}
@@ -51,7 +51,7 @@ class Published:
             return "roughly" if away <= 0.1 else "differs"
         if int(ours / self.step) == round(self.value / self.step):
             return "cut, not rounded"
-        return "within 1 %" if away <= 0.01 else "differs"
+        return next((f"within {percent} %" for percent in (1, 5) if away <= percent / 100), "differs")
 
 
 def published(text: str) -> Published:

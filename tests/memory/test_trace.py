@@ -58,12 +58,12 @@ def test_the_predicted_peak_is_the_probes_peak(asked):
     assert predict_step(asked).peak_bytes == pytest.approx(measured(asked), rel=0.001)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox", "gptj", "opt", "phi", "phi3", "falcon", "bloom"])
 @pytest.mark.parametrize("method", [LORA.model_copy(update={"rank": 2}), FULL], ids=["lora", "full"])
 def test_it_is_so_on_other_architectures(kind, method, tmp_path):
     small_model(kind).save_pretrained(tmp_path)
     asked = setting(method, model=tmp_path, sequence_length=32)
-    assert predict_step(asked).peak_bytes == pytest.approx(measured(asked), rel=0.02)
+    assert predict_step(asked).peak_bytes == pytest.approx(measured(asked), rel=0.001)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "rslora", "dora", "pissa"])
