@@ -11,6 +11,7 @@ from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
 
 if TYPE_CHECKING:
+    from lorabench.memory.calibration import Calibration
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.plan import Row
     from lorabench.memory.setting import Setting
@@ -43,7 +44,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
         from lorabench.memory.request import positions_of, setting_from
         from lorabench.memory.skeleton import configuration
 
-        setting = setting_from(words)  # transformers imports what a model needs when it is first built
+        setting = setting_from(words, card.kind if card else "cuda")  # transformers imports what a model needs when it is first built
     made = predict(setting, card, positions_of(configuration(setting.model)))
     return as_plain_json(made) if as_json else as_text(setting, made, card)
 
@@ -108,10 +109,12 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
 
     card, study = find_gpu(gpu), read_study(source)
     with quick.imports():
+        from lorabench.memory.calibration import calibrate
         from lorabench.memory.plan import plan_conditions
         from lorabench.spec.grid import conditions
 
-    rows = plan_conditions(conditions(study, source), card)
+    calibration = calibrate(card)
+    rows = plan_conditions(conditions(study, source), card, calibration)
     words = [_condition_words(r) for r in rows]
     told = {True: "fits", None: "may not fit", False: "does not fit"}
     if as_json:
@@ -127,7 +130,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
             }
             for word, row in zip(words, rows, strict=True)
         ]
-        return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "conditions": plain}, indent=2)
+        return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "time": _basis(calibration, card), "conditions": plain}, indent=2)
     lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed")]
     for word, row in zip(words, rows, strict=True):
         if row.step is None or row.peak_bytes is None or row.high_bytes is None:
@@ -137,8 +140,17 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
         lines.append((word, count(row.step.trainable_parameters), size(row.peak_bytes), size(row.high_bytes), told[row.fits(card)], time))
     timed = [r.seconds for r in rows if r.seconds]
     n = len(study.seeds)
-    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} GPU hours of training for {plural(n, 'seed')}" if timed else ""
-    return "\n".join([*_columns(lines), "", total, "memory and time are predicted, none is measured"]).replace("\n\n\n", "\n\n")
+    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}" if timed else ""
+    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), "memory and time are predicted, none is measured"])
+
+
+def _basis(calibration: Calibration | None, card: Gpu) -> str:
+    if calibration is not None:
+        worst = f"{100 * calibration.spread:.0f} %"
+        return f"time: fitted to {plural(calibration.conditions, 'stored condition')} of reports/ that ran on {card.name}, within {worst}"
+    if card.bandwidth is None:
+        return f"time: not known; reports/ holds no cell that ran on {card.name}" + ("" if card.kind == "cpu" else ", and a size alone has no rates")
+    return f"time: a roofline of {card.name}'s data sheet; reports/ holds no cell that ran on one"
 
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:

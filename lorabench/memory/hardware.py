@@ -4,7 +4,7 @@
     most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
 
 (Williams et al. 2009, CACM 52.4.) Flops and bytes are those of the traced step, recomputation and dequantised
-copies included.
+copies included. Where cells have run on the card, `calibration` tells the time from them instead.
 """
 
 from __future__ import annotations

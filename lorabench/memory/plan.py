@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
+from lorabench.memory.calibration import Calibration
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.hardware import Seconds, step_seconds
 from lorabench.memory.request import check
@@ -35,9 +36,9 @@ class Row:
         return None if self.low_bytes <= gpu.memory_bytes else False
 
 
-def plan_conditions(conditions: Sequence[Condition], gpu: Gpu) -> tuple[Row, ...]:
+def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None) -> tuple[Row, ...]:
     """A row per condition; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
-    settings = [setting_of(c, "cuda") if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
+    settings = [setting_of(c, gpu.kind) if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
     wanted = list(dict.fromkeys(s for s in settings if s is not None))
     for asked in wanted:
         check(asked)
@@ -51,7 +52,7 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu) -> tuple[Row, ...
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
-        one = step_seconds(step, gpu)
+        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu)
         times = condition.training.steps * condition.training.gradient_accumulation
         rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
     return tuple(rows)

@@ -1,10 +1,11 @@
-"""Known graphics cards (models/gpus.yaml), by name or by the size of their memory."""
+"""Known graphics cards (models/gpus.yaml), by name or by the size of their memory, and this machine's CPU as one of them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import yaml
 
@@ -26,6 +27,7 @@ class Gpu:
     bf16_flops: float | None = None
     """dense, a second; float16 on cards without bfloat16"""
     aliases: tuple[str, ...] = ()
+    kind: Literal["cuda", "cpu"] = "cuda"
 
 
 @cache
@@ -40,14 +42,18 @@ def gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(text: str) -> Gpu:
-    """A card by name or alias, or one of a size: "24GB" is 24 * 2**30 bytes, as cards are sold. LorabenchError for any other word."""
+    """A card by name or alias, or one of a size: "24GB" is 24 * 2**30 bytes, as cards are sold; "cpu" is this machine. LorabenchError for any other word."""
+    if _plain(text) == "cpu":
+        import psutil
+
+        return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
     size = _SIZE.fullmatch(text.strip())
     if size:
         return Gpu(text.strip(), int(float(size.group(1)) * 2**30))
     cards = {w: c for c in gpus().values() for w in (c.name, *c.aliases)}
     found = {_plain(w): c for w, c in cards.items()}.get(_plain(text))
     if found is None:
-        raise LorabenchError(unknown("gpu", text, gpus()) + ", or a size such as 24GB")
+        raise LorabenchError(unknown("gpu", text, gpus()) + ", a size such as 24GB, or cpu for this machine")
     return found
 
 

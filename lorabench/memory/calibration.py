@@ -1,0 +1,120 @@
+"""How fast this machine, or a card, really was: the roofline's three costs fitted to stored measurements.
+
+    seconds of a step = a * flops + b * bytes moved + c * kernels        a, b, c >= 0
+
+by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that ran on the same
+device. The range is the worst relative residual, and not less than SPREAD: a prediction, never a measurement.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from lorabench.errors import LorabenchError
+from lorabench.memory.hardware import Seconds
+from lorabench.memory.reuse import Reuse
+from lorabench.memory.setting import Setting, setting_of
+from lorabench.memory.step import Step
+from lorabench.record.result import CellResult, Environment
+from lorabench.record.store import Store
+from lorabench.spec.gpus import Gpu
+
+SPREAD = 0.10  # of a step's time: two runs of one cell on a quiet machine differ by as much
+SPREAD_OF_FEW = 0.30
+FEW = 6  # conditions below which three costs are hardly told apart
+REACH = 10  # how many times more or less work than the stored steps had is still told from them
+MOST_CONDITIONS = 24  # the latest: each is traced, in ~0.4 s
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The fitted costs, in seconds, and what they come from."""
+
+    costs: tuple[float, float, float]
+    """of a flop, a byte moved, a kernel"""
+    spread: float
+    """worst relative residual, SPREAD at least"""
+    conditions: int
+    least_flops: int
+    most_flops: int
+
+    def step_seconds(self, step: Step) -> Seconds | None:
+        """The time of a traced step; None where its work is not like that of the stored ones."""
+        if not self.least_flops / REACH <= step.flops <= self.most_flops * REACH:
+            return None
+        middle = float(np.dot(self.costs, _work(step)))
+        return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
+
+
+def calibrate(card: Gpu, folder: str | Path = "reports") -> Calibration | None:
+    """From all results directories within a folder; None where no cell ran on this card (for the CPU: on a machine like this one)."""
+    return fit(measured_steps(_results(Path(folder)), card))
+
+
+def measured_steps(results: Iterable[CellResult], card: Gpu) -> dict[Setting, list[float]]:
+    """Seconds of one forward and backward pass, update included, by setting, of finished cells on a card; the latest MOST_CONDITIONS."""
+    found: dict[Setting, list[float]] = {}
+    for result in sorted(results, key=lambda r: r.started_at, reverse=True):
+        seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
+        training = result.cell.training
+        if result.outcome != "finished" or not seconds or not tokens or padding is None or not is_on(card, result.environment):
+            continue
+        passes = training.steps * training.gradient_accumulation
+        length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
+        setting = replace(setting_of(result.cell, card.kind, length), model=result.cell.model)
+        if setting in found or len(found) < MOST_CONDITIONS:
+            found.setdefault(setting, []).append(seconds / passes)
+    return found
+
+
+def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
+    """The costs that explain the median of each setting best; None where nothing was measured."""
+    known = Reuse()
+    known.plan(measured)
+    rows, seconds = [], []
+    for setting, seen in measured.items():
+        try:
+            rows.append(_work(known.step(setting)))
+        except LorabenchError:  # a model that is not on this machine any more
+            continue
+        seconds.append(float(np.median(seen)))
+    if not rows:
+        return None
+    work, times = np.array(rows, dtype=float), np.array(seconds)
+    scale = work.max(axis=0)  # flops are 1e12 times kernels
+    costs, _ = nnls(work / scale / times[:, None], np.ones(len(times)))
+    costs = costs / scale
+    residual = float(np.abs(work @ costs / times - 1).max())
+    spread = max(residual, SPREAD if len(rows) >= FEW else SPREAD_OF_FEW)
+    return Calibration((costs[0], costs[1], costs[2]), spread, len(rows), int(work[:, 0].min()), int(work[:, 0].max()))
+
+
+def is_on(card: Gpu, environment: Environment | None) -> bool:
+    """Whether an environment is a card's: its name, or one of its aliases, word by word in the device's; for the CPU this machine's platform and threads."""
+    if environment is None:
+        return False
+    if card.kind == "cpu":
+        return environment.device == "cpu" and environment.platform == platform.platform() and environment.cores == torch.get_num_threads()
+    words = re.findall(r"[a-z0-9]+", environment.device.lower())
+    known = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    return any(all(part in known for part in re.findall(r"[a-z0-9]+", name.lower())) for name in (card.name, *card.aliases))
+
+
+def _work(step: Step) -> tuple[float, float, float]:
+    return float(step.flops), float(step.moved_bytes), float(step.kernels)
+
+
+def _results(folder: Path) -> Iterable[CellResult]:
+    for place in sorted(folder.glob("*/plan.json")):
+        try:
+            yield from Store(place.parent).results()
+        except (LorabenchError, OSError):
+            continue
