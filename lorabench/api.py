@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from lorabench.record.result import RETRIED
+from lorabench.errors import LorabenchError, unknown
+from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.crew import Crew
 from lorabench.runner.run import run as run_study
+from lorabench.spec import Study, load_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lorabench.record.result import CellResult, Outcome
+    from lorabench.record.result import CellResult
     from lorabench.runner.crew import Slot
     from lorabench.runner.progress import Progress
-    from lorabench.spec.study import Study
 
 
 def run(
-    study: Study,
+    study: Study | str | Path,
     out: str | Path | None = None,
     *,
     workers: int = 1,
@@ -31,12 +32,17 @@ def run(
     skip_infeasible: bool = False,
     progress: Progress | None = None,
 ) -> StudyResults:
-    """Runs what a study wants and has not yet, writes its tables and report, returns its results.
+    """Runs what a study (or the study file of a path) wants and has not yet, writes its tables and report, returns its results.
 
     `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; what is predicted not
     to fit into memory is warned of, and with skip_infeasible recorded as skipped instead of run; `progress`
     shows what goes on (lorabench.runner.progress.open_progress() as the CLI does), nothing where absent.
     """
+    if not isinstance(study, Study):
+        study = load_study(study)
+    unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
+    if unknown_outcomes:
+        raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
     plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible)
     write_outputs(plan.store)
     return StudyResults(plan.store, study)

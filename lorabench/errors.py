@@ -37,5 +37,5 @@ def unknown(what: str, seen: object, allowed: Iterable[object]) -> str:
     """"unknown method 'lroa'; did you mean 'lora'? allowed: dora, full, lora"."""
     names = [str(a) for a in allowed]
     near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    hint = f"; did you mean '{near[0]}'?" if near and near[0] != str(seen) else ";"
     return f"unknown {what} '{seen}'{hint} allowed: {', '.join(names) or 'none'}"

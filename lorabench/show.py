@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -85,7 +86,10 @@ def find_cell(prefix: str, folder: str | None) -> tuple[Store, CellResult]:
         store = Store.open(folder)
         return store, store.find(prefix)
     stores = [Store(p.parent) for p in sorted(Path("reports").glob("*/plan.json"))]
-    found = {(s.folder, c.id): s for s in stores for c in s.plan() if c.id.startswith(prefix)}
+    found = {}
+    for s in stores:
+        with contextlib.suppress(StoreError):  # a broken folder hides no other
+            found.update({(s.folder, c.id): s for c in s.plan() if c.id.startswith(prefix)})
     ids = sorted({cell_id for _, cell_id in found})
     if len(ids) != 1:
         which = f"several cells start with '{prefix}': {', '.join(ids[:8])}" if ids else f"no cell's id starts with '{prefix}'"

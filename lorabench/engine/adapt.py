@@ -11,9 +11,8 @@ import re
 from typing import Any
 
 from lorabench.errors import ModelError, unknown
-from lorabench.spec.study import MethodSpec
+from lorabench.spec.study import GROUPS, MethodSpec
 
-GROUPS = ("all-linear", "attention", "mlp")
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 

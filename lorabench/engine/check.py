@@ -8,6 +8,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.data import task_data
+from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.model import check_device, device, load_tokenizer, skeleton
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
@@ -35,9 +36,12 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     found = []
     for cell in reversed(first.values()):
         try:
-            task_data(cell, load_tokenizer(cell.model))
+            tokenizer = load_tokenizer(cell.model)
+            if cell.evaluation.forgetting not in ("self", "none"):
+                file_text(cell.evaluation.forgetting, tokenizer, cell.training.sequence_length)
+            task_data(cell, tokenizer)
         except DataError as e:
-            found.append(Problem(cell.id, "task", str(e)))
+            found.append(Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e)))
         except ModelError as e:
             found.append(Problem(cell.id, "model", str(e)))
     return tuple(reversed(found))

@@ -118,7 +118,10 @@ def base_text(model: Any, tokenizer: Any, sequence_length: int, where: torch.dev
 
 def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:
     """Windows spread evenly over a text file of the base's domain."""
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise DataError(f"evaluation.forgetting: {path} is not UTF-8 at byte {e.start}; give a text file, self or none") from None
     ids = np.array(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
     length = min(SAMPLE_TOKENS, sequence_length)
     if len(ids) < length:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
@@ -150,7 +151,7 @@ def _explained(model: ModelSpec) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as e:
+    except (OSError, ValueError, ImportError, SafetensorError) as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
@@ -158,7 +159,7 @@ def _explained(model: ModelSpec) -> Iterator[None]:
             at = f" at revision {model.revision}" if model.revision else ""
             access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
             reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
-            raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; point to a local copy with --set model=/path/to/directory") from None
+            raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)") from None
         raise ModelError(f"the model directory {model.name} cannot be loaded: {text}") from None
 
 

@@ -6,8 +6,6 @@ The prediction stands beside the measured peak in the results; it keeps a cell f
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 
 import torch
@@ -17,45 +15,8 @@ from lorabench.engine.model import device, load_tokenizer
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.setting import DeviceKind, Setting, setting_of
 from lorabench.memory.step import Step, predict_step
-from lorabench.record.result import CellResult, Fault, Reading
+from lorabench.record.foresight import Foresight
 from lorabench.spec.study import Cell
-
-
-@dataclass(frozen=True)
-class Foresight:
-    """The prediction of one cell."""
-
-    train_peak_bytes: int
-    """peak of live tensors in training: what the metric train_peak_bytes measures"""
-    low_bytes: int
-    """of the whole process on the device, by the residual error of the prediction"""
-    high_bytes: int
-    available_bytes: int
-    """free on the device when this was predicted"""
-
-    @property
-    def fits(self) -> bool | None:
-        """Whether the high end fits; None where only the low end does."""
-        if self.high_bytes <= self.available_bytes:
-            return True
-        return None if self.low_bytes <= self.available_bytes else False
-
-    @property
-    def warning(self) -> str | None:
-        """One sentence where the cell is not sure to fit."""
-        if self.fits:
-            return None
-        may = "may not fit" if self.fits is None else "predicted not to fit"
-        return f"{may} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} GB free"
-
-    def readings(self) -> tuple[Reading, ...]:
-        """What is stored with the result."""
-        return (Reading(metric="predicted_train_peak_bytes", value=float(self.train_peak_bytes)),)
-
-    def skipped(self, cell: Cell) -> CellResult:
-        """The result of a cell that was not run since it would not fit."""
-        fault = Fault(kind="Infeasible", message=str(self.warning))
-        return CellResult(cell=cell, outcome="skipped", readings=self.readings(), started_at=datetime.now(UTC).isoformat(timespec="seconds"), error=fault)
 
 
 def foresee(cell: Cell) -> Foresight | None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.model import quiet
-from lorabench.errors import LorabenchError, ModelError
+from lorabench.errors import LorabenchError, ModelError, unknown
 from lorabench.memory.skeleton import configuration
 from lorabench.spec.study import ModelSpec
 
@@ -39,10 +40,12 @@ class Count:
 
 def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora") -> tuple[Count, ...]:
     """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
+    if method not in plugins.names("methods"):
+        raise LorabenchError(unknown("method", method, plugins.names("methods")))
     whole = any_model(configuration(model), model.trust_remote_code)
     base = sum(p.numel() for p in whole.parameters())
-    if method == "full":
-        return (Count(0, base, 0),)
+    if not plugins.load("methods", method).FIELDS:
+        raise LorabenchError(f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,} parameters; allowed: lora and its variants")
     shapes = linear_modules(whole)
     sides = [shapes[name] for name in resolve_targets(whole, target_modules)]
     smallest = min(min(s) for s in sides)

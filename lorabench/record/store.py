@@ -58,11 +58,15 @@ class Store:
     def open(cls, folder: str | Path) -> Store:
         """The store of a study that was run; StoreError where the folder is none."""
         store = cls(folder)
-        if not (store.folder / "plan.json").is_file():
+        if not store.exists():
             here = sorted(p.parent.name for p in Path("reports").glob("*/plan.json"))
             hint = f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
             raise StoreError(f"{folder} is no results directory (it has no plan.json){hint}")
         return store
+
+    def exists(self) -> bool:
+        """Whether a study has been run here."""
+        return (self.folder / "plan.json").is_file()
 
     # what the study wants
 
@@ -92,7 +96,7 @@ class Store:
             Study.model_validate(plan["study"])
             _CELLS.validate_python(plan["cells"])
             return plan
-        except (OSError, ValueError, KeyError, ValidationError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
 
     # results
@@ -116,15 +120,13 @@ class Store:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
         path = self.cells_folder / cell_id / "result.json"
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        try:
-            plain = json.loads(text)
+            plain = json.loads(path.read_text(encoding="utf-8"))
             if plain.get("schema") != 1:
                 raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
             return CellResult.model_validate(plain)
-        except (ValueError, AttributeError) as e:
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, AttributeError, RecursionError) as e:
             raise StoreError(f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again") from None
 
     def put(self, result: CellResult) -> Path:

@@ -130,7 +130,11 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
         notes.append(
             f"Δ is the mean difference to {' or '.join(against)}, paired by seed, with its 95 % t interval where two or more pairs differ."
         )
-        alone = [view.label(c) for c in view.references if not any(x.condition == c for x in view.comparisons) and _finished(view, c)]
+        alone_ids = [c for c in view.references if not any(x.condition == c for x in view.comparisons) and _finished(view, c)]
+        alone = [view.label(c) for c in alone_ids if view.summary(c).seeds]
+        idle = [view.label(c) for c in alone_ids if not view.summary(c).seeds]
+        if idle:
+            notes.append(f"No Δ for {', '.join(idle)}: nothing is trained there, so there is no seed to pair by.")
         if alone:
             notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")
     elif not view.references:

@@ -33,6 +33,8 @@ class Crew:
         if workers < 1:
             raise LorabenchError(f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible")
         self.workers = workers
+        self.executor = executor if isinstance(executor, str) else None
+        """the plug-in's name, None for a function of one's own"""
         self._open = plugins.load("executors", executor).open_slot if isinstance(executor, str) else executor
         self._threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
         self._slots: list[Slot] = [self._open(self._threads)]

@@ -46,6 +46,8 @@ class Plan:
 
 def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outcome] = RETRIED) -> Plan:
     """The cells of a study and those that are to be run; writes nothing."""
+    if out is not None and not str(out).strip():
+        raise StoreError("the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>")
     cells = expand(study)
     store = Store(out if out is not None else Path("reports") / study.name)
     pending = tuple(c for c in cells if is_pending(store, c, retry))
@@ -133,6 +135,8 @@ def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _told(key: str, value: Any) -> str:
+    if key.endswith(".name"):
+        return _short(value)
     name = key.rpartition(".")[2].replace("_", " ")
     return name if value is True else f"{name} {_short(value)}"
 

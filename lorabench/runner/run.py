@@ -50,6 +50,7 @@ def run(
 
     with crew or Crew() as crew:
         plan = make_plan(study, out, retry)
+        refuse_mixture(plan, crew.executor)
         if plan.pending:
             check(plan, crew, source)
         plan.save()
@@ -66,6 +67,19 @@ def run(
                 progress.close()
     write_cells_csv(plan)
     return plan
+
+
+def refuse_mixture(plan: Plan, executor: str | None) -> None:
+    """StoreError where measured and invented results would stand in one folder."""
+    invented = set()
+    for cell in plan.cells:
+        with suppress(StoreError, OSError):
+            result = plan.store.get(cell.id)
+            if result is not None and result.environment is not None:
+                invented.add(result.environment.device == "synthetic")
+    if executor is not None and (executor != "synthetic") in invented:
+        kind = "invented results of the executor synthetic" if True in invented else "measured results"
+        raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
 def check(plan: Plan, crew: Crew, source: Source | None) -> None:

@@ -70,7 +70,9 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         return f"{key} is {seen!r}; it must be a finite number"
     wanted = next((words for prefix, words in _KINDS.items() if kind.startswith(prefix)), None)
     if wanted:
-        shown = repr(seen) if not isinstance(seen, dict | list) else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
+        if wanted == "a mapping" and route and route[-1] in ("model", "method", "quantization"):
+            wanted = "a name or a mapping"
+        shown = "empty" if seen is None else repr(seen) if not isinstance(seen, dict | list) else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
         return f"{key} is {shown}; it must be {wanted}"
     return f"{key}: {detail['msg']}"
 

@@ -8,6 +8,7 @@ a model or a task starts from that one's own defaults, since its options are oth
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     _check_axes(study, place)
     base = base_of(study)
     found: dict[str, Condition] = {}
+    idle = set(range(len(study.exclude)))
     for changes, origin in _points(study.grid, ("grid",)):
-        if not any(agrees(_merged(base, changes), rule) for rule in study.exclude):
+        merged = _merged(base, changes)
+        hit = [i for i, rule in enumerate(study.exclude) if agrees(merged, rule)]
+        idle -= set(hit)
+        if not hit:
             condition = _make(base, changes, origin, place)
             found.setdefault(condition.model_dump_json(), condition)
     for i, entry in enumerate(study.include):
@@ -54,6 +59,9 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
             origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
             condition = _make(base, [*fixed, *changes], origin, place)
             found.setdefault(condition.model_dump_json(), condition)
+    if idle:
+        first = min(idle)
+        raise StudyError(f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away")
     if not found:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
     if len(found) * len(study.seeds) > MAX_CELLS:
@@ -130,7 +138,7 @@ def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str
         route, words = sentence(e, Condition)
         raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
     except LorabenchError as e:
-        last = next(iter(reversed(origin.values())), ())
+        last = next(iter(reversed(origin.values())), ("method",))
         raise StudyError(f"{place.at(last)}: {e}") from None
 
 
@@ -156,8 +164,16 @@ def _check_axes(study: Study, place: Source) -> None:
         grids.append((("include", i, "grid"), own))
     for route, grid in grids:
         for axis in grid:
+            if axis in ("seed", "seeds"):
+                raise StudyError(f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]")
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
+        _check_clashes(route, [*grid, *(k for k in (study.include[int(route[1])] if route[0] == "include" else ()) if k != "grid")], grid, place)
+        count = math.prod(len(values) for values in grid.values())
+        if count > MAX_CELLS:
+            raise StudyError(f"{place.at(route)}: {count:,} conditions; at most {MAX_CELLS:,} are allowed in one study")
+    for i, entry in enumerate(study.include):
+        _check_clashes(("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place)
     for word in ("exclude", "reference"):
         rules = getattr(study, word) or ()
         for i, rule in enumerate(rules if isinstance(rules, tuple) else (rules,)):
@@ -169,6 +185,15 @@ def _check_axes(study: Study, place: Source) -> None:
         varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(name in e for e in study.include)
         if getattr(study, name) is None and not varied:
             raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
+
+
+def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place: Source) -> None:
+    """Two axes that set the same field: one of them would be lost."""
+    for short in names:
+        for long in names:
+            inside = long.removeprefix(short + ".")
+            if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
+                raise StudyError(f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two")
 
 
 def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
@@ -186,9 +211,10 @@ def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -
     plain = [c.model_dump(mode="json") for c in made]
     chosen = [p for p in plain if agrees(p, study.reference)]
     if not chosen:
-        ways = sorted({f"{p['method']['name']}/{p['quantization']['name']}" for p in plain})
+        asked = [k for k in _leaves(study.reference) if k not in ("method", "method.name", "quantization", "quantization.name")]
+        ways = sorted({"/".join(str(_get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[:12]
         raise StudyError(
-            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has (method/quantization) "
+            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
             f"{', '.join(ways)}; name one of them, or include it"
         )
     for condition in plain:

@@ -66,7 +66,7 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
     if directory is None:
         return f"{name}@{revision or 'main'}"
     if not directory.is_dir():
-        raise ModelError(f"there is no model directory {name}; point to a local copy with --set model=PATH")
+        raise ModelError(f"there is no model directory {name}; give the path of a local copy as the model")
     files = [f for f in sorted(directory.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
     total = hashlib.sha256()
     for file in files:

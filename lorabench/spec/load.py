@@ -21,9 +21,9 @@ from lorabench.spec.source import Source, override, read_source
 from lorabench.spec.study import Study
 
 
-def load_study(path: str | Path, settings: tuple[str, ...] | list[str] = ()) -> Study:
+def load_study(path: str | Path, settings: str | tuple[str, ...] | list[str] = ()) -> Study:
     """The Study of a file with each "key=value" of settings over it; StudyError where anything is amiss."""
-    return read_study(override(read_source(path), tuple(settings)))
+    return read_study(override(read_source(path), (settings,) if isinstance(settings, str) else tuple(settings)))
 
 
 def read_study(source: Source) -> Study:

@@ -58,6 +58,8 @@ def find_model(name: str, context: Any) -> str:
 
             raise ValueError(unknown("shipped model", name, shipped_models()))
         return name
+    if SHIPPED + name in shipped_models():
+        raise ValueError(f"the shipped model is called {SHIPPED}{name}")
     path = _resolve(name, context)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path and path.is_dir() and (path / "config.json").exists():

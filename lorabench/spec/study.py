@@ -7,6 +7,7 @@ grid has.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ from lorabench import plugins
 from lorabench.errors import LorabenchError, unknown
 from lorabench.spec.paths import DataFile, find_model
 
+GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -35,6 +37,7 @@ def _no_bool(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
 
@@ -113,16 +116,37 @@ class MethodSpec(Named):
         return _plugin("methods", name)
 
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _some(cls, wanted: Any) -> Any:
+        if isinstance(wanted, list | tuple) and not wanted:
+            raise ValueError("the list is empty; name at least one module, or write all-linear")
+        return wanted
+
+    @field_validator("target_modules")
+    @classmethod
+    def _once(cls, wanted: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """One way to write a set of modules, so that the same ones are one condition."""
+        if wanted is None or isinstance(wanted, str):
+            return wanted if wanted in (None, *GROUPS) else (wanted,)
+        group = next((w for w in wanted if w in GROUPS), None)
+        if group is None:
+            return tuple(sorted(set(wanted)))
+        if len(wanted) == 1:
+            return group
+        raise ValueError(f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone")
+
+
 class TrainingSpec(Frozen):
     """How an adapter is trained."""
 
-    steps: Whole = Field(200, ge=0)
+    steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
-    batch_size: Whole = Field(8, ge=1)
+    batch_size: Whole = Field(8, ge=1, le=10**6)
     """sequences of one forward pass (the micro-batch)"""
-    gradient_accumulation: Whole = Field(1, ge=1)
+    gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
     """forward passes per optimizer step"""
-    sequence_length: Whole = Field(256, ge=2)
+    sequence_length: Whole = Field(256, ge=2, le=10**7)
     """tokens of a training sequence at most"""
     learning_rate: Number = Field(2e-4, gt=0)
     """peak of the schedule"""
@@ -160,6 +184,20 @@ class EvaluationSpec(Frozen):
     forgetting: Literal["self", "none"] | DataFile = "self"
     """self: text sampled from the base; none; or a text file of the base's domain"""
 
+    @field_validator("forgetting")
+    @classmethod
+    def _one_file(cls, value: str) -> str:
+        if Path(value).is_dir():
+            raise ValueError(f"{value} is a folder; give a text file, self or none")
+        return value
+
+    @field_validator("include_path")
+    @classmethod
+    def _one_folder(cls, value: str | None) -> str | None:
+        if value is not None and Path(value).is_file():
+            raise ValueError(f"{value} is a file; give the folder that holds the lm-eval task files")
+        return value
+
     @field_validator("forgetting", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
@@ -189,7 +227,11 @@ def _task_options(data: Any, info: ValidationInfo) -> Any:
     name = data["name"]
     if name not in plugins.names("tasks"):
         raise ValueError(unknown("task", name, plugins.names("tasks")))
-    return plugins.load("tasks", name).Options.model_validate(data, context=info.context)
+    options = plugins.load("tasks", name).Options
+    odd = next((key for key in data if key not in options.model_fields), None)
+    if odd is not None:
+        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
+    return options.model_validate(data, context=info.context)
 
 
 AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]
@@ -277,7 +319,7 @@ class Study(Frozen):
     """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
     exclude: tuple[dict[str, Any], ...] = ()
     """conditions of the product that are left out: all that agree with the given fields"""
-    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """one replicate of every condition for each"""
     reference: dict[str, Any] | None = None
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""

@@ -79,8 +79,10 @@ class RowOptions(TaskSpec):
             raise ValueError("eval is a file, but the rows are those of a hub data set; name its split as eval_split")
         if self.separator and self.format != "auto":
             raise ValueError(f"separator {self.separator!r} and format {self.format} exclude each other; give one of them")
+        if self.train is not None and self.train == self.eval:
+            raise ValueError("train and eval are the same file, so nothing would be held out; leave eval away, or give another file")
         for file in (self.train, self.eval):
-            if file is not None and self.columns and file_format(self, file) == "jsonl":
+            if file is not None and file_format(self, file) == "jsonl" and self.columns:
                 raise ValueError("columns are for files without a header line; JSON lines name their own fields")
         return self
 
@@ -181,7 +183,7 @@ def _json_rows(stream: TextIO, file: str) -> Iterator[Row]:
         where = f"{file}:{number}"
         try:
             data = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise DataError(f"{where}: not JSON ({e}); write one JSON object a line") from None
         if not isinstance(data, dict):
             raise DataError(f"{where}: a {type(data).__name__}, not an object; write one JSON object a line")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from lorabench.engine.data import TaskData
 from lorabench.errors import DataError
@@ -46,6 +46,14 @@ class Options(TaskSpec):
     """share of the training text for validation"""
     test_percent: Number = Field(10, gt=0, lt=50)
     """share of the training text for the test, where no eval is given"""
+
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Options:
+        both = next((file for file in self.eval if file in self.train), None)
+        if both is not None:
+            raise ValueError(f"{both} is in train and in eval, so nothing would be held out; leave eval away, or give another file")
+        return self
 
 
 def fingerprint(options: Options) -> str:

@@ -4,8 +4,13 @@ import peft
 import pytest
 import torch
 
+from lorabench.engine.adapt import linear_modules
+from lorabench.errors import LorabenchError
 from lorabench.memory.parameters import any_model, count_parameters
+from lorabench.memory.request import setting_from
 from lorabench.memory.skeleton import configuration, with_layers
+from lorabench.memory.step import predict_step
+from lorabench.spec.architectures import architectures, find_architecture
 from lorabench.spec.study import ModelSpec
 
 
@@ -38,3 +43,27 @@ def test_counts_are_pefts_own(name, method, monkeypatch):
     (count,) = count_parameters(ModelSpec(name=name), [8], "all-linear", method)
     trainable, everything = model.get_nb_trainable_parameters()
     assert (count.trainable_parameters, count.base_parameters + count.trainable_parameters) == (trainable, everything)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_counts_are_pefts_own_on_every_preset_whole_and_for_every_method(name):
+    """Total and trainable parameters of PEFT's model on the meta device, all layers; bare models of what is no causal language model."""
+    config = configuration(ModelSpec(name=name))
+    for method, variant in {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "pissa": {}}.items():  # PiSSA differs in the start alone, which needs weights
+        with torch.device("meta"):
+            bare = any_model(config)
+            model = peft.get_peft_model(bare, peft.LoraConfig(r=8, target_modules=sorted({n.rpartition(".")[2] for n in linear_modules(bare)}), **variant), low_cpu_mem_usage=True)
+        trainable, everything = model.get_nb_trainable_parameters()
+        (count,) = count_parameters(ModelSpec(name=name), [8], "all-linear", method)
+        assert (count.trainable_parameters, count.base_parameters + count.trainable_parameters) == (trainable, everything), method
+    if not find_architecture(name).parameters_only:
+        step = predict_step(setting_from({"model": name, "method": {"name": "dora", "rank": 8}, "training": {"sequence_length": 16}}))
+        (count,) = count_parameters(ModelSpec(name=name), [8], "all-linear", "dora")
+        assert (step.trainable_parameters, step.total_parameters) == (count.trainable_parameters, count.base_parameters + count.trainable_parameters)
+
+
+@pytest.mark.parametrize(("method", "words"), [("foo", "unknown method 'foo'"), ("full", "method full has no rank: it trains all 124,439,808 parameters")])
+def test_a_method_without_ranks_is_told(method, words):
+    with pytest.raises(LorabenchError, match=words):
+        count_parameters(ModelSpec(name="gpt2"), [8], "all-linear", method)

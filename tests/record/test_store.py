@@ -56,6 +56,26 @@ def test_a_failure_is_replaced_and_only_a_failure_is_pending(store):
         assert store.settled(cell.id) is settled
 
 
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"\xff\xfe"), lambda p: (p.unlink(), p.mkdir()), lambda p: p.write_text("[" * 100_000)])
+def test_a_result_that_cannot_be_read_costs_no_other(store, damage):
+    first, second = store.plan()[:2]
+    run(store, first)
+    run(store, second)
+    damage(store.cells_folder / first.id / "result.json")
+    assert [r.cell.id for r in store.results()] == [second.id]
+    (told,) = store.unreadable()
+    assert first.id in told
+    run(store, first)
+    assert [r.cell.id for r in store.results()] == [first.id, second.id]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not json", "{\"study\": 1, \"cells\": 2}"])
+def test_a_damaged_plan_is_one_sentence(store, text):
+    (store.folder / "plan.json").write_text(text)
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.plan()
+
+
 def test_a_half_written_cell_is_no_result(store):
     cell = store.plan()[0]
     store.partial(cell.id).mkdir(parents=True)

@@ -16,7 +16,7 @@ from functools import partial
 import psutil
 import pytest
 
-from lorabench.errors import LorabenchError, StudyError
+from lorabench.errors import LorabenchError, StoreError, StudyError
 from lorabench.record.store import Store
 from lorabench.runner.crew import Crew
 from lorabench.runner.progress import Lines
@@ -190,3 +190,15 @@ def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_
     plan = run(study_of(106, 107, 1), tmp_path / "out", crew=Crew(open_odd))
     assert outcomes(plan) == ["finished"] * 3
     assert begun() == [107, 1, 106]
+
+
+def test_measured_and_invented_results_do_not_mix(open_odd, begun, tmp_path):
+    run(study_of(0), tmp_path / "invented", crew=Crew("synthetic"))
+    with pytest.raises(StoreError, match="holds invented results of the executor synthetic"):
+        run(study_of(0, 1), tmp_path / "invented", crew=Crew("local"))
+    assert outcomes(run(study_of(0, 1), tmp_path / "invented", crew=Crew("synthetic"))) == ["finished"] * 2
+
+
+def test_an_empty_name_is_no_results_directory(open_odd, begun):
+    with pytest.raises(StoreError, match="empty name"):
+        run(study_of(0), "", crew=Crew(open_odd))

@@ -21,7 +21,7 @@ def test_a_size_is_a_card_without_rates(text):
 
 
 def test_an_unknown_card_is_told_with_the_nearest():
-    with pytest.raises(LorabenchError, match=r"unknown gpu 'rtx4091'; did you mean 'rtx4090'.*or a size such as 24GB"):
+    with pytest.raises(LorabenchError, match=r"unknown gpu 'rtx4091'; did you mean 'rtx4090'.*a size such as 24GB"):
         find_gpu("rtx4091")
 
 

@@ -14,6 +14,14 @@ from lorabench.tasks._rows import Row, hold_out, read_file
 from lorabench.tasks._template import fill, parse
 
 
+def copy_of(file):
+    """The same rows under another name: one file for both sides is refused."""
+    copy = Path(file).with_stem("copy")
+    copy.write_bytes(Path(file).read_bytes())
+    return str(copy)
+
+
+
 def write(path, text):
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -119,7 +127,7 @@ def test_held_out_rows_share_no_prompt_with_the_rest_and_do_not_hang_on_the_orde
 def test_instruct_predicts_the_response_alone(tmp_path, tokenizer):
     body = "".join(json.dumps({"question": f"What is {i}?", "answer": f"It is “{i}”."}) + "\n" for i in range(40))
     file = write(tmp_path / "t.jsonl", body)
-    data = instruct.load(instruct.Options(train=file, eval=file), tokenizer, 64)
+    data = instruct.load(instruct.Options(train=file, eval=copy_of(file)), tokenizer, 64)
     assert (len(data.train), len(data.validation), len(data.test), data.packing) == (38, 2, 40, "padded")
     for example in data.train + data.validation + data.test:
         text = tokenizer.decode(example.ids, skip_special_tokens=True).lstrip()
@@ -140,7 +148,7 @@ def test_limits_spread_over_the_file_and_hold_out_without_an_eval_file(tmp_path,
 def test_prompts_that_leave_no_room_are_dropped_and_all_of_them_is_an_error(tmp_path, words):
     body = "".join(json.dumps({"q": f"{'a ' * i}b", "a": "c"}) + "\n" for i in range(20))
     file = write(tmp_path / "t.jsonl", body)
-    options = instruct.Options(train=file, eval=file, prompt="{q}", response=" {a}", validation_percent=45)
+    options = instruct.Options(train=file, eval=copy_of(file), prompt="{q}", response=" {a}", validation_percent=45)
     assert len(instruct.load(options, words, 12).test) == 10  # begin + i words + b must be 11 at most
     with pytest.raises(DataError, match="sequence_length 2 without room for a response"):
         instruct.load(options, words, 2)
@@ -149,7 +157,7 @@ def test_prompts_that_leave_no_room_are_dropped_and_all_of_them_is_an_error(tmp_
 def test_an_empty_response_is_told_with_its_line(tmp_path, words):
     file = write(tmp_path / "t.csv", "question,answer\na,b\nc,\n")
     with pytest.raises(DataError, match=r"t\.csv:3: the response '\{answer\}' is empty"):
-        instruct.load(instruct.Options(train=file, eval=file), words, 8)
+        instruct.load(instruct.Options(train=file, eval=copy_of(file)), words, 8)
 
 
 def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
@@ -196,7 +204,7 @@ def test_classify_brings_an_item_for_each_test_row(tmp_path, tokenizer):
 
 def test_labels_are_compared_as_text(tmp_path, words):
     file = write(tmp_path / "t.jsonl", '{"s": "a", "label": true}\n{"s": "b", "label": false}\n' * 5)
-    options = classify.Options.model_validate({"train": file, "eval": file, "prompt": "{s}", "choices": {True: " c", False: " d"}})
+    options = classify.Options.model_validate({"train": file, "eval": copy_of(file), "prompt": "{s}", "choices": {True: " c", False: " d"}})
     assert options.choices == {"true": " c", "false": " d"}
     assert {i.answer for i in classify.load(options, words, 8).choice_sets[0].items} == {0, 1}
 
@@ -204,9 +212,9 @@ def test_labels_are_compared_as_text(tmp_path, words):
 def test_an_unknown_label_names_file_line_and_the_allowed(tmp_path, words):
     file = write(tmp_path / "t.tsv", "sentence\tlabel\na\t1\nb\tneutral\n")
     with pytest.raises(DataError, match=r"t\.tsv:3: unknown label 'neutral'; allowed: 0, 1"):
-        classify.load(classify.Options(train=file, eval=file), words, 16)
+        classify.load(classify.Options(train=file, eval=copy_of(file)), words, 16)
     with pytest.raises(DataError, match="unknown column 'gold'"):
-        classify.load(classify.Options(train=file, eval=file, label="gold"), words, 16)
+        classify.load(classify.Options(train=file, eval=copy_of(file), label="gold"), words, 16)
 
 
 def test_sst2_as_it_is(shared_data, tiny):

@@ -1,6 +1,6 @@
 """Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing."""
 
-from lorabench.memory.foresee import Foresight
+from lorabench.record.foresight import Foresight
 
 
 def foresee(cell):
