@@ -11,7 +11,7 @@ BIN := .venv/bin
 	touch $@
 
 quickstart: .venv/installed  ## run the quickstart study, print its table, write its report
-	$(BIN)/lorabench run studies/quickstart.yaml
+	$(BIN)/lorabench run studies/quickstart.yaml --out runs/quickstart
 
 test: .venv/installed  ## the default tests, under ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
