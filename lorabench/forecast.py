@@ -39,7 +39,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     from lorabench.spec.gpus import find_gpu
 
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
-    with quick.imports():
+    with quick.lean_imports():
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.request import positions_of, setting_from
         from lorabench.memory.skeleton import configuration
@@ -108,7 +108,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     from lorabench.spec.load import read_study
 
     card, study = find_gpu(gpu), read_study(source)
-    with quick.imports():
+    with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.plan import plan_conditions
         from lorabench.spec.grid import conditions
@@ -155,7 +155,7 @@ def _basis(calibration: Calibration | None, card: Gpu) -> str:
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
-    with quick.imports():
+    with quick.lean_imports():
         from lorabench.memory.parameters import count_parameters
         from lorabench.memory.request import model_from
 
@@ -174,7 +174,7 @@ def paper(source: Source) -> Table:
     from lorabench.spec.paper import read_paper
 
     declared = read_paper(source)  # before the slow imports
-    with quick.imports():
+    with quick.lean_imports():
         from lorabench.memory.quantities import reproduce
         from lorabench.report.paper import paper_table
 

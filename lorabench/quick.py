@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -19,6 +19,24 @@ def imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """The same, and transformers does not take scipy.optimize (~0.5 s) for the matching of its detection losses: for commands that predict and end."""
+    with imports():
+        import transformers.utils as shown
+        from transformers.utils import import_utils
+
+        own = import_utils.is_scipy_available
+        places: tuple[Any, ...] = (shown, import_utils)
+        for place in places:
+            place.is_scipy_available = lambda: False
+        try:
+            yield
+        finally:
+            for place in places:
+                place.is_scipy_available = own
 
 
 def leave(code: int) -> NoReturn:
