@@ -158,6 +158,21 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments, words, capsy
     assert len(err.splitlines()) == 1
 
 
+def test_a_table_of_the_literature_is_computed_and_compared_in_every_format(capsys, tmp_path):
+    paper = str(ROOT / "studies" / "paper" / "square-matrix.yaml")
+    assert cli.main(["table", paper]) == 0
+    shown = capsys.readouterr().out
+    assert "167,332" in shown, "7e9 parameters as one square matrix, rank 1: 2 * sqrt(7e9), worked by hand"
+    for name in plugins.names("exporters"):
+        assert cli.main(["table", paper, "--format", name, "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().strip()
+
+
+def test_a_table_of_the_literature_trains_nothing(capsys):
+    assert cli.main(["run", str(ROOT / "studies" / "paper" / "square-matrix.yaml")]) == 2
+    assert "lorabench table" in capsys.readouterr().err
+
+
 def test_an_unknown_table_format_and_an_unwritable_file_are_told(ran, capsys):
     assert cli.main(["table", str(ran), "--format", "latx"]) == 2
     assert "did you mean 'latex'?" in capsys.readouterr().err
