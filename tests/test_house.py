@@ -71,7 +71,7 @@ def test_importing_it_leaves_torch_alone(module):
     ("kind", "needs"),
     [
         ("methods", {"FIELDS", "TRAINS", "TRAINS_BASE", "UNQUANTIZED_ONLY", "attach"}),
-        ("quantizations", {"DOUBLE_QUANT", "config"}),
+        ("quantizations", {"DOUBLE_QUANT", "config", "roundtrip"}),
         ("tasks", {"Options", "PATH_FIELDS", "fingerprint", "load"}),
         ("executors", {"open_slot"}),
         ("sections", {"ORDER", "TITLE", "section"}),

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from lorabench import plugins
-from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
+from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
 from lorabench.engine.events import Event, Phase
 from lorabench.engine.harness import Harness
+from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, start_factors
 from lorabench.engine.model import (
     device,
     load_base,
@@ -38,10 +38,11 @@ from lorabench.engine.model import (
 from lorabench.engine.probe import LiveBytes, held_tensors
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.train import Diverged, Step, collate, peak_of_two_steps, token_loss, train
+from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
+from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
-from lorabench.spectra.delta import Factors, adapted_layers, adapter_spectra, full_spectra, start_factors
 
 Report = Callable[[Event], None]
 _DOMAINS: dict[Any, tuple[tuple[Example, ...], Losses]] = {}
@@ -56,6 +57,7 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
         run.evaluate(data)
         run.save()
         run.attempt(run.decompose)
+        run.attempt(lambda: run.truncate(data))
         run.attempt(lambda: run.measure_memory(data))
     except Diverged as e:
         return run.ended("diverged", e, e.step)
@@ -100,6 +102,7 @@ class _Run:
         self.step: int | None = None
         self.domain: tuple[Example, ...] = ()
         self.domain_loss: Losses | None = None
+        self.accuracy: list[Reading] = []
 
     def load(self) -> TaskData:
         """Data, base and adapters; the base's own sample is drawn before anything is attached."""
@@ -161,14 +164,13 @@ class _Run:
         if self._base_stays():
             with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
-        harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
+        self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
-            seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, padding, self.device)
-            self.readings += held_out_readings(seen)
-            self.readings += harness.readings(adapted.model, adapted.tokenizer)
+            self.readings += (readings := self._accuracy(data))
             if self.domain and self.domain_loss is not None:
                 after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
                 self.readings.append(forgetting_reading(self.domain_loss, after))
+        self.accuracy = readings
         self.read("eval_seconds", phase.seconds)
         self._read_cuda("eval", phase)
 
@@ -194,21 +196,31 @@ class _Run:
         """Runs what comes after the evaluation: a fault there is in the log and leaves its readings absent, the cell has finished all the same."""
         try:
             part()
-        except (RuntimeError, MemoryError):
+        except (RuntimeError, MemoryError, LorabenchError):
             traceback.print_exc()
 
     def decompose(self) -> None:
-        """The singular values of every learned delta."""
+        """The singular values and first directions of every learned change."""
         self._enter("decompose")
-        model = self.adapted.model
+        model, cell = self.adapted.model, self.cell
         if hasattr(model, "peft_config"):
-            spectra = adapter_spectra(model, self.adapted.start)
-        elif self.cell.training.steps:
-            base = load_base(self.cell, torch.device("cpu"))  # never two whole models on the device
-            spectra = full_spectra(model, tuple(linear_modules(base)), lambda name: base.get_submodule(name).weight)
-        else:
-            return
-        save_file({n: v.float().cpu().contiguous() for n, v in spectra.items()}, self.folder / "spectra.safetensors")
+            keep(adapter_deltas(model, self.adapted.start), cell, self.folder)
+        elif cell.training.steps:
+            keep(full_deltas(model, cell), cell, self.folder)
+
+    def truncate(self, data: TaskData) -> None:
+        """The accuracy that is left at the lower ranks which the study asks for."""
+        cell = self.cell
+        if cell.analysis.truncation and cell.training.steps:
+            self._enter("truncate")
+            cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data), self.accuracy)
+            save_truncations(self.folder / "truncation.csv", cuts)
+
+    def _accuracy(self, data: TaskData) -> list[Reading]:
+        """Held-out loss and lm-eval of the model as it is now."""
+        adapted, spec = self.adapted, self.cell.evaluation
+        seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+        return held_out_readings(seen) + self.harness.readings(adapted.model, adapted.tokenizer)
 
     def measure_memory(self, data: TaskData) -> None:
         """On a CPU: the peak of live tensors in two training steps and in one evaluation batch; last, since the steps change weights."""

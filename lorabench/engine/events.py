@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["foresee", "load", "train", "evaluate", "decompose"]
+Phase = Literal["foresee", "load", "train", "evaluate", "decompose", "truncate"]
 
 
 @dataclass(frozen=True)

@@ -12,3 +12,11 @@ def config(double_quant: bool, compute_dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def roundtrip(weight: Any, double_quant: bool) -> Any:
+    """A weight as its rows of integers give it back; bitsandbytes quantises what float16 holds of it."""
+    from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
+
+    codes, rows, _ = int8_vectorwise_quant(weight.half().contiguous())
+    return int8_vectorwise_dequant(codes, rows).to(weight.dtype)

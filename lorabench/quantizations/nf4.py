@@ -17,3 +17,10 @@ def config(double_quant: bool, compute_dtype: Any) -> Any:
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def roundtrip(weight: Any, double_quant: bool) -> Any:
+    """A weight as its quantised form gives it back, in its own dtype."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    return dequantize_4bit(*quantize_4bit(weight.contiguous(), compress_statistics=double_quant, quant_type="nf4", blocksize=64))

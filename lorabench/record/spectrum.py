@@ -77,6 +77,10 @@ class Alignment:
 
     base_norm: float
     """||W||_F"""
+    rank: int
+    """k: how many singular vectors of the change were taken; all that it has, of a dense one the first few"""
+    change_norm: float
+    """norm of the change in them: sqrt of the sum of its first k sigma^2"""
     projected_norm: float
     """||U^T W V||_F, with U and V the singular vectors of the change"""
     projected_own: float
@@ -142,7 +146,7 @@ class Spectrum:
     def amplification(self) -> float | None:
         """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3; None for a zero change."""
         found = self.alignment
-        return self.frobenius_norm / found.projected_norm if found and found.projected_norm and self.frobenius_norm else None
+        return found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
 
     @property
     def numerical_rank(self) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
-DOING = {"foresee": "predicting its memory", "load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing"}
+DOING = {"foresee": "predicting its memory", "load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing", "truncate": "evaluating lower ranks"}
 
 
 class Progress(Protocol):

@@ -21,7 +21,7 @@ from lorabench.spec.identity import fingerprints, pinned, reference_for
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
 
-SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation")
+SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis")
 MAX_CELLS = 100_000
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import Cell, Condition, Fingerprints, ModelSpec
+from lorabench.spec.study import AnalysisSpec, Cell, Condition, Fingerprints, ModelSpec
 
 IDENTITY_VERSION = 1
 SAMPLE_ABOVE = 256 * 2**20  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
@@ -36,6 +36,8 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
     plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}
     if plain["evaluation"]["forgetting"] not in ("self", "none"):
         plain["evaluation"]["forgetting"] = "file"
+    if cell.analysis == AnalysisSpec():
+        del plain["analysis"]  # the ids of cells that ask for none are as they were before there was any
     plain["data"] = cell.fingerprints.data
     plain["identity_version"] = IDENTITY_VERSION
     if with_seed:

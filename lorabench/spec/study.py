@@ -204,6 +204,20 @@ class EvaluationSpec(Frozen):
         return "none" if value is None or value is False else value
 
 
+class AnalysisSpec(Frozen):
+    """What is asked of a cell beyond its own evaluation."""
+
+    truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
+    """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
+    per_module: bool = False
+    """evaluate each cut a second time with as many parameters spread over the modules by energy"""
+
+    @field_validator("truncation")
+    @classmethod
+    def _rising(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(ranks)))
+
+
 class TaskSpec(Named):
     """What is learned; each task plug-in adds its own options to this."""
 
@@ -246,6 +260,7 @@ class Condition(Frozen):
     task: AnyTask
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    analysis: AnalysisSpec = AnalysisSpec()
 
     def normalised(self) -> Condition:
         """The same condition with the fields that its method and quantization do not use emptied."""
@@ -259,6 +274,7 @@ class Condition(Frozen):
             changes["quantization"] = self.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
         if not method.TRAINS:
             changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
+            changes["analysis"] = AnalysisSpec()
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
                 f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
@@ -324,3 +340,4 @@ class Study(Frozen):
     reference: dict[str, Any] | None = None
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()
+    analysis: AnalysisSpec = AnalysisSpec()

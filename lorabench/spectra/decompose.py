@@ -75,7 +75,7 @@ def decompose_dense(delta: torch.Tensor, most: int | None = None) -> Decompositi
     elif side <= GRAM:
         found = _by_gram(delta, most)
     else:
-        found = _randomised(delta, most or SKETCH)
+        found = randomised(delta, most or SKETCH)
     return found if most is None else found.truncated(most)
 
 
@@ -88,7 +88,7 @@ def dense_singular_values(delta: torch.Tensor) -> torch.Tensor:
     if side <= GRAM:
         gram = delta @ delta.T if delta.shape[0] == side else delta.T @ delta
         return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()
-    return _randomised(delta, SKETCH).values
+    return randomised(delta, SKETCH).values
 
 
 def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
@@ -106,8 +106,8 @@ def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
     return Decomposition(v, values, u, missed) if tall else Decomposition(u, values, v, missed)
 
 
-def _randomised(delta: torch.Tensor, rank: int) -> Decomposition:
-    """A random sketch of the range, made sharper by PASSES subspace iterations; always the same for the same matrix."""
+def randomised(delta: torch.Tensor, rank: int) -> Decomposition:
+    """The first `rank` terms, from a random sketch of the range that PASSES subspace iterations sharpen; the same each time for the same matrix."""
     width = min(rank + OVERSAMPLING, *delta.shape)
     generator = torch.Generator(device=delta.device).manual_seed(0)
     q = torch.linalg.qr(delta @ torch.randn(delta.shape[1], width, dtype=delta.dtype, device=delta.device, generator=generator)).Q

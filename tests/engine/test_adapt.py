@@ -8,7 +8,7 @@ from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
 from lorabench.errors import ModelError
 from lorabench.spec import MethodSpec
-from lorabench.spectra.delta import adapted_layers
+from lorabench.engine.learned import adapted_layers
 from tests.engine.conftest import small_model
 
 KINDS = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "roberta")

@@ -77,7 +77,7 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
     assert accuracy.count == 20
     assert accuracy.stderr == pytest.approx((accuracy.value * (1 - accuracy.value) / 19) ** 0.5, rel=1e-6)
     assert result.value("perplexity") == pytest.approx(np.exp(result.value("eval_loss")))
-    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "spectra.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "spectra.safetensors", "directions.safetensors"}
     assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
     assert [e.phase for e in events if e.step is None] == ["load", "train", "evaluate", "decompose"]
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]
@@ -199,7 +199,7 @@ def test_a_fault_after_the_evaluation_loses_no_reading(folder, monkeypatch):
     def broken(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lorabench.engine.cell.adapter_spectra", broken)
+    monkeypatch.setattr("lorabench.engine.cell.adapter_deltas", broken)
     result = run_cell(cell_of(), folder)
     assert result.outcome == "finished"
     assert result.value("eval_loss") is not None

@@ -1,0 +1,116 @@
+"""What a cell learned, taken from its live model: the change of every adapted module, and what is kept of it beside the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorabench import plugins
+from lorabench.engine.adapt import linear_modules
+from lorabench.engine.model import checkpoint_directory, load_base, resolve_dtype
+from lorabench.record.learned import DIRECTIONS, Directions, save_directions
+from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.spec.study import Cell
+from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
+from lorabench.spectra.decompose import Decomposition
+from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
+from lorabench.spectra.files import Weights
+
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Before = Callable[[str], torch.Tensor | None]
+"""a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
+
+
+def start_factors(model: Any) -> Factors:
+    """Copies of A and B at the start, of the adapters that do not start at a zero change (pissa); empty for others."""
+    return {
+        name: (a.detach().clone().cpu(), b.detach().clone().cpu())
+        for name, layer in adapted_layers(model)
+        if bool((b := layer.lora_B["default"].weight).any()) and (a := layer.lora_A["default"].weight) is not None
+    }
+
+
+def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(full name within the base, PEFT's layer) of every adapted module."""
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {}):
+            yield name.removeprefix("base_model.model."), module
+
+
+def base_weights(cell: Cell) -> Before:
+    """The base's weights as stored, read again one at a time."""
+    directory = checkpoint_directory(cell.model)
+    weights = Weights(directory) if directory is not None else None
+    return lambda module: None if weights is None else weights.weight(module)
+
+
+@torch.no_grad()
+def adapter_deltas(model: Any, start: Factors) -> Iterator[Delta]:
+    """The change of every adapted module of an adapted model."""
+    for name, layer in adapted_layers(model):
+        a, b, scaling = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
+        if layer.use_dora.get("default", False):
+            yield of_dora(name, _base_weight(layer), a, b, scaling, layer.lora_magnitude_vector["default"].weight)
+        elif name in start:
+            a0, b0 = (t.to(a.device) for t in start[name])
+            yield of_start(name, a, b, a0, b0, scaling)
+        else:
+            yield of_factors(name, a, b, scaling)
+
+
+def _base_weight(layer: Any) -> torch.Tensor:
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight = dequantize_module_weight(layer.get_base_layer()).float()
+    return weight.T if getattr(layer, "fan_in_fan_out", False) else weight
+
+
+@torch.no_grad()
+def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
+    """The same for full fine-tuning: the weights as they are against those that were loaded."""
+    from transformers.pytorch_utils import Conv1D
+
+    base = load_base(cell, torch.device("cpu"))  # never two whole models on the device
+    for name in linear_modules(base):
+        module, before = model.get_submodule(name), base.get_submodule(name).weight.to(model.device)
+        after = module.weight
+        yield of_weights(name, before.T, after.T) if isinstance(module, Conv1D) else of_weights(name, before, after)
+
+
+@torch.no_grad()
+def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
+    """Writes spectra.safetensors and directions.safetensors."""
+    before, spectra, directions = base_weights(cell), [], {}
+    for delta in deltas:
+        change = delta.decompose()
+        spectrum = Spectrum(delta.module, change.values.cpu().numpy(), delta.in_features, delta.out_features, delta.rank, delta.noise)
+        spectra.append(_beside_base(spectrum, delta, change, cell, before(delta.module)))
+        k = min(DIRECTIONS, spectrum.numerical_rank)
+        if k:
+            directions[delta.module] = Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy())
+    save_spectra(folder / "spectra.safetensors", spectra)
+    if directions:
+        save_directions(folder / "directions.safetensors", directions)
+
+
+def _beside_base(spectrum: Spectrum, delta: Delta, change: Decomposition, cell: Cell, weight: torch.Tensor | None) -> Spectrum:
+    if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
+        return spectrum
+    weight = weight.to(change.u.device)
+    rank = spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
+    small = min(weight.shape) <= INTRUDERS_UP_TO
+    undone = None
+    if cell.quantization.name != "none":
+        loaded = weight.to(resolve_dtype(cell))
+        quantised = plugins.load("quantizations", cell.quantization.name).roundtrip(loaded, cell.quantization.double_quant)
+        undone = repair(change, rank, loaded, quantised)
+    return replace(
+        spectrum,
+        alignment=align(change, rank, weight),
+        intruders=intruders(delta, weight) if small else None,
+        repair=undone,
+    )
