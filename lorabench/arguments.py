@@ -68,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("cell", metavar="CELL", help="id of a cell, or its beginning")
     c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
     _add_predictions(add)
+    _add_examinations(add)
     add("models", "the models that ship")
     for kind in ("methods", "quantizations", "tasks", "executors"):
         add(kind, f"the {kind} there are")
@@ -105,3 +106,34 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--method", metavar="NAME", default="lora")
     c.add_argument("--json", action="store_true")
     add("gpus", "known cards: memory, bandwidth, bf16 rate")
+
+
+def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    learned = "PEFT folder, file of factors, cell's folder or id, or a fully fine-tuned checkpoint (with --base)"
+
+    def add_place(c: argparse.ArgumentParser) -> None:
+        c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id is looked up (default: all under reports/)")
+
+    c = add("spectrum", "singular values of what was learned, module by module: how much of a rank is used, and where")
+    c.add_argument("source", metavar="ADAPTER_OR_CELL_OR_CHECKPOINT", help=learned)
+    c.add_argument("--base", metavar="MODEL", help="the weights before: directory, shipped model or hub id (default: a cell's own)")
+    c.add_argument("--compare", metavar="OTHER", help="a second one: how alike are the subspaces that they span?")
+    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha of a file without adapter_config.json (default: the rank)")
+    c.add_argument("--intruders", action="store_true", help="look for intruder dimensions in matrices of any size")
+    c.add_argument("--json", action="store_true")
+    c.add_argument("--html", metavar="FILE", help="write a page with figures")
+    add_place(c)
+    c = add("truncate", "the nearest adapter of a lower rank, in PEFT's format")
+    c.add_argument("source", metavar="ADAPTER", help="PEFT folder, file of factors, cell's folder or id")
+    c.add_argument("--rank", metavar="K", type=int, help="rank of every module; with --per-module as many parameters")
+    c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
+    c.add_argument("--per-module", action="store_true", help="spread ranks over the modules by energy")
+    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha of a file without adapter_config.json")
+    c.add_argument("-o", "--output", metavar="DIR", required=True)
+    add_place(c)
+    c = add("quantization-error", "what quantisation alone does to each weight of a model, without training")
+    c.add_argument("model", metavar="MODEL", help="directory, shipped model or hub id")
+    c.add_argument("--quantization", metavar="NAME", nargs="+", default=["int8", "fp4", "nf4"], help="int8, fp4, nf4 (default: all)")
+    c.add_argument("--adapter", metavar="ADAPTER_OR_CELL", help="does what this one learned undo the error?")
+    c.add_argument("--json", action="store_true")
+    add_place(c)

@@ -192,6 +192,47 @@ def gpus(options: argparse.Namespace) -> int:
     return 0
 
 
+def spectrum(options: argparse.Namespace) -> int:
+    """Decomposes what an adapter, a cell or a checkpoint learned."""
+    from lorabench import examine
+
+    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, _cell_finder(options.directory), options.intruders)
+    if options.html:
+        path = examine.write_page(found, options.html)
+        if not options.json:
+            print(path)
+            return 0
+    print(examine.spectrum_json(found) if options.json else examine.spectrum_text(found))
+    return 0
+
+
+def truncate(options: argparse.Namespace) -> int:
+    """Writes an adapter cut to a lower rank."""
+    from lorabench import examine
+
+    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, _cell_finder(options.directory)))
+    return 0
+
+
+def quantization_error(options: argparse.Namespace) -> int:
+    """Measures what quantisation alone does to a model's weights."""
+    from lorabench import examine
+
+    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, _cell_finder(options.directory))
+    print(examine.errors_json(options.model, errors) if options.json else examine.errors_text(errors))
+    return 0
+
+
+def _cell_finder(directory: str | None) -> Callable[[str], Path]:
+    def find(prefix: str) -> Path:
+        from lorabench import show
+
+        store, result = show.find_cell(prefix, directory)
+        return store.cells_folder / result.cell.id
+
+    return find
+
+
 def _words(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of a command line as a study has them, only what was said."""
     said: dict[str, dict[str, Any]] = {
@@ -286,7 +327,8 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    **{f.__name__: f for f in (run, status, table, report, explain, estimate, plan, parameters, gpus, models, schema, doctor)},
+    **{f.__name__.replace("_", "-"): f for f in (run, status, table, report, explain, estimate, plan, parameters, gpus)},
+    **{f.__name__.replace("_", "-"): f for f in (spectrum, truncate, quantization_error, models, schema, doctor)},
     **dict.fromkeys(("methods", "quantizations", "tasks", "executors"), plugin_list),
 }
 

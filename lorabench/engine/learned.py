@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.model import checkpoint_directory, load_base, resolve_dtype
+from lorabench.engine.model import load_base, resolve_dtype
 from lorabench.record.learned import DIRECTIONS, Directions, save_directions
-from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.record.spectrum import save_spectra
 from lorabench.spec.study import Cell
-from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
-from lorabench.spectra.decompose import Decomposition
+from lorabench.spectra.analyse import Quantise, beside_base
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
-from lorabench.spectra.files import Weights
+from lorabench.spectra.files import Weights, checkpoint_directory
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 Before = Callable[[str], torch.Tensor | None]
@@ -43,7 +41,7 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 def base_weights(cell: Cell) -> Before:
     """The base's weights as stored, read again one at a time."""
-    directory = checkpoint_directory(cell.model)
+    directory = checkpoint_directory(cell.model.name, cell.model.revision)
     weights = Weights(directory) if directory is not None else None
     return lambda module: None if weights is None else weights.weight(module)
 
@@ -84,11 +82,11 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 @torch.no_grad()
 def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
     """Writes spectra.safetensors and directions.safetensors."""
-    before, spectra, directions = base_weights(cell), [], {}
+    before, turned, spectra, directions = base_weights(cell), quantiser(cell), [], {}
     for delta in deltas:
         change = delta.decompose()
-        spectrum = Spectrum(delta.module, change.values.cpu().numpy(), delta.in_features, delta.out_features, delta.rank, delta.noise)
-        spectra.append(_beside_base(spectrum, delta, change, cell, before(delta.module)))
+        spectrum = beside_base(delta, change, before(delta.module), turned)
+        spectra.append(spectrum)
         k = min(DIRECTIONS, spectrum.numerical_rank)
         if k:
             directions[delta.module] = Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy())
@@ -97,20 +95,15 @@ def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
         save_directions(folder / "directions.safetensors", directions)
 
 
-def _beside_base(spectrum: Spectrum, delta: Delta, change: Decomposition, cell: Cell, weight: torch.Tensor | None) -> Spectrum:
-    if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
-        return spectrum
-    weight = weight.to(change.u.device)
-    rank = spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
-    small = min(weight.shape) <= INTRUDERS_UP_TO
-    undone = None
-    if cell.quantization.name != "none":
-        loaded = weight.to(resolve_dtype(cell))
-        quantised = plugins.load("quantizations", cell.quantization.name).roundtrip(loaded, cell.quantization.double_quant)
-        undone = repair(change, rank, loaded, quantised)
-    return replace(
-        spectrum,
-        alignment=align(change, rank, weight),
-        intruders=intruders(delta, weight) if small else None,
-        repair=undone,
-    )
+def quantiser(cell: Cell) -> Quantise | None:
+    """How a cell's base holds a weight; None where it is not quantised."""
+    spec = cell.quantization
+    if spec.name == "none":
+        return None
+    turn, dtype = plugins.load("quantizations", spec.name).roundtrip, resolve_dtype(cell)
+
+    def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loaded = weight.to(dtype)
+        return loaded, turn(loaded, spec.double_quant)
+
+    return quantise

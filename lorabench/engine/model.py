@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,20 +139,6 @@ def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
         state = state.state2
     rows = getattr(parameter, "SCB", None)
     return [*found, rows] if isinstance(rows, torch.Tensor) else found
-
-
-def checkpoint_directory(model: ModelSpec) -> Path | None:
-    """Where a model's files lie: its directory, or its snapshot in the local cache of the hub; None where it is in neither."""
-    directory = model_directory(model.name)
-    if directory is not None:
-        return directory
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model.name, revision=model.revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 def _source(model: ModelSpec) -> str:

@@ -69,9 +69,11 @@ def _of_adapter(model: Any, start: Factors) -> _Learned:
     changes = {}
     for name, layer in layers.items():
         a, b, scaling = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
-        first = tuple(t.to(a.device) for t in start[name]) if name in start else None
-        delta = of_factors(name, a, b, scaling) if first is None else of_start(name, a, b, *first, scaling)
-        changes[name] = delta.decompose()
+        if name in start:
+            a0, b0 = (t.to(a.device) for t in start[name])
+            changes[name] = of_start(name, a, b, a0, b0, scaling).decompose()
+        else:
+            changes[name] = of_factors(name, a, b, scaling).decompose()
 
     def place(name: str, change: Decomposition) -> None:
         layer = layers[name]

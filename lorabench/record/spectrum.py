@@ -16,6 +16,7 @@ A change of zero (an adapter that was never trained) has rank 0 by every measure
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -186,6 +187,11 @@ def place(module: str) -> tuple[int | None, str]:
     return (None, module) if at is None else (int(parts[at]), ".".join(parts[at + 1 :]))
 
 
+def by_layer(module: str) -> list[int | str]:
+    """A key that sorts names as a model has them: layer 2 before layer 10."""
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", module)]
+
+
 _FACTS = ("in_features", "out_features", "rank", "noise")
 _PARTS: Mapping[str, Any] = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
 
@@ -212,7 +218,7 @@ def load_spectra(path: str | Path) -> tuple[Spectrum, ...]:
             found = [_spectrum(name, np.asarray(file.get_tensor(name), dtype=np.float64).ravel(), facts.get(name, {})) for name in file.keys()]  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); run the cell again") from None
-    return tuple(sorted((s for s in found if np.isfinite(s.singular_values).all()), key=lambda s: (place(s.module)[0] or 0, s.module)))
+    return tuple(sorted((s for s in found if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))
 
 
 def _spectrum(name: str, values: Values, facts: dict[str, Any]) -> Spectrum:

@@ -46,6 +46,19 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def read_result(path: Path) -> CellResult:
+    """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("schema") != 1:
+            raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
+        return CellResult.model_validate(plain)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, AttributeError, RecursionError) as e:
+        raise StoreError(f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again") from None
+
+
 class Store:
     """A results directory; `Store.open` for one that must exist already."""
 
@@ -120,14 +133,9 @@ class Store:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
         path = self.cells_folder / cell_id / "result.json"
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            if plain.get("schema") != 1:
-                raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
-            return CellResult.model_validate(plain)
+            return read_result(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, AttributeError, RecursionError) as e:
-            raise StoreError(f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again") from None
 
     def put(self, result: CellResult) -> Path:
         """Makes a cell's .partial folder its result, whole or not at all; a former failure is replaced."""

@@ -17,6 +17,8 @@ import plotly.graph_objects as go
 from lorabench.report.human import one_line
 from lorabench.report.style import Style
 
+_MENU = 40  # letters of a menu's entry
+
 
 @dataclass(frozen=True)
 class Line:
@@ -101,6 +103,46 @@ def draw(drawing: Drawing) -> go.Figure:
         showlegend=True,
     )
     return figure
+
+
+def draw_choice(labels: Sequence[str], drawings: Sequence[Drawing], shown: int) -> go.Figure:
+    """One of several drawings of the same axes, with a menu for the others; a line keeps its trace and style by its label."""
+    figure = draw(drawings[shown])
+    styles: dict[str, Style] = {}
+    for drawing in (drawings[shown], *drawings):
+        for line in drawing.lines:
+            styles.setdefault(line.label, line.style)
+    order = tuple(styles)
+    for name in order[len(drawings[shown].lines) :]:
+        figure.add_trace(go.Scatter(**_trace(Line(name, styles[name], (), ()), drawings[shown].mode), showlegend=False))
+    if len(drawings) > 1:
+        figure.update_layout(**menu(labels, [_restyled(d, order) for d in drawings], shown))
+    return figure
+
+
+def _restyled(drawing: Drawing, order: Sequence[str]) -> dict[str, list[Any]]:
+    """The points of a drawing for each trace in the order that they were drawn in."""
+    lines = {line.label: line for line in drawing.lines}
+    found = [lines.get(name) for name in order]
+    points = {"x": [list(f.x) if f else [] for f in found], "y": [list(f.y) if f else [] for f in found]}
+    return {**points, "mode": [drawing.mode] * len(order), "showlegend": [f is not None for f in found]}
+
+
+def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: int) -> dict[str, Any]:
+    """Layout with a menu above the plot; a choice is what plotly's restyle takes: for each attribute a value for each trace.
+
+    plotly marks the chosen entry in near white and takes no other colour for it, so the menu has its own colours in light and dark.
+    """
+    names = [_short(label) for label in labels]
+    buttons = [{"label": name, "method": "restyle", "args": [choice]} for name, choice in zip(names, choices, strict=True)]
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 10, "t": 0, "l": 0, "r": 0}, "showactive": True}
+    colours = {"bgcolor": "#e9edf2", "bordercolor": "#aab4c0", "font": {"color": "#1c2024", "size": 13}}
+    return {"updatemenus": [{"type": "dropdown", "active": shown, "buttons": buttons, **place, **colours}], "margin": {"l": 62, "r": 12, "t": 64, "b": 50}}
+
+
+def _short(label: str) -> str:
+    """A name that a menu on a phone has room for."""
+    return safe(label if len(label) <= _MENU else label[: _MENU - 1] + "…")
 
 
 def _trace(line: Line, mode: str) -> dict[str, Any]:

@@ -36,17 +36,22 @@ def write_report(store: Store, path: str | Path, today: date | None = None) -> P
 
 def page(view: View, today: date) -> str:
     """The whole page as text."""
-    made = sections(view)
+    finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
+    told = f"{human.plural(len(view.summaries), 'condition')}, {finished} of {human.plural(total, 'cell')} finished."
+    return sections_page(view.study.name, told, sections(view), today)
+
+
+def sections_page(title: str, told: str, made: tuple[Section, ...], today: date | None = None) -> str:
+    """A page of sections below a title and a sentence."""
     figures = {b.name: json.loads(b.plot.to_json()) for s in made for b in s.blocks if isinstance(b, Figure)}
     return (
         _environment()
         .get_template("page.html")
         .render(
-            view=view,
+            title=title,
+            told=told,
             sections=made,
-            today=today.isoformat(),
-            finished=sum(s.outcomes.finished for s in view.summaries),
-            total=sum(s.outcomes.total for s in view.summaries),
+            today=(today or datetime.now(UTC).date()).isoformat(),
             figures=_as_script(figures),
             plotly=_plotly() if figures else "",
         )

@@ -39,3 +39,8 @@ def styles(summaries: Sequence[Summary]) -> dict[str, Style]:
         seen[colour] += 1
         made[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
     return made
+
+
+def palette(n: int) -> tuple[Style, ...]:
+    """Styles for n lines that are no conditions."""
+    return tuple(Style(_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)]) for i in range(n))

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from lorabench.errors import ModelError
+from lorabench.record.spectrum import by_layer
 from lorabench.spectra.delta import Delta, of_dora, of_factors
 from lorabench.spectra.files import READABLE, TensorFile, Weights
 
@@ -176,8 +177,7 @@ def _entries(file: TensorFile) -> tuple[Entry, ...]:
     for module, parts in found.items():
         if not {"A", "B"} <= set(parts):
             raise ModelError(f"{file.path}: {module} has no lora_{'B' if 'A' in parts else 'A'}; the file is not whole, get it anew")
-    ordered = sorted(found, key=lambda m: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", m)])
-    return tuple(Entry(m, found[m]["A"], found[m]["B"], found[m].get("magnitude_vector")) for m in ordered)
+    return tuple(Entry(m, found[m]["A"], found[m]["B"], found[m].get("magnitude_vector")) for m in sorted(found, key=by_layer))
 
 
 def _by(tensor: torch.Tensor) -> str:

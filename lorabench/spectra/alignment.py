@@ -7,7 +7,7 @@ import math
 import torch
 
 from lorabench.record.spectrum import Alignment, Intruders, Repair
-from lorabench.spectra.decompose import Decomposition, randomised, decompose_dense
+from lorabench.spectra.decompose import Decomposition, decompose_dense, randomised
 from lorabench.spectra.delta import Delta
 
 EXACT = 1024  # smaller side up to which the first singular values of a base weight are taken from a whole SVD

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
+from lorabench.spec.paths import model_directory
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 READABLE = (".safetensors", *PICKLED)
@@ -120,6 +121,20 @@ class Weights:
         if self.transposed and _is_conv1d(name):
             found = found.T
         return found if shape is None or tuple(found.shape) == shape else None
+
+
+def checkpoint_directory(name: str, revision: str | None = None, download: bool = False) -> Path | None:
+    """Where a model's files lie: its directory, or its snapshot in the local cache of the hub, fetched where asked for; None where it is in neither."""
+    directory = model_directory(name)
+    if directory is not None:
+        return directory
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=not download, allow_patterns=["*.json", "*.safetensors"] if download else None))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
+        return None
 
 
 _TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D stores weights as (in, out)

@@ -6,9 +6,9 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
+from lorabench.engine.learned import adapted_layers
 from lorabench.errors import ModelError
 from lorabench.spec import MethodSpec
-from lorabench.engine.learned import adapted_layers
 from tests.engine.conftest import small_model
 
 KINDS = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "roberta")

@@ -1,0 +1,268 @@
+"""What the CLI shows of what was learned: spectrum, truncate, quantization-error; as text, JSON or a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lorabench.errors import LorabenchError, unknown
+from lorabench.report.human import DASH, count, one_line, plural
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lorabench.analysis.summarise import Group
+    from lorabench.record.spectrum import Spectrum
+    from lorabench.report.examined import Examined, Likeness
+    from lorabench.spectra.analyse import Quantise
+    from lorabench.spectra.quantization_error import QuantizationError
+    from lorabench.spectra.source import Learned
+
+Found = TypeVar("Found")
+Find = Callable[[str], Path]
+
+
+def spectrum(name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool) -> Examined:
+    """Singular values of everything that was learned, summed up, beside the base and beside another where they are given."""
+    from lorabench.analysis.summarise import summarise
+    from lorabench.report.examined import Examined, sizes
+    from lorabench.spectra.analyse import analyse
+    from lorabench.spectra.source import open_learned
+
+    learned = open_learned(name, base, alpha, find)
+    second = open_learned(other, base, alpha, find) if other is not None else None
+    spectra = tuple(_shown(analyse(learned, _quantiser(learned), all_intruders), "module"))
+    if not spectra:
+        raise LorabenchError(f"{learned.title} holds no change of any module")
+    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", str(learned.base.place) if learned.base else "not given: no measure against its weights")]
+    if learned.result is not None:
+        cell = learned.result.cell
+        facts.append(("cell", f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}"))
+    likeness = _likeness(learned, second) if second is not None else None
+    return Examined(learned.title, _notes(learned, spectra, all_intruders), tuple(facts), spectra, summarise(spectra), likeness)
+
+
+def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -> tuple[str, ...]:
+    told = list(learned.notes)
+    if learned.adapter is not None and learned.adapter.is_dora and learned.base is None:
+        told.append("DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change")
+    if learned.base is not None and learned.has_weights:
+        lacking = [s.module for s in spectra if s.alignment is None]
+        if lacking:
+            told.append(f"the base has no weight of the right name and size for {plural(len(lacking), 'module')}, such as {lacking[0]}")
+        if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
+            told.append("intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them")
+    return tuple(told)
+
+
+def _quantiser(learned: Learned) -> Quantise | None:
+    """How the cell's base held its weights; None for what is no cell of a quantised base."""
+    if learned.result is None or learned.result.cell.quantization.name == "none":
+        return None
+    from lorabench.engine.learned import quantiser
+
+    return quantiser(learned.result.cell)
+
+
+def _likeness(one: Learned, other: Learned) -> Likeness:
+    from lorabench.report.examined import Likeness
+    from lorabench.spectra.analyse import compare
+
+    found = tuple(_shown(compare(one, other), "module"))
+    left, right = (_mean([getattr(s, side) for s in found]) for side in ("left", "right"))
+    random = [sum(s.random(side) for s in found) / len(found) for side in ("left", "right")]
+    return Likeness(other.title, len(found), left, right, *random)
+
+
+def _mean(tables: Sequence[Any]) -> NDArray[np.float64]:
+    """Mean table over modules, as far as all of them reach."""
+    rows, columns = (min(t.shape[i] for t in tables) for i in (0, 1))
+    return sum((t[:rows, :columns] for t in tables[1:]), tables[0][:rows, :columns]).cpu().numpy() / len(tables)
+
+
+def spectrum_text(found: Examined) -> str:
+    """The groups as an aligned table, notes below."""
+    from lorabench.report.examined import grid, lead, likeness_words
+
+    heads, rows = grid(found.summary)
+    lines = [one_line(found.title), *(f"  {name:<8} {one_line(value)}" for name, value in found.facts), "", *aligned([heads, *rows]), "", lead(found.summary.model)]
+    if found.likeness is not None:
+        lines += ["", likeness_words(found.likeness)]
+    return "\n".join([*lines, *(f"note: {n}" for n in found.notes)])
+
+
+def spectrum_json(found: Examined) -> str:
+    """Every module and every group; what is not known is left out."""
+    plain: dict[str, Any] = {
+        "source": dict(found.facts)["source"],
+        "notes": list(found.notes),
+        "modules": [_module(s) for s in found.spectra],
+        "summary": {
+            "layers": [_group(g) for g in found.summary.layers],
+            "types": [_group(g) for g in found.summary.types],
+            "model": _group(found.summary.model),
+        },
+    }
+    if (alike := found.likeness) is not None:
+        plain["similarity"] = {
+            "other": alike.other, "modules": alike.modules, "right": alike.right.tolist(), "left": alike.left.tolist(),
+            "random_right": alike.random_right, "random_left": alike.random_left,
+        }  # fmt: skip
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _module(s: Spectrum) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lorabench.record.spectrum import SHARES
+
+    plain: dict[str, Any] = {
+        "module": s.module, "in_features": s.in_features, "out_features": s.out_features, "rank": s.rank,
+        "singular_values": s.singular_values.tolist(), "frobenius_norm": s.frobenius_norm, "relative_norm": s.relative_norm,
+        "stable_rank": s.stable_rank, "entropy_rank": s.entropy_rank, "participation_ratio": s.participation_ratio,
+        "numerical_rank": s.numerical_rank, "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
+        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES}, "rank_utilisation": s.rank_utilisation,
+        "amplification": s.amplification,
+    }  # fmt: skip
+    plain |= {name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None}
+    return {k: v for k, v in plain.items() if v is not None}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {k: v for k, v in asdict(group).items() if v is not None}
+
+
+def write_page(found: Examined, path: str) -> Path:
+    """Writes the page; LorabenchError where it cannot."""
+    from lorabench.record.store import write_atomically
+    from lorabench.report.examined import examined_sections
+    from lorabench.report.page import sections_page
+
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, sections_page(found.title, f"{plural(len(found.spectra), 'module')}.", examined_sections(found)))
+    except OSError as e:
+        raise LorabenchError(f"{path} cannot be written ({e.strerror}); choose another file with --html FILE") from None
+    return target
+
+
+def truncate(name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find) -> str:
+    """Writes the adapter cut to a lower rank; says what is left of it."""
+    from lorabench.spectra.source import open_learned
+    from lorabench.spectra.truncate import truncate as cut
+
+    learned = open_learned(name, None, alpha, find)
+    if learned.adapter is None:
+        raise LorabenchError(f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format")
+    made = cut(learned.adapter, folder, rank, energy, per_module)
+    ranks = sorted(r for r in made.allotment.ranks.values() if r)
+    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+    left = made.modules - len(ranks)
+    out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
+    kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
+    notes = [f"note: {n}" for n in learned.notes]
+    return "\n".join([f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}", *notes])
+
+
+def quantization_errors(model: str, names: Sequence[str], adapter: str | None, find: Find) -> list[QuantizationError]:
+    """Of every linear layer of a model, in every form asked for; 4-bit ones with and without double quantisation."""
+    from lorabench import plugins
+    from lorabench.engine.adapt import linear_modules
+    from lorabench.engine.model import skeleton
+    from lorabench.memory.request import model_from
+    from lorabench.spectra.quantization_error import quantization_errors as errors
+    from lorabench.spectra.source import open_base, open_learned
+
+    allowed = [n for n in plugins.names("quantizations") if n != "none"]
+    for name in names:
+        if name not in allowed:
+            raise LorabenchError(unknown("quantization", name, allowed))
+    weights = open_base(model)
+    spec = model_from(str(weights.place) if weights.place.is_dir() else model)
+    modules = linear_modules(skeleton(spec))
+    learned = open_learned(adapter, None, None, find) if adapter is not None else None
+    if learned is not None and not learned.has_weights:
+        raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")
+    return list(_shown(errors(weights, modules, _forms(names), learned), "weight"))
+
+
+def _forms(names: Iterable[str]) -> dict[str, Quantise]:
+    """Each quantisation by name, 4-bit ones a second time with double quantisation."""
+    from lorabench import plugins
+
+    def quantise(plugin: Any, double: bool) -> Quantise:
+        return lambda weight: (weight.float(), plugin.roundtrip(weight.float(), double))
+
+    found = {}
+    for name in dict.fromkeys(names):
+        plugin = plugins.load("quantizations", name)
+        found[name] = quantise(plugin, False)
+        if plugin.DOUBLE_QUANT:
+            found[f"{name} dq"] = quantise(plugin, True)
+    return found
+
+
+def errors_text(errors: Sequence[QuantizationError]) -> str:
+    """Means by form and module type, the worst module of each form."""
+    import statistics
+
+    from lorabench.record.spectrum import place
+
+    with_repair = any(e.repair for e in errors)
+    heads = ["quantization", "type", "modules", "relative error", "worst", "maximum", "SNR (dB)", "stable rank"] + (["repair cosine", "repaired", "at best"] if with_repair else [])
+    rows = [tuple(heads)]
+    for form in dict.fromkeys(e.form for e in errors):
+        of_form = [e for e in errors if e.form == form]
+        types = list(dict.fromkeys(place(e.module)[1] for e in of_form))
+        for kind in (*types, "all"):
+            some = [e for e in of_form if kind in (place(e.module)[1], "all")]
+            noise = [e.signal_to_noise for e in some if e.signal_to_noise is not None]
+            row = [form, kind, str(len(some)), f"{100 * statistics.fmean(e.relative_error for e in some):.3g} %", f"{100 * max(e.relative_error for e in some):.3g} %",
+                   f"{100 * max(e.maximum_error for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else DASH, f"{statistics.fmean(e.spectrum.stable_rank for e in some):.1f}"]  # fmt: skip
+            if with_repair:
+                repairs = [e.repair for e in some if e.repair]
+                row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else DASH for field in ("cosine", "repaired_share", "best_share")]
+            rows.append(tuple(row))
+    return "\n".join([*aligned(rows), "", "relative error: ||W_q − W|| / ||W||, mean and worst of the modules; maximum: max |W_q − W| / max |W|; nothing was trained"])
+
+
+def errors_json(model: str, errors: Sequence[QuantizationError]) -> str:
+    """A row per module and form."""
+    from dataclasses import asdict
+
+    rows = []
+    for e in errors:
+        row: dict[str, Any] = {
+            "module": e.module, "quantization": e.form.removesuffix(" dq"), "double_quant": e.form.endswith(" dq"), "relative_error": e.relative_error,
+            "maximum_error": e.maximum_error, "signal_to_noise_db": e.signal_to_noise, "stable_rank": e.spectrum.stable_rank,
+            "entropy_rank": e.spectrum.entropy_rank if e.whole else None, "singular_values": e.spectrum.singular_values.tolist(),
+            "repair": asdict(e.repair) if e.repair else None,
+        }  # fmt: skip
+        rows.append({k: v for k, v in row.items() if v is not None})
+    return json.dumps({"model": model, "modules": rows}, indent=1, allow_nan=False)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns: texts to the left, numbers to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, c)) for c in columns]
+    text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
+    return ["  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip() for row in rows]
+
+
+def _shown(items: Iterable[Found], what: str) -> Iterator[Found]:
+    """Items as they come, counted on the terminal where there is one."""
+    live = sys.stderr.isatty()
+    for n, item in enumerate(items, 1):
+        if live:
+            print(f"\r{what} {n}", end="", file=sys.stderr, flush=True)
+        yield item
+    if live:
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)

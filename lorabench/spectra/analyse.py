@@ -1,0 +1,70 @@
+"""The spectra of everything that was learned, beside the base where it is known; and of two such, how alike they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from lorabench.errors import LorabenchError
+from lorabench.record.spectrum import Spectrum
+from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
+from lorabench.spectra.decompose import Decomposition
+from lorabench.spectra.delta import Delta
+from lorabench.spectra.source import Learned
+from lorabench.spectra.subspace import Similarity, similarity
+
+FEW = 8  # singular vectors of a dense change that are taken as its directions
+Quantise = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""a base weight as it was loaded, and as its quantised form gives it back"""
+
+
+def analyse(learned: Learned, quantise: Quantise | None = None, all_intruders: bool = False) -> Iterator[Spectrum]:
+    """A spectrum a module, in the model's order; stored ones where the weights were not kept."""
+    if not learned.has_weights:
+        yield from learned.stored or ()
+        return
+    for delta in learned.deltas():
+        weight = learned.base.weight(delta.module) if learned.base is not None else None
+        if weight is None:
+            yield delta.spectrum()
+        else:
+            yield beside_base(delta, delta.decompose(), weight, quantise, all_intruders)
+
+
+def beside_base(delta: Delta, change: Decomposition, weight: torch.Tensor | None, quantise: Quantise | None = None, all_intruders: bool = False) -> Spectrum:
+    """The spectrum of a change with its alignment, intruders and repair; without them where the base has no weight of that size.
+
+    Intruder dimensions take two whole decompositions of the weight: beyond INTRUDERS_UP_TO (smaller side) only where asked for.
+    """
+    spectrum = Spectrum(delta.module, change.values.cpu().numpy(), delta.in_features, delta.out_features, delta.rank, delta.noise)
+    if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
+        return spectrum
+    weight, rank = weight.to(change.u.device), directions_of(delta, spectrum)
+    looked = all_intruders or min(weight.shape) <= INTRUDERS_UP_TO
+    return replace(
+        spectrum,
+        alignment=align(change, rank, weight),
+        intruders=intruders(delta, weight) if looked else None,
+        repair=repair(change, rank, *quantise(weight)) if quantise is not None else None,
+    )
+
+
+def directions_of(delta: Delta, spectrum: Spectrum) -> int:
+    """How many singular vectors stand for a change: all of a factored one, the first FEW of a dense one, none that rounding made."""
+    return spectrum.numerical_rank if delta.a is not None else min(FEW, spectrum.numerical_rank)
+
+
+def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
+    """The subspace similarity of every module that both changed; LorabenchError where they share none."""
+    shared = False
+    for delta in one.deltas():
+        match = other.delta(delta.module)
+        if match is None or (match.in_features, match.out_features) != (delta.in_features, delta.out_features):
+            continue
+        shared = True
+        ranks = (directions_of(delta, delta.spectrum()), directions_of(match, match.spectrum()))
+        yield similarity(delta.module, delta.decompose(), match.decompose(), ranks)
+    if not shared:
+        raise LorabenchError(f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model")

@@ -1,0 +1,78 @@
+"""What quantisation alone does to each base weight, without training.
+
+    relative error     ||W_q - W||_F / ||W||_F
+    maximum error      max |W_q - W| / max |W|
+    signal to noise    20 log10(||W||_F / ||W_q - W||_F)                                    [dB]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lorabench.errors import ModelError
+from lorabench.record.spectrum import Alignment, Repair, Spectrum
+from lorabench.spectra.alignment import EXACT, repair
+from lorabench.spectra.analyse import Quantise, directions_of
+from lorabench.spectra.decompose import dense_singular_values, randomised
+from lorabench.spectra.files import Weights
+from lorabench.spectra.source import Learned
+
+LEADING = 64  # singular values of an error's matrix beyond EXACT
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizationError:
+    """The error of one weight in one form."""
+
+    module: str
+    form: str
+    """name of the quantisation, with "dq" where its constants are quantised, too"""
+    relative_error: float
+    maximum_error: float
+    signal_to_noise: float | None
+    """decibels; None where there is no error"""
+    spectrum: Spectrum
+    """of W_q - W; beyond a side of 1,024 its first 64 values, so that of its ranks only the stable one means something"""
+    whole: bool
+    """whether the spectrum has all values"""
+    repair: Repair | None = None
+    """whether what was learned undoes it"""
+
+
+@torch.no_grad()
+def quantization_errors(weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None) -> Iterator[QuantizationError]:
+    """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
+    found = False
+    for module in modules:
+        weight = weights.weight(module)
+        if weight is None:
+            continue
+        found = True
+        delta = learned.delta(module) if learned is not None else None
+        for form, quantise in forms.items():
+            loaded, back = quantise(weight)
+            undone = repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back) if delta is not None else None
+            yield _error(module, form, loaded, back, undone)
+    if not found:
+        raise ModelError(f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads as it is")
+
+
+def _error(module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None) -> QuantizationError:
+    weight = loaded.double()
+    error = back.double() - weight
+    norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))
+    whole = min(error.shape) <= EXACT
+    values = dense_singular_values(error) if whole else randomised(error, LEADING).values
+    alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
+    return QuantizationError(
+        module, form,
+        relative_error=norm / size if size else 0.0,
+        maximum_error=float(error.abs().max() / weight.abs().max()) if size else 0.0,
+        signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
+        spectrum=Spectrum(module, values.numpy(), weight.shape[1], weight.shape[0], min(weight.shape), alignment=alignment),
+        whole=whole, repair=undone,
+    )  # fmt: skip

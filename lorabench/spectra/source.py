@@ -1,0 +1,151 @@
+"""Finds what somebody learned, wherever it lies: a cell of a study, a PEFT or loralib adapter, a fully fine-tuned checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorabench.errors import LorabenchError, ModelError, StoreError
+from lorabench.record.result import CellResult
+from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
+from lorabench.record.store import read_result
+from lorabench.spec.paths import shipped_models
+from lorabench.spectra.adapter import Adapter, is_adapter
+from lorabench.spectra.delta import Delta, of_weights
+from lorabench.spectra.files import Weights, checkpoint_directory
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Changes of a model's weights, read one module at a time."""
+
+    title: str
+    base: Weights | None
+    """the weights before, where they are known"""
+    adapter: Adapter | None = None
+    result: CellResult | None = None
+    """the cell that learned it"""
+    stored: tuple[Spectrum, ...] | None = None
+    """of a cell whose weights are not kept: singular values alone"""
+    notes: tuple[str, ...] = ()
+    after: Weights | None = None
+
+    def deltas(self) -> Iterator[Delta]:
+        """The change of every module; ModelError where only singular values were kept."""
+        if self.adapter is not None:
+            return self.adapter.deltas(self.base)
+        if self.after is not None and self.base is not None:
+            return _changes(self.base, self.after)
+        raise ModelError(f"{self.title} keeps its singular values, not its weights; an adapter or two checkpoints are needed here")
+
+    def delta(self, module: str) -> Delta | None:
+        """The change of one module, None where it has none."""
+        if self.adapter is not None:
+            entry = next((e for e in self.adapter.entries if e.module == module), None)
+            return None if entry is None else self.adapter.delta(entry, self.base)
+        if self.after is not None and self.base is not None:
+            return _change(self.base, self.after, module)
+        return next(self.deltas(), None)
+
+    @property
+    def has_weights(self) -> bool:
+        return self.adapter is not None or self.after is not None
+
+
+def open_learned(name: str, base: str | None = None, alpha: float | None = None, find: Callable[[str], Path] | None = None) -> Learned:
+    """What a path, a hub id or (through `find`, which gives its folder) a cell's id means; LorabenchError with what is allowed otherwise."""
+    weights = open_base(base) if base is not None else None
+    path = Path(name).expanduser()
+    if not path.exists() and find is not None and _is_cell_id(name):
+        path = find(name)
+    if (path / "result.json").is_file():
+        return _of_cell(path, weights, alpha)
+    if (path / "plan.json").is_file():
+        ids = [p.name for p in sorted((path / "cells").glob("*")) if p.suffix == ""][:4]
+        raise StoreError(f"{name} is a whole results directory; name one of its cells, such as {', '.join(str(path / 'cells' / i) for i in ids) or 'none yet'}")
+    if path.is_dir() and not is_adapter(path) and (path / "config.json").is_file():
+        return _of_checkpoint(path, weights)
+    if path.exists():
+        if not is_adapter(path):
+            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id")
+        adapter = Adapter(path, alpha)
+        return Learned(name, weights, adapter, notes=adapter.notes())
+    return _of_hub(name, weights, alpha)
+
+
+def open_base(name: str) -> Weights:
+    """The weights of a shipped model, a directory, a file, or a hub id; ModelError where there are none."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return Weights(path)
+    found = checkpoint_directory(name) or (checkpoint_directory(name, download=True) if _looks_like_hub(name) else None)
+    if found is None:
+        raise ModelError(f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy")
+    return Weights(found)
+
+
+def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:
+    result = read_result(folder / "result.json")
+    cell, title = result.cell, f"cell {result.cell.id}"
+    if cell.training.steps == 0:
+        raise ModelError(f"{title} is the untouched base: nothing was learned in it")
+    if result.outcome != "finished":
+        raise ModelError(f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed")
+    if base is None:
+        directory = checkpoint_directory(cell.model.name, cell.model.revision)
+        base = Weights(directory) if directory is not None and directory.is_dir() else None
+    if (folder / "adapter").is_dir():
+        adapter = Adapter(folder / "adapter", alpha)
+        return Learned(title, base, adapter, result, notes=adapter.notes())
+    spectra = load_spectra(folder / "spectra.safetensors")
+    return Learned(title, base, None, result, spectra, notes=("full fine-tuning keeps no weights: what is shown was computed when the cell ran",))
+
+
+def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
+    if base is None:
+        raise ModelError(f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their difference can be taken")
+    return Learned(str(path), base, after=Weights(path))
+
+
+def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
+    place = checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
+    if place is None:
+        raise LorabenchError(f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names another place), and no hub id that can be reached")
+    if not is_adapter(place):
+        return _of_checkpoint(place, base)
+    adapter = Adapter(place, alpha)
+    return Learned(name, base, adapter, notes=adapter.notes())
+
+
+def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
+    """Of every weight matrix that both have, in the model's order of layers."""
+    found = False
+    for module in sorted((n.removesuffix(".weight") for n in after.names() if n.endswith(".weight")), key=by_layer):
+        delta = _change(before, after, module)
+        if delta is not None:
+            found = True
+            yield delta
+    if not found:
+        raise ModelError(f"{after.place} and {before.place} share no weight matrix; they must be of one architecture")
+
+
+def _change(before: Weights, after: Weights, module: str) -> Delta | None:
+    name = after.find(module)
+    if name is None or len(after.shape(name)) != 2:
+        return None
+    new, old = after.weight(module), before.weight(module)
+    if new is None or old is None or not (new.is_floating_point() and old.is_floating_point()):
+        return None
+    if new.shape != old.shape:
+        sizes = " and ".join(" x ".join(map(str, t.shape)) for t in (old, new))
+        raise ModelError(f"{module} is {sizes} in the two checkpoints; they must be of one architecture")
+    return of_weights(module, old, new)
+
+
+def _is_cell_id(name: str) -> bool:
+    return 3 <= len(name) <= 12 and all(c in "0123456789abcdef" for c in name)
+
+
+def _looks_like_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
