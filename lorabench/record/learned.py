@@ -91,7 +91,10 @@ def load_truncations(path: str | Path) -> tuple[Truncation, ...]:
     found: dict[tuple[str, int], tuple[dict[str, str], list[Reading]]] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
+            rows = csv.DictReader(stream)
+            if tuple(rows.fieldnames or ()) != _HEAD:
+                raise ValueError("its first line does not name the columns")
+            for row in rows:
                 if row["allocation"] not in get_args(Allocation):
                     raise ValueError(f"allocation {row['allocation']!r}")
                 stderr, count = (float(row["stderr"]) if row["stderr"] else None), (int(row["count"]) if row["count"] else None)
