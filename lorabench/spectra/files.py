@@ -127,7 +127,7 @@ def checkpoint_directory(name: str, revision: str | None = None, download: bool 
     """Where a model's files lie: its directory, or its snapshot in the local cache of the hub, fetched where asked for; None where it is in neither."""
     directory = model_directory(name)
     if directory is not None:
-        return directory
+        return directory if directory.is_dir() else None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

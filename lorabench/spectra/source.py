@@ -94,7 +94,7 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
         raise ModelError(f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed")
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
-        base = Weights(directory) if directory is not None and directory.is_dir() else None
+        base = Weights(directory) if directory is not None else None
     if (folder / "adapter").is_dir():
         adapter = Adapter(folder / "adapter", alpha)
         return Learned(title, base, adapter, result, notes=adapter.notes())

@@ -52,14 +52,14 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
     found = candidates(adapter)
+    if not any(c.energy for c in found.values()):
+        raise LorabenchError(f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank")
     if rank is not None:
         level = uniform(found, rank)
         cut = by_energy(found, level.parameters) if per_module else level
     else:
         assert energy is not None
         cut = least_by_energy(found, energy) if per_module else least_uniform(found, energy)
-    if not cut.parameters:
-        raise LorabenchError(f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank")
     before = sum(c.cost * len(c.values) for c in found.values())
     _write(adapter, cut.ranks, target)
     return Cut(cut, len(found), before, target)
