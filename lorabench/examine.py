@@ -141,7 +141,7 @@ def _group(group: Group) -> dict[str, Any]:
 def write_page(found: Examined, path: str) -> Path:
     """Writes the page; LorabenchError where it cannot."""
     from lorabench.record.store import write_atomically
-    from lorabench.report.examined import examined_sections
+    from lorabench.report.examined_page import examined_sections
     from lorabench.report.page import sections_page
 
     target = Path(path)

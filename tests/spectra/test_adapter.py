@@ -58,10 +58,10 @@ def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
         torch.testing.assert_close(delta.matrix(), merged[f"{name}.weight"].double() - before[f"{name}.weight"].double(), rtol=1e-3, atol=1e-5)
         assert delta.rank > product[name].rank == 4
     del base
+    small = tmp_path / "other"
+    small.mkdir()
+    save_file({"model.x.weight": torch.zeros(2, 2)}, small / "model.safetensors")
     with pytest.raises(ModelError, match="which this DoRA adapter belongs to"):
-        small = tmp_path / "other"
-        small.mkdir()
-        save_file({"model.x.weight": torch.zeros(2, 2)}, small / "model.safetensors")
         list(adapter.deltas(Weights(small)))
 
 

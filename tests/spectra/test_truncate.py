@@ -147,8 +147,8 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path):
     _, _, folder = adapter_of(tmp_path / "a")
     with pytest.raises(LorabenchError, match="is there already and not empty"):
         truncate(Adapter(folder), folder, rank=2)
+    (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="cannot be written"):
-        (tmp_path / "file").write_text("x")
         truncate(Adapter(folder), tmp_path / "file" / "x", rank=2)
     peft.get_peft_model(small_model("llama"), peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "zero")
     with pytest.raises(LorabenchError, match="change of zero"):
