@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorabench.api import StudyResults, open_results, run
+    from lorabench.api import StudyResults, open_results, run, spectrum
     from lorabench.errors import LorabenchError
     from lorabench.spec import Cell, Study, expand, load_study
 
@@ -26,11 +26,12 @@ _HOMES = {
     "Cell": "lorabench.spec",
     "run": "lorabench.api",
     "open_results": "lorabench.api",
+    "spectrum": "lorabench.api",
     "StudyResults": "lorabench.api",
     "LorabenchError": "lorabench.errors",
 }
 
-__all__ = ["Cell", "LorabenchError", "Study", "StudyResults", "__version__", "expand", "load_study", "open_results", "run"]
+__all__ = ["Cell", "LorabenchError", "Study", "StudyResults", "__version__", "expand", "load_study", "open_results", "run", "spectrum"]
 
 
 def __getattr__(name: str) -> Any:

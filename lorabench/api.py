@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lorabench.record.result import CellResult
+    from lorabench.report.examined import Examined
     from lorabench.runner.crew import Slot
     from lorabench.runner.progress import Progress
 
@@ -52,6 +53,19 @@ def open_results(folder: str | Path) -> StudyResults:
     """The results of a study that was run before."""
     store = Store.open(folder)
     return StudyResults(store, store.study())
+
+
+def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str | Path | None = None, alpha: float | None = None) -> Examined:
+    """What an adapter (PEFT or loralib), a cell (its folder, or its id under reports/) or a checkpoint learned, module by module.
+
+    `base` names the weights before (a cell knows its own), `compare` a second one whose subspaces are held beside it, `alpha` the
+    lora_alpha of a file without configuration. Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
+    LorabenchError where there is nothing of the kind, or the files are damaged.
+    """
+    from lorabench import examine
+
+    named = [None if n is None else str(n) for n in (base, compare)]
+    return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None))
 
 
 def write_outputs(store: Store) -> tuple[Path, Path]:

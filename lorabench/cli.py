@@ -196,7 +196,7 @@ def spectrum(options: argparse.Namespace) -> int:
     """Decomposes what an adapter, a cell or a checkpoint learned."""
     from lorabench import examine
 
-    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, _cell_finder(options.directory), options.intruders)
+    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory), options.intruders)
     if options.html:
         path = examine.write_page(found, options.html)
         if not options.json:
@@ -210,7 +210,7 @@ def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
     from lorabench import examine
 
-    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, _cell_finder(options.directory)))
+    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory)))
     return 0
 
 
@@ -218,19 +218,9 @@ def quantization_error(options: argparse.Namespace) -> int:
     """Measures what quantisation alone does to a model's weights."""
     from lorabench import examine
 
-    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, _cell_finder(options.directory))
+    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory))
     print(examine.errors_json(options.model, errors) if options.json else examine.errors_text(errors))
     return 0
-
-
-def _cell_finder(directory: str | None) -> Callable[[str], Path]:
-    def find(prefix: str) -> Path:
-        from lorabench import show
-
-        store, result = show.find_cell(prefix, directory)
-        return store.cells_folder / result.cell.id
-
-    return find
 
 
 def _words(options: argparse.Namespace) -> dict[str, Any]:

@@ -26,7 +26,19 @@ Found = TypeVar("Found")
 Find = Callable[[str], Path]
 
 
-def spectrum(name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool) -> Examined:
+def cell_finder(directory: str | None) -> Find:
+    """Looks a cell up by its id's beginning, in one results directory or in all under reports/; gives its folder."""
+
+    def find(prefix: str) -> Path:
+        from lorabench import show
+
+        store, result = show.find_cell(prefix, directory)
+        return store.cells_folder / result.cell.id
+
+    return find
+
+
+def spectrum(name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool = False) -> Examined:
     """Singular values of everything that was learned, summed up, beside the base and beside another where they are given."""
     from lorabench.analysis.summarise import summarise
     from lorabench.report.examined import Examined, sizes

@@ -123,3 +123,18 @@ def test_a_spectrum_of_an_adapter_imports_no_transformers(tmp_path):
     code = "import sys; from lorabench.cli import main; main(sys.argv[1:]); print([m for m in ('transformers', 'peft', 'bitsandbytes', 'plotly') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "spectrum", str(folder)], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_the_python_interface_gives_a_frame(cells, monkeypatch):
+    import lorabench as lb
+
+    home, ids = cells
+    monkeypatch.chdir(home)
+    found = lb.spectrum(ids[0], compare=home / "reports" / "two" / "cells" / ids[1])
+    frame = found.frame()
+    assert len(frame) == 28
+    assert frame["energy_rank_0.9"].between(1, 4).all()
+    assert (frame["entropy_rank"] / frame["rank"] - frame["rank_utilisation"]).abs().max() < 1e-12
+    assert found.likeness.modules == 28
+    with pytest.raises(lb.LorabenchError):
+        lb.spectrum("nowhere")

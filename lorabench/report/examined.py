@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorabench.analysis.summarise import Group, Summary
-from lorabench.record.spectrum import Spectrum
+from lorabench.record.spectrum import SHARES, Spectrum, place
 from lorabench.report import human
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,18 @@ class Examined:
     spectra: tuple[Spectrum, ...]
     summary: Summary
     likeness: Likeness | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """A row per module: sizes and measures; k(q) as energy_rank_<q>."""
+        import pandas as pd
+
+        def row(s: Spectrum) -> dict[str, object]:
+            layer, kind = place(s.module)
+            plain = {"module": s.module, "layer": layer, "type": kind}
+            named = ("in_features", "out_features", "rank", "frobenius_norm", "relative_norm", "stable_rank", "entropy_rank", "participation_ratio", "numerical_rank", "rank_utilisation", "amplification")
+            return plain | {n: getattr(s, n) for n in named} | {f"energy_rank_{q:g}": s.energy_rank(q) for q in SHARES}
+
+        return pd.DataFrame([row(s) for s in self.spectra])
 
 
 def lead(model: Group) -> str:
