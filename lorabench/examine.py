@@ -60,6 +60,8 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
 
 def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -> tuple[str, ...]:
     told = list(learned.notes)
+    if any(s.missed for s in spectra):
+        told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
     if learned.adapter is not None and learned.adapter.is_dora and learned.base is None:
         told.append("DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change")
     if learned.base is not None and learned.has_weights:
@@ -138,7 +140,7 @@ def _module(s: Spectrum) -> dict[str, Any]:
         "stable_rank": s.stable_rank, "entropy_rank": s.entropy_rank, "participation_ratio": s.participation_ratio,
         "numerical_rank": s.numerical_rank, "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
         "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES}, "rank_utilisation": s.rank_utilisation,
-        "amplification": s.amplification,
+        "amplification": s.amplification, "missed_norm": s.missed or None,
     }  # fmt: skip
     plain |= {name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None}
     return {k: v for k, v in plain.items() if v is not None}
@@ -254,7 +256,7 @@ def errors_json(model: str, errors: Sequence[QuantizationError]) -> str:
         row: dict[str, Any] = {
             "module": e.module, "quantization": e.form.removesuffix(" dq"), "double_quant": e.form.endswith(" dq"), "relative_error": e.relative_error,
             "maximum_error": e.maximum_error, "signal_to_noise_db": e.signal_to_noise, "stable_rank": e.spectrum.stable_rank,
-            "entropy_rank": e.spectrum.entropy_rank if e.whole else None, "singular_values": e.spectrum.singular_values.tolist(),
+            "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank, "singular_values": e.spectrum.singular_values.tolist(),
             "repair": asdict(e.repair) if e.repair else None,
         }  # fmt: skip
         rows.append({k: v for k, v in row.items() if v is not None})

@@ -70,7 +70,8 @@ def group(name: str, members: Iterable[Spectrum]) -> Group:
     """One group of at least one module."""
     known = tuple(members)
     together = np.sort(np.concatenate([s.singular_values for s in known]))[::-1]
-    norm = float(np.linalg.norm(together))
+    missed = float(np.linalg.norm([s.missed for s in known]))
+    norm = float(np.hypot(np.linalg.norm(together), missed))
     bases = [s.alignment.base_norm for s in known if s.alignment]
     repairs = [(s.repair, s.frobenius_norm) for s in known if s.repair]
     error = sum(r.error_norm**2 for r, _ in repairs)
@@ -94,7 +95,7 @@ def group(name: str, members: Iterable[Spectrum]) -> Group:
         participation_ratio=mean(lambda s: s.participation_ratio),
         numerical_rank=mean(lambda s: s.numerical_rank),
         energy_rank={f"{q:g}": statistics.fmean(s.energy_rank(q) for s in known) for q in SHARES},
-        directions={f"{q:g}": energy_rank(together, q) for q in SHARES},
+        directions={f"{q:g}": energy_rank(together, q, missed) for q in SHARES},
         rank_utilisation=some(lambda s: s.rank_utilisation),
         amplification=some(lambda s: s.amplification, statistics.median),
         intruders=some(lambda s: float(s.intruders.count) if s.intruders else None),

@@ -31,9 +31,9 @@ SHARES = (0.5, 0.9, 0.95, 0.99)  # the q of k(q) that are shown
 Values = NDArray[np.float64]
 
 
-def stable_rank(values: Values) -> float:
-    """sum sigma^2 / sigma_1^2; between 1 and the rank."""
-    return float(np.sum(np.square(values / values[0]))) if _some(values) else 0.0
+def stable_rank(values: Values, missed: float = 0.0) -> float:
+    """sum sigma^2 / sigma_1^2; between 1 and the rank. `missed` is the root of the sum of sigma^2 that are not listed."""
+    return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _some(values) else 0.0
 
 
 def entropy_rank(values: Values) -> float:
@@ -53,9 +53,9 @@ def participation_ratio(values: Values) -> float:
     return float(squares.sum() ** 2 / np.square(squares).sum())
 
 
-def energy_rank(values: Values, share: float) -> int:
-    """Least k whose k largest sigma^2 hold a share of all; in 0 ... n."""
-    return _least(np.square(values / values[0]), share) if _some(values) else 0
+def energy_rank(values: Values, share: float, missed: float = 0.0) -> int:
+    """Least k whose k largest sigma^2 hold a share of all; in 0 ... n, and n + 1 where those that are not listed are needed, too."""
+    return _least(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _some(values) else 0
 
 
 def nuclear_rank(values: Values, share: float) -> int:
@@ -67,9 +67,9 @@ def _some(values: Values) -> bool:
     return len(values) > 0 and bool(values[0] > 0)
 
 
-def _least(parts: Values, share: float) -> int:
+def _least(parts: Values, share: float, rest: float = 0.0) -> int:
     sums = np.cumsum(parts)
-    return int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12))) + 1  # 1e-12: a share that is met exactly is met
+    return int(np.searchsorted(sums, share * (sums[-1] + rest) * (1 - 1e-12))) + 1  # 1e-12: a share that is met exactly is met
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,13 @@ class Spectrum:
     alignment: Alignment | None = None
     intruders: Intruders | None = None
     repair: Repair | None = None
+    missed: float = 0.0
+    """root of the sum of sigma^2 that are not listed (matrices too large for all of them): norm, stable rank and k(q) count them"""
 
     @property
     def frobenius_norm(self) -> float:
         """||delta_w||_F = sqrt(sum sigma^2)."""
-        return float(np.linalg.norm(self.singular_values))
+        return float(np.hypot(np.linalg.norm(self.singular_values), self.missed))
 
     @property
     def relative_norm(self) -> float | None:
@@ -156,7 +158,7 @@ class Spectrum:
 
     @property
     def stable_rank(self) -> float:
-        return stable_rank(self.singular_values)
+        return stable_rank(self.singular_values, self.missed)
 
     @property
     def entropy_rank(self) -> float:
@@ -173,7 +175,7 @@ class Spectrum:
 
     def energy_rank(self, share: float) -> int:
         """k(share)."""
-        return energy_rank(self.singular_values, share)
+        return energy_rank(self.singular_values, share, self.missed)
 
     def nuclear_rank(self, share: float) -> int:
         """k(share) of plain values."""
@@ -192,7 +194,7 @@ def by_layer(module: str) -> list[int | str]:
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", module)]
 
 
-_FACTS = ("in_features", "out_features", "rank", "noise")
+_FACTS = ("in_features", "out_features", "rank", "noise", "missed")
 _PARTS: Mapping[str, Any] = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
 
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from lorabench.report.figures import menu, safe
 
-FEW = 120  # fields; more leave no room for numbers
+FEW = 12  # columns or rows; more leave no room for numbers on a phone
 _SCALE = ((0.0, "#5b8ec9"), (0.33, "#7fb0b8"), (0.67, "#b9cc83"), (1.0, "#fde74c"))
 _INK = "#1c2024"
 
@@ -58,7 +58,7 @@ def draw_heat(info: HeatMap) -> go.Figure:
             texttemplate="%{text}",
             textfont={"color": _INK},
             colorscale=list(_SCALE),
-            xgap=2,
+            xgap=2 if len(first.columns) <= FEW else 1,
             ygap=2,
             hoverongaps=False,
             hovertemplate=f"{safe(info.y)} %{{y}}, {safe(info.x)} %{{x}}: %{{z:.3g}}<extra></extra>",
@@ -69,8 +69,8 @@ def draw_heat(info: HeatMap) -> go.Figure:
         template=None,
         height=430,
         margin={"l": 62, "r": 12, "t": 30, "b": 50},
-        xaxis={"title": {"text": safe(info.x)}, "type": "category", "automargin": True, "showgrid": False, "zeroline": False},
-        yaxis={"title": {"text": safe(info.y), "standoff": 12}, "type": "category", "automargin": True, "showgrid": False, "zeroline": False, "autorange": "reversed"},
+        xaxis={"title": {"text": safe(info.x)}, "type": "category", "autotypenumbers": "strict", "automargin": True, "showgrid": False, "zeroline": False},
+        yaxis={"title": {"text": safe(info.y), "standoff": 12}, "type": "category", "autotypenumbers": "strict", "automargin": True, "showgrid": False, "zeroline": False, "autorange": "reversed"},
         showlegend=False,
     )
     if len(info.planes) > 1:
@@ -80,7 +80,7 @@ def draw_heat(info: HeatMap) -> go.Figure:
 
 def _shown(plane: Plane) -> dict[str, list[Any]]:
     """What of the one trace belongs to a plane, as plotly's restyle takes it: a list with a value for each trace."""
-    few = len(plane.columns) * len(plane.rows) <= FEW
+    few = max(len(plane.columns), len(plane.rows)) <= FEW
     text = [[_number(v) if few and v is not None else "" for v in row] for row in plane.values]
     z = [[None if v is None else float(f"{v:.4g}") for v in row] for row in plane.values]
     return {"x": [[safe(c) for c in plane.columns]], "y": [[safe(r) for r in plane.rows]], "z": [z], "text": [text], "name": [safe(plane.label)]}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from lorabench.analysis.aggregate import Summary
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, draw
-from lorabench.report.style import Style
+from lorabench.report.figures import Axis, Drawing, draw
+from lorabench.report.learned import by_rank
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 50
 TITLE = "Rank"
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 def section(view: View) -> Section | None:
@@ -35,31 +33,13 @@ def decide(view: View, name: str) -> Drawing | None:
     """A line for each family that has two ranks or more; levels for what has no rank."""
     m = metric(name)
     factor = 100.0 if m.unit == "share" else 1.0
-    families: dict[str, list[tuple[int, Summary]]] = {}
-    for group, s in zip(view.groups, view.summaries, strict=True):
-        rank = group.setting.method.rank
-        if rank is not None and name in s.statistics:
-            families.setdefault(s.label.family, []).append((rank, s))
-    lines = []
-    for i, (family, members) in enumerate(families.items()):
-        members.sort(key=lambda pair: pair[0])
-        if len({r for r, _ in members}) > 1:
-            found = [s.statistics[name] for _, s in members]
-            first = view.styles[members[0][1].condition]
-            style = Style(first.colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
-            lines.append(Line(family, style, tuple(float(r) for r, _ in members), tuple(factor * f.mean for f in found),
-                              tuple(None if f.std is None else factor * f.std for f in found)))  # fmt: skip
+    lines, levels = by_rank(view, lambda s: s.statistics.get(name), factor)
     if not lines:
         return None
-    levels = tuple(
-        Level(s.label.text, view.styles[s.condition], factor * f.mean, None if f.std is None else factor * f.std)
-        for group, s in zip(view.groups, view.summaries, strict=True)
-        if group.setting.method.rank is None and (f := s.statistics.get(name))
-    )  # fmt: skip
     ranks = sorted({x for line in lines for x in line.x})
     unit = human.head_unit(m.unit)
     return Drawing(
-        Axis("rank", log=True, ticks=tuple(ranks)), Axis(f"{m.label} ({unit})" if unit else m.label), tuple(lines), levels, "lines+markers"
+        Axis("rank", log=True, ticks=tuple(ranks)), Axis(f"{m.label} ({unit})" if unit else m.label), lines, levels, "lines+markers"
     )
 
 

@@ -1,21 +1,25 @@
-"""how fast the singular values of what was learned fall"""
+"""how fast the singular values of what was learned fall, by condition and by type of module"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from lorabench.report.blocks import Figure, Section
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.analysis.learned import Array, decays, mean_decay, type_decays
+from lorabench.report import learned
+from lorabench.report.blocks import Block, Figure, Section
+from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
+from lorabench.report.style import Style, palette
 from lorabench.report.view import View
 
 ORDER = 70
 TITLE = "Spectra"
-SMALLEST = 1e-6  # of the largest: below is float32 rounding
-MOST_POINTS = 512
+MOST_POINTS = 96  # of a module type's line, evenly spaced on a log scale: a menu of 100 conditions stays below 3 MB
+_X, _Y = Axis("index of the singular value"), Axis("share of the largest", log=True)
 
 
 def section(view: View) -> Section | None:
-    """One figure; None where no cell kept spectra."""
+    """A figure by condition and one by module type; None where no cell kept spectra."""
     info = decide(view)
     if info is None:
         return None
@@ -23,46 +27,80 @@ def section(view: View) -> Section | None:
         "Singular values of the learned change of each weight matrix, divided by the largest, averaged over matrices and seeds. "
         "A steep fall means that a smaller rank would have held most of it; a curve that ends high is cut off by its rank."
     )
-    words = tuple(f"{line.label}: {len(line.x)} values, the last {line.y[-1]:.2g} of the first" for line in info.lines)
-    return Section(TITLE, (Figure("spectra", draw(info), "singular values of the learned change", caption, words),))
+    words = tuple(f"{line.label}: {_values(line)}, the last {line.y[-1]:.2g} of the first" for line in info.lines)
+    blocks: list[Block] = [Figure("spectra", draw(info), "singular values of the learned change", caption, words)]
+    types = decide_types(view)
+    if types is not None:
+        blocks.append(_by_type(types))
+    return Section(TITLE, tuple(blocks))
 
 
 def decide(view: View) -> Drawing | None:
     """The mean normalised decay of each condition."""
     lines = []
     for s in view.summaries:
-        decays = [d for r in view.of_condition(s.condition) for d in _decays(view, r.cell.id)]
-        mean = mean_decay(decays)[:MOST_POINTS]
+        mean = mean_decay([d for cell in learned.spectra(view, s.condition) for d in decays(cell)])
         if len(mean):
-            x = tuple(float(i) for i in range(1, len(mean) + 1))
-            lines.append(Line(s.label.text, view.styles[s.condition], x, tuple(float(v) for v in mean)))
-    if not lines:
+            lines.append(_line(s.label.text, view.styles[s.condition], mean))
+    return _drawing(lines) if lines else None
+
+
+@dataclass(frozen=True)
+class Types:
+    """The decay of each module type, of every condition that kept spectra."""
+
+    labels: tuple[str, ...]
+    drawings: tuple[Drawing, ...]
+    shown: int
+    """index of the condition of highest rank"""
+
+
+def decide_types(view: View) -> Types | None:
+    """One drawing for each condition; a type of module has the same colour in all."""
+    found = {s.condition: means for s in view.summaries if (means := type_decays(learned.spectra(view, s.condition)))}
+    if not found:
         return None
-    mode = "lines+markers" if max(len(line.x) for line in lines) <= 16 else "lines"
-    return Drawing(Axis("index of the singular value"), Axis("share of the largest", log=True), tuple(lines), mode=mode)  # type: ignore[arg-type]
+    names = dict.fromkeys(k for means in found.values() for k in means)
+    kinds = dict(zip(names, palette(len(names)), strict=True))
+    drawings = tuple(_drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values())
+    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(learned.highest(view, found)))
 
 
-def mean_decay(decays: list[np.ndarray]) -> np.ndarray:
-    """Mean at each index over the matrices that have so many values, down to what rounding leaves."""
-    longest = max((len(d) for d in decays), default=0)
-    total, number = np.zeros(longest), np.zeros(longest)
-    for decay in decays:
-        total[: len(decay)] += decay
-        number[: len(decay)] += 1
-    mean = total / np.maximum(number, 1)
-    return mean[: int(np.argmax(mean < SMALLEST))] if bool((mean < SMALLEST).any()) else mean
+def _by_type(info: Types) -> Figure:
+    several = " (choose another above it)" if len(info.labels) > 1 else ""
+    caption = (
+        f"The same for each type of module, averaged over layers and seeds: the figure opens with {info.labels[info.shown]}{several}. "
+        "Look for a type whose curve stays high longest: it is the one that asks for rank."
+    )
+    words = tuple(
+        f"{line.label} of {info.labels[info.shown]}: half of the first value from index {index} on"
+        if (index := _half(line)) is not None
+        else f"{line.label} of {info.labels[info.shown]}: the last value is still {line.y[-1]:.2g} of the first"
+        for line in info.drawings[info.shown].lines
+    )
+    plot = draw_choice(info.labels, info.drawings, info.shown)
+    return Figure("spectra-types", plot, "singular value decay per module type", caption, words)
 
 
-def _decays(view: View, cell_id: str) -> list[np.ndarray]:
-    path = view.file(cell_id, "spectra.safetensors")
-    if not path.is_file():
-        return []
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _half(line: Line) -> int | None:
+    return next((int(x) for x, y in zip(line.x, line.y, strict=True) if y <= 0.5), None)
 
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError):  # shown without rather than not at all
-        return []
-    values = [np.asarray(t, dtype=np.float64).ravel() for _, t in sorted(tensors.items())]
-    return [v / v[0] for v in values if len(v) and np.isfinite(v).all() and v[0] > 0]
+
+def _values(line: Line) -> str:
+    return f"{len(line.x)} value{'s' if len(line.x) > 1 else ''}"
+
+
+def _line(label: str, style: Style, mean: Array) -> Line:
+    return Line(label, style, tuple(float(i) for i in range(1, len(mean) + 1)), tuple(float(v) for v in mean))
+
+
+def _thinned(line: Line) -> Line:
+    """At most MOST_POINTS of its points, four digits of each: the first, the last, and between them denser where the index is small."""
+    most = len(line.x)
+    kept = sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)}) if most > MOST_POINTS else range(most)
+    return replace(line, x=tuple(line.x[i] for i in kept), y=tuple(float(f"{line.y[i]:.4g}") for i in kept))
+
+
+def _drawing(lines: Sequence[Line]) -> Drawing:
+    few = max(len(line.x) for line in lines) <= 16
+    return Drawing(_X, _Y, tuple(lines), mode="lines+markers" if few else "lines")

@@ -38,7 +38,7 @@ def beside_base(delta: Delta, change: Decomposition, weight: torch.Tensor | None
 
     Intruder dimensions take two whole decompositions of the weight: beyond INTRUDERS_UP_TO (smaller side) only where asked for.
     """
-    spectrum = Spectrum(delta.module, change.values.cpu().numpy(), delta.in_features, delta.out_features, delta.rank, delta.noise)
+    spectrum = delta.spectrum_of(change)
     if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
         return spectrum
     weight, rank = weight.to(change.u.device), directions_of(delta, spectrum)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from lorabench.record.spectrum import Spectrum
-from lorabench.spectra.decompose import Decomposition, decompose_dense, decompose_factors, dense_singular_values, factor_singular_values
+from lorabench.spectra.decompose import (
+    GRAM,
+    Decomposition,
+    decompose_dense,
+    decompose_factors,
+    dense_singular_values,
+    factor_singular_values,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,10 @@ class Delta:
         found = decompose_factors(self.a, self.b, self.scaling)
         return found if most is None else found.truncated(most)
 
+    def spectrum_of(self, found: Decomposition) -> Spectrum:
+        """What is kept of its decomposition: singular values and sizes."""
+        return Spectrum(self.module, found.values.cpu().numpy(), self.in_features, self.out_features, self.rank, self.noise, missed=found.missed)
+
     def singular_values(self) -> torch.Tensor:
         """Descending, float64."""
         if self.a is None or self.b is None:
@@ -66,7 +77,9 @@ class Delta:
         return factor_singular_values(self.a, self.b, self.scaling)
 
     def spectrum(self) -> Spectrum:
-        """What of it is kept: the singular values and the sizes."""
+        """The same without vectors, which is quicker."""
+        if self.a is None and min(self.in_features, self.out_features) > GRAM:
+            return self.spectrum_of(self.decompose())
         return Spectrum(self.module, self.singular_values().cpu().numpy(), self.in_features, self.out_features, self.rank, self.noise)
 
     def _dense(self) -> torch.Tensor:

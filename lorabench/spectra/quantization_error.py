@@ -17,7 +17,7 @@ from lorabench.errors import ModelError
 from lorabench.record.spectrum import Alignment, Repair, Spectrum
 from lorabench.spectra.alignment import EXACT, repair
 from lorabench.spectra.analyse import Quantise, directions_of
-from lorabench.spectra.decompose import dense_singular_values, randomised
+from lorabench.spectra.decompose import decompose_dense, randomised
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import Learned
 
@@ -36,9 +36,7 @@ class QuantizationError:
     signal_to_noise: float | None
     """decibels; None where there is no error"""
     spectrum: Spectrum
-    """of W_q - W; beyond a side of 1,024 its first 64 values, so that of its ranks only the stable one means something"""
-    whole: bool
-    """whether the spectrum has all values"""
+    """of W_q - W; beyond a side of 1,024 its first 64 values, and the rest as one sum"""
     repair: Repair | None = None
     """whether what was learned undoes it"""
 
@@ -65,14 +63,13 @@ def _error(module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, und
     weight = loaded.double()
     error = back.double() - weight
     norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))
-    whole = min(error.shape) <= EXACT
-    values = dense_singular_values(error) if whole else randomised(error, LEADING).values
+    found = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
     alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
     return QuantizationError(
         module, form,
         relative_error=norm / size if size else 0.0,
         maximum_error=float(error.abs().max() / weight.abs().max()) if size else 0.0,
         signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
-        spectrum=Spectrum(module, values.numpy(), weight.shape[1], weight.shape[0], min(weight.shape), alignment=alignment),
-        whole=whole, repair=undone,
+        spectrum=Spectrum(module, found.values.numpy(), weight.shape[1], weight.shape[0], min(weight.shape), missed=found.missed, alignment=alignment),
+        repair=undone,
     )  # fmt: skip

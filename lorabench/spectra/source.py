@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lorabench.errors import LorabenchError, ModelError, StoreError
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
@@ -140,7 +142,8 @@ def _change(before: Weights, after: Weights, module: str) -> Delta | None:
     if new.shape != old.shape:
         sizes = " and ".join(" x ".join(map(str, t.shape)) for t in (old, new))
         raise ModelError(f"{module} is {sizes} in the two checkpoints; they must be of one architecture")
-    return of_weights(module, old, new)
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    return of_weights(module, old.to(where), new.to(where))
 
 
 def _is_cell_id(name: str) -> bool:

@@ -89,6 +89,18 @@ def test_by_hand():
     assert s.relative_norm == pytest.approx(14**0.5 / 10)
 
 
+@given(SPECTRA, st.integers(1, 39), st.floats(0.05, 1))
+def test_values_that_are_not_listed_count_in_norm_stable_rank_and_k(values, listed, share):
+    whole, part = Spectrum("m", values), Spectrum("m", values[:listed], missed=float(np.linalg.norm(values[listed:])))
+    assert part.frobenius_norm == pytest.approx(whole.frobenius_norm)
+    assert part.stable_rank == pytest.approx(whole.stable_rank)
+    k = whole.energy_rank(share * 0.999)
+    if k <= listed:
+        assert part.energy_rank(share * 0.999) in (k, k + 1 if k == listed else k)
+    else:
+        assert part.energy_rank(share * 0.999) == min(listed, len(values)) + 1
+
+
 @pytest.mark.parametrize(
     ("module", "layer", "kind"),
     [

@@ -81,7 +81,7 @@ def test_every_section_plugin_keeps_its_contract(view: View) -> None:
                 assert block.alternative
                 assert all(block.plot.layout[axis].title.text for axis in ("xaxis", "yaxis"))
     names = [b.name for s in sections(view) for b in s.blocks if isinstance(b, Figure)]
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 12
 
 
 def test_the_page_asks_for_nothing_and_holds_plotly_once(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get(path.as_uri())
     deadline = time.monotonic() + 60
-    undrawn = "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.main-svg .trace')).length"
+    undrawn = "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.main-svg :is(.trace, .hm)')).length"
     while driver.execute_script(undrawn) and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -66,8 +66,8 @@ def screenshot(driver: Any, path: Path) -> None:
 @pytest.mark.parametrize("width", [1440, 390])
 def test_every_plot_is_drawn_without_error_request_or_overflow(browser: Any, report: Path, width: int) -> None:
     show(browser, report, width)
-    plots = browser.execute_script("return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg .trace').length)")
-    assert len(plots) == 5
+    plots = browser.execute_script("return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg :is(.trace, .hm)').length)")
+    assert len(plots) == 12
     assert all(plots)
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -140,6 +140,17 @@ def test_beyond_the_gram_matrix_the_first_values_are_near_and_what_is_missed_is_
     assert float(lost) == pytest.approx(found.missed, rel=1e-3)
 
 
+def test_the_spectrum_of_a_very_large_change_says_what_it_leaves_out(small_limits, monkeypatch):
+    monkeypatch.setattr("lorabench.spectra.delta.GRAM", 24)
+    monkeypatch.setattr(module, "SKETCH", 10)
+    delta = known(60, 50, [float(0.8**i) for i in range(50)])
+    spectrum = of_weights("m", torch.zeros(60, 50, dtype=torch.float64), delta).spectrum()
+    assert len(spectrum.singular_values) == 10
+    assert spectrum.frobenius_norm == pytest.approx(float(torch.linalg.matrix_norm(delta)))
+    assert spectrum.energy_rank(0.9) == 6, "1 - 0.64^k >= 0.9"
+    assert spectrum.energy_rank(0.99) == 11, "more than are listed"
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 def test_first_values_of_a_weight_are_within_a_percent_even_where_they_hardly_fall(decay):
     delta = known(400, 300, [float((i + 1) ** -decay) for i in range(300)])

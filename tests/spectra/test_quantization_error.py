@@ -54,3 +54,13 @@ def test_a_model_without_its_weights_and_an_unknown_form_are_told():
         examine.quantization_errors("lorabench/tiny-300k", ["nf5"], None, nowhere)
     with pytest.raises(LorabenchError, match="cannot be found"):
         examine.quantization_errors("meta-llama/nothing", ["nf4"], None, nowhere)
+
+
+def test_a_large_error_has_the_stable_rank_of_all_its_values(monkeypatch, errors):
+    monkeypatch.setattr("lorabench.spectra.quantization_error.EXACT", 8)
+    monkeypatch.setattr("lorabench.spectra.quantization_error.LEADING", 4)
+    few = examine.quantization_errors("lorabench/tiny-300k", ["fp4"], None, nowhere)
+    for e, exact in zip(few, [e for e in errors if e.form.startswith("fp4")], strict=True):
+        assert len(e.spectrum.singular_values) == 4
+        assert e.spectrum.stable_rank == pytest.approx(exact.spectrum.stable_rank, rel=2e-2)
+        assert e.spectrum.frobenius_norm == pytest.approx(exact.spectrum.frobenius_norm, rel=1e-6)
