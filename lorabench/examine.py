@@ -12,13 +12,10 @@ from lorabench.errors import LorabenchError, unknown
 from lorabench.report.human import DASH, count, one_line, plural
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from lorabench.analysis.summarise import Group
     from lorabench.record.spectrum import Spectrum
     from lorabench.report.examined import Examined, Likeness
-    from lorabench.spectra.analyse import Quantise
+    from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
 
@@ -47,7 +44,7 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
 
     learned = open_learned(name, base, alpha, find)
     second = open_learned(other, base, alpha, find) if other is not None else None
-    spectra = tuple(_shown(analyse(learned, _quantiser(learned), all_intruders), "module"))
+    spectra = tuple(_shown(analyse(learned, all_intruders), "module"))
     if not spectra:
         raise LorabenchError(f"{learned.title} holds no change of any module")
     facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", str(learned.base.place) if learned.base else "not given: no measure against its weights")]
@@ -62,8 +59,6 @@ def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -
     told = list(learned.notes)
     if any(s.missed for s in spectra):
         told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
-    if learned.adapter is not None and learned.adapter.is_dora and learned.base is None:
-        told.append("DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change")
     if learned.base is not None and learned.has_weights:
         lacking = [s.module for s in spectra if s.alignment is None]
         if lacking:
@@ -73,29 +68,14 @@ def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -
     return tuple(told)
 
 
-def _quantiser(learned: Learned) -> Quantise | None:
-    """How the cell's base held its weights; None for what is no cell of a quantised base."""
-    if learned.result is None or learned.result.cell.quantization.name == "none":
-        return None
-    from lorabench.engine.learned import quantiser
-
-    return quantiser(learned.result.cell)
-
-
 def _likeness(one: Learned, other: Learned) -> Likeness:
     from lorabench.report.examined import Likeness
     from lorabench.spectra.analyse import compare
+    from lorabench.spectra.subspace import mean
 
     found = tuple(_shown(compare(one, other), "module"))
-    left, right = (_mean([getattr(s, side) for s in found]) for side in ("left", "right"))
-    random = [sum(s.random(side) for s in found) / len(found) for side in ("left", "right")]
-    return Likeness(other.title, len(found), left, right, *random)
-
-
-def _mean(tables: Sequence[Any]) -> NDArray[np.float64]:
-    """Mean table over modules, as far as all of them reach."""
-    rows, columns = (min(t.shape[i] for t in tables) for i in (0, 1))
-    return sum((t[:rows, :columns] for t in tables[1:]), tables[0][:rows, :columns]).cpu().numpy() / len(tables)
+    tables = [t for side in ("left", "right") for t in mean(found, side)]
+    return Likeness(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
 
 
 def spectrum_text(found: Examined) -> str:
@@ -106,7 +86,7 @@ def spectrum_text(found: Examined) -> str:
     lines = [one_line(found.title), *(f"  {name:<8} {one_line(value)}" for name, value in found.facts), "", *aligned([heads, *rows]), "", lead(found.summary.model)]
     if found.likeness is not None:
         lines += ["", likeness_words(found.likeness)]
-    return "\n".join([*lines, *(f"note: {n}" for n in found.notes)])
+    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)])
 
 
 def spectrum_json(found: Examined) -> str:
@@ -123,8 +103,8 @@ def spectrum_json(found: Examined) -> str:
     }
     if (alike := found.likeness) is not None:
         plain["similarity"] = {
-            "other": alike.other, "modules": alike.modules, "right": alike.right.tolist(), "left": alike.left.tolist(),
-            "random_right": alike.random_right, "random_left": alike.random_left,
+            "other": alike.other, "modules": alike.modules, "shared": alike.shared,
+            **{side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()] for side in ("right", "left", "random_right", "random_left")},
         }  # fmt: skip
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
 
@@ -181,7 +161,9 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
     left = made.modules - len(ranks)
     out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
     kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
-    notes = [f"note: {n}" for n in learned.notes]
+    notes = [f"note: {one_line(n)}" for n in learned.notes]
+    if made.left_out:
+        notes.append(f"note: left out, since without adapter_config.json nobody knows what they mean: {one_line(', '.join(made.left_out[:3]))}{' ...' if len(made.left_out) > 3 else ''}")
     return "\n".join([f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}", *notes])
 
 
@@ -201,7 +183,7 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     weights = open_base(model)
     spec = model_from(str(weights.place) if weights.place.is_dir() else model)
     modules = linear_modules(skeleton(spec))
-    learned = open_learned(adapter, None, None, find) if adapter is not None else None
+    learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:
         raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")
     return list(_shown(errors(weights, modules, _forms(names), learned), "weight"))
@@ -268,6 +250,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, c)) for c in columns]
     text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
+    rows = [[one_line(f) for f in row] for row in rows]
     return ["  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip() for row in rows]
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lorabench.analysis.aggregate import Statistic
 from lorabench.errors import StoreError
 from lorabench.record.learned import Directions, Truncation, load_directions, load_truncations
-from lorabench.record.spectrum import Spectrum, load_spectra, place
+from lorabench.record.spectrum import Spectrum, load_spectra, places
 
 Side = Literal["left", "right"]
 Measure = Callable[[Spectrum], float | None]
@@ -107,12 +107,13 @@ class Fields:
 def fields(cells: Sequence[Sequence[Spectrum]], measure: Measure) -> Fields:
     """A measure of each module, averaged over cells."""
     found: dict[tuple[int | None, str], list[float]] = {}
+    at = places(s.module for cell in cells for s in cell)
     for s in (s for cell in cells for s in cell):
         if (value := measure(s)) is not None:
-            found.setdefault(place(s.module), []).append(float(value))
-    layers = sorted({at for at, _ in found}, key=lambda at: (at is None, at or 0))
-    types = tuple(dict.fromkeys(kind for at, kind in found if at is not None)) + tuple(kind for at, kind in found if at is None)
-    rows = tuple(tuple(float(np.mean(v)) if (v := found.get((at, kind))) else None for at in layers) for kind in types)
+            found.setdefault(at[s.module], []).append(float(value))
+    layers = sorted({n for n, _ in found}, key=lambda n: (n is None, n or 0))
+    types = tuple(dict.fromkeys(kind for n, kind in found if n is not None)) + tuple(kind for n, kind in found if n is None)
+    rows = tuple(tuple(float(np.mean(v)) if (v := found.get((n, kind))) else None for n in layers) for kind in types)
     return Fields(tuple(layers), types, rows)
 
 
@@ -136,8 +137,9 @@ def mean_decay(decays: Sequence[Array]) -> Array:
 def type_decays(cells: Sequence[Sequence[Spectrum]]) -> dict[str, Array]:
     """The mean decay of each type of module, over layers and cells."""
     kinds: dict[str, list[Spectrum]] = {}
+    at = places(s.module for cell in cells for s in cell)
     for s in (s for cell in cells for s in cell):
-        kinds.setdefault(place(s.module)[1], []).append(s)
+        kinds.setdefault(at[s.module][1], []).append(s)
     return {kind: mean for kind, found in kinds.items() if len(mean := mean_decay(decays(found)))}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorabench.record.spectrum import SHARES, Spectrum, energy_rank, place
+from lorabench.record.spectrum import SHARES, Spectrum, energy_rank, places
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ class Summary:
 def summarise(spectra: Iterable[Spectrum]) -> Summary:
     """Of at least one module."""
     known = tuple(spectra)
-    layers = sorted({layer for s in known if (layer := place(s.module)[0]) is not None})
-    types = list(dict.fromkeys(place(s.module)[1] for s in known))
+    at = places(s.module for s in known)
+    layers = sorted({layer for layer, _ in at.values() if layer is not None})
+    types = list(dict.fromkeys(kind for _, kind in at.values()))
     return Summary(
-        tuple(group(str(n), [s for s in known if place(s.module)[0] == n]) for n in layers),
-        tuple(group(t, [s for s in known if place(s.module)[1] == t]) for t in types),
+        tuple(group(str(n), [s for s in known if at[s.module][0] == n]) for n in layers),
+        tuple(group(t, [s for s in known if at[s.module][1] == t]) for t in types),
         group("all", known),
     )
 
@@ -89,7 +90,7 @@ def group(name: str, members: Iterable[Spectrum]) -> Group:
         name=name,
         modules=len(known),
         frobenius_norm=norm,
-        relative_norm=norm / float(np.linalg.norm(bases)) if len(bases) == len(known) else None,
+        relative_norm=norm / base if len(bases) == len(known) and (base := float(np.linalg.norm(bases))) else None,
         stable_rank=mean(lambda s: s.stable_rank),
         entropy_rank=mean(lambda s: s.entropy_rank),
         participation_ratio=mean(lambda s: s.participation_ratio),

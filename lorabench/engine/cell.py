@@ -196,7 +196,7 @@ class _Run:
         """Runs what comes after the evaluation: a fault there is in the log and leaves its readings absent, the cell has finished all the same."""
         try:
             part()
-        except (RuntimeError, MemoryError, LorabenchError):
+        except Exception:
             traceback.print_exc()
 
     def decompose(self) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from lorabench import plugins
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.model import load_base, resolve_dtype
 from lorabench.record.learned import DIRECTIONS, Directions, save_directions
 from lorabench.record.spectrum import save_spectra
 from lorabench.spec.study import Cell
-from lorabench.spectra.analyse import Quantise, beside_base
+from lorabench.spectra.analyse import beside_base
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 Before = Callable[[str], torch.Tensor | None]
@@ -26,9 +26,9 @@ Before = Callable[[str], torch.Tensor | None]
 def start_factors(model: Any) -> Factors:
     """Copies of A and B at the start, of the adapters that do not start at a zero change (pissa); empty for others."""
     return {
-        name: (a.detach().clone().cpu(), b.detach().clone().cpu())
+        name: (layer.lora_A["default"].weight.detach().clone().cpu(), b.detach().clone().cpu())
         for name, layer in adapted_layers(model)
-        if bool((b := layer.lora_B["default"].weight).any()) and (a := layer.lora_A["default"].weight) is not None
+        if bool((b := layer.lora_B["default"].weight).any())
     }
 
 
@@ -82,7 +82,7 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 @torch.no_grad()
 def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
     """Writes spectra.safetensors and directions.safetensors."""
-    before, turned, spectra, directions = base_weights(cell), quantiser(cell), [], {}
+    before, turned, spectra, directions = base_weights(cell), quantiser(cell.quantization, resolve_dtype(cell)), [], {}
     for delta in deltas:
         change = delta.decompose()
         spectrum = beside_base(delta, change, before(delta.module), turned)
@@ -94,16 +94,3 @@ def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
     if directions:
         save_directions(folder / "directions.safetensors", directions)
 
-
-def quantiser(cell: Cell) -> Quantise | None:
-    """How a cell's base holds a weight; None where it is not quantised."""
-    spec = cell.quantization
-    if spec.name == "none":
-        return None
-    turn, dtype = plugins.load("quantizations", spec.name).roundtrip, resolve_dtype(cell)
-
-    def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        loaded = weight.to(dtype)
-        return loaded, turn(loaded, spec.double_quant)
-
-    return quantise

@@ -24,6 +24,7 @@ from lorabench.spectra.allocate import Allotment, Candidate, by_energy, uniform
 from lorabench.spectra.decompose import Decomposition
 from lorabench.spectra.delta import of_factors, of_start
 
+_ROOM = 4  # times the highest uniform rank: so many a module of a fully fine-tuned model can get where ranks are spread by energy
 Readings = Callable[[], list[Reading]]
 Place = Callable[[str, Decomposition], None]
 """puts a cut change in a module's place"""
@@ -48,13 +49,14 @@ def truncations(model: Any, cell: Cell, start: Factors, evaluate: Readings, whol
     ranks = cell.analysis.truncation
     if not ranks:
         return
-    learned = _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, max(ranks))
+    learned = _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, _ROOM * max(ranks))
     modules = {name: Candidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2) for name, c in learned.changes.items()}
+    least = int(cell.method.name == "dora")  # a module without a rank would still have its magnitudes
     for rank in (r for r in ranks if r <= learned.most):
         level = uniform(modules, rank)
         cuts: dict[Allocation, Allotment] = {"uniform": level}
         if cell.analysis.per_module and rank < learned.most:
-            cuts["energy"] = by_energy(modules, level.parameters)
+            cuts["energy"] = by_energy(modules, level.parameters, least)
         for allocation, cut in cuts.items():
             if rank == learned.most:
                 readings = whole

@@ -2,15 +2,15 @@
 
 With sigma_1 >= sigma_2 >= ... the singular values of delta_w, p_i = sigma_i / sum sigma and e_i = sigma_i^2 / sum sigma^2:
 
-    stable rank           sum sigma^2 / sigma_1^2                     Rudelson and Vershynin 2007, J. ACM 54.4, section 1
-    entropy rank          exp(-sum p_i ln p_i)                        Roy and Vetterli 2007, EUSIPCO, definition 2 ("effective rank")
+    stable rank           sum sigma^2 / sigma_1^2                     Rudelson and Vershynin 2007, J. ACM 54.4 (there called numerical rank)
+    entropy rank          exp(-sum p_i ln p_i)                        Roy and Vetterli 2007, EUSIPCO ("effective rank")
     participation ratio   1 / sum e_i^2                               Gao et al. 2017, bioRxiv 214262, of the energies
     energy rank k(q)      least k with e_1 + ... + e_k >= q
-    nuclear rank k(q)     least k with p_1 + ... + p_k >= q           the same of plain values, as PEFT's conversion to LoRA counts
+    nuclear rank k(q)     least k with p_1 + ... + p_k >= q           the same of plain values, as some tools count
     numerical rank        how many sigma_i are above what rounding of the stored numbers can make
     rank utilisation      entropy rank / the rank that the change can have
 
-A change of zero (an adapter that was never trained) has rank 0 by every measure.
+A change of zero (an adapter that was never trained), or one whose largest value rounding can make, has rank 0 by every measure.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _least(parts: Values, share: float, rest: float = 0.0) -> int:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a change lies to the base weight W (LoRA section 7.3 and Table 7, Hu et al. 2021, arXiv:2106.09685)."""
+    """How a change lies to the base weight W as it stands in its checkpoint (LoRA section 7.3 and Table 7, Hu et al. 2021, arXiv:2106.09685)."""
 
     base_norm: float
     """||W||_F"""
@@ -87,7 +87,7 @@ class Alignment:
     projected_own: float
     """the same with W's own first singular vectors: the most that so many can hold"""
     projected_random: float
-    """the same expected of random ones: ||W||_F sqrt(k^2 / (out in))"""
+    """root mean square of random ones: ||W||_F sqrt(k^2 / (out in))"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Repair:
     repaired_share: float
     """1 - ||E + delta_w||_F^2 / ||E||_F^2; negative where the change leads further away from W than quantisation did"""
     best_share: float
-    """the most that any change of that rank could: sum of its first sigma^2 of E, of all"""
+    """the most that a change of the adapter's rank could: sum of the first sigma^2 of E, of all"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class Spectrum:
 
     @property
     def amplification(self) -> float | None:
-        """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3; None for a zero change."""
+        """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its first directions; None for a zero change."""
         found = self.alignment
         return found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
 
@@ -157,16 +157,21 @@ class Spectrum:
         return int(np.sum(self.singular_values > self.noise))
 
     @property
+    def measured(self) -> Values:
+        """The values that measures are taken of: none where even the largest is within rounding."""
+        return self.singular_values if len(self.singular_values) and self.singular_values[0] > self.noise else self.singular_values[:0]
+
+    @property
     def stable_rank(self) -> float:
-        return stable_rank(self.singular_values, self.missed)
+        return stable_rank(self.measured, self.missed)
 
     @property
     def entropy_rank(self) -> float:
-        return entropy_rank(self.singular_values)
+        return entropy_rank(self.measured)
 
     @property
     def participation_ratio(self) -> float:
-        return participation_ratio(self.singular_values)
+        return participation_ratio(self.measured)
 
     @property
     def rank_utilisation(self) -> float | None:
@@ -175,11 +180,11 @@ class Spectrum:
 
     def energy_rank(self, share: float) -> int:
         """k(share)."""
-        return energy_rank(self.singular_values, share, self.missed)
+        return energy_rank(self.measured, share, self.missed)
 
     def nuclear_rank(self, share: float) -> int:
         """k(share) of plain values."""
-        return nuclear_rank(self.singular_values, share)
+        return nuclear_rank(self.measured, share)
 
 
 def place(module: str) -> tuple[int | None, str]:
@@ -187,6 +192,22 @@ def place(module: str) -> tuple[int | None, str]:
     parts = module.split(".")
     at = next((i for i, p in enumerate(parts[:-1]) if p.isdigit()), None)
     return (None, module) if at is None else (int(parts[at]), ".".join(parts[at + 1 :]))
+
+
+def places(modules: Iterable[str]) -> dict[str, tuple[int | None, str]]:
+    """(layer, type) of every name; where layers stand in several places (encoder and decoder), the type begins with the place."""
+    known = list(modules)
+    found = {m: place(m) for m in known}
+    fronts = {m: _front(m) for m in known if found[m][0] is not None}
+    if len(set(fronts.values())) < 2:
+        return found
+    return {m: (layer, f"{fronts[m]}.{kind}" if m in fronts else kind) for m, (layer, kind) in found.items()}
+
+
+def _front(module: str) -> str:
+    """What stands before the number of a module's layer."""
+    parts = module.split(".")
+    return ".".join(parts[: next(i for i, p in enumerate(parts) if p.isdigit())])
 
 
 def by_layer(module: str) -> list[int | str]:

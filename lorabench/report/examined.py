@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """Mean phi(i, j) over the modules that two changes share."""
+    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to have."""
 
     other: str
     modules: int
+    """in which both have a direction"""
+    shared: int
+    """that both changed"""
     left: NDArray[np.float64]
+    random_left: NDArray[np.float64]
     right: NDArray[np.float64]
-    random_left: float
-    """expected of random subspaces, of the whole tables' sizes"""
-    random_right: float
+    random_right: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +102,15 @@ def _number(value: float | None) -> str:
 def likeness_words(found: Likeness) -> str:
     """One sentence on each side."""
     if not found.left.size:
-        return f"One of the two is a change of zero: there is nothing to compare in {human.plural(found.modules, 'module')}."
+        return f"In each of the {human.plural(found.shared, 'module')} that both adapt, one of the two changes is zero: there is nothing to compare."
     sides = (("what is read (right)", found.right, found.random_right), ("what is written (left)", found.left, found.random_left))
-    told = "; ".join(f"{name}: phi(1, 1) = {t[0, 0]:.3f}, whole subspaces {t[-1, -1]:.3f} where random ones have {r:.3f}" for name, t, r in sides)
+    told = "; ".join(f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})" for name, t, r in sides)
     return f"Beside {found.other}, mean over {human.plural(found.modules, 'module')}. {told[0].upper()}{told[1:]}."
+
+
+def last(table: NDArray[np.float64]) -> float:
+    """The entry of the most directions that any module reaches."""
+    return float(table[~np.isnan(table)][-1])
 
 
 def sizes(spectra: Sequence[Spectrum]) -> str:

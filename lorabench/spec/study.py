@@ -275,6 +275,8 @@ class Condition(Frozen):
         if not method.TRAINS:
             changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
             changes["analysis"] = AnalysisSpec()
+        elif not self.analysis.truncation:
+            changes["analysis"] = AnalysisSpec()  # nothing is cut, so there is nothing to spread
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
                 f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "

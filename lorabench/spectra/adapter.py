@@ -14,8 +14,8 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,12 @@ from lorabench.spectra.delta import Delta, of_dora, of_factors
 from lorabench.spectra.files import READABLE, TensorFile, Weights
 
 CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-_KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>embedding_A|embedding_B|A|B|magnitude_vector)(?:\.(?!weight$)(?P<adapter>[^.]+))?(?:\.weight)?$")
+_KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>embedding_A|embedding_B|A|B|magnitude_vector)(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?(?:\.weight)?$")
+_BIAS = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_B(?:\.(?!bias$)[^.]+)?\.bias$")
+_MOVES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)  # starts that are taken off the base weights
+
+
+Held = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,26 @@ class Adapter:
     def is_dora(self) -> bool:
         return any(e.magnitude for e in self.entries)
 
+    @property
+    def moves_base(self) -> str | None:
+        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the base as it is."""
+        start = self.config.get("init_lora_weights")
+        return start if isinstance(start, str) and _MOVES_BASE.match(start) else None
+
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
         told = []
         if not self.config and self.alpha is None:
             told.append("no adapter_config.json: alpha is not known, scaling 1 (alpha = rank) is assumed; say it with --alpha")
-        start = self.config.get("init_lora_weights")
-        if isinstance(start, str) and re.match(r"pissa|olora|corda|loftq|lora_ga", start.lower()):
-            told.append(f"the adapter starts from {start}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change")
+        if self.moves_base:
+            told.append(f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change")
         return tuple(told)
 
     def scaling(self, module: str, rank: int) -> float:
         """alpha / rank, alpha / sqrt(rank) for rsLoRA; alpha by PEFT's own pattern where there is one."""
-        pattern = next((p for p in self._patterns if re.match(rf"(.*\.)?({p})$", module)), None)  # peft.utils.other.get_pattern_key
         alpha = self.alpha
         if alpha is None:
-            alpha = self._patterns[pattern] if pattern else self.config.get("lora_alpha", 8 if self.config else rank)  # 8: PEFT's default
+            alpha = _by_pattern(self._patterns, module, self.config.get("lora_alpha", 8 if self.config else rank))  # 8: PEFT's default
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -88,32 +97,38 @@ class Adapter:
         rank = b.shape[1]
         if not rank or a.shape[0] % rank or b.shape[0] % max(1, a.shape[0] // rank):
             raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B")
-        declared = self.config.get("r")
-        if declared and rank != declared and not self.config.get("rank_pattern") and not isinstance(declared, Mapping):
-            raise ModelError(f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says r = {declared}; the two belong to different adapters")
+        declared = _by_pattern(self.config.get("rank_pattern") or {}, entry.module, self.config.get("r", rank))
+        if rank != declared:
+            raise ModelError(f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {declared}; the two belong to different adapters")
         groups = a.shape[0] // rank
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
         return a, b, self.scaling(entry.module, rank)
 
-    def delta(self, entry: Entry, base: Weights | None = None) -> Delta:
-        """The change of one module; of DoRA the whole one where the base is there, else of scaling * B @ A alone."""
-        if entry.magnitude is not None and base is not None:
+    def delta(self, entry: Entry, base: Weights | None = None, held: Held = lambda weight: weight) -> Delta:
+        """The change of one module; of DoRA on a linear layer the whole one where the base is there, else of scaling * B @ A alone.
+
+        `held` gives a base weight as training saw it, where that was quantised.
+        """
+        if entry.magnitude is not None and base is not None and not entry.is_embedding and len(self.file.shape(entry.a)) == 2:
             a, b, scaling = self.factors(entry)
+            magnitude = self.file.tensor(entry.magnitude)
+            if magnitude.numel() != b.shape[0] or not bool(torch.isfinite(magnitude).all()):
+                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(magnitude)}; {b.shape[0]} finite magnitudes are needed")
             weight = base.weight(entry.module, (b.shape[0], a.shape[1]))
             if weight is None:
                 raise ModelError(f"{base.place} has no weight {entry.module} of {b.shape[0]} x {a.shape[1]}, which this DoRA adapter belongs to; give the base that it was trained on")
-            return of_dora(entry.module, weight, a, b, scaling, self.file.tensor(entry.magnitude))
+            return of_dora(entry.module, held(weight), a, b, scaling, magnitude)
         return self.product(entry)
 
     def product(self, entry: Entry) -> Delta:
         """scaling * B @ A of one module: its change, or of DoRA the part that turns it."""
-        return of_factors(entry.module, *self.factors(entry))
+        return replace(of_factors(entry.module, *self.factors(entry)), is_embedding=entry.is_embedding)
 
-    def deltas(self, base: Weights | None = None) -> Iterator[Delta]:
+    def deltas(self, base: Weights | None = None, held: Held = lambda weight: weight) -> Iterator[Delta]:
         """The changes of all modules, in the model's order of layers, one in memory at a time."""
         for entry in self.entries:
-            yield self.delta(entry, base)
+            yield self.delta(entry, base, held)
 
     def _flat(self, entry: Entry, name: str, of_b: bool) -> torch.Tensor:
         found = self.file.tensor(name)
@@ -122,6 +137,12 @@ class Adapter:
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
         return found.reshape(found.shape[0], -1)
+
+
+def bias_module(name: str) -> str | None:
+    """The module whose B has this bias (PEFT's lora_bias); None for any other tensor."""
+    match = _BIAS.match(name)
+    return match["module"] if match else None
 
 
 def is_adapter(place: Path) -> bool:
@@ -153,19 +174,31 @@ def _config(place: Path) -> dict[str, Any]:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; allowed: LORA (with rsLoRA, DoRA and converted PiSSA)")
-    alpha, rank, patterns = config.get("lora_alpha", 8), config.get("r", 8), config.get("alpha_pattern") or {}
-    for name, value in (("lora_alpha", alpha), ("r", rank), *((f"alpha_pattern of {k}", v) for k, v in (patterns.items() if isinstance(patterns, dict) else ()))):
-        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+    if config.get("target_parameters"):
+        raise ModelError(f"{path}: target_parameters are adapted, stacks of matrices that share their factors; only adapters of modules can be read")
+    numbers = {"lora_alpha": config.get("lora_alpha", 8), "r": config.get("r", 8)}
+    for name in ("alpha_pattern", "rank_pattern"):
+        patterns = config.get(name) or {}
+        if not isinstance(patterns, dict):
+            raise ModelError(f"{path}: {name} is {patterns!r}; a mapping of module names to numbers is needed")
+        numbers |= {f"{name} of {k}": v for k, v in patterns.items()}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise ModelError(f"{path}: {name} is {value!r}; a positive number is needed")
-    if not isinstance(patterns, dict):
-        raise ModelError(f"{path}: alpha_pattern is {patterns!r}; a mapping of module names to numbers is needed")
     return config
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
+    return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), otherwise)
 
 
 def _entries(file: TensorFile) -> tuple[Entry, ...]:
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     adapters = set()
     for name in file.names():
+        if name.endswith(".lora_E"):
+            raise ModelError(f"{file.path} is an AdaLoRA adapter ({name}), whose factors are of another kind; allowed: LORA (with rsLoRA, DoRA and converted PiSSA)")
         if match := _KEY.match(name):
             found[match["module"]][match["part"].removeprefix("embedding_")] = name
             adapters.add(match["adapter"])

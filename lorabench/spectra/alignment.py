@@ -7,7 +7,7 @@ import math
 import torch
 
 from lorabench.record.spectrum import Alignment, Intruders, Repair
-from lorabench.spectra.decompose import Decomposition, decompose_dense, randomised
+from lorabench.spectra.decompose import GRAM, Decomposition, decompose_dense, randomised
 from lorabench.spectra.delta import Delta
 
 EXACT = 1024  # smaller side up to which the first singular values of a base weight are taken from a whole SVD
@@ -18,7 +18,7 @@ INTRUDERS_UP_TO = 2048  # smaller side beyond which two whole decompositions tak
 def align(change: Decomposition, rank: int, weight: torch.Tensor) -> Alignment:
     """The four norms of LoRA's Table 7 for the first `rank` singular vectors of a change; weight is (out, in).
 
-    ||U^T W V||_F for U, V of the change, of W itself (then the root of the sum of W's first sigma^2), and expected of random ones:
+    ||U^T W V||_F for U, V of the change, of W itself (then the root of the sum of W's first sigma^2), and the root mean square of random ones:
     E ||U^T W V||_F^2 = ||W||_F^2 (k / out) (k / in) for independent uniform orthonormal U and V (second moments of the Haar measure).
     """
     weight = weight.to(change.u.device).double()
@@ -31,15 +31,20 @@ def align(change: Decomposition, rank: int, weight: torch.Tensor) -> Alignment:
 
 
 def leading_values(matrix: torch.Tensor, rank: int) -> torch.Tensor:
-    """The first `rank` singular values; beyond EXACT by a randomised SVD, whose values err by less than 1 % (from below)."""
+    """The first `rank` singular values; beyond EXACT by a randomised one, whose values err by less than 1 % (from below)."""
     if min(matrix.shape) <= EXACT:
         return decompose_dense(matrix, rank).values
     return randomised(matrix.double(), rank).values
 
 
-def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, threshold: float = THRESHOLD) -> Intruders:
+def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, threshold: float = THRESHOLD) -> Intruders | None:
     """Algorithm 1 of Shuttleworth et al. 2024 (arXiv:2410.21228): of the first left singular vectors of W + delta_w those
-    whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in)."""
+    whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in).
+
+    None beyond a smaller side of 8,192, where not all of W's vectors are to be had.
+    """
+    if min(weight.shape) > GRAM:
+        return None
     before = weight.double()
     after = before + delta.matrix().to(before.device)
     tuned = decompose_dense(after, min(looked_at, *after.shape))
@@ -53,7 +58,7 @@ def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, th
 def repair(change: Decomposition, rank: int, weight: torch.Tensor, quantised: torch.Tensor) -> Repair | None:
     """Whether a change learned on a quantised weight undoes E = W_q - W; None where there is no error. Matrices are (out, in).
 
-    The best that rank r can do is the first r terms of -E (Eckart and Young 1936), which leaves 1 - best_share of ||E||_F^2.
+    The best that a change of `rank` can do is the first terms of -E (Eckart and Young 1936), which leaves 1 - best_share of ||E||_F^2.
     """
     error = quantised.double() - weight.double()
     square = float(error.square().sum())

@@ -48,10 +48,11 @@ def uniform(modules: Mapping[str, Candidate], rank: int) -> Allotment:
     return _allotment(modules, {name: min(rank, len(c.values)) for name, c in modules.items()})
 
 
-def by_energy(modules: Mapping[str, Candidate], budget: int) -> Allotment:
-    """As much energy as a budget of parameters holds."""
-    ranks, left = dict.fromkeys(modules, 0), budget
-    for name in _order(modules):
+def by_energy(modules: Mapping[str, Candidate], budget: int, least: int = 0) -> Allotment:
+    """As much energy as a budget of parameters holds; every module has `least` ranks, whatever they bring."""
+    ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
+    left = budget - sum(modules[n].cost * r for n, r in ranks.items())
+    for name in _order(modules, ranks):
         if (cost := modules[name].cost) <= left and ranks[name] < len(modules[name].values):
             ranks[name] += 1
             left -= cost
@@ -68,11 +69,12 @@ def least_uniform(modules: Mapping[str, Candidate], share: float) -> Allotment:
     return uniform(modules, most)
 
 
-def least_by_energy(modules: Mapping[str, Candidate], share: float) -> Allotment:
-    """The fewest parameters, spread by energy, that keep a share of it."""
+def least_by_energy(modules: Mapping[str, Candidate], share: float, least: int = 0) -> Allotment:
+    """About the fewest parameters, spread by energy, that keep a share of it: what greedy takes until the share is reached."""
     total = sum(c.energy for c in modules.values())
-    ranks, kept = dict.fromkeys(modules, 0), 0.0
-    for name in _order(modules):
+    ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
+    kept = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())
+    for name in _order(modules, ranks):
         if kept >= share * total * (1 - 1e-12):
             break
         kept += float(modules[name].values[ranks[name]] ** 2)
@@ -80,9 +82,9 @@ def least_by_energy(modules: Mapping[str, Candidate], share: float) -> Allotment
     return _allotment(modules, ranks)
 
 
-def _order(modules: Mapping[str, Candidate]) -> Sequence[str]:
-    """Module names, one for each rank worth having, by falling energy per parameter."""
-    waiting = [(-float(c.values[0] ** 2) / c.cost, name, 0) for name, c in modules.items() if len(c.values) and c.values[0] > 0]
+def _order(modules: Mapping[str, Candidate], given: Mapping[str, int]) -> Sequence[str]:
+    """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
+    waiting = [(-float(c.values[i] ** 2) / c.cost, name, i) for name, c in modules.items() if (i := given[name]) < len(c.values) and c.values[i] > 0]
     heapq.heapify(waiting)
     order = []
     while waiting:

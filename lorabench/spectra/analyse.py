@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 from lorabench.errors import LorabenchError
+from lorabench.record.learned import DIRECTIONS
 from lorabench.record.spectrum import Spectrum
 from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
 from lorabench.spectra.decompose import Decomposition
 from lorabench.spectra.delta import Delta
+from lorabench.spectra.quantised import Quantise
 from lorabench.spectra.source import Learned
 from lorabench.spectra.subspace import Similarity, similarity
 
-FEW = 8  # singular vectors of a dense change that are taken as its directions
-Quantise = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""a base weight as it was loaded, and as its quantised form gives it back"""
 
-
-def analyse(learned: Learned, quantise: Quantise | None = None, all_intruders: bool = False) -> Iterator[Spectrum]:
+def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]:
     """A spectrum a module, in the model's order; stored ones where the weights were not kept."""
     if not learned.has_weights:
         yield from learned.stored or ()
@@ -30,7 +28,8 @@ def analyse(learned: Learned, quantise: Quantise | None = None, all_intruders: b
         if weight is None:
             yield delta.spectrum()
         else:
-            yield beside_base(delta, delta.decompose(), weight, quantise, all_intruders)
+            weight = weight.T if delta.is_embedding else weight
+            yield beside_base(delta, delta.decompose(), weight, learned.quantise, all_intruders)
 
 
 def beside_base(delta: Delta, change: Decomposition, weight: torch.Tensor | None, quantise: Quantise | None = None, all_intruders: bool = False) -> Spectrum:
@@ -47,13 +46,13 @@ def beside_base(delta: Delta, change: Decomposition, weight: torch.Tensor | None
         spectrum,
         alignment=align(change, rank, weight),
         intruders=intruders(delta, weight) if looked else None,
-        repair=repair(change, rank, *quantise(weight)) if quantise is not None else None,
+        repair=repair(change, delta.inner or rank, *quantise(weight)) if quantise is not None else None,
     )
 
 
 def directions_of(delta: Delta, spectrum: Spectrum) -> int:
-    """How many singular vectors stand for a change: all of a factored one, the first FEW of a dense one, none that rounding made."""
-    return spectrum.numerical_rank if delta.a is not None else min(FEW, spectrum.numerical_rank)
+    """How many singular vectors stand for a change: all of a factored one, the first few of a dense one, none that rounding made."""
+    return spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
 
 
 def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
@@ -64,7 +63,8 @@ def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
         if match is None or (match.in_features, match.out_features) != (delta.in_features, delta.out_features):
             continue
         shared = True
-        ranks = (directions_of(delta, delta.spectrum()), directions_of(match, match.spectrum()))
-        yield similarity(delta.module, delta.decompose(), match.decompose(), ranks)
+        changes = (delta.decompose(), match.decompose())
+        ranks = (directions_of(delta, delta.spectrum_of(changes[0])), directions_of(match, match.spectrum_of(changes[1])))
+        yield similarity(delta.module, *changes, ranks)
     if not shared:
         raise LorabenchError(f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model")

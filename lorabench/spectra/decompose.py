@@ -9,18 +9,20 @@ Dense changes, by their smaller side n:
     n <= DIRECT    LAPACK's SVD in float64
     n <= GRAM      eigenvalues of the n x n Gram matrix in float64; sigma_i is then accurate to about eps * sigma_1^2 / sigma_i,
                    so that values below 1e-8 sigma_1 are rounding
-    beyond         randomised (Halko, Martinsson and Tropp 2011, arXiv:0909.4061, Algorithms 4.4 and 5.1) for the first SKETCH values;
+    beyond         randomised block Krylov (Musco and Musco 2015, arXiv:1504.05477, Algorithm 2) for the first SKETCH values;
                    what they miss, sqrt(||delta_w||_F^2 - sum sigma^2), is known exactly and told as `missed`
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 DIRECT, GRAM = 768, 8192
-SKETCH, OVERSAMPLING, PASSES = 512, 32, 3
+SKETCH, OVERSAMPLING = 512, 16
+SUBSPACE, PASSES = 600, (3, 24)  # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,21 @@ def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
 
 
 def randomised(delta: torch.Tensor, rank: int) -> Decomposition:
-    """The first `rank` terms, from a random sketch of the range that PASSES subspace iterations sharpen; the same each time for the same matrix."""
+    """The first `rank` terms, from a Krylov subspace that a random block spans; values err from below, by less than 1 % even where they hardly fall.
+
+    The same matrix gives the same numbers each time.
+    """
+    delta = delta.double()
     width = min(rank + OVERSAMPLING, *delta.shape)
+    passes = min(max(math.ceil(SUBSPACE / width), PASSES[0]), PASSES[1])
     generator = torch.Generator(device=delta.device).manual_seed(0)
-    q = torch.linalg.qr(delta @ torch.randn(delta.shape[1], width, dtype=delta.dtype, device=delta.device, generator=generator)).Q
-    for _ in range(PASSES):
-        q = torch.linalg.qr(delta @ torch.linalg.qr(delta.T @ q).Q).Q
+    block = torch.linalg.qr(delta @ torch.randn(delta.shape[1], width, dtype=delta.dtype, device=delta.device, generator=generator)).Q
+    blocks = [block]
+    while len(blocks) < passes and len(blocks) * width < min(delta.shape):
+        block = torch.linalg.qr(delta @ (delta.T @ block)).Q
+        blocks.append(block)
+    q = torch.linalg.qr(torch.cat(blocks, dim=1)).Q
     u, values, vh = torch.linalg.svd(q.T @ delta, full_matrices=False)
-    k = min(rank, width)
+    k = min(rank, len(values))
     missed = float((delta.square().sum() - values[:k].square().sum()).clamp(min=0).sqrt())
     return Decomposition(q @ u[:, :k], values[:k], vh[:k].T, missed)

@@ -38,6 +38,10 @@ class Delta:
     """(out, in)"""
     noise: float = 0.0
     """sigma that rounding of what is stored can make"""
+    inner: int | None = None
+    """rank of the adapter behind a dense change (DoRA)"""
+    is_embedding: bool = False
+    """whether (out, in) is (dim, rows), which the base stores the other way round"""
 
     @property
     def out_features(self) -> int:
@@ -109,7 +113,8 @@ def of_dora(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     """m * V / ||V|| - W with V = W + scaling * b @ a; weight is (out, in), magnitude holds out values."""
     adapted = weight.double() + scaling * (b.double() @ a.double())
     scale = magnitude.double().flatten() / torch.linalg.vector_norm(adapted, dim=1)
-    return Delta(module, dense=scale[:, None] * adapted - weight.double(), noise=_rounding(weight, torch.finfo(magnitude.dtype).eps))
+    noise = _rounding(weight, torch.finfo(magnitude.dtype).eps)
+    return Delta(module, dense=scale[:, None] * adapted - weight.double(), noise=noise, inner=a.shape[0])
 
 
 def _rounding(weight: torch.Tensor, eps: float) -> float:

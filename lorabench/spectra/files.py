@@ -118,6 +118,8 @@ class Weights:
         found = self.tensor(name)
         if found.dim() != 2:
             return None
+        if not bool(torch.isfinite(found).all()):
+            raise ModelError(f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged")
         if self.transposed and _is_conv1d(name):
             found = found.T
         return found if shape is None or tuple(found.shape) == shape else None
@@ -158,7 +160,10 @@ def _shards(folder: Path) -> Iterable[Path]:
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
             try:
-                return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                if any(Path(name).name != name for name in names):
+                    raise ModelError(f"{index} names files outside its folder; get it anew")
+                return [folder / name for name in names]
             except (ValueError, KeyError, TypeError, AttributeError) as e:
                 raise ModelError(f"{index} cannot be read ({_line(e)}); get it anew") from None
         if (folder / f"{stem}{suffix}").is_file():

@@ -16,6 +16,9 @@ from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter, is_adapter
 from lorabench.spectra.delta import Delta, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.quantised import Quantise, quantiser
+
+_NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +33,31 @@ class Learned:
     """the cell that learned it"""
     stored: tuple[Spectrum, ...] | None = None
     """of a cell whose weights are not kept: singular values alone"""
+    quantise: Quantise | None = None
+    """how the cell's base held its weights; None where it was not quantised, or it is no cell"""
     notes: tuple[str, ...] = ()
     after: Weights | None = None
 
     def deltas(self) -> Iterator[Delta]:
         """The change of every module; ModelError where only singular values were kept."""
         if self.adapter is not None:
-            return self.adapter.deltas(self.base)
+            return self.adapter.deltas(self.base, self._held)
         if self.after is not None and self.base is not None:
             return _changes(self.base, self.after)
-        raise ModelError(f"{self.title} keeps its singular values, not its weights; an adapter or two checkpoints are needed here")
+        raise ModelError(_NO_WEIGHTS.format(self.title))
 
     def delta(self, module: str) -> Delta | None:
         """The change of one module, None where it has none."""
         if self.adapter is not None:
             entry = next((e for e in self.adapter.entries if e.module == module), None)
-            return None if entry is None else self.adapter.delta(entry, self.base)
+            return None if entry is None else self.adapter.delta(entry, self.base, self._held)
         if self.after is not None and self.base is not None:
             return _change(self.base, self.after, module)
-        return next(self.deltas(), None)
+        raise ModelError(_NO_WEIGHTS.format(self.title))
+
+    def _held(self, weight: torch.Tensor) -> torch.Tensor:
+        """A base weight as training saw it."""
+        return weight if self.quantise is None else self.quantise(weight)[1]
 
     @property
     def has_weights(self) -> bool:
@@ -71,8 +80,7 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
     if path.exists():
         if not is_adapter(path):
             raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id")
-        adapter = Adapter(path, alpha)
-        return Learned(name, weights, adapter, notes=adapter.notes())
+        return _of_adapter(name, Adapter(path, alpha), weights)
     return _of_hub(name, weights, alpha)
 
 
@@ -97,9 +105,9 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
+    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if result.resolved else None
     if (folder / "adapter").is_dir():
-        adapter = Adapter(folder / "adapter", alpha)
-        return Learned(title, base, adapter, result, notes=adapter.notes())
+        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
     spectra = load_spectra(folder / "spectra.safetensors")
     return Learned(title, base, None, result, spectra, notes=("full fine-tuning keeps no weights: what is shown was computed when the cell ran",))
 
@@ -107,7 +115,17 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
     if base is None:
         raise ModelError(f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their difference can be taken")
-    return Learned(str(path), base, after=Weights(path))
+    after = Weights(path)
+    odd = _unlike(base, after)
+    told = f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}" if odd else ""
+    return Learned(str(path), base, notes=(told,) if told else (), after=after)
+
+
+def _unlike(before: Weights, after: Weights) -> list[str]:
+    """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or stacks of matrices."""
+    shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
+    found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
+    return [n for n, shape in shapes.items() if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)]
 
 
 def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
@@ -116,8 +134,18 @@ def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
         raise LorabenchError(f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names another place), and no hub id that can be reached")
     if not is_adapter(place):
         return _of_checkpoint(place, base)
-    adapter = Adapter(place, alpha)
-    return Learned(name, base, adapter, notes=adapter.notes())
+    return _of_adapter(name, Adapter(place, alpha), base)
+
+
+def _of_adapter(title: str, adapter: Adapter, base: Weights | None, result: CellResult | None = None, held: Quantise | None = None) -> Learned:
+    if base is not None and adapter.config.get("fan_in_fan_out"):
+        base.transposed = True  # a file of weights alone does not say so
+    notes = adapter.notes()
+    if adapter.is_dora and base is None:
+        notes += ("DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change",)
+    elif adapter.is_dora and result is None:
+        notes += ("DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised base, it is another one",)
+    return Learned(title, base, adapter, result, quantise=held, notes=notes)
 
 
 def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
@@ -129,19 +157,17 @@ def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
             found = True
             yield delta
     if not found:
-        raise ModelError(f"{after.place} and {before.place} share no weight matrix; they must be of one architecture")
+        raise ModelError(f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one architecture")
 
 
 def _change(before: Weights, after: Weights, module: str) -> Delta | None:
     name = after.find(module)
-    if name is None or len(after.shape(name)) != 2:
+    old_name = before.find(module)
+    if name is None or old_name is None or len(after.shape(name)) != 2 or before.shape(old_name) != after.shape(name):
         return None
     new, old = after.weight(module), before.weight(module)
     if new is None or old is None or not (new.is_floating_point() and old.is_floating_point()):
         return None
-    if new.shape != old.shape:
-        sizes = " and ".join(" x ".join(map(str, t.shape)) for t in (old, new))
-        raise ModelError(f"{module} is {sizes} in the two checkpoints; they must be of one architecture")
     where = "cuda" if torch.cuda.is_available() else "cpu"
     return of_weights(module, old.to(where), new.to(where))
 

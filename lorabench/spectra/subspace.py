@@ -9,9 +9,12 @@ what is written. Of independent uniform subspaces of an n-dimensional space max(
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lorabench.spectra.decompose import Decomposition
 
@@ -53,3 +56,21 @@ def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tup
     i, j = (min(r, MOST) for r in ranks)
     left, right = phi(one.u[:, :i], other.u[:, :j]), phi(one.v[:, :i], other.v[:, :j])
     return Similarity(module, left, right, one.u.shape[0], one.v.shape[0])
+
+
+def mean(found: Sequence[Similarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any direction."""
+    tables = [(getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in found]
+    rows, columns = (max((t.shape[i] for t, _ in tables), default=0) for i in (0, 1))
+    total, random, number = np.zeros((rows, columns)), np.zeros((rows, columns)), np.zeros((rows, columns))
+    i, j = np.indices((rows, columns)) + 1
+    for table, n in tables:
+        here = (i <= table.shape[0]) & (j <= table.shape[1])
+        total[: table.shape[0], : table.shape[1]] += table
+        random[here] += np.maximum(i, j)[here] / n
+        number += here
+    reached = number > 0
+    longest = (int(reached.any(axis=1).sum()), int(reached.any(axis=0).sum()))
+    kept = np.ix_(range(longest[0]), range(longest[1]))
+    with np.errstate(invalid="ignore"):
+        return (total / number)[kept], (random / number)[kept]

@@ -1,12 +1,14 @@
 """The nearest adapter of a lower rank, module by module, written as PEFT reads it.
 
 scaling * B @ A = U S V^T is cut to its first k terms (Eckart and Young 1936) and stored as B = U sqrt(S), A = sqrt(S) V^T with
-alpha = rank, so that every scaling is 1. Of DoRA the factors are cut and the magnitudes kept. Modules that get rank 0 are left out.
+alpha = rank, so that every scaling is 1. Of DoRA the factors are cut and the magnitudes kept: its energy is that of scaling * B @ A, and
+every module keeps a rank. Of others, modules that get rank 0 are left out.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.record.store import write_atomically
-from lorabench.spectra.adapter import CONFIG, FILES, Adapter, Entry
+from lorabench.spectra.adapter import CONFIG, FILES, Adapter, Entry, bias_module
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
 
 _PREFIX = "base_model.model."
@@ -31,6 +33,8 @@ class Cut:
     allotment: Allotment
     modules: int
     """of the adapter as it was"""
+    left_out: tuple[str, ...]
+    """other tensors of the file that a PEFT adapter has no place for"""
     before: int
     """parameters of its factors"""
     folder: Path
@@ -48,7 +52,9 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
         raise LorabenchError(f"rank {rank} leaves nothing; at least 1 is needed")
     if energy is not None and not 0 < energy <= 1:
         raise LorabenchError(f"energy {energy:g} is no share; more than 0 and at most 1 is needed, such as 0.95")
-    target = Path(folder)
+    if adapter.moves_base:
+        raise LorabenchError(f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)")
+    target, least = Path(folder), int(adapter.is_dora)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
     found = candidates(adapter)
@@ -56,13 +62,13 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
         raise LorabenchError(f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank")
     if rank is not None:
         level = uniform(found, rank)
-        cut = by_energy(found, level.parameters) if per_module else level
+        cut = by_energy(found, level.parameters, least) if per_module else level
     else:
         assert energy is not None
-        cut = least_by_energy(found, energy) if per_module else least_uniform(found, energy)
-    before = sum(c.cost * len(c.values) for c in found.values())
-    _write(adapter, cut.ranks, target)
-    return Cut(cut, len(found), before, target)
+        cut = least_by_energy(found, energy, least) if per_module else least_uniform(found, energy)
+    before = sum(math.prod(adapter.file.shape(name)) for e in adapter.entries for name in (e.a, e.b))
+    left_out = _write(adapter, cut.ranks, target)
+    return Cut(cut, len(found), left_out, before, target)
 
 
 def candidates(adapter: Adapter) -> dict[str, Candidate]:
@@ -71,20 +77,29 @@ def candidates(adapter: Adapter) -> dict[str, Candidate]:
     return {d.module: Candidate(d.singular_values().numpy(), d.in_features + d.out_features) for d in products}
 
 
-def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> None:
+def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
     own = {name for e in adapter.entries for name in (e.a, e.b, e.magnitude) if name}
-    tensors = {_named(n): adapter.file.tensor(n).contiguous() for n in adapter.file.names() if n not in own}
+    others = [n for n in adapter.file.names() if n not in own]
+    # without a configuration only whole parts beside the adapted ones (a classifier) are known to be trained along
+    trunk = {e.module.split(".")[0] for e in adapter.entries}
+    left_out = tuple(n for n in others if not adapter.config and _named(n).removeprefix(_PREFIX).split(".")[0] in trunk)
+    tensors = {}
+    for name in others:
+        module = bias_module(name)
+        if name not in left_out and (module is None or ranks.get(module)):
+            scale = 1.0 if module is None else adapter.factors(next(e for e in adapter.entries if e.module == module))[2]
+            tensors[_named(name)] = (scale * adapter.file.tensor(name)).contiguous() if module else adapter.file.tensor(name).clone()
     for entry in adapter.entries:
-        rank = ranks[entry.module]
-        if rank:
+        if rank := ranks[entry.module]:
             tensors |= _cut(adapter, entry, rank)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
     except (OSError, SafetensorError) as e:
         raise ModelError(f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR") from None
-    rest = sorted({n.removeprefix(_PREFIX).split(".")[0] for n in tensors if n.startswith(_PREFIX) and ".lora_" not in n and n.rpartition(".")[2] in ("weight", "bias")})
+    rest = sorted({n.removeprefix(_PREFIX).split(".")[0] for n in tensors if ".lora_" not in n})
     write_atomically(folder / CONFIG, json.dumps(_config(adapter, ranks, rest), indent=2) + "\n")
+    return left_out
 
 
 def _cut(adapter: Adapter, entry: Entry, rank: int) -> dict[str, torch.Tensor]:

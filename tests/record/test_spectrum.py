@@ -24,6 +24,7 @@ from lorabench.record.spectrum import (
     nuclear_rank,
     participation_ratio,
     place,
+    places,
     save_spectra,
     stable_rank,
 )
@@ -114,6 +115,17 @@ def test_values_that_are_not_listed_count_in_norm_stable_rank_and_k(values, list
 )
 def test_place(module, layer, kind):
     assert place(module) == (layer, kind)
+
+
+def test_where_layers_stand_in_two_places_the_type_says_which():
+    names = ["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.0.SelfAttention.q", "lm_head"]
+    assert places(names) == {names[0]: (0, "encoder.block.layer.0.SelfAttention.q"), names[1]: (0, "decoder.block.layer.0.SelfAttention.q"), "lm_head": (None, "lm_head")}
+    assert places(names[:1]) == {names[0]: place(names[0])}
+
+
+def test_a_change_within_rounding_is_zero_by_every_measure():
+    s = Spectrum("m", np.array([1e-9, 5e-10]), 4, 4, 4, noise=1e-8)
+    assert s.numerical_rank == s.stable_rank == s.entropy_rank == s.participation_ratio == s.energy_rank(0.9) == 0
 
 
 def test_names_are_sorted_as_a_model_has_them():

@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from lorabench.errors import ModelError
 from lorabench.spectra.adapter import Adapter
+from lorabench.spectra.analyse import analyse
 from lorabench.spectra.files import TensorFile, Weights
+from lorabench.spectra.source import open_learned
+from tests.engine.conftest import small_model
 from tests.spectra.conftest import dense_changes, peft_adapter
 
 
@@ -162,6 +165,7 @@ def planted(**tensors):
         (planted(x__lora_A__weight=torch.ones(4), x__lora_B__weight=torch.ones(8, 4)), "a matrix of floating-point numbers is needed"),
         (planted(x__lora_A__weight=torch.ones(4, 8, dtype=torch.int32), x__lora_B__weight=torch.ones(8, 4)), "of int32; a matrix of floating-point"),
         (planted(x__lora_A__weight=torch.full((4, 8), float("nan")), x__lora_B__weight=torch.ones(8, 4)), "not finite; the training diverged"),
+        (planted(x__lora_A=torch.ones(4, 8), x__lora_B=torch.ones(8, 4), x__lora_E=torch.ones(4, 1)), "is an AdaLoRA adapter"),
         (planted(x__weight=torch.ones(4, 8)), "holds no LoRA factors (its tensors: x.weight"),
         (planted(x__lora_A__one__weight=torch.ones(4, 8), x__lora_B__two__weight=torch.ones(8, 4)), "holds several adapters (one, two)"),
     ],
@@ -180,7 +184,12 @@ def test_wrong_shapes_and_contents_are_one_sentence(state, words, tmp_path):
         ("[]", "is no PEFT configuration"),
         ('{"peft_type": "IA3"}', "the adapter's type is IA3"),
         ('{"r": 8, "lora_alpha": "much"}', "lora_alpha is 'much'; a positive number is needed"),
-        ('{"r": 16, "lora_alpha": 8}', "has rank 4, adapter_config.json says r = 16"),
+        ('{"r": 16, "lora_alpha": 8}', "has rank 4, adapter_config.json says 16"),
+        ('{"r": 4, "rank_pattern": {"q_proj": 3}}', "has rank 4, adapter_config.json says 3"),
+        ('{"r": 4, "lora_alpha": 0}', "lora_alpha is 0; a positive number is needed"),
+        ('{"r": 4, "lora_alpha": NaN}', "lora_alpha is nan; a positive number is needed"),
+        ('{"r": 4, "lora_alpha": 1e400}', "lora_alpha is inf; a positive number is needed"),
+        ('{"r": 4, "target_parameters": ["experts"]}', "stacks of matrices that share their factors"),
         ('{"r": 4, "alpha_pattern": {"q": null}}', "alpha_pattern of q is None"),
         ('{"r": 4, "alpha_pattern": [1]}', "a mapping of module names to numbers is needed"),
     ],
@@ -211,6 +220,32 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         TensorFile(tmp_path / "c.bin").names()
     with pytest.raises(ModelError, match="holds no weights"):
         Weights(tmp_path)
+
+
+def test_a_dora_embedding_is_its_product_and_a_wrong_magnitude_is_told(tmp_path):
+    _, _, folder = peft_adapter(tmp_path / "a", use_dora=True)
+    (tmp_path / "base").mkdir()
+    small_model("llama").save_pretrained(tmp_path / "base")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(n for n in tensors if "magnitude" in n)
+    for bad in (torch.ones(3), torch.full_like(tensors[name], float("inf"))):
+        save_file({**tensors, name: bad}, folder / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match="finite magnitudes are needed"):
+            list(Adapter(folder).deltas(Weights(tmp_path / "base")))
+
+
+def test_an_embeddings_change_lies_beside_its_weight(tmp_path):
+    base, model, folder = peft_adapter(tmp_path / "a", target_modules=["embed_tokens", "q_proj"])
+    (tmp_path / "base").mkdir()
+    small_model("llama").save_pretrained(tmp_path / "base")
+    found = {s.module: s for s in analyse(open_learned(str(folder), base=str(tmp_path / "base")))}
+    embedded = found["model.embed_tokens"]
+    delta = next(m for n, m in model.named_modules() if n.endswith("embed_tokens")).get_delta_weight("default").detach().double()
+    weight = small_model("llama").model.embed_tokens.weight.detach().double()
+    assert embedded.relative_norm == pytest.approx(float(delta.norm() / weight.norm()), rel=1e-5)
+    u, _, vh = torch.linalg.svd(delta, full_matrices=False)
+    assert embedded.alignment.projected_norm == pytest.approx(float((u[:, :4].T @ weight @ vh[:4].T).norm()), rel=1e-3)
+    del base
 
 
 def test_peft_finds_the_same_pattern(tmp_path):

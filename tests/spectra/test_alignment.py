@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lorabench.spectra.alignment import align, intruders, leading_values, repair
 from lorabench.spectra.decompose import decompose_dense, decompose_factors
 from lorabench.spectra.delta import of_factors, of_weights
-from lorabench.spectra.subspace import phi, similarity
+from lorabench.spectra.subspace import mean, phi, similarity
 
 
 def generator(seed=0):
@@ -112,8 +112,10 @@ def test_no_change_of_that_rank_repairs_more_than_the_best(seed, rank):
 
 def test_first_values_beyond_exact_are_near(monkeypatch):
     monkeypatch.setattr("lorabench.spectra.alignment.EXACT", 16)
-    matrix = gaussian(80, 60)
-    torch.testing.assert_close(leading_values(matrix, 4), torch.linalg.svdvals(matrix)[:4], rtol=1e-2, atol=0)
+    matrix = gaussian(1536, 1200)
+    exact = torch.linalg.eigvalsh(matrix.T @ matrix).flip(0).sqrt()
+    for rank in (1, 8, 64):
+        torch.testing.assert_close(leading_values(matrix, rank), exact[:rank], rtol=1e-2, atol=0)
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(4, 40), i=st.integers(1, 4), j=st.integers(1, 4))
@@ -164,6 +166,18 @@ def test_similarity_knows_no_rotation_of_the_factors(seed):
         turned = similarity("m", decompose_factors(m @ a, b @ inverse, 1.0), other, (4, 4))
         torch.testing.assert_close(turned.left, plain.left, rtol=0, atol=1e-6)
         torch.testing.assert_close(turned.right, plain.right, rtol=0, atol=1e-6)
+
+
+def test_means_over_modules_of_several_ranks_leave_none_out():
+    wide = similarity("a", decompose_factors(*factors(4, 1), 1.0), decompose_factors(*factors(4, 5), 1.0), (4, 4))
+    narrow = similarity("b", decompose_factors(*factors(1, 2), 1.0), decompose_factors(*factors(1, 6), 1.0), (1, 1))
+    zero = similarity("c", decompose_factors(*factors(1, 2), 1.0), decompose_factors(*factors(1, 6), 1.0), (0, 1))
+    table, random = mean([wide, narrow, zero], "right")
+    assert table.shape == (4, 4)
+    assert table[0, 0] == pytest.approx((float(wide.right[0, 0]) + float(narrow.right[0, 0])) / 2)
+    assert table[3, 3] == pytest.approx(float(wide.right[3, 3]))
+    assert random[3, 1] == pytest.approx(4 / 40)
+    assert mean([zero], "left")[0].size == 0
 
 
 def test_a_zero_change_is_like_nothing():

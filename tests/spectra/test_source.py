@@ -26,17 +26,12 @@ def ran(tmp_path, *settings):
     return store.put(run_cell(cell, folder))
 
 
-@pytest.mark.parametrize("settings", [(), ("method.name=dora",), ("method.name=pissa",), ("quantization=nf4", "quantization.double_quant=true")])
+@pytest.mark.parametrize("settings", [(), ("method.name=dora",), ("method.name=pissa",), ("method.name=dora", "quantization=nf4"), ("quantization=nf4", "quantization.double_quant=true")])
 def test_a_cells_folder_gives_what_was_stored_when_it_ran(settings, tmp_path):
     folder = ran(tmp_path, *settings)
     learned = open_learned(str(folder))
-    quantise = None
-    if "quantization=nf4" in settings:
-        from lorabench.engine.learned import quantiser
-
-        quantise = quantiser(learned.result.cell)
     stored = {s.module: s for s in load_spectra(folder / "spectra.safetensors")}
-    found = {s.module: s for s in analyse(learned, quantise)}
+    found = {s.module: s for s in analyse(learned)}
     assert set(found) == set(stored)
     for name, s in found.items():
         n = 4 if "method.name=dora" not in settings else len(s.singular_values)
@@ -154,5 +149,25 @@ def test_checkpoints_of_two_architectures_are_told(tmp_path):
     small_model("gpt2").save_pretrained(tmp_path / "gpt2")
     with pytest.raises(LorabenchError, match="share no weight matrix"):
         list(analyse(open_learned(str(tmp_path / "llama"), base=str(tmp_path / "gpt2"))))
-    with pytest.raises(LorabenchError, match="in the two checkpoints; they must be of one architecture"):
+    with pytest.raises(LorabenchError, match="share no weight matrix"):
         list(analyse(open_learned(str(tmp_path / "llama"), base="lorabench/tiny-300k")))
+
+
+def test_a_resized_embedding_is_left_out_and_told(tmp_path):
+    model = small_model("llama")
+    model.save_pretrained(tmp_path / "before")
+    model.resize_token_embeddings(66)
+    model.save_pretrained(tmp_path / "after")
+    learned = open_learned(str(tmp_path / "after"), base=str(tmp_path / "before"))
+    assert "left out: 2 weights" in learned.notes[0]
+    assert len(list(analyse(learned))) == 14
+
+
+def test_values_that_are_not_finite_are_one_sentence(tmp_path):
+    before, after, _ = checkpoints(tmp_path)
+    tensors = load_file(after / "model.safetensors")
+    name = next(n for n in tensors if n.endswith("up_proj.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, after / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LorabenchError, match="not finite; the checkpoint is damaged"):
+        list(analyse(open_learned(str(after), base=str(before))))

@@ -125,6 +125,41 @@ def test_the_papers_own_adapter_becomes_a_peft_adapter(real, tmp_path):
     torch.testing.assert_close(found, logits(by_hand), rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_whose_start_moved_its_base_is_refused(tmp_path):
+    _, _, folder = adapter_of(tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
+    with pytest.raises(LorabenchError, match="starts from pissa, which changed its base"):
+        truncate(Adapter(folder), tmp_path / "cut", rank=2)
+
+
+def test_dora_keeps_a_rank_and_its_magnitude_in_every_module(tmp_path):
+    _, model, folder = adapter_of(tmp_path / "a", use_dora=True)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({k: v * (1e-4 if "v_proj.lora_B" in k else 1.0) for k, v in tensors.items()}, folder / "adapter_model.safetensors")
+    for asked in ({"energy": 0.999}, {"rank": 1}):
+        made = truncate(Adapter(folder), tmp_path / f"cut{len(asked)}{next(iter(asked))}", per_module=True, **asked)
+        assert min(made.allotment.ranks.values()) >= 1
+        assert sum("magnitude" in k for k in load_file(made.folder / "adapter_model.safetensors")) == 14
+    del model
+
+
+def test_biases_of_b_keep_their_part_of_the_output(tmp_path):
+    _, _, folder = adapter_of(tmp_path / "a", lora_bias=True)
+    truncate(Adapter(folder), tmp_path / "cut", rank=4)
+    torch.testing.assert_close(logits(loaded("llama", tmp_path / "cut")), logits(loaded("llama", folder)), rtol=1e-4, atol=1e-4)
+
+
+def test_biases_of_a_file_without_configuration_are_left_out_and_told(tmp_path):
+    torch.save({"h.0.q.lora_A": torch.ones(2, 8), "h.0.q.lora_B": torch.ones(8, 2), "h.0.q.bias": torch.ones(8), "score.weight": torch.ones(2, 8)}, tmp_path / "a.bin")
+    made = truncate(Adapter(tmp_path / "a.bin"), tmp_path / "cut", rank=1)
+    assert made.left_out == ("h.0.q.bias",)
+    assert made.before == 32
+    assert json.loads((tmp_path / "cut" / "adapter_config.json").read_text())["modules_to_save"] == ["score"]
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
