@@ -1,6 +1,8 @@
-"""Settings of all tests: no network, and few threads on a machine that runs several things."""
+"""Settings of all tests: no network, nothing compiled, and one thread each that waits asleep, on a machine that runs several things."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name, value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE"), ("TORCHDYNAMO_DISABLE", "1")):
+    os.environ.setdefault(name, value)
