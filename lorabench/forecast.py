@@ -99,7 +99,8 @@ def _verdict(made: Estimate, card: Gpu) -> str:
     if made.peak_bytes <= card.memory_bytes:
         return f"may not fit on {room}: the high end is above it"
     other = f"; batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
-    return f"does not fit on {room}{other}"
+    shorter = f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this batch size would" if made.largest_sequence_length else ""
+    return f"does not fit on {room}{other}{shorter}"
 
 
 def plan(source: Any, gpu: str, as_json: bool) -> str:
@@ -115,7 +116,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
 
     calibration = calibrate(card)
     rows = plan_conditions(conditions(study, source), card, calibration)
-    words = [_condition_words(r) for r in rows]
+    words = [_condition_words(r, apart) for r, apart in zip(rows, _apart(rows), strict=True)]
     told = {True: "fits", None: "may not fit", False: "does not fit"}
     if as_json:
         plain = [
@@ -124,13 +125,14 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
                 "seeds": len(study.seeds),
                 "trainable_parameters": row.step.trainable_parameters if row.step else 0,
                 "peak_bytes": row.peak_bytes,
+                "low_bytes": row.low_bytes,
                 "high_bytes": row.high_bytes,
-                "fits": told[row.fits(card)],
+                "fits": told[row.fits(card)] if row.step else None,
                 "seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
             }
             for word, row in zip(words, rows, strict=True)
         ]
-        return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "time": _basis(calibration, card), "conditions": plain}, indent=2)
+        return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "time": _basis(calibration, card).removeprefix("time: "), "conditions": plain}, indent=2)
     lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed")]
     for word, row in zip(words, rows, strict=True):
         if row.step is None or row.peak_bytes is None or row.high_bytes is None:
@@ -138,19 +140,19 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
             continue
         time = f"{seconds(row.seconds.least)} to {seconds(row.seconds.most)}" if row.seconds else DASH
         lines.append((word, count(row.step.trainable_parameters), size(row.peak_bytes), size(row.high_bytes), told[row.fits(card)], time))
-    timed = [r.seconds for r in rows if r.seconds]
+    timed = [r.seconds for r in rows if r.seconds and r.fits(card) is not False]
     n = len(study.seeds)
-    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}" if timed else ""
-    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), "memory and time are predicted, none is measured"])
+    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}{', without what does not fit' if any(r.fits(card) is False for r in rows) else ''}" if timed else ""
+    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
 
 
 def _basis(calibration: Calibration | None, card: Gpu) -> str:
     if calibration is not None:
-        worst = f"{100 * calibration.spread:.0f} %"
-        return f"time: fitted to {plural(calibration.conditions, 'stored condition')} of reports/ that ran on {card.name}, within {worst}"
+        worst = f"{100 * calibration.spread:.0f} %" if calibration.spread < 1 else f"a factor of {1 + calibration.spread:.1f}"
+        return f"time: fitted to {plural(calibration.conditions, 'stored condition')} of reports/ and runs/ that ran on {card.name}, within {worst}"
     if card.bandwidth is None:
-        return f"time: not known; reports/ holds no cell that ran on {card.name}" + ("" if card.kind == "cpu" else ", and a size alone has no rates")
-    return f"time: a roofline of {card.name}'s data sheet; reports/ holds no cell that ran on one"
+        return f"time: not known; reports/ and runs/ hold no cell that ran on {card.name}" + ("" if card.kind == "cpu" else ", and a size alone has no rates")
+    return f"time: a roofline of {card.name}'s data sheet; reports/ and runs/ hold no cell that ran on one"
 
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
@@ -181,10 +183,24 @@ def paper(source: Source) -> Table:
     return paper_table(declared, reproduce(declared))
 
 
-def _condition_words(row: Row) -> str:
+def _apart(rows: Sequence[Row]) -> list[str]:
+    """What tells conditions apart beside method, rank and quantization: "batch_size=4 checkpointing"."""
+    from lorabench.spec.paths import model_label
+
+    plain = [r.condition.model_dump(mode="json") for r in rows]
+    flat = [
+        {"model": model_label(p["model"]["name"]), **{k: v for k, v in p["training"].items() if k != "steps" or p["training"]["steps"]}, **{k: p["method"][k] for k in ("target_modules",)}}
+        for p in plain
+    ]
+    trained = [f for f, r in zip(flat, rows, strict=True) if r.step is not None]
+    varied = [k for k in flat[0] if len({str(f[k]) for f in trained if k in f}) > 1]
+    return [" ".join(f"{k}={f[k]}" for k in varied if f.get(k) is not None) if r.step is not None else "" for f, r in zip(flat, rows, strict=True)]
+
+
+def _condition_words(row: Row, apart: str = "") -> str:
     method, quantization = row.condition.method, row.condition.quantization
     rank = f" r={method.rank}" if method.rank is not None else ""
-    return f"{method.name}{rank}" + (f" {quantization.name}" if quantization.name != "none" else "") + (" dq" if quantization.double_quant else "")
+    return f"{method.name}{rank}" + (f" {quantization.name}" if quantization.name != "none" else "") + (" dq" if quantization.double_quant else "") + (f" {apart}" if apart else "")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -70,7 +70,7 @@ def test_importing_it_leaves_torch_alone(module):
 @pytest.mark.parametrize(
     ("kind", "needs"),
     [
-        ("methods", {"FIELDS", "TRAINS", "TRAINS_BASE", "UNQUANTIZED_ONLY", "attach"}),
+        ("methods", {"FIELDS", "TRAINS", "TRAINS_BASE", "SAVED_RANKS", "UNQUANTIZED_ONLY", "attach"}),
         ("quantizations", {"DOUBLE_QUANT", "config", "roundtrip"}),
         ("tasks", {"Options", "PATH_FIELDS", "fingerprint", "load"}),
         ("executors", {"open_slot"}),

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from lorabench import plugins
@@ -151,7 +152,7 @@ def _explained(model: ModelSpec) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as e:
+    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None

@@ -3,13 +3,12 @@
     seconds of a step = a * flops + b * bytes moved + c * kernels        a, b, c >= 0
 
 by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that ran on the same
-device. The range is the worst relative residual, and not less than SPREAD: a prediction, never a measurement.
+device. The range is the worst factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
 """
 
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from lorabench.memory.setting import Setting, setting_of
 from lorabench.memory.step import Step
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
-from lorabench.spec.gpus import Gpu
+from lorabench.spec.gpus import Gpu, cards_named
 
 SPREAD = 0.10  # of a step's time: two runs of one cell on a quiet machine differ by as much
 SPREAD_OF_FEW = 0.30
@@ -41,7 +40,7 @@ class Calibration:
     costs: tuple[float, float, float]
     """of a flop, a byte moved, a kernel"""
     spread: float
-    """worst relative residual, SPREAD at least"""
+    """worst factor between fitted and measured time, less 1; SPREAD at least"""
     conditions: int
     least_flops: int
     most_flops: int
@@ -54,9 +53,10 @@ class Calibration:
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
 
 
-def calibrate(card: Gpu, folder: str | Path = "reports") -> Calibration | None:
-    """From all results directories within a folder; None where no cell ran on this card (for the CPU: on a machine like this one)."""
-    return fit(measured_steps(_results(Path(folder)), card))
+def calibrate(card: Gpu, *folders: str | Path) -> Calibration | None:
+    """From all results directories within the folders, reports/ and runs/ where none is named; None where no cell ran on this card (for the CPU: on a machine like this one)."""
+    found = [r for folder in folders or ("reports", "runs") for r in _results(Path(folder))]
+    return fit(measured_steps(found, card))
 
 
 def measured_steps(results: Iterable[CellResult], card: Gpu) -> dict[Setting, list[float]]:
@@ -92,20 +92,21 @@ def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
     scale = work.max(axis=0)  # flops are 1e12 times kernels
     costs, _ = nnls(work / scale / times[:, None], np.ones(len(times)))
     costs = costs / scale
-    residual = float(np.abs(work @ costs / times - 1).max())
-    spread = max(residual, SPREAD if len(rows) >= FEW else SPREAD_OF_FEW)
+    fitted = work @ costs
+    if fitted.min() <= 0:
+        return None
+    off = float(np.maximum(fitted / times, times / fitted).max()) - 1  # so that the range around each fitted time holds the measured one
+    spread = max(off, SPREAD if len(rows) >= FEW else SPREAD_OF_FEW)
     return Calibration((costs[0], costs[1], costs[2]), spread, len(rows), int(work[:, 0].min()), int(work[:, 0].max()))
 
 
 def is_on(card: Gpu, environment: Environment | None) -> bool:
-    """Whether an environment is a card's: its name, or one of its aliases, word by word in the device's; for the CPU this machine's platform and threads."""
+    """Whether an environment is a card's: the card is one that the device's name may mean; for the CPU this machine's platform and threads."""
     if environment is None:
         return False
     if card.kind == "cpu":
         return environment.device == "cpu" and environment.platform == platform.platform() and environment.cores == torch.get_num_threads()
-    words = re.findall(r"[a-z0-9]+", environment.device.lower())
-    known = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-    return any(all(part in known for part in re.findall(r"[a-z0-9]+", name.lower())) for name in (card.name, *card.aliases))
+    return card in cards_named(environment.device)
 
 
 def _work(step: Step) -> tuple[float, float, float]:

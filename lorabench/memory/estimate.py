@@ -44,6 +44,7 @@ class Estimate:
 
 def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None) -> Estimate:
     """Predicts a setting's memory, and with a GPU what fits on it."""
+    setting = on_card(setting, gpu)
     known = Reuse()
     known.extend(setting)
     step = known.step(setting)
@@ -66,6 +67,13 @@ def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = N
     )
 
 
+def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
+    """The setting as the engine resolves it on a card: mixed precision needs bfloat16, which older cards do not compute in."""
+    if gpu is None or gpu.bf16 or setting.training.autocast != "auto":
+        return setting
+    return replace(setting, training=setting.training.model_copy(update={"autocast": "none"}))
+
+
 def with_framework(step: Step, setting: Setting) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
@@ -76,8 +84,9 @@ def with_framework(step: Step, setting: Setting) -> dict[str, int]:
 def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_known: int) -> int:
     """The largest n with height(n) <= limit, 0 where there is none.
 
-    height is a maximum of straight lines with positive ends, up to rounding, so it is convex: a chord tells where it is at least from
-    there on. Three or four looks find the end, each of which costs a trace.
+    height grows with n. Where it is a straight line, three or four looks find the end, each of which costs a trace: a chord tells where it
+    is at least from there on. Where it bends (an attention matrix grows with the square of the length), a chord goes too far each time; a
+    look that has not halved the interval is therefore followed by one at its middle.
     """
     seen = {known: at_known}
 
@@ -90,6 +99,7 @@ def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_
         return 0
     if fits(known):
         fits(min(most, max(known + 1, known * limit // at_known)))
+    before = None
     while True:
         low = max(n for n, h in seen.items() if h <= limit)
         if low >= most:
@@ -103,4 +113,6 @@ def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_
         room = (limit - seen[low]) / slope if slope > 0 else float(low)
         if high - low <= 1 or (below and slope > 0 and room < 1 - SURE):
             return low
-        fits(min(max(low + int(room), low + 1), high - 1, most))
+        slow = before is not None and 2 * (high - low) > before
+        before = high - low
+        fits((low + high) // 2 if slow else min(max(low + int(room), low + 1), high - 1, most))

@@ -3,8 +3,10 @@
     least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)     everything overlaps, at the card's full rates
     most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
 
-(Williams et al. 2009, CACM 52.4.) Flops and bytes are those of the traced step, recomputation and dequantised
-copies included. Where cells have run on the card, `calibration` tells the time from them instead.
+(Williams et al. 2009, CACM 52.4.) The rate is that of the bfloat16 tensor cores for half precision, and of plain float32 (no TF32,
+PyTorch's default) otherwise and on cards without bfloat16, whose float16 tensor cores the engine does not use. Flops and bytes are
+those of the traced step, recomputation and dequantised copies included. Where cells have run on the card, `calibration` tells the
+time from them instead.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ class Seconds:
         return Seconds(self.least * n, self.most * n)
 
 
-def step_seconds(step: Step, gpu: Gpu) -> Seconds | None:
-    """The time of one traced step; None where the card's rates are not known."""
-    if gpu.bandwidth is None or gpu.bf16_flops is None:
+def step_seconds(step: Step, gpu: Gpu, half: bool = True) -> Seconds | None:
+    """The time of one traced step, its arithmetic in half precision or in float32; None where the card's rates are not known."""
+    rate = gpu.bf16_flops if half and gpu.bf16 else gpu.fp32_flops
+    if gpu.bandwidth is None or rate is None:
         return None
-    compute, memory = step.flops / gpu.bf16_flops, step.moved_bytes / gpu.bandwidth
+    compute, memory = step.flops / rate, step.moved_bytes / gpu.bandwidth
     least = max(compute, memory, step.kernels * LAUNCH)
     return Seconds(least, compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH)

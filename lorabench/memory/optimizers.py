@@ -3,7 +3,7 @@
 torch's fused AdamW keeps two tensors like the parameter and a float32 step count. bitsandbytes' 8-bit AdamW keeps
 two bytes a parameter and two float32 constants a block of 256, and plain float32 for tensors below 4,096 entries (Dettmers
 et al. 2022, arXiv:2110.02861). Paged state of tensors from 100,000 entries on is managed memory, which lives on
-the host where the device is full and is no part of the allocator's peak.
+the host where the device is full and is no part of the allocator's peak; its block constants are never paged.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
     found: list[torch.Tensor] = []
     for parameter in parameters:
         n = parameter.numel()
-        if kind.startswith("paged") and n >= SMALLEST_PAGED:
-            continue
+        paged = kind.startswith("paged") and n >= SMALLEST_PAGED
         if kind.endswith("8bit") and n >= SMALLEST_8BIT:
-            found += [torch.empty(n, dtype=torch.uint8, device="meta") for _ in range(2)]
+            if not paged:
+                found += [torch.empty(n, dtype=torch.uint8, device="meta") for _ in range(2)]
             found += [torch.empty(-(-n // BLOCK), dtype=torch.float32, device="meta") for _ in range(2)]
+        elif paged:
+            continue
         elif kind == "adamw":
             found += [torch.empty_like(parameter) for _ in range(2)]
             found.append(torch.empty((), dtype=torch.float32, device="meta"))

@@ -27,6 +27,8 @@ class Count:
     rank: int
     trainable_parameters: int
     base_parameters: int
+    saved_ranks: int = 1
+    """how many times its rank an adapter is saved with: twice of pissa, whose start is taken off"""
 
     @property
     def trainable_percent(self) -> float:
@@ -35,7 +37,7 @@ class Count:
 
     def adapter_bytes(self, bytes_each: int = 4) -> int:
         """Size of the adapter: PEFT saves float32, the papers count 2 bytes each."""
-        return bytes_each * self.trainable_parameters
+        return bytes_each * self.saved_ranks * self.trainable_parameters
 
 
 def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora") -> tuple[Count, ...]:
@@ -52,8 +54,9 @@ def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str
     for rank in ranks:
         if not 1 <= rank <= smallest:
             raise LorabenchError(f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to {smallest}")
+    saved = plugins.load("methods", method).SAVED_RANKS
     extra = sum(n_out for _, n_out in sides) if method == "dora" else 0
-    return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base) for rank in ranks)
+    return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base, saved) for rank in ranks)
 
 
 def any_model(config: Any, trust_remote_code: bool = False) -> Any:

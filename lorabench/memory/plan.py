@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from lorabench import plugins
 from lorabench.memory.calibration import Calibration
-from lorabench.memory.estimate import HIGH, LOW, with_framework
+from lorabench.memory.estimate import HIGH, LOW, on_card, with_framework
 from lorabench.memory.hardware import Seconds, step_seconds
 from lorabench.memory.request import check
 from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import setting_of
-from lorabench.memory.step import Step
+from lorabench.memory.step import Step, in_half
 from lorabench.spec.gpus import Gpu
 from lorabench.spec.study import Condition
 
@@ -30,15 +30,17 @@ class Row:
     """training of one seed"""
 
     def fits(self, gpu: Gpu) -> bool | None:
-        """Whether the high end fits; None where only the low end does."""
-        if self.high_bytes is None or self.low_bytes is None or self.high_bytes <= gpu.memory_bytes:
+        """Whether the high end fits; None where only the low end does, and where nothing is trained."""
+        if self.high_bytes is None or self.low_bytes is None:
+            return None
+        if self.high_bytes <= gpu.memory_bytes:
             return True
         return None if self.low_bytes <= gpu.memory_bytes else False
 
 
 def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None) -> tuple[Row, ...]:
     """A row per condition; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
-    settings = [setting_of(c, gpu.kind) if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
+    settings = [on_card(setting_of(c, gpu.kind), gpu) if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
     wanted = list(dict.fromkeys(s for s in settings if s is not None))
     for asked in wanted:
         check(asked)
@@ -52,7 +54,7 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
-        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu)
+        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu, half=in_half(setting))
         times = condition.training.steps * condition.training.gradient_accumulation
         rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
     return tuple(rows)

@@ -13,6 +13,7 @@ from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
 from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
+from lorabench.spec.architectures import find_architecture
 from lorabench.spec.explain import sentence
 from lorabench.spec.study import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
@@ -32,7 +33,8 @@ def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
         asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
-    setting = Setting(asked.model, asked.quantization, used(asked.method), asked.training, device)
+    kind = asked.quantization if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT else asked.quantization.model_copy(update={"double_quant": False})
+    setting = Setting(asked.model, kind, used(asked.method), asked.training, device)
     check(setting)
     return setting
 
@@ -58,6 +60,13 @@ def check(setting: Setting) -> None:
         raise LorabenchError(f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants")
     if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
         raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {setting.quantization.name}: {method.UNQUANTIZED_ONLY}")
+    if method.TRAINS_BASE and setting.model.dtype == "float16":
+        raise LorabenchError(f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16")
+    if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
+        raise LorabenchError(f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed on a CPU: adamw, adamw-8bit, sgd")
+    preset = find_architecture(setting.model.name)
+    if preset is not None and preset.parameters_only:
+        raise LorabenchError(f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be predicted: it is no causal language model that transformers builds, or is known by its sizes alone")
     config = configuration(setting.model)
     positions = positions_of(config)
     if positions and setting.training.sequence_length > positions:

@@ -7,6 +7,7 @@ would make are put in their place by shape. PEFT attaches the method as it does 
 from __future__ import annotations
 
 import copy
+import difflib
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_config, quiet
 from lorabench.errors import ModelError
 from lorabench.memory.setting import Setting
-from lorabench.spec.architectures import find_architecture
+from lorabench.spec.architectures import architectures, find_architecture
+from lorabench.spec.paths import model_directory
 from lorabench.spec.study import ModelSpec, QuantizationSpec
 
 BLOCK_4BIT = 64
@@ -27,11 +29,25 @@ def configuration(model: ModelSpec) -> Any:
     """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id itself."""
     preset = find_architecture(model.name)
     if preset is None:
-        return load_config(model)
+        _check_name(model)
+        config = load_config(model)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+        if layers is not None and layers < 1:
+            raise ModelError(f"{model.name} has {layers} layers by its configuration; at least 1 is needed")
+        return config
     from transformers import AutoConfig
 
     fields = dict(preset.config)
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+def _check_name(model: ModelSpec) -> None:
+    """ModelError with the nearest preset where a name that is no path and no hub id is close to one."""
+    if "/" in model.name or model_directory(model.name) is not None:
+        return
+    near = difflib.get_close_matches(model.name, architectures(), n=1, cutoff=0.8)
+    if near:
+        raise ModelError(f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name")
 
 
 def with_layers(config: Any, layers: int) -> Any:

@@ -13,6 +13,7 @@ traced with whole periods of the pattern (and what is left over), and traced who
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -22,10 +23,11 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.model import FLOAT32_BELOW
+from lorabench.errors import ModelError
 from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import adapted, build, configuration, with_layers
-from lorabench.memory.trace import Trace, trace
+from lorabench.memory.trace import Trace, layers_of, trace
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,14 @@ def course(setting: Setting, *, whole: bool = False) -> Course:
     declared = setting.quantization.compute_dtype
     compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
 
+    saved = plugins.load("methods", setting.method.name).SAVED_RANKS
+
     def of(count: int) -> Course:
-        return _as_course(trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast))
+        try:
+            return _as_course(trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast), saved)
+        except (AttributeError, TypeError, RuntimeError, NotImplementedError, KeyError, IndexError, AssertionError) as e:
+            reason = " ".join(str(e).split())[:160] or type(e).__name__
+            raise ModelError(f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet") from e
 
     if whole or period is None or layers < 4 * period:
         return of(layers)
@@ -120,10 +128,17 @@ def summed(course: Course) -> Step:
 
 def pattern(config: Any) -> int | None:
     """After how many layers the kinds of layers repeat; None where they do not."""
-    kinds = getattr(config, "layer_types", None)
+    kinds = list(getattr(config, "layer_types", None) or [])
+    if any("expert" in name for name in vars(config)):  # which layers have experts is told in a different field by each architecture
+        kinds = list(zip(kinds or itertools.repeat(None), layer_kinds(config), strict=False))
     if not kinds:
         return 1
     return next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
+
+
+def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
+    """What each layer of a model is made of: names and shapes of its parameters."""
+    return [tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))]
 
 
 def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
@@ -144,9 +159,14 @@ def resolve_autocast(setting: Setting) -> torch.dtype | None:
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and setting.device == "cuda") else None
 
 
-def _as_course(seen: Trace) -> Course:
+def in_half(setting: Setting) -> bool:
+    """Whether the products are taken in 16 bits: under mixed precision, or with weights of 16 bits."""
+    return resolve_autocast(setting) is not None or resolve_dtype(setting, configuration(setting.model)) != torch.float32
+
+
+def _as_course(seen: Trace, saved: int) -> Course:
     lines = tuple(Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)) for s in seen.segments)
-    return Course(lines, np.array([seen.total_parameters, seen.trainable_parameters, seen.trainable_bytes], dtype=object))
+    return Course(lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object))
 
 
 def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:

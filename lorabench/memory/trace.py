@@ -51,7 +51,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
         for parameter in parameters:
             parameter.grad = torch.empty_like(parameter)
         ledger.hold((p.grad for p in parameters), "gradients")  # type: ignore[misc]  # set the line above
-    layers = _layers(model)
+    layers = layers_of(model)
     steps = _Marks(ledger, layers, parameters)
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
     if training.gradient_checkpointing:
@@ -109,7 +109,7 @@ class _Marks:
             self._ledger.enter("head")
 
 
-def _layers(model: Any) -> list[Any]:
+def layers_of(model: Any) -> list[Any]:
     """The model's numbered layers."""
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():

@@ -7,6 +7,7 @@ from typing import Any
 FIELDS = ()
 TRAINS = False
 TRAINS_BASE = False
+SAVED_RANKS = 1
 UNQUANTIZED_ONLY = ""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 FIELDS = ()
 TRAINS = True
 TRAINS_BASE = True
+SAVED_RANKS = 1
 UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
 
 

@@ -10,6 +10,7 @@ from lorabench.spec.study import MethodSpec
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True
 TRAINS_BASE = False
+SAVED_RANKS = 1
 UNQUANTIZED_ONLY = ""
 
 

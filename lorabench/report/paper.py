@@ -29,7 +29,7 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
             rows.append(Row("", (), (name, None, value, None, None)))
             continue
         printed = published(item.row.published)
-        away = None if printed.relation in ("over", "under") else Value(100 * (item.value / printed.value - 1))
+        away = None if printed.relation in ("over", "under") or not printed.value else Value(100 * (item.value / printed.value - 1))
         rows.append(Row("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
     notes = (f"[{number}] {note}" for note, number in explained.items())
     return Table(paper.question, columns, tuple(rows), (f"Published: {paper.source}.", *notes))

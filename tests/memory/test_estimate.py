@@ -70,3 +70,27 @@ def test_weights_alone_are_the_papers_memory_claims():
         assert 8 * packed / (65_285_660_672 - embeddings) == pytest.approx(bits, rel=0.002)
     full = predict_step(setting_from({**words, "model": {"name": "llama-65b", "dtype": "bfloat16"}, "method": {"name": "full"}, "training": {"batch_size": 1, "sequence_length": 512}}))
     assert full.parts["weights"] + full.parts["gradients"] + full.parts["optimizer"] == pytest.approx(4 * 2 * 65.29e9, rel=0.05)
+
+
+@pytest.mark.parametrize("square", [0, 3, 900, 10**6])
+@pytest.mark.parametrize("limit", [10**7, 10**9, 3 * 10**11])
+@pytest.mark.parametrize("known", [2, 512, 8192])
+def test_the_largest_length_is_found_in_few_looks_however_memory_bends(square, limit, known):
+    """Attention that keeps its matrix grows with the square of the length: chords alone would creep towards the end one by one."""
+    looks = []
+
+    def height(n):
+        looks.append(n)
+        return 10**6 + 4000 * n + square * n * n
+
+    found = largest(height, limit, 65_536, known, height(known))
+    exact = max((n for n in range(1, 65_537) if 10**6 + 4000 * n + square * n * n <= limit), default=0)
+    assert found == exact
+    assert len(looks) <= 30
+
+
+def test_memory_on_a_card_without_bfloat16_is_that_of_no_mixed_precision():
+    t4 = find_gpu("t4")
+    setting = setting_from({"model": {"name": "pythia-160m"}, "training": {"batch_size": 1, "sequence_length": 128}})
+    plain = replace(setting, training=setting.training.model_copy(update={"autocast": "none"}))
+    assert estimate(setting, t4).peak_bytes == estimate(plain, t4).peak_bytes != estimate(setting).peak_bytes

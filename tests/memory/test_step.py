@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig
 
+from lorabench.errors import LorabenchError
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import pattern, predict_step
 from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
@@ -61,3 +62,30 @@ def test_more_of_anything_never_needs_less(model):
     for change in ({"batch_size": 3}, {"sequence_length": 48}):
         assert predict_step(replace(base, training=base.training.model_copy(update=change))).peak_bytes > peak
     assert predict_step(replace(base, method=MethodSpec(rank=8))).peak_bytes > peak
+
+
+@pytest.mark.parametrize("odd", [{"mlp_only_layers": [1, 4]}, {"decoder_sparse_step": 2}], ids=["mlp-only", "every-second"])
+def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
+    from transformers import Qwen2MoeConfig
+
+    Qwen2MoeConfig(
+        hidden_size=32, intermediate_size=48, moe_intermediate_size=16, shared_expert_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
+        num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, vocab_size=64, **odd,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    setting = Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), MethodSpec(rank=2, target_modules="attention"), TrainingSpec(batch_size=2, sequence_length=16), "cuda")
+    assert predict_step(setting) == predict_step(setting, whole=True)
+
+
+def test_pissa_is_saved_with_twice_its_rank(model):
+    lora, pissa = (predict_step(Setting(model, QuantizationSpec(), MethodSpec(name=n, rank=2), TrainingSpec(batch_size=1, sequence_length=16), "cpu")) for n in ("lora", "pissa"))
+    assert pissa.adapter_bytes == 2 * lora.adapter_bytes
+    assert pissa.trainable_parameters == lora.trainable_parameters
+
+
+def test_a_model_that_cannot_be_followed_is_one_sentence(tmp_path):
+    from transformers import MambaConfig
+
+    MambaConfig(hidden_size=32, num_hidden_layers=4, vocab_size=64).save_pretrained(tmp_path)
+    with pytest.raises(LorabenchError) as e:
+        predict_step(Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), FULL, TrainingSpec(batch_size=1, sequence_length=16), "cuda"))
+    assert "\n" not in str(e.value)
