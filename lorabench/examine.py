@@ -162,6 +162,8 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
     out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
     kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
     notes = [f"note: {one_line(n)}" for n in learned.notes]
+    if made.allotment.parameters >= made.before:
+        notes.append("note: nothing was cut, the adapter has no higher rank")
     if made.left_out:
         notes.append(f"note: left out, since without adapter_config.json nobody knows what they mean: {one_line(', '.join(made.left_out[:3]))}{' ...' if len(made.left_out) > 3 else ''}")
     return "\n".join([f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}", *notes])
@@ -181,7 +183,9 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
         if name not in allowed:
             raise LorabenchError(unknown("quantization", name, allowed))
     weights = open_base(model)
-    spec = model_from(str(weights.place) if weights.place.is_dir() else model)
+    if not weights.place.is_dir():
+        raise LorabenchError(f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers")
+    spec = model_from(str(weights.place))
     modules = linear_modules(skeleton(spec))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:

@@ -111,7 +111,8 @@ def test_an_adapters_own_names_cannot_become_markup(tmp_path, capsys):
 def test_damaged_files_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
     bad = tmp_path / "adapter_model.safetensors"
     bad.write_bytes(b"\x00" * 20)
-    for arguments in (["spectrum", str(bad)], ["truncate", str(bad), "--rank", "2", "-o", str(tmp_path / "o")], ["spectrum", str(tmp_path / "gone")]):
+    _, _, good = peft_adapter(tmp_path / "good")
+    for arguments in (["spectrum", str(good), "--alpha", "nan"], ["spectrum", str(good), "--alpha", "0"], ["spectrum", ""], ["quantization-error", str(bad)], ["spectrum", str(bad)], ["truncate", str(bad), "--rank", "2", "-o", str(tmp_path / "o")], ["spectrum", str(tmp_path / "gone")]):
         assert cli.main(arguments) == 2
         err = capsys.readouterr().err
         assert err.startswith("lorabench: ")

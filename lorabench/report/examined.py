@@ -92,7 +92,9 @@ def grid(summary: Summary, layers: bool = True) -> tuple[tuple[str, ...], tuple[
 
 def share(value: float | None) -> str:
     """ "12 %", with a true minus sign; a dash where there is none."""
-    return human.DASH if value is None else f"{'−' if value < 0 else ''}{human.percent(abs(100 * value))}"
+    if not value:
+        return human.DASH if value is None else "0 %"
+    return f"{'−' if value < 0 else ''}{human.percent(abs(100 * value))}"
 
 
 def _number(value: float | None) -> str:

@@ -53,6 +53,8 @@ class Adapter:
     """An adapter on disk; its tensors are read when they are asked for."""
 
     def __init__(self, place: str | Path, alpha: float | None = None) -> None:
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
         self.place = Path(place)
         self.config = _config(self.place)
         self.file = TensorFile(_file(self.place))

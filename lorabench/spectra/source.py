@@ -66,6 +66,8 @@ class Learned:
 
 def open_learned(name: str, base: str | None = None, alpha: float | None = None, find: Callable[[str], Path] | None = None) -> Learned:
     """What a path, a hub id or (through `find`, which gives its folder) a cell's id means; LorabenchError with what is allowed otherwise."""
+    if not name.strip():
+        raise LorabenchError("no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint")
     weights = open_base(base) if base is not None else None
     path = Path(name).expanduser()
     if not path.exists() and find is not None and _is_cell_id(name):
