@@ -76,6 +76,7 @@ def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
     assert predict_step(setting) == predict_step(setting, whole=True)
 
 
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
 def test_pissa_is_saved_with_twice_its_rank(model):
     lora, pissa = (predict_step(Setting(model, QuantizationSpec(), MethodSpec(name=n, rank=2), TrainingSpec(batch_size=1, sequence_length=16), "cpu")) for n in ("lora", "pissa"))
     assert pissa.adapter_bytes == 2 * lora.adapter_bytes
