@@ -54,8 +54,11 @@ def with_layers(config: Any, layers: int) -> Any:
     """The configuration of the same model with the first so many layers."""
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
-    if getattr(short, "layer_types", None):
-        short.layer_types = short.layer_types[:layers]
+    try:
+        if getattr(short, "layer_types", None):
+            short.layer_types = short.layer_types[:layers]
+    except AttributeError:  # a derived one, which follows the number of layers by itself
+        pass
     return short
 
 
@@ -68,6 +71,8 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
         except ValueError as e:
             raise ModelError(f"{config.model_type} is no causal language model that transformers knows: {' '.join(str(e).split())[:200]}") from None
+        except (AttributeError, TypeError, KeyError, RuntimeError) as e:
+            raise ModelError(f"a model of type {config.model_type} cannot be built from its configuration without weights: {' '.join(str(e).split())[:160]}") from e
     model.config.use_cache = False
     return model.requires_grad_(False)
 

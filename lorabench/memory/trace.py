@@ -39,7 +39,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     parameters = [p for p in model.parameters() if p.requires_grad]
     shape = (training.batch_size, training.sequence_length)
     ids, labels = (torch.empty(shape, dtype=torch.int64, device="meta") for _ in range(2))
-    ledger = Ledger(setting.device, model.config.vocab_size, training.batch_size * training.sequence_length)
+    ledger = Ledger(setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length)
     base = [p for n, p in model.named_parameters() if not is_adapter(n)]
     ledger.hold((*base, *model.buffers()), "weights")
     ledger.hold(quantization_tensors(model), "quantization_state")

@@ -83,10 +83,10 @@ def test_pissa_is_saved_with_twice_its_rank(model):
     assert pissa.trainable_parameters == lora.trainable_parameters
 
 
-def test_a_model_that_cannot_be_followed_is_one_sentence(tmp_path):
+def test_a_model_that_peft_cannot_adapt_is_one_sentence(tmp_path):
     from transformers import MambaConfig
 
     MambaConfig(hidden_size=32, num_hidden_layers=4, vocab_size=64).save_pretrained(tmp_path)
     with pytest.raises(LorabenchError) as e:
-        predict_step(Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), FULL, TrainingSpec(batch_size=1, sequence_length=16), "cuda"))
+        predict_step(Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), MethodSpec(rank=2), TrainingSpec(batch_size=1, sequence_length=16), "cuda"))
     assert "\n" not in str(e.value)
