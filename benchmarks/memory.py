@@ -38,7 +38,7 @@ from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import configuration
 from lorabench.memory.step import predict_step
-from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]

@@ -79,7 +79,7 @@ def _rates(groups: Sequence[Replicates]) -> list[Finding]:
     rates: dict[str, set[float]] = {}
     for group in groups:
         if group.trains:
-            rates.setdefault(group.setting.method.name, set()).add(group.setting.training.learning_rate)
+            rates.setdefault(group.setting.method.name, set()).add(group.setting.training.rate)
     adapters = {r for method, values in rates.items() if method != "full" for r in values}
     if "full" not in rates or not adapters or (len(rates["full"]) > 1 and len(adapters) > 1):
         return []

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from lorabench.errors import ModelError, unknown
-from lorabench.spec.study import GROUPS, MethodSpec
+from lorabench.spec.settings import GROUPS, MethodSpec
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 

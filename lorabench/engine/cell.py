@@ -19,7 +19,16 @@ from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.environment import environment
-from lorabench.engine.evaluate import Losses, base_text, file_text, forgetting_reading, held_out_readings, losses
+from lorabench.engine.evaluate import (
+    Losses,
+    base_text,
+    file_text,
+    forgetting_reading,
+    held_out_items,
+    held_out_readings,
+    losses,
+    validation_reading,
+)
 from lorabench.engine.events import Event, Phase
 from lorabench.engine.harness import Harness
 from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, start_factors
@@ -40,6 +49,7 @@ from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.train import Diverged, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
+from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
@@ -166,11 +176,16 @@ class _Run:
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
         self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
-            self.readings += (readings := self._accuracy(data))
+            self.accuracy, items = self._accuracy(data)
+            self.readings += self.accuracy
+            if cell.tuned_over:
+                split = data.validation[: spec.max_sequences]
+                self.readings.append(validation_reading(losses(adapted.model, split, spec.batch_size, padding, self.device)))
             if self.domain and self.domain_loss is not None:
                 after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
-                self.readings.append(forgetting_reading(self.domain_loss, after))
-        self.accuracy = readings
+                reading, items["forgetting"] = forgetting_reading(self.domain_loss, after)
+                self.readings.append(reading)
+        save_items(self.folder / FILE, items)
         self.read("eval_seconds", phase.seconds)
         self._read_cuda("eval", phase)
 
@@ -213,14 +228,15 @@ class _Run:
         cell = self.cell
         if cell.analysis.truncation and cell.training.steps:
             self._enter("truncate")
-            cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data), self.accuracy)
+            cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy)
             save_truncations(self.folder / "truncation.csv", cuts)
 
-    def _accuracy(self, data: TaskData) -> list[Reading]:
-        """Held-out loss and lm-eval of the model as it is now."""
+    def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
+        """Held-out loss and lm-eval of the model as it is now, and what they are means of."""
         adapted, spec = self.adapted, self.cell.evaluation
         seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
-        return held_out_readings(seen) + self.harness.readings(adapted.model, adapted.tokenizer)
+        readings, items = self.harness.score(adapted.model, adapted.tokenizer)
+        return held_out_readings(seen) + readings, held_out_items(seen) | items
 
     def measure_memory(self, data: TaskData) -> None:
         """On a CPU: the peak of live tensors in two training steps and in one evaluation batch; last, since the steps change weights."""

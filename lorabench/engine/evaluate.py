@@ -23,6 +23,7 @@ from transformers import GenerationConfig
 from lorabench.engine.data import Example
 from lorabench.engine.train import collate, token_loss
 from lorabench.errors import DataError
+from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
 SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 64, 64, 20_240  # 4,096 tokens: about a second on the 1M model
@@ -81,15 +82,22 @@ def held_out_readings(seen: Losses) -> list[Reading]:
     return [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
 
 
-def forgetting_reading(before: Losses, after: Losses) -> Reading:
+def held_out_items(seen: Losses) -> dict[str, Items]:
+    """The held-out loss by sequence, per token and per byte of text."""
+    per_token = {"eval_loss": Items(seen.nats, seen.tokens.astype(float))}
+    return per_token | ({"bits_per_byte": Items(seen.nats / math.log(2), seen.n_bytes.astype(float))} if seen.n_bytes.sum() else {})
+
+
+def validation_reading(seen: Losses) -> Reading:
+    """The loss on the validation split, by which a learning rate is chosen."""
+    return Reading(metric="validation_loss", value=seen.mean, stderr=ratio_stderr(seen.nats, seen.tokens), count=int(seen.tokens.sum()))
+
+
+def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
     """The rise of the base domain's loss, paired by sequence."""
-    rise = after.nats - before.nats
-    return Reading(
-        metric="forgetting",
-        value=float(rise.sum() / after.tokens.sum()),
-        stderr=ratio_stderr(rise, after.tokens.astype(float)),
-        count=int(after.tokens.sum()),
-    )
+    items = Items(after.nats - before.nats, after.tokens.astype(float))
+    stderr = ratio_stderr(items.sums, after.tokens.astype(float))
+    return Reading(metric="forgetting", value=items.value, stderr=stderr, count=int(after.tokens.sum())), items
 
 
 @torch.no_grad()

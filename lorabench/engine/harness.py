@@ -15,13 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from lorabench.engine.data import ChoiceSet
 from lorabench.errors import DataError
+from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
-from lorabench.spec.study import EvaluationSpec
+from lorabench.spec.settings import EvaluationSpec
 
 
 class Harness:
@@ -45,10 +47,13 @@ class Harness:
                 write_task(choices, folder)
         self.manager = _manager(str(folder) if used else None, spec.include_path, not self.foreign)
 
-    def readings(self, model: Any, tokenizer: Any) -> list[Reading]:
-        """Every metric of every task as "task/metric" with lm-eval's standard error; DataError where a task's data cannot be had."""
+    def score(self, model: Any, tokenizer: Any) -> tuple[list[Reading], dict[str, Items]]:
+        """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of its items.
+
+        DataError where a task's data cannot be had.
+        """
         if not self.names:
-            return []
+            return [], {}
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -61,13 +66,14 @@ class Harness:
                 num_fewshot=self.spec.num_fewshot,
                 limit=self.spec.limit,
                 task_manager=self.manager,
-                log_samples=False,
+                log_samples=True,
                 bootstrap_iters=1000,  # a mean has a closed form; only medians and the like are resampled
                 random_seed=0,
             )
         except OSError as e:  # ConnectionError and FileNotFoundError among them
             raise DataError(f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data") from e
-        return [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
+        readings = [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
+        return readings, {r.metric: items for r in readings if (items := _items(r, found or {})) is not None}
 
 
 def known_tasks(include_path: str | None) -> list[str]:
@@ -119,6 +125,17 @@ def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[
         if math.isfinite(value):
             readings.append(Reading(metric=f"{task}/{name}{suffix}", value=float(value), stderr=stderr, count=count))
     return readings
+
+
+def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
+    """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity, a filtered answer)."""
+    task, _, name = reading.metric.rpartition("/")
+    samples = sorted(found.get("samples", {}).get(task, ()), key=lambda s: int(s["doc_id"]))
+    scores = [s.get(name) for s in samples]
+    if not scores or not all(isinstance(v, int | float) for v in scores):
+        return None
+    items = Items(np.array(scores, dtype=np.float64))
+    return items if math.isclose(items.value, reading.value, rel_tol=1e-9, abs_tol=1e-12) else None
 
 
 def _positions(model: Any) -> int | None:

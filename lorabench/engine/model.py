@@ -22,7 +22,8 @@ from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import Condition, ModelSpec, TrainingSpec
+from lorabench.spec.settings import ModelSpec, TrainingSpec
+from lorabench.spec.study import Condition
 
 FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from lorabench.engine.data import Example
 from lorabench.engine.probe import Clock, LiveBytes, held_tensors
-from lorabench.spec.study import TrainingSpec
+from lorabench.spec.settings import TrainingSpec
 
 IGNORED = -100
 
@@ -163,10 +163,10 @@ def learning_rate(spec: TrainingSpec, step: int) -> float:
     """The rate of a step, counted from 1: linear warm-up to the peak, then constant, or linear or half a cosine down to zero at the end."""
     warm = round(spec.warmup * spec.steps)
     if step <= warm:
-        return spec.learning_rate * step / warm
+        return spec.rate * step / warm
     done = (step - 1 - warm) / max(1, spec.steps - warm)
     course = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[spec.schedule]
-    return spec.learning_rate * course
+    return spec.rate * course
 
 
 def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
@@ -175,13 +175,13 @@ def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=spec.rate, fused=True)
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=spec.learning_rate)
+        return torch.optim.SGD(groups, lr=spec.rate)
     import bitsandbytes
 
     kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[spec.optimizer]
-    return getattr(bitsandbytes.optim, kind)(groups, lr=spec.learning_rate)
+    return getattr(bitsandbytes.optim, kind)(groups, lr=spec.rate)
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:

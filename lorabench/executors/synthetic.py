@@ -5,8 +5,12 @@ For tests and for trying out reports. With u, v uniform in [-1, 1] and fixed by 
     eval_loss = FLOOR                                                     full fine-tuning
               = FLOOR + GAP / (1 + rank) ** 0.5 + QUANTIZED[name]         adapters
               = FLOOR + BASE_GAP + QUANTIZED[name]                        the untouched base
+              + RATE_COST * log10(rate / BEST_RATE[full or adapter])^2    (not for the base)
               + SEED_NOISE * u(seed) + CELL_NOISE * v(cell id)            (not for the base)
-    accuracy  = 1 / (1 + exp(2 * (eval_loss - 2.6)))
+    p         = 1 / (1 + exp(2 * (eval_loss - 2.6)))
+    accuracy  = share of ITEMS items with sqrt(ALIKE) c(item) + sqrt(1 - ALIKE) e(item, cell) < the p-quantile
+                of the normal distribution; c and e are standard normal, c is common to all cells
+    validation_loss = eval_loss + 0.01 w(cell id), of cells whose rate is tuned
 
 Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1
 diverges at step 12, a batch of 4,096 sequences or more runs out of memory.
@@ -30,16 +34,20 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
 from lorabench.engine.events import Event, Problem
+from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
+from lorabench.record.metrics import is_accuracy
 from lorabench.record.result import CellResult, Environment, Fault, Outcome, Reading, Resolved
 from lorabench.record.spectrum import Alignment, Intruders, Repair, Spectrum, place, save_spectra
 from lorabench.spec.study import Cell
 
 FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
+BEST_RATE, RATE_COST = {"full": 1e-3, "adapter": 3e-3}, 0.05  # nats for a rate ten times too high or too low
 QUANTIZED = {"none": 0.0, "int8": 0.01, "nf4": 0.05, "fp4": 0.09}
 SEED_NOISE, CELL_NOISE = 0.03, 0.01
 HIDDEN, LAYERS, VOCABULARY = 64, 4, 1024
@@ -50,7 +58,7 @@ ERROR = {"int8": 0.01, "nf4": 0.09, "fp4": 0.12}
 SIDES = {"self_attn.q_proj": (HIDDEN, HIDDEN), "mlp.down_proj": (HIDDEN, 4 * HIDDEN)}  # (out, in)
 FALL = {"self_attn.q_proj": 0.7, "mlp.down_proj": 0.4}
 DIVERGES_AT, LARGEST_BATCH, HIGHEST_RANK = 12, 4096, 4096
-ITEMS = 200
+ITEMS, ALIKE, SEQUENCES = 200, 0.7, 64
 STARTED_AT = "2026-01-01T00:00:00+00:00"
 
 
@@ -59,7 +67,7 @@ def expected(cell: Cell) -> dict[str, float]:
     quantization, rank = cell.quantization.name, cell.method.rank
     gap = BASE_GAP if not _trains(cell) else 0.0 if rank is None else GAP / math.sqrt(1 + rank)
     noise = SEED_NOISE * _uniform(f"seed {cell.seed}") + CELL_NOISE * _uniform(cell.id) if _trains(cell) else 0.0
-    loss = FLOOR + gap + QUANTIZED.get(quantization, 0.02) + noise
+    loss = FLOOR + gap + QUANTIZED.get(quantization, 0.02) + noise + _rate_cost(cell)
     weights = PARAMETERS * BYTES_PER_WEIGHT.get(quantization, 1.0)
     trainable = 0 if not _trains(cell) else PARAMETERS if rank is None else LAYERS * 7 * 2 * HIDDEN * rank
     found = {
@@ -89,6 +97,8 @@ def expected(cell: Cell) -> dict[str, float]:
             "train_loss": loss - 0.1,
             "forgetting": 0.3 - 0.2 * gap / GAP,
         }
+        if cell.tuned_over:
+            found["validation_loss"] = loss + 0.01 * _uniform(f"{cell.id} validation")
     return found
 
 
@@ -109,7 +119,7 @@ class Slot:
         if cell.training.batch_size >= LARGEST_BATCH:
             fault = Fault(kind="OutOfMemoryError", message=f"a batch of {cell.training.batch_size} sequences does not fit", step=1)
             return _result(cell, "out_of_memory", {}, fault)
-        diverges = cell.training.learning_rate > 1
+        diverges = cell.training.rate > 1
         readings = expected(cell)
         if _trains(cell):
             steps = min(cell.training.steps, DIVERGES_AT) if diverges else cell.training.steps
@@ -125,7 +135,8 @@ class Slot:
             save_directions(folder / "directions.safetensors", directions(cell))
             if cuts := truncations(cell, learned):
                 save_truncations(folder / "truncation.csv", cuts)
-        return _result(cell, "finished", readings, None)
+        save_items(folder / FILE, seen := items(cell, readings))
+        return _result(cell, "finished", readings | {m: i.value for m, i in seen.items() if is_accuracy(m)}, None)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -148,6 +159,26 @@ def _accuracies(cell: Cell, loss: float) -> dict[str, float]:
     return {f"{name}/acc": 1 / (1 + math.exp(2 * (loss - 2.6))) for name in _tasks(cell)}
 
 
+def _rate_cost(cell: Cell) -> float:
+    if not _trains(cell):
+        return 0.0
+    best = BEST_RATE["full" if cell.method.rank is None else "adapter"]
+    return RATE_COST * math.log10(cell.training.rate / best) ** 2
+
+
+def items(cell: Cell, readings: dict[str, float]) -> dict[str, Items]:
+    """Every accuracy item by item, and the held-out loss by sequence (harder and easier ones, which average to the loss itself)."""
+    made = {}
+    for name, p in _accuracies(cell, readings["eval_loss"]).items():
+        common, own = _normal(f"{name} items", ITEMS, 1)[:, 0], _normal(f"{name} {cell.id}", ITEMS, 1)[:, 0]
+        right = math.sqrt(ALIKE) * common + math.sqrt(1 - ALIKE) * own < NormalDist().inv_cdf(p)
+        made[name] = Items(right.astype(np.float64))
+    hard = 0.3 * _normal("sequences", SEQUENCES, 1)[:, 0] + 0.05 * _normal(f"sequences {cell.id}", SEQUENCES, 1)[:, 0]
+    tokens = np.full(SEQUENCES, 63.0)
+    made["eval_loss"] = Items((readings["eval_loss"] + hard - hard.mean()) * tokens, tokens)
+    return made
+
+
 def _uniform(key: str) -> float:
     """A number in [-1, 1] that its key fixes."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**63 - 1
@@ -161,8 +192,8 @@ def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[E
         for step in range(1, steps + 1):
             share = step / t.steps
             loss = end + (start - end) * math.exp(-6 * share) + 0.02 * _uniform(f"{cell.id} {step}")
-            loss = loss * 3**step if t.learning_rate > 1 else loss
-            rate = t.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            loss = loss * 3**step if t.rate > 1 else loss
+            rate = t.rate * 0.5 * (1 + math.cos(math.pi * share))
             lines.writerow([step, round(loss, 6), rate, round(1 + math.exp(-6 * share), 6), 0.01])
             on_event(Event(cell.id, "train", step, t.steps, loss, 20_000.0))
 

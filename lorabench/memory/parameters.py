@@ -17,7 +17,7 @@ from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError, unknown
 from lorabench.memory.skeleton import configuration
-from lorabench.spec.study import ModelSpec
+from lorabench.spec.settings import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import build, configuration, quantised, with_layers
 from lorabench.memory.step import Step, predict_step
 from lorabench.spec.paper import Paper, PaperRow, Reproduced
-from lorabench.spec.study import ModelSpec
+from lorabench.spec.settings import ModelSpec
 
 
 def reproduce(paper: Paper) -> tuple[Reproduced, ...]:

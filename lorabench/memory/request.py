@@ -15,7 +15,7 @@ from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
 from lorabench.spec.architectures import find_architecture
 from lorabench.spec.explain import sentence
-from lorabench.spec.study import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 class Request(Frozen):

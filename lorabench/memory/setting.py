@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lorabench.spec.study import Condition, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.study import Condition
 
 DeviceKind = Literal["cpu", "cuda"]
 TELLING = ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "weight_decay", "gradient_checkpointing", "autocast")

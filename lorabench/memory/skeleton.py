@@ -19,7 +19,7 @@ from lorabench.errors import ModelError
 from lorabench.memory.setting import Setting
 from lorabench.spec.architectures import architectures, find_architecture
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import ModelSpec, QuantizationSpec
+from lorabench.spec.settings import ModelSpec, QuantizationSpec
 
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256

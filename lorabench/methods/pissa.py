@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorabench.engine.adapt import attach_lora
-from lorabench.spec.study import MethodSpec
+from lorabench.spec.settings import MethodSpec
 
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True

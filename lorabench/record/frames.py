@@ -17,7 +17,7 @@ SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "qu
             "learning_rate", "steps", "batch_size", "sequence_length", "seed", "outcome")  # fmt: skip
 METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
            "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity",
-           "bits_per_byte", "forgetting")  # fmt: skip
+           "bits_per_byte", "validation_loss", "forgetting")  # fmt: skip
 
 
 def settings(cell: Cell) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def settings(cell: Cell) -> dict[str, Any]:
         "quantization": cell.quantization.name,
         "double_quant": cell.quantization.double_quant,
         "target_modules": targets if targets is None or isinstance(targets, str) else ",".join(targets),
-        "learning_rate": cell.training.learning_rate if trains else None,
+        "learning_rate": cell.training.rate if trains else None,
         "steps": cell.training.steps,
         "batch_size": cell.training.batch_size,
         "sequence_length": cell.training.sequence_length,

@@ -41,6 +41,7 @@ _TABLE = (
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
+    Metric("validation_loss", "validation loss", "nats", "lower", "cross-entropy per predicted token on the validation split, by which a learning rate is chosen"),
     Metric("perplexity", "perplexity", "ratio", "lower", "exp(held-out loss)"),
     Metric("bits_per_byte", "bits per byte", "bits", "lower", "held-out loss per byte of text: comparable between tokenizers"),
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),

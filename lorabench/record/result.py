@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorabench.spec.study import Cell, Frozen
+from lorabench.spec.settings import Frozen
+from lorabench.spec.study import Cell
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way

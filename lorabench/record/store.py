@@ -2,7 +2,7 @@
 
     DIR/study.yaml            the study as run (after --set, paths absolute)
     DIR/plan.json             the cells that the study wants, so that a report needs no weights
-    DIR/cells/<id>/           result.json, curve.csv, spectra.safetensors, adapter/, log.txt
+    DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
 

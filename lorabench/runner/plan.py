@@ -14,7 +14,7 @@ from lorabench.record.store import Store
 from lorabench.spec.grid import SETTINGS, conditions, expand
 from lorabench.spec.paths import model_label
 from lorabench.spec.source import Route, Source
-from lorabench.spec.study import Cell, Condition, Study
+from lorabench.spec.study import Cell, Study
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Problem
@@ -90,7 +90,7 @@ def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
 
     Each point of the grid is made alone and compared, so that this agrees with `expand` by construction.
     """
-    wanted = Condition(**{name: getattr(cell, name) for name in SETTINGS})
+    wanted = cell.condition
     for axes in _products(study):
         for picks in itertools.product(*axes.values()):
             point = {axis: (value,) for axis, (value, _) in zip(axes, picks, strict=True)}

@@ -2,7 +2,8 @@
 
 from lorabench.spec.grid import expand
 from lorabench.spec.load import load_study
-from lorabench.spec.study import Cell, Condition, EvaluationSpec, MethodSpec, ModelSpec, QuantizationSpec, Study, TaskSpec, TrainingSpec
+from lorabench.spec.settings import EvaluationSpec, MethodSpec, ModelSpec, QuantizationSpec, TaskSpec, TrainingSpec
+from lorabench.spec.study import Cell, Condition, Study
 
 __all__ = [
     "Cell",

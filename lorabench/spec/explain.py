@@ -40,7 +40,7 @@ def sentence(error: ValidationError, root: type[BaseModel] = Study) -> tuple[Rou
 def _fields_only(location: tuple[str | int, ...]) -> Route:
     """pydantic puts union members ("constrained-str", "Literal[...]") into its routes; they are no keys of a file."""
     odd = ("function-", "constrained-", "literal[", "tuple[", "lax-or-strict")
-    exact = {"str", "int", "float", "nullable"}
+    exact = {"str", "int", "float", "nullable", "Tune"}
     return tuple(p for p in location if not (isinstance(p, str) and (p in exact or p.lower().startswith(odd))))
 
 

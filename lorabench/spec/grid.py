@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from lorabench.errors import LorabenchError, StudyError, unknown
 from lorabench.spec.explain import paths_of, sentence
 from lorabench.spec.identity import fingerprints, pinned, reference_for
+from lorabench.spec.settings import TrainingSpec, Tune
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
 
@@ -33,9 +34,21 @@ def expand(study: Study) -> tuple[Cell, ...]:
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
         for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
-            cell = Cell(**{n: getattr(condition, n) for n in SETTINGS}, seed=seed, fingerprints=marks)
-            cells.setdefault(cell.id, cell)
+            for training, rates in _rates(condition.training):
+                fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
+                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=rates)
+                cells.setdefault(cell.id, cell)
     return tuple(cells.values())
+
+
+def _rates(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
+    """The training of each cell of a condition and seed: one, or one for each learning rate that it chooses from."""
+    declared = training.learning_rate
+    if not isinstance(declared, Tune):
+        yield training, ()
+        return
+    for rate in declared.tune:
+        yield training.model_copy(update={"learning_rate": rate}), declared.tune
 
 
 def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
@@ -64,8 +77,9 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
         raise StudyError(f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away")
     if not found:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
-    if len(found) * len(study.seeds) > MAX_CELLS:
-        raise StudyError(f"{place.at(('grid',))}: {len(found) * len(study.seeds):,} cells; at most {MAX_CELLS:,} are allowed in one study")
+    cells = len(study.seeds) * sum(len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values())
+    if cells > MAX_CELLS:
+        raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
     made = tuple(found.values())
     _check_reference(study, made, place)
     return made
@@ -88,7 +102,7 @@ def _same(seen: Any, wanted: Any) -> bool:
     if isinstance(seen, dict):
         return bool(_same(seen.get("name"), wanted))
     if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
-        return list(seen) == list(wanted)
+        return sorted(map(str, seen)) == sorted(map(str, wanted))  # target modules are kept in one order, whatever the study's
     return bool(seen == wanted) or str(seen) == str(wanted)
 
 

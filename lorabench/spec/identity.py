@@ -16,7 +16,8 @@ from typing import Any
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.study import AnalysisSpec, Cell, Condition, Fingerprints, ModelSpec
+from lorabench.spec.settings import AnalysisSpec, ModelSpec
+from lorabench.spec.study import Cell, Condition, Fingerprints
 
 IDENTITY_VERSION = 1
 SAMPLE_ABOVE = 256 * 2**20  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
@@ -29,8 +30,12 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON."""
-    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed"})
+    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then stands for the whole grid."""
+    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over"})
+    if cell.tuned_over and with_seed:
+        plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
+    elif cell.tuned_over:
+        plain["training"]["learning_rate"] = {"tune": cell.tuned_over}
     plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
     plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
     plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}

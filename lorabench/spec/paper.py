@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError, field_validator
 from lorabench.errors import StudyError, unknown
 from lorabench.spec.explain import paths_of, sentence
 from lorabench.spec.grid import lay
+from lorabench.spec.settings import Frozen, MethodSpec, ModelSpec, Number, QuantizationSpec, TrainingSpec
 from lorabench.spec.source import Source
-from lorabench.spec.study import Frozen, MethodSpec, ModelSpec, Number, QuantizationSpec, TrainingSpec
 
 Quantity = Literal[
     "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes", "bits_per_parameter",

@@ -1,254 +1,30 @@
-"""What a study may say: frozen models of the study file, one line of meaning under each field.
+"""A study, its conditions and its cells: frozen models of the study file.
 
-Every default of lorabench stands in this file. Fields that a method or a quantization does not use are
-set to None (or False) when a condition is made, so that `full` is one condition however many ranks a
-grid has.
+Fields that a method or a quantization does not use are set to None (or False) when a condition is made,
+so that `full` is one condition however many ranks a grid has.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field
 
 from lorabench import plugins
-from lorabench.errors import LorabenchError, unknown
-from lorabench.spec.paths import DataFile, find_model
-
-GROUPS = ("all-linear", "attention", "mlp")  # of target modules
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-
-
-class Frozen(BaseModel):
-    """Immutable, and closed: an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
-    )
-
-
-class Named(Frozen):
-    """A setting that may be written as its name alone: `quantization: nf4`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
-
-
-class ModelSpec(Named):
-    """Which pretrained model is adapted."""
-
-    name: str = Field(min_length=1)
-    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
-    revision: str | None = None
-    """commit, tag or branch of a hub id"""
-    dtype: Dtype = "auto"
-    """precision of unquantised weights; auto is float32 below 100M parameters, else bfloat16"""
-    trust_remote_code: bool = False
-    """run code that the model's repository brings: only on the user's explicit word"""
-
-    @field_validator("name")
-    @classmethod
-    def _find(cls, name: str, info: ValidationInfo) -> str:
-        return find_model(name, info.context)
-
-
-class QuantizationSpec(Named):
-    """How frozen base weights are stored."""
-
-    name: str = "none"
-    """none, int8, fp4, nf4"""
-    double_quant: bool = False
-    """quantise the 4-bit block constants too (QLoRA section 3)"""
-    compute_dtype: Dtype = "auto"
-    """precision of the dequantised products; auto is the model's dtype"""
-
-    @field_validator("name")
-    @classmethod
-    def _exists(cls, name: str) -> str:
-        return _plugin("quantizations", name)
-
-
-class MethodSpec(Named):
-    """How the base is adapted."""
-
-    name: str = "lora"
-    """base, full, lora, rslora, dora, pissa"""
-    rank: Annotated[Whole, Field(ge=1)] | None = 8
-    """r, the inner dimension of B @ A"""
-    alpha: Annotated[Number, Field(gt=0)] | None = 16
-    """scaling is alpha / rank (alpha / sqrt(rank) for rslora)"""
-    dropout: Annotated[Number, Field(ge=0, lt=1)] | None = 0.0
-    """probability of zeroing an adapter's input"""
-    target_modules: str | tuple[str, ...] | None = "all-linear"
-    """all-linear, attention, mlp, or module names"""
-
-    @field_validator("name")
-    @classmethod
-    def _exists(cls, name: str) -> str:
-        return _plugin("methods", name)
-
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _some(cls, wanted: Any) -> Any:
-        if isinstance(wanted, list | tuple) and not wanted:
-            raise ValueError("the list is empty; name at least one module, or write all-linear")
-        return wanted
-
-    @field_validator("target_modules")
-    @classmethod
-    def _once(cls, wanted: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        """One way to write a set of modules, so that the same ones are one condition."""
-        if wanted is None or isinstance(wanted, str):
-            return wanted if wanted in (None, *GROUPS) else (wanted,)
-        group = next((w for w in wanted if w in GROUPS), None)
-        if group is None:
-            return tuple(sorted(set(wanted)))
-        if len(wanted) == 1:
-            return group
-        raise ValueError(f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone")
-
-
-class TrainingSpec(Frozen):
-    """How an adapter is trained."""
-
-    steps: Whole = Field(200, ge=0, le=10**9)
-    """optimizer steps"""
-    batch_size: Whole = Field(8, ge=1, le=10**6)
-    """sequences of one forward pass (the micro-batch)"""
-    gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
-    """forward passes per optimizer step"""
-    sequence_length: Whole = Field(256, ge=2, le=10**7)
-    """tokens of a training sequence at most"""
-    learning_rate: Number = Field(2e-4, gt=0)
-    """peak of the schedule"""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """course of the learning rate after warm-up; cosine and linear end at zero"""
-    warmup: Number = Field(0.05, ge=0, lt=1)
-    """share of the steps in which the rate rises from zero"""
-    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "sgd"] = "adamw"
-    """8-bit and paged ones are bitsandbytes' own"""
-    weight_decay: Number = Field(0.0, ge=0)
-    """decoupled, on matrices only"""
-    max_grad_norm: Number = Field(1.0, gt=0)
-    """gradients are clipped to this norm"""
-    gradient_checkpointing: bool = False
-    """recompute activations in the backward pass: less memory, more time"""
-    autocast: Literal["auto", "none", "bfloat16"] = "auto"
-    """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
-
-
-class EvaluationSpec(Frozen):
-    """What is measured after training, on data that was not trained on."""
-
-    lm_eval: tuple[str, ...] | None = None
-    """lm-eval task names, the task's own or installed ones; absent: all that the task brings"""
-    limit: Annotated[Whole, Field(ge=1)] | None = None
-    """items of each lm-eval task at most"""
-    num_fewshot: Annotated[Whole, Field(ge=0)] | None = None
-    """worked examples before each lm-eval item; absent: the task's own default"""
-    include_path: DataFile | None = None
-    """folder of further lm-eval task files"""
-    max_sequences: Whole = Field(256, ge=1)
-    """held-out sequences of the evaluation loss at most"""
-    batch_size: Whole = Field(16, ge=1)
-    """sequences of one evaluation pass"""
-    forgetting: Literal["self", "none"] | DataFile = "self"
-    """self: text sampled from the base; none; or a text file of the base's domain"""
-
-    @field_validator("forgetting")
-    @classmethod
-    def _one_file(cls, value: str) -> str:
-        if Path(value).is_dir():
-            raise ValueError(f"{value} is a folder; give a text file, self or none")
-        return value
-
-    @field_validator("include_path")
-    @classmethod
-    def _one_folder(cls, value: str | None) -> str | None:
-        if value is not None and Path(value).is_file():
-            raise ValueError(f"{value} is a file; give the folder that holds the lm-eval task files")
-        return value
-
-    @field_validator("forgetting", mode="before")
-    @classmethod
-    def _word(cls, value: Any) -> Any:
-        return "none" if value is None or value is False else value
-
-
-class AnalysisSpec(Frozen):
-    """What is asked of a cell beyond its own evaluation."""
-
-    truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
-    """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
-    per_module: bool = False
-    """evaluate each cut a second time with as many parameters spread over the modules by energy"""
-
-    @field_validator("truncation")
-    @classmethod
-    def _rising(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(ranks)))
-
-
-class TaskSpec(Named):
-    """What is learned; each task plug-in adds its own options to this."""
-
-    name: str = Field(min_length=1)
-    """text, instruct, classify, python-docs"""
-
-
-def _plugin(kind: str, name: str) -> str:
-    if name not in plugins.names(kind):
-        raise ValueError(unknown(kind.removesuffix("s"), name, plugins.names(kind)))
-    return name
-
-
-def _task_options(data: Any, info: ValidationInfo) -> Any:
-    """The task plug-in's own Options, so that its fields are checked like all others."""
-    if isinstance(data, TaskSpec):
-        return data
-    data = {"name": data} if isinstance(data, str) else data
-    if not isinstance(data, dict) or "name" not in data:
-        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
-    name = data["name"]
-    if name not in plugins.names("tasks"):
-        raise ValueError(unknown("task", name, plugins.names("tasks")))
-    options = plugins.load("tasks", name).Options
-    odd = next((key for key in data if key not in options.model_fields), None)
-    if odd is not None:
-        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
-    return options.model_validate(data, context=info.context)
-
-
-AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]
+from lorabench.errors import LorabenchError
+from lorabench.spec.settings import (
+    AnalysisSpec,
+    AnyTask,
+    ComparisonSpec,
+    EvaluationSpec,
+    Frozen,
+    MethodSpec,
+    ModelSpec,
+    QuantizationSpec,
+    Seed,
+    TrainingSpec,
+    Tune,
+)
 
 
 class Condition(Frozen):
@@ -301,6 +77,16 @@ class Cell(Condition):
 
     seed: int
     fingerprints: Fingerprints
+    tuned_over: tuple[float, ...] = ()
+    """the grid that its condition chooses the learning rate from; empty where the rate was given"""
+
+    @property
+    def condition(self) -> Condition:
+        """As the study declares it, with the grid of rates in place of the cell's own."""
+        declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
+        if not self.tuned_over:
+            return declared
+        return declared.model_copy(update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})})
 
     @property
     def id(self) -> str:
@@ -343,3 +129,4 @@ class Study(Frozen):
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
+    comparison: ComparisonSpec = ComparisonSpec()

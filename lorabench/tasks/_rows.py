@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
-from lorabench.spec.study import Number, TaskSpec, Whole
+from lorabench.spec.settings import Number, TaskSpec, Whole
 
 PATH_FIELDS = ("train", "eval")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from lorabench.engine.data import ChoiceSet, TaskData
-from lorabench.spec.study import TaskSpec
+from lorabench.spec.settings import TaskSpec
 from lorabench.tasks._cloze import cloze_items
 from lorabench.tasks._encode import blocks
 

@@ -19,7 +19,7 @@ from lorabench.engine.data import TaskData
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
-from lorabench.spec.study import Number, TaskSpec
+from lorabench.spec.settings import Number, TaskSpec
 from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ("train", "eval")

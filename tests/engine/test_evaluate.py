@@ -80,9 +80,10 @@ def test_a_model_that_did_not_change_forgot_nothing(base):
     model, tokenizer, _ = base
     rows = base_text(model, tokenizer, 32, CPU)
     before = losses(model, rows, 16, 0, CPU)
-    same = forgetting_reading(before, losses(model, rows, 16, 0, CPU))
+    same, items = forgetting_reading(before, losses(model, rows, 16, 0, CPU))
+    assert items.value == same.value
     assert abs(same.value) < 1e-9
-    worse = forgetting_reading(before, Losses(before.nats + 0.25 * before.tokens, before.tokens, before.n_bytes))
+    worse, _ = forgetting_reading(before, Losses(before.nats + 0.25 * before.tokens, before.tokens, before.n_bytes))
     assert worse.value == pytest.approx(0.25)
 
 
@@ -100,7 +101,7 @@ def test_lm_eval_scores_a_choice_set_as_a_hand_count_of_likelihoods_does(base, t
                 logp = model(input_ids=torch.tensor([whole])).logits.log_softmax(-1)[0]
             scores.append(sum(logp[i - 1, whole[i]].item() for i in range(len(start), len(whole))))
         right.append(int(np.argmax(scores)) == item.answer)
-    readings = Harness((ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval").readings(model, tokenizer)
+    readings = Harness((ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval").score(model, tokenizer)[0]
     accuracy = next(r for r in readings if r.metric == "by-hand/acc")
     assert accuracy.value == pytest.approx(np.mean(right))
     assert accuracy.count == 24
@@ -116,7 +117,7 @@ def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path
     )
     spec = EvaluationSpec(lm_eval=("mine", "own"), include_path=str(tmp_path), limit=4)
     own = ChoiceSet("own", (Choice("a b c", (" d", " zzzz"), 0),) * 6)
-    readings = {r.metric: r for r in Harness((own,), spec, tmp_path / "scratch").readings(model, tokenizer)}
+    readings = {r.metric: r for r in Harness((own,), spec, tmp_path / "scratch").score(model, tokenizer)[0]}
     assert readings["mine/acc"].count == 4
     assert readings["own/acc"].count == 4
 
@@ -126,7 +127,7 @@ def test_two_sets_of_one_name_are_kept_apart(base, tmp_path):
     accuracies = []
     for answer in (0, 1):
         own = ChoiceSet("same", (Choice("The cat sat on the", (" mat", " qqqqzzzz"), answer),) * 3)
-        (accuracy,) = (r.value for r in Harness((own,), EvaluationSpec(), tmp_path).readings(model, tokenizer) if r.metric == "same/acc")
+        (accuracy,) = (r.value for r in Harness((own,), EvaluationSpec(), tmp_path).score(model, tokenizer)[0] if r.metric == "same/acc")
         accuracies.append(accuracy)
     assert accuracies == [1.0, 0.0]
 

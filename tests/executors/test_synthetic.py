@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from lorabench.engine.events import Event
 from lorabench.executors.synthetic import GAP, expected, open_slot
+from lorabench.record.items import load_items
 from lorabench.spec import Cell, expand
 from tests.report.stores import STUDY, study_of
 
@@ -23,7 +24,12 @@ def test_readings_files_and_events(tmp_path: Path) -> None:
     cell, events = cells(tmp_path)[0], list[Event]()
     result = open_slot(threads=1).run(cell, tmp_path / "out", events.append)
     assert result.outcome == "finished"
-    assert {r.metric: r.value for r in result.readings} == expected(cell)
+    drawn = {r.metric: r.value for r in result.readings}
+    items = load_items(tmp_path / "out" / "items.safetensors")
+    accuracy = "python-docs-cloze/acc"
+    assert drawn == expected(cell) | {accuracy: items[accuracy].value}
+    assert abs(drawn[accuracy] - expected(cell)[accuracy]) < 0.15, "200 items, four standard errors"
+    assert items["eval_loss"].value == pytest.approx(drawn["eval_loss"])
     curve = pd.read_csv(tmp_path / "out" / "curve.csv")
     assert list(curve.columns) == ["step", "loss", "learning_rate", "grad_norm", "seconds"]
     assert len(curve) == 40

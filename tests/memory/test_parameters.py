@@ -11,7 +11,7 @@ from lorabench.memory.request import setting_from
 from lorabench.memory.skeleton import configuration, with_layers
 from lorabench.memory.step import predict_step
 from lorabench.spec.architectures import architectures, find_architecture
-from lorabench.spec.study import ModelSpec
+from lorabench.spec.settings import ModelSpec
 
 
 @pytest.mark.parametrize(

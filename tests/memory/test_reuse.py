@@ -9,7 +9,7 @@ from lorabench.memory import reuse as module
 from lorabench.memory.reuse import Reuse, family
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import predict_step
-from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 from lorabench.errors import LorabenchError
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import pattern, predict_step
-from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 SMALL = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 256}
 CONFIGS = {

@@ -11,7 +11,7 @@ from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import predict_step
-from lorabench.spec.study import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from tests.engine.conftest import small_model
 
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)

@@ -5,7 +5,7 @@ import pytest
 from lorabench.memory.parameters import any_model
 from lorabench.memory.skeleton import configuration
 from lorabench.spec.architectures import architectures, find_architecture
-from lorabench.spec.study import ModelSpec
+from lorabench.spec.settings import ModelSpec
 
 ROUNDED = {  # how far a source's own rounding is from the configuration, where it prints no exact count
     "microsoft/deberta-v2-xxlarge": 0.05,

@@ -107,7 +107,7 @@ def test_a_hub_model_is_pinned_to_the_commit_of_the_local_cache(tmp_path, monkey
     from huggingface_hub import constants
 
     from lorabench.spec.identity import pinned
-    from lorabench.spec.study import ModelSpec
+    from lorabench.spec.settings import ModelSpec
 
     pinned.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
