@@ -1,16 +1,22 @@
-"""From cells to conditions: mean and sample standard deviation over the finished replicates, and what became of the others.
+"""From cells to conditions: mean, spread and interval over the finished replicates, and what became of the others.
+
+    interval = mean -+ t(0.975, n-1) * std / sqrt(n)      over seeds
+             = value -+ 1.96 * standard error             over items, for one replicate of a metric that is a mean of items
 
 A diverged or failed replicate has no value; it is counted, never averaged in.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import pandas as pd
+from scipy import special
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.labels import Label, labels
@@ -25,6 +31,8 @@ class Statistic:
     std: float | None
     """sample standard deviation (n - 1), absent for one replicate"""
     n: int
+    half: float | None = None
+    """half-width of the 95 % interval; absent where no noise is known"""
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,24 @@ def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
     found: dict[str, dict[str, Statistic]] = {}
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
-        mean, std, number = grouped.mean(), grouped.std(ddof=1), grouped.count()
-        for condition in mean.index:
-            n = int(number[condition])
-            if n:
-                found.setdefault(str(condition), {})[metric] = Statistic(
-                    float(mean[condition]), float(std[condition]) if n > 1 else None, n
-                )
+        by = {"mean": grouped.mean(), "std": grouped.std(ddof=1), "n": grouped.count()}
+        if f"{metric}_stderr" in finished:
+            by["stderr"] = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean()
+        stderrs = by.get("stderr", pd.Series(math.nan, index=by["n"].index))
+        for condition, mean, spread, number, error in zip(by["n"].index, by["mean"], by["std"], by["n"], stderrs, strict=True):
+            if n := int(number):
+                std, stderr = (None if math.isnan(v) else float(v) for v in (spread, error))
+                found.setdefault(str(condition), {})[metric] = Statistic(float(mean), std, n, _half(std, stderr, n))
     return found
+
+
+def _half(std: float | None, stderr: float | None, n: int) -> float | None:
+    if std is None:
+        return None if stderr is None else _factor(0) * stderr
+    return _factor(n - 1) * std / math.sqrt(n) if std else None
+
+
+@lru_cache(maxsize=64)
+def _factor(freedom: int) -> float:
+    """t(0.975) with so many degrees of freedom; of the normal distribution for 0."""
+    return float(special.stdtrit(freedom, 0.975) if freedom else special.ndtri(0.975))

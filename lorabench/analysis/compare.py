@@ -1,32 +1,29 @@
-"""Conditions against their reference, paired by seed.
+"""Conditions against their reference: difference, interval, and what may be said of it.
 
-    d_s = value(condition, seed s) - value(reference, seed s);   difference = mean d
-    95 % interval: difference +- t(0.975, n-1) * std(d) / sqrt(n);   p from the paired t test
-
-Only seeds that finished on both sides count. A condition without a pair (an untrained base has no seed)
-has no Comparison. One pair has no interval and no p; nor have differences that do not vary at all: a
-spread of zero over a few seeds comes from rounding (accuracy over 200 items), not from certainty.
+All comparisons of one metric are a family: p values of difference, and those of equivalence, are adjusted by Holm.
+A difference is decisive where its adjusted p is below 0.05; it is equivalent where two one-sided tests put it
+within the study's margin. With one seed of something trained neither is said: a repetition may land elsewhere.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import pandas as pd
-from scipy import special
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.difference import CONFIDENCE, Basis, Difference, holm
+from lorabench.analysis.pairing import SEEDLESS, Pairing
 from lorabench.errors import LorabenchError
+from lorabench.record.metrics import metric as described
 from lorabench.spec.grid import agrees
 from lorabench.spec.identity import canonical_json, reference_for
+from lorabench.spec.settings import ComparisonSpec
 from lorabench.spec.study import Study
 
-CONFIDENCE = 0.95
 _FULL = {"method": {"name": "full"}}
-_SAME = 1e-12  # spread below this share of the values is float rounding
+LEVEL = 1 - CONFIDENCE
+Verdict = Literal["better", "worse", "equivalent", "not decisive"]
 
 
 @dataclass(frozen=True)
@@ -37,25 +34,52 @@ class Comparison:
     condition: str
     reference: str
     pairs: int
-    """seeds that finished on both sides"""
+    """seeds that finished on both sides; 1 where neither has any"""
     difference: float
     """mean of condition - reference"""
     low: float | None
     high: float | None
-    """95 % t interval of the difference"""
+    """95 % interval of the difference, taken alone"""
+    basis: Basis | None
+    """what the interval speaks for"""
     p_value: float | None
-    """paired t test, not corrected for multiplicity"""
+    p_adjusted: float | None
+    """Holm, over the study's comparisons in this metric"""
+    margin: float | None
+    """difference that does not matter; absent for metrics that have none"""
+    p_equivalent: float | None
+    """two one-sided tests within the margin, adjusted by Holm"""
+    repeated: bool
+    """whether seed noise is known, or there is none"""
 
     @property
     def decisive(self) -> bool:
-        """Whether the interval excludes zero; never with a single pair."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether there is a difference, as far as the data say."""
+        return self.repeated and self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the difference is within the margin, as far as the data say."""
+        return self.repeated and self.p_equivalent is not None and self.p_equivalent < LEVEL
+
+    @property
+    def verdict(self) -> Verdict:
+        """One word; a decisive difference that is within the margin all the same is equivalent."""
+        if self.equivalent or not self.decisive:
+            return "equivalent" if self.equivalent else "not decisive"
+        better = described(self.metric).better
+        return "not decisive" if better == "none" else "better" if (self.difference < 0) == (better == "lower") else "worse"
+
+
+def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
+    """The difference of a metric that the study calls immaterial."""
+    return {"nats": rules.loss_margin, "share": rules.accuracy_margin}.get(described(metric).unit)
 
 
 def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     """Condition id to the id of the condition it is compared with; the references themselves are left out."""
     rule = study.reference if study.reference is not None else _FULL
-    plain = {g.condition: g.setting.model_dump(mode="json", exclude={"seed", "fingerprints"}) for g in groups}
+    plain = {g.condition: g.declared for g in groups}
     chosen = [p for p in plain.values() if agrees(p, rule)]
     by_setting = {canonical_json(p): c for c, p in plain.items() if agrees(p, rule)}
     found: dict[str, str] = {}
@@ -69,37 +93,24 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     return found
 
 
-def compare(data: pd.DataFrame, wanted: Mapping[str, str], metrics: Sequence[str]) -> tuple[Comparison, ...]:
-    """A Comparison for each condition and metric that has a pair; `data` is record.wide(results)."""
-    finished = data[(data["outcome"] == "finished") & data["seed"].notna()]
-    made = []
+def compare(pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec) -> tuple[Comparison, ...]:
+    """A Comparison for each condition and metric that has a pair."""
+    made: list[Comparison] = []
     for metric in metrics:
-        by_seed = _by_seed(finished, metric)
-        for condition, reference in wanted.items():
-            ours, theirs = by_seed.get(condition, {}), by_seed.get(reference, {})
-            seeds = [s for s in ours if s in theirs]
-            if seeds:
-                pairs = np.array([(ours[s], theirs[s]) for s in seeds])
-                made.append(_paired(metric, condition, reference, pairs[:, 0], pairs[:, 1]))
+        found = [(c, r, d) for c, r in wanted.items() if (d := pairing.difference(metric, c, r)) is not None]
+        made += _adjusted([_of(metric, c, r, d, pairing, rules) for c, r, d in found])
     return tuple(made)
 
 
-def _by_seed(finished: pd.DataFrame, metric: str) -> dict[str, dict[int, float]]:
-    present = finished[finished[metric].notna()]
-    found: dict[str, dict[int, float]] = {}
-    for condition, seed, value in zip(present["condition"], present["seed"], present[metric].astype("float64"), strict=True):
-        found.setdefault(condition, {})[int(seed)] = float(value)
-    return found
+def _of(metric: str, condition: str, reference: str, d: Difference, pairing: Pairing, rules: ComparisonSpec) -> Comparison:
+    low, high = d.interval or (None, None)
+    margin = margin_of(metric, rules)
+    repeated = d.pairs > 1 or SEEDLESS in pairing.seeds(metric, condition)
+    equivalent = d.p_equivalent(margin) if margin is not None else None
+    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated)
 
 
-def _paired(metric: str, condition: str, reference: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
-    each = ours - theirs
-    n, mean = len(each), float(np.mean(each))
-    spread = float(np.std(each, ddof=1)) if n > 1 else 0.0
-    if spread <= _SAME * float(np.max(np.abs([ours, theirs]))):
-        return Comparison(metric, condition, reference, n, mean, None, None, None)
-    # scipy.special's own t distribution: scipy.stats takes ~1 ms a call, and a study makes thousands
-    error = spread / math.sqrt(n)
-    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
-    p_value = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
-    return Comparison(metric, condition, reference, n, mean, mean - half, mean + half, p_value)
+def _adjusted(family: list[Comparison]) -> list[Comparison]:
+    p, q = ({i: v for i, c in enumerate(family) if (v := getattr(c, name)) is not None} for name in ("p_value", "p_equivalent"))
+    differ, same = (dict(zip(values, holm(list(values.values())), strict=True)) for values in (p, q))
+    return [replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i)) for i, c in enumerate(family)]

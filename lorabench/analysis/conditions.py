@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lorabench.spec.study import Cell
 
@@ -23,8 +24,13 @@ class Replicates:
 
     @property
     def setting(self) -> Cell:
-        """A cell that stands for all: they differ in the seed alone."""
+        """A cell that stands for all: they differ in the seed alone, and in the rate where it is tuned."""
         return self.cells[0]
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """The condition as plain data, a tuned rate as its grid."""
+        return self.setting.condition.model_dump(mode="json")
 
     @property
     def trains(self) -> bool:

@@ -18,6 +18,7 @@ from lorabench.spec.paths import model_label
 _METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
 _SHORT = {
     "training.learning_rate": "lr",
+    "training.learning_rate.tune": "lr",
     "training.sequence_length": "length",
     "training.batch_size": "batch",
     "training.gradient_accumulation": "accumulation",
@@ -44,7 +45,7 @@ def method_label(name: str) -> str:
 
 def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
     """Condition id to Label."""
-    settings = {g.condition: _flat(g.setting.model_dump(mode="json", exclude={"seed", "fingerprints"})) for g in groups}
+    settings = {g.condition: _flat(g.declared) for g in groups}
     shown = _telling(settings)
     made = {c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()}
     return _unique(made)

@@ -30,7 +30,7 @@ def foresee(cell: Cell) -> Foresight | None:
         setting = setting_of(cell, kind, longest)
         step = _step(setting)
         peak = sum(with_framework(step, setting).values())
-        return Foresight(step.peak_bytes, round(LOW * peak), round(HIGH * peak), available_bytes(where))
+        return Foresight(step.peak_bytes, round(LOW * peak), round(HIGH * peak), available_bytes(where), step.parts)
     except Exception:
         traceback.print_exc()
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lorabench.record.result import CellResult, Fault, Reading
@@ -20,6 +21,8 @@ class Foresight:
     high_bytes: int
     available_bytes: int
     """free on the device when this was predicted"""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """bytes of train_peak_bytes by what they are for (the categories of memory.ledger); empty where that is not known"""
 
     @property
     def fits(self) -> bool | None:
@@ -38,7 +41,8 @@ class Foresight:
 
     def readings(self) -> tuple[Reading, ...]:
         """What is stored with the result."""
-        return (Reading(metric="predicted_train_peak_bytes", value=float(self.train_peak_bytes)),)
+        parts = (Reading(metric=f"predicted_{part}_bytes", value=float(n)) for part, n in self.parts.items())
+        return (Reading(metric="predicted_train_peak_bytes", value=float(self.train_peak_bytes)), *parts)
 
     def skipped(self, cell: Cell) -> CellResult:
         """The result of a cell that was not run since it would not fit."""

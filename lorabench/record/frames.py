@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lorabench.record.metrics import PREDICTED_PARTS
 from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def wide(results: Iterable[CellResult]) -> pd.DataFrame:
 
 
 def _typed(data: pd.DataFrame) -> pd.DataFrame:
-    for column in ("rank", "seed", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes"):
+    for column in ("rank", "seed", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes", *PREDICTED_PARTS):
         if column in data:
             data[column] = data[column].astype("Float64").round().astype("Int64")
     return data

@@ -46,7 +46,22 @@ _TABLE = (
     Metric("bits_per_byte", "bits per byte", "bits", "lower", "held-out loss per byte of text: comparable between tokenizers"),
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
 )
-TABLE = {m.name: m for m in _TABLE}
+
+# what the predicted training peak is made of, by memory.ledger's categories: bytes that live at the highest moment of the step
+_PARTS = (
+    ("weights", "base weights", "of the predicted peak: weights of the base as stored, the trained ones of full fine-tuning among them"),
+    ("quantization_state", "quantisation constants", "of the predicted peak: constants by which blocks of quantised weights are scaled"),
+    ("adapters", "adapter weights", "of the predicted peak: weights that a method adds to the base"),
+    ("gradients", "gradients", "of the predicted peak: gradients of the trained weights, as far as they exist at its moment"),
+    ("optimizer", "optimizer state", "of the predicted peak: what the optimizer keeps for each trained weight"),
+    ("activations", "activations", "of the predicted peak: what is kept for the backward pass, and what the operator at hand holds"),
+    ("logits", "logits and loss", "of the predicted peak: a number for each token and entry of the vocabulary, its copies and gradient"),
+    ("workspace", "kernels' scratch", "of the predicted peak: scratch space inside operators, such as dequantised copies of weights"),
+)
+PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part, _, _ in _PARTS)
+"""the metrics of the parts; they sum to predicted_train_peak_bytes"""
+
+TABLE = {m.name: m for m in (*_TABLE, *(Metric(f"predicted_{part}_bytes", label, "bytes", "none", meaning) for part, label, meaning in _PARTS))}
 
 _LM_EVAL = {
     "acc": ("accuracy", "share", "higher", "share of items whose likeliest choice is right"),

@@ -26,7 +26,7 @@ class Column:
     signed: bool = False
     """a difference to the reference, with its interval"""
     spread: bool = False
-    """show the standard deviation over seeds beside the mean"""
+    """show the half-width of the mean's 95 % interval beside it"""
     meaning: str = ""
     importance: int = 5
     """0 is always shown; in a narrow terminal the highest go first"""
@@ -86,7 +86,9 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
             return main, ""
         return main, f"[{human.number(value.low, column.unit)}, {human.number(value.high, column.unit)}]"
     main = human.number(value.value, column.unit)
-    return main, f"± {human.number(value.std, column.unit)}" if column.spread and value.std is not None else ""
+    if not column.spread or value.low is None or value.high is None:
+        return main, ""
+    return main, f"± {human.number((value.high - value.low) / 2, column.unit)}"
 
 
 def heading(column: Column) -> tuple[str, str]:

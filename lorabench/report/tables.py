@@ -87,7 +87,11 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
         found = view.comparison(key.removesuffix("_difference"), summary.condition)
         return Value(found.difference, low=found.low, high=found.high) if found else None
     statistic = summary.statistics.get(key)
-    return Value(statistic.mean, std=statistic.std) if statistic else None
+    if statistic is None:
+        return None
+    half = statistic.half
+    ends = (None, None) if half is None else (statistic.mean - half, statistic.mean + half)
+    return Value(statistic.mean, std=statistic.std, low=ends[0], high=ends[1])
 
 
 def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:

@@ -14,7 +14,11 @@ from lorabench.analysis.aggregate import Summary, aggregate, metrics
 from lorabench.analysis.checks import Finding, check
 from lorabench.analysis.compare import Comparison, compare, references
 from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.analysis.pairing import Pairing
+from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.record.frames import wide
+from lorabench.record.items import FILE, load_items
+from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
@@ -32,13 +36,17 @@ class View:
     results: Mapping[str, CellResult]
     """by cell id, in the study's order"""
     data: pd.DataFrame
-    """a row per cell, as record.wide makes it"""
+    """a row per cell that conditions are made of, as record.wide makes it; cells at rates that were not chosen are left out"""
     metrics: tuple[str, ...]
     summaries: tuple[Summary, ...]
     """a row per condition, in the study's order"""
     references: Mapping[str, str]
     """condition id to the id of its reference"""
+    pairing: Pairing
+    """for whatever else is to be compared"""
     comparisons: tuple[Comparison, ...]
+    tunings: tuple[Tuning, ...]
+    """of the conditions whose learning rate is tuned"""
     findings: tuple[Finding, ...]
     styles: Mapping[str, Style]
     """by condition: the same colour, dash and symbol in every figure"""
@@ -75,12 +83,18 @@ class View:
 
 def make_view(store: Store) -> View:
     """Reads a store and analyses it."""
-    study, groups = store.study(), replicates(store.plan())
+    study, planned = store.study(), replicates(store.plan())
     found = {r.cell.id: r for r in store.results()}
-    results = {i: found[i] for g in groups for i in g.ids if i in found}
-    data = wide(results.values())
+    results = {i: found[i] for g in planned for i in g.ids if i in found}
+    everything = wide(results.values())
+    tuned = tunings(planned, everything)
+    groups = chosen_cells(planned, tuned)
+    kept = {i for g in groups for i in g.ids}
+    data = everything[everything["cell"].isin(kept)]
     names = metrics(data)
     summaries, against = aggregate(groups, data), references(study, groups)
+    pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
+    quality = [m for m in names if metric(m).unit in ("nats", "share", "bits", "ratio")]
     return View(
         folder=store.folder,
         study=study,
@@ -90,7 +104,9 @@ def make_view(store: Store) -> View:
         metrics=names,
         summaries=summaries,
         references=MappingProxyType(against),
-        comparisons=compare(data, against, names),
+        pairing=pairing,
+        comparisons=compare(pairing, against, quality, study.comparison),
+        tunings=tuned,
         findings=check(groups, summaries),
         styles=MappingProxyType(styles(summaries)),
     )

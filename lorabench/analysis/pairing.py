@@ -1,0 +1,91 @@
+"""The values of all finished cells, paired by seed: whatever two conditions are compared, it is done here.
+
+A condition without a seed (an untrained base) is one cell; two of those are compared item by item, and nothing is
+left to repeat. Against a trained condition they make no pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorabench.analysis.difference import Difference, difference, item_errors
+from lorabench.record.items import Items
+from lorabench.record.metrics import is_accuracy
+
+ItemsOf = Callable[[str], Mapping[str, Items]]
+"""cell id to its items by metric"""
+SEEDLESS = -1
+
+
+@dataclass(frozen=True)
+class _Reading:
+    cell: str
+    value: float
+    stderr: float | None
+
+
+class Pairing:
+    """Differences between any two conditions; `data` is record.wide(results), `items` reads a cell's items."""
+
+    def __init__(self, data: pd.DataFrame, items: ItemsOf = lambda cell: {}) -> None:
+        self._data = data
+        self._items = lru_cache(maxsize=None)(items)
+        self._found: dict[tuple[str, str, str], Difference | None] = {}
+        self._tables: dict[str, dict[str, dict[int, _Reading]]] = {}
+
+    def seeds(self, metric: str, condition: str) -> Mapping[int, float]:
+        """Values of a condition's finished cells by seed; SEEDLESS where it has none."""
+        return {s: r.value for s, r in self._table(metric).get(condition, {}).items()}
+
+    def difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
+        """ours - theirs over the seeds that both have; None where there is none."""
+        key = (metric, ours, theirs)
+        if key not in self._found:
+            self._found[key] = self._difference(metric, ours, theirs)
+        return self._found[key]
+
+    def _difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
+        a, b = self._table(metric).get(ours, {}), self._table(metric).get(theirs, {})
+        shared = [s for s in a if s in b]
+        if not shared:
+            return None
+        left, right = [a[s] for s in shared], [b[s] for s in shared]
+        errors, count = self._item_errors(metric, left, right) if len(shared) == 1 or is_accuracy(metric) else (None, None)
+        return difference(np.array([r.value for r in left]), np.array([r.value for r in right]), errors, count)
+
+    def _item_errors(self, metric: str, left: list[_Reading], right: list[_Reading]) -> tuple[tuple[float, float] | None, int | None]:
+        items = [[i for r in side if (i := self._items(r.cell).get(metric)) is not None] for side in (left, right)]
+        if len(items[0]) == len(items[1]) == len(left):
+            return item_errors(items[0], items[1]), len(items[0][0].sums)
+        if len(left) == 1 and left[0].stderr is not None and right[0].stderr is not None:  # results from before items were kept: as if unpaired
+            error = float(np.hypot(left[0].stderr, right[0].stderr))
+            return ((error, error) if error else None), None
+        return None, None
+
+    def _table(self, metric: str) -> dict[str, dict[int, _Reading]]:
+        if metric not in self._tables:
+            self._tables[metric] = self._read(metric)
+        return self._tables[metric]
+
+    def _read(self, metric: str) -> dict[str, dict[int, _Reading]]:
+        if metric not in self._finished:
+            return {}
+        present = self._finished[self._finished[metric].notna()]
+        stderr = f"{metric}_stderr"
+        errors = present[stderr].astype("float64") if stderr in present else pd.Series(np.nan, index=present.index)
+        found: dict[str, dict[int, _Reading]] = {}
+        columns: Any = (present["condition"], present["seed"], present["cell"], present[metric].astype("float64"), errors)
+        for condition, seed, cell, value, error in zip(*columns, strict=True):
+            key = SEEDLESS if pd.isna(seed) else int(seed)
+            found.setdefault(condition, {})[key] = _Reading(str(cell), float(value), None if np.isnan(error) else float(error))
+        return found
+
+    @cached_property
+    def _finished(self) -> pd.DataFrame:
+        return self._data[self._data["outcome"] == "finished"]

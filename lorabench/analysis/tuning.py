@@ -1,0 +1,92 @@
+"""Which learning rate each condition gets: the one of lowest mean validation loss over its seeds.
+
+    chosen = argmin over rates of mean_s validation_loss(rate, seed s)      one rate for all seeds
+
+Everything that is reported of the condition comes from its cells at that rate, on the test split, which took no part
+in the choice. A rate of which a cell broke is not chosen while another is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lorabench.analysis.conditions import Replicates
+
+METRIC = "validation_loss"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One rate of a condition's grid."""
+
+    rate: float
+    losses: tuple[float, ...]
+    """validation loss of each finished cell"""
+    broken: int
+    """cells that ran and did not finish"""
+    missing: int
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.losses)) if self.losses else None
+
+    @property
+    def std(self) -> float | None:
+        return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a condition came to its rate."""
+
+    condition: str
+    tried: tuple[Tried, ...]
+    """by rising rate"""
+    chosen: float | None
+    """None where no cell finished"""
+
+    @property
+    def edge(self) -> bool:
+        """Whether the chosen rate ends the grid, so that a better one may lie outside."""
+        return self.chosen in (self.tried[0].rate, self.tried[-1].rate)
+
+
+def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, ...]:
+    """A Tuning of each condition whose rate is tuned; `data` is record.wide(results)."""
+    known = data.set_index("cell")
+    outcome = known["outcome"].to_dict()
+    loss = known[METRIC].dropna().astype("float64").to_dict() if METRIC in known else {}
+    made = []
+    for group in groups:
+        grid = group.setting.tuned_over
+        if not grid:
+            continue
+        tried = []
+        for rate in grid:
+            ids = [i for cell, i in zip(group.cells, group.ids, strict=True) if cell.training.rate == rate]
+            losses = tuple(loss[i] for i in ids if outcome.get(i) == "finished" and i in loss)
+            broken = sum(outcome.get(i) in ("diverged", "out_of_memory", "failed") for i in ids)
+            tried.append(Tried(rate, losses, broken, len(ids) - len(losses) - broken))
+        made.append(Tuning(group.condition, tuple(tried), _chosen(tried)))
+    return tuple(made)
+
+
+def _chosen(tried: Sequence[Tried]) -> float | None:
+    most = max((len(t.losses) for t in tried), default=0)
+    able = [t for t in tried if t.losses and len(t.losses) == most]  # fewer seeds, or survivors alone, are no fair mean
+    return min(able, key=lambda t: (t.mean, t.rate)).rate if able else None
+
+
+def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple[Replicates, ...]:
+    """The conditions with the cells at their chosen rates; one without a choice keeps all of its cells."""
+    rates = {t.condition: t.chosen for t in found if t.chosen is not None}
+    made = []
+    for group in groups:
+        rate = rates.get(group.condition)
+        kept = [(c, i) for c, i in zip(group.cells, group.ids, strict=True) if rate is None or c.training.rate == rate]
+        made.append(Replicates(group.condition, tuple(c for c, _ in kept), tuple(i for _, i in kept)))
+    return tuple(made)
