@@ -111,14 +111,13 @@ def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
     found: dict[str, dict[str, Statistic]] = {}
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
-        by = {"mean": grouped.mean(), "std": grouped.std(ddof=1), "n": grouped.count()}
-        if f"{metric}_stderr" in finished:
-            by["stderr"] = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean()
-        stderrs = by.get("stderr", pd.Series(math.nan, index=by["n"].index))
-        for condition, mean, spread, number, error in zip(by["n"].index, by["mean"], by["std"], by["n"], stderrs, strict=True):
-            if n := int(number):
-                std, stderr = (None if math.isnan(v) else float(v) for v in (spread, error))
-                found.setdefault(str(condition), {})[metric] = Statistic(float(mean), std, n, _half(std, stderr, n))
+        means, stds, numbers = grouped.mean(), grouped.std(ddof=1), grouped.count()
+        errors = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean() if f"{metric}_stderr" in finished else None
+        for condition in means.index:
+            if n := int(numbers[condition]):
+                std = float(stds[condition]) if n > 1 else None
+                stderr = None if errors is None or math.isnan(errors[condition]) else float(errors[condition])
+                found.setdefault(str(condition), {})[metric] = Statistic(float(means[condition]), std, n, _half(std, stderr, n))
     return found
 
 

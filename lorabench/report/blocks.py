@@ -16,7 +16,8 @@ class Text:
     """A paragraph."""
 
     text: str
-    tone: Literal["plain", "lead", "small"] = "plain"
+    tone: Literal["plain", "question", "lead", "small"] = "plain"
+    """lead: what the data decide"""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,13 @@ class Line:
     x: tuple[float, ...]
     y: tuple[float, ...]
     error: tuple[float | None, ...] = ()
-    """standard deviation over seeds, one for each point"""
+    """half-width of the 95 % interval, one for each point"""
     hover: tuple[str, ...] = ()
     """a sentence for each point; absent: the numbers"""
+    mode: Literal["lines", "markers", "lines+markers"] | None = None
+    """absent: the drawing's"""
+    faint: bool = False
+    """drawn pale: it is there, but not what to look at"""
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,9 @@ def _trace(line: Line, mode: str) -> dict[str, Any]:
     trace: dict[str, Any] = {
         "x": list(line.x),
         "y": list(line.y),
-        "mode": mode,
+        "mode": line.mode or mode,
         "name": safe(line.label),
+        "opacity": 0.35 if line.faint else 1,
         "line": {"color": line.style.colour, "dash": line.style.dash, "width": 2},
         "marker": {"color": line.style.colour, "symbol": line.style.symbol, "size": 10},
     }

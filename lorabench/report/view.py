@@ -38,6 +38,8 @@ class View:
     data: pd.DataFrame
     """a row per cell that conditions are made of, as record.wide makes it; cells at rates that were not chosen are left out"""
     metrics: tuple[str, ...]
+    metric: str
+    """what the answer is about: the study's own, the held-out loss where that was not measured"""
     summaries: tuple[Summary, ...]
     """a row per condition, in the study's order"""
     references: Mapping[str, str]
@@ -102,6 +104,7 @@ def make_view(store: Store) -> View:
         results=MappingProxyType(results),
         data=data,
         metrics=names,
+        metric=study.comparison.metric if study.comparison.metric in names else "eval_loss",
         summaries=summaries,
         references=MappingProxyType(against),
         pairing=pairing,

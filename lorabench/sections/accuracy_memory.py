@@ -1,50 +1,80 @@
-"""quality against the peak of training memory"""
+"""quality against the peak of training memory, and which conditions are worth theirs"""
 
 from __future__ import annotations
 
+from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
-from lorabench.report.blocks import Figure, Section
+from lorabench.report.blocks import Block, Figure, Points, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw
-from lorabench.report.tables import accuracies
+from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
 
 ORDER = 40
 TITLE = "Quality and memory"
+_AT_MOST = 12  # names in a sentence
 
 
 def section(view: View) -> Section | None:
-    """One figure; None where no condition has both values."""
-    info = decide(view)
-    if info is None:
+    """One figure and what stands on the front; None where no condition has both values."""
+    points = decide(view)
+    if not points:
         return None
-    m = quality(view)
+    m = metric(view.metric)
     corner = "upper left" if m.better == "higher" else "lower left"
-    caption = f"Each point is a condition, its bar the standard deviation over seeds. Look to the {corner}: better at less memory."
-    words = tuple(line.hover[0] for line in info.lines)
-    return Section(TITLE, (Figure("accuracy-memory", draw(info), f"{m.label} against train peak", caption, words),))
+    caption = (
+        f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less memory. The grey line joins the Pareto front by the means. "
+        "Pale points are dominated beyond doubt: another condition takes no more memory and is better by an interval that leaves zero out (paired by seed, each taken alone)."
+    )
+    words = tuple(sentence(view, p, m) for p in points)
+    blocks: list[Block] = [*_told(view, points), Figure("accuracy-memory", draw(drawing(view, points)), f"{m.label} against train peak", caption, words)]
+    return Section(TITLE, tuple(blocks))
 
 
-def quality(view: View) -> Metric:
-    """The first accuracy, else the held-out loss."""
-    return metric(next(iter(accuracies(view)), "eval_loss"))
+def decide(view: View) -> tuple[Point, ...]:
+    """The standing of every condition with both values."""
+    return pareto(view.summaries, view.metric, view.pairing)
 
 
-def decide(view: View) -> Drawing | None:
-    """A point for each finished condition that has both values."""
-    m = quality(view)
-    found = [(s, y, x) for s in view.summaries if (y := s.statistics.get(m.name)) and (x := s.statistics.get("train_peak_bytes"))]
-    if not found:
-        return None
-    one, name = (1e9, "GB") if max(x.mean for _, _, x in found) >= 1e9 else (1e6, "MB")
+def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
+    """The figure: the front as a line, a point for each condition, those dominated beyond doubt pale."""
+    m = metric(view.metric)
+    one, name = (1e9, "GB") if max(p.memory for p in points) >= 1e9 else (1e6, "MB")
     factor = 100.0 if m.unit == "share" else 1.0
     lines = []
-    for s, y, x in found:
-        spread = None if y.std is None else y.std * factor
-        unit = "%" if m.unit == "share" else m.unit
-        hover = f"{s.label.text}: {m.label} {human.number(y.mean, m.unit)} {unit}".rstrip() + f" at {human.size(x.mean)}"
-        lines.append(Line(s.label.text, view.styles[s.condition], (x.mean / one,), (y.mean * factor,), (spread,), (hover,)))
+    front = [p for p in points if p.standing == "front"]
+    if len(front) > 1:
+        steps = Style(GREY, "solid", "circle")
+        lines.append(Line("Pareto front", steps, tuple(p.memory / one for p in front), tuple(p.value * factor for p in front), mode="lines"))
+    for p in points:
+        half = None if p.half is None else p.half * factor
+        hover = sentence(view, p, m)
+        lines.append(Line(view.label(p.condition), view.styles[p.condition], (p.memory / one,), (p.value * factor,), (half,), (hover,), faint=p.standing == "dominated"))
     return Drawing(Axis(f"train peak ({name})"), Axis(titled(m)), tuple(lines), mode="markers")
+
+
+def sentence(view: View, p: Point, m: Metric) -> str:
+    """ "LoRA r=1: held-out loss 3.483 ± 0.117 nats at 58.8 MB; dominated by LoRA r=4 nf4" """
+    spread = f" ± {human.number(p.half, m.unit)}" if p.half is not None else ""
+    unit = "%" if m.unit == "share" else human.head_unit(m.unit)
+    by = view.label(p.by) if p.by else ""
+    standing = {"front": "on the front", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}"}[p.standing]
+    return f"{view.label(p.condition)}: {m.label} {human.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {human.size(p.memory)}; {standing}"
+
+
+def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
+    def named(standing: str) -> str:
+        names = [view.label(p.condition) for p in points if p.standing == standing]
+        return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
+
+    items = [f"On the front (no condition has a better mean at no more memory): {named('front')}."]
+    if named("open"):
+        items.append(f"Behind the front by the mean, but not beyond doubt: {named('open')}.")
+    if named("dominated"):
+        items.append(f"Dominated beyond doubt: {named('dominated')}.")
+    if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
+        return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]
+    return [Points(tuple(items))]
 
 
 def titled(m: Metric) -> str:

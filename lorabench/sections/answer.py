@@ -1,69 +1,154 @@
-"""the study's question, and what the comparisons say to it"""
+"""the study's question, what the data decide, and how sure that is"""
 
 from __future__ import annotations
 
-from lorabench.analysis.compare import Comparison
+from lorabench.analysis.compare import CONFIDENCE, Comparison
+from lorabench.analysis.decide import Decision, decide
 from lorabench.record.metrics import metric
 from lorabench.report import human
-from lorabench.report.blocks import Block, Points, Section, Text
+from lorabench.report.blocks import Block, Code, Points, Section, Text
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 10
 TITLE = "Answer"
 _AT_MOST = 12  # sentences for each metric; the table has all
+_DECISIONS = 3  # sentences on the first screen; a study over many models has a reference for each
 
 
 def section(view: View) -> Section | None:
-    """Question, best condition, and a sentence for each comparison."""
-    blocks: list[Block] = [Text(view.study.question, "lead")] if view.study.question else []
+    """Question, decision, how sure, and below a sentence for each comparison."""
+    blocks: list[Block] = [Text(view.study.question, "question")] if view.study.question else []
+    decisions = decide(view.summaries, view.comparisons, view.metric)
+    blocks += [Text(verdict(view, d), "lead") for d in decisions[:_DECISIONS]]
+    if len(decisions) > _DECISIONS:
+        blocks.append(Text(f"{len(decisions) - _DECISIONS} more references are answered for below.", "small"))
     standing = best_sentence(view)
-    if standing:
-        blocks.append(Text(standing))
-    for name in ("eval_loss", *accuracies(view)[:1]):
+    if not decisions:
+        blocks.append(Text(standing or "No cell has finished with a result to answer with.", "lead" if standing else "plain"))
+        if standing:
+            blocks.append(Text(_why_none(view)))
+    blocks.append(Text(how_sure(view)))
+    if decisions:
+        blocks.append(Points(tuple(p for p in (standing, *counts(view, decisions)) if p)))
+    for name in dict.fromkeys((view.metric, *accuracies(view)[:1])):
         found = [c for c in view.comparisons if c.metric == name]
         if found:
             more = [f"{len(found) - _AT_MOST} more stand in the table below."] if len(found) > _AT_MOST else []
-            blocks.append(Points((*(sentence(view, c) for c in found[:_AT_MOST]), *more)))
-    if view.comparisons:
-        blocks.append(Text("Each interval is taken alone; among many comparisons some exclude zero by chance.", "small"))
-    elif standing:
-        blocks.append(Text(_why_none(view)))
-    else:
-        blocks.append(Text("No cell has finished with a held-out loss yet, so there is nothing to answer with."))
+            lines = [*(sentence(view, c) for c in found[:_AT_MOST]), *more]
+            blocks.append(Code("\n".join(lines), f"Every comparison in {metric(name).label}") if len(found) > 1 else Points(tuple(lines)))
     return Section(TITLE, tuple(blocks))
+
+
+def verdict(view: View, d: Decision) -> str:
+    """The decision in one sentence, with interval and seeds."""
+    m = metric(d.chosen.metric)
+    ours, theirs, c = view.label(d.chosen.condition), view.label(d.reference), d.chosen
+    saving = f", with {human.number(d.memory, 'share')} % of its training memory" if d.memory is not None and d.memory < 0.995 else ""
+    if d.kind == "level" and c.verdict == "better":
+        return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c)}){saving}."
+    if d.kind == "level":
+        told = "; a difference from zero is not decisive" if not c.decisive else ""
+        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{told}{saving}."
+    if d.kind == "behind":
+        nearest = "" if d.compared == 1 else f"None of the {d.compared} conditions reaches {theirs}: the nearest, "
+        return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c)})."
+    if not c.repeated:
+        return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
+    return f"Not decisive: the data do not tell {ours}{'' if d.compared == 1 else ', the nearest,'} from {theirs} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
+
+
+def counts(view: View, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
+    """How all comparisons with each reference came out."""
+    made = []
+    for d in decisions:
+        if d.compared > 1:
+            parts = [f"{n} {word}" for n, word in ((d.better, "better"), (d.equivalent, "within the margin"), (d.worse, "worse"), (d.undecided, "not decisive")) if n]
+            made.append(f"Of {d.compared} conditions compared with {view.label(d.reference)}: {', '.join(parts)}.")
+    return tuple(made)
+
+
+def how_sure(view: View) -> str:
+    """Replicates, intervals, corrections, and the findings that weaken them, in one paragraph."""
+    numbers = sorted({s.outcomes.finished for s in view.summaries if s.seeds and s.outcomes.finished})
+    found = [c for c in view.comparisons if c.metric == view.metric]
+    seeds = "" if not numbers else human.plural(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    said = [f"{seeds} a condition" if seeds else "nothing was trained, so there are no seeds"]
+    if found:
+        bases = dict.fromkeys(c.basis for c in found if c.basis)
+        said.append(f"{CONFIDENCE:.0%} intervals over {' or '.join(bases)}".replace("%", " %") if bases else "no interval")
+        said.append(f"{human.plural(len(found), 'comparison')} corrected by Holm" if len(found) > 1 else "one comparison")
+        if found[0].margin is not None:
+            said.append(f"a margin of {margin(found[0])} counts as no difference")
+    first = f"How sure: {'; '.join(said)}."
+    weak = [f.title[:1].lower() + f.title[1:] for f in view.findings]
+    return f"{first} What weakens it: {', '.join(weak)} (see below)." if weak else first
 
 
 def sentence(view: View, c: Comparison) -> str:
     """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not decisive.\""""
     m = metric(c.metric)
     ours, theirs = view.label(c.condition), view.label(c.reference)
-    seeds = human.plural(c.pairs, "seed")
     if c.difference == 0:
-        return f"{ours} equals {theirs} in {m.label} ({seeds})."
-    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    size = f"{human.number(abs(c.difference), m.unit)} {unit}".strip()
+        return f"{ours} equals {theirs} in {m.label} ({_seeds(c)})."
     where = "above" if c.difference > 0 else "below"
+    said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
+    return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c)}): {said}."
+
+
+def size(c: Comparison) -> str:
+    """ "0.034 nats" """
+    m = metric(c.metric)
+    return f"{human.number(abs(c.difference), m.unit)} {_unit(m.unit)}".strip()
+
+
+def signed(c: Comparison) -> str:
+    """ "+0.034 nats" """
+    m = metric(c.metric)
+    return f"{human.difference(c.difference, m.unit)} {_unit(m.unit)}".strip()
+
+
+def margin(c: Comparison) -> str:
+    """ "0.02 nats" """
+    m = metric(c.metric)
+    return "any size" if c.margin is None else f"{100 * c.margin if m.unit == 'share' else c.margin:g} {_unit(m.unit)}".strip()
+
+
+def interval(c: Comparison) -> str:
+    """ "95 % interval −0.010 to 0.078, 2 seeds" """
+    m = metric(c.metric)
     if c.low is None or c.high is None:
-        why = "no interval" if c.pairs == 1 else "no interval, since the differences do not vary"
-        return f"{ours} ends {size} {where} {theirs} in {m.label} ({seeds}, {why}): not decisive."
-    interval = f"95 % interval {human.number(c.low, m.unit)} to {human.number(c.high, m.unit)}, {seeds}"
-    better = (c.difference < 0) == (m.better == "lower")
-    verdict = ("better" if better else "worse") if c.decisive else "not decisive"
-    return f"{ours} ends {size} {where} {theirs} in {m.label} ({interval}): {verdict}."
+        return f"{_seeds(c)}, {'no interval' if c.pairs == 1 else 'no interval, since the differences do not vary'}"
+    over = {"items": " over items", "seeds and items": " over seeds and items"}.get(c.basis or "", "")
+    return f"95 % interval{over} {human.number(c.low, m.unit)} to {human.number(c.high, m.unit)}, {_seeds(c)}"
+
+
+def _seeds(c: Comparison) -> str:
+    return "untrained" if c.repeated and c.pairs == 1 else human.plural(c.pairs, "seed")
+
+
+def _unit(unit: str) -> str:
+    return {"share": "points", "ratio": ""}.get(unit, unit)
 
 
 def best_sentence(view: View) -> str:
-    """Where the base starts and which condition ends lowest, from the means."""
-    m = metric("eval_loss")
-    means = [(s.mean(m.name), s) for s in view.summaries if s.comparable and s.mean(m.name) is not None]
-    start = [f"The untrained {s.label.text} has a held-out loss of {human.decimals(v)} nats." for s in view.summaries
-             if s.method == "base" and (v := s.mean(m.name)) is not None]  # fmt: skip
-    if means:
-        value, best = min(means, key=lambda pair: pair[0] or 0.0)
-        seeds = human.plural(best.outcomes.finished, "seed")
-        start.append(f"The lowest mean held-out loss is {human.decimals(value or 0.0)} nats, with {best.label.text} ({seeds}).")
-    return " ".join(start)
+    """Where the base starts and which condition ends best, from the means."""
+    m = metric(view.metric)
+    unit = "%" if m.unit == "share" else human.head_unit(m.unit)
+    known = [(v, s) for s in view.summaries if s.comparable and (v := s.mean(m.name)) is not None]
+    bases = [(v, s) for s in view.summaries if s.method == "base" and (v := s.mean(m.name)) is not None]
+    said = []
+    if len(bases) == 1:
+        said.append(f"The untrained {bases[0][1].label.text} has {_article(m.label)} of {human.number(bases[0][0], m.unit)} {unit}".rstrip() + ".")
+    if known:
+        value, best = (min if m.better == "lower" else max)(known, key=lambda pair: pair[0])
+        word = "lowest" if m.better == "lower" else "highest"
+        said.append(f"The {word} mean {m.label} is {human.number(value, m.unit)} {unit}".rstrip() + f", with {best.label.text} ({human.plural(best.outcomes.finished, 'seed')}).")
+    return " ".join(said)
+
+
+def _article(label: str) -> str:
+    return f"{'an' if label[:1] in 'aeiou' else 'a'} {label}"
 
 
 def _why_none(view: View) -> str:

@@ -97,7 +97,7 @@ def decide_bars(pairs: Sequence[Pair]) -> Bars:
         hover = tuple(f"{p.label}: {human.size(p.predicted)} predicted" for p in shown)
         parts.append(Part(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True))
     return Bars(
-        x=f"peak of training memory ({unit})",
+        x=f"training peak ({unit})",
         labels=tuple(p.label for p in shown),
         parts=tuple(parts),
         marked="measured",

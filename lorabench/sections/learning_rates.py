@@ -1,0 +1,96 @@
+"""how each condition came to its learning rate: validation loss against rate"""
+
+from __future__ import annotations
+
+from lorabench.analysis.tuning import METRIC, Tuning
+from lorabench.record.metrics import metric
+from lorabench.report import human
+from lorabench.report.blocks import Block, Figure, Grid, Points, Section
+from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.view import View
+
+ORDER = 62
+TITLE = "Learning rates"
+_MOST_LINES = 12  # with more conditions the figure shows a part, the table all
+
+
+def section(view: View) -> Section | None:
+    """What was chosen, the curve over the rates, and every value; None where no rate is tuned."""
+    if not view.tunings:
+        return None
+    info = drawing(view)
+    caption = (
+        "Mean validation loss over seeds at each rate of the grid, its bar the standard deviation over seeds. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
+        "measured on the test split, which took no part in the choice. Look for curves whose lowest point ends the grid: a better rate may lie outside."
+    )
+    if len(info.lines) < len(view.tunings):
+        caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
+    words = tuple(sentence(view, t) for t in view.tunings)
+    blocks: list[Block] = [Points(told(view)), Figure("learning-rates", draw(info), "validation loss against learning rate", caption, words)]
+    return Section(TITLE, (*blocks, table(view)))
+
+
+def drawing(view: View) -> Drawing:
+    """A line for each condition; rates at which no cell finished have no point."""
+    lines, rates = [], set()
+    for t in view.tunings[:: -(-len(view.tunings) // _MOST_LINES)]:
+        known = [(x.rate, x.mean, x.std) for x in t.tried if x.mean is not None]
+        rates |= {x.rate for x in t.tried}
+        if known:
+            x, y, error = zip(*known, strict=True)
+            lines.append(Line(view.label(t.condition), view.styles[t.condition], x, y, error))
+    return Drawing(Axis("learning rate", log=True, ticks=tuple(sorted(rates))), Axis(f"{metric(METRIC).label} (nats)"), tuple(lines), mode="lines+markers")
+
+
+def told(view: View) -> tuple[str, ...]:
+    """Which rates were chosen, by method, and what they say of LoRA's rate against full fine-tuning's and of the rank."""
+    methods: dict[str, list[Tuning]] = {}
+    for t in view.tunings:
+        if t.chosen is not None:
+            methods.setdefault(view.summary(t.condition).method, []).append(t)
+    made = []
+    for method, found in methods.items():
+        chosen = sorted({t.chosen for t in found if t.chosen is not None})
+        one = f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g} to {chosen[-1]:g}"
+        made.append(f"{method}: {human.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}.")
+    full, adapters = methods.get("full", []), [t for m, found in methods.items() if m != "full" for t in found]
+    ratios = sorted(a.chosen / f.chosen for a in adapters for f in full if a.chosen and f.chosen)
+    if ratios:
+        between = f"{ratios[0]:.3g}" if ratios[0] == ratios[-1] else f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
+        step = max(b.rate / a.rate for t in (*full, *adapters) for a, b in zip(t.tried, t.tried[1:], strict=False))
+        made.append(f"The adapters' chosen rates are {between} times full fine-tuning's, as far as grids with steps of a factor {step:.3g} can tell.")
+    edges = [t for t in view.tunings if t.edge]
+    if edges:
+        made.append(f"{len(edges)} of {len(view.tunings)} chosen rates end their grid: there a better one may lie outside.")
+    return tuple(made)
+
+
+def sentence(view: View, t: Tuning) -> str:
+    """ "LoRA r=4: chose 0.003 of 0.001 to 0.01 (3.412 nats; 3.455 at 0.001, 3.431 at 0.01)" """
+    label = view.label(t.condition)
+    if t.chosen is None:
+        return f"{label}: no cell has finished yet"
+    best = next(x for x in t.tried if x.rate == t.chosen)
+    others = ", ".join(f"{_value(x.mean)} at {x.rate:g}" for x in t.tried if x is not best)
+    return f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_value(best.mean)} nats; {others}"
+
+
+def table(view: View) -> Grid:
+    """Every condition's validation loss at every rate of any grid, the chosen one marked."""
+    rates = sorted({x.rate for t in view.tunings for x in t.tried})
+    rows = []
+    for t in view.tunings:
+        by_rate = {x.rate: x for x in t.tried}
+        cells = [_field(by_rate[r].mean, by_rate[r].std, by_rate[r].broken, r == t.chosen) if r in by_rate else "" for r in rates]
+        rows.append((view.label(t.condition), *cells))
+    return Grid(("condition", *(f"{r:g}" for r in rates)), tuple(rows))
+
+
+def _field(mean: float | None, std: float | None, broken: int, chosen: bool) -> str:
+    spread = f" ± {human.decimals(std)}" if std is not None else ""
+    lost = f" ({broken} broke)" if broken else ""
+    return f"{'→ ' if chosen else ''}{_value(mean)}{spread}{lost}"
+
+
+def _value(mean: float | None) -> str:
+    return human.DASH if mean is None else human.decimals(mean)
