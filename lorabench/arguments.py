@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     c = add("report", "write the HTML report anew")
     c.add_argument("directory", metavar="DIR")
     c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
+    c.add_argument("--compare", metavar="OTHER_DIR", help="another results directory whose like conditions are held beside these")
     c = add("explain", "all that is known of a cell: settings, readings, files, environment")
     c.add_argument("cell", metavar="CELL", help="id of a cell, or its beginning")
     c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")

@@ -143,9 +143,10 @@ def report(options: argparse.Namespace) -> int:
     from lorabench.report.page import write_report
 
     store = Store.open(options.directory)
+    other = Store.open(options.compare) if options.compare else None
     path = Path(options.output) if options.output else store.folder / "report.html"
     try:
-        print(write_report(store, path))
+        print(write_report(store, path, other=other))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
     return _left_out(store)

@@ -1,11 +1,12 @@
 """Stacked horizontal bars with a marker beside each: what a sum is made of, and what was measured of it.
 
-Bars stand at whole numbers and bear their labels as ticks, so that two bars may be called the same. Long labels take two lines.
+Long labels take two lines, and the figure is as high as its number of bars asks for.
 """
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from lorabench.report.human import one_line
 
 _LINE = 20  # letters of a label's line: a third of a phone's width
 _EACH, _EACH_OF_TWO = 30, 42  # pixels for a bar, with a label of one and of two lines
-_AROUND = 86  # pixels above and below the bars, the legend left out
-_LEAST = 360
-_ROOM = 1.22  # of the longest bar: for the note behind it
+_AROUND = 136  # pixels above and below the bars, which the page knows of a figure's height
+_LEAST = 400
+_ROOM = 1.03  # of the longest bar
+_BEHIND = 66  # pixels on the right, for the note behind the longest bar: more than a share of a phone's plot would give
 _FILL, _EDGE = "#ffffff", "#1c2024"  # of a marker that is seen on every bar and on every page
 
 
@@ -62,8 +64,8 @@ class Bars:
 
 
 def draw_bars(info: Bars) -> go.Figure:
-    """The figure; `layout.meta` tells the page the height that its number of bars asks for, legend left out."""
-    places = list(range(len(info.labels)))
+    """The figure of stacked bars."""
+    places = _distinct(info.labels)
     names = [_in_lines(label) for label in info.labels]
     wanted = len(places) * (_EACH_OF_TWO if any("<br>" in n for n in names) else _EACH)
     height = max(_LEAST, wanted + _AROUND)
@@ -71,45 +73,33 @@ def draw_bars(info: Bars) -> go.Figure:
     figure = go.Figure()
     for part in info.parts:
         figure.add_trace(go.Bar(**_bar(part, places, thick)))
+    if any(mark is not None for mark in info.marks):
+        figure.add_trace(go.Scatter(**_marks(info, places)))
     far = [max(end, mark or 0.0) for end, mark in zip(info.ends, info.marks, strict=True)]
-    if any(info.notes):
-        notes = {"mode": "text", "text": [f"\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}{safe(n)}" for n in info.notes], "textposition": "middle right"}
-        figure.add_trace(go.Scatter(x=far, y=places, hoverinfo="skip", showlegend=False, **notes))
-    seen = [(i, mark, words) for i, mark, words in zip(places, info.marks, info.hover, strict=True) if mark is not None]
-    if seen:
-        figure.add_trace(
-            go.Scatter(
-                x=[mark for _, mark, _ in seen],
-                y=[i for i, _, _ in seen],
-                mode="markers",
-                name=safe(info.marked),
-                marker={"symbol": "diamond", "size": 11, "color": _FILL, "line": {"color": _EDGE, "width": 1.5}},
-                hovertext=[safe(words) for _, _, words in seen],
-                hovertemplate="%{hovertext}<extra></extra>",
-            )
-        )
+    behind = {"xanchor": "left", "xshift": 9, "showarrow": False}
     figure.update_layout(
         template=None,
         height=height,
-        meta={"height": height},
-        barmode="stack",
-        margin={"l": 62, "r": 12, "t": 30, "b": 50},
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left", "traceorder": "normal"},
+        barmode="relative",  # stacks as "stack" does, which would turn the legend's order round
+        margin={"l": 62, "r": _BEHIND if any(info.notes) else 12, "t": 30, "b": 50},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"},
         hovermode="closest",
+        annotations=[{"x": x, "y": i, "text": safe(note), **behind} for i, (x, note) in enumerate(zip(far, info.notes, strict=True)) if note],
         xaxis={"title": {"text": safe(info.x)}, "range": [0, _ROOM * max(far, default=1.0)], "automargin": True, "zeroline": False},
-        yaxis={"tickmode": "array", "tickvals": places, "ticktext": names, "range": [len(places) - 0.5, -0.5], "automargin": True, "showgrid": False, "zeroline": False},
+        yaxis={"type": "category", "autotypenumbers": "strict", "tickmode": "array", "tickvals": places, "ticktext": names, "range": [len(places) - 0.5, -0.5],
+               "automargin": True, "showgrid": False, "zeroline": False},
         showlegend=True,
-    )
+    )  # fmt: skip
     return figure
 
 
-def _bar(part: Part, places: list[int], thick: float) -> dict[str, Any]:
+def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": part.colour, "line": {"width": 0}}
     if part.hatched:
         marker["pattern"] = {"shape": "/", "fillmode": "overlay", "fgcolor": _FILL, "fgopacity": 0.9, "size": 6, "solidity": 0.3}
     return {
         "x": list(part.values),
-        "y": places,
+        "y": list(places),
         "orientation": "h",
         "width": thick,
         "name": safe(part.label),
@@ -117,6 +107,31 @@ def _bar(part: Part, places: list[int], thick: float) -> dict[str, Any]:
         "hovertext": [safe(words) for words in part.hover],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
+
+
+def _marks(info: Bars, places: Sequence[str]) -> dict[str, Any]:
+    seen = [(place, mark, words) for place, mark, words in zip(places, info.marks, info.hover, strict=True) if mark is not None]
+    return {
+        "x": [mark for _, mark, _ in seen],
+        "y": [place for place, _, _ in seen],
+        "mode": "markers",
+        "cliponaxis": False,
+        "name": safe(info.marked),
+        "marker": {"symbol": "diamond", "size": 11, "color": _FILL, "line": {"color": _EDGE, "width": 1.5}},
+        "hovertext": [safe(words) for _, _, words in seen],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _distinct(labels: Sequence[str]) -> list[str]:
+    """A place for each bar: two of one name would be stacked into one bar."""
+    places: dict[str, None] = {}
+    for label in labels:
+        name, n = safe(label), 2
+        while name in places:
+            name, n = f"{safe(label)} ({n})", n + 1
+        places[name] = None
+    return list(places)
 
 
 def _in_lines(label: str) -> str:

@@ -48,6 +48,7 @@
         order.sort((a, b) => compare(a.keys[i], b.keys[i], way ? -1 : 1));
       }
       body.append(...order.map(({ row }) => row));
+      box.scrollTop = 0;
     }
     heads.forEach((head, i) => {
       const button = make("button", { type: "button" }, ...head.childNodes);
@@ -77,7 +78,7 @@
     const labels = heads.map((head, i) => {
       const box = make("input", { type: "checkbox", name: "column", checked: "" });
       box.addEventListener("change", () => { show(i, box.checked); settle(); });
-      return make("label", {}, box, head.innerText.replace(/\s+/g, " "));
+      return make("label", {}, box, head.innerText.replace(/\s*\n\s*/g, ", "));
     });
     const menu = make("details", {}, summary, make("div", { class: "menu" }, ...labels.slice(1), all));
     function show(i, on) {
@@ -174,6 +175,7 @@
   // ---- figures
 
   const PAPER = 680; // pixels: what the margins of A4 and Letter leave
+  const printing = () => root.classList.contains("paper");
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const config = { displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]], responsive: false };
 
@@ -193,7 +195,7 @@
       ...layout,
       ...Object.fromEntries(axes),
       width,
-      height: (layout.height || 430) - 50 + legend,
+      height: (layout.height || 430) - (printing() ? 130 : 50) + legend, // two to a sheet
       margin: { ...layout.margin, b: 56 + legend },
       legend: { orientation: "h", x: 0, xanchor: "left", xref: "container", y: 0, yanchor: "bottom", yref: "container", bgcolor: "rgba(0,0,0,0)" },
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -206,9 +208,8 @@
 
   function draw(drawing) {
     const { figure, place } = drawing;
-    const width = root.classList.contains("paper") ? PAPER : place.clientWidth;
     drawing.drawn = true;
-    Plotly.react(place, figure.data, themed(figure, width), config);
+    Plotly.react(place, figure.data, themed(figure, printing() ? PAPER : place.clientWidth), config);
   }
 
   // plotly's own menus cannot be reached by keyboard and have no dark colours, so the page has selects in their place

@@ -26,11 +26,11 @@ from lorabench.report.view import View, make_view
 _FOLDER = Path(__file__).parent
 
 
-def write_report(store: Store, path: str | Path, today: date | None = None) -> Path:
-    """Writes the report of a store; `today` is the date it bears."""
+def write_report(store: Store, path: str | Path, today: date | None = None, other: Store | None = None) -> Path:
+    """Writes the report of a store, beside another one where that is given; `today` is the date it bears."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, page(make_view(store), today or datetime.now(UTC).date()))
+    write_atomically(target, page(make_view(store, other), today or datetime.now(UTC).date()))
     return target
 
 

@@ -6,22 +6,28 @@ stands in words. Each row keeps the ids of its cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lorabench.analysis.aggregate import Summary
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
+from lorabench.report import human
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View, make_view
+from lorabench.spec.grid import agrees
+from lorabench.spec.study import PublishedSpec, PublishedValue
 
 __all__ = ["Column", "Row", "Table", "Value", "as_text", "study_table", "table_of"]
 
 
 _STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_bytes", 7), ("weight_bytes", 5),
            ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
+_REFERENCES = 3  # named in a note
 
 
 def study_table(store: Store) -> Table:
@@ -50,12 +56,12 @@ def _columns(view: View) -> tuple[Column, ...]:
         made.append(Column("outcome", "outcome", align="left", importance=0, meaning="what became of the cells that did not finish"))
     made.append(Column("seeds", "seeds", "count", importance=1, meaning="finished replicates that the means are over"))
     made.extend(_metric_column(name, importance) for name, importance in _STATIC)
-    for name in ("eval_loss", *accuracies(view), "forgetting"):
-        first = name == "eval_loss" or name == next(iter(accuracies(view)), None)
-        made.append(replace(_metric_column(name, 1 if first else 6), spread=True))
-        if name != "forgetting":
+    for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view), "perplexity", "forgetting")):
+        first = name in (view.metric, "eval_loss") or name == next(iter(accuracies(view)), None)
+        made.append(replace(_metric_column(name, 1 if first else 9 if name == "perplexity" else 6), spread=True))
+        if name not in ("perplexity", "forgetting"):
             m = metric(name)
-            meaning = f"{m.label}: mean paired difference to the reference with 95 % t interval over seeds"
+            meaning = f"{m.label}: mean paired difference to the reference with its 95 % interval"
             key = f"{name}_difference"
             made.append(
                 Column(
@@ -65,9 +71,10 @@ def _columns(view: View) -> tuple[Column, ...]:
                     m.better,
                     signed=True,
                     meaning=meaning,
-                    importance=(2 if name == "eval_loss" else 4) if first else 8,
+                    importance=(2 if name == view.metric else 4) if first else 8,
                 )
             )
+    made += [Column(f"published_{i + 1}", p.label, importance=3, meaning=f"as printed in {p.source}") for i, p in enumerate(view.study.published)]
     return tuple(made)
 
 
@@ -83,6 +90,9 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
         return Value(outcome_words(summary, view.of_condition(summary.condition)) or "finished")
     if key == "seeds":
         return Value(summary.outcomes.finished)
+    if key.startswith("published_"):
+        row = _published(view.study.published[int(key.removeprefix("published_")) - 1], view.declared(summary.condition))
+        return Value(row.value) if row else None
     if key.endswith("_difference"):
         found = view.comparison(key.removesuffix("_difference"), summary.condition)
         return Value(found.difference, low=found.low, high=found.high) if found else None
@@ -92,6 +102,10 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
     half = statistic.half
     ends = (None, None) if half is None else (statistic.mean - half, statistic.mean + half)
     return Value(statistic.mean, std=statistic.std, low=ends[0], high=ends[1])
+
+
+def _published(column: PublishedSpec, declared: Mapping[str, Any]) -> PublishedValue | None:
+    return next((row for row in column.rows if agrees(dict(declared), row.at)), None)
 
 
 def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
@@ -127,14 +141,17 @@ def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], summaries: Se
 
 def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     notes = []
-    if any(c.spread for c in columns) and any(s.outcomes.finished > 1 for s in view.summaries):
-        notes.append("± is the sample standard deviation over seeds.")
+    if any(c.spread for c in columns) and any(s.outcomes.finished for s in view.summaries):
+        single = any(s.outcomes.finished == 1 for s in view.summaries)
+        notes.append(f"± is the half-width of the mean's 95 % interval over seeds (t){', of a single cell over its items' if single else ''}.")
     if any(c.signed for c in columns):
-        against = dict.fromkeys(view.label(r) for r in view.references.values())
-        notes.append(
-            f"Δ is the mean difference to {' or '.join(against)}, paired by seed, with its 95 % t interval where two or more pairs differ."
-        )
-        alone_ids = [c for c in view.references if not any(x.condition == c for x in view.comparisons) and _finished(view, c)]
+        against = [view.label(r) for r in dict.fromkeys(view.references.values())]
+        named = " or ".join(against) if len(against) <= _REFERENCES else f"the reference of the same kind ({against[0]} and {len(against) - 1} others)"
+        bases = {c.basis for c in view.comparisons}
+        over = ["over seeds"] * ("seeds" in bases) + ["over seeds and items for accuracies"] * ("seeds and items" in bases) + ["over items where there is one cell on each side"] * ("items" in bases)
+        notes.append(f"Δ is the mean difference to {named}, paired by seed, with its 95 % interval{' (' + '; '.join(over) + ')' if over else ''}, each taken alone.")
+        compared = {c.condition for c in view.comparisons}
+        alone_ids = [c for c in view.references if c not in compared and view.summary(c).outcomes.finished]
         alone = [view.label(c) for c in alone_ids if view.summary(c).seeds]
         idle = [view.label(c) for c in alone_ids if not view.summary(c).seeds]
         if idle:
@@ -143,8 +160,26 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
             notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")
     elif not view.references:
         notes.append("The study has no reference condition (such as full fine-tuning), so no differences are given.")
+    if view.tunings:
+        notes.append("Learning rates were tuned: each condition is reported at the rate of its lowest validation loss.")
+    notes += [_agreement(view, i) for i in range(len(view.study.published))]
     return tuple(notes)
 
 
-def _finished(view: View, condition: str) -> bool:
-    return any(s.condition == condition and s.outcomes.finished for s in view.summaries)
+def _agreement(view: View, i: int) -> str:
+    """Where a published column comes from, and whether its order is ours."""
+    column, m = view.study.published[i], metric(view.metric)
+    pairs, used = [], []
+    for s in view.summaries:
+        row, ours = _published(column, view.declared(s.condition)), s.mean(m.name)
+        if row is not None and ours is not None:
+            used.append(id(row))
+            with contextlib.suppress(ValueError):
+                pairs.append((ours, float(row.value)))
+    told = f"{column.label}: as printed in {column.source}."
+    if len(pairs) < 4 or len(set(used)) < len(used) or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+        return told
+    from scipy import stats
+
+    rho = float(stats.spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
+    return f"{told} Its order and that of our {m.label}: Spearman's rho {human.difference(round(rho, 2), 'ratio')} over {len(pairs)} conditions."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from lorabench.analysis.conditions import Replicates, replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.record.frames import wide
-from lorabench.record.items import FILE, load_items
+from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
@@ -52,6 +53,8 @@ class View:
     findings: tuple[Finding, ...]
     styles: Mapping[str, Style]
     """by condition: the same colour, dash and symbol in every figure"""
+    other: View | None = None
+    """another study to be held beside this one"""
 
     def label(self, condition: str) -> str:
         """What people call a condition."""
@@ -60,6 +63,10 @@ class View:
     def summary(self, condition: str) -> Summary:
         """The row of a condition."""
         return self._summary_of[condition]
+
+    def declared(self, condition: str) -> Mapping[str, Any]:
+        """A condition's setting as plain data."""
+        return self._declared[condition]
 
     def comparison(self, metric: str, condition: str) -> Comparison | None:
         """A condition against its reference, None where no pair allows it."""
@@ -71,6 +78,10 @@ class View:
         return {s.condition: s for s in self.summaries}
 
     @cached_property
+    def _declared(self) -> dict[str, dict[str, Any]]:
+        return {g.condition: g.declared for g in self.groups}
+
+    @cached_property
     def _comparison_of(self) -> dict[tuple[str, str], Comparison]:
         return {(c.metric, c.condition): c for c in self.comparisons}
 
@@ -78,13 +89,17 @@ class View:
         """The results of a condition's cells."""
         return tuple(self.results[i] for i in self.summary(condition).cells if i in self.results)
 
+    def items(self, cell_id: str) -> Mapping[str, Items]:
+        """What a cell's metrics are means of; nothing where that was not kept."""
+        return load_items(self.file(cell_id, FILE))
+
     def file(self, cell_id: str, name: str) -> Path:
         """A file beside a cell's result; it may be absent."""
         return self.folder / "cells" / cell_id / name
 
 
-def make_view(store: Store) -> View:
-    """Reads a store and analyses it."""
+def make_view(store: Store, other: Store | None = None) -> View:
+    """Reads a store and analyses it; `other` is read likewise, to be held beside it."""
     study, planned = store.study(), replicates(store.plan())
     found = {r.cell.id: r for r in store.results()}
     results = {i: found[i] for g in planned for i in g.ids if i in found}
@@ -112,4 +127,5 @@ def make_view(store: Store) -> View:
         tunings=tuned,
         findings=check(groups, summaries),
         styles=MappingProxyType(styles(summaries)),
+        other=make_view(other) if other else None,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from lorabench.analysis.compare import CONFIDENCE, Comparison
+from lorabench.analysis.compare import LEVEL, Comparison
 from lorabench.analysis.decide import Decision, decide
+from lorabench.analysis.difference import CONFIDENCE
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Code, Points, Section, Text
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
+from lorabench.report.words import interval, margin, seeds, signed, size
 
 ORDER = 10
 TITLE = "Answer"
@@ -90,45 +92,12 @@ def sentence(view: View, c: Comparison) -> str:
     m = metric(c.metric)
     ours, theirs = view.label(c.condition), view.label(c.reference)
     if c.difference == 0:
-        return f"{ours} equals {theirs} in {m.label} ({_seeds(c)})."
+        return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
     said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
+    if c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
+        said = "not decisive among so many comparisons"
     return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c)}): {said}."
-
-
-def size(c: Comparison) -> str:
-    """ "0.034 nats" """
-    m = metric(c.metric)
-    return f"{human.number(abs(c.difference), m.unit)} {_unit(m.unit)}".strip()
-
-
-def signed(c: Comparison) -> str:
-    """ "+0.034 nats" """
-    m = metric(c.metric)
-    return f"{human.difference(c.difference, m.unit)} {_unit(m.unit)}".strip()
-
-
-def margin(c: Comparison) -> str:
-    """ "0.02 nats" """
-    m = metric(c.metric)
-    return "any size" if c.margin is None else f"{100 * c.margin if m.unit == 'share' else c.margin:g} {_unit(m.unit)}".strip()
-
-
-def interval(c: Comparison) -> str:
-    """ "95 % interval −0.010 to 0.078, 2 seeds" """
-    m = metric(c.metric)
-    if c.low is None or c.high is None:
-        return f"{_seeds(c)}, {'no interval' if c.pairs == 1 else 'no interval, since the differences do not vary'}"
-    over = {"items": " over items", "seeds and items": " over seeds and items"}.get(c.basis or "", "")
-    return f"95 % interval{over} {human.number(c.low, m.unit)} to {human.number(c.high, m.unit)}, {_seeds(c)}"
-
-
-def _seeds(c: Comparison) -> str:
-    return "untrained" if c.repeated and c.pairs == 1 else human.plural(c.pairs, "seed")
-
-
-def _unit(unit: str) -> str:
-    return {"share": "points", "ratio": ""}.get(unit, unit)
 
 
 def best_sentence(view: View) -> str:

@@ -188,13 +188,13 @@ def _check_axes(study: Study, place: Source) -> None:
             raise StudyError(f"{place.at(route)}: {count:,} conditions; at most {MAX_CELLS:,} are allowed in one study")
     for i, entry in enumerate(study.include):
         _check_clashes(("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place)
-    for word in ("exclude", "reference"):
-        rules = getattr(study, word) or ()
-        for i, rule in enumerate(rules if isinstance(rules, tuple) else (rules,)):
-            where: Route = (word, i) if isinstance(rules, tuple) else (word,)
-            for dotted in _leaves(rule):
-                if dotted not in allowed and not dotted.startswith("task."):
-                    raise StudyError(f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {word}', dotted, allowed)}")
+    rules: list[tuple[Route, dict[str, Any]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
+    rules += [(("reference",), study.reference)] if study.reference else []
+    rules += [(("published", i, "rows", j, "at"), row.at) for i, column in enumerate(study.published) for j, row in enumerate(column.rows)]
+    for where, rule in rules:
+        for dotted in _leaves(rule):
+            if dotted not in allowed and not dotted.startswith("task."):
+                raise StudyError(f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {where[0]}', dotted, allowed)}")
     for name in ("model", "task"):
         varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(name in e for e in study.include)
         if getattr(study, name) is None and not varied:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError
@@ -103,6 +103,25 @@ class Cell(Condition):
         return digest(self, with_seed=False)
 
 
+class PublishedValue(Frozen):
+    """One number of a paper's table."""
+
+    at: dict[str, Any] = Field(min_length=1)
+    """the conditions that it stands beside: all that agree with the given fields"""
+    value: Annotated[str, BeforeValidator(str)] = Field(min_length=1, max_length=40)
+    """as printed, quoted where the last digit is a zero"""
+
+
+class PublishedSpec(Frozen):
+    """A column of a paper's table, to stand beside ours."""
+
+    label: str = Field(min_length=1, max_length=60)
+    """what was measured there and on what, such as WikiSQL %, GPT-3 175B"""
+    source: str = Field(min_length=1, max_length=200)
+    """paper and table"""
+    rows: tuple[PublishedValue, ...] = Field(min_length=1)
+
+
 class Study(Frozen):
     """A question, a base setting, a grid, seeds and a reference: the study file."""
 
@@ -130,3 +149,5 @@ class Study(Frozen):
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     comparison: ComparisonSpec = ComparisonSpec()
+    published: tuple[PublishedSpec, ...] = ()
+    """columns of published tables, shown beside the conditions they belong to"""

@@ -1,0 +1,43 @@
+"""A comparison in words: its size, its interval and what it rests on, the same in every sentence."""
+
+from __future__ import annotations
+
+from lorabench.analysis.compare import Comparison
+from lorabench.record.metrics import metric
+from lorabench.report import human
+
+
+def size(c: Comparison) -> str:
+    """ "0.034 nats" """
+    m = metric(c.metric)
+    return f"{human.number(abs(c.difference), m.unit)} {_unit(m.unit)}".strip()
+
+
+def signed(c: Comparison) -> str:
+    """ "+0.034 nats" """
+    m = metric(c.metric)
+    return f"{human.difference(c.difference, m.unit)} {_unit(m.unit)}".strip()
+
+
+def margin(c: Comparison) -> str:
+    """ "0.02 nats" """
+    m = metric(c.metric)
+    return "any size" if c.margin is None else f"{100 * c.margin if m.unit == 'share' else c.margin:g} {_unit(m.unit)}".strip()
+
+
+def interval(c: Comparison) -> str:
+    """ "95 % interval −0.010 to 0.078, 2 seeds" """
+    m = metric(c.metric)
+    if c.low is None or c.high is None:
+        return f"{seeds(c)}, {'no interval' if c.pairs == 1 else 'no interval, since the differences do not vary'}"
+    over = {"items": " over items", "seeds and items": " over seeds and items"}.get(c.basis or "", "")
+    return f"95 % interval{over} {human.number(c.low, m.unit)} to {human.number(c.high, m.unit)}, {seeds(c)}"
+
+
+def seeds(c: Comparison) -> str:
+    """ "2 seeds" """
+    return "untrained" if c.repeated and c.pairs == 1 else human.plural(c.pairs, "seed")
+
+
+def _unit(unit: str) -> str:
+    return {"share": "points", "ratio": ""}.get(unit, unit)
