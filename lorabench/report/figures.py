@@ -15,9 +15,11 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from lorabench.report.human import one_line
-from lorabench.report.style import Style
+from lorabench.report.style import GREY, Style
 
 _MENU = 40  # letters of a menu's entry
+_RING = 11  # pixels
+_GAP = 0.7  # of the distance between two ticks stays free of points
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Line:
     """half-width of the 95 % interval, one for each point"""
     hover: tuple[str, ...] = ()
     """a sentence for each point; absent: the numbers"""
+    below: tuple[float | None, ...] = ()
+    """length of the error bar downwards, where it differs from that upwards"""
     mode: Literal["lines", "markers", "lines+markers"] | None = None
     """absent: the drawing's"""
     faint: bool = False
@@ -49,6 +53,24 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Trend:
+    """A thin curve behind the points, without an entry in the legend."""
+
+    colour: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A circle around a point that is spoken of."""
+
+    colour: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Axis:
     """An axis's title with its unit, and its scale."""
 
@@ -56,6 +78,8 @@ class Axis:
     log: bool = False
     ticks: tuple[float, ...] = ()
     """the only places for ticks"""
+    names: tuple[str, ...] = ()
+    """what stands at the ticks, if not their numbers"""
     format: str = ""
     """d3's number format"""
     span: tuple[float, float] | None = None
@@ -71,6 +95,12 @@ class Drawing:
     lines: tuple[Line, ...]
     levels: tuple[Level, ...] = ()
     mode: Literal["lines", "markers", "lines+markers"] = "lines"
+    trends: tuple[Trend, ...] = ()
+    rings: tuple[Ring, ...] = ()
+    band: tuple[float, float] | None = None
+    """from where to where on the y axis is shaded, with a line at zero"""
+    beside: bool = False
+    """points of several lines at one x stand next to each other"""
 
 
 def safe(text: str) -> str:
@@ -105,8 +135,27 @@ def draw(drawing: Drawing) -> go.Figure:
         xaxis=_axis(drawing.x),
         yaxis=_axis(drawing.y),
         showlegend=True,
+        shapes=_shapes(drawing),
     )
+    if drawing.beside:
+        figure.update_layout(scattermode="group", scattergap=_GAP)
     return figure
+
+
+def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
+    """All that is no trace: it takes no room in the legend."""
+    made: list[dict[str, Any]] = []
+    if drawing.band is not None:
+        across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+        made.append({"type": "rect", **across, "y0": drawing.band[0], "y1": drawing.band[1], "fillcolor": GREY, "opacity": 0.18, "line": {"width": 0}})
+        made.append({"type": "line", **across, "y0": 0, "y1": 0, "line": {"color": GREY, "width": 1}})
+    for trend in drawing.trends:
+        path = "M" + "L".join(f"{x:.6g},{y:.6g}" for x, y in zip(trend.x, trend.y, strict=True))
+        made.append({"type": "path", "path": path, "layer": "below", "line": {"color": trend.colour, "width": 1.2}})
+    for ring in drawing.rings:
+        place = {"xsizemode": "pixel", "ysizemode": "pixel", "xanchor": ring.x, "yanchor": ring.y}
+        made.append({"type": "circle", **place, "x0": -_RING, "x1": _RING, "y0": -_RING, "y1": _RING, "line": {"color": ring.colour, "width": 2}})
+    return made
 
 
 def draw_choice(labels: Sequence[str], drawings: Sequence[Drawing], shown: int) -> go.Figure:
@@ -167,6 +216,8 @@ def _trace(line: Line, mode: str) -> dict[str, Any]:
             "width": 5,
             "color": line.style.colour,
         }
+        if line.below:
+            trace["error_y"] |= {"symmetric": False, "arrayminus": [e or 0.0 for e in line.below]}
     if line.hover:
         trace |= {"text": [safe(h) for h in line.hover], "hovertemplate": "%{text}<extra></extra>"}
     return trace
@@ -182,7 +233,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.log:
         made |= {"type": "log", "exponentformat": "power"}
     if axis.ticks:
-        made |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+        made |= {"tickvals": list(axis.ticks), "ticktext": [safe(n) for n in axis.names] or [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
     if axis.span is not None:
         made["range"] = list(axis.span)
     if axis.format:

@@ -153,8 +153,10 @@
     const traces = data.filter((trace) => trace.visible === undefined || trace.visible === true);
     const rows = traces.flatMap(points), flat = traces.find((trace) => trace.z);
     const title = (axis) => {
-      const found = new Set(traces.map((trace) => layout[(trace[axis + "axis"] || axis).replace(/^[xy]/, "$&axis")]?.title?.text));
-      return (found.size === 1 && [...found][0]) || { x: flat ? "column" : "x", y: flat ? "row" : "y" }[axis];
+      const axes = traces.map((trace) => layout[(trace[axis + "axis"] || axis).replace(/^[xy]/, "$&axis")]);
+      const found = new Set(axes.map((one) => one?.title?.text));
+      if (found.size === 1 && axes[0]?.title?.text) return axes[0].title.text;
+      return flat ? { x: "column", y: "row" }[axis] : axes[0]?.type === "category" ? "label" : axis;
     };
     const heads = flat
       ? { series: "series", y: title("y"), x: title("x"), z: flat.colorbar?.title?.text || "value" }
@@ -195,7 +197,7 @@
       ...layout,
       ...Object.fromEntries(axes),
       width,
-      height: (layout.height || 430) - (printing() ? 130 : 50) + legend, // two to a sheet
+      height: ((layout.height || 430) - 50) * (printing() ? 0.8 : 1) + legend, // two to a sheet
       margin: { ...layout.margin, b: 56 + legend },
       legend: { orientation: "h", x: 0, xanchor: "left", xref: "container", y: 0, yanchor: "bottom", yref: "container", bgcolor: "rgba(0,0,0,0)" },
       paper_bgcolor: "rgba(0,0,0,0)",

@@ -103,7 +103,7 @@ def decide_bars(pairs: Sequence[Pair]) -> Bars:
         marked="measured",
         marks=tuple(None if p.measured is None else p.measured / one for p in shown),
         hover=tuple(_in_words(p) for p in shown),
-        notes=tuple("" if p.error is None else error_words(p.error) if abs(p.error) >= 0.01 else "±0 %" for p in shown),
+        notes=tuple("" if p.error is None else error_words(p.error) if abs(p.error) >= 0.01 else "< 0.01 %" for p in shown),
     )
 
 

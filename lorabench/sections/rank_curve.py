@@ -1,53 +1,203 @@
-"""what rank buys: each metric against rank, for every way of storing the base"""
+"""what rank buys: each metric against rank, the smallest rank that is enough, and the floor a higher one nears"""
 
 from __future__ import annotations
 
-from lorabench.record.metrics import metric
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from lorabench.analysis.rank_curve import RankCurve, Step, rank_curves
+from lorabench.analysis.saturation import Fit
+from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
-from lorabench.report.blocks import Block, Figure, Section
-from lorabench.report.figures import Axis, Drawing, draw
-from lorabench.report.learned import by_rank
+from lorabench.report.blocks import Block, Figure, Points, Section
+from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, draw
+from lorabench.report.learned import scaled
+from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
+from lorabench.spec.paths import model_label
 
 ORDER = 50
 TITLE = "Rank"
+_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+_SMOOTH = 48  # points of a fitted curve
+_BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
 
 
 def section(view: View) -> Section | None:
-    """A figure for the held-out loss and one for the first accuracy."""
+    """For the study's metric and the first accuracy: what can be said of each family, and a figure for each model."""
     blocks: list[Block] = []
-    for name in ("eval_loss", *accuracies(view)[:1]):
-        info = decide(view, name)
-        if info:
-            m = metric(name)
-            caption = (
-                f"Mean {m.label} over seeds with its standard deviation ({m.better} is better). Look where a curve flattens: "
-                "more rank buys nothing there. Level lines are conditions without a rank."
-            )
-            blocks.append(Figure(f"rank-{len(blocks)}", draw(info), f"{m.label} against rank", caption, _words(view, name)))
+    names = list(dict.fromkeys((view.metric, *accuracies(view)[:1])))
+    for name in names:
+        found = curves(view, name)
+        if found:
+            blocks.append(Points(sentences(found)))
+            blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
-def decide(view: View, name: str) -> Drawing | None:
-    """A line for each family that has two ranks or more; levels for what has no rank."""
+def curves(view: View, name: str) -> tuple[RankCurve, ...]:
+    """One for each family that has two ranks or more."""
+    return rank_curves(view.groups, view.summaries, view.pairing, name, view.study.comparison)
+
+
+def decide(view: View, name: str, model: str | None = None) -> Drawing | None:
+    """A line for each family, of one model if that is given; levels for what has no rank."""
+    found = tuple(c for c in curves(view, name) if model in (None, _model(view, c.points[0].condition)))
+    return drawing(view, name, found, model) if found else None
+
+
+def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | None = None) -> Drawing:
+    """The same of given curves."""
     m = metric(name)
     factor = 100.0 if m.unit == "share" else 1.0
-    lines, levels = by_rank(view, lambda s: s.statistics.get(name), factor)
-    if not lines:
-        return None
-    ranks = sorted({x for line in lines for x in line.x})
-    unit = human.head_unit(m.unit)
-    return Drawing(
-        Axis("rank", log=True, ticks=tuple(ranks)), Axis(f"{m.label} ({unit})" if unit else m.label), lines, levels, "lines+markers"
-    )
+    lines, trends, rings = [], [], []
+    for i, c in enumerate(found):
+        style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
+        x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
+        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')})" for p in c.points)
+        label = ", ".join(piece for piece in c.family.split(", ") if model is None or piece != model_label(model))
+        lines.append(Line(label, style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
+        if c.fit:
+            along = np.geomspace(x[0], x[-1], _SMOOTH)
+            trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
+        rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank]
+    levels = [
+        Level(s.label.text, view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
+        for g, s in zip(view.groups, view.summaries, strict=True)
+        if g.setting.method.rank is None and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
+    ]
+    ticks = tuple(sorted({x for line in lines for x in line.x}))
+    return Drawing(Axis("rank", log=True, ticks=ticks), Axis(_titled(m)), tuple(lines), tuple(levels), "lines+markers", tuple(trends), tuple(rings))
 
 
-def _words(view: View, name: str) -> tuple[str, ...]:
+def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
+    """The drawing without levels that would press the curves flat, nor bars that would; and the levels left out."""
+    low, high = (f(chain(*(line.y for line in info.lines))) for f in (min, max))
+    far = tuple(v for v in info.levels if low < high and not 2 * low - high <= v.y <= 2 * high - low)
+    near = tuple(v for v in info.levels if v not in far)
+    low, high = min([low, *(v.y for v in near)]), max([high, *(v.y for v in near)])
+    ends = [(y - (e or 0), y + (e or 0)) for line in info.lines for y, e in zip(line.y, line.error, strict=True)]
+    span = (max(min(low, *(e[0] for e in ends)), low - _BEYOND * (high - low)), min(max(high, *(e[1] for e in ends)), high + _BEYOND * (high - low)))
+    pad = 0.06 * (span[1] - span[0])
+    return replace(info, levels=near, y=replace(info.y, span=(span[0] - pad, span[1] + pad)) if pad else info.y), far
+
+
+def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
+    """What can be said of each family, and once for all that share a reason why something cannot."""
+    said = [f"{c.family}: {told[:1].lower()}{told[1:]}" for c in found if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))]
+    silent: dict[str, list[str]] = {}
+    for c in found:
+        if c.knee.why:
+            silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
+        if c.unfitted:
+            silent.setdefault(f"no curve is drawn, since {c.unfitted}", []).append(c.family)
+    return (*said, *(f"{_listed(names)}: {why}." for why, names in silent.items()))
+
+
+def knee_sentence(c: RankCurve) -> str:
+    """ "Rank 8 is the smallest that is non-inferior to rank 16, the best, within 0.02 nats (one-sided 95 % bound 0.013, 3 seeds).\""""
+    knee, m = c.knee, metric(c.metric)
+    if knee.rank is None or knee.margin is None:
+        return ""
+    margin = f"{knee.margin:g} {m.unit}" if m.unit != "share" else human.plural(1, "point") if knee.margin == 0.01 else f"{100 * knee.margin:g} points"
+    edge = f" Rank {c.best} is the highest tried, so a higher one may do better." if c.at_the_edge else ""
+    if not knee.passed and knee.failed is None:
+        return f"Rank {c.best}, the lowest tried, has the best mean.{edge}"
+    if not knee.passed and knee.failed is not None:
+        return f"Rank {c.best} has the best mean, and rank {knee.failed.rank}, the next below, is not shown to be within {margin} of it ({_why(knee.failed, m)}).{edge}"
+    least = knee.passed[-1]
+    ended = f"; rank {knee.failed.rank} is not shown to be ({_why(knee.failed, m)})" if knee.failed else ""
+    return f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin} ({_why(least, m)}){ended}.{edge}"
+
+
+def _why(step: Step, m: Metric) -> str:
+    return step.why if step.bound is None else f"one-sided 95 % bound {human.number(step.bound, m.unit)}, {human.plural(step.seeds, 'seed')}"
+
+
+def fit_sentence(c: RankCurve) -> str:
+    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190, 1.230] over 3 seeds.""""
+    if c.fit is None:
+        return ""
+    m, fit = metric(c.metric), c.fit
+    end, unit = "floor" if m.better == "lower" else "ceiling", "%" if m.unit == "share" else human.head_unit(m.unit)
+    interval = f" [{human.number(fit.c.low, m.unit)}, {human.number(fit.c.high, m.unit)}]" if fit.c.low is not None and fit.c.high is not None else ""
+    value = f"extrapolated, its {end} is {human.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    if not fit.levelled:
+        value = f"it has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
+    if fit.lack_of_fit is None:
+        return f"The curve {formula(fit, m)} runs through the means, and with one seed it is unknown how well it fits: {value}."
+    over = "" if not fit.levelled else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
+    return f"The curve {formula(fit, m)} fits (lack of fit p = {fit.lack_of_fit:.2g}): {value}{over}."
+
+
+def formula(fit: Fit, m: Metric) -> str:
+    """ "1.210 + 0.340 r^−0.520" """
+    sign = "+" if fit.a.value >= 0 else "−"
+    return f"{human.number(fit.c.value, m.unit)} {sign} {human.number(abs(fit.a.value), m.unit)} r^−{human.decimals(fit.b.value)}"
+
+
+def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) -> list[Block]:
+    """One for each model where there are several: their metrics lie far apart."""
     m = metric(name)
-    unit = human.head_unit(m.unit)
+    models = list(dict.fromkeys(_model(view, c.points[0].condition) for c in found))
+    made: list[Block] = []
+    for model in models:
+        only = model if len(models) > 1 else None
+        shown, far = legible(drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only))
+        title = f"{m.label} against rank" + (f", {model_label(model)}" if only else "")
+        made.append(Figure(f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown, far), _words(view, name, only)))
+    return made
+
+
+def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[Level, ...]) -> str:
+    m = metric(name)
+    said = [f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more rank buys nothing there."]
+    if info.rings:
+        said.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
+    if info.trends:
+        said.append("Thin lines are the fitted curves c + a r^−b.")
+    if any(p.n > 1 for c in found for p in c.points):
+        said.append("A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear.")
+    span = info.y.span
+    if span and any(not span[0] <= y + s * (e or 0) <= span[1] for line in info.lines for y, e in zip(line.y, line.error, strict=True) for s in (-1, 1)):
+        said.append("Bars that reach the edge go on beyond it.")
+    if info.levels:
+        said.append("Level lines are conditions without a rank.")
+    if far:
+        said.append(f"Too far away to be drawn: {', '.join(f'{v.label} at {_drawn(v.y, m)}' for v in far)}.")
+    return " ".join(said)
+
+
+def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
+    m = metric(name)
     return tuple(
-        f"{s.label.text}: {human.number(f.mean, m.unit)}" + (f" ± {human.number(f.std, m.unit)}" if f.std is not None else "") + f" {unit}"
+        f"{s.label.text}: {_number(f.mean, f.half, m)}"
         for s in view.summaries
-        if (f := s.statistics.get(name))
+        if (f := s.statistics.get(name)) and model in (None, _model(view, s.condition))
     )
+
+
+def _number(mean: float, half: float | None, m: Metric) -> str:
+    spread = f" ± {human.number(half, m.unit)}" if half is not None else ""
+    return f"{human.number(mean, m.unit)}{spread} {human.head_unit(m.unit)}".rstrip()
+
+
+def _drawn(y: float, m: Metric) -> str:
+    """A value of the y axis, where shares are percent already."""
+    return f"{y:.1f} %" if m.unit == "share" else human.number(y, m.unit)
+
+
+def _model(view: View, condition: str) -> str:
+    return str(view.declared(condition)["model"]["name"])
+
+
+def _titled(m: Metric) -> str:
+    unit = human.head_unit(m.unit)
+    return f"{m.label} ({unit})" if unit else m.label
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

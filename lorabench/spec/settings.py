@@ -143,14 +143,14 @@ Rate = Annotated[Number, Field(gt=0)]
 class Tune(Frozen):
     """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its seeds."""
 
-    tune: Annotated[tuple[Rate, ...], Field(min_length=2)]
+    tune: tuple[Rate, ...]
     """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
 
     @field_validator("tune")
     @classmethod
     def _rising(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(rates)) < 2:
-            raise ValueError("one rate leaves nothing to choose from; give two or more different ones, or the rate alone")
+            raise ValueError("there is nothing to choose from; give two or more different rates, or one alone in place of the grid")
         return tuple(sorted(set(rates)))
 
 

@@ -12,19 +12,21 @@ from scipy import stats
 
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import replicates
+from lorabench.analysis.pairing import Pairing
 from lorabench.spec import expand
+from lorabench.spec.settings import ComparisonSpec
 from tests.report.stores import STUDY, study_of
 
 
 def data(**values: dict[int | None, float]) -> pd.DataFrame:
-    rows = [{"condition": c, "seed": s, "outcome": "finished", "eval_loss": v} for c, by_seed in values.items() for s, v in by_seed.items()]
+    rows = [{"cell": f"{c}{s}", "condition": c, "seed": s, "outcome": "finished", "eval_loss": v} for c, by_seed in values.items() for s, v in by_seed.items()]
     made = pd.DataFrame(rows)
     made["seed"] = made["seed"].astype("Float64").astype("Int64")
     return made
 
 
 def only(frame: pd.DataFrame):  # type: ignore[no-untyped-def]
-    return next(iter(compare(frame, {"a": "b"}, ["eval_loss"])), None)
+    return next(iter(compare(Pairing(frame), {"a": "b"}, ["eval_loss"], ComparisonSpec())), None)
 
 
 def test_interval_and_p_are_those_of_the_paired_t_test() -> None:
@@ -113,3 +115,41 @@ def test_a_partial_reference_takes_the_nearest_match(tmp_path: Path) -> None:
     )
     assert found["lora 16 nf4"] == "lora 16 none"
     assert "lora 16 none" not in found
+
+
+def test_verdicts_of_a_family_are_corrected_by_holm() -> None:
+    draw = np.random.default_rng(3)
+    reference = draw.normal(2, 0.1, 5)
+    values = {f"c{i}": dict(enumerate(reference + shift + draw.normal(0, 0.02, 5))) for i, shift in enumerate((0.0, 0.03, 0.06, 0.5))}
+    frame = data(r=dict(enumerate(reference)), **values)
+    found = compare(Pairing(frame), {c: "r" for c in values}, ["eval_loss"], ComparisonSpec(loss_margin=0.01))
+    alone = sorted((stats.ttest_rel(list(v.values()), reference).pvalue, c) for c, v in values.items())
+    running, wanted = 0.0, {}
+    for place, (p, c) in enumerate(alone):
+        running = max(running, min(1.0, (4 - place) * p))
+        wanted[c] = running
+    assert {c.condition: c.p_adjusted for c in found} == pytest.approx(wanted)
+    assert all(c.decisive == (wanted[c.condition] < 0.05) for c in found)
+    assert [c.verdict for c in found][0] == "not decisive"
+    assert [c.verdict for c in found][3] == "worse"
+
+
+def test_a_small_difference_is_equivalent_even_where_it_is_decisive() -> None:
+    a, b = [1.001, 1.102, 1.203, 1.302], [1.0, 1.1, 1.2, 1.3]
+    found = next(iter(compare(Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))), {"a": "b"}, ["eval_loss"], ComparisonSpec(loss_margin=0.02))))
+    assert found.decisive
+    assert found.verdict == "equivalent"
+    strict = next(iter(compare(Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))), {"a": "b"}, ["eval_loss"], ComparisonSpec(loss_margin=0.002))))
+    assert strict.verdict == "worse"
+
+
+def test_a_missing_significance_is_no_equivalence() -> None:
+    found = only(data(a={0: 1.5, 1: 0.6, 2: 1.0}, b={0: 1.0, 1: 1.0, 2: 1.0}))
+    assert not found.decisive
+    assert not found.equivalent
+    assert found.verdict == "not decisive"
+
+
+def test_a_tuned_condition_finds_its_reference_by_its_grid(tmp_path: Path) -> None:
+    text = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-3, 3e-3]}}")
+    assert len(names(tmp_path, text)) == 7

@@ -1,0 +1,149 @@
+"""What quantisation costs: each quantised condition against its unquantised twin, and all pairs of a type pooled.
+
+    gap        = value(quantised) - value(twin)          twin: the same setting but for the quantisation (a tuned rate: the same grid)
+    pooled_s   = mean over the pairs of gap at seed s,   for the seeds at which all pairs are whole
+    interval   = mean of pooled_s -+ t(0.975, n-1) * sd(pooled_s) / sqrt(n)
+
+Pairs of one seed share what that seed does, so the seeds are what repeats, not the pairs. p values are adjusted over the
+types (Holm 1979). For accuracies the items' error joins that of the seeds: pairs are judged on the same items, how much
+alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard deviation of a mean
+is at most the mean of the standard deviations). With one seed nothing is pooled but the value: there is no interval.
+Untrained bases have no seed; each of their gaps stands for itself, judged over items.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.compare import Comparison, margin_of
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.difference import Difference, difference, holm
+from lorabench.analysis.pairing import SEEDLESS, Pairing
+from lorabench.analysis.rank_curve import apart_from
+from lorabench.record.metrics import is_accuracy
+from lorabench.spec.settings import ComparisonSpec
+from lorabench.spec.study import Cell
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One quantised condition against its twin."""
+
+    kind: str
+    """nf4, nf4 + double quant, ..."""
+    condition: str
+    twin: str
+    family: str
+    """the same for all ranks of a family and all types"""
+    rank: int | None
+    model: str
+    difference: Difference
+    share: float | None
+    """weight bytes over the twin's"""
+
+
+@dataclass(frozen=True)
+class TypeGap:
+    """All gaps of one type of quantisation in one metric."""
+
+    kind: str
+    gaps: tuple[Gap, ...]
+    """of trained conditions that have a finished twin"""
+    bases: tuple[Gap, ...]
+    """of untrained ones"""
+    wanted: int
+    """trained conditions of this type that the study gives a twin"""
+    pooled: Comparison | None
+    """condition: the type, reference: none; absent where nothing trained has a gap, or no seed has all"""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weight bytes over the twin's, of each gap."""
+        return tuple(g.share for g in (*self.gaps, *self.bases) if g.share is not None)
+
+
+def quantization_gaps(
+    groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str, rules: ComparisonSpec
+) -> tuple[TypeGap, ...]:
+    """A TypeGap for each type that has a gap in this metric, in the study's order."""
+    known = {s.condition: s for s in summaries}
+    plain = {apart_from(g, "quantization"): g for g in groups if g.setting.quantization.name == "none"}
+    names = kinds(groups)
+    found: dict[str, list[Gap]] = {}
+    wanted: Counter[str] = Counter()
+    for g in groups:
+        twin, kind = plain.get(apart_from(g, "quantization")), names.get(g.condition)
+        if kind is None or twin is None:
+            continue
+        wanted[kind] += g.trains
+        d = pairing.difference(metric, g.condition, twin.condition)
+        if d is not None:
+            family = apart_from(g, "quantization", "method.rank", "method.alpha")
+            share = _share(known[g.condition], known[twin.condition])
+            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share))
+    trains = {g.condition for g in groups if g.trains}
+    made = []
+    for kind, gaps in found.items():
+        trained = tuple(g for g in gaps if g.condition in trains)
+        bases = tuple(g for g in gaps if g.condition not in trains)
+        made.append(TypeGap(kind, trained, bases, wanted[kind], _pooled(metric, kind, trained, pairing, rules)))
+    return _adjusted(made)
+
+
+def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
+    """The type of each quantised condition; the compute dtype is named where one type has several."""
+    quantised = [g for g in groups if g.setting.quantization.name != "none"]
+    computed: dict[str, set[str]] = {}
+    for g in quantised:
+        computed.setdefault(_kind(g.setting), set()).add(g.setting.quantization.compute_dtype)
+    return {
+        g.condition: _kind(g.setting) + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
+        for g in quantised
+    }
+
+
+def _kind(setting: Cell) -> str:
+    return setting.quantization.name + (" + double quant" if setting.quantization.double_quant else "")
+
+
+def _share(ours: Summary, theirs: Summary) -> float | None:
+    small, large = ours.mean("weight_bytes"), theirs.mean("weight_bytes")
+    return small / large if small is not None and large else None
+
+
+def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules: ComparisonSpec) -> Comparison | None:
+    tables = [(pairing.seeds(metric, g.condition), pairing.seeds(metric, g.twin)) for g in gaps]
+    if not tables:
+        return None
+    shared = sorted(set.intersection(*(set(ours) & set(theirs) for ours, theirs in tables)) - {SEEDLESS})
+    if not shared:
+        return None
+    ours, theirs = (np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1))
+    d = difference(ours, theirs, _item_errors(metric, gaps) if len(shared) > 1 else None)
+    low, high = d.interval or (None, None)
+    margin = margin_of(metric, rules)
+    same = d.p_equivalent(margin) if margin is not None else None
+    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1)
+
+
+def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
+    """The most that the pooled error can be; where a pair's items never differ it has none to give."""
+    known = [g.difference.item_errors or (0.0, 0.0) for g in gaps]
+    if not is_accuracy(metric) or not any(any(k) for k in known):
+        return None
+    return float(np.mean([k[0] for k in known])), float(np.mean([k[1] for k in known]))
+
+
+def _adjusted(made: Sequence[TypeGap]) -> tuple[TypeGap, ...]:
+    """Holm over the types, of both p values."""
+    differ = {t.kind: t.pooled.p_value for t in made if t.pooled is not None and t.pooled.p_value is not None}
+    same = {t.kind: t.pooled.p_equivalent for t in made if t.pooled is not None and t.pooled.p_equivalent is not None}
+    ps, qs = (dict(zip(p, holm([v for v in p.values() if v is not None]), strict=True)) for p in (differ, same))
+    return tuple(
+        t if t.pooled is None else replace(t, pooled=replace(t.pooled, p_adjusted=ps.get(t.kind), p_equivalent=qs.get(t.kind))) for t in made
+    )

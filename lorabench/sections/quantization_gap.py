@@ -1,0 +1,205 @@
+"""what quantisation costs: each quantised condition against its unquantised twin"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorabench.analysis.compare import LEVEL, Comparison
+from lorabench.analysis.quantization_gap import Gap, TypeGap, quantization_gaps
+from lorabench.analysis.rank_curve import common_name
+from lorabench.record.metrics import Metric, metric
+from lorabench.report import human
+from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
+from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.style import Style, palette
+from lorabench.report.tables import accuracies
+from lorabench.report.view import View
+from lorabench.report.words import margin
+from lorabench.spec.paths import model_label
+
+ORDER = 55
+TITLE = "Quantisation gap"
+_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+_BEYOND = 0.7  # of what gaps and margin span: as far as error bars may stretch the y axis
+
+
+def section(view: View) -> Section | None:
+    """For the study's metric and the first accuracy a sentence for each type and a figure; then a table of all gaps."""
+    found = {name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := decide(view, name))}
+    blocks: list[Block] = []
+    for i, (name, gaps) in enumerate(found.items()):
+        m = metric(name)
+        blocks.append(Points(tuple(s for t in gaps for s in sentences(view, t, name, stored=i == 0))))
+        info = drawing(view, gaps, name)
+        words = tuple(_line(view, g, m) for t in gaps for g in (*t.gaps, *t.bases))
+        blocks.append(Figure(f"gap-{i}", draw(info), f"gap in {m.label} against {info.x.title}", _caption(gaps, info, m), words))
+    if not found:
+        return None
+    return Section(TITLE, (*blocks, grid(view, found), Text(_NOTE, "small")))
+
+
+_NOTE = (
+    "A gap is the quantised condition minus its unquantised twin, which has the same setting otherwise, paired by seed. Pooled over a type: the mean over its pairs "
+    "at each seed, with t over seeds, corrected by Holm over the types. Intervals of single gaps are taken alone."
+)
+
+
+def decide(view: View, name: str) -> tuple[TypeGap, ...]:
+    """The gaps of each type of quantisation."""
+    return quantization_gaps(view.groups, view.summaries, view.pairing, name, view.study.comparison)
+
+
+def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
+    """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of conditions, 2 seeds): not decisive.\""""
+    m, made = metric(name), []
+    bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
+    if t.gaps:
+        pairs = human.plural(t.wanted, "pair") if len(t.gaps) == t.wanted else f"{len(t.gaps)} of {human.plural(t.wanted, 'pair')}"
+        if t.pooled is None:
+            made.append(f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished.")
+        else:
+            said = _cost(t.pooled.difference, t.pooled.low, t.pooled.high, m)
+            made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.")
+    if t.bases:
+        each = [(_where(view, g, t.bases), _cost(g.difference.value, *(g.difference.interval or (None, None)), m)) for g in t.bases]
+        over = "95 % intervals over items" if any(g.difference.interval for g in t.bases) else "no interval: nothing is known of the items"
+        told = "; ".join(f"{said}{where}" for where, said in each)
+        made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
+    return tuple(made)
+
+
+def _cost(value: float, low: float | None, high: float | None, m: Metric) -> str:
+    """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the gain."""
+    verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
+    ends = None if low is None or high is None else (low, high) if value >= 0 else (-high, -low)
+    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
+    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(ends, m)}"
+
+
+def _number(value: float, m: Metric, plus: str = "") -> str:
+    """Three decimals of a loss, however small: what is beyond them does not matter here."""
+    shown = human.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
+    return shown if not float(shown.replace(",", "")) else f"{'−' if value < 0 else plus}{shown}"
+
+
+def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
+    return "" if ends is None else f" [{_number(ends[0], m)}, {_number(ends[1], m)}]"
+
+
+def _over(c: Comparison) -> str:
+    if c.pairs == 1:
+        return "1 seed, so no interval: how far a repetition would land is unknown"
+    if c.low is None:
+        return f"{human.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
+    return human.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
+
+
+def _verdict(c: Comparison) -> str:
+    if c.verdict == "equivalent":
+        return f"equivalent within {margin(c)}"
+    if c.verdict == "not decisive" and c.repeated and c.p_value is not None and c.p_value < LEVEL:
+        return "not decisive among so many types"
+    return c.verdict
+
+
+def _shares(shares: Sequence[float]) -> str:
+    ends = dict.fromkeys(human.percent(100 * f(shares)) for f in (min, max))
+    return " to ".join(ends)
+
+
+def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
+    if len(among) == 1:
+        return ""
+    models = {x.model for x in among}
+    return f" ({model_label(g.model) if len(models) == len(among) else view.label(g.twin)})"
+
+
+def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
+    """Gaps against rank; by model where fewer than two ranks are there to be told apart."""
+    m = metric(name)
+    factor = 100.0 if m.unit == "share" else 1.0
+    trained = [g for t in found for g in t.gaps]
+    ranks = sorted({g.rank for g in trained if g.rank is not None})
+    shown = [g for g in trained if g.rank is not None] if len(ranks) > 1 else trained or [g for t in found for g in t.bases]
+    models = list(dict.fromkeys(g.model for g in shown))
+    series: dict[tuple[str, str], list[Gap]] = {}
+    for g in shown:
+        family = view.summary(g.twin).label.family
+        rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != model_label(g.model))
+        series.setdefault((g.kind, rest), []).append(g)
+    several = len({rest for _, rest in series}) > 1
+    colours = [view.styles[gaps[0].condition].colour for gaps in series.values()] if trained else [s.colour for s in palette(len(series))]
+    lines = []
+    for i, ((kind, rest), gaps) in enumerate(series.items()):
+        gaps.sort(key=lambda g: g.rank or 0)
+        told = common_name([view.summary(g.twin).label.family for g in gaps]) if len(ranks) > 1 else rest
+        ends = [g.difference.interval or (g.difference.value, g.difference.value) for g in gaps]
+        lines.append(
+            Line(
+                f"{kind}, {told}" if several else kind,
+                Style(colours[i], "solid", _SYMBOLS[i % len(_SYMBOLS)]),
+                tuple(float(g.rank or 0) if len(ranks) > 1 else float(models.index(g.model)) for g in gaps),
+                tuple(factor * g.difference.value for g in gaps),
+                tuple(factor * (e[1] - g.difference.value) for g, e in zip(gaps, ends, strict=True)),
+                tuple(_line(view, g, m) for g in gaps),
+                tuple(factor * (g.difference.value - e[0]) for g, e in zip(gaps, ends, strict=True)),
+            )
+        )
+    unit = human.head_unit(m.unit, signed=True)
+    limit = next((factor * t.pooled.margin for t in found if t.pooled and t.pooled.margin), None)
+    y = Axis(f"gap in {m.label}" + (f" ({unit})" if unit else ""), span=_span(lines, limit))
+    if len(ranks) > 1:
+        x = Axis("rank", log=True, ticks=tuple(map(float, ranks)))
+    else:
+        x = Axis("model", ticks=tuple(map(float, range(len(models)))), names=tuple(map(model_label, models)), span=(-0.5, len(models) - 0.5))
+    return Drawing(x, y, tuple(lines), mode="lines+markers" if len(ranks) > 1 else "markers", band=(-limit, limit) if limit else (0.0, 0.0), beside=len(lines) > 1)
+
+
+def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | None:
+    core = [y for line in lines for y in line.y] + [0.0, limit or 0.0, -(limit or 0.0)]
+    low, high = min(core), max(core)
+    ends = [(y - b, y + a) for line in lines for y, a, b in zip(line.y, line.error, line.below, strict=True) if a is not None and b is not None]
+    room = _BEYOND * (high - low)
+    low, high = max(min([low, *(e[0] for e in ends)]), low - room), min(max([high, *(e[1] for e in ends)]), high + room)
+    pad = 0.06 * (high - low)
+    return (low - pad, high + pad) if pad else None
+
+
+def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
+    worse = "above" if m.better == "lower" else "below"
+    said = [f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."]
+    if info.band and info.band[1]:
+        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap whose interval stays inside does not matter.")
+    said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.log else "."))
+    span = info.y.span
+    if span and any(not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1]) for line in info.lines for y, a, b in zip(line.y, line.error, line.below, strict=True)):
+        said.append("Bars that reach the edge go on beyond it.")
+    if any(g.difference.basis == "items" for t in found for g in t.gaps):
+        said.append("The intervals are over the items of one seed: how far a repetition would land is unknown.")
+    if any(t.gaps and not any(g.difference.interval for g in t.gaps) for t in found):
+        said.append("Points without a bar have no interval: one seed does not tell how far a repetition would land.")
+    return " ".join(said)
+
+
+def _line(view: View, g: Gap, m: Metric) -> str:
+    unit = human.head_unit(m.unit, signed=True)
+    return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip()
+
+
+def _gap(g: Gap, m: Metric) -> str:
+    return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)
+
+
+def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
+    """A row for each pair of conditions."""
+    by = {name: {g.condition: g for t in gaps for g in (*t.gaps, *t.bases)} for name, gaps in found.items()}
+    units = {name: human.head_unit(metric(name).unit, signed=True) for name in found}
+    heads = ["condition", "twin", *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()), "seeds", "weights"]
+    rows = []
+    for c in dict.fromkeys(c for gaps in by.values() for c in gaps):
+        gaps = [known.get(c) for known in by.values()]
+        one = next(g for g in gaps if g is not None)
+        values = [human.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
+        seeds = str(one.difference.pairs) if view.summary(c).seeds else "untrained"
+        rows.append((view.label(c), view.label(one.twin), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
+    return Grid(tuple(heads), tuple(rows))

@@ -1,0 +1,136 @@
+"""Pareto front, decision and twins across studies: planted, and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorabench.analysis.decide import decide
+from lorabench.analysis.pareto import pareto
+from lorabench.record.result import CellResult, Reading
+from lorabench.report.view import make_view
+from lorabench.sections import answer, other_study
+from tests.report.stores import STUDY, filled
+
+THREE = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
+
+
+def with_values(values: dict[tuple[str, int | None, str], tuple[float, float]], noise: float = 0.001):  # type: ignore[no-untyped-def]
+    """Puts (eval_loss, train_peak_bytes) in place, by method, rank and quantization; small noise by cell."""
+
+    def change(result: CellResult) -> CellResult:
+        cell = result.cell
+        key = (cell.method.name, cell.method.rank, cell.quantization.name)
+        if key not in values:
+            return result
+        loss, memory = values[key]
+        wobble = noise * (((cell.seed + 1) * ((cell.method.rank or 7) + 3 * len(key[2]))) % 5 - 2)
+        kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
+        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=loss + wobble), Reading(metric="train_peak_bytes", value=memory))})
+
+    return change
+
+
+PLANTED = {
+    ("lora", 1, "none"): (2.9, 1e6), ("lora", 4, "none"): (2.5, 2e6), ("lora", 16, "none"): (2.2, 3e6),
+    ("lora", 1, "nf4"): (3.1, 1.5e6), ("lora", 4, "nf4"): (2.5005, 2.1e6), ("lora", 16, "nf4"): (2.19, 2.9e6),
+    ("full", None, "none"): (2.1, 9e6),
+}  # fmt: skip
+
+
+def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
+    found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.pairing)}
+    assert {n: p.standing for n, p in found.items()} == {
+        "LoRA r=1": "front", "LoRA r=1 nf4": "dominated", "LoRA r=4": "front", "LoRA r=4 nf4": "open", "LoRA r=16 nf4": "front",
+        "LoRA r=16": "dominated", "full": "front",
+    }  # fmt: skip
+    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4"
+    one = make_view(filled(tmp_path / "one", STUDY.replace("seeds: [0, 1]", "seeds: [0]"), with_values(PLANTED)))
+    assert not any(p.standing == "dominated" for p in pareto(one.summaries, "eval_loss", one.pairing)), "one seed puts nothing beyond doubt"
+
+
+def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
+    level = PLANTED | {("lora", 16, "none"): (2.1005, 3e6), ("lora", 16, "nf4"): (2.1, 2.9e6), ("lora", 4, "none"): (2.099, 2e6)}
+    view = make_view(filled(tmp_path, THREE, with_values(level, noise=0.0005)))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert (found.kind, view.label(found.chosen.condition)) == ("level", "LoRA r=4")
+    assert found.memory == pytest.approx(2 / 9)
+    assert (found.compared, found.worse, found.equivalent, found.undecided) == (6, 3, 3, 0)
+    said = answer.verdict(view, found)
+    assert said.startswith("LoRA r=4 does as well as full: held-out loss −0.001 nats (95 % interval")
+    assert "within the margin of 0.02 nats" in said
+    assert said.endswith("with 22.2 % of its training memory.")
+
+
+def test_where_all_are_worse_the_nearest_is_named_with_its_interval(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert found.kind == "behind"
+    said = answer.verdict(view, found)
+    assert said.startswith("None of the 6 conditions reaches full: the nearest, LoRA r=16 nf4, ends 0.0")
+    assert "95 % interval 0.0" in said and "3 seeds" in said
+
+
+ZERO = """
+schema: 1
+name: zero
+question: Does alpha matter?
+model: lorabench/tiny-300k
+task: {name: python-docs}
+method: {name: lora, rank: 4}
+training: {steps: 40, batch_size: 4, sequence_length: 64, learning_rate: 3e-3}
+grid: {method.alpha: [8, 16, 32, 64]}
+seeds: SEEDS
+reference: {method.alpha: 8}
+evaluation: {lm_eval: [], forgetting: none}
+comparison: {loss_margin: 0.001}
+"""
+
+
+@pytest.mark.parametrize("seeds", ["[0]", "[0, 1]", "[0, 1, 2, 3, 4]"])
+def test_a_planted_zero_is_not_decisive_on_the_first_screen(tmp_path: Path, seeds: str) -> None:
+    view = make_view(filled(tmp_path, ZERO.replace("SEEDS", seeds)))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert answer.verdict(view, found).startswith("Not decisive: ")
+    assert not any(c.decisive for c in view.comparisons)
+
+
+def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
+    change = with_values(PLANTED | {("lora", 1, "none"): (1.0, 1e5)})
+
+    def broken(result: CellResult) -> CellResult:
+        hit = result.cell.method.rank == 1 and result.cell.seed == 2
+        return result.model_copy(update={"outcome": "diverged"}) if hit else change(result)
+
+    view = make_view(filled(tmp_path, THREE, broken))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert view.label(found.chosen.condition) != "LoRA r=1"
+
+
+def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> None:
+    here, there = filled(tmp_path / "a", THREE), filled(tmp_path / "b", THREE)
+    view = make_view(here, there)
+    assert view.other is not None
+    found = other_study.decide(view, view.other)
+    assert found.differ == ()
+    assert len(found.twins) == 8
+    assert all(t.comparison and t.comparison.difference == 0 for t in found.twins)
+    assert "8 equal to the last digit" in other_study.summary(view, view.other, found)
+
+
+def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: Path) -> None:
+    text = THREE.replace("steps: 40", "steps: 60").replace("method.rank: [1, 4, 16]", "method.rank: [1, 4, 64]")
+    view = make_view(filled(tmp_path / "a", THREE), filled(tmp_path / "b", text))
+    assert view.other is not None
+    found = other_study.decide(view, view.other)
+    assert found.differ == (("training.steps", "40", "60"),)
+    assert [view.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
+    assert [view.other.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
+    twin = next(t for t in found.twins if view.label(t.here) == "LoRA r=4")
+    ours = [view.results[i].value("eval_loss") or 0 for i in view.summary(twin.here).cells]
+    theirs = [view.other.results[i].value("eval_loss") or 0 for i in view.other.summary(twin.there).cells]
+    assert twin.comparison and twin.comparison.difference == pytest.approx(sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3)
+    shown = other_study.section(view)
+    assert shown is not None
