@@ -30,7 +30,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
 _SAME = 1e-12  # a spread below this share of the values is float rounding
-_HELD = 4096  # items up to which the resampling weights are kept: 33 MB
+_HELD = 2048  # items up to which the resampling weights are kept: 33 MB
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
 
 Array = NDArray[np.floating[Any]]
@@ -152,13 +152,13 @@ def _ratio(draws: Array, values: Array, weights: Array | None) -> Array:
 @lru_cache(maxsize=4)
 def _draws(n: int) -> Array:
     """(RESAMPLES, n) how often each item is drawn; the same for every comparison, so that a report can be built twice."""
-    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float32)
+    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 
 def _blocks(n: int) -> Any:
     generator = np.random.default_rng(n)
     for _ in range(RESAMPLES // 100):
-        yield generator.multinomial(n, np.full(n, 1 / n), 100).astype(np.float32)
+        yield generator.multinomial(n, np.full(n, 1 / n), 100).astype(np.float64)
 
 
 def holm(values: Sequence[float]) -> tuple[float, ...]:

@@ -67,7 +67,7 @@ class Fit:
 
     def at(self, rank: float) -> float:
         """The curve's value."""
-        return self.c.value + self.a.value * float(rank) ** -self.b.value
+        return self.c.value + self.a.value * math.exp(-self.b.value * math.log(rank))
 
 
 def saturating(ranks: Array, values: Array, falls: bool, halves: Sequence[float | None] = ()) -> Fit | str:

@@ -46,13 +46,16 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def read_result(path: Path) -> CellResult:
-    """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read."""
+def read_result(path: Path, cell: Cell | None = None) -> CellResult:
+    """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read.
+
+    `cell` is whose it is, where that is known: then the file's own copy need not be checked again.
+    """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != 1:
             raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
-        return CellResult.model_validate(plain)
+        return CellResult.model_validate(plain if cell is None else {**plain, "cell": cell})
     except FileNotFoundError:
         raise
     except (OSError, ValueError, AttributeError, RecursionError) as e:
@@ -66,6 +69,7 @@ class Store:
         self.folder = Path(folder)
         self.cells_folder = self.folder / "cells"
         self.claims_folder = self.folder / "claims"
+        self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -95,20 +99,22 @@ class Store:
 
     def study(self) -> Study:
         """The study as run, paths as they were."""
-        return Study.model_validate(self._read()["study"])
+        return self._read()[0]
 
     def plan(self) -> tuple[Cell, ...]:
         """The cells that the study wants, in its order."""
-        return _CELLS.validate_python(self._read()["cells"])
+        return self._read()[1]
 
-    def _read(self) -> dict[str, Any]:
-        """plan.json, checked; StoreError where it is not what this version writes."""
+    def _read(self) -> tuple[Study, tuple[Cell, ...]]:
+        """plan.json, checked; StoreError where it is not what this version writes. Read anew when the file has changed."""
         path = self.folder / "plan.json"
         try:
-            plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            Study.model_validate(plan["study"])
-            _CELLS.validate_python(plan["cells"])
-            return plan
+            state = path.stat()
+            stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
+            if self._known is None or self._known[0] != stamp:
+                plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                self._known = stamp, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
+            return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
 
@@ -125,15 +131,15 @@ class Store:
     def _looked_up(self) -> Iterator[tuple[str, CellResult | StoreError | None]]:
         for cell in self.plan():
             try:
-                yield cell.id, self.get(cell.id)
+                yield cell.id, self.get(cell.id, cell)
             except StoreError as e:
                 yield cell.id, e
 
-    def get(self, cell_id: str) -> CellResult | None:
+    def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
         path = self.cells_folder / cell_id / "result.json"
         try:
-            return read_result(path)
+            return read_result(path, cell)
         except FileNotFoundError:
             return None
 

@@ -18,7 +18,7 @@ from lorabench.report.human import one_line
 from lorabench.report.style import GREY, Style
 
 _MENU = 40  # letters of a menu's entry
-_RING = 11  # pixels
+_RING = 22  # pixels
 _GAP = 0.7  # of the distance between two ticks stays free of points
 
 
@@ -79,7 +79,7 @@ class Axis:
     ticks: tuple[float, ...] = ()
     """the only places for ticks"""
     names: tuple[str, ...] = ()
-    """what stands at the ticks, if not their numbers"""
+    """categories: a line's x is then a place among them"""
     format: str = ""
     """d3's number format"""
     span: tuple[float, float] | None = None
@@ -97,6 +97,8 @@ class Drawing:
     mode: Literal["lines", "markers", "lines+markers"] = "lines"
     trends: tuple[Trend, ...] = ()
     rings: tuple[Ring, ...] = ()
+    ringed: str = ""
+    """what the rings mark, for the legend"""
     band: tuple[float, float] | None = None
     """from where to where on the y axis is shaded, with a line at zero"""
     beside: bool = False
@@ -112,7 +114,9 @@ def draw(drawing: Drawing) -> go.Figure:
     """The figure of a drawing."""
     figure = go.Figure()
     for line in drawing.lines:
-        figure.add_trace(go.Scatter(**_trace(line, drawing.mode)))
+        figure.add_trace(go.Scatter(**_trace(line, drawing.mode, drawing.x.names)))
+    if drawing.rings:
+        figure.add_trace(go.Scatter(**_marks(drawing)))
     span = _span(drawing)
     for i, level in enumerate(drawing.levels):
         shown = f"{level.y:.4g}" + (f" ± {level.error:.2g}" if level.error is not None else "")
@@ -143,7 +147,7 @@ def draw(drawing: Drawing) -> go.Figure:
 
 
 def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
-    """All that is no trace: it takes no room in the legend."""
+    """What is no trace, and so takes no room in the legend."""
     made: list[dict[str, Any]] = []
     if drawing.band is not None:
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
@@ -152,10 +156,14 @@ def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
     for trend in drawing.trends:
         path = "M" + "L".join(f"{x:.6g},{y:.6g}" for x, y in zip(trend.x, trend.y, strict=True))
         made.append({"type": "path", "path": path, "layer": "below", "line": {"color": trend.colour, "width": 1.2}})
-    for ring in drawing.rings:
-        place = {"xsizemode": "pixel", "ysizemode": "pixel", "xanchor": ring.x, "yanchor": ring.y}
-        made.append({"type": "circle", **place, "x0": -_RING, "x1": _RING, "y0": -_RING, "y1": _RING, "line": {"color": ring.colour, "width": 2}})
     return made
+
+
+def _marks(drawing: Drawing) -> dict[str, Any]:
+    """All rings as one trace: each trace takes room in the legend."""
+    shape = {"symbol": "circle-open", "size": _RING, "color": [r.colour for r in drawing.rings], "line": {"width": 2}}
+    x, y = [r.x for r in drawing.rings], [r.y for r in drawing.rings]
+    return {"x": x, "y": y, "mode": "markers", "name": safe(drawing.ringed), "marker": shape, "hoverinfo": "skip"}
 
 
 def draw_choice(labels: Sequence[str], drawings: Sequence[Drawing], shown: int) -> go.Figure:
@@ -198,9 +206,9 @@ def _short(label: str) -> str:
     return safe(label if len(label) <= _MENU else label[: _MENU - 1] + "…")
 
 
-def _trace(line: Line, mode: str) -> dict[str, Any]:
+def _trace(line: Line, mode: str, names: Sequence[str] = ()) -> dict[str, Any]:
     trace: dict[str, Any] = {
-        "x": list(line.x),
+        "x": [safe(names[int(x)]) for x in line.x] if names else list(line.x),
         "y": list(line.y),
         "mode": line.mode or mode,
         "name": safe(line.label),
@@ -233,7 +241,9 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.log:
         made |= {"type": "log", "exponentformat": "power"}
     if axis.ticks:
-        made |= {"tickvals": list(axis.ticks), "ticktext": [safe(n) for n in axis.names] or [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+        made |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+    if axis.names:
+        made |= {"type": "category", "categoryorder": "array", "categoryarray": [safe(n) for n in axis.names]}
     if axis.span is not None:
         made["range"] = list(axis.span)
     if axis.format:

@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 
 from lorabench.analysis.aggregate import Summary, aggregate, metrics
-from lorabench.analysis.checks import Finding, check
+from lorabench.analysis.checks import Evidence, Finding, check
 from lorabench.analysis.compare import Comparison, compare, references
 from lorabench.analysis.conditions import Replicates, replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
-from lorabench.record.metrics import metric
+from lorabench.record.metrics import is_accuracy
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
@@ -33,7 +33,10 @@ class View:
     folder: Path
     """of the store: curves and spectra lie below it"""
     study: Study
+    planned: tuple[Replicates, ...]
+    """the conditions with the cells at all of their rates"""
     groups: tuple[Replicates, ...]
+    """the same with the cells that they are reported by"""
     results: Mapping[str, CellResult]
     """by cell id, in the study's order"""
     data: pd.DataFrame
@@ -50,7 +53,6 @@ class View:
     comparisons: tuple[Comparison, ...]
     tunings: tuple[Tuning, ...]
     """of the conditions whose learning rate is tuned"""
-    findings: tuple[Finding, ...]
     styles: Mapping[str, Style]
     """by condition: the same colour, dash and symbol in every figure"""
     other: View | None = None
@@ -71,6 +73,16 @@ class View:
     def comparison(self, metric: str, condition: str) -> Comparison | None:
         """A condition against its reference, None where no pair allows it."""
         return self._comparison_of.get((metric, condition))
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What weakens the numbers; looked for when it is asked for, since a table does not show it."""
+        return check(
+            Evidence(
+                study=self.study, metric=self.metric, planned=self.planned, chosen=self.groups, results=self.results, data=self.data, summaries=self.summaries,
+                references=self.references, comparisons=self.comparisons, tunings=self.tunings, pairing=self.pairing, file=self.file,
+            )
+        )  # fmt: skip
 
     # looked up once for each field of each table: a search would be quadratic in the conditions
     @cached_property
@@ -111,21 +123,22 @@ def make_view(store: Store, other: Store | None = None) -> View:
     names = metrics(data)
     summaries, against = aggregate(groups, data), references(study, groups)
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
-    quality = [m for m in names if metric(m).unit in ("nats", "share", "bits", "ratio")]
+    answered = study.comparison.metric if study.comparison.metric in names else "eval_loss"
+    told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m))))
     return View(
         folder=store.folder,
         study=study,
+        planned=planned,
         groups=groups,
         results=MappingProxyType(results),
         data=data,
         metrics=names,
-        metric=study.comparison.metric if study.comparison.metric in names else "eval_loss",
+        metric=answered,
         summaries=summaries,
         references=MappingProxyType(against),
         pairing=pairing,
-        comparisons=compare(pairing, against, quality, study.comparison),
+        comparisons=compare(pairing, against, tuple(told), study.comparison),
         tunings=tuned,
-        findings=check(groups, summaries),
         styles=MappingProxyType(styles(summaries)),
         other=make_view(other) if other else None,
     )

@@ -40,7 +40,8 @@ def section(view: View) -> Section | None:
 
 _NOTE = (
     "A gap is the quantised condition minus its unquantised twin, which has the same setting otherwise, paired by seed. Pooled over a type: the mean over its pairs "
-    "at each seed, with t over seeds, corrected by Holm over the types. Intervals of single gaps are taken alone."
+    "at each seed, with t over seeds, corrected by Holm over the types; of accuracies the items' error is added as if all pairs shared it. "
+    "Intervals of single gaps are taken alone."
 )
 
 
@@ -58,22 +59,23 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
         if t.pooled is None:
             made.append(f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished.")
         else:
-            said = _cost(t.pooled.difference, t.pooled.low, t.pooled.high, m)
+            ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
+            said = _cost(t.pooled.difference, ends, m)
             made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.")
     if t.bases:
-        each = [(_where(view, g, t.bases), _cost(g.difference.value, *(g.difference.interval or (None, None)), m)) for g in t.bases]
+        each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
         over = "95 % intervals over items" if any(g.difference.interval for g in t.bases) else "no interval: nothing is known of the items"
         told = "; ".join(f"{said}{where}" for where, said in each)
         made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
     return tuple(made)
 
 
-def _cost(value: float, low: float | None, high: float | None, m: Metric) -> str:
+def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
     """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the gain."""
     verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
-    ends = None if low is None or high is None else (low, high) if value >= 0 else (-high, -low)
+    turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
     unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(ends, m)}"
+    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(turned, m)}"
 
 
 def _number(value: float, m: Metric, plus: str = "") -> str:
@@ -83,7 +85,7 @@ def _number(value: float, m: Metric, plus: str = "") -> str:
 
 
 def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
-    return "" if ends is None else f" [{_number(ends[0], m)}, {_number(ends[1], m)}]"
+    return "" if ends is None else f" [{_number(ends[0], m)},\N{NO-BREAK SPACE}{_number(ends[1], m)}]"
 
 
 def _over(c: Comparison) -> str:
@@ -138,7 +140,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
             Line(
                 f"{kind}, {told}" if several else kind,
                 Style(colours[i], "solid", _SYMBOLS[i % len(_SYMBOLS)]),
-                tuple(float(g.rank or 0) if len(ranks) > 1 else float(models.index(g.model)) for g in gaps),
+                tuple(float(ranks.index(g.rank or 0) if len(ranks) > 1 else models.index(g.model)) for g in gaps),
                 tuple(factor * g.difference.value for g in gaps),
                 tuple(factor * (e[1] - g.difference.value) for g, e in zip(gaps, ends, strict=True)),
                 tuple(_line(view, g, m) for g in gaps),
@@ -147,12 +149,15 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
         )
     unit = human.head_unit(m.unit, signed=True)
     limit = next((factor * t.pooled.margin for t in found if t.pooled and t.pooled.margin), None)
-    y = Axis(f"gap in {m.label}" + (f" ({unit})" if unit else ""), span=_span(lines, limit))
-    if len(ranks) > 1:
-        x = Axis("rank", log=True, ticks=tuple(map(float, ranks)))
-    else:
-        x = Axis("model", ticks=tuple(map(float, range(len(models)))), names=tuple(map(model_label, models)), span=(-0.5, len(models) - 0.5))
+    names = tuple(map(str, ranks)) if len(ranks) > 1 else _names(models)
+    x = Axis("rank" if len(ranks) > 1 else "model", names=names, span=(-0.5, len(names) - 0.5))
+    y = Axis(f"gap ({unit})" if unit else "gap", span=_span(lines, limit))
     return Drawing(x, y, tuple(lines), mode="lines+markers" if len(ranks) > 1 else "markers", band=(-limit, limit) if limit else (0.0, 0.0), beside=len(lines) > 1)
+
+
+def _names(models: Sequence[str]) -> tuple[str, ...]:
+    short = tuple(map(model_label, models))
+    return short if len(set(short)) == len(models) else tuple(models)
 
 
 def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | None:
@@ -170,7 +175,7 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     said = [f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."]
     if info.band and info.band[1]:
         said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap whose interval stays inside does not matter.")
-    said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.log else "."))
+    said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.title == "rank" else "."))
     span = info.y.span
     if span and any(not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1]) for line in info.lines for y, a, b in zip(line.y, line.error, line.below, strict=True)):
         said.append("Bars that reach the edge go on beyond it.")
@@ -194,12 +199,12 @@ def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
     """A row for each pair of conditions."""
     by = {name: {g.condition: g for t in gaps for g in (*t.gaps, *t.bases)} for name, gaps in found.items()}
     units = {name: human.head_unit(metric(name).unit, signed=True) for name in found}
-    heads = ["condition", "twin", *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()), "seeds", "weights"]
+    heads = ["condition", *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()), "seeds", "weights"]
     rows = []
     for c in dict.fromkeys(c for gaps in by.values() for c in gaps):
         gaps = [known.get(c) for known in by.values()]
         one = next(g for g in gaps if g is not None)
         values = [human.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
         seeds = str(one.difference.pairs) if view.summary(c).seeds else "untrained"
-        rows.append((view.label(c), view.label(one.twin), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
+        rows.append((view.label(c), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
     return Grid(tuple(heads), tuple(rows))

@@ -11,7 +11,7 @@ from lorabench.analysis.rank_curve import RankCurve, Step, rank_curves
 from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
-from lorabench.report.blocks import Block, Figure, Points, Section
+from lorabench.report.blocks import Block, Code, Figure, Points, Section
 from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, draw
 from lorabench.report.learned import scaled
 from lorabench.report.style import Style
@@ -23,6 +23,7 @@ ORDER = 50
 TITLE = "Rank"
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 _SMOOTH = 48  # points of a fitted curve
+_FEW = 8  # sentences of a second metric that are shown unfolded
 _BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
 
 
@@ -33,7 +34,8 @@ def section(view: View) -> Section | None:
     for name in names:
         found = curves(view, name)
         if found:
-            blocks.append(Points(sentences(found)))
+            said = sentences(found)
+            blocks.append(Points(said) if name == view.metric or len(said) <= _FEW else Code("\n".join(said), f"Every curve in {metric(name).label}"))
             blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
     return Section(TITLE, tuple(blocks)) if blocks else None
 
@@ -58,19 +60,18 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
         style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
         hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')})" for p in c.points)
-        label = ", ".join(piece for piece in c.family.split(", ") if model is None or piece != model_label(model))
-        lines.append(Line(label, style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
+        lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
             trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
         rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank]
     levels = [
-        Level(s.label.text, view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
+        Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
         for g, s in zip(view.groups, view.summaries, strict=True)
         if g.setting.method.rank is None and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
     ]
     ticks = tuple(sorted({x for line in lines for x in line.x}))
-    return Drawing(Axis("rank", log=True, ticks=ticks), Axis(_titled(m)), tuple(lines), tuple(levels), "lines+markers", tuple(trends), tuple(rings))
+    return Drawing(Axis("rank", log=True, ticks=ticks), Axis(_titled(m)), tuple(lines), tuple(levels), "lines+markers", tuple(trends), tuple(rings), "smallest sufficient rank")
 
 
 def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
@@ -86,15 +87,17 @@ def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
 
 
 def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
-    """What can be said of each family, and once for all that share a reason why something cannot."""
+    """What can be said of each family, and once for all that share it what limits that."""
     said = [f"{c.family}: {told[:1].lower()}{told[1:]}" for c in found if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))]
     silent: dict[str, list[str]] = {}
     for c in found:
+        if c.knee.rank is not None and c.at_the_edge:
+            silent.setdefault(f"rank {c.best}, the best, is the highest tried, so a higher one may do better", []).append(c.family)
         if c.knee.why:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
             silent.setdefault(f"no curve is drawn, since {c.unfitted}", []).append(c.family)
-    return (*said, *(f"{_listed(names)}: {why}." for why, names in silent.items()))
+    return (*said, *(f"{_listed(names, len(found))}: {why}." for why, names in silent.items()))
 
 
 def knee_sentence(c: RankCurve) -> str:
@@ -103,40 +106,42 @@ def knee_sentence(c: RankCurve) -> str:
     if knee.rank is None or knee.margin is None:
         return ""
     margin = f"{knee.margin:g} {m.unit}" if m.unit != "share" else human.plural(1, "point") if knee.margin == 0.01 else f"{100 * knee.margin:g} points"
-    edge = f" Rank {c.best} is the highest tried, so a higher one may do better." if c.at_the_edge else ""
     if not knee.passed and knee.failed is None:
-        return f"Rank {c.best}, the lowest tried, has the best mean.{edge}"
+        return f"Rank {c.best}, the lowest tried, has the best mean."
     if not knee.passed and knee.failed is not None:
-        return f"Rank {c.best} has the best mean, and rank {knee.failed.rank}, the next below, is not shown to be within {margin} of it ({_why(knee.failed, m)}).{edge}"
+        return f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it ({_why(knee.failed, m)})."
     least = knee.passed[-1]
-    ended = f"; rank {knee.failed.rank} is not shown to be ({_why(knee.failed, m)})" if knee.failed else ""
-    return f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin} ({_why(least, m)}){ended}.{edge}"
+    ended = f"; rank {knee.failed.rank} is not shown to be ({_why(knee.failed, m, 'bound')})" if knee.failed else ""
+    return f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin} ({_why(least, m)}){ended}."
 
 
-def _why(step: Step, m: Metric) -> str:
-    return step.why if step.bound is None else f"one-sided 95 % bound {human.number(step.bound, m.unit)}, {human.plural(step.seeds, 'seed')}"
+def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
+    return step.why if step.bound is None else f"{bound} {human.number(step.bound, m.unit)}, {human.plural(step.seeds, 'seed')}"
 
 
 def fit_sentence(c: RankCurve) -> str:
-    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190, 1.230] over 3 seeds.""""
+    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190, 1.230] over 3 seeds.\""""
     if c.fit is None:
         return ""
     m, fit = metric(c.metric), c.fit
     end, unit = "floor" if m.better == "lower" else "ceiling", "%" if m.unit == "share" else human.head_unit(m.unit)
     interval = f" [{human.number(fit.c.low, m.unit)}, {human.number(fit.c.high, m.unit)}]" if fit.c.low is not None and fit.c.high is not None else ""
-    value = f"extrapolated, its {end} is {human.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    value = f": extrapolated, its {end} is {human.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    told = fit.levelled
+    if told and fit.c.low is not None and fit.c.high is not None and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points)):
+        told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
     if not fit.levelled:
-        value = f"it has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
+        value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
-        return f"The curve {formula(fit, m)} runs through the means, and with one seed it is unknown how well it fits: {value}."
-    over = "" if not fit.levelled else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
-    return f"The curve {formula(fit, m)} fits (lack of fit p = {fit.lack_of_fit:.2g}): {value}{over}."
+        return f"The curve {formula(fit, m)} runs through the means, and with one seed it is unknown how well it fits{value}."
+    over = "" if not told else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
+    return f"The curve {formula(fit, m)} fits (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
 
 def formula(fit: Fit, m: Metric) -> str:
     """ "1.210 + 0.340 r^−0.520" """
     sign = "+" if fit.a.value >= 0 else "−"
-    return f"{human.number(fit.c.value, m.unit)} {sign} {human.number(abs(fit.a.value), m.unit)} r^−{human.decimals(fit.b.value)}"
+    return f"{human.number(fit.c.value, m.unit)} {sign} {human.number(abs(fit.a.value), m.unit)} r^−{human.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) -> list[Block]:
@@ -190,6 +195,11 @@ def _drawn(y: float, m: Metric) -> str:
     return f"{y:.1f} %" if m.unit == "share" else human.number(y, m.unit)
 
 
+def _short(label: str, model: str | None) -> str:
+    """A label without the model that its whole figure is about."""
+    return ", ".join(piece for piece in label.split(", ") if model is None or piece != model_label(model))
+
+
 def _model(view: View, condition: str) -> str:
     return str(view.declared(condition)["model"]["name"])
 
@@ -199,5 +209,6 @@ def _titled(m: Metric) -> str:
     return f"{m.label} ({unit})" if unit else m.label
 
 
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _listed(names: list[str], of: int) -> str:
+    """Names may hold commas."""
+    return "All curves" if len(names) == of > 2 else "; ".join(names)

@@ -6,7 +6,9 @@ so that `full` is one condition however many ranks a grid has.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -88,19 +90,27 @@ class Cell(Condition):
             return declared
         return declared.model_copy(update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})})
 
-    @property
+    # hashing takes ~100 microseconds, and a report asks for an id again and again
+    @cached_property
     def id(self) -> str:
         """12 hex digits over all that affects the outcome; see spec.identity."""
         from lorabench.spec.identity import digest
 
         return digest(self, with_seed=True)
 
-    @property
+    @cached_property
     def condition_id(self) -> str:
         """The same without the seed."""
         from lorabench.spec.identity import digest
 
         return digest(self, with_seed=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which is another cell and has ids of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("id", "condition_id"):
+            copied.__dict__.pop(name, None)
+        return copied
 
 
 class PublishedValue(Frozen):

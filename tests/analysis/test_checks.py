@@ -1,37 +1,443 @@
-"""Findings follow from the data."""
+"""Findings follow from the data: each appears where it is planted, with its cells and numbers, and none in a clean study."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
-from lorabench.report.view import make_view
-from tests.report.stores import ONLY_FULL, STUDY, filled
+import pytest
+
+from lorabench.analysis.checks import CHECKS, check
+from lorabench.analysis.doubts_values import choices, fall
+from lorabench.analysis.evidence import Finding, Kind, Severity
+from lorabench.executors import synthetic
+from lorabench.record import store as stores_module
+from lorabench.record.result import CellResult, Fault, Reading
+from lorabench.report import view as view_module
+from lorabench.report.blocks import Code, Notice, Text
+from lorabench.report.view import View, make_view
+from lorabench.sections import findings as section_module
+from lorabench.spec import expand
+from tests.report.stores import ONLY_FULL, filled, study_of
+
+Change = Callable[[CellResult], CellResult | None]
+ACC = "python-docs-cloze/acc"
+CLEAN = """
+schema: 1
+name: clean
+model: lorabench/tiny-300k
+task: {name: python-docs}
+method: {name: lora, rank: 4, alpha: 8}
+training: {steps: 40, batch_size: 4, sequence_length: 64, learning_rate: {tune: [3e-4, 3e-3, 3e-2]}}
+include:
+  - {method: {name: lora, rank: 16, alpha: 32}}
+  - {method: full, training.learning_rate: {tune: [1e-4, 1e-3, 1e-2]}}
+  - {method: base}
+seeds: [0, 1, 2, 3, 4]
+reference: {method: {name: full}}
+evaluation: {lm_eval: [python-docs-cloze], limit: 200}
+comparison: {accuracy_margin: 0.1}
+"""
 
 
-def kinds(folder: Path, text: str, **given: object) -> list[str]:
-    return [f.kind for f in make_view(filled(folder, text, **given)).findings]  # type: ignore[arg-type]
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No spectra and no fsync: a third of the time is left."""
+    monkeypatch.setattr(synthetic, "spectra", lambda cell: ())
+    monkeypatch.setattr(synthetic, "directions", lambda cell: {})
+    monkeypatch.setattr(synthetic, "truncations", lambda cell, learned: ())
+    monkeypatch.setattr(stores_module, "_sync", lambda path: None)
+
+
+def text(*changes: tuple[str, str], seeds: str = "[0]") -> str:
+    """The clean study with few seeds and with changes, each of which must find its place."""
+    made = CLEAN
+    for old, new in (("[0, 1, 2, 3, 4]", seeds), *changes):
+        assert old in made, old
+        made = made.replace(old, new)
+    return made
+
+
+FIXED = (("{tune: [3e-4, 3e-3, 3e-2]}", "3e-3"), ("{tune: [1e-4, 1e-3, 1e-2]}", "1e-3"))
+
+
+def seen(folder: Path, study: str, change: Change = lambda r: r) -> tuple[View, dict[str, Finding]]:
+    store = filled(folder, study, change)
+    view, planned = make_view(store), {c.id for c in store.plan()}
+    for f in view.findings:
+        assert any(c.isdigit() for c in f.sentence) or any(c in f.sentence for c in f.conditions), f"{f.kind} names no value"
+        assert set(f.cells) <= planned
+        assert len(f.cells) == len(set(f.cells)) > 0
+        assert len(f.conditions) == len(set(f.conditions))
+    return view, {f.kind: f for f in view.findings}
+
+
+def ids(view: View, wanted: Callable[[CellResult], bool]) -> set[str]:
+    return {i for i, r in view.results.items() if wanted(r)}
+
+
+def with_values(result: CellResult, **values: float) -> CellResult:
+    """The result with other values; acc stands for the accuracy."""
+    named = {(ACC if name == "acc" else name): v for name, v in values.items()}
+    return result.model_copy(update={"readings": tuple(r.model_copy(update={"value": named.get(r.metric, r.value)}) for r in result.readings)})
+
+
+def ended(result: CellResult, outcome: str, kind: str = "Fault") -> CellResult:
+    return result.model_copy(update={"outcome": outcome, "readings": (), "error": Fault(kind=kind, message="planted")})
+
+
+# the set is closed
+
+
+def test_every_kind_is_a_function_and_the_gravest_come_first() -> None:
+    assert tuple(f.__name__ for f in CHECKS) == get_args(Kind)
+    made = {}
+    for function in CHECKS:
+        calls = [n for n in ast.walk(ast.parse(inspect.getsource(function))) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Finding"]
+        assert len(calls) == 1, function.__name__
+        made[function.__name__] = [a.value for a in calls[0].args[:3] if isinstance(a, ast.Constant)]
+    assert all(kind == head[0] for kind, head in made.items())
+    order = get_args(Severity)
+    assert [head[1] for head in made.values()] == sorted((head[1] for head in made.values()), key=order.index)
+    assert len({head[2] for head in made.values()}) == len(made), "a title stands for one kind"
+
+
+def test_every_kind_is_planted_below() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [k for k in get_args(Kind) if f'["{k}"]' not in source] == []
+
+
+def test_a_clean_study_has_no_findings(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(seeds="[0, 1, 2, 3, 4]"))
+    assert found == {}
+    assert len(view.results) == 46
+    assert section_module.section(view) is None
+
+
+# cells
+
+
+def test_failed_cells_are_named_with_their_faults(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), lambda r: ended(r, "failed", "KeyError") if r.cell.method.rank == 4 else r)
+    assert found["failed"].sentence.startswith("2 of 7 cells failed (KeyError 2 times).")
+    assert set(found["failed"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
+    assert [label.partition(",")[0] for label in found["failed"].conditions] == ["LoRA r=4"]
+
+
+def test_diverged_cells_are_named_with_their_rate(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(("{tune: [3e-4, 3e-3, 3e-2]}", "2.0"), FIXED[1]))
+    assert found["diverged"].sentence.startswith("2 of 4 cells lost a finite loss")
+    assert "(2)" in found["diverged"].sentence
+    assert set(found["diverged"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
+
+
+def test_cells_out_of_memory_are_named_with_their_batch(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, ("{method: full,", "{method: full, training.batch_size: 4096,")))
+    assert found["out_of_memory"].sentence.startswith("1 of 4 cells did not fit")
+    assert "4096" in found["out_of_memory"].sentence
+    assert set(found["out_of_memory"].cells) == ids(view, lambda r: r.cell.method.name == "full")
+
+
+def test_skipped_cells_are_a_caution(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED), lambda r: ended(r, "skipped") if r.cell.method.rank == 16 else r)
+    assert found["skipped"].sentence.startswith("1 of 4 cells was not run")
+    assert set(found["skipped"].cells) == ids(view, lambda r: r.cell.method.rank == 16)
+    assert found["skipped"].severity == "caution"
+
+
+def test_missing_cells_count_at_every_rate_since_the_choice_waits_for_them(tmp_path: Path) -> None:
+    def leave_out(r: CellResult) -> CellResult | None:
+        return None if r.cell.method.name == "base" or r.cell.training.rate == 3e-2 else r
+
+    view, found = seen(tmp_path, text(), leave_out)
+    missing = found["missing"]
+    assert missing.sentence.startswith("3 of 10 cells have not been run yet, 2 of them at rates that are not the chosen ones")
+    assert set(missing.cells).isdisjoint(view.results)
+    assert len(missing.cells) == len(missing.conditions) == 3
+    assert "base" in missing.conditions
+
+
+def test_cells_that_broke_at_other_rates_are_a_note_and_nothing_worse(tmp_path: Path) -> None:
+    def odd(r: CellResult) -> CellResult:
+        return ended(r, "failed" if r.cell.method.rank == 4 else "diverged") if r.cell.training.rate == 3e-2 else r
+
+    view, found = seen(tmp_path, text(seeds="[0, 1]"), odd)
+    broke = found["rates_broke"]
+    assert broke.sentence.startswith("4 of 19 cells broke at rates that were not chosen (2 failed, 2 diverged; rates 0.03).")
+    assert "retry" in broke.sentence
+    assert set(broke.cells) == ids(view, lambda r: r.cell.training.rate == 3e-2)
+    assert broke.severity == "note"
+    assert not {"failed", "diverged"} & set(found)
+
+
+def test_a_chosen_rate_that_broke_counts_as_broken(tmp_path: Path) -> None:
+    """No rate is whole: one seed of each breaks, so the chosen rate has a broken cell."""
+    _, found = seen(tmp_path, text(seeds="[0, 1]"), lambda r: ended(r, "failed") if r.cell.method.name == "full" and r.cell.seed else r)
+    assert found["failed"].sentence.startswith("1 of 7 cells failed")
+    assert found["rates_broke"].sentence.startswith("2 of 19 cells broke")
+
+
+def test_different_environments_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    def moved(r: CellResult) -> CellResult:
+        assert r.environment is not None
+        packages = {"torch": "2.9" if r.cell.method.name == "full" else "2.8", "peft": "0.18"}
+        return r.model_copy(update={"environment": r.environment.model_copy(update={"packages": packages})})
+
+    view, found = seen(tmp_path, text(*FIXED), moved)
+    assert "Cells ran in 2 environments, told apart by torch (2.8: 3, 2.9: 1)" in found["mixed_environments"].sentence
+    assert "peft" not in found["mixed_environments"].sentence
+    assert set(found["mixed_environments"].cells) == ids(view, lambda r: r.cell.method.name == "full")
+
+
+# design
+
+
+def test_a_metric_that_nobody_measured(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, ("{accuracy_margin: 0.1}", "{metric: hellaswag/acc}")))
+    sentence = found["metric_absent"].sentence
+    assert "is hellaswag/acc, which none of the 4 finished cells has; the report answers with eval_loss" in sentence
+    assert ACC in sentence
+    assert set(found["metric_absent"].cells) == set(view.results)
 
 
 def test_one_seed_and_few_seeds(tmp_path: Path) -> None:
-    assert kinds(tmp_path / "a", ONLY_FULL) == ["one_seed"]
-    assert kinds(tmp_path / "b", ONLY_FULL + "seeds: [0, 1, 2]\n") == ["few_seeds"]
-    assert kinds(tmp_path / "c", ONLY_FULL + "seeds: [0, 1, 2, 3, 4]\n") == []
+    view, one = seen(tmp_path / "a", text(*FIXED))
+    assert one["one_seed"].sentence.startswith("None of the 3 trained conditions")
+    assert set(one["one_seed"].cells) == ids(view, lambda r: r.cell.method.name != "base")
+    assert "few_seeds" not in one
+    _, few = seen(tmp_path / "b", text(*FIXED, seeds="[0, 1, 2]"))
+    assert few["few_seeds"].sentence.startswith("3 seeds give wide intervals (a t factor of 4.3")
+    assert "one_seed" not in few
 
 
-def test_untuned_rates(tmp_path: Path) -> None:
-    view = make_view(filled(tmp_path / "a"))
-    finding = next(f for f in view.findings if f.kind == "untuned_rates")
-    assert "LoRA 0.003" in finding.sentence
-    assert "full 0.001" in finding.sentence
-    shared = make_view(filled(tmp_path / "b", STUDY.replace(", training.learning_rate: 1e-3", "")))
-    assert any("share one learning rate (0.003)" in f.sentence for f in shared.findings)
+def test_rates_of_a_grid_are_no_seeds(tmp_path: Path) -> None:
+    _, found = seen(tmp_path, text(), lambda r: r)
+    assert "one_seed" in found
 
 
-def test_what_did_not_finish_is_found(tmp_path: Path) -> None:
-    text = STUDY.replace("rank: [1, 4, 16]", "rank: [1]\n  training.learning_rate: [3e-3, 2.0]")
-    text = text.replace("seeds:", "  - {method: {name: lora, rank: 2}, training.batch_size: 4096}\nseeds:").replace("exclude", "exclude")
-    view = make_view(filled(tmp_path, text, lambda r: None if r.cell.method.name == "base" else r))
-    found = {f.kind: f for f in view.findings}
-    assert found["diverged"].sentence.startswith("4 of ")
-    assert found["out_of_memory"].sentence.startswith("2 of ")
-    assert found["missing"].conditions == ("base",)
+def test_seeds_that_did_not_finish_do_not_count(tmp_path: Path) -> None:
+    _, found = seen(tmp_path, text(*FIXED, seeds="[0, 1, 2]"), lambda r: r if r.cell.seed == 0 else None)
+    assert "one_seed" in found
+
+
+def test_untuned_rates_are_named_by_method(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED))
+    finding = found["untuned_rates"]
+    assert "(LoRA 0.003; full 0.001)" in finding.sentence
+    assert finding.conditions == ()
+    assert set(finding.cells) == ids(view, lambda r: r.cell.method.name != "base")
+    assert "shared_rate" not in found
+
+
+def test_where_some_rates_are_tuned_the_others_are_named(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(FIXED[1]))
+    finding = found["untuned_rates"]
+    assert "for 1 of 3 trained conditions (full 0.001)" in finding.sentence
+    assert finding.conditions == ("full",)
+    assert set(finding.cells) == ids(view, lambda r: r.cell.method.name == "full")
+
+
+def test_a_rate_that_full_and_adapters_share(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(FIXED[0], (", training.learning_rate: {tune: [1e-4, 1e-3, 1e-2]}", "")))
+    finding = found["shared_rate"]
+    assert "Adapters and full fine-tuning share one learning rate (0.003)" in finding.sentence
+    assert set(finding.cells) == ids(view, lambda r: r.cell.method.name != "base")
+    assert "untuned_rates" not in found
+
+
+def test_a_rate_that_all_methods_share(tmp_path: Path) -> None:
+    full = "{method: full, training.learning_rate: {tune: [1e-4, 1e-3, 1e-2]}}"
+    _, found = seen(tmp_path, text(FIXED[0], (full, "{method: {name: dora, rank: 4, alpha: 8}}"), ("{name: full}", "{name: dora}")))
+    assert found["shared_rate"].sentence.startswith("LoRA and DoRA share one learning rate (0.003)")
+
+
+def test_a_rate_that_is_an_axis_is_no_untuned_rate(tmp_path: Path) -> None:
+    axis = ("include:", "grid: {training.learning_rate: [1e-3, 3e-3], method: [lora, full]}\ninclude:")
+    _, found = seen(tmp_path, text(*FIXED, axis, ("  - {method: {name: lora, rank: 16, alpha: 32}}\n", ""), ("  - {method: full, training.learning_rate: 1e-3}\n", ""),
+                    ("reference: {method: {name: full}}", "reference: {method: {name: full}, training.learning_rate: 1e-3}")))  # fmt: skip
+    assert not {"untuned_rates", "shared_rate"} & set(found)
+
+
+def test_a_rate_at_the_edge_says_on_which_side(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(("[3e-4, 3e-3, 3e-2]", "[3e-4, 1e-3, 3e-3]"), ("[1e-4, 1e-3, 1e-2]", "[1e-3, 1e-2, 3e-2]")))
+    finding = found["edge_rate"]
+    assert finding.sentence.startswith("3 of 3 chosen learning rates end their grid")
+    assert "the lowest was chosen by full (0.001 of 0.001 to 0.03): try lower ones" in finding.sentence
+    assert "(0.003 of 0.0003 to 0.003)" in finding.sentence
+    assert "try higher ones" in finding.sentence
+    assert set(finding.cells) == ids(view, lambda r: r.cell.tuned_over != () and r.cell.training.rate == (1e-3 if r.cell.method.name == "full" else 3e-3))
+
+
+def test_alpha_that_stays_while_the_rank_varies(tmp_path: Path) -> None:
+    view, found = seen(tmp_path / "a", text(*FIXED, ("rank: 16, alpha: 32", "rank: 16, alpha: 8")))
+    assert "LoRA: alpha 8, alpha / rank from 2 at rank 4 to 0.5 at rank 16" in found["scaling_moves"].sentence
+    assert set(found["scaling_moves"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
+    rslora = (("rank: 16, alpha: 32", "rank: 16, alpha: 8"), ("name: lora", "name: rslora"))
+    assert "alpha / sqrt(rank) from 4 at rank 4 to 2 at rank 16" in seen(tmp_path / "b", text(*FIXED, *rslora))[1]["scaling_moves"].sentence
+
+
+def test_a_grid_of_ranks_and_alphas_keeps_a_line_of_one_scaling(tmp_path: Path) -> None:
+    grid = ("include:", "grid: {method.rank: [4, 8], method.alpha: [8, 16]}\ninclude:")
+    assert "scaling_moves" not in seen(tmp_path, text(*FIXED, grid))[1]
+
+
+def test_nothing_to_compare_with(tmp_path: Path) -> None:
+    alone = seen(tmp_path / "a", ONLY_FULL)[1]["no_reference"]
+    assert alone.sentence.startswith("full is the only condition")
+    view, found = seen(tmp_path / "b", text(*FIXED, ("reference: {method: {name: full}}", "reference: {method: {name: base}}")))
+    assert "3 of 3 conditions share no finished seed with their reference (base)" in found["no_reference"].sentence
+    assert set(found["no_reference"].cells) == ids(view, lambda r: r.cell.method.name != "base")
+    without = text(*FIXED, ("reference: {method: {name: full}}\n", ""), ("  - {method: full, training.learning_rate: 1e-3}\n", ""))
+    assert "2 of 2 conditions have no reference (LoRA r=4" in seen(tmp_path / "c", without)[1]["no_reference"].sentence
+
+
+# values
+
+
+def test_a_base_that_is_better_than_what_was_trained(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED), lambda r: with_values(r, eval_loss=3.5) if r.cell.method.rank == 4 else r)
+    finding = found["base_better"]
+    assert finding.sentence.startswith("1 of 3 trained conditions")
+    assert "held-out loss of LoRA r=4" in finding.sentence
+    assert "3.500 nats, of base 3.200 nats" in finding.sentence
+    assert set(finding.cells) == ids(view, lambda r: r.cell.method.name == "base" or r.cell.method.rank == 4)
+
+
+def test_a_better_base_is_seen_in_accuracies_and_only_at_its_own_quantisation(tmp_path: Path) -> None:
+    both = ("  - {method: base}", "  - {method: base}\n  - {method: base, quantization: nf4}\n  - {method: {name: lora, rank: 4, alpha: 8}, quantization: nf4}")
+
+    def planted(r: CellResult) -> CellResult:
+        return with_values(r, acc=0.6 if r.cell.method.name == "base" else 0.5) if r.cell.quantization.name == "nf4" else with_values(r, acc=0.3 if r.cell.method.name == "base" else 0.55)
+
+    _, found = seen(tmp_path, text(*FIXED, both), planted)
+    assert found["base_better"].sentence.startswith("1 of 4 trained conditions")
+    assert "python-docs-cloze accuracy of LoRA r=4 nf4" in found["base_better"].sentence
+    assert "50.0 %, of base nf4 60.0 %" in found["base_better"].sentence
+
+
+def test_an_accuracy_of_guessing(tmp_path: Path) -> None:
+    def planted(r: CellResult) -> CellResult:
+        if r.cell.method.rank != 4:
+            return r
+        return r.model_copy(update={"readings": (*(x for x in r.readings if x.metric != ACC), Reading(metric=ACC, value=0.3, stderr=0.03, count=200))})
+
+    view, found = seen(tmp_path, text(*FIXED), planted)
+    assert "30.0 % (95 % interval over items 24.1 to 35.9 %), of guessing among 4 choices 25.0 %" in found["at_chance"].sentence
+    assert found["at_chance"].sentence.startswith("1 of 3 conditions")
+    assert set(found["at_chance"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
+
+
+def test_without_a_number_of_choices_the_base_is_what_an_accuracy_must_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ("lm_eval: [python-docs-cloze]", "lm_eval: [hellaswag]")
+    assert "at_chance" not in seen(tmp_path / "a", text(*FIXED, other))[1]
+    monkeypatch.setattr(synthetic, "BASE_GAP", 0.33)  # LoRA of rank 4 gains 0.06 nats on it
+    view, found = seen(tmp_path / "b", text(*FIXED, other))
+    finding = found["at_chance"]
+    assert "hellaswag accuracy of LoRA r=4" in finding.sentence
+    assert "of the untrained base" in finding.sentence
+    assert "guessing" not in finding.sentence
+    assert ids(view, lambda r: r.cell.method.rank == 4) <= set(finding.cells)
+
+
+def test_the_number_of_choices_is_the_plug_ins_own(tmp_path: Path) -> None:
+    from lorabench.tasks import python_docs
+    from lorabench.tasks._cloze import cloze_items
+
+    split = python_docs.split_topics(python_docs._topics())
+    cell = expand(study_of(tmp_path, ONLY_FULL))[0]
+    assert {len(i.choices) for i in cloze_items(tuple(split.train.values()), tuple(split.test.values())[:1])} == {choices(ACC, cell)}
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"row {i},{i % 3}\n" for i in range(60)), encoding="utf-8")
+    task = f'{{name: classify, train: {tmp_path}/rows.csv, prompt: "{{text}}", choices: {{"0": " a", "1": " b", "2": " c"}}}}'
+    labelled = expand(study_of(tmp_path, ONLY_FULL.replace("{name: python-docs}", task)))[0]
+    assert choices("classify/acc", labelled) == 3
+    assert choices("hellaswag/acc", labelled) is None
+
+
+def test_too_few_items_say_how_many_are_needed(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, ("accuracy_margin: 0.1", "accuracy_margin: 0.01")))
+    sentence = found["few_items"].sentence
+    errors = [max(d.item_errors) for c in view.comparisons if c.metric == ACC and (d := view.pairing.difference(ACC, c.condition, c.reference)) and d.item_errors]
+    needed = 200 * (1.96 * min(errors) / 0.01) ** 2
+    said = int(sentence.partition("about ")[2].partition(" ")[0].replace(",", ""))
+    assert said == pytest.approx(needed, rel=0.06)
+    assert "200 items leave a difference uncertain by" in sentence
+    assert "within 1 point of accuracy" in sentence
+    assert set(found["few_items"].cells) == ids(view, lambda r: r.cell.method.name != "base")
+
+
+def test_the_needed_items_follow_the_formula_of_paired_proportions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 p (1 - p) (1 - rho) / n, with p and rho read from the answers themselves."""
+    import numpy as np
+
+    from lorabench.record.items import FILE, load_items
+
+    monkeypatch.setattr(synthetic, "ITEMS", 2000)
+    view, found = seen(tmp_path, text(*FIXED, ("accuracy_margin: 0.1", "accuracy_margin: 0.005"), ("  - {method: {name: lora, rank: 16, alpha: 32}}\n", "")))
+    a, b = (load_items(view.file(i, FILE))[ACC].sums for i in ids(view, lambda r: r.cell.method.name != "base"))
+    p, rho = (a.mean() + b.mean()) / 2, np.corrcoef(a, b)[0, 1]
+    said = int(found["few_items"].sentence.partition("about ")[2].partition(" ")[0].replace(",", ""))
+    assert said == pytest.approx(1.96**2 * 2 * p * (1 - p) * (1 - rho) / 0.005**2, rel=0.1)
+
+
+def test_a_prediction_that_missed_has_its_sign(tmp_path: Path) -> None:
+    def planted(r: CellResult) -> CellResult:
+        peak = r.value("train_peak_bytes")
+        factor = {4: 1.2, 16: 0.9}.get(r.cell.method.rank or 0)
+        return r if peak is None or factor is None else with_values(r, predicted_train_peak_bytes=round(peak * factor))
+
+    view, found = seen(tmp_path, text(*FIXED), planted)
+    sentence = found["prediction_off"].sentence
+    assert "off by more than 5 % in 2 of 3 conditions" in sentence
+    assert "+20.0 %" in sentence
+    assert "−10.0 %" in sentence
+    assert set(found["prediction_off"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
+
+
+def test_a_loss_that_still_falls(tmp_path: Path) -> None:
+    store = filled(tmp_path, text(*FIXED))
+    hit = next(c.id for c in store.plan() if c.method.rank == 4)
+    lines = ["step,loss", *(f"{step},{4 - 0.05 * step + 0.001 * (step % 2)}" for step in range(1, 41))]
+    (store.cells_folder / hit / "curve.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = {f.kind: f for f in make_view(store).findings}
+    assert "more than the margin of 0.02 nats in 1 of 3 trained conditions" in found["still_falling"].sentence
+    assert "by 0.45" in found["still_falling"].sentence
+    assert found["still_falling"].cells == (hit,)
+
+
+def test_a_fall_that_noise_explains_is_not_told(tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
+    curve.write_text("step,loss\n" + "".join(f"{s},{3 + 0.3 * synthetic._uniform(str(s))}\n" for s in range(1, 41)), encoding="utf-8")
+    found = fall(curve)
+    assert found is not None
+    assert found[1] > 0.1
+    assert fall(tmp_path / "absent.csv") is None
+    curve.write_text("step,loss\n1,3.0\n2,2.0\n", encoding="utf-8")
+    assert fall(curve) is None
+
+
+# how they are shown
+
+
+def test_the_section_shows_grave_things_first_and_the_cells_behind(tmp_path: Path) -> None:
+    view, _ = seen(tmp_path, text(*FIXED), lambda r: ended(r, "failed") if r.cell.method.rank == 4 else r)
+    shown = section_module.section(view)
+    assert shown is not None
+    assert [b.title for b in shown.blocks if isinstance(b, Notice)] == [f.title for f in view.findings]
+    assert isinstance(shown.blocks[0], Text) and shown.blocks[0].text.startswith("Numbers are absent")
+    code = shown.blocks[-1]
+    assert isinstance(code, Code)
+    assert next(iter(ids(view, lambda r: r.outcome == "failed"))) in code.text.splitlines()[0]
+
+
+def test_no_finding_needs_a_finished_cell(tmp_path: Path) -> None:
+    _, found = seen(tmp_path, text(), lambda r: None)
+    assert set(found) == {"missing"}
+    assert check is view_module.check
+
+
+def test_long_lists_are_cut_and_say_by_how_much() -> None:
+    assert section_module._short(("a", "b", "c"), 3) == ("a", "b", "c")
+    assert section_module._short(("a", "b", "c", "d", "e"), 3) == ("a", "b", "c", "and 2 more")

@@ -1,0 +1,229 @@
+"""What the report says of ranks and of quantisation, over a store whose surface is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorabench.analysis.rank_curve import Knee, Step
+from lorabench.analysis.saturation import Estimate, Fit
+from lorabench.executors import synthetic
+from lorabench.report.blocks import Block, Figure, Grid, Points, Section
+from lorabench.report.figures import draw
+from lorabench.report.view import View, make_view
+from lorabench.sections import quantization_gap, rank_curve
+from tests.report.stores import ONLY_FULL, filled
+
+STUDY = """
+schema: 1
+name: ranks
+question: What do rank and 4-bit weights cost?
+model: lorabench/tiny-300k
+task: {name: python-docs}
+method: {name: lora, alpha: 16}
+training: {steps: 4, learning_rate: 3e-3}
+grid:
+  method.rank: [1, 2, 8, 32]
+  quantization: [none, nf4]
+include:
+  - {method: {name: full}, quantization: none, training.learning_rate: 1e-3}
+  - {method: {name: base}, quantization: none}
+  - {method: {name: base}, quantization: nf4}
+seeds: [0, 1, 2]
+evaluation: {lm_eval: [python-docs-cloze], limit: 200}
+comparison: {loss_margin: 0.15}
+"""
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    return make_view(filled(tmp_path_factory.mktemp("ranks"), STUDY))
+
+
+def blocks(section: Section | None, kind: type) -> list[Block]:
+    assert section is not None
+    return [b for b in section.blocks if isinstance(b, kind)]
+
+
+def plotted(figure: Figure) -> dict:  # type: ignore[type-arg]
+    return json.loads(figure.plot.to_json())  # type: ignore[no-any-return]
+
+
+# rank
+
+
+def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None:
+    info = rank_curve.decide(view, "eval_loss")
+    assert info is not None
+    for line, curve in zip(info.lines, rank_curve.curves(view, "eval_loss"), strict=True):
+        own = [view.summary(p.condition).statistics["eval_loss"] for p in curve.points]
+        assert line.y == tuple(s.mean for s in own)
+        assert line.error == tuple(s.half for s in own)
+        assert line.error[0] == pytest.approx(4.302653 * own[0].std / math.sqrt(3))  # type: ignore[operator]
+    true = {r: synthetic.GAP / math.sqrt(1 + r) - synthetic.GAP / math.sqrt(33) for r in (1, 2, 8, 32)}
+    assert min(r for r, gap in true.items() if gap < 0.15) == 8
+    assert [(r.x, r.y) for r in info.rings] == [(8.0, line.y[2]) for line in info.lines]
+    figure = blocks(rank_curve.section(view), Figure)[0]
+    assert isinstance(figure, Figure)
+    drawn = plotted(figure)
+    assert [t["name"] for t in drawn["data"]] == ["LoRA", "LoRA nf4", "smallest sufficient rank", "full"]
+    assert drawn["data"][2]["marker"]["color"] == [line.style.colour for line in info.lines]
+    paths = [s for s in drawn["layout"]["shapes"] if s["type"] == "path"]
+    assert [p["line"]["color"] for p in paths] == [t.colour for t in info.trends]
+    fits = [c.fit for c in rank_curve.curves(view, "eval_loss") if c.fit]
+    assert len(paths) == len(fits) > 0
+    start = re.match(r"M([\d.]+),([\d.]+)L", paths[0]["path"])
+    assert start is not None
+    assert float(start[2]) == pytest.approx(fits[0].at(float(start[1])), rel=1e-5)
+
+
+def test_far_levels_are_told_and_not_drawn(view: View) -> None:
+    figure = blocks(rank_curve.section(view), Figure)[0]
+    assert isinstance(figure, Figure)
+    assert "Too far away to be drawn: base at 3.200, base nf4 at 3.250." in figure.caption
+    span = figure.plot.layout.yaxis.range
+    assert span[0] > 1.5 and span[1] < 3
+
+
+def test_bars_that_would_press_the_curves_flat_are_cut(view: View) -> None:
+    info = rank_curve.decide(view, "eval_loss")
+    assert info is not None
+    huge = replace(info, lines=tuple(replace(line, error=(5.0,) * 4) for line in info.lines))
+    shown, _ = rank_curve.legible(huge)
+    assert shown.y.span is not None
+    assert shown.y.span[1] - shown.y.span[0] < 3 * (max(max(line.y) for line in info.lines) - 2.0 + 0.1)
+    assert draw(shown).layout.yaxis.range == shown.y.span
+
+
+def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
+    curve = rank_curve.curves(view, "eval_loss")[0]
+    (step,) = curve.knee.passed
+    assert curve.knee.failed is not None and curve.knee.failed.bound is not None and step.bound is not None
+    said = rank_curve.sentences((curve,))
+    assert said[0].startswith(
+        f"LoRA: rank 8 is the smallest that is non-inferior to rank 32, the best, within 0.15 nats (one-sided 95 % bound {step.bound:.3f}, 3 seeds); "
+        f"rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
+    )
+    assert "LoRA: rank 32, the best, is the highest tried, so a higher one may do better." in said
+    edge = replace(curve, knee=Knee(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
+    assert rank_curve.knee_sentence(edge) == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3 seeds)."
+    fit = Fit(Estimate(1.9, 1.8, 2.0), Estimate(0.5, 0.4, 0.6), Estimate(0.9, 0.7, 1.1), 0.4, "seeds", 3, True)
+    assert rank_curve.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ") == (
+        "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800, 2.000] over 3 seeds."
+    )
+    assert "has not levelled off by rank 32, so no floor is named" in rank_curve.fit_sentence(replace(curve, fit=replace(fit, levelled=False)))
+    wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
+    assert "[1.000, 2.800], is wider than all that rank changes." in rank_curve.fit_sentence(replace(curve, fit=wide))
+
+
+def test_what_curves_have_in_common_is_said_once(view: View) -> None:
+    curves = tuple(replace(c, fit=None, unfitted="it rained", family=f) for c in rank_curve.curves(view, "eval_loss")[:1] for f in ("a", "b", "c"))
+    assert rank_curve.sentences(curves)[-1] == "All curves: no curve is drawn, since it rained."
+    assert rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1] == "a; b: no curve is drawn, since it rained."
+
+
+def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
+    one = make_view(filled(tmp_path, STUDY.replace("[0, 1, 2]", "[0]")))
+    section = rank_curve.section(one)
+    said = [s for b in blocks(section, Points) for s in b.items]  # type: ignore[union-attr]
+    assert "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition would land." in said
+    info = rank_curve.decide(one, "eval_loss")
+    assert info is not None and info.rings == ()
+    (gap,) = quantization_gap.decide(one, "eval_loss")
+    (trained, base) = quantization_gap.sentences(one, gap, "eval_loss")
+    assert trained.endswith("(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive.")
+    assert re.fullmatch(r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over items\)\.", base)
+
+
+def test_several_models_get_a_figure_each(tmp_path: Path) -> None:
+    text = STUDY.replace("grid:\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n").replace("[0, 1, 2]", "[0, 1]")
+    several = make_view(filled(tmp_path, text.replace("[1, 2, 8, 32]", "[1, 8]")))
+    section = rank_curve.section(several)
+    figures = [b for b in blocks(section, Figure) if isinstance(b, Figure)]
+    assert [f.title for f in figures][:2] == [f"held-out loss against rank, lorabench/{m}" for m in ("tiny-300k", "tiny-1m")]
+    assert len({f.name for f in figures}) == 4
+    for model, figure in zip(("tiny-300k", "tiny-1m"), figures, strict=False):
+        assert [t["name"] for t in plotted(figure)["data"]][:2] == ["LoRA", "LoRA nf4"]
+        assert all(model in words for words in figure.alternative)
+
+
+def test_without_two_ranks_or_without_quantisation_there_is_no_section(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, ONLY_FULL))
+    assert rank_curve.section(view) is None
+    assert quantization_gap.section(view) is None
+
+
+# quantisation gap
+
+
+def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
+    (gap,) = quantization_gap.decide(view, "eval_loss")
+    assert gap.pooled is not None and gap.pooled.low is not None and gap.pooled.high is not None
+    trained, base = quantization_gap.sentences(view, gap, "eval_loss")
+    assert trained.replace("\N{NO-BREAK SPACE}", " ") == (
+        f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
+        f"[{gap.pooled.low:.3f}, {gap.pooled.high:.3f}] (4 pairs of conditions, 3 seeds): equivalent within 0.15 nats."
+    )
+    assert gap.pooled.low < synthetic.QUANTIZED["nf4"] < gap.pooled.high
+    assert base.startswith("nf4 without training costs 0.050 nats")
+    better = replace(gap, pooled=replace(gap.pooled, difference=-0.05, low=-0.08, high=-0.02, margin=0.01, p_equivalent=1.0, p_adjusted=0.001), bases=())
+    (said,) = quantization_gap.sentences(view, better, "eval_loss", stored=False)
+    assert said.replace("\N{NO-BREAK SPACE}", " ") == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
+
+
+def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
+    (gap,) = quantization_gap.decide(view, "python-docs-cloze/acc")
+    assert gap.pooled is not None
+    cost = -gap.pooled.difference
+    (trained, _) = quantization_gap.sentences(view, gap, "python-docs-cloze/acc", stored=False)
+    assert trained.startswith(f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy [")
+    assert "3 seeds and items" in trained
+    info = quantization_gap.drawing(view, (gap,), "python-docs-cloze/acc")
+    assert info.y.title == "gap (points)"
+    assert info.lines[0].y == pytest.approx([100 * g.difference.value for g in gap.gaps])
+    assert info.band == (-1.0, 1.0)
+
+
+def test_the_figure_has_zero_margin_and_asymmetric_bars(view: View) -> None:
+    found = quantization_gap.decide(view, "eval_loss")
+    info = quantization_gap.drawing(view, found, "eval_loss")
+    assert info.x.names == ("1", "2", "8", "32")
+    for g, y, up, down in zip(found[0].gaps, info.lines[0].y, info.lines[0].error, info.lines[0].below, strict=True):
+        low, high = g.difference.interval  # type: ignore[misc]
+        assert (y - down, y + up) == pytest.approx((low, high))  # type: ignore[operator]
+    figure = blocks(quantization_gap.section(view), Figure)[0]
+    assert isinstance(figure, Figure)
+    drawn = plotted(figure)
+    band, zero = drawn["layout"]["shapes"]
+    assert (band["type"], band["y0"], band["y1"], zero["y0"], zero["y1"]) == ("rect", -0.15, 0.15, 0, 0)
+    assert drawn["data"][0]["x"] == ["1", "2", "8", "32"]
+    assert len(figure.alternative) == 5
+
+
+def test_the_table_has_a_row_for_every_pair(view: View) -> None:
+    (table,) = blocks(quantization_gap.section(view), Grid)
+    assert isinstance(table, Grid)
+    assert [r[0] for r in table.rows] == [f"LoRA r={r} nf4" for r in (1, 2, 8, 32)] + ["base nf4"]
+    assert [r[-2:] for r in table.rows] == [("3", "14 %")] * 4 + [("untrained", "14 %")]
+    assert all(len(r) == len(table.heads) for r in table.rows)
+    assert table.rows[-1][1].startswith("+0.050 [")
+
+
+def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
+    text = STUDY.replace("grid:\n  method.rank: [1, 2, 8, 32]\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n").replace("{name: lora, alpha: 16}", "base")
+    bases = make_view(filled(tmp_path, text[: text.index("include:")] + text[text.index("seeds:") :]))
+    (gap,) = quantization_gap.decide(bases, "eval_loss")
+    assert (gap.gaps, len(gap.bases), gap.pooled) == ((), 2, None)
+    info = quantization_gap.drawing(bases, (gap,), "eval_loss")
+    assert (info.x.names, info.lines[0].x) == (("lorabench/tiny-300k", "lorabench/tiny-1m"), (0.0, 1.0))
+    (said,) = quantization_gap.sentences(bases, gap, "eval_loss")
+    assert said.startswith("nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss [")
+    assert "(lorabench/tiny-300k); costs 0.050 nats" in said
+    assert rank_curve.section(bases) is None
+    section = quantization_gap.section(bases)
+    assert blocks(section, Figure) and blocks(section, Grid)
