@@ -112,12 +112,12 @@ def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
         means, stds, numbers = grouped.mean(), grouped.std(ddof=1), grouped.count()
-        errors = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean() if f"{metric}_stderr" in finished else None
-        for condition in means.index:
-            if n := int(numbers[condition]):
-                std = float(stds[condition]) if n > 1 else None
-                stderr = None if errors is None or math.isnan(errors[condition]) else float(errors[condition])
-                found.setdefault(str(condition), {})[metric] = Statistic(float(means[condition]), std, n, _half(std, stderr, n))
+        errors = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean() if f"{metric}_stderr" in finished else stds * math.nan
+        columns = (means.index, means.tolist(), stds.tolist(), numbers.tolist(), errors.tolist())
+        for condition, mean, std, n, stderr in zip(*columns, strict=True):
+            if n:
+                spread, error = (None if math.isnan(v) else v for v in (std, stderr))
+                found.setdefault(str(condition), {})[metric] = Statistic(mean, spread, n, _half(spread, error, n))
     return found
 
 

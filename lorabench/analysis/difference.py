@@ -31,6 +31,7 @@ RESAMPLES = 2000
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
 _SAME = 1e-12  # a spread below this share of the values is float rounding
 _HELD = 2048  # items up to which the resampling weights are kept: 33 MB
+_PLACES = (round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1)), round((1 + CONFIDENCE) / 2 * (RESAMPLES - 1)))  # of the percentiles among the sorted
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
 
 Array = NDArray[np.floating[Any]]
@@ -132,8 +133,9 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
         return None
     drawn = _resampled(mean, weights)
     value = float(mean.sum() / (n if weights is None else weights.sum()))
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     floor = float(np.std(drawn)) / 2  # percentiles of few discordant items may touch the value itself
+    drawn.partition(_PLACES)  # np.quantile takes ten times as long
+    low, high = drawn[_PLACES[0]], drawn[_PLACES[1]]
     return max((value - float(low)) / _Z, floor), max((float(high) - value) / _Z, floor)
 
 

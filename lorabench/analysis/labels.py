@@ -55,7 +55,13 @@ def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     """For each method the further fields that its labels name: those that differ where labels would be the same."""
     several = [f for f in ("model.name", "task.name") if len({s.get(f) for s in settings.values()}) > 1]
     shown: dict[str, dict[str, None]] = {str(s["method.name"]): dict.fromkeys(several) for s in settings.values()}
-    fields = dict.fromkeys(f for s in settings.values() for f in s if f not in _HEAD)
+    every = dict.fromkeys(f for s in settings.values() for f in s)
+    values: dict[tuple[str, str], set[str]] = {}
+    for s in settings.values():
+        for f in every:
+            values.setdefault((str(s["method.name"]), f), set()).add(str(s.get(f)))
+    # a field that is the same wherever a method is used tells none of its conditions apart
+    fields = [f for f in every if f not in _HEAD and any(len(values[m, f]) > 1 for m in shown)]
     # one field at a time, most telling first: a field that follows from those already named stays out
     for field in sorted(fields, key=lambda f: list(_SHORT).index(f) if f in _SHORT else len(_SHORT)):
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -96,7 +96,7 @@ def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
         if c.knee.why:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
-            silent.setdefault(f"no curve is drawn, since {c.unfitted}", []).append(c.family)
+            silent.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
     return (*said, *(f"{_listed(names, len(found))}: {why}." for why, names in silent.items()))
 
 

@@ -144,11 +144,11 @@ def reference_for(condition: dict[str, Any], references: list[dict[str, Any]]) -
     return same_model[scored[0][1]]
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = canonical_json(value)
+            flat[f"{prefix}{key}"] = value
     return flat

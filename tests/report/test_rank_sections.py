@@ -123,8 +123,8 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
     curves = tuple(replace(c, fit=None, unfitted="it rained", family=f) for c in rank_curve.curves(view, "eval_loss")[:1] for f in ("a", "b", "c"))
-    assert rank_curve.sentences(curves)[-1] == "All curves: no curve is drawn, since it rained."
-    assert rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1] == "a; b: no curve is drawn, since it rained."
+    assert rank_curve.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
+    assert rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1] == "a; b: no curve is fitted, since it rained."
 
 
 def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
