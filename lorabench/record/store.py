@@ -55,7 +55,7 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != 1:
             raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
-        return CellResult.model_validate(plain if cell is None else {**plain, "cell": cell})
+        return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
     except FileNotFoundError:
         raise
     except (OSError, ValueError, AttributeError, RecursionError) as e:

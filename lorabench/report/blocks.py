@@ -25,6 +25,8 @@ class Points:
     """A list of sentences."""
 
     items: tuple[str, ...]
+    title: str = ""
+    """folded below this title where there is one"""
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _trace(line: Line, mode: str, names: Sequence[str] = ()) -> dict[str, Any]:
     if any(e is not None for e in line.error):
         trace["error_y"] = {
             "type": "data",
-            "array": [e or 0.0 for e in line.error],
+            "array": list(line.error),
             "thickness": 1.5,
             "width": 5,
             "color": line.style.colour,

@@ -38,6 +38,9 @@ def page(view: View, today: date) -> str:
     """The whole page as text."""
     finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
     told = f"{human.plural(len(view.summaries), 'condition')}, {finished} of {human.plural(total, 'cell')} finished."
+    tried = sum(len(g.ids) for g in view.planned)
+    if tried > total:
+        told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
     return sections_page(view.study.name, told, sections(view), today)
 
 

@@ -22,7 +22,10 @@ def signed(c: Comparison) -> str:
 def margin(c: Comparison) -> str:
     """ "0.02 nats" """
     m = metric(c.metric)
-    return "any size" if c.margin is None else f"{100 * c.margin if m.unit == 'share' else c.margin:g} {_unit(m.unit)}".strip()
+    if c.margin is None:
+        return "any size"
+    value = 100 * c.margin if m.unit == "share" else c.margin
+    return f"{value:g} {'point' if m.unit == 'share' and value == 1 else _unit(m.unit)}".strip()
 
 
 def interval(c: Comparison) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from lorabench import plugins
 from lorabench.analysis.compare import LEVEL, Comparison
 from lorabench.analysis.decide import Decision, decide
 from lorabench.analysis.difference import CONFIDENCE
 from lorabench.record.metrics import metric
 from lorabench.report import human
-from lorabench.report.blocks import Block, Code, Points, Section, Text
+from lorabench.report.blocks import Block, Points, Section, Text
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 from lorabench.report.words import interval, margin, seeds, signed, size
@@ -15,6 +16,7 @@ from lorabench.report.words import interval, margin, seeds, signed, size
 ORDER = 10
 TITLE = "Answer"
 _AT_MOST = 12  # sentences for each metric; the table has all
+_HEADLINES = 4  # sentences of another section
 _DECISIONS = 3  # sentences on the first screen; a study over many models has a reference for each
 
 
@@ -31,15 +33,23 @@ def section(view: View) -> Section | None:
         if standing:
             blocks.append(Text(_why_none(view)))
     blocks.append(Text(how_sure(view)))
-    if decisions:
-        blocks.append(Points(tuple(p for p in (standing, *counts(view, decisions)) if p)))
+    points = (*headlines(view), *counts(view, decisions), standing if decisions else "")
+    if any(points):
+        blocks.append(Points(tuple(p for p in points if p)))
     for name in dict.fromkeys((view.metric, *accuracies(view)[:1])):
         found = [c for c in view.comparisons if c.metric == name]
         if found:
             more = [f"{len(found) - _AT_MOST} more stand in the table below."] if len(found) > _AT_MOST else []
-            lines = [*(sentence(view, c) for c in found[:_AT_MOST]), *more]
-            blocks.append(Code("\n".join(lines), f"Every comparison in {metric(name).label}") if len(found) > 1 else Points(tuple(lines)))
+            lines = (*(sentence(view, c) for c in found[:_AT_MOST]), *more)
+            blocks.append(Points(lines, f"Every comparison in {metric(name).label}" if len(found) > 1 else ""))
     return Section(TITLE, tuple(blocks))
+
+
+def headlines(view: View) -> tuple[str, ...]:
+    """What other sections have to say on the first screen: those with a `headline`, some sentences of each."""
+    modules = sorted((plugins.load("sections", n) for n in plugins.names("sections")), key=lambda m: (m.ORDER, m.__name__))
+    said = (tuple(m.headline(view)) for m in modules if hasattr(m, "headline"))
+    return tuple(s for each in said for s in each[:_HEADLINES])
 
 
 def verdict(view: View, d: Decision) -> str:
@@ -83,7 +93,7 @@ def how_sure(view: View) -> str:
         if found[0].margin is not None:
             said.append(f"a margin of {margin(found[0])} counts as no difference")
     first = f"How sure: {'; '.join(said)}."
-    weak = [f.title[:1].lower() + f.title[1:] for f in view.findings]
+    weak = [f.title[:1].lower() + f.title[1:] for f in view.findings if f.severity != "note"]
     return f"{first} What weakens it: {', '.join(weak)} (see below)." if weak else first
 
 

@@ -30,6 +30,19 @@ def section(view: View) -> Section | None:
     return Section(TITLE, (*blocks, table(view)))
 
 
+def headline(view: View) -> tuple[str, ...]:
+    """How the adapters' chosen rates stand to full fine-tuning's, for the first screen, too."""
+    of = {t.condition: view.summary(t.condition).method for t in view.tunings if t.chosen}
+    full = [t for t in view.tunings if of.get(t.condition) == "full"]
+    adapters = [t for t in view.tunings if of.get(t.condition, "full") != "full"]
+    ratios = sorted(a.chosen / f.chosen for a in adapters for f in full if a.chosen and f.chosen)
+    if not ratios:
+        return ()
+    between = f"{ratios[0]:.3g}" if ratios[0] == ratios[-1] else f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
+    step = max(b.rate / a.rate for t in (*full, *adapters) for a, b in zip(t.tried, t.tried[1:], strict=False))
+    return (f"The adapters' best learning rates are {between} times full fine-tuning's, as far as grids with steps of a factor {step:.3g} can tell.",)
+
+
 def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, rates = [], set()
@@ -53,12 +66,7 @@ def told(view: View) -> tuple[str, ...]:
         chosen = sorted({t.chosen for t in found if t.chosen is not None})
         one = f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g} to {chosen[-1]:g}"
         made.append(f"{method}: {human.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}.")
-    full, adapters = methods.get("full", []), [t for m, found in methods.items() if m != "full" for t in found]
-    ratios = sorted(a.chosen / f.chosen for a in adapters for f in full if a.chosen and f.chosen)
-    if ratios:
-        between = f"{ratios[0]:.3g}" if ratios[0] == ratios[-1] else f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
-        step = max(b.rate / a.rate for t in (*full, *adapters) for a, b in zip(t.tried, t.tried[1:], strict=False))
-        made.append(f"The adapters' chosen rates are {between} times full fine-tuning's, as far as grids with steps of a factor {step:.3g} can tell.")
+    made += headline(view)
     edges = [t for t in view.tunings if t.edge]
     if edges:
         made.append(f"{len(edges)} of {len(view.tunings)} chosen rates end their grid: there a better one may lie outside.")

@@ -38,6 +38,11 @@ def section(view: View) -> Section | None:
     return Section(TITLE, (*blocks, grid(view, found), Text(_NOTE, "small")))
 
 
+def headline(view: View) -> tuple[str, ...]:
+    """What each type costs in the study's metric, for the first screen."""
+    return tuple(s for t in decide(view, view.metric) for s in sentences(view, t, view.metric))
+
+
 _NOTE = (
     "A gap is the quantised condition minus its unquantised twin, which has the same setting otherwise, paired by seed. Pooled over a type: the mean over its pairs "
     "at each seed, with t over seeds, corrected by Holm over the types; of accuracies the items' error is added as if all pairs shared it. "

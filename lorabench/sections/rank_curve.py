@@ -11,7 +11,7 @@ from lorabench.analysis.rank_curve import RankCurve, Step, rank_curves
 from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
-from lorabench.report.blocks import Block, Code, Figure, Points, Section
+from lorabench.report.blocks import Block, Figure, Points, Section
 from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, draw
 from lorabench.report.learned import scaled
 from lorabench.report.style import Style
@@ -35,9 +35,14 @@ def section(view: View) -> Section | None:
         found = curves(view, name)
         if found:
             said = sentences(found)
-            blocks.append(Points(said) if name == view.metric or len(said) <= _FEW else Code("\n".join(said), f"Every curve in {metric(name).label}"))
+            blocks.append(Points(said) if name == view.metric or len(said) <= _FEW else Points(said, f"Every curve in {metric(name).label}"))
             blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
     return Section(TITLE, tuple(blocks)) if blocks else None
+
+
+def headline(view: View) -> tuple[str, ...]:
+    """The smallest sufficient rank of each family in the study's metric, for the first screen."""
+    return tuple(f"{c.family}: {told[:1].lower()}{told[1:]}" for c in curves(view, view.metric) if (told := knee_sentence(c)))
 
 
 def curves(view: View, name: str) -> tuple[RankCurve, ...]:

@@ -15,7 +15,7 @@ import pytest
 from lorabench import plugins
 from lorabench.record.result import CellResult, Fault
 from lorabench.report import human
-from lorabench.report.blocks import Code, Figure, Grid, Section, Text
+from lorabench.report.blocks import Figure, Grid, Section, Text
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections, table_page, write_report
 from lorabench.report.view import View, make_view
@@ -131,7 +131,7 @@ def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> N
     made = answer.section(one)
     assert made is not None
     assert [b.text.split(":")[0] for b in made.blocks if isinstance(b, Text) and b.tone == "lead"] == ["Not decisive"]
-    sentences = [s for b in made.blocks if isinstance(b, Code) for s in b.text.splitlines()]
+    sentences = [s for b in made.blocks if isinstance(b, Points) and b.title for s in b.items]
     assert len(sentences) == 12
     assert all("not decisive" in s for s in sentences)
 
