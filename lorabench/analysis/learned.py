@@ -11,7 +11,7 @@ angles (Bjoerck and Golub 1973), so it does not depend on which bases are stored
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -161,41 +161,54 @@ def similarity(first: NDArray[Any], second: NDArray[Any]) -> Array:
 
 @dataclass(frozen=True)
 class Similarity:
-    """phi of one side, averaged over pairs of seeds and modules."""
+    """phi of one side, averaged over pairs of cells and modules."""
 
     side: Side
     phi: tuple[tuple[float, ...], ...]
-    """[i - 1][j - 1], symmetric: neither seed is the first"""
+    """[i - 1][j - 1]; symmetric between seeds, of which neither is the first"""
     random: float
     """1/n averaged over the modules: phi(k, k) of random subspaces is k times as much"""
     pairs: int
-    """of seeds"""
+    """of cells"""
 
     @property
     def diagonal(self) -> tuple[float, ...]:
         """phi(k, k) for k = 1, 2, ..."""
-        return tuple(row[i] for i, row in enumerate(self.phi))
+        return tuple(row[i] for i, row in enumerate(self.phi) if i < len(row))
 
 
 def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most: int) -> Similarity | None:
-    """Over all pairs of seeds and the modules they share, up to `most` directions; None where no pair has any.
+    """Over all pairs of seeds and the modules they share, up to `most` directions; None where no pair has any."""
+    return _mean_similarity(itertools.combinations([_bases(s, side, most) for s in seeds], 2), side, most, symmetric=True)
 
-    A module with fewer directions leaves the mean where it ends.
-    """
-    bases = [{name: q for name, d in seed.items() if (q := orthonormal(getattr(d, side)[:, :most])).shape[1]} for seed in seeds]
+
+def rank_similarity(pairs: Sequence[tuple[Mapping[str, Directions], Mapping[str, Directions]]], side: Side, most: int) -> Similarity | None:
+    """The same between two ranks, each pair from one seed: i counts directions of the first rank, j of the second (Hu et al. 2021, figure 3)."""
+    return _mean_similarity(((_bases(a, side, most), _bases(b, side, most)) for a, b in pairs), side, most, symmetric=False)
+
+
+def _bases(cell: Mapping[str, Directions], side: Side, most: int) -> dict[str, Array]:
+    return {name: q for name, d in cell.items() if (q := orthonormal(getattr(d, side)[:, :most])).shape[1]}
+
+
+def _mean_similarity(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], side: Side, most: int, *, symmetric: bool) -> Similarity | None:
+    """A module with fewer directions leaves the mean where it ends."""
     total, number = np.zeros((most, most)), np.zeros((most, most))
-    sizes, pairs = [], 0
-    for one, other in itertools.combinations(bases, 2):
+    sizes, counted = [], 0
+    for one, other in pairs:
         shared = [name for name in one if name in other and one[name].shape[0] == other[name].shape[0]]
-        pairs += bool(shared)
+        counted += bool(shared)
         for name in shared:
             phi = similarity(one[name], other[name])
-            k = min(phi.shape)
-            total[:k, :k] += (phi[:k, :k] + phi[:k, :k].T) / 2
-            number[:k, :k] += 1
+            if symmetric:
+                k = min(phi.shape)
+                phi = (phi[:k, :k] + phi[:k, :k].T) / 2
+            rows, columns = phi.shape
+            total[:rows, :columns] += phi
+            number[:rows, :columns] += 1
             sizes.append(one[name].shape[0])
     if not sizes:
         return None
-    longest = int((number.diagonal() > 0).sum())
-    mean = total[:longest, :longest] / number[:longest, :longest]
-    return Similarity(side, tuple(tuple(float(v) for v in row) for row in mean), float(np.mean([1 / n for n in sizes])), pairs)
+    rows, columns = int((number[:, 0] > 0).sum()), int((number[0] > 0).sum())
+    mean = total[:rows, :columns] / number[:rows, :columns]
+    return Similarity(side, tuple(tuple(float(v) for v in row) for row in mean), float(np.mean([1 / n for n in sizes])), counted)

@@ -24,8 +24,13 @@ def spectra(view: View, condition: str) -> tuple[tuple[Spectrum, ...], ...]:
 
 def directions(view: View, condition: str) -> tuple[Mapping[str, Directions], ...]:
     """Of each finished cell that has any."""
-    found = (learned.directions(path) for _, path in _files(view, condition, "directions.safetensors"))
-    return tuple(d for d in found if d)
+    return tuple(directions_by_seed(view, condition).values())
+
+
+def directions_by_seed(view: View, condition: str) -> dict[int, Mapping[str, Directions]]:
+    """The same by seed."""
+    found = ((seed, learned.directions(path)) for seed, path in _files(view, condition, "directions.safetensors"))
+    return {seed: d for seed, d in found if d}
 
 
 def truncations(view: View, condition: str) -> dict[int, tuple[Truncation, ...]]:

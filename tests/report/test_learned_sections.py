@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
 
+from lorabench.analysis import learned as analysed
 from lorabench.executors import synthetic
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import load_spectra, save_spectra
@@ -25,8 +26,8 @@ from lorabench.report.heat import FEW, HeatMap, Plane, draw_heat
 from lorabench.report.page import sections, write_report
 from lorabench.report.style import palette
 from lorabench.report.view import View, make_view
-from lorabench.sections import learned_rank, quantization_repair, rank_curve, seed_similarity, spectra, truncation
-from tests.report.stores import STUDY, filled
+from lorabench.sections import learned_rank, quantization_repair, rank_curve, rank_similarity, seed_similarity, spectra, truncation
+from tests.report.stores import ONLY_FULL, STUDY, filled
 
 NEW = (learned_rank, truncation, seed_similarity, quantization_repair)
 FILES = ("spectra.safetensors", "directions.safetensors", "truncation.csv")
@@ -341,7 +342,7 @@ def test_spectra_of_an_older_version_are_shown_as_far_as_they_go(tmp_path: Path)
     assert quantization_repair.section(view) is None
 
 
-def test_each_file_is_read_once_for_a_whole_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_read_once_for_a_whole_report_and_directions_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lorabench.analysis import learned as files
 
     reads: list[Path] = []
@@ -353,7 +354,10 @@ def test_each_file_is_read_once_for_a_whole_report(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(files, name, counted(getattr(files, name)))
     store = filled(tmp_path)
     write_report(store, tmp_path / "r.html")
-    assert len(reads) == len(set(reads)) == sum(p.name in FILES for p in store.cells_folder.rglob("*"))
+    kept = [p for p in reads if p.name != "directions.safetensors"]
+    assert len(kept) == len(set(kept))
+    assert len(set(reads)) == sum(p.name in FILES for p in store.cells_folder.rglob("*"))
+    assert max(reads.count(p) for p in reads) == 2, "once between seeds, once between ranks"
 
 
 def test_what_did_not_finish_is_not_averaged_in(tmp_path: Path) -> None:
@@ -409,3 +413,26 @@ def test_a_heat_map_shows_its_numbers_only_while_they_have_room() -> None:
     both = json.loads(draw_heat(HeatMap("layer", "type", "k", (small, wide), shown=1)).to_json())
     assert both["data"][0]["name"] == "b"
     assert [b["args"][0]["name"] for b in both["layout"]["updatemenus"][0]["buttons"]] == [["a"], ["b"]]
+
+
+def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_path: Path) -> None:
+    """The synthetic executor's seeds share a part of every direction, whatever the rank: phi is SHARED^2 and what chance adds."""
+    view = make_view(filled(tmp_path))
+    found = rank_similarity.decide(view)
+    assert [(r.family, r.low, r.high) for r in found] == [("LoRA", 1, 4), ("LoRA", 4, 16), ("LoRA nf4", 1, 4), ("LoRA nf4", 4, 16)]
+    wide = found[1]
+    assert (len(wide.right.phi), len(wide.right.phi[0])) == (4, 8)
+    assert wide.right.pairs == 2
+    one, other = (learned.directions_by_seed(view, view.summaries[i].condition)[0] for i in (2, 4))
+    name = next(iter(one))
+    by_hand = np.linalg.norm(np.linalg.qr(one[name].right.astype(float)).Q.T @ np.linalg.qr(other[name].right.astype(float)).Q) ** 2 / 4
+    alone = analysed.rank_similarity([({name: one[name]}, {name: other[name]})], "right", 8)
+    assert alone is not None
+    assert alone.phi[3][7] == pytest.approx(by_hand, abs=1e-6)
+    same = analysed.rank_similarity([(one, one)], "left", 8)
+    assert same is not None
+    assert same.phi[0][3] == pytest.approx(1, abs=1e-3)
+    heat = rank_similarity.decide_map(wide)
+    assert (len(heat.planes[0].rows), len(heat.planes[0].columns)) == (4, 8)
+    assert rank_similarity.section(view) is not None
+    assert rank_similarity.section(make_view(filled(tmp_path / "one", ONLY_FULL))) is None

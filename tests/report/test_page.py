@@ -15,7 +15,7 @@ import pytest
 from lorabench import plugins
 from lorabench.record.result import CellResult, Fault
 from lorabench.report import human
-from lorabench.report.blocks import Figure, Grid, Section, Text
+from lorabench.report.blocks import Figure, Grid, Points, Section, Text
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections, table_page, write_report
 from lorabench.report.view import View, make_view
