@@ -103,6 +103,11 @@ def test_status_table_report_explain(ran, capsys, tmp_path):
     capsys.readouterr()
     assert cli.main(["report", str(ran), "-o", str(tmp_path / "r.html")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "r.html")
+    assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", str(ran)]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", "nowhere"]) == 2
+    assert "nowhere is no results directory" in capsys.readouterr().err
+    assert "equal to the last digit" in (tmp_path / "two.html").read_text(encoding="utf-8")
     cell = json.loads((ran / "plan.json").read_text())["cells"]
     from lorabench.record.store import Store
 

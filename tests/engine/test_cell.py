@@ -14,8 +14,9 @@ from lorabench.engine.cell import is_out_of_memory, run_cell
 from lorabench.engine.data import task_data
 from lorabench.engine.evaluate import losses
 from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.record.items import load_items
 from lorabench.record.result import CellResult
-from tests.engine.conftest import MODEL, cell_of
+from tests.engine.conftest import MODEL, cell_of, cells_of
 
 CPU = torch.device("cpu")
 METHODS = tuple(m for m in plugins.names("methods") if m not in ("base", "full"))
@@ -53,6 +54,22 @@ def test_a_quantised_cell_trains_and_its_adapter_loads_onto_the_quantised_base(q
     assert result.resolved.compute_dtype == ("float16" if quantization == "int8" else "float32")
 
 
+def test_a_tuned_cell_is_validated_on_a_split_of_its_own_and_tested_as_any_other(folder):
+    low, high = cells_of("training.learning_rate={tune: [1e-3, 5e-3]}")
+    (given,) = cells_of("training.learning_rate=5e-3")
+    assert high.training.rate == 5e-3
+    tuned, plain = run_cell(high, folder), run_cell(given, folder)
+    assert tuned.value("eval_loss") == plain.value("eval_loss")
+    assert plain.value("validation_loss") is None
+    data = task_data(high, load_tokenizer(high.model))
+    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), folder / "adapter").eval()
+    seen = losses(model, data.validation[: high.evaluation.max_sequences], 16, load_tokenizer(high.model).pad_token_id, CPU)
+    assert tuned.value("validation_loss") == pytest.approx(seen.mean, rel=1e-5)
+    test = {e.ids.tobytes() for e in data.test}
+    assert not any(e.ids.tobytes() in test for e in data.validation)
+    assert low.id != high.id and low.condition_id == high.condition_id != given.condition_id
+
+
 def test_same_seed_same_numbers_and_another_seed_others(folder):
     numbers = []
     for seed in (0, 0, 1):
@@ -77,7 +94,13 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
     assert accuracy.count == 20
     assert accuracy.stderr == pytest.approx((accuracy.value * (1 - accuracy.value) / 19) ** 0.5, rel=1e-6)
     assert result.value("perplexity") == pytest.approx(np.exp(result.value("eval_loss")))
-    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "spectra.safetensors", "directions.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "items.safetensors", "spectra.safetensors", "directions.safetensors"}
+    items = load_items(folder / "items.safetensors")
+    assert set(items) == {"eval_loss", "bits_per_byte", "forgetting", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"}
+    for metric, seen in items.items():
+        assert seen.value == pytest.approx(readings[metric].value, rel=1e-9), metric
+    assert len(items["python-docs-cloze/acc"].sums) == 20
+    assert set(items["python-docs-cloze/acc"].sums) <= {0.0, 1.0}
     assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
     assert [e.phase for e in events if e.step is None] == ["load", "train", "evaluate", "decompose"]
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]

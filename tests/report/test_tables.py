@@ -8,9 +8,11 @@ import pytest
 from rich.cells import cell_len
 from scipy import stats
 
+from lorabench.errors import StudyError
 from lorabench.executors.synthetic import expected
 from lorabench.report.layout import Table, Value, shown
-from lorabench.report.tables import as_text, study_table
+from lorabench.report.tables import as_text, study_table, table_of
+from lorabench.report.view import make_view
 from lorabench.spec import expand
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 
@@ -103,3 +105,53 @@ def test_hostile_names_are_text_in_a_terminal(tmp_path: Path) -> None:
 def test_an_absent_value_is_a_dash(tmp_path: Path) -> None:
     table = study_table(filled(tmp_path))
     assert shown(value(table, 7, "train_peak_bytes"), table.columns[0]) == "–"
+
+
+PUBLISHED = """
+published:
+  - label: "paper's loss"
+    source: "Somebody 2020, Table 1"
+    rows:
+      - {at: {method.rank: 1, quantization: none}, value: "2.50"}
+      - {at: {method.rank: 4, quantization: none}, value: "2.30"}
+      - {at: {method.rank: 16, quantization: none}, value: "2.40"}
+      - {at: {method: full}, value: 1.9}
+"""
+
+
+def test_published_values_stand_beside_their_conditions_as_printed(tmp_path: Path) -> None:
+    table = study_table(filled(tmp_path, STUDY + PUBLISHED))
+    column = [c.key for c in table.columns].index("published_1")
+    shown_there = {str(r.values[0].value): r.values[column] and r.values[column].value for r in table.rows}  # type: ignore[union-attr]
+    assert shown_there == {"LoRA r=1": "2.50", "LoRA r=1 nf4": None, "LoRA r=4": "2.30", "LoRA r=4 nf4": None, "LoRA r=16": "2.40",
+                           "LoRA r=16 nf4": None, "full": "1.9", "base": None}  # fmt: skip
+    note = next(n for n in table.notes if "Somebody" in n)
+    assert "Spearman's rho +0.800 over 4 conditions" in note  # ranks 4, 2, 3, 1 against 4, 3, 2, 1
+
+
+def test_a_published_row_with_an_unknown_field_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"study-in.yaml:\d+: unknown key of published 'method.rnk'"):
+        study_of(tmp_path, STUDY + PUBLISHED.replace("method.rank: 16", "method.rnk: 16"))
+
+
+def test_one_cell_has_its_items_interval_and_untrained_ones_are_paired_by_item(tmp_path: Path) -> None:
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [0]").replace("reference: {method: {name: full}}", "reference: {method: {name: base}, quantization: none}")
+    text = text.replace("{method: {name: base}, quantization: none}\nseeds", "{method: {name: base}, grid: {quantization: [none, nf4]}}\nseeds")
+    view = make_view(filled(tmp_path, text))
+    row = next(s for s in view.summaries if s.label.text == "base nf4")
+    c = view.comparison("eval_loss", row.condition)
+    assert c is not None
+    assert (c.basis, c.repeated, c.verdict) == ("items", True, "worse")
+    assert c.difference == pytest.approx(0.05)
+    table = table_of(view)
+    assert any("of a single cell over its items" in n for n in table.notes)
+    assert any("over items where there is one cell on each side" in n for n in table.notes)
+
+
+def test_a_measured_metric_of_the_study_heads_its_table(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, STUDY + "comparison: {metric: python-docs-cloze/acc, accuracy_margin: 0.05}\n"))
+    assert view.metric == "python-docs-cloze/acc"
+    assert {c.margin for c in view.comparisons if c.metric == view.metric} == {0.05}
+    absent = make_view(filled(tmp_path / "b", STUDY + "comparison: {metric: nothing/acc}\n"))
+    assert absent.metric == "eval_loss"
+    assert any(f.kind == "metric_absent" for f in absent.findings)
