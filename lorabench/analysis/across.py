@@ -35,6 +35,8 @@ class Twin:
 class Across:
     """Two studies matched."""
 
+    changed: tuple[str, ...]
+    """twins here whose weights or data have other bytes there, under the same names"""
     differ: tuple[tuple[str, str, str], ...]
     """fields in which the studies differ as wholes: name, value here, value there"""
     twins: tuple[Twin, ...]
@@ -59,7 +61,10 @@ def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Acros
     keys = {_key(s, apart): c for c, s in theirs.items()}
     pairs = {c: keys[k] for c, s in ours.items() if (k := _key(s, apart)) in keys}
     found = {c.condition: c for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)}
+    marks = [{g.condition: g.setting.fingerprints for g in side.groups} for side in (here, there)]
+    changed = tuple(c for c, o in pairs.items() if marks[0][c] != marks[1][o] and "model.name" not in apart and not any(n.startswith("task.") for n in apart))
     return Across(
+        changed,
         differ,
         tuple(Twin(c, o, found.get(c)) for c, o in pairs.items()),
         tuple(c for c in ours if c not in pairs),

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.difference import CONFIDENCE, Basis, Difference, holm
+from lorabench.analysis.difference import Basis, Difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
 from lorabench.errors import LorabenchError
 from lorabench.record.metrics import metric as described
 from lorabench.spec.grid import agrees
-from lorabench.spec.identity import canonical_json, reference_for
+from lorabench.spec.identity import References, canonical_json
 from lorabench.spec.settings import ComparisonSpec
 from lorabench.spec.study import Study
 
 _FULL = {"method": {"name": "full"}}
-LEVEL = 1 - CONFIDENCE
+LEVEL = 0.05  # not 1 - CONFIDENCE, which is a little more
 Verdict = Literal["better", "worse", "equivalent", "not decisive"]
 
 
@@ -82,12 +82,13 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     plain = {g.condition: g.declared for g in groups}
     chosen = [p for p in plain.values() if agrees(p, rule)]
     by_setting = {canonical_json(p): c for c, p in plain.items() if agrees(p, rule)}
+    known = References(chosen)
     found: dict[str, str] = {}
     for condition, setting in plain.items():
         if not chosen or condition in by_setting.values():
             continue
         try:
-            found[condition] = by_setting[canonical_json(reference_for(setting, chosen))]
+            found[condition] = by_setting[canonical_json(known.of(setting))]
         except LorabenchError:  # several conditions fit the default equally well: then there is none
             continue
     return found

@@ -2,7 +2,7 @@
 
     level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
     behind     every condition is worse beyond doubt: the nearest by the mean
-    open       neither: the nearest by the mean, and what its interval leaves possible
+    open       neither: of those that are not decided the nearest by the mean, and what its interval leaves possible
     alone      no pair allows a comparison
 """
 
@@ -35,6 +35,8 @@ class Decision:
     """of those compared; the rest is not decisive"""
     memory: float | None
     """training memory of the chosen condition as a share of the reference's"""
+    broken: int
+    """cells of the reference that ran and did not finish: what is left of it may flatter"""
 
     @property
     def undecided(self) -> int:
@@ -58,9 +60,9 @@ def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[
         return summaries[c.condition].mean(MEMORY) or float("inf"), -sign * c.difference
 
     level = [c for c in members if c.verdict in ("better", "equivalent")]
-    nearest = max(members, key=lambda c: sign * c.difference)
-    kind: Kind = "level" if level else "behind" if all(c.verdict == "worse" for c in members) else "open"
-    chosen = min(level, key=cost) if level else nearest
+    undecided = [c for c in members if c.verdict == "not decisive"]
+    kind: Kind = "level" if level else "open" if undecided else "behind"
+    chosen = min(level, key=cost) if level else max(undecided or members, key=lambda c: sign * c.difference)
     ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
     counts = {v: sum(c.verdict == v for c in members) for v in ("better", "worse", "equivalent")}
-    return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None)
+    return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None, broken=summaries[reference].outcomes.broken)

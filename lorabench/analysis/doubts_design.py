@@ -20,16 +20,16 @@ _TUNE = "training.learning_rate: {tune: [...]}"
 
 
 def metric_absent(e: Evidence) -> Finding | None:
-    """The study names a metric that no finished cell has."""
+    """The study names a metric that no finished cell has, or of which nobody knows what is better."""
     wanted, cells = e.study.comparison.metric, e.finished(e.chosen)
-    if wanted in e.metrics or not cells:
+    if wanted == e.metric or not cells:
         return None
     known = [m for m in e.metrics if metric(m).better != "none" and metric(m).unit in ("nats", "share", "bits", "ratio")]
     sentence = (
-        f"comparison.metric is {wanted}, which none of the {len(cells)} finished cells has; the report answers with {e.metric}. "
+        f"comparison.metric is {wanted}, {'of which lorabench does not know whether more is better' if wanted in e.metrics else f'which none of the {len(cells)} finished cells has'}; the report answers with {e.metric}. "
         f"Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
     )
-    return Finding("metric_absent", "grave", "The study's metric was not measured", sentence, cells=cells)
+    return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, cells=cells)
 
 
 def one_seed(e: Evidence) -> Finding | None:

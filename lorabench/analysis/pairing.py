@@ -16,7 +16,7 @@ import pandas as pd
 
 from lorabench.analysis.difference import Difference, difference, item_errors
 from lorabench.record.items import Items
-from lorabench.record.metrics import is_accuracy
+from lorabench.record.metrics import metric as described
 
 ItemsOf = Callable[[str], Mapping[str, Items]]
 """cell id to its items by metric"""
@@ -56,15 +56,16 @@ class Pairing:
         if not shared:
             return None
         left, right = [a[s] for s in shared], [b[s] for s in shared]
-        errors, count = self._item_errors(metric, left, right) if len(shared) == 1 or is_accuracy(metric) else (None, None)
+        errors, count = self._item_errors(metric, left, right) if len(shared) == 1 or described(metric).unit == "share" else (None, None)
         return difference(np.array([r.value for r in left]), np.array([r.value for r in right]), errors, count)
 
     def _item_errors(self, metric: str, left: list[_Reading], right: list[_Reading]) -> tuple[tuple[float, float] | None, int | None]:
         items = [[i for r in side if (i := self._items(r.cell).get(metric)) is not None] for side in (left, right)]
         if len(items[0]) == len(items[1]) == len(left):
             return item_errors(items[0], items[1]), len(items[0][0].sums)
-        if len(left) == 1 and left[0].stderr is not None and right[0].stderr is not None:  # results from before items were kept: as if unpaired
-            error = float(np.hypot(left[0].stderr, right[0].stderr))
+        known = [[r.stderr for r in side if r.stderr is not None] for side in (left, right)]
+        if len(known[0]) == len(known[1]) == len(left):  # results from before items were kept: as if unpaired, and the same items for every seed
+            error = float(np.hypot(np.mean(known[0]), np.mean(known[1])))
             return ((error, error) if error else None), None
         return None, None
 

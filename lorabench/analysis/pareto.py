@@ -1,13 +1,12 @@
 """Which conditions are worth their memory: the Pareto front of training memory against quality, under uncertainty.
 
-    j dominates i     memory_j <= memory_i and j is better than i beyond doubt: the 95 % interval of their paired
-                      difference leaves zero out on j's side
     front             no condition has a better mean at no more memory
     open              one has, but not beyond doubt
-    dominated         one has, beyond doubt
+    dominated         one has, beyond doubt: p < 0.05 of their paired difference, adjusted by Holm over all pairs of a
+                      condition behind the front and one on it that takes no more memory and has a better mean
 
-Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. Each difference
-is taken alone: with many conditions a few dominations are chance.
+Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. The front is that
+of the means, so it may hold a lucky condition or two.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.compare import LEVEL
+from lorabench.analysis.difference import holm
 from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
 
@@ -44,19 +45,22 @@ def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing) -> tuple
     sign = 1.0 if described(metric).better == "higher" else -1.0
     known = [(s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))]
     known.sort(key=lambda k: (k[1], -sign * k[2].mean))
+    front: list[tuple[str, float, float]] = []  # condition, memory, mean: each better than all that take less
+    for s, memory, value in known:
+        if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
+            front.append((s.condition, memory, value.mean))
+    rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known}
+    pairs = [(c, rival, p) for c, ahead in rivals.items() for rival in ahead if (p := _p(pairing, metric, rival, c)) is not None]
+    sure = {(c, rival) for (c, rival, _), p in zip(pairs, holm([p for *_, p in pairs]), strict=True) if p < LEVEL}
     made = []
     for s, memory, value in known:
-        rivals = [(o, v) for o, m, v in known if o is not s and o.comparable and m <= memory and sign * v.mean > sign * value.mean]
-        rivals.sort(key=lambda r: -sign * r[1].mean)
-        surely = next((o.condition for o, _ in rivals if _better(pairing, metric, o.condition, s.condition, sign)), None)
-        standing: Standing = "dominated" if surely else "open" if rivals else "front"
-        made.append(Point(s.condition, memory, value.mean, value.half, standing, surely or (rivals[0][0].condition if rivals else None)))
+        ahead = rivals[s.condition]
+        surely = next((r for r in ahead if (s.condition, r) in sure), None)
+        standing: Standing = "dominated" if surely else "open" if ahead else "front"
+        made.append(Point(s.condition, memory, value.mean, value.half, standing, surely or next(iter(ahead), None)))
     return tuple(made)
 
 
-def _better(pairing: Pairing, metric: str, ours: str, theirs: str, sign: float) -> bool:
+def _p(pairing: Pairing, metric: str, ours: str, theirs: str) -> float | None:
     found = pairing.difference(metric, ours, theirs)
-    if found is None or found.pairs < 2 or found.interval is None:
-        return False
-    low, high = found.interval
-    return low > 0 if sign > 0 else high < 0
+    return None if found is None or found.pairs < 2 else found.p_value

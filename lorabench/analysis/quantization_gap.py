@@ -25,7 +25,7 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
 from lorabench.analysis.rank_curve import apart_from
-from lorabench.record.metrics import is_accuracy
+from lorabench.record.metrics import metric as described
 from lorabench.spec.settings import ComparisonSpec
 from lorabench.spec.study import Cell
 
@@ -132,9 +132,9 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
-    """The most that the pooled error can be; where a pair's items never differ it has none to give."""
-    known = [g.difference.item_errors or (0.0, 0.0) for g in gaps]
-    if not is_accuracy(metric) or not any(any(k) for k in known):
+    """The most that the pooled error can be; a pair whose items are unknown or never differ is taken for one like the others."""
+    known = [g.difference.item_errors for g in gaps if g.difference.item_errors]
+    if described(metric).unit != "share" or not known:
         return None
     return float(np.mean([k[0] for k in known])), float(np.mean([k[1] for k in known]))
 

@@ -5,8 +5,9 @@ A rank r is non-inferior to the best one where the one-sided 95 % bound of its p
     bound(worse(r) - worse(best)) < margin                              (Piaggio et al. 2012, CONSORT for non-inferiority)
 
 tested from the best rank downwards; the first that fails ends it, so each test keeps its whole 5 % and nothing is
-adjusted (fixed sequence: Maurer, Hothorn and Lehmacher 1995). The knee is the last that passed. The best is the best mean
-of the same data; its luck makes the others look worse than they are, so a knee errs to the high side.
+adjusted (fixed sequence: Maurer, Hothorn and Lehmacher 1995). The knee is the last that passed. The claim is against the rank of
+the best mean, which is chosen from the same data: where another rank is truly better, the knee may lie further than the margin
+behind that one.
 
 What a metric nears as rank grows is `saturation`'s.
 """

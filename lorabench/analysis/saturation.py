@@ -13,7 +13,7 @@ chi squared itself where sigma is known beforehand: with one seed it is the item
 No curve where the ranks do not differ (F at 5 %), where a higher one is worse than a lower one (t at 1 %, Bonferroni over
 the pairs), where lack of fit has p < 0.01, or where c's standard error leaves it further off than the ranks span. c itself is an
 extrapolation that stands and falls with the formula: it is to be named only where the curve has levelled off, which
-is where less is left to gain beyond the highest rank than half of what was gained up to it.
+is where less is left to gain beyond the highest rank than half of what was gained up to it, at the lower end of b's interval.
 """
 
 from __future__ import annotations
@@ -176,8 +176,10 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
         Estimate(float(v), None if halves is None else float(v) - halves[i], None if halves is None else float(v) + halves[i])
         for i, v in enumerate((c, sign * a * middle**b, b))
     )
-    left = 1 / (float(ranks.max() / ranks.min()) ** b - 1)  # of the gain up to the highest rank
-    return Fit(c_, a_, b_, p, noise.basis, n, left < _LEFT)
+    slowest = b if b_.low is None else max(b_.low, low)  # the exponent may be as small as that
+    left = 1 / (float(ranks.max() / ranks.min()) ** slowest - 1)  # of the gain up to the highest rank
+    # items are common to all ranks, so that their error says nothing of how well a curve fits
+    return Fit(c_, a_, b_, None if noise.basis == "items" else p, noise.basis, n, left < _LEFT)
 
 
 def _start(x: Array, means: Array, sign: float) -> tuple[float, float, float]:

@@ -180,7 +180,10 @@ class _Run:
             self.readings += self.accuracy
             if cell.tuned_over:
                 split = data.validation[: spec.max_sequences]
-                self.readings.append(validation_reading(losses(adapted.model, split, spec.batch_size, padding, self.device)))
+                seen = losses(adapted.model, split, spec.batch_size, padding, self.device)
+                if not math.isfinite(seen.mean):
+                    raise Diverged(self.step or 0, "validation loss")
+                self.readings.append(validation_reading(seen))
             if self.domain and self.domain_loss is not None:
                 after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
                 reading, items["forgetting"] = forgetting_reading(self.domain_loss, after)

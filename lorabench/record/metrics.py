@@ -68,6 +68,16 @@ _LM_EVAL = {
     "acc_norm": ("accuracy (by length)", "share", "higher", "the same, likelihood divided by the choice's length"),
     "exact_match": ("exact match", "share", "higher", "share of answers equal to the reference"),
     "f1": ("F1", "share", "higher", "harmonic mean of precision and recall"),
+    "em": ("exact match", "share", "higher", "share of answers equal to the reference"),
+    "mcc": ("Matthews correlation", "ratio", "higher", "correlation of answers and truth"),
+    "bleu": ("BLEU", "ratio", "higher", "overlap of n-grams with the reference"),
+    "chrf": ("chrF", "ratio", "higher", "overlap of characters' n-grams with the reference"),
+    "ter": ("TER", "ratio", "lower", "edits needed to reach the reference"),
+    "rouge1": ("ROUGE-1", "ratio", "higher", "overlap of words with the reference"),
+    "rouge2": ("ROUGE-2", "ratio", "higher", "overlap of word pairs with the reference"),
+    "rougeL": ("ROUGE-L", "ratio", "higher", "longest common subsequence with the reference"),
+    "pass@1": ("pass@1", "share", "higher", "share of programs that pass their tests"),
+    "brier_score": ("Brier score", "ratio", "lower", "mean squared error of the choices' probabilities"),
     "perplexity": ("perplexity", "ratio", "lower", "exp of the mean loss"),
     "word_perplexity": ("word perplexity", "ratio", "lower", "perplexity per word"),
     "byte_perplexity": ("byte perplexity", "ratio", "lower", "perplexity per byte"),
@@ -80,7 +90,9 @@ def metric(name: str) -> Metric:
     if name in TABLE:
         return TABLE[name]
     task, _, last = name.rpartition("/")
-    label, unit, better, meaning = _LM_EVAL.get(last, (last, "ratio", "none", "as lm-eval defines it"))
+    plain, _, kind = last.partition(":")  # exact_match:strict-match is exact match after a filter
+    label, unit, better, meaning = _LM_EVAL.get(plain, (plain, "ratio", "none", "as lm-eval defines it"))
+    label = f"{label} ({kind})" if kind else label
     return Metric(name, f"{task} {label}".strip(), unit, better, meaning)  # type: ignore[arg-type]  # rows above are of these literals
 
 

@@ -18,7 +18,8 @@ def number(value: float, unit: str) -> str:
     if not math.isfinite(value):
         return DASH
     if value < 0:
-        return "−" + number(-value, unit)
+        shown = number(-value, unit)
+        return "−" + shown if any(c in "123456789" for c in shown) else shown  # no "−0.0"
     if unit == "bytes":
         return size(value)
     if unit == "count":

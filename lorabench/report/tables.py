@@ -161,7 +161,9 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     elif not view.references:
         notes.append("The study has no reference condition (such as full fine-tuning), so no differences are given.")
     if view.tunings:
-        notes.append("Learning rates were tuned: each condition is reported at the rate of its lowest validation loss.")
+        trained = [s for s in view.summaries if s.seeds]
+        whose = "all trained conditions" if len(view.tunings) == len(trained) else ", ".join(view.label(t.condition) for t in view.tunings)
+        notes.append(f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.")
     notes += [_agreement(view, i) for i in range(len(view.study.published))]
     return tuple(notes)
 
@@ -182,4 +184,4 @@ def _agreement(view: View, i: int) -> str:
     from scipy import stats
 
     rho = float(stats.spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
-    return f"{told} Its order and that of our {m.label}: Spearman's rho {human.difference(round(rho, 2), 'ratio')} over {len(pairs)} conditions."
+    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {human.difference(round(rho, 2), 'ratio')} over {len(pairs)} conditions."

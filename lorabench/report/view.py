@@ -19,7 +19,7 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
-from lorabench.record.metrics import is_accuracy
+from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
@@ -43,7 +43,7 @@ class View:
     """a row per cell that conditions are made of, as record.wide makes it; cells at rates that were not chosen are left out"""
     metrics: tuple[str, ...]
     metric: str
-    """what the answer is about: the study's own, the held-out loss where that was not measured"""
+    """what the answer is about: the study's own, the held-out loss where that was not measured or has no better and worse"""
     summaries: tuple[Summary, ...]
     """a row per condition, in the study's order"""
     references: Mapping[str, str]
@@ -123,7 +123,8 @@ def make_view(store: Store, other: Store | None = None) -> View:
     names = metrics(data)
     summaries, against = aggregate(groups, data), references(study, groups)
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
-    answered = study.comparison.metric if study.comparison.metric in names else "eval_loss"
+    wanted = study.comparison.metric
+    answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"
     told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m))))
     return View(
         folder=store.folder,

@@ -24,7 +24,7 @@ def section(view: View) -> Section | None:
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less memory. The grey line joins the Pareto front by the means. "
-        "Pale points are dominated beyond doubt: another condition takes no more memory and is better by an interval that leaves zero out (paired by seed, each taken alone)."
+        "Pale points are dominated beyond doubt: another condition takes no more memory and is better (paired by seed, corrected by Holm)."
     )
     words = tuple(sentence(view, p, m) for p in points)
     blocks: list[Block] = [*_told(view, points), Figure("accuracy-memory", draw(drawing(view, points)), f"{m.label} against train peak", caption, words)]

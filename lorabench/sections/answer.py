@@ -16,7 +16,7 @@ from lorabench.report.words import interval, margin, seeds, signed, size
 ORDER = 10
 TITLE = "Answer"
 _AT_MOST = 12  # sentences for each metric; the table has all
-_HEADLINES = 4  # sentences of another section
+_HEADLINES = 6  # sentences of another section
 _DECISIONS = 3  # sentences on the first screen; a study over many models has a reference for each
 
 
@@ -49,11 +49,16 @@ def headlines(view: View) -> tuple[str, ...]:
     """What other sections have to say on the first screen: those with a `headline`, some sentences of each."""
     modules = sorted((plugins.load("sections", n) for n in plugins.names("sections")), key=lambda m: (m.ORDER, m.__name__))
     said = (tuple(m.headline(view)) for m in modules if hasattr(m, "headline"))
-    return tuple(s for each in said for s in each[:_HEADLINES])
+    return tuple(s for each in said for s in (*each[:_HEADLINES], *((f"{len(each) - _HEADLINES} more of this kind stand below.",) if len(each) > _HEADLINES else ())))
 
 
 def verdict(view: View, d: Decision) -> str:
-    """The decision in one sentence, with interval and seeds."""
+    """The decision in one sentence, with interval and seeds, and a second one where the reference is not whole."""
+    lost = f" {human.plural(d.broken, 'cell')} of {view.label(d.reference)} did not finish, and those that did may flatter it." if d.broken else ""
+    return _verdict(view, d) + lost
+
+
+def _verdict(view: View, d: Decision) -> str:
     m = metric(d.chosen.metric)
     ours, theirs, c = view.label(d.chosen.condition), view.label(d.reference), d.chosen
     saving = f", with {human.number(d.memory, 'share')} % of its training memory" if d.memory is not None and d.memory < 0.995 else ""
@@ -67,7 +72,9 @@ def verdict(view: View, d: Decision) -> str:
         return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c)})."
     if not c.repeated:
         return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
-    return f"Not decisive: the data do not tell {ours}{'' if d.compared == 1 else ', the nearest,'} from {theirs} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
+    many = f" among {d.compared} comparisons" if d.compared > 1 and c.p_value is not None and c.p_value < LEVEL else ""
+    near = "" if d.compared == 1 else ", the nearest," if d.undecided == d.compared else f", the nearest of {d.undecided} that are not decided,"
+    return f"Not decisive: the data do not tell {ours}{near} from {theirs}{many} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
 
 
 def counts(view: View, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
@@ -101,12 +108,14 @@ def sentence(view: View, c: Comparison) -> str:
     """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not decisive.\""""
     m = metric(c.metric)
     ours, theirs = view.label(c.condition), view.label(c.reference)
-    if c.difference == 0:
+    if c.difference == 0 and c.low is None:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
     said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
     if c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
         said = "not decisive among so many comparisons"
+    if c.difference == 0:
+        return f"{ours} has the same mean as {theirs} in {m.label} ({interval(c)}): {said}."
     return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c)}): {said}."
 
 

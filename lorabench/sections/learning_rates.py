@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 from lorabench.analysis.tuning import METRIC, Tuning
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.view import View
+from lorabench.spec.identity import canonical_json
 
 ORDER = 62
 TITLE = "Learning rates"
@@ -21,7 +24,7 @@ def section(view: View) -> Section | None:
     info = drawing(view)
     caption = (
         "Mean validation loss over seeds at each rate of the grid, its bar the standard deviation over seeds. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
-        "measured on the test split, which took no part in the choice. Look for curves whose lowest point ends the grid: a better rate may lie outside."
+        "measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may lie outside."
     )
     if len(info.lines) < len(view.tunings):
         caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
@@ -31,16 +34,23 @@ def section(view: View) -> Section | None:
 
 
 def headline(view: View) -> tuple[str, ...]:
-    """How the adapters' chosen rates stand to full fine-tuning's, for the first screen, too."""
-    of = {t.condition: view.summary(t.condition).method for t in view.tunings if t.chosen}
-    full = [t for t in view.tunings if of.get(t.condition) == "full"]
-    adapters = [t for t in view.tunings if of.get(t.condition, "full") != "full"]
-    ratios = sorted(a.chosen / f.chosen for a in adapters for f in full if a.chosen and f.chosen)
+    """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first screen, too."""
+    tuned = {t.condition: t for t in view.tunings if t.chosen}
+    full = {_base(view, c): t for c, t in tuned.items() if view.summary(c).method == "full"}
+    pairs = [(t, full[_base(view, c)]) for c, t in tuned.items() if view.summary(c).method != "full" and _base(view, c) in full]
+    ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)
     if not ratios:
         return ()
     between = f"{ratios[0]:.3g}" if ratios[0] == ratios[-1] else f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
-    step = max(b.rate / a.rate for t in (*full, *adapters) for a, b in zip(t.tried, t.tried[1:], strict=False))
-    return (f"The adapters' best learning rates are {between} times full fine-tuning's, as far as grids with steps of a factor {step:.3g} can tell.",)
+    step = max(b.rate / a.rate for pair in pairs for t in pair for a, b in itertools.pairwise(t.tried))
+    edges = sum(a.edge or f.edge for a, f in pairs)
+    caution = f"; in {edges} of {len(pairs)} a rate ends its grid, so that the true factor may be another" if edges else ""
+    return (f"The adapters' best learning rates are {between} times full fine-tuning's ({human.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",)
+
+
+def _base(view: View, condition: str) -> str:
+    declared = view.declared(condition)
+    return canonical_json({name: declared[name] for name in ("model", "task")})
 
 
 def drawing(view: View) -> Drawing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorabench.analysis.across import Across, Side, Twin, across
+from lorabench.analysis.compare import Comparison
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Grid, Points, Section, Text
@@ -23,6 +24,7 @@ def section(view: View) -> Section | None:
     blocks: list[Block] = [Text(summary(view, other, found))]
     if found.differ:
         blocks.append(Points(tuple(f"{name}: {ours} here, {theirs} there" for name, ours, theirs in found.differ)))
+    blocks += [Text(sentence) for sentence in warnings(view, other, found)]
     if found.twins:
         m = metric(view.metric)
         blocks.append(Grid(("condition", f"{m.label} here", "there", "here − there", "verdict", "train peak here / there", "tokens/s here / there"), tuple(_row(view, other, t) for t in found.twins)))
@@ -40,13 +42,34 @@ def decide(view: View, other: View) -> Across:
     return across(Side(view.groups, view.data, view.items), Side(other.groups, other.data, other.items), view.metric, view.study.comparison)
 
 
+def warnings(view: View, other: View, found: Across) -> tuple[str, ...]:
+    """Where names are equal and what they stand for is not: weights, data, machines, versions."""
+    said = []
+    if found.changed:
+        said.append(f"Weights or data of {human.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them.")
+    ours, theirs = (_environments(side) for side in (view, other))
+    apart = [f"{name} {', '.join(sorted(ours.get(name, {human.DASH})))} here, {', '.join(sorted(theirs.get(name, {human.DASH})))} there" for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]
+    if apart:
+        said.append(f"The cells ran on different machines or versions: {'; '.join(apart)}.")
+    return tuple(said)
+
+
+def _environments(view: View) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for e in (r.environment for r in view.results.values() if r.environment):
+        for name, value in {"device": e.device, "Python": e.python, **e.packages}.items():
+            if value:
+                found.setdefault(name, set()).add(str(value))
+    return found
+
+
 def summary(view: View, other: View, found: Across) -> str:
     """How the twins came out, in one sentence."""
     compared = [t.comparison for t in found.twins if t.comparison]
     if not found.twins:
         return f"No condition of this study has its like in {other.study.name} ({other.folder})."
-    same = sum(c.difference == 0 for c in compared)
-    counts = [(sum(c.verdict == word for c in compared if c.difference), word) for word in ("better", "worse", "equivalent", "not decisive")]
+    same = sum(_equal(c) for c in compared)
+    counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in ("better", "worse", "equivalent", "not decisive")]
     parts = [f"{same} equal to the last digit"] * bool(same) + [f"{n} {'within the margin' if word == 'equivalent' else word}" for n, word in counts if n]
     told = f": {', '.join(parts)}" if parts else ""
     return f"{human.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
@@ -56,10 +79,15 @@ def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
     c = twin.comparison
     m = metric(view.metric)
     values = [human.DASH if (v := side.summary(i).mean(m.name)) is None else human.number(v, m.unit) for side, i in ((view, twin.here), (other, twin.there))]
-    said = human.DASH if c is None else "equal" if c.difference == 0 else f"{signed(c)} ({interval(c)})"
-    verdict = human.DASH if c is None else "equal" if c.difference == 0 else c.verdict
+    said = human.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
+    verdict = human.DASH if c is None else "equal" if _equal(c) else c.verdict
     ratios = [_ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name)) for name in ("train_peak_bytes", "tokens_per_second")]
     return (view.label(twin.here), *values, said, verdict, *ratios)
+
+
+def _equal(c: Comparison) -> bool:
+    """In every seed and item, not in the mean alone."""
+    return c.difference == 0 and c.low is None
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:

@@ -52,12 +52,12 @@ def fingerprints(view: View) -> Grid:
 def cells(view: View) -> Grid:
     """Every cell with its outcome and the reason where it did not finish."""
     rows = []
-    tuned = bool(view.tunings)
+    tuned, chosen = bool(view.tunings), {t.condition: t.chosen for t in view.tunings}
     for group, summary in zip(view.planned, view.summaries, strict=True):
         for cell, cell_id in zip(group.cells, group.ids, strict=True):
             result = view.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
-            rate = (f"{cell.training.rate:g}{' (chosen)' if cell_id in summary.cells and cell.tuned_over else ''}",) if tuned else ()
+            rate = (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",) if tuned else ()
             rows.append((summary.label.text, *rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
     return Grid(("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from lorabench.errors import LorabenchError, StudyError, unknown
 from lorabench.spec.explain import paths_of, sentence
-from lorabench.spec.identity import fingerprints, pinned, reference_for
+from lorabench.spec.identity import References, fingerprints, pinned
 from lorabench.spec.settings import TrainingSpec, Tune
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
@@ -81,6 +81,7 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     if cells > MAX_CELLS:
         raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
     made = tuple(found.values())
+    _check_rates(made, place)
     _check_reference(study, made, place)
     return made
 
@@ -219,6 +220,19 @@ def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
             yield dotted
 
 
+def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
+    """One cell cannot belong to two grids of learning rates."""
+    grids: dict[str, Tune] = {}
+    for condition in made:
+        tuned = condition.training.learning_rate
+        if isinstance(tuned, Tune):
+            key = condition.model_copy(update={"training": condition.training.model_copy(update={"learning_rate": 1.0})}).model_dump_json()
+            if key in grids:
+                one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
+                raise StudyError(f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates")
+            grids[key] = tuned
+
+
 def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -> None:
     if study.reference is None:
         return
@@ -231,8 +245,9 @@ def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -
             f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
             f"{', '.join(ways)}; name one of them, or include it"
         )
+    references = References(chosen)
     for condition in plain:
         try:
-            reference_for(condition, chosen)
+            references.of(condition)
         except LorabenchError as e:
             raise StudyError(f"{place.at(('reference',))}: {e}") from None

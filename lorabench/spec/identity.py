@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -129,19 +130,25 @@ def _hash_file(file: Path) -> str:
     return total.hexdigest()
 
 
-def reference_for(condition: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the conditions that match the study's reference, the one that shares most settings with a condition.
+class References:
+    """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own unquantised twin, say)."""
 
-    LorabenchError where two share equally many: the reference must then name more.
-    """
-    same_model = [r for r in references if r["model"] == condition["model"]] or references
-    leaves = _flat(condition)
-    scored = sorted(((sum(leaves.get(k) == v for k, v in _flat(r).items()), i) for i, r in enumerate(same_model)), reverse=True)
-    if len(scored) > 1 and scored[0][0] == scored[1][0] and condition not in same_model:
-        two = [same_model[i] for _, i in scored[:2]]
-        differ = sorted(k for k, v in _flat(two[0]).items() if _flat(two[1]).get(k) != v)
-        raise LorabenchError(f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference")
-    return same_model[scored[0][1]]
+    def __init__(self, plain: Iterable[dict[str, Any]]) -> None:
+        self._known = [(p, _flat(p)) for p in plain]
+
+    def of(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """The one that shares most settings with a condition, of the same model where there is one.
+
+        LorabenchError where two share equally many: the reference must then name more.
+        """
+        near = [k for k in self._known if k[0]["model"] == condition["model"]] or self._known
+        leaves = _flat(condition)
+        scored = sorted(((sum(leaves.get(k) == v for k, v in flat.items()), i) for i, (_, flat) in enumerate(near)), reverse=True)
+        if len(scored) > 1 and scored[0][0] == scored[1][0] and all(condition != p for p, _ in near):
+            two = [near[i][1] for _, i in scored[:2]]
+            differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
+            raise LorabenchError(f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference")
+        return near[scored[0][1]][0]
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -299,6 +299,8 @@ def test_nothing_to_compare_with(tmp_path: Path) -> None:
 
 def test_a_base_that_is_better_than_what_was_trained(tmp_path: Path) -> None:
     view, found = seen(tmp_path, text(*FIXED), lambda r: with_values(r, eval_loss=3.5) if r.cell.method.rank == 4 else r)
+    noisy = seen(tmp_path / "noisy", text(*FIXED), lambda r: with_values(r, eval_loss=3.2003) if r.cell.method.rank == 4 else r)[1]
+    assert "base_better" not in noisy, "a worse mean alone is no harm"
     finding = found["base_better"]
     assert finding.sentence.startswith("1 of 3 trained conditions")
     assert "held-out loss of LoRA r=4" in finding.sentence

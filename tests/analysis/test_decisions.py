@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lorabench.analysis.decide import decide
@@ -11,7 +12,7 @@ from lorabench.analysis.pareto import pareto
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.view import make_view
 from lorabench.sections import answer, other_study
-from tests.report.stores import STUDY, filled
+from tests.report.stores import STUDY, fill, filled
 
 THREE = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
 
@@ -134,3 +135,58 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     assert twin.comparison and twin.comparison.difference == pytest.approx(sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3)
     shown = other_study.section(view)
     assert shown is not None
+
+
+def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp_path: Path) -> None:
+    near = PLANTED | {("lora", 16, "none"): (2.16, 3e6), ("lora", 16, "nf4"): (2.9, 2.9e6)}
+    sure = with_values(near, noise=0.0004)
+
+    def change(result: CellResult) -> CellResult:
+        if (result.cell.method.rank, result.cell.quantization.name) != (4, "none"):
+            return sure(result)
+        kept = tuple(r for r in result.readings if r.metric != "eval_loss")
+        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=2.3 + 0.4 * (result.cell.seed - 1)))})
+
+    view = make_view(filled(tmp_path, THREE, change))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert (found.kind, found.undecided) == ("open", 1)
+    said = answer.verdict(view, found)
+    assert said.startswith("Not decisive: the data do not tell LoRA r=4, the nearest of 1 that are not decided, from full")
+
+
+def test_of_equal_conditions_few_are_called_dominated(tmp_path: Path) -> None:
+    """Twelve alphas that change nothing, at rising memory, three seeds: over 30 draws of the noise."""
+    text = ZERO.replace("SEEDS", "[0, 1, 2]").replace("[8, 16, 32, 64]", str(list(range(8, 20))))
+    hit = 0
+    for k in range(30):
+        draw = np.random.default_rng(k)
+
+        def change(result: CellResult, draw: np.random.Generator = draw) -> CellResult:
+            kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
+            loss, memory = 2 + 0.01 * draw.standard_normal(), 1e6 * (result.cell.method.alpha or 0)
+            return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=loss), Reading(metric="train_peak_bytes", value=memory))})
+
+        view = make_view(filled(tmp_path / str(k), text, change))
+        hit += any(p.standing == "dominated" for p in pareto(view.summaries, "eval_loss", view.pairing))
+    assert hit <= 5
+
+
+def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
+    def lost(result: CellResult) -> CellResult:
+        hit = result.cell.method.name == "full" and result.cell.seed == 2
+        return result.model_copy(update={"outcome": "diverged"}) if hit else result
+
+    view = make_view(filled(tmp_path, THREE, lost))
+    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    assert answer.verdict(view, found).endswith("1 cell of full did not finish, and those that did may flatter it.")
+
+
+def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
+    here = filled(tmp_path / "a", THREE)
+    study = here.study()
+    other = tuple(c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "elsewhere"})}) for c in here.plan())
+    view = make_view(here, fill(tmp_path / "b", study, other))
+    assert view.other is not None
+    found = other_study.decide(view, view.other)
+    assert len(found.changed) == len(found.twins) == 8
+    assert "8 conditions have other bytes" in other_study.warnings(view, view.other, found)[0]

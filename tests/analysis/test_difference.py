@@ -92,3 +92,19 @@ def test_intervals_over_seeds_and_items_cover_the_truth(seed_noise: float) -> No
         seeds_alone += low <= truth <= high
     assert both / 400 > 0.93
     assert seeds_alone < both
+
+
+@pytest.mark.parametrize(("n", "apart"), [(200, 0.01), (200, 0.03), (500, 0.01)])
+def test_a_few_discordant_items_are_seldom_called_a_difference(n: int, apart: float) -> None:
+    """Two untrained models that are equally good and differ by chance on few items; McNemar's exact test as the oracle of a single one."""
+    draw, wrong = np.random.default_rng(4), 0
+    for _ in range(400):
+        signs = draw.choice([-1.0, 0.0, 1.0], n, p=[apart / 2, 1 - apart, apart / 2])
+        found = Difference(1, float(signs.mean()), None, item_errors([Items(np.maximum(signs, 0))], [Items(np.maximum(-signs, 0))]))
+        wrong += found.p_value is not None and found.p_value < 0.05
+    assert wrong / 400 <= 0.07
+    one = np.zeros(200)
+    one[7] = 1.0
+    alone = Difference(1, float(one.mean()), None, item_errors([Items(one)], [Items(np.zeros(200))]))
+    assert alone.p_value is not None
+    assert alone.p_value > 0.3, "one item of 200: McNemar's exact p is 1"

@@ -250,9 +250,7 @@ def test_with_one_seed_the_items_errors_are_the_noise() -> None:
     fit = fitted(values, falls=False, halves=(0.01,) * 6)
     assert isinstance(fit, Fit)
     assert (fit.basis, fit.seeds) == ("items", 1)
-    sigma = 0.01 / stats.norm.ppf(0.975)
-    misfit = sum((values[i, 0] - fit.at(r)) ** 2 for i, r in enumerate(RANKS)) / sigma**2
-    assert fit.lack_of_fit == pytest.approx(stats.chi2.sf(misfit, 3))
+    assert fit.lack_of_fit is None, "items are common to all ranks, so their error says nothing of how well a curve fits"
     assert isinstance(alone := fitted(values, falls=False, halves=(0.01, None, 0.01, 0.01, 0.01, 0.01)), Fit | str)
     assert isinstance(alone, str) or alone.basis is None
 

@@ -3,8 +3,11 @@
 import shutil
 from pathlib import Path
 
-from lorabench.spec import Cell, expand
-from lorabench.spec.identity import fingerprint_model, hash_path, reference_for
+import pytest
+
+from lorabench.errors import StudyError
+from lorabench.spec import Cell, expand, load_study
+from lorabench.spec.identity import References, fingerprint_model, hash_path
 from lorabench.spec.load import read_study
 from lorabench.spec.source import override, parse_source
 
@@ -100,7 +103,7 @@ def test_the_reference_of_a_condition_shares_most_with_it():
     plain = [c.model_dump(mode="json", exclude={"seed", "fingerprints"}) for c in cells]
     full = [p for p in plain if p["method"]["name"] == "full"]
     for p in plain:
-        assert reference_for(p, full)["training"]["learning_rate"] == p["training"]["learning_rate"]
+        assert References(full).of(p)["training"]["learning_rate"] == p["training"]["learning_rate"]
 
 
 def test_a_hub_model_is_pinned_to_the_commit_of_the_local_cache(tmp_path, monkeypatch):
@@ -129,3 +132,10 @@ def test_settings_that_nothing_uses_make_no_second_condition():
     assert len(cells_of(text + "grid: {quantization.compute_dtype: [auto, float16, bfloat16]}")) == 1
     assert len(cells_of(text + "grid: {method: [base], training.batch_size: [2, 4]}")) == 1
     assert len(cells_of(BASE + "grid: {quantization.compute_dtype: [auto, float16, bfloat16]}")) == 3
+
+
+def test_two_grids_of_rates_for_one_condition_are_refused(tmp_path):
+    text = "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ngrid: {training.learning_rate: [{tune: [1e-3, 3e-3]}, {tune: [3e-3, 1e-2]}]}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"s.yaml:5: one condition is tuned over two grids \(0.001, 0.003; 0.003, 0.01\)"):
+        load_study(tmp_path / "s.yaml")
