@@ -68,13 +68,13 @@ def _reason(result: CellResult) -> str:
     return f"{kind}{error.message}{step}"
 
 
-def unfinished(plan: Plan) -> list[tuple[str, str]]:
-    """What became of each cell that has not finished, and a line with its reason and log."""
+def unfinished(plan: Plan) -> list[tuple[bool, str]]:
+    """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was asked for, or diverged at a rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
         word, reason = _standing(plan.store, cell.id)
         if word != "finished":
-            rows.append((word, f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}"))
+            rows.append((word == "skipped" or (word == "diverged" and bool(cell.tuned_over)), f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}"))
     return rows
 
 

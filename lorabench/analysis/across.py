@@ -1,7 +1,8 @@
 """Two studies side by side: the same conditions elsewhere, on another machine, version, model or data.
 
 A condition here and one there are twins where their declared settings agree in every field but those in which the studies
-differ as wholes: fields with one value in each study, and not the same (the model, say, or the steps).
+differ as wholes: fields with one value in each study, and not the same (the model, say, or the steps). Where none has a twin so,
+learning rates are left out as well.
 Twins are compared in each metric, paired by seed; their p values are one family (Holm).
 """
 
@@ -20,6 +21,7 @@ from lorabench.spec.identity import canonical_json
 from lorabench.spec.settings import ComparisonSpec
 
 _THERE = "there:"
+_RATE = "training.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Acros
     ours, theirs = (_settings(side.groups) for side in (here, there))
     differ = _whole_differences(ours, theirs)
     apart = {name for name, _, _ in differ}
-    keys = {_key(s, apart): c for c, s in theirs.items()}
-    pairs = {c: keys[k] for c, s in ours.items() if (k := _key(s, apart)) in keys}
+    pairs = _matched(ours, theirs, apart)
+    if not pairs:  # a tuned rate and a given one are the same question
+        pairs = _matched(ours, theirs, apart | {_RATE})
     found = {c.condition: c for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)}
     marks = [{g.condition: g.setting.fingerprints for g in side.groups} for side in (here, there)]
     changed = tuple(c for c, o in pairs.items() if marks[0][c] != marks[1][o] and "model.name" not in apart and not any(n.startswith("task.") for n in apart))
@@ -76,10 +79,15 @@ def _settings(groups: Sequence[Replicates]) -> dict[str, dict[str, str]]:
     return {g.condition: _flat(g.declared) for g in groups}
 
 
+def _matched(ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]], apart: set[str]) -> dict[str, str]:
+    keys = {_key(s, apart): c for c, s in theirs.items()}
+    return {c: keys[k] for c, s in ours.items() if (k := _key(s, apart)) in keys}
+
+
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in plain.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" != _RATE:  # a grid of rates is one value
             found |= _flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = canonical_json(value)

@@ -1,8 +1,9 @@
-"""What a study decides about its reference: the cheapest condition that does as well, or how far the nearest one stays behind.
+"""What a study decides about its reference: a condition that does as well for less, or how far the nearest one stays behind.
 
     level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
+               where that is less than the reference's, else the best by the mean
     behind     every condition is worse beyond doubt: the nearest by the mean
-    open       neither: of those that are not decided the nearest by the mean, and what its interval leaves possible
+    open       neither: of those that are not decided the best by the mean, and what its interval leaves possible
     alone      no pair allows a comparison
 """
 
@@ -17,6 +18,7 @@ from lorabench.analysis.compare import Comparison
 from lorabench.analysis.pareto import MEMORY
 from lorabench.record.metrics import metric as described
 
+_LESS = 0.995  # of the reference's memory: what counts as less
 Kind = Literal["level", "behind", "open"]
 
 
@@ -35,6 +37,10 @@ class Decision:
     """of those compared; the rest is not decisive"""
     memory: float | None
     """training memory of the chosen condition as a share of the reference's"""
+    cheapest: bool
+    """whether it was chosen for its memory"""
+    family: int
+    """comparisons that the verdicts are corrected for"""
     broken: int
     """cells of the reference that ran and did not finish: what is left of it may flatter"""
 
@@ -50,19 +56,25 @@ def decide(summaries: Sequence[Summary], comparisons: Sequence[Comparison], metr
     for c in comparisons:
         if c.metric == metric and by_condition[c.condition].outcomes.broken == 0:
             families.setdefault(c.reference, []).append(c)
-    return tuple(_decision(reference, members, by_condition, metric) for reference, members in families.items())
+    total = sum(c.metric == metric for c in comparisons)
+    return tuple(_decision(reference, members, by_condition, metric, total) for reference, members in families.items())
 
 
-def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str) -> Decision:
+def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str, total: int) -> Decision:
     sign = 1.0 if described(metric).better == "higher" else -1.0
 
     def cost(c: Comparison) -> tuple[float, float]:
         return summaries[c.condition].mean(MEMORY) or float("inf"), -sign * c.difference
 
+    def quality(c: Comparison) -> float:
+        return sign * c.difference
+
     level = [c for c in members if c.verdict in ("better", "equivalent")]
     undecided = [c for c in members if c.verdict == "not decisive"]
     kind: Kind = "level" if level else "open" if undecided else "behind"
-    chosen = min(level, key=cost) if level else max(undecided or members, key=lambda c: sign * c.difference)
+    least, limit = min(level, key=cost, default=None), summaries[reference].mean(MEMORY)
+    cheapest = least is not None and limit is not None and cost(least)[0] < _LESS * limit
+    chosen = least if least and cheapest else max(level or undecided or members, key=quality)
     ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
     counts = {v: sum(c.verdict == v for c in members) for v in ("better", "worse", "equivalent")}
-    return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None, broken=summaries[reference].outcomes.broken)
+    return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None, cheapest=cheapest, family=total, broken=summaries[reference].outcomes.broken)

@@ -113,6 +113,8 @@ class Store:
             stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
             if self._known is None or self._known[0] != stamp:
                 plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(plan, dict) and plan.get("schema", 1) != 1:
+                    raise StoreError(f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it")
                 self._known = stamp, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:

@@ -7,6 +7,7 @@ stands in words. Each row keeps the ids of its cells.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,6 @@ from lorabench.analysis.aggregate import Summary
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-from lorabench.report import human
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View, make_view
@@ -42,7 +42,7 @@ def table_of(view: View) -> Table:
     kept = [i for i, c in enumerate(columns) if c.importance == 0 or any(r.values[i] is not None for r in rows)]
     rows = tuple(replace(r, values=tuple(r.values[i] for i in kept)) for r in rows)
     columns = tuple(columns[i] for i in kept)
-    return Table(view.study.name, columns, _mark_best(columns, rows, view.summaries), _notes(view, columns))
+    return Table(view.study.name, columns, _mark_best(columns, rows, view), _notes(view, columns))
 
 
 def accuracies(view: View) -> tuple[str, ...]:
@@ -54,12 +54,14 @@ def _columns(view: View) -> tuple[Column, ...]:
     made = [Column("condition", "condition", align="left", importance=0)]
     if any(s.outcomes.finished != s.outcomes.total for s in view.summaries):
         made.append(Column("outcome", "outcome", align="left", importance=0, meaning="what became of the cells that did not finish"))
+    if view.tunings:
+        made.append(Column("learning_rate", "learning rate", importance=4, meaning="chosen by validation loss where it is tuned"))
     made.append(Column("seeds", "seeds", "count", importance=1, meaning="finished replicates that the means are over"))
     made.extend(_metric_column(name, importance) for name, importance in _STATIC)
     for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view), "perplexity", "forgetting")):
         first = name in (view.metric, "eval_loss") or name == next(iter(accuracies(view)), None)
         made.append(replace(_metric_column(name, 1 if first else 9 if name == "perplexity" else 6), spread=True))
-        if name not in ("perplexity", "forgetting"):
+        if name != "perplexity":
             m = metric(name)
             meaning = f"{m.label}: mean paired difference to the reference with its 95 % interval"
             key = f"{name}_difference"
@@ -88,6 +90,8 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
         return Value(summary.label.text)
     if key == "outcome":
         return Value(outcome_words(summary, view.of_condition(summary.condition)) or "finished")
+    if key == "learning_rate":
+        return _rate(summary, view)
     if key == "seeds":
         return Value(summary.outcomes.finished)
     if key.startswith("published_"):
@@ -102,6 +106,11 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
     half = statistic.half
     ends = (None, None) if half is None else (statistic.mean - half, statistic.mean + half)
     return Value(statistic.mean, std=statistic.std, low=ends[0], high=ends[1])
+
+
+def _rate(summary: Summary, view: View) -> Value | None:
+    rates = {view.results[i].cell.training.rate for i in summary.cells if i in view.results} if summary.seeds else set()
+    return Value(f"{min(rates):g}") if len(rates) == 1 else None
 
 
 def _published(column: PublishedSpec, declared: Mapping[str, Any]) -> PublishedValue | None:
@@ -121,13 +130,14 @@ def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
     return "; ".join(said)
 
 
-def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], summaries: Sequence[Summary]) -> tuple[Row, ...]:
-    """The best of each column with a direction, among trained conditions that finished whole; none where all are equal."""
-    eligible = [i for i, s in enumerate(summaries) if s.comparable]
+def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], view: View) -> tuple[Row, ...]:
+    """The best of each column with a direction and each task, among trained conditions that finished whole; none where all are equal."""
     marked = [list(r.values) for r in rows]
-    for j, column in enumerate(columns):
+    tasks = [set(members) for members in view.by_task().values()]
+    for (j, column), task in itertools.product(enumerate(columns), tasks):
         if column.better == "none" or column.signed:
             continue
+        eligible = [i for i, s in enumerate(view.summaries) if s.comparable and s.condition in task]
         seen = {i: v.value for i in eligible if (v := rows[i].values[j]) and isinstance(v.value, float)}
         if len(set(seen.values())) < 2:
             continue
@@ -160,6 +170,14 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
             notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")
     elif not view.references:
         notes.append("The study has no reference condition (such as full fine-tuning), so no differences are given.")
+    short = [f"{view.label(c.condition)} ({c.pairs} of {n})" for c in view.comparisons if c.metric == view.metric and c.pairs < (n := view.summary(c.condition).outcomes.finished)]
+    if short:
+        notes.append(f"Δ over fewer seeds than the mean, since the reference lacks the others: {', '.join(short)}.")
+    gone = [view.label(r) for r in dict.fromkeys(view.references.values()) if not view.summary(r).outcomes.finished]
+    if gone:
+        notes.append(f"No Δ to {', '.join(gone)}: none of its cells finished.")
+    if view.metric != view.study.comparison.metric and view.results:
+        notes.append(f"The study's metric {view.study.comparison.metric} cannot be judged here; {view.metric} stands in for it.")
     if view.tunings:
         trained = [s for s in view.summaries if s.seeds]
         whose = "all trained conditions" if len(view.tunings) == len(trained) else ", ".join(view.label(t.condition) for t in view.tunings)
@@ -178,10 +196,11 @@ def _agreement(view: View, i: int) -> str:
             used.append(id(row))
             with contextlib.suppress(ValueError):
                 pairs.append((ours, float(row.value)))
-    told = f"{column.label}: as printed in {column.source}."
+    idle = len(column.rows) - len(set(used))
+    told = f"{column.label}: as printed in {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
     if len(pairs) < 4 or len(set(used)) < len(used) or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return told
     from scipy import stats
 
-    rho = float(stats.spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
-    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {human.difference(round(rho, 2), 'ratio')} over {len(pairs)} conditions."
+    rho, p = map(float, stats.spearmanr([a for a, _ in pairs], [b for _, b in pairs]))
+    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {f'{rho:+.2f}'.replace('-', '−')} (p = {p:.2g}) over {len(pairs)} conditions."

@@ -23,6 +23,7 @@ from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
+from lorabench.spec.identity import canonical_json
 from lorabench.spec.study import Study
 
 
@@ -69,6 +70,15 @@ class View:
     def declared(self, condition: str) -> Mapping[str, Any]:
         """A condition's setting as plain data."""
         return self._declared[condition]
+
+    def by_task(self) -> dict[str, tuple[str, ...]]:
+        """The conditions of each task, by a name that tells the tasks apart."""
+        tasks: dict[str, list[str]] = {}
+        for g in self.groups:
+            tasks.setdefault(canonical_json(self.declared(g.condition)["task"]), []).append(g.condition)
+        names = [str(self.declared(members[0])["task"]["name"]) for members in tasks.values()]
+        told = [n if names.count(n) == 1 else f"{n} {i + 1}" for i, n in enumerate(names)]
+        return {name: tuple(members) for name, members in zip(told, tasks.values(), strict=True)}
 
     def comparison(self, metric: str, condition: str) -> Comparison | None:
         """A condition against its reference, None where no pair allows it."""
@@ -125,7 +135,7 @@ def make_view(store: Store, other: Store | None = None) -> View:
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
     wanted = study.comparison.metric
     answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"
-    told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m))))
+    told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names)))
     return View(
         folder=store.folder,
         study=study,

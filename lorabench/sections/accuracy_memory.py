@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
@@ -16,10 +18,15 @@ _AT_MOST = 12  # names in a sentence
 
 
 def section(view: View) -> Section | None:
-    """One figure and what stands on the front; None where no condition has both values."""
-    points = decide(view)
+    """For each task a figure and what stands on the front; None where no condition has both values."""
+    tasks = view.by_task()
+    blocks = [b for i, (name, members) in enumerate(tasks.items()) for b in _of_task(view, decide(view, members), name if len(tasks) > 1 else "", i)]
+    return Section(TITLE, tuple(blocks)) if blocks else None
+
+
+def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[Block]:
     if not points:
-        return None
+        return []
     m = metric(view.metric)
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
@@ -27,13 +34,13 @@ def section(view: View) -> Section | None:
         "Pale points are dominated beyond doubt: another condition takes no more memory and is better (paired by seed, corrected by Holm)."
     )
     words = tuple(sentence(view, p, m) for p in points)
-    blocks: list[Block] = [*_told(view, points), Figure("accuracy-memory", draw(drawing(view, points)), f"{m.label} against train peak", caption, words)]
-    return Section(TITLE, tuple(blocks))
+    title = f"{m.label} against train peak{f', {task}' if task else ''}"
+    return [*([Text(f"{task}:")] if task else []), *_told(view, points), Figure(f"accuracy-memory{f'-{i}' if i else ''}", draw(drawing(view, points)), title, caption, words)]
 
 
-def decide(view: View) -> tuple[Point, ...]:
-    """The standing of every condition with both values."""
-    return pareto(view.summaries, view.metric, view.pairing)
+def decide(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
+    """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
+    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.pairing)
 
 
 def drawing(view: View, points: tuple[Point, ...]) -> Drawing:

@@ -33,16 +33,30 @@ def section(view: View) -> Section | None:
         if standing:
             blocks.append(Text(_why_none(view)))
     blocks.append(Text(how_sure(view)))
-    points = (*headlines(view), *counts(view, decisions), standing if decisions else "")
+    points = (*headlines(view), *counts(view, decisions), *others(view), standing if decisions else "")
     if any(points):
         blocks.append(Points(tuple(p for p in points if p)))
-    for name in dict.fromkeys((view.metric, *accuracies(view)[:1])):
+    for name in _told(view):
         found = [c for c in view.comparisons if c.metric == name]
         if found:
             more = [f"{len(found) - _AT_MOST} more stand in the table below."] if len(found) > _AT_MOST else []
             lines = (*(sentence(view, c) for c in found[:_AT_MOST]), *more)
             blocks.append(Points(lines, f"Every comparison in {metric(name).label}" if len(found) > 1 else ""))
     return Section(TITLE, tuple(blocks))
+
+
+def _told(view: View) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((view.metric, *accuracies(view)[:1], *(m for m in ("forgetting",) if m in view.metrics))))
+
+
+def others(view: View) -> tuple[str, ...]:
+    """The decision in the metrics that the answer is not about, where there is one reference."""
+    made = []
+    for name in _told(view)[1:]:
+        decisions = decide(view.summaries, view.comparisons, name)
+        if len(decisions) == 1:
+            made.append(f"By {metric(name).label}: {verdict(view, decisions[0])}")
+    return tuple(made)
 
 
 def headlines(view: View) -> tuple[str, ...]:
@@ -61,19 +75,21 @@ def verdict(view: View, d: Decision) -> str:
 def _verdict(view: View, d: Decision) -> str:
     m = metric(d.chosen.metric)
     ours, theirs, c = view.label(d.chosen.condition), view.label(d.reference), d.chosen
-    saving = f", with {human.number(d.memory, 'share')} % of its training memory" if d.memory is not None and d.memory < 0.995 else ""
+    saving = f", with {human.number(d.memory, 'share')} % of its training memory" if d.memory is not None and d.cheapest else ""
+    level = d.better + d.equivalent
+    among = f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that do as well or better." if level > 1 else ""
     if d.kind == "level" and c.verdict == "better":
-        return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c)}){saving}."
+        return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c)}){saving}.{among}"
     if d.kind == "level":
         told = "; a difference from zero is not decisive" if not c.decisive else ""
-        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{told}{saving}."
+        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{told}{saving}.{among}"
     if d.kind == "behind":
         nearest = "" if d.compared == 1 else f"None of the {d.compared} conditions reaches {theirs}: the nearest, "
         return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c)})."
     if not c.repeated:
         return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
-    many = f" among {d.compared} comparisons" if d.compared > 1 and c.p_value is not None and c.p_value < LEVEL else ""
-    near = "" if d.compared == 1 else ", the nearest," if d.undecided == d.compared else f", the nearest of {d.undecided} that are not decided,"
+    many = f" once corrected for {d.family} comparisons" if d.family > 1 and c.p_value is not None and c.p_value < LEVEL else ""
+    near = "" if d.compared == 1 else ", the best by the mean," if d.undecided == d.compared else f", the best by the mean of {d.undecided} that are not decided,"
     return f"Not decisive: the data do not tell {ours}{near} from {theirs}{many} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
 
 
@@ -123,6 +139,8 @@ def best_sentence(view: View) -> str:
     """Where the base starts and which condition ends best, from the means."""
     m = metric(view.metric)
     unit = "%" if m.unit == "share" else human.head_unit(m.unit)
+    if len(view.by_task()) > 1:  # what is lowest of two tasks says nothing
+        return ""
     known = [(v, s) for s in view.summaries if s.comparable and (v := s.mean(m.name)) is not None]
     bases = [(v, s) for s in view.summaries if s.method == "base" and (v := s.mean(m.name)) is not None]
     said = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from lorabench.analysis.across import Across, Side, Twin, across
 from lorabench.analysis.compare import Comparison
 from lorabench.record.metrics import metric
@@ -28,7 +30,7 @@ def section(view: View) -> Section | None:
     if found.twins:
         m = metric(view.metric)
         blocks.append(Grid(("condition", f"{m.label} here", "there", "here − there", "verdict", "train peak here / there", "tokens/s here / there"), tuple(_row(view, other, t) for t in found.twins)))
-        blocks.append(Text("Differences are paired by seed, verdicts corrected by Holm over these comparisons. Times are comparable only on equal machines.", "small"))
+        blocks.append(Text("Means and differences are over the seeds that both have, verdicts corrected by Holm over these comparisons. Times are comparable only on equal machines.", "small"))
     for names, where in ((found.only_here, f"only in {view.study.name}"), (found.only_there, f"only in {other.study.name}")):
         if names:
             side = view if names is found.only_here else other
@@ -78,7 +80,9 @@ def summary(view: View, other: View, found: Across) -> str:
 def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
     c = twin.comparison
     m = metric(view.metric)
-    values = [human.DASH if (v := side.summary(i).mean(m.name)) is None else human.number(v, m.unit) for side, i in ((view, twin.here), (other, twin.there))]
+    each = [side.pairing.seeds(m.name, i) for side, i in ((view, twin.here), (other, twin.there))]
+    shared = [s for s in each[0] if s in each[1]]  # as the difference has them
+    values = [human.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit) if by_seed else human.DASH for by_seed in each]
     said = human.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
     verdict = human.DASH if c is None else "equal" if _equal(c) else c.verdict
     ratios = [_ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name)) for name in ("train_peak_bytes", "tokens_per_second")]

@@ -179,7 +179,7 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     worse = "above" if m.better == "lower" else "below"
     said = [f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."]
     if info.band and info.band[1]:
-        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap whose interval stays inside does not matter.")
+        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm over the types, put it inside.")
     said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.title == "rank" else "."))
     span = info.y.span
     if span and any(not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1]) for line in info.lines for y, a, b in zip(line.y, line.error, line.below, strict=True)):

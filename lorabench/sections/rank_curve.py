@@ -22,6 +22,7 @@ from lorabench.spec.paths import model_label
 ORDER = 50
 TITLE = "Rank"
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+_DOUBTFUL = 0.05  # p of lack of fit
 _SMOOTH = 48  # points of a fitted curve
 _FEW = 8  # sentences of a second metric that are shown unfolded
 _BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
@@ -69,7 +70,7 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
             trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
-        rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank]
+        rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)]
     levels = [
         Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
         for g, s in zip(view.groups, view.summaries, strict=True)
@@ -138,9 +139,10 @@ def fit_sentence(c: RankCurve) -> str:
     if not fit.levelled:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
-        return f"The curve {formula(fit, m)} runs through the means, and with one seed it is unknown how well it fits{value}."
+        return f"The curve {formula(fit, m)} runs through the means{value}; with one seed it is unknown how well it fits."
     over = "" if not told else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
-    return f"The curve {formula(fit, m)} fits (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
+    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
+    return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
 
 def formula(fit: Fit, m: Metric) -> str:

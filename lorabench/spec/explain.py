@@ -64,6 +64,8 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         return f"{key} is empty; give at least one value, or leave it out where it may be absent"
     if kind == "string_too_short":
         return f"{key} is empty; give a name"
+    if kind == "string_too_long":
+        return f"{key} has {len(seen)} characters; at most {context['max_length']} are allowed"
     if kind == "string_pattern_mismatch":
         return f"{key} is {seen!r}; allowed: letters, digits, '.', '_' and '-', beginning with a letter or digit"
     if kind == "finite_number":

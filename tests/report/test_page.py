@@ -132,7 +132,7 @@ def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> N
     assert made is not None
     assert [b.text.split(":")[0] for b in made.blocks if isinstance(b, Text) and b.tone == "lead"] == ["Not decisive"]
     sentences = [s for b in made.blocks if isinstance(b, Points) and b.title for s in b.items]
-    assert len(sentences) == 12
+    assert len(sentences) == 18  # six conditions in loss, accuracy and forgetting
     assert all("not decisive" in s for s in sentences)
 
 
