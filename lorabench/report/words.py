@@ -28,13 +28,14 @@ def margin(c: Comparison) -> str:
     return f"{value:g} {'point' if m.unit == 'share' and value == 1 else _unit(m.unit)}".strip()
 
 
-def interval(c: Comparison) -> str:
-    """ "95 % interval −0.010 to 0.078, 2 seeds" """
+def interval(c: Comparison, *, of_size: bool = False) -> str:
+    """ "95 % interval −0.010 to 0.078, 2 seeds"; of the difference, or of its size in the direction that words give it."""
     m = metric(c.metric)
     if c.low is None or c.high is None:
         return f"{seeds(c)}, {'no interval' if c.pairs == 1 else 'no interval, since the differences do not vary'}"
     over = {"items": " over items", "seeds and items": " over seeds and items"}.get(c.basis or "", "")
-    return f"95 % interval{over} {human.number(c.low, m.unit)} to {human.number(c.high, m.unit)}, {seeds(c)}"
+    low, high = (-c.high, -c.low) if of_size and c.difference < 0 else (c.low, c.high)
+    return f"95 % interval{over} {human.number(low, m.unit)} to {human.number(high, m.unit)}, {seeds(c)}"
 
 
 def seeds(c: Comparison) -> str:

@@ -79,13 +79,13 @@ def _verdict(view: View, d: Decision) -> str:
     level = d.better + d.equivalent
     among = f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that do as well or better." if level > 1 else ""
     if d.kind == "level" and c.verdict == "better":
-        return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c)}){saving}.{among}"
+        return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c, of_size=True)}){saving}.{among}"
     if d.kind == "level":
         told = "; a difference from zero is not decisive" if not c.decisive else ""
         return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{told}{saving}.{among}"
     if d.kind == "behind":
         nearest = "" if d.compared == 1 else f"None of the {d.compared} conditions reaches {theirs}: the nearest, "
-        return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c)})."
+        return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c, of_size=True)})."
     if not c.repeated:
         return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
     many = f" once corrected for {d.family} comparisons" if d.family > 1 and c.p_value is not None and c.p_value < LEVEL else ""
@@ -132,7 +132,7 @@ def sentence(view: View, c: Comparison) -> str:
         said = "not decisive among so many comparisons"
     if c.difference == 0:
         return f"{ours} has the same mean as {theirs} in {m.label} ({interval(c)}): {said}."
-    return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c)}): {said}."
+    return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c, of_size=True)}): {said}."
 
 
 def best_sentence(view: View) -> str:

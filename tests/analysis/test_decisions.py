@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,16 @@ def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     found = other_study.decide(view, view.other)
     assert len(found.changed) == len(found.twins) == 8
     assert "8 conditions have other bytes" in other_study.warnings(view, view.other, found)[0]
+
+
+def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, THREE))
+    told = 0
+    for c in view.comparisons:
+        said = answer.sentence(view, c)
+        found = re.search(r"ends ([\d.]+) \S+ (above|below) .*interval\D*? ([−\d.]+) to ([−\d.]+),", said)
+        assert found, said
+        size, low, high = (float(found[i].replace("−", "-")) for i in (1, 3, 4))
+        assert low <= size <= high, said
+        told += found[2] == "below"
+    assert told > 3
