@@ -81,8 +81,8 @@ def _verdict(view: View, d: Decision) -> str:
     if d.kind == "level" and c.verdict == "better":
         return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c, of_size=True)}){saving}.{among}"
     if d.kind == "level":
-        told = "; a difference from zero is not decisive" if not c.decisive else ""
-        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{told}{saving}.{among}"
+        told = " (a difference from zero is not decisive)" if not c.decisive else ""
+        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{saving}{told}.{among}"
     if d.kind == "behind":
         nearest = "" if d.compared == 1 else f"None of the {d.compared} conditions reaches {theirs}: the nearest, "
         return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c, of_size=True)})."
