@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.spec.paths import model_label
+from lorabench.spec.paths import short_model
 
 _METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
 _SHORT = {
@@ -93,7 +93,7 @@ def _words(field: str, value: Any) -> str:
     if isinstance(value, list):
         joined = "+".join(map(str, value))
         value = joined if len(joined) <= _LONGEST else f"{len(value)} {field.rpartition('.')[2].replace('_', ' ')}"
-    shown = f"{value:g}" if isinstance(value, float) else model_label(value) if isinstance(value, str) else str(value)
+    shown = f"{value:g}" if isinstance(value, float) else short_model(value) if isinstance(value, str) else str(value)
     return shown if field in _BARE else f"{_SHORT.get(field, field.rpartition('.')[2])}={shown}"
 
 

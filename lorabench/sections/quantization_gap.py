@@ -15,7 +15,7 @@ from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 from lorabench.report.words import margin
-from lorabench.spec.paths import model_label
+from lorabench.spec.paths import short_model
 
 ORDER = 55
 TITLE = "Quantisation gap"
@@ -118,7 +118,7 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
     if len(among) == 1:
         return ""
     models = {x.model for x in among}
-    return f" ({model_label(g.model) if len(models) == len(among) else view.label(g.twin)})"
+    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.twin)})"
 
 
 def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
@@ -132,7 +132,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     series: dict[tuple[str, str], list[Gap]] = {}
     for g in shown:
         family = view.summary(g.twin).label.family
-        rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != model_label(g.model))
+        rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != short_model(g.model))
         series.setdefault((g.kind, rest), []).append(g)
     several = len({rest for _, rest in series}) > 1
     colours = [view.styles[gaps[0].condition].colour for gaps in series.values()] if trained else [s.colour for s in palette(len(series))]
@@ -161,7 +161,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
 
 
 def _names(models: Sequence[str]) -> tuple[str, ...]:
-    short = tuple(map(model_label, models))
+    short = tuple(map(short_model, models))
     return short if len(set(short)) == len(models) else tuple(models)
 
 

@@ -17,7 +17,7 @@ from lorabench.report.learned import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
-from lorabench.spec.paths import model_label
+from lorabench.spec.paths import short_model
 
 ORDER = 50
 TITLE = "Rank"
@@ -159,7 +159,7 @@ def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) ->
     for model in models:
         only = model if len(models) > 1 else None
         shown, far = legible(drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only))
-        title = f"{m.label} against rank" + (f", {model_label(model)}" if only else "")
+        title = f"{m.label} against rank" + (f", {short_model(model)}" if only else "")
         made.append(Figure(f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown, far), _words(view, name, only)))
     return made
 
@@ -204,7 +204,7 @@ def _drawn(y: float, m: Metric) -> str:
 
 def _short(label: str, model: str | None) -> str:
     """A label without the model that its whole figure is about."""
-    return ", ".join(piece for piece in label.split(", ") if model is None or piece != model_label(model))
+    return ", ".join(piece for piece in label.split(", ") if model is None or piece != short_model(model))
 
 
 def _model(view: View, condition: str) -> str:

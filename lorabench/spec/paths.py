@@ -33,6 +33,11 @@ def model_label(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+def short_model(name: str) -> str:
+    """The same within a condition's name, where a shipped model needs no "lorabench/" before it."""
+    return model_label(name).removeprefix("lorabench/")
+
+
 def find_file(name: str, context: Any) -> str | None:
     """The absolute path of an existing file or folder, None where there is none."""
     path = _resolve(name, context)

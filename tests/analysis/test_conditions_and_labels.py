@@ -66,7 +66,7 @@ def test_models_are_named_where_there_are_several(tmp_path: Path) -> None:
     words = [label.text for label in made.values()]
     assert len(set(words)) == 16
     assert "full, hub/other" in words
-    assert "full, lorabench/tiny-300k" in words
+    assert "full, tiny-300k" in words
 
 
 def test_one_name_over_other_bytes_still_gets_two_labels(tmp_path: Path) -> None:

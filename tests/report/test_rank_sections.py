@@ -145,7 +145,7 @@ def test_several_models_get_a_figure_each(tmp_path: Path) -> None:
     several = make_view(filled(tmp_path, text.replace("[1, 2, 8, 32]", "[1, 8]")))
     section = rank_curve.section(several)
     figures = [b for b in blocks(section, Figure) if isinstance(b, Figure)]
-    assert [f.title for f in figures][:2] == [f"held-out loss against rank, lorabench/{m}" for m in ("tiny-300k", "tiny-1m")]
+    assert [f.title for f in figures][:2] == [f"held-out loss against rank, {m}" for m in ("tiny-300k", "tiny-1m")]
     assert len({f.name for f in figures}) == 4
     for model, figure in zip(("tiny-300k", "tiny-1m"), figures, strict=False):
         assert [t["name"] for t in plotted(figure)["data"]][:2] == ["LoRA", "LoRA nf4"]
@@ -220,10 +220,10 @@ def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
     (gap,) = quantization_gap.decide(bases, "eval_loss")
     assert (gap.gaps, len(gap.bases), gap.pooled) == ((), 2, None)
     info = quantization_gap.drawing(bases, (gap,), "eval_loss")
-    assert (info.x.names, info.lines[0].x) == (("lorabench/tiny-300k", "lorabench/tiny-1m"), (0.0, 1.0))
+    assert (info.x.names, info.lines[0].x) == (("tiny-300k", "tiny-1m"), (0.0, 1.0))
     (said,) = quantization_gap.sentences(bases, gap, "eval_loss")
     assert said.startswith("nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss [")
-    assert "(lorabench/tiny-300k); costs 0.050 nats" in said
+    assert "(tiny-300k); costs 0.050 nats" in said
     assert rank_curve.section(bases) is None
     section = quantization_gap.section(bases)
     assert blocks(section, Figure) and blocks(section, Grid)
