@@ -177,6 +177,7 @@ def test_a_cell_that_cannot_get_its_memory_ends_as_out_of_memory(folder, monkeyp
     assert "memory" in result.error.message
 
 
+@pytest.mark.slow  # lm-eval reads its 14,000 tasks to say that one is not among them
 def test_a_fault_is_recorded_as_failed_with_its_sentence(folder):
     cell = cell_of("evaluation.lm_eval=[no-such-task]")
     result = run_cell(cell, folder)
