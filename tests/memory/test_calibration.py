@@ -14,6 +14,8 @@ from lorabench.record.result import Environment, Reading
 from lorabench.spec.gpus import find_gpu
 from tests.report.stores import filled
 
+pytestmark = pytest.mark.slow  # each traces a step of several settings
+
 STUDY = """
 schema: 1
 name: timed
@@ -71,7 +73,6 @@ def test_planted_costs_are_found_and_foretell_a_condition_that_never_ran(store):
     assert time.most == pytest.approx(planted(step) * (1 + SPREAD), rel=1e-3)
 
 
-@pytest.mark.slow
 def test_the_range_is_as_wide_as_the_worst_residual(tmp_path):
     """One batch size is twice as slow as planted costs say: no three costs explain that, and the range owns to it."""
     slow = timed(HERE)
@@ -97,7 +98,6 @@ def test_few_conditions_make_a_wide_range(store):
     assert fit(measured).spread >= SPREAD_OF_FEW
 
 
-@pytest.mark.slow
 def test_seeds_of_a_condition_are_one_point_their_median(tmp_path):
     results = filled(tmp_path, STUDY, timed(HERE, noise=lambda seed: 1.0 + 0.2 * seed)).results()
     measured = measured_steps(results, find_gpu("cpu"))
@@ -105,7 +105,6 @@ def test_seeds_of_a_condition_are_one_point_their_median(tmp_path):
     assert all(len(seen) == 2 and max(seen) == pytest.approx(1.2 * min(seen)) for seen in measured.values())
 
 
-@pytest.mark.slow
 def test_work_out_of_reach_is_not_guessed_at(store):
     calibration = fit(measured_steps(store.results(), find_gpu("cpu")))
     cell = max((r.cell for r in store.results()), key=lambda c: (c.method.rank, c.training.batch_size))
@@ -163,7 +162,6 @@ def test_another_machines_cpu_is_another_device():
     assert not is_on(cpu, None)
 
 
-@pytest.mark.slow
 def test_a_plan_says_what_its_time_comes_from(tmp_path, monkeypatch, capsys):
     filled(tmp_path / "reports", STUDY, timed(HERE))
     study = tmp_path / "study.yaml"

@@ -8,10 +8,10 @@ import torch
 
 from lorabench.memory.quantities import reproduce
 from lorabench.report.paper import paper_table
-from lorabench.spec.paper import PaperRow, published, read_paper
+from lorabench.spec.paper import PaperRow, is_paper, published, read_paper
 from lorabench.spec.source import read_source
 
-STUDIES = sorted((Path(__file__).parents[2] / "studies" / "paper").glob("*.yaml"))
+STUDIES = [p for p in sorted((Path(__file__).parents[2] / "studies" / "paper").glob("*.yaml")) if is_paper(read_source(p))]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

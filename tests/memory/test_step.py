@@ -21,8 +21,8 @@ CONFIGS = {
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
 
 
-# gemma3 has the harder pattern; gemma2's eight tests take 40 s
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name == "gemma2" else name for name in CONFIGS], scope="module")
+# layers of several kinds need many of them: eight tests take 40 s
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name.startswith("gemma") else name for name in CONFIGS], scope="module")
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     CONFIGS[request.param].save_pretrained(folder)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lorabench.errors import LorabenchError, StudyError
 from lorabench.spec import expand, load_study
 from lorabench.spec.load import read_study
-from lorabench.spec.source import override, parse_source
+from lorabench.spec.paper import is_paper
+from lorabench.spec.source import override, parse_source, read_source
 
 QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
 TEXT = QUICKSTART.read_text(encoding="utf-8").replace("tiny-1m", "tiny-300k")
@@ -219,3 +220,19 @@ def test_a_damaged_study_loads_or_ends_in_one_sentence_but_never_crashes(seed):
         words = str(e)
     assert words
     assert "\n" not in words
+
+
+STUDIES = sorted(p for p in (Path(__file__).parents[2] / "studies").rglob("*.yaml") if not is_paper(read_source(p)))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_study_that_ships_opens_with_its_question_and_makes_its_cells(path):
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert [line.split(":")[0] for line in head if line[2:3].isupper()] == ["# Question", "# Cost", "# Expected"]
+    text = path.read_text(encoding="utf-8")
+    if "shared/data" in text and not (Path(__file__).parents[3] / "shared" / "data").exists():
+        with pytest.raises(StudyError, match=r"\.\./shared/data"):  # the data is not part of the project: one sentence names it
+            load_study(path)
+        return
+    cells = expand(load_study(path))
+    assert len({c.id for c in cells}) == len(cells) > 1
