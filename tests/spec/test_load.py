@@ -228,7 +228,7 @@ STUDIES = sorted(p for p in (Path(__file__).parents[2] / "studies").rglob("*.yam
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_study_that_ships_opens_with_its_question_and_makes_its_cells(path):
     head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert [line.split(":")[0] for line in head if line[2:3].isupper()] == ["# Question", "# Cost", "# Expected"]
+    assert all(any(line.startswith(f"# {word}") for line in head) for word in ("Question:", "Cost:", "Expected:"))
     text = path.read_text(encoding="utf-8")
     if "shared/data" in text and not (Path(__file__).parents[3] / "shared" / "data").exists():
         with pytest.raises(StudyError, match=r"\.\./shared/data"):  # the data is not part of the project: one sentence names it
