@@ -32,7 +32,8 @@ def section(view: View) -> Section | None:
         blocks.append(Text(standing or "No cell has finished with a result to answer with.", "lead" if standing else "plain"))
         if standing:
             blocks.append(Text(_why_none(view)))
-    blocks.append(Text(how_sure(view)))
+    if decisions or standing:
+        blocks.append(Text(how_sure(view)))
     points = (*headlines(view), *counts(view, decisions), *others(view), standing if decisions else "")
     if any(points):
         blocks.append(Points(tuple(p for p in points if p)))
