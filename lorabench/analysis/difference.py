@@ -4,8 +4,8 @@
     over seeds    half-width t(n-1) * sd(d_s) / sqrt(n)
     over items    the same n cells item by item: D_i = mean_s (ours_si - theirs_si); items are drawn again with
                   replacement 2,000 times, d* = sum D_i* / sum w_i*; percentiles of d* (Efron and Tibshirani 1993, 13.3),
-                  no narrower than a normal interval: of many items, where drawing takes too long, that alone; of right and
-                  wrong answers with half an item added to each cell of their table, since one or two discordant items
+                  no narrower than a normal interval: of many items, where drawing takes too long, and of losses, whose
+                  sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers with half an item added to each cell of their table, since one or two discordant items
                   tell less than they seem to (Agresti and Min 2005)
     over both     d -+ sqrt(half_seeds^2 + half_items^2), each side its own: the method of variance estimates
                   recovery for independent effects (Zou and Donner 2008, equation 4)
@@ -136,9 +136,9 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
         return None
     value = float(mean.sum() / (n if weights is None else weights.sum()))
     floor = _normal_error(mean, weights, value)
-    if n > _HELD:
+    if n > _HELD or weights is not None:
         return floor, floor
-    drawn = _draws(n) @ mean / (n if weights is None else _draws(n) @ weights)
+    drawn = _draws(n) @ mean / n
     drawn.partition(_PLACES)  # np.quantile takes ten times as long
     low, high = drawn[_PLACES[0]], drawn[_PLACES[1]]
     return max((value - float(low)) / _Z, floor), max((float(high) - value) / _Z, floor)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import math
+
 import pandas as pd
 
 from lorabench.report import human
@@ -54,9 +57,13 @@ def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
     path = view.file(cell_id, "curve.csv")
     if not path.is_file():
         return None
+    kept = []
     try:
-        data = pd.read_csv(path)[["step", "loss"]].apply(pd.to_numeric, errors="coerce")
-    except (ValueError, KeyError):  # a cell that was cut off before its first line
-        return None
-    data = data.replace([float("inf"), float("-inf")], float("nan")).dropna()
-    return None if data.empty else data
+        with path.open(encoding="utf-8", newline="") as stream:  # pandas takes 4 ms a file, 4 s for 1,000 cells
+            for row in csv.DictReader(stream):
+                step, loss = float(row["step"]), float(row["loss"])
+                if math.isfinite(step) and math.isfinite(loss):
+                    kept.append((step, loss))
+    except (ValueError, KeyError, TypeError, csv.Error):  # a cell that was cut off, or a damaged file: what stands before it is shown
+        pass
+    return pd.DataFrame(kept, columns=["step", "loss"]) if kept else None
