@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lorabench.spec.study import Cell
@@ -27,7 +28,7 @@ class Replicates:
         """A cell that stands for all: they differ in the seed alone, and in the rate where it is tuned."""
         return self.cells[0]
 
-    @property
+    @cached_property
     def declared(self) -> dict[str, Any]:
         """The condition as plain data, a tuned rate as its grid."""
         return self.setting.condition.model_dump(mode="json")
