@@ -122,7 +122,8 @@ def table(options: argparse.Namespace) -> int:
     from lorabench.report.tables import study_table
 
     store = Store.open(options.directory)
-    _emit(_drawn(study_table(store), options.format), options.output)
+    with quick.uncollected():
+        _emit(_drawn(study_table(store), options.format), options.output)
     return _left_out(store)
 
 
@@ -146,7 +147,8 @@ def report(options: argparse.Namespace) -> int:
     other = Store.open(options.compare) if options.compare else None
     path = Path(options.output) if options.output else store.folder / "report.html"
     try:
-        print(write_report(store, path, other=other))
+        with quick.uncollected():
+            print(write_report(store, path, other=other))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
     return _left_out(store)

@@ -1,4 +1,4 @@
-"""What makes a short command short: torch and transformers are 7,000 modules, whose objects the garbage collector would walk again and again."""
+"""What makes a short command short: 7,000 modules of torch and transformers, or 10,000 results, are objects that the garbage collector would walk again and again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 
 @contextmanager
-def imports() -> Iterator[None]:
-    """Imports within are not interrupted by garbage collection (~20 % of their time), and what they made is left out of later ones."""
+def uncollected() -> Iterator[None]:
+    """What is made within lasts: it is not interrupted by garbage collection (~20 % of its time), and left out of later ones."""
     gc.disable()
     try:
         yield
@@ -24,7 +24,7 @@ def imports() -> Iterator[None]:
 @contextmanager
 def lean_imports() -> Iterator[None]:
     """The same, and transformers does not take scipy.optimize (~0.5 s) for the matching of its detection losses: for commands that predict and end."""
-    with imports():
+    with uncollected():
         import transformers.utils as shown
         from transformers.utils import import_utils
 

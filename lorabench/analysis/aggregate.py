@@ -93,7 +93,7 @@ def aggregate(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Summary
     """A Summary of each condition in the study's order; `data` is record.wide(results)."""
     names = labels(groups)
     statistics = _statistics(data)
-    counts = Counter(zip(data["condition"], data["outcome"], strict=True))
+    counts = Counter(zip(data["condition"].tolist(), data["outcome"].tolist(), strict=True))
     made = []
     for group in groups:
         c = group.condition
@@ -113,11 +113,11 @@ def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
         means, stds, numbers = grouped.mean(), grouped.std(ddof=1), grouped.count()
         errors = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean() if f"{metric}_stderr" in finished else stds * math.nan
-        columns = (means.index, means.tolist(), stds.tolist(), numbers.tolist(), errors.tolist())
+        columns = (means.index.tolist(), means.tolist(), stds.tolist(), numbers.tolist(), errors.tolist())
         for condition, mean, std, n, stderr in zip(*columns, strict=True):
             if n:
-                spread, error = (None if math.isnan(v) else v for v in (std, stderr))
-                found.setdefault(str(condition), {})[metric] = Statistic(mean, spread, n, _half(spread, error, n))
+                spread, error = std if std == std else None, stderr if stderr == stderr else None  # without NaN
+                found.setdefault(condition, {})[metric] = Statistic(mean, spread, n, _half(spread, error, n))
     return found
 
 

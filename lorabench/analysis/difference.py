@@ -131,7 +131,7 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
         same = i.weights is None if weights is None else i.weights is not None and len(i.weights) == n and bool(np.array_equal(i.weights, weights))
         if len(i.sums) != n or not same:
             return None
-    mean = np.mean([a.sums - b.sums for a, b in zip(ours, theirs, strict=True)], axis=0)
+    mean = sum((a.sums - b.sums for a, b in zip(ours, theirs, strict=True)), np.zeros(n)) / len(ours)
     if n < 2 or not np.any(mean != mean[0]):
         return None
     value = float(mean.sum() / (n if weights is None else weights.sum()))

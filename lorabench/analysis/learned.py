@@ -31,7 +31,7 @@ Middle = Callable[[list[float]], Any]
 Array = NDArray[np.float64]
 SMALLEST = 1e-6  # of the largest singular value: below is float32 rounding
 MOST_VALUES = 512  # of a decay; what a figure can show
-_HELD = 512  # files of spectra that stay read: 30 kB each for rank 16 in a model of 224 matrices
+_HELD = 2048  # files of spectra that stay read: 30 kB each for rank 16 in a model of 224 matrices
 
 
 def spectra(path: Path) -> tuple[Spectrum, ...]:

@@ -82,7 +82,7 @@ class Pairing:
         errors = present[stderr].astype("float64") if stderr in present else pd.Series(np.nan, index=present.index)
         found: dict[str, dict[int, _Reading]] = {}
         columns: Any = (present["condition"], present["seed"], present["cell"], present[metric].astype("float64"), errors)
-        for condition, seed, cell, value, error in zip(*columns, strict=True):
+        for condition, seed, cell, value, error in zip(*(c.tolist() for c in columns), strict=True):
             key = SEEDLESS if pd.isna(seed) else int(seed)
             found.setdefault(condition, {})[key] = _Reading(str(cell), float(value), None if np.isnan(error) else float(error))
         return found

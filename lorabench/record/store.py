@@ -70,6 +70,7 @@ class Store:
         self.cells_folder = self.folder / "cells"
         self.claims_folder = self.folder / "claims"
         self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
+        self._sound: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -124,18 +125,36 @@ class Store:
 
     def results(self) -> tuple[CellResult, ...]:
         """The results of the wanted cells that have one which can be read, in the study's order."""
-        return tuple(found for _, found in self._looked_up() if isinstance(found, CellResult))
+        found = []
+        for cell in self.plan():
+            stamp = self._stamp(cell.id)
+            try:
+                result = self.get(cell.id, cell)
+            except StoreError:
+                continue
+            if result is not None and stamp is not None:
+                found.append(result)
+                self._sound[cell.id] = stamp
+        return tuple(found)
 
     def unreadable(self) -> tuple[str, ...]:
         """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
-        return tuple(str(found) for _, found in self._looked_up() if isinstance(found, StoreError))
-
-    def _looked_up(self) -> Iterator[tuple[str, CellResult | StoreError | None]]:
+        told = []
         for cell in self.plan():
             try:
-                yield cell.id, self.get(cell.id, cell)
+                if cell.id not in self._sound or self._sound[cell.id] != self._stamp(cell.id):
+                    self.get(cell.id, cell)
             except StoreError as e:
-                yield cell.id, e
+                told.append(str(e))
+        return tuple(told)
+
+    def _stamp(self, cell_id: str) -> tuple[int, int] | None:
+        """What changes when a result is written anew; None where there is none."""
+        try:
+            state = os.stat(f"{self.cells_folder}/{cell_id}/result.json")
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_size
 
     def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
     engine = arguments[2]
-    with quick.imports():
+    with quick.uncollected():
         check_cells = importlib.import_module(f"{engine}.check").check_cells
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
         foresee = importlib.import_module(arguments[3]).foresee
