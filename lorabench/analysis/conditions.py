@@ -30,7 +30,7 @@ class Replicates:
 
     @cached_property
     def declared(self) -> dict[str, Any]:
-        """The condition as plain data, a tuned rate as its grid."""
+        """The condition as plain data, a tuned rate as its grid; made once, so not to be changed."""
         return self.setting.condition.model_dump(mode="json")
 
     @property

@@ -199,7 +199,7 @@ def no_reference(e: Evidence) -> Finding | None:
 
 def _without(group: Replicates, *fields: str) -> str:
     """A condition's setting as a key, some fields left out."""
-    plain = group.declared
+    plain = dict(group.declared)
     for part, _, name in (f.partition(".") for f in fields):
         plain[part] = {k: v for k, v in plain[part].items() if k != name}
     return canonical_json(plain)

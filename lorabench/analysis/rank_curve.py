@@ -15,6 +15,7 @@ What a metric nears as rank grows is `saturation`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ def rank_curves(
 
 def apart_from(group: Replicates, *fields: str) -> str:
     """What a condition is but for these fields, as a key; model and data count by their bytes, too."""
-    plain = group.declared
+    plain = deepcopy(group.declared)
     for field in fields:
         *parents, last = field.split(".")
         part: Any = plain
