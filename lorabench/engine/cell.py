@@ -18,8 +18,10 @@ import torch
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
+from lorabench.engine.distill import Teacher, distilled
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import (
+    SAMPLE_TOKENS,
     Losses,
     base_text,
     file_text,
@@ -27,6 +29,7 @@ from lorabench.engine.evaluate import (
     held_out_items,
     held_out_readings,
     losses,
+    per_parameter,
     validation_reading,
 )
 from lorabench.engine.events import Event, Phase
@@ -44,9 +47,9 @@ from lorabench.engine.model import (
     skeleton,
     weight_bytes,
 )
-from lorabench.engine.probe import LiveBytes, held_tensors
+from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
-from lorabench.engine.train import Diverged, Step, collate, peak_of_two_steps, token_loss, train
+from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
 from lorabench.record.items import FILE, Items, save_items
@@ -80,13 +83,6 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
     return run.ended("finished")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had, on a GPU or on the host."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
-
-
 @dataclass(frozen=True)
 class _Adapted:
     """A model with its method attached, and what is needed to say later what it learned."""
@@ -113,6 +109,7 @@ class _Run:
         self.domain: tuple[Example, ...] = ()
         self.domain_loss: Losses | None = None
         self.accuracy: list[Reading] = []
+        self.teacher: Teacher | None = None
 
     def load(self) -> TaskData:
         """Data, base and adapters; the base's own sample is drawn before anything is attached."""
@@ -120,6 +117,8 @@ class _Run:
         self._enter("load")
         tokenizer = load_tokenizer(cell.model)
         data = task_data(cell, tokenizer)
+        if data.planted is not None:
+            data, self.teacher = distilled(cell, data, tokenizer, self.device)
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
@@ -156,7 +155,7 @@ class _Run:
         with Probe(self.device) as phase:
             _, tokens, positions = train(
                 self.adapted.model, data.train, cell.training, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
-                where=self.device, autocast=self.autocast, on_step=on_step,
+                where=self.device, autocast=self.autocast, on_step=on_step, loss_of=self._loss(),
             )  # fmt: skip
         last = self.curve[-max(1, steps // 10) :]
         self.read("train_seconds", phase.seconds)
@@ -177,10 +176,10 @@ class _Run:
         self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
             self.accuracy, items = self._accuracy(data)
-            self.readings += self.accuracy
+            self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
                 split = data.validation[: spec.max_sequences]
-                seen = losses(adapted.model, split, spec.batch_size, padding, self.device)
+                seen = losses(adapted.model, split, spec.batch_size, padding, self.device, self._loss())
                 if not math.isfinite(seen.mean):
                     raise Diverged(self.step or 0, "validation loss")
                 self.readings.append(validation_reading(seen))
@@ -239,7 +238,13 @@ class _Run:
         adapted, spec = self.adapted, self.cell.evaluation
         seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
         readings, items = self.harness.score(adapted.model, adapted.tokenizer)
-        return held_out_readings(seen) + readings, held_out_items(seen) | items
+        if self.teacher is not None:
+            left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+            readings, items = left + readings, left_items | items
+        return held_out_readings(seen, data) + readings, held_out_items(seen) | items
+
+    def _loss(self) -> Loss:
+        return self.teacher.divergence if self.teacher is not None else token_loss
 
     def measure_memory(self, data: TaskData) -> None:
         """On a CPU: the peak of live tensors in two training steps and in one evaluation batch; last, since the steps change weights."""
@@ -299,7 +304,7 @@ class _Run:
             return (), None
         key = (cell.fingerprints, cell.model, cell.quantization, cell.evaluation, length)
         if key not in _DOMAINS:
-            text = base_text(base, tokenizer, length, self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
+            text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
             _DOMAINS.clear()
             _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
         return _DOMAINS[key]

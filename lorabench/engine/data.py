@@ -45,6 +45,17 @@ class ChoiceSet:
 
 
 @dataclass(frozen=True)
+class Planted:
+    """By what a teacher differs from the base, for students that learn from it (engine.distill)."""
+
+    ranks: tuple[tuple[str, int | None], ...]
+    """target modules and the rank of the change in each of them; None is full rank"""
+    scale: float
+    """Frobenius norm of a change over that of its weight"""
+    seed: int
+
+
+@dataclass(frozen=True)
 class TaskData:
     """The splits of a task. Packed: every position of a training sequence is text; padded: one example a row."""
 
@@ -54,6 +65,10 @@ class TaskData:
     packing: Literal["packed", "padded"]
     make_choice_sets: Callable[[], tuple[ChoiceSet, ...]] = tuple
     """called when the first evaluation asks for them: no training step waits for its test"""
+    planted: Planted | None = None
+    """where it is given, examples are places for text of the base, and what is learned is its teacher's distribution"""
+    information_bits: float | None = None
+    """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are made up"""
 
     @cached_property
     def choice_sets(self) -> tuple[ChoiceSet, ...]:

@@ -3,6 +3,7 @@
     eval_loss = sum of -log p(token) / number of predicted tokens                     [nats per token]
     bits_per_byte = sum of -log2 p(token) / UTF-8 bytes of the predicted text
     forgetting = loss of the tuned model - loss of its own base, on text sampled from that base
+    learned_bits = information of the test split - sum of -log2 p(token), from as many of its sequences as are evaluated; at least 0
 
 Standard errors treat a sequence as the unit: tokens within one are not independent. For a ratio of sums
 L = sum(l_i) / sum(n_i) that is sqrt(n/(n-1) * sum (l_i - L n_i)^2) / sum(n_i) (Cochran 1977, eq. 6.9).
@@ -20,13 +21,14 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from lorabench.engine.data import Example
-from lorabench.engine.train import collate, token_loss
+from lorabench.engine.data import Example, TaskData
+from lorabench.engine.train import Loss, collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
 SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 64, 64, 20_240  # 4,096 tokens: about a second on the 1M model
+AT_ONCE = 128  # texts sampled side by side: their keys and values stay small
 WINDOWS = 64  # of a file that stands for the base's domain
 
 
@@ -48,13 +50,13 @@ class Losses:
 
 
 @torch.no_grad()
-def losses(model: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> Losses:
+def losses(model: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device, loss_of: Loss = token_loss) -> Losses:
     """The loss of each sequence; longest first, so that a batch that does not fit is met at once."""
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
     nats = np.zeros(len(examples))
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        table = token_loss(model, collate([examples[i] for i in picked], padding, where), "none")
+        table = loss_of(model, collate([examples[i] for i in picked], padding, where), "none")
         nats[picked] = table.double().sum(dim=1).cpu().numpy()
     tokens = np.array([int(e.predicted[1:].sum()) for e in examples])
     return Losses(nats, tokens, np.array([e.n_bytes for e in examples]))
@@ -68,8 +70,8 @@ def ratio_stderr(numerators: np.ndarray, denominators: np.ndarray) -> float | No
     return float(math.sqrt(n / (n - 1) * np.sum((numerators - ratio * denominators) ** 2)) / denominators.sum())
 
 
-def held_out_readings(seen: Losses) -> list[Reading]:
-    """eval_loss, perplexity and bits_per_byte; infinite values are left out."""
+def held_out_readings(seen: Losses, data: TaskData | None = None) -> list[Reading]:
+    """eval_loss, perplexity, bits_per_byte, and what was learned of data that hold a known information; infinite values are left out."""
     stderr, count = ratio_stderr(seen.nats, seen.tokens), int(seen.tokens.sum())
     loss, bits = seen.mean, seen.bits_per_byte if seen.n_bytes.sum() else math.nan
     perplexity = math.exp(loss) if loss < 700 else math.inf
@@ -79,7 +81,28 @@ def held_out_readings(seen: Losses) -> list[Reading]:
         ("perplexity", perplexity, stderr * perplexity if stderr is not None else None),
         ("bits_per_byte", bits, bits_stderr),
     ]
-    return [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
+    readings = [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
+    return readings if data is None or data.information_bits is None else readings + learned_readings(seen, data.information_bits, len(data.test))
+
+
+def learned_readings(seen: Losses, information_bits: float, sequences: int) -> list[Reading]:
+    """The information of so many sequences, and how much of it the model has, from those that were seen; a model that misleads has none."""
+    n = len(seen.nats)
+    bits = information_bits - sequences * seen.nats / math.log(2)  # as if every sequence were like this one
+    known = float(bits.mean()) > 0
+    stderr = float(bits.std(ddof=1) / math.sqrt(n)) if known and n > 1 else None
+    learned = Reading(metric="learned_bits", value=float(bits.mean()) if known else 0.0, stderr=stderr, count=n)
+    return [Reading(metric="information_bits", value=information_bits), learned]
+
+
+def per_parameter(readings: Sequence[Reading]) -> list[Reading]:
+    """Learned bits over trained parameters, where there are both."""
+    found = {r.metric: r for r in readings}
+    learned, trained = found.get("learned_bits"), found.get("trainable_parameters")
+    if learned is None or trained is None or not trained.value:
+        return []
+    stderr = None if learned.stderr is None else learned.stderr / trained.value
+    return [Reading(metric="learned_bits_per_parameter", value=learned.value / trained.value, stderr=stderr, count=learned.count)]
 
 
 def held_out_items(seen: Losses) -> dict[str, Items]:
@@ -101,13 +124,12 @@ def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
 
 
 @torch.no_grad()
-def base_text(model: Any, tokenizer: Any, sequence_length: int, where: torch.device) -> tuple[Example, ...]:
+def base_text(model: Any, tokenizer: Any, length: int, where: torch.device, samples: int = SAMPLES, seed: int = SAMPLE_SEED) -> tuple[Example, ...]:
     """Text sampled from the model as it is, with a seed of its own: its domain, whatever it was trained on.
 
     Plain sampling at temperature 1 (no top-k, no top-p), so that the loss on it is the model's own entropy.
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    length = min(SAMPLE_TOKENS, sequence_length)
     devices = [where] if where.type == "cuda" else []
     own = model.generation_config
     # a model may bring penalties and filters of its own, which generate() would fill in; no end-of-text: all samples are equally long
@@ -116,12 +138,14 @@ def base_text(model: Any, tokenizer: Any, sequence_length: int, where: torch.dev
     )
     try:
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(SAMPLE_SEED)
-            first = torch.full((SAMPLES, 1), start or 0, device=where)
-            rows = model.generate(first, attention_mask=torch.ones_like(first))
+            torch.manual_seed(seed)
+            rows = []
+            for n in range(0, samples, AT_ONCE):
+                first = torch.full((min(AT_ONCE, samples - n), 1), start or 0, device=where)
+                rows += list(model.generate(first, attention_mask=torch.ones_like(first)).cpu().numpy().astype(np.int32))
     finally:
         model.generation_config = own
-    return tuple(_example(row, tokenizer) for row in rows.cpu().numpy().astype(np.int32))
+    return tuple(_example(row, tokenizer) for row in rows)
 
 
 def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:

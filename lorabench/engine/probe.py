@@ -104,3 +104,10 @@ def held_tensors(model: Any) -> list[torch.Tensor]:
         if parameter.grad is not None:
             tensors.append(parameter.grad)
     return tensors
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had, on a GPU or on the host."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )

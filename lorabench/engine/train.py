@@ -79,11 +79,16 @@ def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
+Loss = Callable[..., torch.Tensor]
+"""token_loss, or another of its parameters"""
+
+
 def train(
     model: Any,
     examples: Sequence[Example],
     spec: TrainingSpec,
     *,
+    loss_of: Loss = token_loss,
     seed: int,
     padding: int,
     where: torch.device,
@@ -108,7 +113,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         micro = [collate(next(rows), padding, where) for _ in range(spec.gradient_accumulation)]
-        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast)
+        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
             raise Diverged(step, "loss")
         if not math.isfinite(norm):
@@ -123,13 +128,13 @@ def train(
     return curve, tokens, positions
 
 
-def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimizer: Any, max_grad_norm: float, autocast: torch.dtype | None) -> tuple[float, float]:
+def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimizer: Any, max_grad_norm: float, autocast: torch.dtype | None, loss_of: Loss = token_loss) -> tuple[float, float]:
     """One optimizer step over its micro-batches; returns (loss, gradient norm before clipping)."""
     predicted = max(1, sum(int((b.labels[:, 1:] != IGNORED).sum()) for b in micro))
     total = torch.zeros((), device=micro[0].ids.device)
     for batch in micro:
         with mixed_precision(batch.ids.device, autocast):
-            loss = token_loss(model, batch) / predicted
+            loss = loss_of(model, batch) / predicted
         loss.backward()
         total += loss.detach()
         del loss  # its graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass

@@ -17,7 +17,7 @@ class Metric:
 
     name: str
     label: str
-    unit: Literal["count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "ratio", "share"]
+    unit: Literal["count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "bits per parameter", "ratio", "share"]
     better: Direction
     meaning: str
 
@@ -41,9 +41,13 @@ _TABLE = (
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
+    Metric("divergence", "divergence from the teacher", "nats", "lower", "KL(teacher || student) per predicted token on the test split"),
     Metric("validation_loss", "validation loss", "nats", "lower", "cross-entropy per predicted token on the validation split, by which a learning rate is chosen"),
     Metric("perplexity", "perplexity", "ratio", "lower", "exp(held-out loss)"),
     Metric("bits_per_byte", "bits per byte", "bits", "lower", "held-out loss per byte of text: comparable between tokenizers"),
+    Metric("information_bits", "information", "bits", "none", "what the predicted tokens of the test split hold, where that is known because they are made up"),
+    Metric("learned_bits", "learned information", "bits", "higher", "information of the test split less the bits that the model needs to tell it; 0 where it needs more"),
+    Metric("learned_bits_per_parameter", "learned per parameter", "bits per parameter", "higher", "learned information over trainable parameters"),
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
 )
 

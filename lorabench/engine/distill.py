@@ -1,0 +1,101 @@
+"""Learning from a teacher that differs from the base by a planted change (tasks.planted).
+
+    delta = sigma * U V^T,   U (out, K) and V (in, K) with orthonormal columns,   sigma = scale * ||W||_F / sqrt(K)
+
+so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian, scaled to that norm.
+The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from lorabench.engine.adapt import resolve_targets
+from lorabench.engine.data import Example, Planted, TaskData
+from lorabench.engine.evaluate import base_text, losses, ratio_stderr
+from lorabench.engine.model import load_base
+from lorabench.engine.train import IGNORED, Batch
+from lorabench.errors import ModelError
+from lorabench.record.items import Items
+from lorabench.record.result import Reading
+from lorabench.spec.settings import QuantizationSpec
+from lorabench.spec.study import Cell
+
+_LAST: dict[Any, tuple[TaskData, Teacher]] = {}
+
+
+class Teacher:
+    """A frozen model whose distributions are learned."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def divergence(self, student: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
+        """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows, length) table; train.token_loss's twin."""
+        with torch.no_grad():
+            wanted = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
+        given = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
+        counted = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
+        each = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1) * counted
+        return each if reduction == "none" else each.sum()
+
+    def readings(self, student: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> tuple[list[Reading], dict[str, Items]]:
+        """What is left between the two on held-out text, and its items; nothing where it is not finite."""
+        seen = losses(student, examples, batch_size, padding, where, self.divergence)
+        if not math.isfinite(seen.mean):
+            return [], {}
+        items = Items(seen.nats, seen.tokens.astype(float))
+        return [Reading(metric="divergence", value=seen.mean, stderr=ratio_stderr(seen.nats, seen.tokens), count=int(seen.tokens.sum()))], {"divergence": items}
+
+
+def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher]:
+    """The task's places filled with text of the unquantised base, and its teacher; the last ones are kept, since cells in a row mostly share them."""
+    planted = data.planted
+    assert planted is not None
+    key = (cell.fingerprints, cell.model, cell.task.model_dump_json(), cell.training.sequence_length, where)
+    if key not in _LAST:
+        _LAST.clear()
+        base = load_base(cell.model_copy(update={"quantization": QuantizationSpec()}), where)
+        filled = _filled(data, base, tokenizer, cell.training.sequence_length, planted.seed, where)
+        plant(base, planted)
+        _LAST[key] = filled, Teacher(base)
+    return _LAST[key]
+
+
+@torch.no_grad()
+def plant(model: Any, planted: Planted) -> dict[str, int]:
+    """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a module's smaller side."""
+    generator = torch.Generator().manual_seed(planted.seed)
+    done = {}
+    for wanted, rank in planted.ranks:
+        for name in resolve_targets(model, wanted):
+            weight = model.get_submodule(name).weight
+            most = min(weight.shape)
+            if rank is not None and rank > most:
+                raise ModelError(f"task.rank {rank} is above what {name} ({weight.shape[0]} x {weight.shape[1]}) allows; at most {most}, or full")
+            change = _change(weight.shape, rank, generator)
+            change *= planted.scale * weight.double().norm().cpu() / change.norm()
+            weight += change.to(weight.device, weight.dtype)
+            done[name] = rank or most
+    return done
+
+
+def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> torch.Tensor:
+    n_out, n_in = shape
+    if rank is None:
+        return torch.randn(n_out, n_in, generator=generator, dtype=torch.float64)
+    u, v = (torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64))[0] for n in (n_out, n_in))
+    return u @ v.T / math.sqrt(rank)
+
+
+def _filled(data: TaskData, base: Any, tokenizer: Any, length: int, seed: int, where: torch.device) -> TaskData:
+    sizes = [len(part) for part in (data.train, data.validation, data.test)]
+    texts: Sequence[Example] = base_text(base, tokenizer, length, where, sum(sizes), seed)
+    train, validation = sizes[0], sizes[0] + sizes[1]
+    return replace(data, train=tuple(texts[:train]), validation=tuple(texts[train:validation]), test=tuple(texts[validation:]))
