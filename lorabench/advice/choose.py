@@ -1,0 +1,89 @@
+"""Which of a study's own conditions to take: the least that is not worse than the best by more than is tolerated.
+
+A condition is good enough where the one-sided 95 % bound of how much worse it is than the best, paired by seed (over items where there is one
+seed), lies within the tolerated loss (non-inferiority; Piaggio et al. 2012). Ranks of one family are tested from the best downwards and the
+first that fails ends it (analysis.rank_curve says why); other conditions are tested alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.pairing import Pairing
+from lorabench.analysis.rank_curve import families
+from lorabench.record.metrics import metric as described
+from lorabench.spec.identity import canonical_json
+
+PEAK = "train_peak_bytes"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One condition of a study as a choice."""
+
+    condition: str
+    label: str
+    family: int
+    """conditions of one family differ in rank alone; -1 for one that has no rank"""
+    rank: int | None
+    trainable_parameters: int
+    peak_bytes: int | None
+    """measured peak of training; absent where it was not measured"""
+    mean: float
+    worse: float
+    """mean loss against the best, in the metric's unit; 0 for the best itself"""
+    bound: float | None
+    """one-sided 95 % bound of it; 0 for the best itself, absent where no noise is known"""
+    seeds: int
+
+
+def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]:
+    """Conditions that may be held against each other: of one model and one task. Order of the study."""
+    found: dict[str, list[Replicates]] = {}
+    for g in groups:
+        found.setdefault(canonical_json([g.declared["model"]["name"], g.declared["task"], g.setting.fingerprints.data]), []).append(g)
+    return tuple(tuple(members) for members in found.values())
+
+
+def options(groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str) -> tuple[Option, ...]:
+    """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no better and worse. Order of the study."""
+    known = {s.condition: s for s in summaries}
+    better = described(metric).better
+    able = [g for g in groups if g.trains and known[g.condition].comparable and metric in known[g.condition].statistics]
+    if better == "none" or not able:
+        return ()
+    sign = 1.0 if better == "lower" else -1.0
+    best = min(able, key=lambda g: (sign * known[g.condition].statistics[metric].mean, known[g.condition].mean("trainable_parameters") or 0)).condition
+    place = {g.condition: i for i, members in enumerate(families(able, known)) for g in members}
+    return tuple(_option(g, known[g.condition], place.get(g.condition, -1), known[best], sign, pairing, metric) for g in able)
+
+
+def chosen(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
+    """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least memory; None where there is none."""
+    fit = [o for o in given if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)]
+    good = [o for o in fit if enough(o, given, tolerated)]
+    return min(good, key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition), default=None)
+
+
+def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
+    """Whether an option is shown to be within the tolerated loss, and so is every rank above it of its family up to the family's best."""
+    mates = [o for o in given if o.family == option.family and o.family >= 0 and o.rank is not None]
+    top = max((o.rank or 0 for o in mates if o.worse == min(m.worse for m in mates)), default=0)
+    between = [o for o in mates if (option.rank or 0) <= (o.rank or 0) <= max(top, option.rank or 0)] or [option]
+    return all(o.bound is not None and o.bound <= tolerated for o in between)
+
+
+def _option(g: Replicates, s: Summary, family: int, best: Summary, sign: float, pairing: Pairing, metric: str) -> Option:
+    statistic, peak = s.statistics[metric], s.mean(PEAK)
+    worse, bound = sign * (statistic.mean - best.statistics[metric].mean), 0.0 if s is best else None
+    found = None if s is best else pairing.difference(metric, s.condition, best.condition)
+    if found is not None:
+        worse, edge = sign * found.value, found.bound("high" if sign > 0 else "low")
+        bound = None if edge is None else sign * edge
+    return Option(
+        g.condition, s.label.text, family, g.setting.method.rank, int(s.mean("trainable_parameters") or 0), None if peak is None else round(peak),
+        statistic.mean, worse, bound, statistic.n,
+    )  # fmt: skip
