@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_predictions(add)
     _add_examinations(add)
     add("models", "the models that ship")
-    for kind in ("methods", "quantizations", "tasks", "executors"):
+    for kind in ("methods", "quantizations", "tasks", "executors", "emitters"):
         add(kind, f"the {kind} there are")
     add("schema", "JSON Schema of the study file, for editors")
     add("doctor", "device, memory, versions, and what works here")
@@ -100,6 +100,20 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--gpu", metavar="GPU", required=True, help="a known card, a size such as 24GB, or cpu for this machine")
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
     c.add_argument("--json", action="store_true")
+    c = add("recommend", "which rank, method and quantisation to take for a model on a card, with the evidence for it")
+    c.add_argument("--model", required=True, metavar="NAME", help=named)
+    c.add_argument("--gpu", required=True, metavar="GPU", help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine")
+    c.add_argument("--sequence-length", required=True, metavar="N", type=int, help="tokens of a training sequence at most")
+    c.add_argument("--batch-size", metavar="N", type=int, default=16, help="sequences of an optimizer step, over all micro-batches (default: 16)")
+    c.add_argument("--examples", metavar="N", type=_amount, help="training examples, such as 20000 or 20K")
+    c.add_argument("--tokens", metavar="N", type=_amount, help="training tokens, such as 6M")
+    c.add_argument("--from", metavar="DIR", dest="studies", nargs="+", action="extend", help="results directories to learn from (default: reports/ and runs/, where their models are near in size)")
+    c.add_argument("--priority", metavar="WHAT", default="accuracy", help="accuracy, memory, speed (default: accuracy)")
+    c.add_argument("--tolerated-loss", metavar="X", type=float, help="how much worse than the best is as good, in a study's metric (default: the study's margin)")
+    c.add_argument("--json", action="store_true")
+    c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
+    c.add_argument("--entry", metavar="N", type=int, default=1, help="which recommendation the files carry out (default: 1)")
+    c.add_argument("-o", "--output", metavar="DIR", help="where the files go (with --emit)")
     c = add("parameters", "trainable parameters by rank, counted without training")
     c.add_argument("--model", required=True, metavar="NAME", help=named)
     c.add_argument("--rank", metavar="R", type=int, nargs="+", required=True)
@@ -107,6 +121,18 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--method", metavar="NAME", default="lora")
     c.add_argument("--json", action="store_true")
     add("gpus", "known cards: memory, bandwidth, bf16 rate")
+
+
+def _amount(text: str) -> int:
+    """ "6M" is 6,000,000."""
+    number, scale = text.strip(), 1
+    for unit, times in (("K", 10**3), ("M", 10**6), ("B", 10**9)):
+        if number.upper().endswith(unit):
+            number, scale = number[:-1], times
+    try:
+        return round(float(number.replace(",", "").replace("_", "")) * scale)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount; write it as 20000, 20K or 6M") from None
 
 
 def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> None:

@@ -179,6 +179,27 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def recommend(options: argparse.Namespace) -> int:
+    """Recommends what to take for a model on a card."""
+    from lorabench import recommend as advisor
+    from lorabench.advice import words
+
+    if options.emit and not options.output:
+        raise LorabenchError("--emit writes files; say where with -o DIR")
+    if options.output and not options.emit:
+        raise LorabenchError(f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}")
+    emitter = plugins.load("emitters", options.emit) if options.emit else None
+    answer = advisor.recommend(
+        options.model, options.gpu, options.sequence_length, batch_size=options.batch_size, examples=options.examples, tokens=options.tokens,
+        studies=options.studies, priority=options.priority, tolerated_loss=options.tolerated_loss,
+    )  # fmt: skip
+    print(words.as_json(answer) if options.json else words.as_text(answer))
+    if emitter is not None:
+        for path in advisor.emit(answer, emitter.emit, options.entry, options.output):
+            print(path, file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
 def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench import forecast
@@ -320,11 +341,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    **{f.__name__.replace("_", "-"): f for f in (run, status, table, report, explain, estimate, plan, parameters, gpus)},
+    **{f.__name__.replace("_", "-"): f for f in (run, status, table, report, explain, estimate, plan, recommend, parameters, gpus)},
     **{f.__name__.replace("_", "-"): f for f in (spectrum, truncate, quantization_error, models, schema, doctor)},
-    **dict.fromkeys(("methods", "quantizations", "tasks", "executors"), plugin_list),
+    **dict.fromkeys(("methods", "quantizations", "tasks", "executors", "emitters"), plugin_list),
 }
-
-
-if __name__ == "__main__":
-    entry()

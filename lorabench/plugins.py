@@ -14,7 +14,7 @@ from types import ModuleType
 
 from lorabench.errors import LorabenchError, unknown
 
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters")
+KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters")
 
 
 @cache

@@ -157,7 +157,8 @@ def _in_unit(value: float, unit: str) -> str:
         return f"{value:.0f} bytes"
     if unit == "count":
         return f"{value:,.0f}"
-    return f"{value:.4g}" + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
+    shown = f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
+    return shown + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
 
 
 def models() -> str:

@@ -37,9 +37,10 @@ def _by_column(table: Table) -> list[list[Value | None]]:
 
 def column_name(column: Column) -> str:
     """eval_loss_nats, train_peak_bytes, tokens_per_second: the key, with its unit where it does not say so itself."""
-    if not column.unit or column.unit in ("count", "ratio", "tokens/s") or column.key.endswith(f"_{column.unit}"):
+    unit = column.unit.replace(" ", "_")
+    if not unit or unit in ("count", "ratio", "tokens/s") or column.key.endswith(f"_{unit}"):
         return column.key
-    return f"{column.key}_{column.unit}"
+    return f"{column.key}_{unit}"
 
 
 def _raw(value: Value | None) -> object:

@@ -47,7 +47,7 @@ def head_unit(unit: str, signed: bool = False) -> str:
     """What stands under a column's name; empty where values or name say it (bytes, percent)."""
     if unit == "share":
         return "points" if signed else "%"
-    return unit if unit in ("nats", "bits") else ""
+    return {"nats": "nats", "bits": "bits", "bits per parameter": "bits"}.get(unit, "")
 
 
 def decimals(value: float) -> str:

@@ -27,6 +27,7 @@ __all__ = ["Column", "Row", "Table", "Value", "as_text", "study_table", "table_o
 
 _STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_bytes", 7), ("weight_bytes", 5),
            ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
+_LEARNED = ("learned_bits", "learned_bits_per_parameter")  # measured where data hold a known information, and then what a study is about
 _REFERENCES = 3  # named in a note
 
 
@@ -58,8 +59,8 @@ def _columns(view: View) -> tuple[Column, ...]:
         made.append(Column("learning_rate", "learning rate", importance=4, meaning="chosen by validation loss where it is tuned"))
     made.append(Column("seeds", "seeds", "count", importance=1, meaning="finished replicates that the means are over"))
     made.extend(_metric_column(name, importance) for name, importance in _STATIC)
-    for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view), "perplexity", "forgetting")):
-        first = name in (view.metric, "eval_loss") or name == next(iter(accuracies(view)), None)
+    for name in dict.fromkeys((view.metric, "eval_loss", *_LEARNED, *accuracies(view), "perplexity", "forgetting")):
+        first = name in (view.metric, "eval_loss", *_LEARNED) or name == next(iter(accuracies(view)), None)
         made.append(replace(_metric_column(name, 1 if first else 9 if name == "perplexity" else 6), spread=True))
         if name != "perplexity":
             m = metric(name)

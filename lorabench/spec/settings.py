@@ -260,7 +260,7 @@ class TaskSpec(Named):
     """What is learned; each task plug-in adds its own options to this."""
 
     name: str = Field(min_length=1)
-    """text, instruct, classify, python-docs"""
+    """text, instruct, classify, python-docs, planted, facts"""
 
 
 def _plugin(kind: str, name: str) -> str:

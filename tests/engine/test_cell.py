@@ -196,13 +196,15 @@ def test_every_task_runs_as_a_cell(folder, tmp_path):
         "instruct": f"{{name: instruct, train: {tmp_path}/rows.tsv, prompt: '{{sentence}}', response: ' {{label}}'}}",
         "classify": f"{{name: classify, train: {tmp_path}/rows.tsv}}",
         "python-docs": "python-docs",
+        "facts": "{name: facts, count: 20}",
+        "planted": "{name: planted, rank: 2, sequences: 16}",
     }
     assert set(tasks) == set(plugins.names("tasks")), "a new task is tried here, too"
     for name, task in tasks.items():
         result = run_cell(cell_of(f"task={task}", "evaluation={limit: 8, max_sequences: 8, forgetting: none}"), folder)
         assert result.outcome == "finished", (name, result.error)
         assert result.value("eval_loss") > 0
-        assert result.resolved.packing == ("packed" if name in ("text", "python-docs") else "padded")
+        assert result.resolved.packing == ("packed" if name in ("text", "python-docs", "planted") else "padded")
         assert (result.value("padding_percent") == 0) == (result.resolved.packing == "packed")
         if name == "classify":
             assert 0 <= result.value("classify/acc") <= 1

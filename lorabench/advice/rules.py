@@ -1,0 +1,171 @@
+"""The priors of rules.yaml, typed, and what follows from them: rates by size, ranks by the information in the data, published differences.
+
+    a rank is large enough where   bits_per_parameter * trainable parameters >= bits_per_token * training tokens
+
+An upper bound of what is to be learned against what an adapter can hold; ranks below the floor are taken only where a study measured them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from lorabench.advice.recommendation import Quality, Witness
+from lorabench.analysis.difference import Difference, difference
+from lorabench.report.human import count
+from lorabench.spec.settings import Frozen
+
+POINTS = "points"
+MARGIN = 1.0  # points of a published score that do not matter, as a study's own default
+
+
+class Rate(Frozen):
+    """A learning rate for models below a size."""
+
+    value: float
+    """the rate"""
+    parameters_below: float = float("inf")
+    """of the model"""
+
+
+class Adapters(Frozen):
+    """What LoRA is set to."""
+
+    alpha: float
+    """lora_alpha"""
+    target_modules: str
+    """which modules"""
+    source: str
+    """where it is from"""
+
+
+class Rates(Frozen):
+    """Learning rates."""
+
+    lora: tuple[Rate, ...]
+    """by size"""
+    lora_source: str
+    """where they are from"""
+    full_over_lora: float
+    """ratio"""
+    full_source: str
+    """where it is from"""
+
+
+class RankRule(Frozen):
+    """Which rank holds what is to be learned."""
+
+    floor: int
+    """smallest rank that is taken unmeasured"""
+    floor_source: str
+    """where it is from"""
+    bits_per_parameter: float
+    """what a trained parameter holds"""
+    bits_per_parameter_source: str
+    """where it is from"""
+    bits_per_token: float
+    """what a training token brings at most"""
+    bits_per_token_source: str
+    """where it is from"""
+
+
+class Fact(Frozen):
+    """Published scores in pairs, in points."""
+
+    varies: Literal["method", "quantization"]
+    """in what the two of a pair differ"""
+    ours_is: str
+    """its value on this side"""
+    theirs_is: str
+    """and on the other"""
+    tokens: tuple[float, float] = (0.0, float("inf"))
+    """training tokens for which it speaks"""
+    what: str
+    """metric, task and models"""
+    source: str
+    """paper and table"""
+    ours: Annotated[tuple[float, ...], Field(min_length=2)]
+    """scores"""
+    theirs: tuple[float, ...]
+    """scores of the same models and tasks"""
+
+    @property
+    def worse(self) -> Difference:
+        """How much worse ours is, over the pairs."""
+        return difference(np.array(self.theirs), np.array(self.ours))
+
+
+class Rules(Frozen):
+    """All of rules.yaml."""
+
+    ranks: tuple[int, ...]
+    """that are thought of"""
+    lora: Adapters
+    """settings"""
+    learning_rate: Rates
+    """rates"""
+    rank: RankRule
+    """capacity"""
+    facts: tuple[Fact, ...]
+    """published scores"""
+
+
+@cache
+def rules() -> Rules:
+    """The shipped ones."""
+    return Rules.model_validate(yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text(encoding="utf-8")))
+
+
+def learning_rate(method: str, parameters: int) -> tuple[float, Witness]:
+    """The published rate for a model of a size."""
+    told = rules().learning_rate
+    found = next(r.value for r in told.lora if parameters < r.parameters_below)
+    if method != "full":
+        return found, Witness("published", f"learning rate {found:g}", told.lora_source)
+    return found * told.full_over_lora, Witness("published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source)
+
+
+def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, Witness, str]:
+    """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none does. `trainable` is parameters by rank."""
+    rule = rules().rank
+    able = sorted(r for r in trainable if r >= rule.floor) or [max(trainable)]
+    floor = Witness("published", f"rank {able[0]}", rule.floor_source)
+    if tokens is None:
+        return able[0], floor, "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank"
+    wanted = rule.bits_per_token * tokens
+    fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
+    rank = able[-1] if fit is None else fit
+    text = f"rank {rank}: {count(trainable[rank])} parameters hold {count(round(rule.bits_per_parameter * trainable[rank]))} bits, {count(tokens)} tokens bring at most {count(round(wanted))}"
+    told = Witness("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
+    caveat = "" if fit is not None else f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
+    return rank, told, caveat
+
+
+def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
+    """How much worse than full fine-tuning a way is by published scores: the sum of its differences, half-widths in quadrature on each side."""
+    if method == "full":
+        return Quality("rule", "full fine-tuning", "", 0.0, 0.0, 0.0, MARGIN), ()
+    wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
+    found = [_fact(varies, value, tokens) for varies, value in wanted]
+    known = [f for f in found if f is not None]
+    if len(known) < len(found):
+        return Quality("none"), ()
+    worse, low, high = 0.0, 0.0, 0.0
+    told = []
+    for f in known:
+        d = f.worse
+        assert d.interval is not None  # two pairs at least, which differ
+        worse, low, high = worse + d.value, np.hypot(low, d.value - d.interval[0]), np.hypot(high, d.interval[1] - d.value)
+        numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
+        told.append(Witness("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} pairs, {f.what}", f.source))
+    return Quality("published", "full fine-tuning", POINTS, worse, worse - float(low), worse + float(high), MARGIN), tuple(told)
+
+
+def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:
+    return next((f for f in rules().facts if f.varies == varies and f.ours_is == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]), None)

@@ -1,0 +1,176 @@
+"""What all emitters ask of a setting: what no tool can do, module names of a model family, transformers' words, the opening comment."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from lorabench import plugins
+from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.errors import LorabenchError, unknown
+from lorabench.spec.architectures import find_architecture
+from lorabench.spec.paths import model_directory
+from lorabench.spec.settings import MethodSpec, ModelSpec
+
+DATA = "data.jsonl"
+FLOAT32_BELOW = 100_000_000  # parameters; as the engine's own: smaller models are trained in float32 where dtype is auto
+
+OPTIMIZERS = {  # transformers' names
+    "adamw": "adamw_torch_fused",
+    "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw": "paged_adamw_32bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+    "sgd": "sgd",
+}
+
+_GATED = ("gate_proj", "up_proj", "down_proj")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_FUSED = ("query_key_value", "dense"), ("dense_h_to_4h", "dense_4h_to_h")
+_FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformers' model_type: attention, mlp
+    **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3", "olmo2"), (_PROJECTIONS, _GATED)),
+    **dict.fromkeys(("bloom", "falcon", "gpt_neox"), _FUSED),
+    "gpt2": (("c_attn", "attn.c_proj"), ("c_fc", "mlp.c_proj")),
+    "gptj": (("q_proj", "k_proj", "v_proj", "out_proj"), ("fc_in", "fc_out")),
+    "opt": (("q_proj", "k_proj", "v_proj", "out_proj"), ("fc1", "fc2")),
+    "phi": (("q_proj", "k_proj", "v_proj", "dense"), ("fc1", "fc2")),
+    "phi3": (("qkv_proj", "o_proj"), ("gate_up_proj", "down_proj")),
+    "stablelm": (_PROJECTIONS, _GATED),
+}
+_USUAL = (  # of all families, each so that it means one group alone
+    (*_PROJECTIONS, "out_proj", "qkv_proj", "c_attn", "attn.c_proj", "query_key_value", "self_attention.dense", "self_attn.dense", "attention.dense"),
+    (*_GATED, "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h", "w1", "w2", "w3"),
+)
+_SPELLED = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "full": "full fine-tuning"}
+
+
+def refuse(tool: str, seen: str, allowed: str, others: str = "peft") -> LorabenchError:
+    """One sentence for what a tool cannot carry out."""
+    return LorabenchError(f"{tool} cannot carry out {seen}; it takes {allowed}; use another --emit ({others}) or another setting")
+
+
+def check(tool: str, candidate: Candidate) -> None:
+    """LorabenchError for what no tool can do."""
+    method, quantization = candidate.method.name, candidate.quantization.name
+    if method == "base":
+        raise LorabenchError(f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora, pissa")
+    reason = plugins.load("methods", method).UNQUANTIZED_ONLY
+    if reason and quantization != "none":
+        raise LorabenchError(f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set quantization to none, or take lora")
+    if candidate.optimizer not in OPTIMIZERS:
+        raise LorabenchError(unknown("optimizer", candidate.optimizer, OPTIMIZERS))
+
+
+def check_literal(tool: str, model: ModelSpec) -> None:
+    """LorabenchError for names that OmegaConf, which reads this tool's YAML, would take for a reference to another value."""
+    if "${" in source(model):
+        raise refuse(tool, f"the model {json.dumps(model.name)}, whose name its YAML reader would expand", "names without ${", "peft, trl, axolotl")
+
+
+def trains_base(candidate: Candidate) -> bool:
+    """Whether every parameter is trained, with no adapter."""
+    return bool(plugins.load("methods", candidate.method.name).TRAINS_BASE)
+
+
+def source(model: ModelSpec) -> str:
+    """What a tool takes for the model: its directory, or its hub id."""
+    directory = model_directory(model.name)
+    return str(directory) if directory else model.name
+
+
+def family(model: ModelSpec) -> str | None:
+    """transformers' model_type, from the directory's config.json or the table of architectures; None where neither tells."""
+    directory = model_directory(model.name)
+    if directory is not None:
+        try:
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return config.get("model_type") if isinstance(config, dict) else None
+    known = find_architecture(model.name)
+    return known.config.get("model_type") if known else None
+
+
+def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
+    """Names (or ends of names) of the adapted modules; None for all linear ones, which every tool has a word for."""
+    wanted = method.target_modules
+    if wanted is None or wanted == "all-linear":
+        return None
+    if wanted in ("attention", "mlp"):
+        return _FAMILIES.get(family(model) or "", _USUAL)[wanted == "mlp"]
+    return (wanted,) if isinstance(wanted, str) else wanted
+
+
+def precision(workload: Workload, candidate: Candidate) -> str:
+    """The dtype of unquantised weights, as the engine chooses it: float32 for weights that are trained and for small models, else bfloat16."""
+    model = workload.model
+    if model.dtype != "auto":
+        return model.dtype
+    small = (_parameters(model) or FLOAT32_BELOW) < FLOAT32_BELOW
+    return "float32" if small or trains_base(candidate) else "bfloat16"
+
+
+def _parameters(model: ModelSpec) -> int | None:
+    directory = model_directory(model.name)
+    if directory is None:
+        known = find_architecture(model.name)
+        return known.published_parameters if known else None
+    return sum(map(_entries, directory.glob("*.safetensors"))) or None
+
+
+def _entries(file: Path) -> int:
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - no mapping
+    except Exception:  # safetensors' own error has no public base; what cannot be read is of unknown size
+        return 0
+
+
+def schedule(candidate: Candidate) -> str:
+    """transformers' name: its "constant" ignores warm-up."""
+    if candidate.schedule not in ("cosine", "linear", "constant"):
+        raise LorabenchError(unknown("schedule", candidate.schedule, ("cosine", "linear", "constant")))
+    return "constant_with_warmup" if candidate.schedule == "constant" and candidate.warmup else candidate.schedule
+
+
+def number(value: float) -> int | float:
+    """16 for 16.0."""
+    return int(value) if float(value).is_integer() else value
+
+
+def whole_alpha(tool: str, method: MethodSpec) -> int:
+    """alpha for a tool that takes whole numbers alone."""
+    assert method.alpha is not None  # such methods keep theirs
+    if not float(method.alpha).is_integer():
+        raise refuse(tool, f"alpha {method.alpha:g}", "whole numbers")
+    return int(method.alpha)
+
+
+def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
+    """Comment lines: who wrote the file and for which setting. Names are in JSON's form, whose escapes leave no line break."""
+    method, quantization = candidate.method, candidate.quantization
+    adapter = ""
+    if not trains_base(candidate):
+        adapter = f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on {_shown(method.target_modules)}"
+    stored = {"none": "unquantised"}.get(quantization.name, quantization.name) + (" with double quantisation" if quantization.double_quant else "")
+    lines = [
+        f"Written by lorabench recommend: {_SPELLED.get(method.name, method.name)}{adapter}, {stored}",
+        f"model {json.dumps(workload.model.name)}, {candidate.micro_batch_size} x {candidate.gradient_accumulation} sequences of {workload.sequence_length} tokens a step"
+        + (", gradient checkpointing" if candidate.gradient_checkpointing else ""),
+        f"{candidate.optimizer} at {candidate.learning_rate:g}, {candidate.schedule}, warm-up {100 * candidate.warmup:g} % of the steps",
+        *notes,
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _shown(targets: str | tuple[str, ...] | None) -> str:
+    return "all-linear" if targets is None else targets if targets in ("all-linear", "attention", "mlp") else json.dumps(targets)
+
+
+def as_yaml(opening: str, settings: dict[str, Any]) -> str:
+    """The comment and the settings, in their order; ASCII alone, so that no character ends a line."""
+    return opening + "\n" + yaml.safe_dump(settings, sort_keys=False, width=10**6)

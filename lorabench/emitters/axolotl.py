@@ -1,0 +1,83 @@
+"""Axolotl: axolotl.yaml, for axolotl train"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.emitters import _setting
+
+
+def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
+    """axolotl.yaml."""
+    _setting.check("axolotl", candidate)
+    model, full = workload.model, _setting.trains_base(candidate)
+    dtype = _setting.precision(workload, candidate)
+    settings: dict[str, Any] = {
+        "base_model": _setting.source(model),
+        **({"revision_of_model": model.revision} if model.revision else {}),
+        **({"trust_remote_code": True} if model.trust_remote_code else {}),
+        **_dtype(dtype),
+        **_quantization(candidate),
+        **({} if full else _adapter(workload, candidate)),
+        "datasets": [{"path": _setting.DATA, "ds_type": "json", "type": _COLUMNS}],
+        "val_set_size": 0,
+        "sequence_len": workload.sequence_length,
+        "sample_packing": False,
+        "micro_batch_size": candidate.micro_batch_size,
+        "gradient_accumulation_steps": candidate.gradient_accumulation,
+        "gradient_checkpointing": candidate.gradient_checkpointing,
+        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if candidate.gradient_checkpointing else {}),
+        "optimizer": _setting.OPTIMIZERS[candidate.optimizer],
+        "learning_rate": candidate.learning_rate,
+        "lr_scheduler": _setting.schedule(candidate),
+        "warmup_ratio": candidate.warmup,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "num_epochs": 1,
+        "output_dir": "./model" if full else "./adapter",
+    }
+    notes = [
+        "Run: axolotl train axolotl.yaml",
+        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. For lines {{"text": ...}}: type: completion, field: text.',
+    ]
+    if dtype == "float32":
+        notes.append("Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory and time than was predicted.")
+    if candidate.method.name == "pissa":
+        notes.append("The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is loaded.")
+    return {"axolotl.yaml": _setting.as_yaml(_setting.opening(workload, candidate, *notes), settings)}
+
+
+_COLUMNS = {"field_instruction": "prompt", "field_output": "response", "format": "{instruction}", "no_input_format": "{instruction}"}
+
+
+def _dtype(dtype: str) -> dict[str, Any]:
+    """axolotl loads weights in the dtype of mixed precision, and in float32 where there is none."""
+    return {"bf16": "auto"} if dtype == "bfloat16" else {"bf16": False, "fp16": dtype == "float16"}
+
+
+def _quantization(candidate: Candidate) -> dict[str, Any]:
+    quantization = candidate.quantization
+    if quantization.name == "int8":
+        return {"load_in_8bit": True}
+    if quantization.name == "none":
+        return {}
+    bnb: dict[str, Any] = {"bnb_4bit_quant_type": quantization.name, "bnb_4bit_use_double_quant": quantization.double_quant}
+    if quantization.compute_dtype != "auto":
+        bnb["bnb_4bit_compute_dtype"] = quantization.compute_dtype
+    return {"load_in_4bit": True, "bnb_config_kwargs": bnb}
+
+
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+    method = candidate.method
+    names = _setting.modules(workload.model, method)
+    return {
+        "adapter": "qlora" if candidate.quantization.name in ("nf4", "fp4") else "lora",
+        "lora_r": method.rank,
+        "lora_alpha": _setting.whole_alpha("axolotl", method),
+        "lora_dropout": method.dropout or 0.0,
+        **({"lora_target_linear": True} if names is None else {"lora_target_modules": list(names)}),
+        **({"peft_use_rslora": True} if method.name == "rslora" else {}),
+        **({"peft_use_dora": True} if method.name == "dora" else {}),
+        **({"peft_init_lora_weights": "pissa"} if method.name == "pissa" else {}),
+    }

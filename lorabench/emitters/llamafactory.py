@@ -1,0 +1,100 @@
+"""LLaMA-Factory: llamafactory.yaml, for llamafactory-cli train, and the dataset_info.json that it looks data up in"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.emitters import _setting
+
+_NAME = "data"
+
+
+def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
+    """llamafactory.yaml and dataset_info.json."""
+    _setting.check("llamafactory", candidate)
+    _setting.check_literal("llamafactory", workload.model)
+    model, full = workload.model, _setting.trains_base(candidate)
+    _compute(workload, candidate)
+    settings: dict[str, Any] = {
+        "model_name_or_path": _setting.source(model),
+        **({"model_revision": model.revision} if model.revision else {}),
+        "trust_remote_code": model.trust_remote_code,
+        **_quantization(candidate),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full" if full else "lora",
+        **({} if full else _adapter(workload, candidate)),
+        "dataset": _NAME,
+        "dataset_dir": ".",
+        "template": "empty",
+        "cutoff_len": workload.sequence_length,
+        "per_device_train_batch_size": candidate.micro_batch_size,
+        "gradient_accumulation_steps": candidate.gradient_accumulation,
+        "disable_gradient_checkpointing": not candidate.gradient_checkpointing,
+        "use_reentrant_gc": False,
+        "optim": _setting.OPTIMIZERS[candidate.optimizer],
+        "learning_rate": candidate.learning_rate,
+        "lr_scheduler_type": _setting.schedule(candidate),
+        "warmup_ratio": candidate.warmup,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        **({"fp16": True} if model.dtype == "float16" else {"bf16": True}),
+        "num_train_epochs": 1.0,
+        "logging_steps": 10,
+        "report_to": "none",
+        "output_dir": "./model" if full else "./adapter",
+    }
+    pissa = ["The adapter for the unchanged base is adapter/pissa_converted."] if candidate.method.name == "pissa" else []
+    opening = _setting.opening(
+        workload,
+        candidate,
+        "Run here, beside dataset_info.json: llamafactory-cli train llamafactory.yaml",
+        "Frozen weights that are not quantised keep the dtype of their checkpoint." if not full else "Weights are trained in float32 under mixed precision.",
+        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A chat model has a template of its own in place of empty.',
+        *pissa,
+    )
+    data = {_NAME: {"file_name": _setting.DATA, "columns": {"prompt": "prompt", "response": "response"}}}
+    return {"llamafactory.yaml": _setting.as_yaml(opening, settings), "dataset_info.json": json.dumps(data, indent=2) + "\n"}
+
+
+def _compute(workload: Workload, candidate: Candidate) -> None:
+    """LLaMA-Factory takes frozen weights and 4-bit products in the dtype of mixed precision."""
+    mixed = "float16" if workload.model.dtype == "float16" else "bfloat16"
+    compute = candidate.quantization.compute_dtype
+    if candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
+        raise _setting.refuse("llamafactory", f"4-bit products in {compute} beside mixed precision in {mixed}", "one dtype for both", "peft, axolotl")
+    if workload.model.dtype == "float32" and not _setting.trains_base(candidate):
+        raise _setting.refuse("llamafactory", "a frozen base in float32 under mixed precision", "bfloat16 and float16", "peft, trl")
+
+
+def _quantization(candidate: Candidate) -> dict[str, Any]:
+    quantization = candidate.quantization
+    if quantization.name == "none":
+        return {}
+    if quantization.name == "int8":
+        return {"quantization_method": "bnb", "quantization_bit": 8}
+    return {
+        "quantization_method": "bnb",
+        "quantization_bit": 4,
+        "quantization_type": quantization.name,
+        "double_quantization": quantization.double_quant,
+    }
+
+
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+    method = candidate.method
+    names = _setting.modules(workload.model, method)
+    comma = next((name for name in names or () if "," in name), None)
+    if comma is not None:
+        raise _setting.refuse("llamafactory", f"the target module {json.dumps(comma)}", "names without commas")
+    return {
+        "lora_rank": method.rank,
+        "lora_alpha": _setting.whole_alpha("llamafactory", method),
+        "lora_dropout": method.dropout or 0.0,
+        "lora_target": "all" if names is None else ",".join(names),
+        **({"use_rslora": True} if method.name == "rslora" else {}),
+        **({"use_dora": True} if method.name == "dora" else {}),
+        **({"pissa_init": True, "pissa_iter": -1, "pissa_convert": True} if method.name == "pissa" else {}),
+    }

@@ -1,0 +1,97 @@
+"""TRL: sft.sh, the command line of trl sft"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.emitters import _setting
+
+_FOLDER = "./data"
+
+
+def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
+    """sft.sh."""
+    _setting.check("trl", candidate)
+    model = workload.model
+    options: dict[str, object] = {
+        "model_name_or_path": _setting.source(model),
+        **({"model_revision": model.revision} if model.revision else {}),
+        **({"trust_remote_code": True} if model.trust_remote_code else {}),
+        "dtype": _dtype(workload, candidate),
+        **_quantization(candidate),
+        **({} if _setting.trains_base(candidate) else _adapter(workload, candidate)),
+        "dataset_name": _FOLDER,
+        "max_length": workload.sequence_length,
+        "per_device_train_batch_size": candidate.micro_batch_size,
+        "gradient_accumulation_steps": candidate.gradient_accumulation,
+        "gradient_checkpointing": candidate.gradient_checkpointing,  # TRL's own default is on
+        **({"gradient_checkpointing_kwargs": '{"use_reentrant": false}'} if candidate.gradient_checkpointing else {}),
+        "optim": _setting.OPTIMIZERS[candidate.optimizer],
+        "learning_rate": candidate.learning_rate,
+        "lr_scheduler_type": _setting.schedule(candidate),
+        "warmup_steps": candidate.warmup,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+        "num_train_epochs": 1,
+        "report_to": "none",
+        "output_dir": "./model" if _setting.trains_base(candidate) else "./adapter",
+    }
+    opening = _setting.opening(
+        workload,
+        candidate,
+        "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantised bases and 8-bit optimizers, bitsandbytes.",
+        f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion": ...}}, whose completion alone is learned.',
+    )
+    command = " \\\n  ".join(["trl sft", *(_argument(name, value) for name, value in options.items())])
+    return {"sft.sh": f"#!/bin/sh\n{opening}set -e\n\n{command}\n"}
+
+
+def _argument(name: str, value: object) -> str:
+    """One option; a text stands behind =, where a leading dash makes it no option."""
+    if isinstance(value, tuple):
+        return " ".join([f"--{name}", *map(shlex.quote, value)])
+    return f"--{name}={shlex.quote(str(value))}"
+
+
+def _dtype(workload: Workload, candidate: Candidate) -> str:
+    """TRL has one dtype for weights and 4-bit products."""
+    declared, compute = workload.model.dtype, candidate.quantization.compute_dtype
+    if candidate.quantization.name not in ("nf4", "fp4") or compute == "auto":
+        return _setting.precision(workload, candidate)
+    if declared not in ("auto", compute):
+        raise _setting.refuse("trl", f"4-bit products in {compute} beside weights in {declared}", "one dtype for both", "peft, axolotl")
+    return compute
+
+
+def _quantization(candidate: Candidate) -> dict[str, object]:
+    quantization = candidate.quantization
+    if quantization.name == "int8":
+        return {"load_in_8bit": True}
+    if quantization.name == "none":
+        return {}
+    return {"load_in_4bit": True, "bnb_4bit_quant_type": quantization.name, "use_bnb_nested_quant": quantization.double_quant}
+
+
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
+    method = candidate.method
+    if method.name == "pissa":
+        raise _setting.refuse("trl", "method pissa on its command line", "lora, rslora, dora and full", "peft, axolotl, llamafactory")
+    return {
+        "use_peft": True,
+        "lora_r": method.rank,
+        "lora_alpha": _setting.whole_alpha("trl", method),
+        "lora_dropout": method.dropout or 0.0,
+        "lora_target_modules": _targets(_setting.modules(workload.model, method)),
+        **({"use_rslora": True} if method.name == "rslora" else {}),
+        **({"use_dora": True} if method.name == "dora" else {}),
+    }
+
+
+def _targets(names: tuple[str, ...] | None) -> str | tuple[str, ...]:
+    """TRL hands a single word to PEFT as a text, which PEFT takes for a regular expression over the whole name."""
+    if names is None:
+        return ("all-linear",)
+    return names if len(names) > 1 else (rf"(.*\.)?{re.escape(names[0])}",)

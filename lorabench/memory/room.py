@@ -1,0 +1,68 @@
+"""What many settings of one model need on a card, from few traces: batches of one and of two, and the line through them.
+
+Where the line does not hold (memory.step.along says when) a setting is traced by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from lorabench.memory.calibration import Calibration
+from lorabench.memory.estimate import HIGH, LOW, largest, on_card, with_framework
+from lorabench.memory.hardware import Seconds, step_seconds
+from lorabench.memory.setting import Setting
+from lorabench.memory.step import Course, Step, along, course, in_half, summed
+from lorabench.spec.gpus import Gpu
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of one forward and backward pass with the update."""
+
+    step: Step
+    peak_bytes: int
+    low_bytes: int
+    high_bytes: int
+    seconds: Seconds | None
+
+
+@dataclass
+class Room:
+    """A card, and what was traced for it."""
+
+    gpu: Gpu
+    calibration: Calibration | None = None
+    traced: dict[Setting, Course] = field(default_factory=dict)
+
+    def need(self, setting: Setting) -> Need:
+        """What a setting takes."""
+        setting = on_card(setting, self.gpu)
+        step = summed(self._course(setting))
+        peak = sum(with_framework(step, setting).values())
+        one = (self.calibration.step_seconds(step) if self.calibration else None) or step_seconds(step, self.gpu, half=in_half(setting))
+        return Need(step, peak, round(LOW * peak), round(HIGH * peak), one)
+
+    def longest(self, setting: Setting, positions: int) -> int:
+        """The longest sequence at which a setting fits; 0 where none does."""
+
+        def high(length: int) -> int:
+            return self.need(replace(setting, training=setting.training.model_copy(update={"sequence_length": length}))).high_bytes
+
+        return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, high(setting.training.sequence_length))
+
+    def _course(self, setting: Setting) -> Course:
+        batch = setting.training.batch_size
+        if batch <= 2:
+            return self._trace(setting)
+        one, two = (self._trace(_at(setting, n)) for n in (1, 2))
+        return along(one, two, Fraction(batch - 1)) or self._trace(setting)
+
+    def _trace(self, setting: Setting) -> Course:
+        if setting not in self.traced:
+            self.traced[setting] = course(setting)
+        return self.traced[setting]
+
+
+def _at(setting: Setting, batch: int) -> Setting:
+    return replace(setting, training=setting.training.model_copy(update={"batch_size": batch}))

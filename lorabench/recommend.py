@@ -1,0 +1,208 @@
+"""Which rank, which quantisation, on this card: memory from the traced step, quality from stored studies and the literature. Sees both arms."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from lorabench import quick
+from lorabench.advice.decide import Priority, advise, families
+from lorabench.advice.measured import REACH, Here, Source, Way, ways
+from lorabench.advice.recommendation import Candidate, Needs, Workload
+from lorabench.advice.rules import rules
+from lorabench.advice.words import Answer, title
+from lorabench.errors import LorabenchError, unknown
+from lorabench.record.store import Store
+from lorabench.report.human import size
+from lorabench.report.view import make_view
+from lorabench.spec.architectures import find_architecture
+from lorabench.spec.gpus import Gpu, find_gpu, gpus
+from lorabench.spec.paths import model_directory
+from lorabench.spec.settings import QuantizationSpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from lorabench.memory.room import Room
+    from lorabench.memory.setting import Setting
+
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
+
+Emit = Callable[[Workload, Candidate], dict[str, str]]
+PLACES = ("reports/*", "reports/paper/*", "runs/*", "runs/paper/*")
+WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
+CARDS = 3
+
+
+def recommend(
+    model: str,
+    gpu: str,
+    sequence_length: int,
+    *,
+    batch_size: int = 16,
+    examples: int | None = None,
+    tokens: int | None = None,
+    studies: Sequence[str | Path] | None = None,
+    priority: Priority = "accuracy",
+    tolerated_loss: float | None = None,
+) -> Answer:
+    """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
+
+    `tokens` are those of one epoch, `studies` results directories (absent: all of reports/ and runs/ whose models are near in size),
+    `tolerated_loss` in the unit of each study's metric (absent: each study's own margin). LorabenchError for what cannot be meant.
+    """
+    if priority not in get_args(Priority):
+        raise LorabenchError(unknown("priority", priority, get_args(Priority)))
+    for name, value in (("batch size", batch_size), ("examples", examples), ("tokens", tokens)):
+        if value is not None and value < 1:
+            raise LorabenchError(f"{name} {value} is below 1; give a whole number from 1 on")
+    if tolerated_loss is not None and not tolerated_loss > 0:
+        raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is not above 0; give it in the unit of the study's metric, such as 0.02")
+    card = find_gpu(gpu)
+    named = [Store.open(folder) for folder in studies or ()]
+    with quick.lean_imports():
+        from lorabench.memory.calibration import calibrate
+        from lorabench.memory.parameters import count_parameters
+        from lorabench.memory.request import model_from, positions_of, setting_from
+        from lorabench.memory.room import Room
+        from lorabench.memory.skeleton import configuration
+
+        spec = model_from(model)
+        first = setting_from({"model": spec.model_dump(), "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
+    if tokens is None and examples is not None:
+        tokens = examples * sequence_length
+    workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
+    ranks = possible_ranks(first)
+    counts = count_parameters(first.model, ranks, rules().lora.target_modules)
+    trainable = {c.rank: c.trainable_parameters for c in counts}
+    here = Here(first.model.name, counts[0].base_parameters, architecture(first.model.name), tokens, tolerated_loss)
+    found = evidence(here, named or None)
+    room = Room(card, calibrate(card) if card.kind == "cpu" else None)
+    given = families(here.parameters, tokens, trainable, found, float("inf") if named else REACH)
+
+    def needs(candidate: Candidate) -> Needs:
+        need = room.need(setting_of(candidate, workload, first))
+        seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds else None
+        return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
+
+    positions = positions_of(configuration(first.model)) or sequence_length
+    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs))
+    notes = [*_unread(found, named)]
+    if not advice.recommendations:
+        notes += nothing_fits([e.candidate for e in advice.excluded], needs, room, workload, first, positions)
+    return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
+
+
+def emit(answer: Answer, write: Emit, entry: int, folder: str | Path) -> tuple[Path, ...]:
+    """Writes a trainer's files for one of the recommendations; LorabenchError where there is no such one, or the trainer cannot do it."""
+    known = answer.advice.recommendations
+    if not 1 <= entry <= len(known):
+        raise LorabenchError(f"there is no recommendation {entry}; allowed: {f'1 to {len(known)}' if known else 'none, since nothing fits'}")
+    target, made = Path(folder), []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, text in write(answer.workload, known[entry - 1].candidate).items():
+            (target / name).write_text(text, encoding="utf-8")
+            made.append(target / name)
+    except OSError as e:
+        raise LorabenchError(f"{target} cannot be written ({e.strerror}); choose another folder with -o DIR") from None
+    return tuple(made)
+
+
+def possible_ranks(first: Setting) -> list[int]:
+    """The ranks that are thought of, as far as the model's matrices allow them."""
+    from lorabench.engine.adapt import linear_modules
+    from lorabench.memory.parameters import any_model
+    from lorabench.memory.skeleton import configuration, with_layers
+
+    shapes = linear_modules(any_model(with_layers(configuration(first.model), 1), first.model.trust_remote_code))
+    most = min(min(sides) for sides in shapes.values())
+    return [r for r in rules().ranks if r <= most] or [most]
+
+
+def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Setting:
+    """What memory is predicted for."""
+    training = TrainingSpec(
+        batch_size=candidate.micro_batch_size, sequence_length=workload.sequence_length, optimizer=candidate.optimizer, gradient_checkpointing=candidate.gradient_checkpointing,
+        gradient_accumulation=min(2, candidate.gradient_accumulation),
+    )  # fmt: skip
+    return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
+
+
+def evidence(here: Here, named: Sequence[Store] | None) -> tuple[Way, ...]:
+    """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
+    stores = named if named is not None else [Store(p.parent) for place in PLACES for p in sorted(Path().glob(f"{place}/plan.json")) if _near(p.parent, here)]
+    found: list[Way] = []
+    for store in stores:
+        try:
+            view = make_view(store)
+        except LorabenchError:
+            if named is not None:
+                raise
+            continue
+        source = Source(store.folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture)
+        found += ways(source, here)
+    return tuple(found)
+
+
+def _near(folder: Path, here: Here) -> bool:
+    """By cells.csv, which costs nothing to look into: a store of 10,000 cells of another size is not read."""
+    import pandas as pd
+
+    try:
+        parameters = pd.read_csv(folder / "cells.csv", usecols=["total_parameters"])["total_parameters"].dropna()
+    except (OSError, ValueError):
+        return False
+    return bool(((parameters / here.parameters).between(10**-REACH, 1.5 * 10**REACH)).any())
+
+
+def architecture(name: str) -> str | None:
+    """transformers' word for a model's architecture, where it is known without asking anyone."""
+    directory = model_directory(name)
+    if directory is not None:
+        try:
+            found = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError):
+            return None
+        return str(found) if found else None
+    preset = find_architecture(name)
+    return str(preset.config["model_type"]) if preset is not None and "model_type" in preset.config else None
+
+
+def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
+    """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, else a larger card."""
+    if candidate.method.name != "full" and candidate.quantization.name in ("none", "int8"):
+        smaller = replace(candidate, quantization=QuantizationSpec(name="nf4", double_quant=True))
+        if (other := needs(smaller)).high_bytes <= card.memory_bytes:
+            return f"store the base in NF4 ({size(other.high_bytes)} at most)"
+    if candidate.method.name == "full" and need.high_bytes > card.memory_bytes:
+        return _larger(need.high_bytes, "train adapters instead, or take ")
+    return _larger(need.high_bytes, "")
+
+
+def _larger(high_bytes: int, before: str) -> str:
+    able = [c for c in gpus().values() if c.memory_bytes >= high_bytes]
+    return f"{before}a card of {size(high_bytes)} or more ({', '.join(c.name for c in able[:CARDS])})" if able else f"{before}more memory than any known card has"
+
+
+def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: Workload, first: Setting, positions: int) -> tuple[str, ...]:
+    """What would make the least demanding of them fit."""
+    least = min(tried, key=lambda c: needs(c).high_bytes)
+    high = needs(least).high_bytes
+    told = [f"The least demanding is {title(least)}, at micro-batch 1 with checkpointing: {size(high)} at most."]
+    longest = room.longest(setting_of(least, workload, first), min(positions, workload.sequence_length))
+    if longest >= WORTH_A_LOOK:
+        told.append(f"It would fit with sequences of at most {longest:,} tokens.")
+    else:
+        told.append("No shorter sequence would make it fit: its weights alone are too large.")
+    able = [c for c in gpus().values() if c.memory_bytes >= high]
+    told.append(f"At this length it fits on {', '.join(c.name for c in able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
+    return tuple(told)
+
+
+def _unread(found: Sequence[Way], named: Sequence[Store]) -> tuple[str, ...]:
+    if named and not found:
+        return (f"Of {', '.join(str(s.folder) for s in named)} nothing could be learned: no trained condition has a metric with a better and worse.",)
+    return () if found else ("No stored study of a model of this size is at hand: quality is from the literature. Run one, or name one with --from.",)

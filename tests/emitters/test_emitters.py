@@ -1,0 +1,302 @@
+"""What is written is what the tool accepts, means the candidate, and names stay data."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lorabench import plugins
+from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.emitters import _setting, torchtune
+from lorabench.errors import LorabenchError
+from lorabench.spec.paths import shipped_models
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
+
+TOOLS = ("axolotl", "llamafactory", "peft", "torchtune", "trl")
+LLAMA = "meta-llama/Llama-3.1-8B"
+TINY = "lorabench/tiny-300k"
+HOSTILE = ('a"; rm -rf ~ #', "two\nlines 'and' \"quotes\" $(id) `id` \\", "-x --output_dir=/", "{{x}} & *y: [z] \x85\u2028é")
+
+
+def workload(name: str = LLAMA, **model: Any) -> Workload:
+    return Workload(ModelSpec(name=name, **model), sequence_length=64, batch_size=4, examples=400)
+
+
+def candidate(method: str = "lora", quantization: str = "none", **changed: Any) -> Candidate:
+    adapter = {} if method in ("full", "base") else {k: changed.pop(k) for k in ("rank", "alpha", "dropout", "target_modules") if k in changed}
+    double, compute = changed.pop("double_quant", False), changed.pop("compute_dtype", "auto")
+    values = {"micro_batch_size": 2, "gradient_accumulation": 2, "gradient_checkpointing": False, "optimizer": "adamw", "learning_rate": 2e-5, **changed}
+    return Candidate(MethodSpec(name=method, **adapter), QuantizationSpec(name=quantization, double_quant=double, compute_dtype=compute), **values)
+
+
+def emit(tool: str, work: Workload, asked: Candidate) -> dict[str, str]:
+    return plugins.load("emitters", tool).emit(work, asked)
+
+
+def options(tool: str) -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / "schemas" / f"{tool}.json").read_text(encoding="utf-8"))["options"]
+
+
+def command(script: str) -> list[str]:
+    """The words of a script, as a shell takes them."""
+    return shlex.split(script.replace(" \\\n", " "), comments=True)
+
+
+def settings(tool: str, files: dict[str, str]) -> dict[str, Any]:
+    """Option to value, as the tool will read it."""
+    if tool != "trl":
+        return yaml.safe_load(files[f"{tool}.yaml"])
+    words = command(files["sft.sh"])
+    assert words[:4] == ["set", "-e", "trl", "sft"]
+    read: dict[str, Any] = {}
+    for word in words[4:]:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            read[name] = value if equals else []
+        else:
+            read[name].append(word)
+    return read
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an option's annotation, or one of its choices; words of a command line are read first."""
+    if isinstance(kind, list):
+        return value in kind
+    kinds = {
+        "bool": lambda v: isinstance(v, bool) or v in ("True", "False"),
+        "int": lambda v: (isinstance(v, int) and not isinstance(v, bool)) or (isinstance(v, str) and v.isdigit()),
+        "float": lambda v: not isinstance(v, bool) and (isinstance(v, int | float) or (isinstance(v, str) and re.fullmatch(r"[\d.]+(e-?\d+)?", v) is not None)),
+        "str": lambda v: isinstance(v, str),
+        "dict": lambda v: isinstance(v, dict) or (isinstance(v, str) and isinstance(json.loads(v), dict)),
+        "list": lambda v: isinstance(v, list),
+        "Literal": lambda v: repr(v) in kind,
+        "None|Optional": lambda v: v is None,
+    }
+    known = [test for word, test in kinds.items() if re.search(rf"(?i)(?<![a-z_])(?:{word})(?![a-z_])", kind)]
+    return any(test(value) for test in known) if known else True
+
+
+GRID = [
+    candidate(),
+    candidate(alpha=12),
+    candidate("rslora", rank=16, target_modules="attention", gradient_checkpointing=True),
+    candidate("dora", "nf4", double_quant=True, optimizer="paged-adamw-8bit"),
+    candidate("lora", "nf4", double_quant=True, target_modules=["q_proj"], gradient_checkpointing=True),
+    candidate("lora", "fp4", target_modules="mlp", optimizer="adamw-8bit", schedule="constant"),
+    candidate("lora", "int8", schedule="linear", warmup=0.0, optimizer="sgd", dropout=0.1),
+    candidate("pissa", rank=4, schedule="constant", warmup=0.0),
+    candidate("full", optimizer="paged-adamw"),
+]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_files_open_with_who_wrote_them_and_for_what(tool: str) -> None:
+    files = emit(tool, workload(), candidate("lora", "nf4", double_quant=True))
+    opened = [text for name, text in files.items() if not name.endswith(".json")]
+    assert opened
+    for text in opened:
+        lines = text.removeprefix("#!/bin/sh\n").splitlines()
+        assert lines[0] == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double quantisation"
+        assert LLAMA in lines[1]
+        assert text.endswith("\n")
+    assert "data" in "".join(opened)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_emitter_imports_nothing_heavy(tool: str) -> None:
+    heavy = {"torch", "transformers", "peft", "bitsandbytes"}
+    code = f"import lorabench.emitters.{tool}, sys; print([m for m in {sorted(heavy)} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert 10 < len(plugins.describe("emitters", tool)) < 160
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
+@pytest.mark.parametrize("asked", GRID, ids=lambda c: f"{c.method.name}-{c.quantization.name}")
+def test_every_option_is_the_tools_own_and_of_its_type(tool: str, asked: Candidate) -> None:
+    try:
+        written = settings(tool, emit(tool, workload(), asked))
+    except LorabenchError:
+        assert (tool, asked.method.name) == ("trl", "pissa")
+        return
+    known = options(tool)
+    if tool == "axolotl":
+        (data,) = written["datasets"]
+        written |= {f"datasets.{k}": v for k, v in data.items()} | {f"datasets.type.{k}": v for k, v in data["type"].items()}
+        written |= {"datasets": [], "datasets.type": "str"}
+    for name, value in written.items():
+        assert name in known, f"{tool} has no option {name}"
+        assert fits(value, known[name]), f"{tool}: {name}: {value!r} is no {known[name]}"
+
+
+def test_the_check_of_types_can_fail() -> None:
+    assert not fits("yes", "bool | None")
+    assert not fits(1.5, "int")
+    assert not fits("adam", ["adamw_torch"])
+    assert not fits("8", "Literal['bnb']")
+
+
+@pytest.mark.parametrize("asked", [candidate(), candidate("dora", "nf4", double_quant=True), candidate("rslora", rank=16), candidate("full")], ids=lambda c: c.method.name)
+@pytest.mark.parametrize("name", [LLAMA, "Qwen/Qwen2.5-7B-Instruct", "google/gemma-2-2b", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"])
+def test_torchtunes_keys_are_its_recipes_and_its_components(name: str, asked: Candidate) -> None:
+    text = emit("torchtune", workload(name), asked)["torchtune.yaml"]
+    written, known = yaml.safe_load(text), options("torchtune")
+    recipe = re.findall(r"tune run (\w+) --config torchtune.yaml", text)[0]
+    assert recipe == ("full" if asked.method.name == "full" else "lora") + "_finetune_single_device"
+    keys = {k.split(".")[1]: v for k, v in known.items() if k.startswith(recipe)}
+    assert {k for k, v in keys.items() if v == "required"} <= set(written)
+    written.pop("output_dir")
+    for key, value in written.items():
+        assert key in keys
+        if not isinstance(value, dict):
+            continue
+        component = value.pop("_component_")
+        if not component.startswith("torchtune."):  # an optimizer, of torch or bitsandbytes
+            package, _, kind = component.rpartition(".")
+            assert hasattr(__import__(package, fromlist=[kind]), kind)
+            continue
+        assert any(k == component or k.startswith(component + ".") for k in known), component
+        for parameter, given in value.items():
+            assert f"{component}.{parameter}" in known or f"{component}.**" in known
+            assert fits(given, known.get(f"{component}.{parameter}", "Any")), (component, parameter, given)
+
+
+def test_torchtunes_builders_exist_for_every_model_of_the_table() -> None:
+    known = options("torchtune")
+    for word, model in torchtune._MODELS.items():
+        full = f"torchtune.models.{model.package}.{model.builder}"
+        assert full in known or any(k.startswith(f"{full}.") for k in known), word
+        assert f"torchtune.models.{model.package}.lora_{model.builder}.quantize_base" in known, word
+        assert model.kind in known["torchtune.training.FullModelHFCheckpointer.model_type"]
+
+
+def test_torchtune_says_rslora_by_its_alpha() -> None:
+    model = yaml.safe_load(emit("torchtune", workload(), candidate("rslora", rank=16, alpha=32))["torchtune.yaml"])["model"]
+    assert model["lora_alpha"] / model["lora_rank"] == pytest.approx(32 / 16**0.5)
+
+
+def test_torchtune_counts_warm_up_in_steps_and_asks_where_it_cannot() -> None:
+    known = emit("torchtune", workload(), candidate(warmup=0.1))["torchtune.yaml"]
+    assert yaml.safe_load(known)["lr_scheduler"]["num_warmup_steps"] == 10  # of 400 / (2 * 2)
+    unknown = emit("torchtune", Workload(ModelSpec(name=LLAMA), 64, 4), candidate(warmup=0.1))["torchtune.yaml"]
+    assert "num_warmup_steps is yours: 10 %" in unknown
+
+
+def test_values_are_the_candidates() -> None:
+    asked = candidate("rslora", "fp4", rank=4, alpha=12, dropout=0.1, target_modules="attention", schedule="constant", warmup=0.1, gradient_checkpointing=True)
+    trl, axolotl, factory = (settings(tool, emit(tool, workload(), asked)) for tool in ("trl", "axolotl", "llamafactory"))
+    names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert (trl["lora_r"], trl["lora_alpha"], trl["lora_dropout"], trl["use_rslora"], trl["lora_target_modules"]) == ("4", "12", "0.1", "True", names)
+    assert (trl["bnb_4bit_quant_type"], trl["use_bnb_nested_quant"], trl["lr_scheduler_type"]) == ("fp4", "False", "constant_with_warmup")
+    assert (axolotl["lora_r"], axolotl["lora_alpha"], axolotl["lora_target_modules"], axolotl["peft_use_rslora"]) == (4, 12, names, True)
+    assert (axolotl["adapter"], axolotl["bnb_config_kwargs"]) == ("qlora", {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False})
+    assert (factory["lora_rank"], factory["lora_alpha"], factory["lora_target"], factory["use_rslora"]) == (4, 12, ",".join(names), True)
+    assert (factory["quantization_bit"], factory["quantization_type"], factory["double_quantization"]) == (4, "fp4", False)
+    for tool in (axolotl, factory):
+        assert (tool["learning_rate"], tool["warmup_ratio"], tool["gradient_accumulation_steps"]) == (2e-5, 0.1, 2)
+    assert not factory["disable_gradient_checkpointing"]
+    assert axolotl["gradient_checkpointing"]
+    assert trl["gradient_checkpointing"] == "True"
+
+
+def test_trl_hands_one_name_to_peft_as_an_expression_for_its_end() -> None:
+    (target,) = settings("trl", emit("trl", workload(), candidate(target_modules=["q_proj"])))["lora_target_modules"]
+    assert re.fullmatch(target, "model.layers.0.self_attn.q_proj")
+    assert not re.fullmatch(target, "model.layers.0.self_attn.eq_proj")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
+def test_trl_itself_reads_the_command_line() -> None:
+    from trl import get_peft_config, get_quantization_config
+    from trl.scripts.sft import make_parser
+
+    asked = candidate("dora", "nf4", double_quant=True, target_modules="mlp", rank=4)
+    words = command(emit("trl", workload(), asked)["sft.sh"])[4:]
+    _, training, model, _ = make_parser().parse_args_into_dataclasses([w for w in words if w != "--bf16=True"] + ["--bf16=False", "--use_cpu"])
+    lora, quantization = get_peft_config(model), get_quantization_config(model)
+    assert (lora.r, lora.use_dora, lora.target_modules) == (4, True, {"gate_proj", "up_proj", "down_proj"})
+    assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert (training.warmup_steps, training.optim.value, training.gradient_checkpointing) == (0.05, "adamw_torch_fused", False)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_data(name: str, tmp_path: Path) -> None:
+    for tool, key in (("axolotl", "base_model"), ("llamafactory", "model_name_or_path"), ("trl", "model_name_or_path")):
+        files = emit(tool, workload(name), candidate())
+        assert settings(tool, files)[key] == name
+        assert settings(tool, files).keys() == settings(tool, emit(tool, workload(), candidate())).keys()
+    files = emit("peft", workload(name), candidate())
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == name
+    (model,) = [n.value for n in ast.parse(files["train.py"]).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "MODEL"]
+    assert ast.literal_eval(model) == name
+    assert ast.dump(ast.parse(files["train.py"])).replace(repr(name), repr(LLAMA)) == ast.dump(ast.parse(emit("peft", workload(), candidate())["train.py"]))
+    script = tmp_path / "sft.sh"
+    script.write_text(emit("trl", workload(name), candidate())["sft.sh"], encoding="utf-8")
+    (tmp_path / "trl").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    (tmp_path / "trl").chmod(0o755)
+    ran = subprocess.run(["sh", script], capture_output=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout.decode().split("\0")
+    assert ran[:2] == ["sft", f"--model_name_or_path={name}"]
+    with pytest.raises(LorabenchError):
+        emit("torchtune", workload(name), candidate())
+
+
+def test_a_name_that_a_yaml_reader_would_expand_is_refused(tmp_path: Path) -> None:
+    name = str(tmp_path / "${oc.env:HOME}" / "Llama-3.1-8B")
+    for tool in ("llamafactory", "torchtune"):
+        with pytest.raises(LorabenchError, match="expand"):
+            emit(tool, workload(name), candidate())
+    assert settings("axolotl", emit("axolotl", workload(name), candidate()))["base_model"] == name
+
+
+def test_torchtune_takes_the_files_of_a_local_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "Llama-3.2-1B"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(b"")
+    written = settings("torchtune", emit("torchtune", workload(str(folder)), candidate()))
+    assert written["checkpointer"]["checkpoint_dir"] == str(folder)
+    assert written["checkpointer"]["checkpoint_files"] == ["a.safetensors"]
+    assert written["model"]["_component_"] == "torchtune.models.llama3_2.lora_llama3_2_1b"
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "asked", "says"),
+    [
+        *((tool, LLAMA, candidate("base"), "base trains nothing") for tool in TOOLS),
+        *((tool, LLAMA, candidate("full", "nf4"), "full goes with no quantization") for tool in TOOLS),
+        *((tool, LLAMA, candidate("pissa", "int8"), "pissa goes with no quantization") for tool in TOOLS),
+        *((tool, LLAMA, candidate(optimizer="lion"), "unknown optimizer 'lion'") for tool in TOOLS),
+        *((tool, LLAMA, candidate(alpha=12.5), "alpha 12.5") for tool in ("axolotl", "llamafactory", "trl")),
+        ("trl", LLAMA, candidate("pissa"), "pissa"),
+        ("llamafactory", LLAMA, candidate("lora", "nf4", compute_dtype="float32"), "float32"),
+        ("llamafactory", LLAMA, candidate(target_modules=["a,b"]), "a,b"),
+        ("torchtune", "EleutherAI/pythia-70m", candidate(), "pythia-70m"),
+        ("torchtune", LLAMA, candidate("pissa"), "pissa"),
+        ("torchtune", LLAMA, candidate("lora", "int8"), "int8"),
+        ("torchtune", LLAMA, candidate("lora", "nf4"), "nf4 without double_quant"),
+        ("torchtune", LLAMA, candidate(schedule="linear"), "schedule linear"),
+        ("torchtune", LLAMA, candidate(target_modules="mlp"), "down_proj"),
+        ("torchtune", LLAMA, candidate(target_modules=["lm_head"]), "lm_head"),
+    ],
+)
+def test_what_a_tool_cannot_do_is_one_sentence(tool: str, name: str, asked: Candidate, says: str) -> None:
+    with pytest.raises(LorabenchError, match=re.escape(says)) as caught:
+        emit(tool, workload(name), asked)
+    assert "\n" not in str(caught.value)
+    assert re.search("allowed|takes|goes with", str(caught.value))
+
+
+def test_frozen_weights_have_the_engines_precision() -> None:
+    assert _setting.precision(workload(), candidate()) == "bfloat16"
+    assert _setting.precision(workload(), candidate("full")) == "float32"
+    assert _setting.precision(workload(TINY), candidate()) == "float32"
+    assert _setting.precision(workload(str(shipped_models()[TINY])), candidate()) == "float32"
+    assert _setting.precision(workload(dtype="float16"), candidate("full")) == "float16"
