@@ -16,7 +16,7 @@ from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
 from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
-from lorabench.record.store import Store
+from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
 from lorabench.report.view import make_view
 from lorabench.spec.architectures import find_architecture
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
 
 Emit = Callable[[Workload, Candidate], dict[str, str]]
-PLACES = ("reports/*", "reports/paper/*", "runs/*", "runs/paper/*")
+PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
 CARDS = 3
+CALIBRATED = 4  # stored conditions that tell this machine's speed: each is traced, in ~0.4 s
 
 
 def recommend(
@@ -61,7 +62,10 @@ def recommend(
     if tolerated_loss is not None and not tolerated_loss > 0:
         raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is not above 0; give it in the unit of the study's metric, such as 0.02")
     card = find_gpu(gpu)
-    named = [Store.open(folder) for folder in studies or ()]
+    named = [Path(folder) for folder in studies or ()]
+    for folder in named:
+        with opened(folder):  # before the slow imports, so that a typing error is told at once
+            pass
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.parameters import count_parameters
@@ -79,7 +83,7 @@ def recommend(
     trainable = {c.rank: c.trainable_parameters for c in counts}
     here = Here(first.model.name, counts[0].base_parameters, architecture(first.model.name), tokens, tolerated_loss)
     found = evidence(here, named or None)
-    room = Room(card, calibrate(card) if card.kind == "cpu" else None)
+    room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
     given = families(here.parameters, tokens, trainable, found, float("inf") if named else REACH)
 
     def needs(candidate: Candidate) -> Needs:
@@ -131,20 +135,25 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
     return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
 
 
-def evidence(here: Here, named: Sequence[Store] | None) -> tuple[Way, ...]:
+def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Way, ...]:
     """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
-    stores = named if named is not None else [Store(p.parent) for place in PLACES for p in sorted(Path().glob(f"{place}/plan.json")) if _near(p.parent, here)]
     found: list[Way] = []
-    for store in stores:
+    for folder in named if named is not None else [p for p in stored() if _near(p, here)]:
         try:
-            view = make_view(store)
+            with opened(folder) as store:
+                view = make_view(store)
+                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture)
+                found += ways(source, here)
         except LorabenchError:
             if named is not None:
                 raise
-            continue
-        source = Source(store.folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture)
-        found += ways(source, here)
     return tuple(found)
+
+
+def stored() -> list[Path]:
+    """The results directories and archives in the usual places; of a study that lies in several the first."""
+    places = [p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))]
+    return list({p.name: p for p in reversed(places)}.values())[::-1]
 
 
 def _near(folder: Path, here: Here) -> bool:
@@ -202,7 +211,7 @@ def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: W
     return tuple(told)
 
 
-def _unread(found: Sequence[Way], named: Sequence[Store]) -> tuple[str, ...]:
+def _unread(found: Sequence[Way], named: Sequence[Path]) -> tuple[str, ...]:
     if named and not found:
-        return (f"Of {', '.join(str(s.folder) for s in named)} nothing could be learned: no trained condition has a metric with a better and worse.",)
+        return (f"Of {', '.join(map(str, named))} nothing could be learned: no trained condition has a metric with a better and worse.",)
     return () if found else ("No stored study of a model of this size is at hand: quality is from the literature. Run one, or name one with --from.",)

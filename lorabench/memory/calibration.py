@@ -53,14 +53,14 @@ class Calibration:
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
 
 
-def calibrate(card: Gpu, *folders: str | Path) -> Calibration | None:
+def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
     """From all results directories within the folders, reports/ and runs/ where none is named; None where no cell ran on this card (for the CPU: on a machine like this one)."""
     found = [r for folder in folders or ("reports", "runs") for r in _results(Path(folder))]
-    return fit(measured_steps(found, card))
+    return fit(measured_steps(found, card, most))
 
 
-def measured_steps(results: Iterable[CellResult], card: Gpu) -> dict[Setting, list[float]]:
-    """Seconds of one forward and backward pass, update included, by setting, of finished cells on a card; the latest MOST_CONDITIONS."""
+def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS) -> dict[Setting, list[float]]:
+    """Seconds of one forward and backward pass, update included, by setting, of finished cells on a card; the latest `most`."""
     found: dict[Setting, list[float]] = {}
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
@@ -70,7 +70,7 @@ def measured_steps(results: Iterable[CellResult], card: Gpu) -> dict[Setting, li
         passes = training.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
         setting = replace(setting_of(result.cell, card.kind, length), model=result.cell.model)
-        if setting in found or len(found) < MOST_CONDITIONS:
+        if setting in found or len(found) < most:
             found.setdefault(setting, []).append(seconds / passes)
     return found
 

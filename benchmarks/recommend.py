@@ -1,0 +1,168 @@
+"""Leave one study out: what a recommendation made from the other stored studies loses, beside three fixed rules.
+
+    python benchmarks/recommend.py [--check-time]
+
+For each contest (model and task) of each study under reports/ the recommendation is made from the other studies alone, and carried out with the
+contest's own cells: the first entry whose method and storage were run there, at the nearest rank that was. Regret is the mean of the metric lost against
+the contest's best cell, in nats. Rules: LoRA on an unquantised base at the rank nearest 8, nearest 16, and the highest that was run (all fit).
+Where not all of it was run there, the condition nearest in the kinds of modules, then in rank, then in rate is taken; of a rule, which says nothing of
+modules and rates, the mean. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its settings are chosen.
+--check-time measures `lorabench recommend` of a 70B model in processes of their own. Writes reports/recommend.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorabench.advice.choose import Option, contests, options
+from lorabench.advice.decide import Family, families, order
+from lorabench.advice.measured import Here, Source, Way, ways
+from lorabench.advice.recommendation import Needs, Recommendation
+from lorabench.advice.rules import rules
+from lorabench.analysis.conditions import Replicates
+from lorabench.memory.parameters import count_parameters
+from lorabench.memory.request import model_from
+from lorabench.recommend import architecture
+from lorabench.record.archive import FILE, opened
+from lorabench.record.metrics import metric as described
+from lorabench.report.view import View, make_view
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "reports" / "recommend.json"
+
+
+def views() -> dict[Path, View]:
+    """Every archived study with a metric in nats."""
+    found = {}
+    for path in sorted([*ROOT.glob(f"reports/*/{FILE}"), *ROOT.glob(f"reports/paper/*/{FILE}")]):
+        with opened(path.parent) as store:
+            view = make_view(store)
+        if described(view.metric).unit == "nats" and described(view.metric).better == "lower":
+            found[path.parent] = view
+    return found
+
+
+def recommended(contest: Sequence[Replicates], given: Sequence[Option], others: dict[Path, View]) -> Option:
+    """What the other studies recommend, as far as the contest has it."""
+    one = contest[0].setting
+    tokens = [t for g in contest if (t := g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length)]
+    model = model_from(one.model.name)
+    ranks = [r for r in rules().ranks if r <= 64]
+    counts = count_parameters(model, ranks, "all-linear")
+    here = Here(one.model.name, counts[0].base_parameters, architecture(one.model.name), max(tokens))
+    found: list[Way] = []
+    for folder, v in others.items():
+        found += ways(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, architecture), here)
+    trainable = {c.rank: c.trainable_parameters for c in counts}
+    ranked = sorted(families(here.parameters, here.tokens, trainable, found), key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
+    by_condition = {g.condition: g for g in contest}
+    for family in ranked:
+        alike = [o for o in given if _key(by_condition[o.condition]) == (family.method.name, family.quantization.name)]
+        if alike:
+            return min(alike, key=lambda o: _distance(by_condition[o.condition], family))
+    raise ValueError("a contest without any method that is thought of")
+
+
+def _as_recommendation(f: Family, trainable: dict[int, int], parameters: int) -> Recommendation:
+    count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
+    candidate: Any = None
+    return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
+
+
+def _key(g: Replicates) -> tuple[str, str]:
+    return g.setting.method.name, g.setting.quantization.name
+
+
+def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
+    rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
+    modules = abs(_modules(g.setting.method.target_modules) - _modules(family.method.target_modules))
+    return modules, rank, abs(math.log(g.setting.training.rate / family.learning_rate))
+
+
+def _modules(wanted: str | tuple[str, ...] | None) -> int:
+    """How many kinds of a Llama layer's seven matrices are adapted."""
+    return {"all-linear": 7, "attention": 4, "mlp": 3}.get(wanted, 1) if isinstance(wanted, str) else len(wanted or ())
+
+
+def rule(contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
+    """The mean regret of the conditions that a rule on the rank allows; None where it allows none."""
+    ranks = {g.condition: g.setting.method.rank for g in contest if _key(g) == ("lora", "none")}
+    able = [o for o in given if ranks.get(o.condition)]
+    if not able:
+        return None
+    rank = wanted(sorted({ranks[o.condition] or 0 for o in able}))
+    return statistics.mean(o.worse for o in able if ranks[o.condition] == rank)
+
+
+def nearest_to(rank: int) -> Callable[[list[int]], int]:
+    """The rank of a list that lies nearest, on a logarithmic scale."""
+    return lambda ranks: min(ranks, key=lambda r: abs(math.log2(r / rank)))
+
+
+def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any]]:
+    """A row for each contest with two ranks or more, of LoRA alone where `adapters`."""
+    rows = []
+    for folder, view in known.items():
+        others = {f: v for f, v in known.items() if f != folder}
+        for whole in contests(view.groups):
+            contest = [g for g in whole if not adapters or _key(g) == ("lora", "none")]
+            given = options(contest, view.summaries, view.pairing, view.metric)
+            if len({o.rank for o in given if o.rank}) < 2:
+                continue
+            took = recommended(contest, given, others)
+            rules_of = {"always 8": nearest_to(8), "always 16": nearest_to(16), "largest that fits": max}
+            regrets = {name: rule(contest, given, wanted) for name, wanted in rules_of.items()}
+            if None not in regrets.values():
+                rows.append({"study": folder.name, "model": contest[0].setting.model.name, "recommended": took.label, "regret": took.worse, **regrets})
+    return rows
+
+
+def told(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
+    """The rows with their means: one study, one vote, since a study of twelve contests says no more of a rule than one of a single contest."""
+    names = ("regret", "always 8", "always 16", "largest that fits")
+    studies = list(dict.fromkeys(r["study"] for r in rows))
+    mean = {n: statistics.mean(statistics.mean(r[n] for r in rows if r["study"] == s) for s in studies) for n in names}
+    print(f"\n{title:<72}" + "".join(f"{n:>18}" for n in names))
+    for r in rows:
+        print(f"{r['study']:<26}{r['recommended'][:44]:<46}" + "".join(f"{r[n]:>18.4f}" for n in names))
+    print(f"{'mean over studies':<72}" + "".join(f"{mean[n]:>18.4f}" for n in names))
+    return {"mean_regret": mean, "contests": rows}
+
+
+def answer_seconds() -> list[float]:
+    """Wall seconds of the command for a 70B model, five times."""
+    command = [sys.executable, "-m", "lorabench", "recommend", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "a100-80gb", "--sequence-length", "2048", "--json"]
+    seen = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        seen.append(round(time.perf_counter() - began, 2))
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What recommendations lose, and how long one takes.")
+    parser.add_argument("--check-time", action="store_true")
+    options = parser.parse_args()
+    known = views()
+    found: dict[str, Any] = {"command": "python benchmarks/recommend.py", "machine": platform.platform()}
+    for title, adapters in (("all methods", False), ("LoRA alone", True)):
+        found[title] = told(leave_one_out(known, adapters), title)
+    if options.check_time:
+        found["answer_seconds_70b"] = answer_seconds()
+        print(found["answer_seconds_70b"])
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

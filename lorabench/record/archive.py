@@ -1,0 +1,65 @@
+"""A results directory as one small file, results.json.gz: the plan and every result, without curves, items, spectra and adapters.
+
+    {"schema": 1, "plan": plan.json's content, "results": {cell id: result.json's content}}
+
+So that the results of a study can be kept beside its report and be learned from. The same store gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorabench.errors import StoreError
+from lorabench.record.store import Store
+
+FILE = "results.json.gz"
+
+
+def pack(store: Store, folder: str | Path) -> Path:
+    """Writes a store's archive into a folder; StoreError where the store cannot be read."""
+    store.plan()  # says what is wrong with it, if anything is
+    plain: dict[str, Any] = {"schema": 1, "plan": json.loads((store.folder / "plan.json").read_text(encoding="utf-8")), "results": {}}
+    for cell in store.plan():
+        path = store.cells_folder / cell.id / "result.json"
+        if path.is_file():
+            plain["results"][cell.id] = json.loads(path.read_text(encoding="utf-8"))
+    target = Path(folder) / FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(json.dumps(plain, separators=(",", ":"), sort_keys=True).encode(), mtime=0))
+    return target
+
+
+@contextmanager
+def opened(folder: str | Path) -> Iterator[Store]:
+    """The store of a results directory, or of the archive in a folder, unpacked for as long as it is open; StoreError where there is neither."""
+    path = Path(folder) / FILE
+    if Store(folder).exists() or not path.is_file():
+        yield Store.open(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="lorabench-") as scratch:
+        unpack(path, Path(scratch))
+        yield Store.open(scratch)
+
+
+def unpack(path: Path, target: Path) -> None:
+    """An archive's plan and results as a results directory has them; StoreError where it cannot be read."""
+    try:
+        plain = json.loads(gzip.decompress(path.read_bytes()))
+        if plain["schema"] != 1:
+            raise StoreError(f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that wrote it")
+        results: dict[str, Any] = plain["results"]
+        (target / "plan.json").write_text(json.dumps(plain["plan"]), encoding="utf-8")
+        for cell_id, result in results.items():
+            if not cell_id.isalnum():  # a file's name, from a file that anyone may have made
+                raise ValueError(f"{cell_id!r} is no cell's id")
+            folder = target / "cells" / cell_id
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again") from None
