@@ -27,8 +27,10 @@ ALLOWED = {  # layer: the layers that it may import
     "executors": LIGHT | {"engine", "runner"},
     "analysis": LIGHT,
     "report": LIGHT | {"analysis"},
-    "sections": LIGHT | {"analysis", "report"},
+    "advice": LIGHT | {"analysis", "report"},
+    "sections": LIGHT | {"analysis", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
+    "emitters": LIGHT | {"advice"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "lm_eval", "datasets"}
 
@@ -54,7 +56,7 @@ def test_imports_run_one_way(layer):
                 assert parts[1] == layer or parts[1] in ALLOWED[layer], f"{file.relative_to(PACKAGE)} imports {name}"
 
 
-@pytest.mark.parametrize("layer", ["spec", "record", "analysis", "report", "sections", "exporters"])
+@pytest.mark.parametrize("layer", ["spec", "record", "analysis", "advice", "report", "sections", "exporters", "emitters"])
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
         assert not {n.split(".")[0] for n in imports_of(file)} & HEAVY, file
@@ -76,6 +78,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("executors", {"open_slot"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
+        ("emitters", {"emit"}),
     ],
 )
 def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, needs):

@@ -5,7 +5,7 @@ A name out of a study (a model called <script>) can therefore not become markup,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lorabench.report.layout import Table
@@ -85,7 +85,69 @@ class Figure:
     """the figure's numbers as sentences"""
 
 
-Block = Text | Points | Notice | Facts | Grid | Results | Code | Figure
+@dataclass(frozen=True)
+class Choice:
+    """A row of a panel: one option, with its numbers for the rule and the same as texts."""
+
+    label: str
+    colour: str
+    peak: int | None
+    """bytes; absent where they were not measured: then it fits where there is no limit alone"""
+    worse: float
+    """than the best, in the metric's unit"""
+    bound: float | None
+    needed: float | None
+    """the least tolerated loss at which it is good enough; absent where none is"""
+    parameters: str
+    memory: str
+    value: str
+    beside: str
+    """ "0.013 [0.020]": worse, and its bound"""
+    evidence: str
+    """ "one-sided 95 % bound 0.020, 3 seeds"; empty for the best"""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Options that may be held against each other, in the order that the rule prefers them: of those that fit and are good enough the first is chosen."""
+
+    name: str
+    best: str
+    rows: tuple[Choice, ...]
+    left_out: int = 0
+    """options that no memory and no tolerated loss would choose"""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Controls for memory and tolerated loss, and the choice that follows, computed in the page; sentences beside it say the same without a script."""
+
+    name: str
+    """id in the page"""
+    title: str
+    caption: str
+    metric: str
+    unit: str
+    """of what is shown: nats, points"""
+    factor: float
+    """shown number over the metric's own: 100 for shares"""
+    tolerated: float
+    """where it starts, in the metric's unit"""
+    most: float
+    """where the range of tolerated losses ends"""
+    sizes: tuple[tuple[str, int], ...]
+    """memory sizes at which the study's options part: name, bytes"""
+    cards: tuple[tuple[str, int], ...]
+    """known cards: name, usable bytes"""
+    contests: tuple[Contest, ...]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the script reads."""
+        return asdict(self)
+
+
+Block = Text | Points | Notice | Facts | Grid | Results | Code | Figure | Panel
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 // What the page does beyond being read: tables sort, filter and choose columns; figures are drawn in the page's own
-// colours and give their data. Names are set as text, never as markup.
+// colours and give their data; panels choose. Names are set as text, never as markup.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -273,6 +273,156 @@
     window.addEventListener("afterprint", () => { root.classList.remove("paper"); again(); });
   }
 
+  // ---- panels: the choice at a memory and a tolerated loss. The rule is advice/choose.py's: rows come in its order, each with the least
+  // tolerated loss at which it is good enough, so the first that fits and is good enough is chosen
+
+  const fits = (row, memory) => memory === null || (row.peak !== null && row.peak <= memory);
+  const enough = (row, tolerated) => row.needed !== null && row.needed <= tolerated;
+  const digits = (value, most = 3) => String(Number(value.toPrecision(most)));
+  const upwards = (value) => { const one = 10 ** (Math.floor(Math.log10(value)) - 2); return value > 0 ? Math.ceil(value / one) * one : 0; };
+
+  function standing(row, picked, memory, tolerated) {
+    if (row === picked) return "chosen";
+    if (!fits(row, memory)) return row.peak === null ? "memory unknown" : "does not fit";
+    if (enough(row, tolerated)) return "good enough, not the least";
+    if (row.bound === null) return "no evidence";
+    return row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
+  }
+
+  function chosenSentence({ best, rows }, picked, memory, limit, tolerated, loss) {
+    const within = memory === null ? "With no memory limit" : `Within ${limit}`;
+    if (!picked) {
+      const near = rows.filter((row) => fits(row, memory) && row.needed !== null).sort((a, b) => a.needed - b.needed)[0];
+      const left = rows.some((row) => fits(row, memory)) ? "Of what fits nothing is known to be near it." : "Nothing fits.";
+      return `${within}, nothing is shown to be within ${loss(tolerated)} of ${best}, the best. ` + (near ? `The nearest that fits is ${near.label}: within ${loss(upwards(near.needed))}.` : left);
+    }
+    const about = `${picked.label} (${picked.parameters} trained parameters, train peak ${picked.memory})`;
+    if (picked.label === best) return `${within}: ${about}, the best by its mean. Nothing before it in the table fits and is shown to be within ${loss(tolerated)} of it.`;
+    return `${within}: ${about}, the fewest trained parameters that are not worse than ${best}, the best, by more than ${loss(tolerated)} (${picked.evidence}).`;
+  }
+
+  function svg(tag, attributes, ...children) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  }
+
+  function ticks(low, high, most) {
+    const raw = (high - low) / most, ten = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find((s) => s * ten >= raw) * ten;
+    return Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 }, (_, i) => (Math.ceil(low / step) + i) * step);
+  }
+
+  // loss against memory: open points do not fit or are not good enough; the axes stay where they are as the controls move
+  function plane({ factor, tolerated: margin, unit }, rows, picked, memory, tolerated, width) {
+    const points = rows.filter((row) => row.peak !== null);
+    if (!points.length) return "";
+    const height = 310, left = 56, right = width - 12, top = 22, bottom = height - 46;
+    const one = Math.max(...points.map((row) => row.peak)) >= 1e9 ? 1e9 : 1e6;
+    const peaks = points.map((row) => row.peak), span = Math.max(...peaks) - Math.min(...peaks) || Math.max(...peaks) * 0.1;
+    const x0 = Math.min(...peaks) - 0.08 * span, x1 = Math.max(...peaks) + 0.12 * span;
+    const losses = points.map((row) => row.worse).sort((a, b) => a - b), far = Math.max(...points.map((row) => Math.max(row.worse, row.bound ?? 0)));
+    const high = 1.06 * (Math.max(Math.min(far, 3 * losses[Math.floor(0.75 * (losses.length - 1))]), 1.2 * margin) || 1), low = Math.min(0, losses[0]) - 0.07 * high;
+    const x = (value) => left + ((value - x0) / (x1 - x0)) * (right - left), y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
+    const text = (content, px, py, anchor, kind = "") => svg("text", { x: px, y: py, "text-anchor": anchor, class: kind }, content);
+    const line = (ax, ay, bx, by, kind) => svg("line", { x1: ax, y1: ay, x2: bx, y2: by, class: kind });
+    const made = [];
+    for (const t of ticks(low * factor, high * factor, 5)) made.push(line(left, y(t / factor), right, y(t / factor), "grid"), text(digits(t), left - 7, y(t / factor) + 4, "end"));
+    for (const t of ticks(x0 / one, x1 / one, width < 500 ? 4 : 7)) made.push(text(digits(t), x(t * one), bottom + 18, "middle"));
+    made.push(text(`train peak (${one === 1e9 ? "GB" : "MB"})`, (left + right) / 2, height - 6, "middle"));
+    made.push(text(`worse than the best by${unit ? ` (${unit})` : ""}`, 0, 11, "start"));
+    if (memory !== null && memory < x1) {
+      const from = Math.max(left, x(memory)), side = from > (left + right) / 2 ? "end" : "start";
+      made.push(svg("rect", { x: from, y: top, width: right - from, height: bottom - top, class: "beyond" }), line(from, top, from, bottom, "limit"));
+      made.push(text("memory", from + (side === "end" ? -5 : 5), bottom - 6, side));
+    }
+    if (tolerated <= high) made.push(line(left, y(tolerated), right, y(tolerated), "limit"), text("tolerated", left + 5, y(tolerated) - 5, "start"));
+    const front = points.filter((row) => fits(row, memory)).sort((a, b) => a.peak - b.peak || a.worse - b.worse);
+    const steps = front.filter((row, i) => front.slice(0, i).every((before) => before.worse > row.worse));
+    made.push(svg("polyline", { points: steps.map((row) => `${x(row.peak)},${y(Math.min(row.worse, high))}`).join(" "), class: "front" }));
+    for (const row of points) {
+      const px = x(row.peak), py = y(row.worse), good = fits(row, memory) && enough(row, tolerated), said = `${row.label}: ${row.beside} at ${row.memory}`;
+      const fill = good ? row.colour : "var(--paper)", mark = { stroke: row.colour, style: `fill: ${fill}` };
+      if (row.bound !== null && row.bound > row.worse && row.worse < high) made.push(svg("line", { x1: px, y1: py, x2: px, y2: y(Math.min(row.bound, high)), stroke: row.colour }));
+      const shape = row.worse > high ? svg("path", { d: `M${px - 5},${top + 9}h10l-5,-9z`, ...mark }) : svg("circle", { cx: px, cy: py, r: 5, ...mark });
+      shape.append(svg("title", {}, said));
+      made.push(shape);
+    }
+    if (picked && picked.peak !== null) {
+      const px = x(picked.peak), py = y(Math.min(picked.worse, high)), side = px > (left + right) / 2 ? "end" : "start";
+      const room = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > room ? picked.label.slice(0, room - 1) + "…" : picked.label;
+      made.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
+    }
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...made);
+  }
+
+  function panel(box) {
+    const given = JSON.parse(box.querySelector("script").textContent), { contests, factor, most } = given;
+    let memory = null, limit = "", tolerated = given.tolerated;
+    const loss = (value) => `${digits(value * factor, 6)} ${given.unit === "points" && value * factor === 1 ? "point" : given.unit}`.trim();
+    const entries = (pairs, title) => (pairs.length ? [make("optgroup", { label: title }, ...pairs.map(([name], i) => make("option", { value: `${title} ${i}` }, name)))] : []);
+    const known = [["In this study", given.sizes], ["Cards", given.cards]];
+    const contest = make("select", { name: "contest" }, ...contests.map((c) => make("option", {}, c.name)));
+    const card = make("select", { name: "card" }, make("option", { value: "none" }, "no limit"), ...known.flatMap(([title, pairs]) => entries(pairs, title)), make("option", { value: "own" }, "as typed"));
+    const size = make("input", { type: "number", name: "size", min: 0, step: "any", inputmode: "decimal", placeholder: "no limit", "aria-label": "Memory size" });
+    const unit = make("select", { name: "unit", "aria-label": "Unit of the memory size" }, make("option", {}, "MB"), make("option", {}, "GB"));
+    const range = make("input", { type: "range", name: "range", min: 0, max: 1, step: 0.005, "aria-label": "Tolerated loss, as a slider" });
+    const amount = make("input", { type: "number", name: "tolerated", min: 0, step: "any", inputmode: "decimal", "aria-label": `Tolerated loss${given.unit ? ` in ${given.unit}` : ""}` });
+    const told = make("p", { class: "told", role: "status", "aria-live": "polite" }), place = make("div", { class: "plane" });
+    const heads = ["option", "at these settings", "trained", "train peak", given.metric, `worse by [bound]${given.unit ? `, ${given.unit}` : ""}`];
+    const body = make("tbody"), head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col", class: "left" }, name)));
+    const table = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Options" }, make("table", { class: "grid" }, make("thead", {}, head), body));
+    const field = (name, ...parts) => make("label", {}, make("span", {}, name), ...parts);
+    const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${given.unit ? ` (${given.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
+    box.querySelector("figcaption").before(make("div", { class: "controls" }, ...(contests.length > 1 ? [field("Of", contest)] : []), ...controls), told, make("div", { class: "shown" }, place, table));
+
+    let width = 0;
+    function draw() {
+      width = Math.min(place.clientWidth, 760);
+      const now = contests[contest.selectedIndex], picked = now.rows.find((row) => fits(row, memory) && enough(row, tolerated));
+      told.textContent = chosenSentence(now, picked, memory, limit, tolerated, loss);
+      body.replaceChildren(...now.rows.map((row) => {
+        const swatch = make("span", { class: "swatch" }), out = fits(row, memory) && enough(row, tolerated) ? "" : "out";
+        swatch.style.background = row.colour;
+        const cells = [standing(row, picked, memory, tolerated), row.parameters, row.memory, row.value, row.beside];
+        return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)));
+      }));
+      const row = body.querySelector(".chosen");
+      table.scrollTop = row ? row.offsetTop - head.offsetHeight - row.offsetHeight : 0; // the row above is seen, too
+      place.replaceChildren(plane(given, now.rows, picked, memory, tolerated, width));
+    }
+    const slide = () => { range.value = Math.sqrt(Math.min(1, tolerated / most)); range.setAttribute("aria-valuetext", loss(tolerated)); };
+    contest.addEventListener("change", draw);
+    card.addEventListener("change", () => {
+      const [title, i] = [card.value.replace(/ \d+$/, ""), Number(card.value.match(/\d+$/))], found = known.find(([name]) => name === title);
+      if (card.value === "own") { size.focus(); return; }
+      [limit, memory] = found ? found[1][i] : ["", null];
+      if (memory !== null) unit.value = memory >= 1e9 ? "GB" : "MB";
+      size.value = memory === null ? "" : digits(memory / (unit.value === "GB" ? 1e9 : 1e6));
+      draw();
+    });
+    const typed = () => {
+      const wanted = size.value === "" ? null : Number(size.value);
+      memory = wanted === null ? null : wanted * (unit.value === "GB" ? 1e9 : 1e6);
+      limit = `${size.value} ${unit.value}`;
+      card.value = memory === null ? "none" : "own";
+      draw();
+    };
+    size.addEventListener("input", typed);
+    unit.addEventListener("change", typed);
+    range.addEventListener("input", () => {
+      tolerated = Number((most * range.value ** 2).toPrecision(2));
+      amount.value = digits(tolerated * factor);
+      range.setAttribute("aria-valuetext", loss(tolerated));
+      draw();
+    });
+    amount.addEventListener("input", () => { tolerated = Math.max(0, Number(amount.value)) / factor; slide(); draw(); });
+    amount.value = digits(tolerated * factor, 6);
+    slide();
+    draw();
+    new ResizeObserver(() => { if (Math.min(place.clientWidth, 760) !== width) draw(); }).observe(place);
+  }
+
   // ---- the section being read is marked among the links
 
   function reading() {
@@ -289,5 +439,6 @@
   }
 
   for (const table of document.querySelectorAll(".results")) enhance(table.parentElement);
+  document.querySelectorAll(".panel").forEach(panel);
   document.addEventListener("DOMContentLoaded", () => { reading(); figures(); }); // plotly stands below this script
 })();
