@@ -52,8 +52,9 @@ def main() -> None:
     view = make_view(Store.open(sys.argv[1] if len(sys.argv) > 1 else "runs/planted"))
     found = []
     for contest in contests(view.groups):
-        for kind in dict.fromkeys(g.setting.quantization.name for g in contest):
-            members = [g for g in contest if g.setting.quantization.name == kind]
+        done = [g for g in contest if view.summary(g.condition).outcomes.finished]
+        for kind in dict.fromkeys(g.setting.quantization.name for g in done):
+            members = [g for g in done if g.setting.quantization.name == kind]
             found += [choice(view, members, seed) for seed in (*view.study.seeds, None)]
     alone = [c for c in found if c["seed"] != "all" and isinstance(c["planted"], int) and c["quantization"] == "none"]
     right, near = (sum(c["steps_off"] is not None and c["steps_off"] <= most for c in alone) for most in (0, 1))

@@ -263,6 +263,7 @@ const set = (name, value) => { const control = document.querySelector(`.panel [n
 
 
 @chromium
+@pytest.mark.slow
 def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
     view, path = stored
     show(browser, path, 1440)
