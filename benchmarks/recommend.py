@@ -26,9 +26,10 @@ from typing import Any
 
 from lorabench.advice.choose import Option, contests, options
 from lorabench.advice.decide import Family, families, order
-from lorabench.advice.measured import Here, Source, Way, ways
+from lorabench.advice.measured import Source, ways
 from lorabench.advice.recommendation import Needs, Recommendation
 from lorabench.advice.rules import rules
+from lorabench.advice.way import Here, Way
 from lorabench.analysis.conditions import Replicates
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.request import model_from

@@ -112,7 +112,7 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--tolerated-loss", metavar="X", type=float, help="how much worse than the best is as good, in a study's metric (default: the study's margin)")
     c.add_argument("--json", action="store_true")
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
-    c.add_argument("--entry", metavar="N", type=int, default=1, help="which recommendation the files carry out (default: 1)")
+    c.add_argument("--entry", metavar="N", type=int, help="which recommendation the files carry out (default: 1)")
     c.add_argument("-o", "--output", metavar="DIR", help="where the files go (with --emit)")
     c = add("parameters", "trainable parameters by rank, counted without training")
     c.add_argument("--model", required=True, metavar="NAME", help=named)

@@ -186,6 +186,8 @@ def recommend(options: argparse.Namespace) -> int:
 
     if options.emit and not options.output:
         raise LorabenchError("--emit writes files; say where with -o DIR")
+    if options.entry is not None and not options.emit:
+        raise LorabenchError(f"--entry says which recommendation is written, but nothing is; add --emit and one of {', '.join(plugins.names('emitters'))}")
     if options.output and not options.emit:
         raise LorabenchError(f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}")
     emitter = plugins.load("emitters", options.emit) if options.emit else None
@@ -195,7 +197,7 @@ def recommend(options: argparse.Namespace) -> int:
     )  # fmt: skip
     print(words.as_json(answer) if options.json else words.as_text(answer))
     if emitter is not None:
-        for path in advisor.emit(answer, emitter.emit, options.entry, options.output):
+        for path in advisor.emit(answer, emitter.emit, 1 if options.entry is None else options.entry, options.output):
             print(path, file=sys.stderr if options.json else sys.stdout)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -9,16 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lorabench import quick
+from lorabench import plugins, quick
 from lorabench.advice.decide import Priority, advise, families
-from lorabench.advice.measured import REACH, Here, Source, Way, ways
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
+from lorabench.advice.way import REACH, Here, Way
 from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
-from lorabench.report.view import make_view
 from lorabench.spec.architectures import find_architecture
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
 from lorabench.spec.paths import model_directory
@@ -92,7 +92,7 @@ def recommend(
         return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
 
     positions = positions_of(configuration(first.model)) or sequence_length
-    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs))
+    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
     notes = [*_unread(found, named)]
     if not advice.recommendations:
         notes += nothing_fits([e.candidate for e in advice.excluded], needs, room, workload, first, positions)
@@ -137,8 +137,14 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
 
 def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Way, ...]:
     """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
+    folders = named if named is not None else [p for p in stored() if _near(p, here)]
+    if not folders:
+        return ()
+    from lorabench.advice.measured import Source, ways  # pandas and scipy: a second that a model without a study near it need not wait
+    from lorabench.report.view import make_view
+
     found: list[Way] = []
-    for folder in named if named is not None else [p for p in stored() if _near(p, here)]:
+    for folder in folders:
         try:
             with opened(folder) as store:
                 view = make_view(store)
@@ -158,13 +164,12 @@ def stored() -> list[Path]:
 
 def _near(folder: Path, here: Here) -> bool:
     """By cells.csv, which costs nothing to look into: a store of 10,000 cells of another size is not read."""
-    import pandas as pd
-
     try:
-        parameters = pd.read_csv(folder / "cells.csv", usecols=["total_parameters"])["total_parameters"].dropna()
+        with (folder / "cells.csv").open(newline="", encoding="utf-8") as stream:
+            sizes = {row.get("total_parameters") or "" for row in csv.DictReader(stream)}
+        return any(10**-REACH <= float(n) / here.parameters <= 1.5 * 10**REACH for n in sizes if n)
     except (OSError, ValueError):
         return False
-    return bool(((parameters / here.parameters).between(10**-REACH, 1.5 * 10**REACH)).any())
 
 
 def architecture(name: str) -> str | None:
@@ -182,7 +187,7 @@ def architecture(name: str) -> str | None:
 
 def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
     """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, else a larger card."""
-    if candidate.method.name != "full" and candidate.quantization.name in ("none", "int8"):
+    if not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY and candidate.method.name != "full" and candidate.quantization.name in ("none", "int8"):
         smaller = replace(candidate, quantization=QuantizationSpec(name="nf4", double_quant=True))
         if (other := needs(smaller)).high_bytes <= card.memory_bytes:
             return f"store the base in NF4 ({size(other.high_bytes)} at most)"

@@ -1,7 +1,7 @@
 """From what is to be trained and a card to a ranked list, and to what is ruled out by how many bytes.
 
     families    each method and quantisation with the settings that evidence gives it   (measured, else published, else the capacity rule)
-    variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; the fastest of them
+    variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them the fastest, or the one of least memory
     order       accuracy: shown to be within the margin; not decided, by the worst that it may be; without evidence; shown to be beyond the margin
                 memory: least memory; speed: least time. Then fewer trained parameters, then less memory.
 
@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lorabench.advice.measured import REACH, Way, nearest
 from lorabench.advice.recommendation import Candidate, Excluded, Needs, Quality, Recommendation, Witness, Workload
 from lorabench.advice.rules import learning_rate, published, rank_by_capacity, rules
+from lorabench.advice.way import REACH, Way, nearest
 from lorabench.spec.settings import MethodSpec, QuantizationSpec
 
 Priority = Literal["accuracy", "memory", "speed"]
@@ -50,19 +50,33 @@ class Advice:
     """what limits all of it"""
 
 
-def advise(workload: Workload, memory_bytes: int, given: Sequence[Family], needs: NeedsOf, priority: Priority, change: Callable[[Candidate, Needs], str]) -> Advice:
-    """The families that fit in their order, and those that do not; `change` finds the cheapest change for what does not fit."""
+def advise(
+    workload: Workload,
+    memory_bytes: int,
+    given: Sequence[Family],
+    needs: NeedsOf,
+    priority: Priority,
+    change: Callable[[Candidate, Needs], str],
+    ahead: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
+) -> Advice:
+    """The families that fit in their order, and those that do not.
+
+    `change` finds the cheapest change for what does not fit; `ahead` is told of candidates whose needs are asked for next.
+    """
     fit: list[Recommendation] = []
     out: list[Excluded] = []
-    for family in given:
-        least = variant(family, workload, 1, True, optimizers(family)[-1])
+    leasts = [variant(f, workload, 1, True, optimizers(f)[-1]) for f in given]
+    ahead(leasts)
+    ahead([c for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes for c in _next(f, workload)])
+    for family, least in zip(given, leasts, strict=True):
         at_least = needs(least)
         if at_least.high_bytes > memory_bytes:
             out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, ""))
             continue
-        if family.quantization.name == "int8" and family.quality.basis != "measured" and any(f.candidate.quantization.name == "none" and f.candidate.method == family.method for f in fit):
-            continue  # it saves memory that is there, and costs time
-        candidate, need = min(_fitting(family, workload, memory_bytes, needs), key=lambda pair: _pace(*pair))
+        if priority != "speed" and family.quantization.name == "int8" and family.quality.basis != "measured" and _unquantised(family, fit):
+            continue  # it saves memory that is there, and stands behind the unquantised base by accuracy and behind nf4 by memory
+        able = _fitting(family, workload, memory_bytes, needs)
+        candidate, need = min(able, key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)))
         fit.append(Recommendation(candidate, need, memory_bytes - need.high_bytes, family.quality, family.evidence, family.caveats))
     fit.sort(key=lambda r: order(r, priority))
     return Advice(tuple(fit), tuple(replace(e, cheapest_change=change(e.candidate, e.needs)) for e in out))
@@ -110,6 +124,16 @@ def _measured(way: Way, kind: QuantizationSpec) -> Family:
 def optimizers(family: Family) -> tuple[str, ...]:
     """Those that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights."""
     return ("adamw", "paged-adamw-8bit") if family.method.name == "full" else ("adamw",)
+
+
+def _next(family: Family, workload: Workload) -> tuple[Candidate, ...]:
+    """What is looked at in any case where the least fits."""
+    plain = variant(family, workload, 1, False, optimizers(family)[0])
+    return (plain, variant(family, workload, 2, True, optimizers(family)[-1])) if workload.batch_size % 2 == 0 else (plain,)
+
+
+def _unquantised(family: Family, fit: Sequence[Recommendation]) -> bool:
+    return any(r.candidate.quantization.name == "none" and r.candidate.method.name == family.method.name for r in fit)
 
 
 def _fitting(family: Family, workload: Workload, memory_bytes: int, needs: NeedsOf) -> list[tuple[Candidate, Needs]]:

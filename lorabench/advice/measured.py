@@ -1,8 +1,4 @@
 """What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how far it is behind full fine-tuning.
-
-    distance = |log10(parameters there / here)| + 0.5 [another architecture] + 0.5 |log10(training tokens there / here)|
-
-A study speaks for a model within REACH of it, and for any where the user named it; the distance is then told.
 """
 
 from __future__ import annotations
@@ -14,6 +10,7 @@ from pathlib import Path
 
 from lorabench.advice.choose import Option, chosen, contests, options
 from lorabench.advice.recommendation import Quality, Witness
+from lorabench.advice.way import FULL, Here, Way
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.compare import margin_of
 from lorabench.analysis.conditions import Replicates
@@ -22,9 +19,6 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
 from lorabench.report import human
 from lorabench.spec.study import Study
-
-REACH = 1.0  # a factor of ten in size: published scaling of LoRA moves little within it
-FULL = "full fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -41,39 +35,6 @@ class Source:
     """of a model's name"""
 
 
-@dataclass(frozen=True)
-class Here:
-    """What is to be trained, as far as it is known."""
-
-    model: str
-    parameters: int
-    architecture: str | None = None
-    tokens: int | None = None
-    tolerated: float | None = None
-    """in the metric's unit; absent: each study's own margin"""
-
-
-@dataclass(frozen=True)
-class Way:
-    """One method and quantisation in one contest of a study, at the least that is enough."""
-
-    group: Replicates
-    option: Option
-    quality: Quality
-    witness: Witness
-    decided: bool
-    """whether the rank is shown to be enough; else it is the one of best mean"""
-    distance: float
-    study: str
-    model: str
-    tokens: int | None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What it is a way of."""
-        return self.group.setting.method.name, self.group.setting.quantization.name
-
-
 def ways(source: Source, here: Here) -> tuple[Way, ...]:
     """Every way of every contest of a study; none where its metric has no better and worse."""
     known = {s.condition: s for s in source.summaries}
@@ -87,12 +48,6 @@ def ways(source: Source, here: Here) -> tuple[Way, ...]:
             if found is not None:
                 made.append(found)
     return tuple(made)
-
-
-def nearest(found: Sequence[Way], key: tuple[str, str], reach: float) -> Way | None:
-    """The way of a key whose study lies nearest, within reach; of equally near ones one whose rank is shown, then the one of most seeds."""
-    able = [w for w in found if w.key == key and w.distance <= reach]
-    return min(able, key=lambda w: (round(w.distance, 2), not w.decided, -w.option.seeds, w.study, w.option.condition), default=None)
 
 
 def _way(source: Source, here: Here, members: Sequence[Replicates], known: dict[str, Summary], full: Replicates | None) -> Way | None:

@@ -1,0 +1,41 @@
+"""Each setting is traced once for all tests of this folder, and no stored study of the repository speaks unless a test asks for it."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def traces():
+    """A trace is a pure function of its setting and takes half a second."""
+    from lorabench.memory import room
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "course", cache(room.course))
+        patch.setattr(room.Room, "prefetch", lambda self, settings: None)  # another process would not know the cache
+        yield
+
+
+@pytest.fixture
+def nothing_at_hand(tmp_path, monkeypatch):
+    """A folder without reports/ and runs/."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def formula(monkeypatch):
+    """Memory by a formula, where it is not what a test is about."""
+    from lorabench.memory.room import Room
+
+    stored = {"none": 32, "int8": 12, "fp4": 7, "nf4": 6}
+
+    def need(room, setting):
+        t = setting.training
+        trained = 300_000 if setting.method.rank is None else 5_000 * setting.method.rank
+        peak = 10**7 * stored[setting.quantization.name] + 12 * trained + 10**6 * t.batch_size * (1 if t.gradient_checkpointing else 3)
+        step = SimpleNamespace(trainable_parameters=trained)
+        return SimpleNamespace(step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None)
+
+    monkeypatch.setattr(Room, "need", need)
+    monkeypatch.setattr(Room, "prefetch", lambda self, settings: None)

@@ -1,0 +1,290 @@
+"""Well-known cases answered as published experience has them, and what a stored study makes of an answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lorabench.advice.recommendation import Candidate, Needs
+from lorabench.advice.words import as_plain, as_text
+from lorabench.advice.words import quality as in_words
+from lorabench.errors import LorabenchError
+from lorabench.executors import synthetic
+from lorabench.recommend import change, recommend
+from lorabench.record.frames import wide
+from lorabench.spec.gpus import find_gpu, gpus
+from lorabench.spec.settings import MethodSpec, QuantizationSpec
+from tests.report.stores import filled
+
+# QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank 64, 512 tokens, batch 1, checkpointing).
+# litgpt: tutorials/resource-tables.md of 2023-10, one A100-40GB, rank 8 on q and v, 1304 tokens, no checkpointing.
+# LLaMA-Factory: README, "Hardware Requirement", estimates (7B: full 120 GB, 60 GB in pure bfloat16, LoRA 16 GB; QLoRA of 7B to 70B: 6, 12, 24, 48 GB).
+# Qwen: README, "Profiling of Memory and Speed", one A100-80GB (Q-LoRA 72B: 61.4 GB at 512 tokens; LoRA 72B: 217.7 GB over four cards).
+CASES = [
+    ("llama-2-7b", "8GB", 512, "lora", "nf4", True, "QLoRA figure 6: 6.9 GB"),
+    ("llama-2-7b", "rtx3060-12gb", 512, "lora", "nf4", True, "QLoRA figure 6: 6.9 GB; Qwen: Q-LoRA 7B 11.5 GB"),
+    ("llama-2-7b", "rtx3060-12gb", 512, "lora", "none", False, "LLaMA-Factory: 16 GB; the weights alone are 13.5 GB"),
+    ("llama-2-7b", "t4", 512, "lora", "none", False, "LLaMA-Factory: 16 GB, and a T4 leaves 14.6 GiB of its 16"),
+    ("llama-2-7b", "rtx4090", 1304, "lora", "none", True, "litgpt: 21.30 GB"),
+    ("llama-2-7b", "a100-40gb", 512, "full", "none", False, "LLaMA-Factory: 60 GB even in pure bfloat16"),
+    ("llama-2-13b", "rtx4080", 512, "lora", "nf4", True, "QLoRA figure 6: 11.3 GB"),
+    ("llama-2-13b", "rtx4090", 512, "lora", "none", False, "litgpt: 38.12 GB; the weights alone are 26 GB"),
+    ("llama-2-13b", "a100-40gb", 512, "lora", "none", True, "litgpt: 38.12 GB, even at 1304 tokens without checkpointing"),
+    ("llama-30b", "rtx4090", 512, "lora", "nf4", True, "QLoRA abstract and section 5: Guanaco 33B trained on one 24 GB card"),
+    ("llama-30b", "rtx4080", 512, "lora", "nf4", False, "QLoRA figure 6: the model alone is 19.3 GB"),
+    ("llama-65b", "rtx-a6000", 512, "lora", "nf4", True, "QLoRA abstract: 65B on one 48 GB card; figure 6: 45.0 GB"),
+    ("llama-2-70b", "a100-80gb", 512, "lora", "nf4", True, "Qwen: 61.4 GB"),
+    ("llama-2-70b", "a100-80gb", 512, "lora", "none", False, "Qwen: 217.7 GB"),
+    pytest.param("llama-2-70b", "a100-40gb", 512, "lora", "nf4", False, "LLaMA-Factory: 48 GB; litgpt: 37.2 GB untrained", marks=pytest.mark.slow),
+]
+
+
+@cache
+def answer(model, gpu, length, batch=1):
+    return recommend(model, gpu, length, batch_size=batch)
+
+
+def entry(found, method, quantization):
+    return next((e for e in found if (e.candidate.method.name, e.candidate.quantization.name) == (method, quantization)), None)
+
+
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+@pytest.mark.parametrize(
+    ("model", "gpu", "length", "method", "quantization", "fits", "source"),
+    CASES,
+    ids=lambda v: v if isinstance(v, str) and len(v) < 13 else "fits" if v is True else "",
+)
+def test_published_experience_is_met(model, gpu, length, method, quantization, fits, source):
+    asked = answer(model, gpu, length)
+    fit, out = (entry(found, method, quantization) for found in (asked.advice.recommendations, asked.advice.excluded))
+    if fits:
+        assert fit is not None, source
+        assert 0 <= fit.headroom_bytes == asked.memory_bytes - fit.needs.high_bytes
+        return
+    assert fit is None, source
+    assert out is not None and out.over_bytes > 0, source
+    assert out.cheapest_change
+
+
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+def test_full_fine_tuning_of_7b_with_adamw_does_not_fit_80_gb():
+    """LLaMA-Factory: 120 GB with float32 weights; PEFT's README: a 7B model runs out of memory on an A100-80GB. A paged 8-bit optimizer helps."""
+    full = entry(answer("llama-2-7b", "a100-80gb", 512).advice.recommendations, "full", "none")
+    assert full is None or full.candidate.optimizer == "paged-adamw-8bit"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+def test_the_micro_batch_that_ran_out_of_memory_on_40_gb_is_not_proposed():
+    """litgpt: 7B at 1304 tokens without checkpointing takes 29.07 GB for two sequences and runs out of memory with four."""
+    lora = entry(answer("llama-2-7b", "a100-40gb", 1304, 4).advice.recommendations, "lora", "none").candidate
+    assert lora.gradient_checkpointing or lora.micro_batch_size <= 2
+
+
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+def test_what_is_taken_is_near_what_was_measured():
+    """litgpt, 7B at 1304 tokens without checkpointing: 21.30 GB with one sequence and adapters on q and v; adapters on every layer take a little more."""
+    lora = entry(answer("llama-2-7b", "rtx4090", 1304).advice.recommendations, "lora", "none")
+    assert (lora.candidate.micro_batch_size, lora.candidate.gradient_checkpointing) == (1, False)
+    assert 21.30e9 < lora.needs.peak_bytes < 1.2 * 21.30e9
+
+
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+def test_where_nothing_fits_the_text_says_what_would():
+    asked = answer("llama-2-70b", "8GB", 512)
+    text = " ".join(as_text(asked).split())
+    assert asked.advice.recommendations == ()
+    assert all(e.over_bytes > 0 for e in asked.advice.excluded)
+    least = min(e.needs.high_bytes for e in asked.advice.excluded)
+    for words in ("Nothing that was tried fits.", "The least demanding is LoRA r=8", "base in NF4", "No shorter sequence would make it fit", "it fits on a40"):
+        assert words in text
+    named = re.search(r"it fits on ([\w-]+)", text).group(1)
+    assert gpus()[named].memory_bytes >= least > max(c.memory_bytes for c in gpus().values() if c.memory_bytes < gpus()[named].memory_bytes)
+
+
+def test_the_cheapest_change_is_one_that_the_method_allows():
+    """PiSSA begins from the singular vectors of unquantised weights; LoRA's base may be stored in 4 bits."""
+    card = find_gpu("24GB")
+
+    def needs(c):
+        high = (10 if c.quantization.name == "nf4" else 30) * 2**30
+        return Needs(1, high, high, high)
+
+    def told(method):
+        spec = MethodSpec(name=method, rank=8, alpha=16, target_modules="all-linear")
+        asked = Candidate(spec, QuantizationSpec(name="none"), 1, 1, True, "adamw", 1e-4)
+        return change(asked, needs(asked), card, needs)
+
+    assert "NF4" in told("lora")
+    assert "NF4" not in told("pissa")
+
+
+@pytest.mark.usefixtures("nothing_at_hand")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"priority": "beauty"}, "priority"),
+        ({"batch_size": 0}, "batch size 0 is below 1"),
+        ({"examples": 0}, "examples 0 is below 1"),
+        ({"tokens": -5}, "tokens -5 is below 1"),
+        ({"tolerated_loss": 0}, "tolerated loss of 0 is not above 0"),
+        ({"tolerated_loss": float("nan")}, "tolerated loss of nan"),
+        ({"studies": ["nowhere"]}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_is_traced(changes, words):
+    with pytest.raises(LorabenchError, match=words) as told:
+        recommend("lorabench/tiny-300k", "24GB", 128, **changes)
+    assert "\n" not in str(told.value)
+
+
+# ---- a study of one's own: synthetic cells, whose loss is 2 + 0.6 / sqrt(1 + rank) + 0.05 [nf4] + noise of 0.01, full fine-tuning at 2
+
+MODEL = "lorabench/tiny-300k"
+STUDY = """
+schema: 1
+name: mine
+question: What is enough?
+model: lorabench/tiny-300k
+task: {{name: python-docs}}
+method: {{name: lora, alpha: 16}}
+training: {{steps: 40, batch_size: 4, sequence_length: 64, learning_rate: 4e-3}}
+grid:
+  method.rank: {ranks}
+  quantization: [none, nf4]
+include: {include}
+seeds: {seeds}
+{reference}
+evaluation: {{lm_eval: [], forgetting: none}}
+"""
+FULL = "[{method: {name: full}, quantization: none, training.learning_rate: 1e-3}]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    ranks: tuple[int, ...] = (2, 8, 32)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    full: bool = True
+
+    def text(self):
+        reference = "reference: {method: {name: full}}" if self.full else ""
+        return STUDY.format(ranks=list(self.ranks), include=FULL if self.full else "[]", seeds=list(self.seeds), reference=reference)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    @cache
+    def make(plan=Plan()):
+        return filled(tmp_path_factory.mktemp("study"), plan.text())
+
+    return make
+
+
+def ask(store, **changes):
+    return recommend(MODEL, "24GB", 128, batch_size=4, studies=[store.folder], **changes)
+
+
+def lora(asked, quantization="none"):
+    return entry(asked.advice.recommendations, "lora", quantization)
+
+
+@pytest.mark.usefixtures("formula")
+@pytest.mark.parametrize(("tolerated", "rank"), [(0.3, 2), (0.15, 8), (0.02, 32)])  # behind rank 32 are 8 by 0.096 and 2 by 0.242
+def test_the_rank_is_the_study_s_smallest_that_is_enough(made, tolerated, rank):
+    store = made()
+    asked = ask(store, tolerated_loss=tolerated)
+    for quantization in ("none", "nf4"):
+        found = lora(asked, quantization)
+        assert found.candidate.method.rank == rank
+        assert (found.candidate.method.alpha, found.candidate.learning_rate) == (16, 4e-3)
+        assert found.quality.basis == "measured"
+    assert entry(asked.advice.recommendations, "full", "none").candidate.learning_rate == 1e-3
+
+
+@pytest.mark.usefixtures("formula")
+def test_the_evidence_names_the_cells_that_were_compared(made):
+    store = made()
+    found = lora(ask(store, tolerated_loss=0.15), "nf4")
+    results = [r.cell for r in store.results()]
+    chosen = {c.id for c in results if (c.method.name, c.method.rank, c.quantization.name) == ("lora", 8, "nf4")}
+    full = {c.id for c in results if c.method.name == "full"}
+    (witness,) = found.evidence
+    assert (witness.kind, Path(witness.source)) == ("cells", store.folder)
+    assert set(witness.cells) == chosen | full
+    assert len(chosen) == len(full) == 3
+    told = as_plain(ask(store, tolerated_loss=0.15))["recommendations"]
+    assert all(e["cells"] for r in told for e in r["evidence"])
+
+
+@pytest.mark.usefixtures("formula")
+def test_a_measured_quality_is_the_distance_to_full_fine_tuning(made):
+    found = lora(ask(made(), tolerated_loss=0.15)).quality
+    assert found.worse == pytest.approx(0.2, abs=0.02)  # 0.6 / 3
+    assert found.low < 0.2 < found.high
+    assert (found.against, found.metric, found.margin, found.enough) == ("full fine-tuning", "eval_loss", 0.15, False)
+    assert "shown to be beyond 0.15" in in_words(found)
+
+
+@pytest.mark.usefixtures("formula")
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5), (6, 7, 8), (10, 11, 12, 13, 14), (20, 21)])
+def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch, seeds):
+    monkeypatch.setattr(synthetic, "GAP", 1e-12)
+    monkeypatch.setitem(synthetic.QUANTIZED, "nf4", 0.0)
+    monkeypatch.setitem(synthetic.BEST_RATE, "adapter", 4e-3)
+    asked = ask(filled(tmp_path, Plan((4,), seeds).text()), tolerated_loss=0.2)
+    found = asked.advice.recommendations
+    measured = [r for r in found if r.quality.basis == "measured"]
+    assert [(r.candidate.method.name, r.candidate.quantization.name) for r in measured] == [("lora", "nf4"), ("lora", "none"), ("full", "none")]
+    assert list(found[:3]) == measured  # all tie: fewer parameters, then less memory
+    assert all(r.quality.enough is True and "beyond" not in in_words(r.quality) for r in measured)
+    strict = ask(filled(tmp_path / "again", Plan((4,), seeds).text()), tolerated_loss=1e-4)
+    assert not any(r.quality.enough is False for r in strict.advice.recommendations)
+
+
+@pytest.mark.usefixtures("formula")
+def test_one_seed_is_told(made):
+    for found in (lora(ask(made(Plan(seeds=(0,))))), lora(ask(made()))):
+        (witness,) = found.evidence
+        assert any("one seed" in c for c in found.caveats) == ("1 seed" in witness.text)
+    assert any("one seed" in c for c in lora(ask(made(Plan(seeds=(0,))))).caveats)
+
+
+@pytest.mark.usefixtures("formula")
+def test_a_rank_that_is_only_the_best_tried_is_told(made):
+    found = lora(ask(made(Plan(ranks=(4,)))))
+    assert any("rank 4 is not shown to be enough" in c for c in found.caveats)
+    assert not any("not shown" in c for c in lora(ask(made(), tolerated_loss=0.15)).caveats)
+
+
+@pytest.mark.usefixtures("formula")
+def test_a_study_of_a_model_far_from_this_one_is_told(made):
+    asked = recommend("smollm2-135m", "24GB", 128, batch_size=1, studies=[made().folder], tolerated_loss=0.15)
+    found = lora(asked)
+    assert found.candidate.method.rank == 8
+    assert any("far from this model" in c for c in found.caveats)
+    assert not any("far from this model" in c for c in lora(ask(made())).caveats)
+
+
+@pytest.mark.usefixtures("formula")
+def test_without_full_fine_tuning_there_is_a_rank_and_no_number(made):
+    found = lora(ask(made(Plan(full=False)), tolerated_loss=0.15))
+    assert found.candidate.method.rank == 8
+    assert (found.quality.basis, found.quality.worse, in_words(found.quality)) == ("none", None, "no evidence")
+    assert any("no full fine-tuning" in c for c in found.caveats)
+
+
+@pytest.mark.usefixtures("formula")
+def test_studies_that_lie_in_reports_are_found_only_where_their_model_is_near(made, tmp_path, monkeypatch):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "mine").symlink_to(made().folder)
+    monkeypatch.chdir(tmp_path)
+    (made().folder / "cells.csv").write_text(wide(made().results()).to_csv(index=False), encoding="utf-8")  # as a run does at its end
+    near = recommend(MODEL, "24GB", 128, batch_size=4)
+    far = recommend("smollm2-135m", "24GB", 128, batch_size=1)
+    assert {lora(a).quality.basis for a in (near, far)} == {"measured", "published"}
+    assert lora(near).quality.basis == "measured"
+    assert any("No stored study" in n for n in far.advice.notes)

@@ -1,0 +1,40 @@
+"""Many settings on a card from few traces: the same bytes as each traced by itself, in whatever process."""
+
+from dataclasses import replace
+
+import pytest
+
+from lorabench.memory.request import setting_from
+from lorabench.memory.room import Room
+from lorabench.memory.step import predict_step
+from lorabench.spec.gpus import find_gpu
+
+
+def setting(**training):
+    return setting_from({"model": {"name": "lorabench/tiny-300k"}, "method": {"rank": 4}, "training": {"batch_size": 1, "sequence_length": 256, **training}})
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_a_batch_on_the_line_takes_what_it_takes_when_it_is_traced(batch):
+    room = Room(find_gpu("rtx4090"))
+    wanted = setting(batch_size=batch)
+    assert room.need(wanted).step.peak_bytes == predict_step(wanted).peak_bytes
+    assert len(room.traced) <= 2
+
+
+def test_what_is_traced_side_by_side_is_what_is_traced_in_a_row():
+    ahead, alone = Room(find_gpu("rtx4090")), Room(find_gpu("rtx4090"))
+    wanted = [setting(), setting(batch_size=2), setting(gradient_checkpointing=True)]
+    ahead.prefetch(wanted)
+    for s in wanted:
+        assert ahead.need(s) == alone.need(s)
+
+
+def test_the_longest_sequence_fits_and_the_next_does_not():
+    card = find_gpu("rtx4090")
+    small = replace(card, memory_bytes=Room(card).need(setting()).high_bytes)
+    room = Room(small)
+    longest = room.longest(setting(), 512)
+    assert 256 <= longest < 512
+    at = [room.need(replace(setting(), training=setting().training.model_copy(update={"sequence_length": n}))).high_bytes for n in (longest, longest + 1)]
+    assert at[0] <= small.memory_bytes < at[1]
