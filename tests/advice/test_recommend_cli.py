@@ -32,6 +32,7 @@ def store(tmp_path_factory):
     return filled(tmp_path_factory.mktemp("advice"))
 
 
+@pytest.mark.slow
 def test_json_has_every_key_and_bytes_as_whole_numbers(capsys):
     code, out, err = call(capsys, *TINY, "--gpu", "1GB", "--json")
     assert (code, err) == (0, "")

@@ -210,6 +210,7 @@ def test_every_task_runs_as_a_cell(folder, tmp_path):
             assert 0 <= result.value("classify/acc") <= 1
 
 
+@pytest.mark.slow
 def test_the_order_of_cells_changes_no_number(folder):
     cells = [cell_of("evaluation.forgetting=self", f"quantization={q}") for q in ("int8", "nf4")]
     timed = {"load_seconds", "train_seconds", "eval_seconds", "tokens_per_second"}

@@ -107,6 +107,7 @@ def test_lm_eval_scores_a_choice_set_as_a_hand_count_of_likelihoods_does(base, t
     assert accuracy.count == 24
 
 
+@pytest.mark.slow
 def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path):
     model, tokenizer, _ = base
     rows = [{"text": "The cat sat on the", "options": [" mat", " xylophone"], "gold": 0}] * 9

@@ -65,6 +65,7 @@ def test_lower_precisions_train_with_adapters_in_float32(dtype, folder):
     assert config["r"] == 4
 
 
+@pytest.mark.slow
 def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
     """Anonymous memory (mapped files apart) rises by the weights once, in float32 from a bfloat16 file and in nf4."""
     script = textwrap.dedent("""

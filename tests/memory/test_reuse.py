@@ -41,8 +41,8 @@ def traced(monkeypatch):
     [
         ("cuda", "lora", "none", {}),
         ("cuda", "lora", "nf4", {"gradient_checkpointing": True}),
-        ("cuda", "dora", "nf4", {}),
-        ("cpu", "dora", "nf4", {}),
+        pytest.param("cuda", "dora", "nf4", {}, marks=pytest.mark.slow),
+        pytest.param("cpu", "dora", "nf4", {}, marks=pytest.mark.slow),
         ("cuda", "rslora", "int8", {"gradient_accumulation": 2}),
         ("cpu", "lora", "none", {"optimizer": "sgd"}),
     ],
