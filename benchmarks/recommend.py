@@ -5,8 +5,7 @@
 For each contest (model and task) of each study under reports/ the recommendation is made from the other studies alone, and carried out with the
 contest's own cells: the first entry whose method and storage were run there, at the nearest rank that was. Regret is the mean of the metric lost against
 the contest's best cell, in nats. Rules: LoRA on an unquantised base at the rank nearest 8, nearest 16, and the highest that was run (all fit).
-Where not all of it was run there, the condition nearest in the kinds of modules, then in rank, then in rate is taken; of a rule, which says nothing of
-modules and rates, the mean. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its settings are chosen.
+Where not all of it was run there, the condition nearest in modules, then in rank, then in rate is taken; a rule has the recommended modules and rate. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its settings are chosen.
 --check-time measures `lorabench recommend` of a 70B model in processes of their own. Writes reports/recommend.json.
 """
 
@@ -21,15 +20,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorabench.advice.choose import Option, contests, options
-from lorabench.advice.decide import Family, families, order
-from lorabench.advice.measured import Source, ways
+from lorabench.advice.decide import order
+from lorabench.advice.families import Family, families
+from lorabench.advice.measured import Source, heard
 from lorabench.advice.recommendation import Needs, Recommendation
 from lorabench.advice.rules import rules
-from lorabench.advice.way import Here, Way
+from lorabench.advice.way import Contest, Here, nearest
 from lorabench.analysis.conditions import Replicates
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.request import model_from
@@ -53,24 +54,28 @@ def views() -> dict[Path, View]:
     return found
 
 
-def recommended(contest: Sequence[Replicates], given: Sequence[Option], others: dict[Path, View]) -> Option:
-    """What the other studies recommend, as far as the contest has it."""
+def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list[Family]:
+    """What the other studies recommend, in order."""
     one = contest[0].setting
-    tokens = [t for g in contest if (t := g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length)]
+    tokens = max(g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length for g in contest)
     model = model_from(one.model.name)
-    ranks = [r for r in rules().ranks if r <= 64]
-    counts = count_parameters(model, ranks, "all-linear")
-    here = Here(one.model.name, counts[0].base_parameters, architecture(one.model.name), max(tokens))
-    found: list[Way] = []
+    counts = count_parameters(model, [r for r in rules().ranks if r <= 64], "all-linear")
+    here = Here(one.model.name, counts[0].base_parameters, architecture(one.model.name), tokens, one.task.name)
+    found: list[Contest] = []
     for folder, v in others.items():
-        found += ways(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, architecture), here)
+        found += heard(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, architecture, v.of_condition, v.file), here)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    ranked = sorted(families(here.parameters, here.tokens, trainable, found), key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
+    given = families(here.parameters, here.tokens, trainable, nearest(found))
+    return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
+
+
+def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option]) -> tuple[Family, Option]:
+    """The first entry whose method and storage were run there, and the option nearest to it."""
     by_condition = {g.condition: g for g in contest}
     for family in ranked:
-        alike = [o for o in given if _key(by_condition[o.condition]) == (family.method.name, family.quantization.name)]
+        alike = [o for o in given if _key(by_condition[o.condition]) == family.key]
         if alike:
-            return min(alike, key=lambda o: _distance(by_condition[o.condition], family))
+            return family, min(alike, key=lambda o: _distance(by_condition[o.condition], family))
     raise ValueError("a contest without any method that is thought of")
 
 
@@ -86,23 +91,27 @@ def _key(g: Replicates) -> tuple[str, str]:
 
 def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
     rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
-    modules = abs(_modules(g.setting.method.target_modules) - _modules(family.method.target_modules))
-    return modules, rank, abs(math.log(g.setting.training.rate / family.learning_rate))
+    ours, theirs = _modules(g.setting.method.target_modules), _modules(family.method.target_modules)
+    return len(ours ^ theirs), rank, abs(math.log(g.setting.training.rate / family.learning_rate))
 
 
-def _modules(wanted: str | tuple[str, ...] | None) -> int:
-    """How many kinds of a Llama layer's seven matrices are adapted."""
-    return {"all-linear": 7, "attention": 4, "mlp": 3}.get(wanted, 1) if isinstance(wanted, str) else len(wanted or ())
+def _modules(wanted: str | tuple[str, ...] | None) -> frozenset[str]:
+    """Which of a Llama layer's seven matrices are adapted."""
+    attention, mlp = frozenset(("q_proj", "k_proj", "v_proj", "o_proj")), frozenset(("gate_proj", "up_proj", "down_proj"))
+    groups = {"all-linear": attention | mlp, "attention": attention, "mlp": mlp}
+    return groups.get(wanted, frozenset((wanted,))) if isinstance(wanted, str) else frozenset(wanted or ())
 
 
-def rule(contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
-    """The mean regret of the conditions that a rule on the rank allows; None where it allows none."""
-    ranks = {g.condition: g.setting.method.rank for g in contest if _key(g) == ("lora", "none")}
-    able = [o for o in given if ranks.get(o.condition)]
+def rule(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
+    """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the rule's rank; None where there is none."""
+    lora = next(f for f in ranked if f.key == ("lora", "none"))
+    by_condition = {g.condition: g for g in contest}
+    able = [o for o in given if _key(by_condition[o.condition]) == lora.key]
     if not able:
         return None
-    rank = wanted(sorted({ranks[o.condition] or 0 for o in able}))
-    return statistics.mean(o.worse for o in able if ranks[o.condition] == rank)
+    rank = wanted(sorted({o.rank or 0 for o in able}))
+    family = replace(lora, method=lora.method.model_copy(update={"rank": rank}))
+    return min(able, key=lambda o: (o.rank != rank, _distance(by_condition[o.condition], family))).worse
 
 
 def nearest_to(rank: int) -> Callable[[list[int]], int]:
@@ -120,9 +129,10 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
             given = options(contest, view.summaries, view.pairing, view.metric)
             if len({o.rank for o in given if o.rank}) < 2:
                 continue
-            took = recommended(contest, given, others)
+            ranked = recommended(contest, others)
+            _, took = carried_out(ranked, contest, given)
             rules_of = {"always 8": nearest_to(8), "always 16": nearest_to(16), "largest that fits": max}
-            regrets = {name: rule(contest, given, wanted) for name, wanted in rules_of.items()}
+            regrets = {name: rule(ranked, contest, given, wanted) for name, wanted in rules_of.items()}
             if None not in regrets.values():
                 rows.append({"study": folder.name, "model": contest[0].setting.model.name, "recommended": took.label, "regret": took.worse, **regrets})
     return rows

@@ -108,6 +108,7 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--examples", metavar="N", type=_amount, help="training examples, such as 20000 or 20K")
     c.add_argument("--tokens", metavar="N", type=_amount, help="training tokens, such as 6M")
     c.add_argument("--from", metavar="DIR", dest="studies", nargs="+", action="extend", help="results directories to learn from (default: reports/ and runs/, where their models are near in size)")
+    c.add_argument("--task", metavar="NAME", help="the kind of task, as studies name it: studies of another kind lie farther")
     c.add_argument("--priority", metavar="WHAT", default="accuracy", help="accuracy, memory, speed (default: accuracy)")
     c.add_argument("--tolerated-loss", metavar="X", type=float, help="how much worse than the best is as good, in a study's metric (default: the study's margin)")
     c.add_argument("--json", action="store_true")

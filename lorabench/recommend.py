@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lorabench import plugins, quick
-from lorabench.advice.decide import Priority, advise, families
+from lorabench.advice.decide import Priority, advise, variant
+from lorabench.advice.families import Family, by_rules, families
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
-from lorabench.advice.way import REACH, Here, Way
+from lorabench.advice.way import REACH, Contest, Here, Key, nearest
 from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
@@ -34,6 +35,7 @@ Emit = Callable[[Workload, Candidate], dict[str, str]]
 PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
 CARDS = 3
+MOST = 1_000_000  # sequences of a step
 CALIBRATED = 4  # stored conditions that tell this machine's speed: each is traced, in ~0.4 s
 
 
@@ -48,17 +50,23 @@ def recommend(
     studies: Sequence[str | Path] | None = None,
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
+    task: str | None = None,
 ) -> Answer:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
 
     `tokens` are those of one epoch, `studies` results directories (absent: all of reports/ and runs/ whose models are near in size),
-    `tolerated_loss` in the unit of each study's metric (absent: each study's own margin). LorabenchError for what cannot be meant.
+    `tolerated_loss` in the unit of each study's metric (absent: each study's own margin), `task` the kind of task, as studies name it
+    (absent: any). LorabenchError for what cannot be meant.
     """
     if priority not in get_args(Priority):
         raise LorabenchError(unknown("priority", priority, get_args(Priority)))
     for name, value in (("batch size", batch_size), ("examples", examples), ("tokens", tokens)):
         if value is not None and value < 1:
             raise LorabenchError(f"{name} {value} is below 1; give a whole number from 1 on")
+    if batch_size > MOST:
+        raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
+    if task is not None and task not in plugins.names("tasks"):
+        raise LorabenchError(unknown("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not tolerated_loss > 0:
         raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is not above 0; give it in the unit of the study's metric, such as 0.02")
     card = find_gpu(gpu)
@@ -74,29 +82,50 @@ def recommend(
         from lorabench.memory.skeleton import configuration
 
         spec = model_from(model)
-        first = setting_from({"model": spec.model_dump(), "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
-    if tokens is None and examples is not None:
-        tokens = examples * sequence_length
+        first = setting_from({"model": spec.model_dump(), "method": "full", "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
     workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
+    at_most = tokens if tokens is not None or examples is None else examples * sequence_length
     ranks = possible_ranks(first)
     counts = count_parameters(first.model, ranks, rules().lora.target_modules)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    here = Here(first.model.name, counts[0].base_parameters, architecture(first.model.name), tokens, tolerated_loss)
-    found = evidence(here, named or None)
+    here = Here(first.model.name, counts[0].base_parameters, architecture(first.model.name), at_most, task, tolerated_loss)
+    contest = nearest(evidence(here, named or None), bool(named))
     room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
-    given = families(here.parameters, tokens, trainable, found, float("inf") if named else REACH)
+    given, notes = possible(families(here.parameters, at_most, trainable, contest), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
+    if card.kind == "cpu":
+        given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
 
     def needs(candidate: Candidate) -> Needs:
         need = room.need(setting_of(candidate, workload, first))
-        seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds else None
+        known = need.seconds is not None and not candidate.optimizer.startswith("paged")  # what paging takes is not predicted
+        seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds and known else None
         return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
 
     positions = positions_of(configuration(first.model)) or sequence_length
     advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
-    notes = [*_unread(found, named)]
+    notes += _unread(contest, named)
+    if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
+        notes.append(f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")
     if not advice.recommendations:
         notes += nothing_fits([e.candidate for e in advice.excluded], needs, room, workload, first, positions)
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
+
+
+def possible(given: Sequence[Family], by_rule: Callable[[Key], Family], workload: Workload, first: Setting) -> tuple[list[Family], list[str]]:
+    """The families that this model allows, measured ones that it does not by the rules instead, and a sentence for each that is left out or replaced."""
+    from lorabench.memory.request import check
+
+    kept, told = [], []
+    for family in given:
+        for tried in (family, by_rule(family.key)):
+            try:
+                check(setting_of(variant(tried, workload, 1, False, "adamw"), workload, first))
+            except LorabenchError as e:
+                told.append(f"{title(variant(tried, workload, 1, False, 'adamw'))} is left out: {e}.")
+                continue
+            kept.append(tried)
+            break
+    return kept, list(dict.fromkeys(told))
 
 
 def emit(answer: Answer, write: Emit, entry: int, folder: str | Path) -> tuple[Path, ...]:
@@ -105,9 +134,10 @@ def emit(answer: Answer, write: Emit, entry: int, folder: str | Path) -> tuple[P
     if not 1 <= entry <= len(known):
         raise LorabenchError(f"there is no recommendation {entry}; allowed: {f'1 to {len(known)}' if known else 'none, since nothing fits'}")
     target, made = Path(folder), []
+    texts = write(answer.workload, known[entry - 1].candidate)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name, text in write(answer.workload, known[entry - 1].candidate).items():
+        for name, text in texts.items():
             (target / name).write_text(text, encoding="utf-8")
             made.append(target / name)
     except OSError as e:
@@ -135,21 +165,21 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
     return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
 
 
-def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Way, ...]:
+def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Contest, ...]:
     """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
     folders = named if named is not None else [p for p in stored() if _near(p, here)]
     if not folders:
         return ()
-    from lorabench.advice.measured import Source, ways  # pandas and scipy: a second that a model without a study near it need not wait
+    from lorabench.advice.measured import Source, heard  # pandas and scipy: a second that a model without a study near it need not wait
     from lorabench.report.view import make_view
 
-    found: list[Way] = []
+    found: list[Contest] = []
     for folder in folders:
         try:
             with opened(folder) as store:
                 view = make_view(store)
-                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture)
-                found += ways(source, here)
+                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture, view.of_condition, view.file)
+                found += heard(source, here)
         except LorabenchError:
             if named is not None:
                 raise
@@ -191,7 +221,7 @@ def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
         smaller = replace(candidate, quantization=QuantizationSpec(name="nf4", double_quant=True))
         if (other := needs(smaller)).high_bytes <= card.memory_bytes:
             return f"store the base in NF4 ({size(other.high_bytes)} at most)"
-    if candidate.method.name == "full" and need.high_bytes > card.memory_bytes:
+    if candidate.method.name == "full":
         return _larger(need.high_bytes, "train adapters instead, or take ")
     return _larger(need.high_bytes, "")
 
@@ -216,7 +246,7 @@ def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: W
     return tuple(told)
 
 
-def _unread(found: Sequence[Way], named: Sequence[Path]) -> tuple[str, ...]:
-    if named and not found:
-        return (f"Of {', '.join(map(str, named))} nothing could be learned: no trained condition has a metric with a better and worse.",)
-    return () if found else ("No stored study of a model of this size is at hand: quality is from the literature. Run one, or name one with --from.",)
+def _unread(contest: Contest | None, named: Sequence[Path]) -> tuple[str, ...]:
+    if named and contest is None:
+        return (f"Nothing could be learned from {', '.join(map(str, named))}: no trained condition has a metric with a better and worse and a tolerated loss (--tolerated-loss).",)
+    return () if contest else ("No stored study of a model of this size is at hand: quality is from the literature. Run one, or name one with --from.",)

@@ -57,7 +57,7 @@ class Quality:
 
     basis: Basis
     against: str = ""
-    """what it is held against: "full fine-tuning", "rank 64\""""
+    """what it is held against"""
     metric: str = ""
     worse: float | None = None
     """how much worse in the metric's unit; negative is better"""
@@ -65,6 +65,8 @@ class Quality:
     high: float | None = None
     margin: float | None = None
     """tolerated loss"""
+    behind: bool = False
+    """not measured itself, but a storage of something that is shown to be beyond the margin"""
 
     @property
     def enough(self) -> bool | None:
@@ -78,7 +80,7 @@ class Quality:
 class Witness:
     """One piece of evidence: a sentence built from values, and where they come from."""
 
-    kind: Literal["cells", "study", "published", "rule"]
+    kind: Literal["cells", "published", "rule"]
     text: str
     source: str
     """results directory, paper with its table, or the rule's origin"""

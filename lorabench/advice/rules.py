@@ -52,6 +52,12 @@ class Rates(Frozen):
     """by size"""
     lora_source: str
     """where they are from"""
+    schedule: Literal["cosine", "linear", "constant"]
+    """course after warm-up"""
+    schedule_warmup: float
+    """share of the steps"""
+    schedule_source: str
+    """where they are from"""
     full_over_lora: float
     """ratio"""
     full_source: str
@@ -78,8 +84,8 @@ class RankRule(Frozen):
 class Fact(Frozen):
     """Published scores in pairs, in points."""
 
-    varies: Literal["method", "quantization"]
-    """in what the two of a pair differ"""
+    varies: Literal["method", "quantization", "way"]
+    """in what the two of a pair differ; way: in both"""
     ours_is: str
     """its value on this side"""
     theirs_is: str
@@ -134,25 +140,29 @@ def learning_rate(method: str, parameters: int) -> tuple[float, Witness]:
 def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, Witness, str]:
     """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none does. `trainable` is parameters by rank."""
     rule = rules().rank
-    able = sorted(r for r in trainable if r >= rule.floor) or [max(trainable)]
+    able = sorted(r for r in trainable if r >= rule.floor)
+    if not able:
+        return max(trainable), Witness("rule", f"rank {max(trainable)}", "the smallest matrix of the model"), f"no layer may be left out, and one allows no rank above {max(trainable)}"
     floor = Witness("published", f"rank {able[0]}", rule.floor_source)
     if tokens is None:
         return able[0], floor, "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank"
     wanted = rule.bits_per_token * tokens
     fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
     rank = able[-1] if fit is None else fit
-    text = f"rank {rank}: {count(trainable[rank])} parameters hold {count(round(rule.bits_per_parameter * trainable[rank]))} bits, {count(tokens)} tokens bring at most {count(round(wanted))}"
+    held = count(round(rule.bits_per_parameter * trainable[rank]))
+    text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, {count(tokens)} tokens bring about {count(round(wanted))}"
     told = Witness("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     caveat = "" if fit is not None else f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
     return rank, told, caveat
 
 
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
-    """How much worse than full fine-tuning a way is by published scores: the sum of its differences, half-widths in quadrature on each side."""
+    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature on each side."""
     if method == "full":
         return Quality("rule", "full fine-tuning", "", 0.0, 0.0, 0.0, MARGIN), ()
+    direct = _fact("way", f"{method} {quantization}", tokens)
     wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
-    found = [_fact(varies, value, tokens) for varies, value in wanted]
+    found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
     known = [f for f in found if f is not None]
     if len(known) < len(found):
         return Quality("none"), ()

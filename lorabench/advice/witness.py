@@ -66,7 +66,7 @@ class Used:
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
         lean = ": a reason for less" if self.unused else ": full, a reason for more" if self.full else ""
         said = f"What {self.label} learned has k({SHARE:g}) = {self.energy_rank:.3g} of {self.room:.4g} on average{over}{lean}."
-        return f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss." if self.cut else said
+        return f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on average." if self.cut else said
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def quality(q: Quality) -> str:
         return "no evidence"
     if q.basis == "rule" or (q.basis == "measured" and q.worse == q.low == q.high == 0):
         return f"it is {q.against} itself"
-    unit = POINTS if q.metric == POINTS else human.head_unit(metric(q.metric).unit)
+    unit = POINTS if q.metric == POINTS else human.head_unit(metric(q.metric).unit, signed=True)
 
     def number(value: float) -> str:
         return f"{value:.1f}".replace("-", "−") if q.metric == POINTS else human.number(value, metric(q.metric).unit)
@@ -98,7 +98,7 @@ def _entry(r: Recommendation, w: Workload) -> list[str]:
 def time(n: Needs, w: Workload) -> str:
     """Of an epoch where the data's size is known, else of a step."""
     if n.seconds is None:
-        return "not known: the card's rates are not"
+        return "not known"
     steps = steps_of_an_epoch(w)
     if steps is None:
         return f"{human.seconds(n.seconds[0])} to {human.seconds(n.seconds[1])} a step"
@@ -130,6 +130,7 @@ def as_plain(answer: Answer) -> dict[str, Any]:
         "sequence_length": w.sequence_length,
         "batch_size": w.batch_size,
         "priority": answer.priority,
+        **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in answer.advice.recommendations],
         "excluded": [{**_candidate(e.candidate), **_needs(e.needs, w), "over_bytes": e.over_bytes, "cheapest_change": e.cheapest_change} for e in answer.advice.excluded],
         "notes": list(answer.advice.notes),
@@ -143,7 +144,7 @@ def as_json(answer: Answer) -> str:
 
 def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
     q = r.quality
-    told = {"basis": q.basis, "against": q.against, "metric": q.metric, "worse": q.worse, "low": q.low, "high": q.high, "margin": q.margin, "within_margin": q.enough}
+    told = {"basis": q.basis, "against": q.against, "metric": q.metric, "unit": _unit(q), "worse": q.worse, "low": q.low, "high": q.high, "margin": q.margin, "within_margin": q.enough}
     evidence = [{"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})} for e in r.evidence]
     return {
         **_candidate(r.candidate),
@@ -153,6 +154,10 @@ def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
         "evidence": evidence,
         "caveats": list(r.caveats),
     }
+
+
+def _unit(q: Quality) -> str:
+    return POINTS if q.metric == POINTS else metric(q.metric).unit if q.metric else ""
 
 
 def _candidate(c: Candidate) -> dict[str, Any]:

@@ -117,8 +117,7 @@ class _Run:
         self._enter("load")
         tokenizer = load_tokenizer(cell.model)
         data = task_data(cell, tokenizer)
-        if data.planted is not None:
-            data, self.teacher = distilled(cell, data, tokenizer, self.device)
+        data, self.teacher = distilled(cell, data, tokenizer, self.device)
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
@@ -310,7 +309,7 @@ class _Run:
         return _DOMAINS[key]
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
-        if phase.peak_bytes is not None and phase.reserved_bytes is not None:
+        if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning
             self.read(f"{name}_peak_bytes", phase.peak_bytes)
             self.read(f"{name}_reserved_bytes", phase.reserved_bytes)
 

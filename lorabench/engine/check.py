@@ -63,6 +63,9 @@ def _fault(cell: Cell) -> tuple[str, str] | None:
         fault = _rank_fault(cell, model, targets)
         if fault:
             return fault
+    fault = _planted_fault(cell, model)
+    if fault:
+        return fault
     odd = odd_linear(model) if cell.quantization.name != "none" else None
     if odd:
         return "quantization", unquantizable(cell.quantization.name, odd)
@@ -85,6 +88,26 @@ def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, 
     if rank <= min(n_in, n_out):
         return None
     return "method.rank", f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules"
+
+
+def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
+    planted = getattr(plugins.load("tasks", cell.task.name), "planted", lambda options: None)(cell.task)
+    if planted is None:
+        return None
+    shapes, seen = linear_modules(model), set()
+    for wanted, rank in planted.ranks:
+        try:
+            modules = resolve_targets(model, wanted)
+        except ModelError as e:
+            return "task", str(e)
+        for name in modules:
+            n_in, n_out = shapes[name]
+            if rank is not None and rank > min(n_in, n_out):
+                return "task.rank", f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or full"
+            if name in seen:
+                return "task.rank", f"{name} is named twice; give each module one rank"
+            seen.add(name)
+    return None
 
 
 def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:

@@ -54,14 +54,20 @@ class Teacher:
         return [Reading(metric="divergence", value=seen.mean, stderr=ratio_stderr(seen.nats, seen.tokens), count=int(seen.tokens.sum()))], {"divergence": items}
 
 
-def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher]:
-    """The task's places filled with text of the unquantised base, and its teacher; the last ones are kept, since cells in a row mostly share them."""
+def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher | None]:
+    """The task's places filled with text of the unquantised base, and its teacher; any other task as it is.
+
+    The last teacher is kept, since cells in a row mostly share it, until a cell of another task.
+    """
     planted = data.planted
-    assert planted is not None
-    key = (cell.fingerprints, cell.model, cell.task.model_dump_json(), cell.training.sequence_length, where)
+    if planted is None:
+        _LAST.clear()
+        return data, None
+    key = (cell.fingerprints, cell.model.name, cell.task.model_dump_json(), cell.training.sequence_length, where)
     if key not in _LAST:
         _LAST.clear()
-        base = load_base(cell.model_copy(update={"quantization": QuantizationSpec()}), where)
+        exact = cell.model.model_copy(update={"dtype": "float32"})  # whatever the student's: sixteen bits would blur the rank, and cells of other methods share the teacher
+        base = load_base(cell.model_copy(update={"model": exact, "quantization": QuantizationSpec()}), where)
         filled = _filled(data, base, tokenizer, cell.training.sequence_length, planted.seed, where)
         plant(base, planted)
         _LAST[key] = filled, Teacher(base)

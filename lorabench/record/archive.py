@@ -2,7 +2,8 @@
 
     {"schema": 1, "plan": plan.json's content, "results": {cell id: result.json's content}}
 
-So that the results of a study can be kept beside its report and be learned from. The same store gives the same bytes.
+So that the results of a study can be kept beside its report and be learned from. Without items, single seeds are compared as if their test items were
+not the same, more widely than in the results directory. The same store gives the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ def pack(store: Store, folder: str | Path) -> Path:
             plain["results"][cell.id] = json.loads(path.read_text(encoding="utf-8"))
     target = Path(folder) / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(gzip.compress(json.dumps(plain, separators=(",", ":"), sort_keys=True).encode(), mtime=0))
+    target.write_bytes(gzip.compress(json.dumps(plain, separators=(",", ":")).encode(), mtime=0))
     return target
 
 
@@ -61,5 +63,5 @@ def unpack(path: Path, target: Path) -> None:
             folder = target / "cells" / cell_id
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, EOFError, zlib.error, MemoryError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again") from None

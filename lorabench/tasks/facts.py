@@ -3,7 +3,7 @@
     [begin] Bakilo: door night hand way        loss on the words after the colon, and on them alone
 
 Each word is drawn uniformly and independently from 32, so a person holds 5 bits an attribute; the name is given, not
-learned. No word begins another and each is tokenised apart, so that the probabilities of all 32 sum to one whatever the
+learned. No word begins another and each is tokenised apart, so that the probabilities of all 32 sum to one at most whatever the
 tokenizer, and a model that knows nothing needs 5 bits or more for each. In bits, this is what a model has learned:
 
     learned_bits = information - sum of -log2 p(words | name)
@@ -29,6 +29,7 @@ from lorabench.spec.settings import Seed, TaskSpec, Whole
 from lorabench.tasks._encode import begin_ids, encode
 
 PATH_FIELDS = ()
+MADE_UP = True  # says nothing of other tasks
 SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvz" for v in "aeiou")
 NAME_SYLLABLES = 3  # 512,000 names
 WORDS = (  # nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible

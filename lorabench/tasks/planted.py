@@ -20,6 +20,7 @@ from lorabench.spec.settings import Number, Seed, TaskSpec, Whole
 
 PATH_FIELDS = ()
 MODULES = ("q_proj", "v_proj")
+MADE_UP = True  # says nothing of other tasks
 
 Rank = Annotated[Whole, Field(ge=1)] | Literal["full"]
 
@@ -31,7 +32,7 @@ class Options(TaskSpec):
     """planted"""
     rank: Rank | dict[str, Rank] = 4
     """of the planted change; full for one of full rank; {q_proj: 2, v_proj: 8} for one of its own in each kind of module"""
-    targets: str | tuple[str, ...] | None = None
+    targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """modules that are changed, as method.target_modules names them; absent: q_proj and v_proj, or those that rank names"""
     scale: Number = Field(0.5, gt=0)
     """Frobenius norm of a change over that of its weight"""
@@ -54,15 +55,19 @@ def fingerprint(options: Options) -> str:
     return hashlib.sha256(b"planted 1").hexdigest()
 
 
+def planted(options: Options) -> Planted:
+    """What the engine plants."""
+    ranks = options.rank if isinstance(options.rank, dict) else dict.fromkeys(_names(options.targets), options.rank)
+    return Planted(tuple((name, None if rank == "full" else rank) for name, rank in sorted(ranks.items())), options.scale, options.seed)
+
+
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     """Places of equal length, which the engine fills with text of the base."""
-    ranks = options.rank if isinstance(options.rank, dict) else dict.fromkeys(_names(options.targets), options.rank)
     predicted = np.ones(sequence_length, dtype=bool)
     predicted[0] = False
     place = Example(np.zeros(sequence_length, dtype=np.int32), predicted, 0)
     held_out = options.sequences // 4
-    planted = Planted(tuple((name, None if rank == "full" else rank) for name, rank in ranks.items()), options.scale, options.seed)
-    return TaskData((place,) * options.sequences, (place,) * held_out, (place,) * held_out, "packed", planted=planted)
+    return TaskData((place,) * options.sequences, (place,) * held_out, (place,) * held_out, "packed", planted=planted(options))
 
 
 def _names(targets: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lorabench.advice.decide import FAMILIES, Family, advise, families, optimizers, order, variant
+from lorabench.advice.decide import advise, order, variant
+from lorabench.advice.families import THOUGHT_OF, Family, families
 from lorabench.advice.recommendation import Needs, Quality, Workload
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
 
@@ -32,7 +33,7 @@ class World:
         self.batch = BATCHES[seed % len(BATCHES)]
         self.workload = Workload(ModelSpec(name="llama-2-7b"), 512, self.batch)
         tokens = None if seed % 3 == 0 else int(10 ** draw(5, 11))
-        given = families(PARAMETERS, tokens, TRAINABLE, ())
+        given = families(PARAMETERS, tokens, TRAINABLE)
         self.families = given if seed % 2 == 0 else tuple(self._measured(f) for f in (*given, *self._others(given)))
         self.weights = {"none": 14.0 * GB, "int8": draw(7, 8) * GB, "nf4": draw(3.5, 5) * GB, "fp4": draw(3.5, 5) * GB}
         self.activation = {"none": draw(0.2, 4) * GB, "int8": draw(0.2, 5) * GB, "nf4": draw(0.2, 4) * GB, "fp4": draw(0.2, 4) * GB}
@@ -104,7 +105,7 @@ def test_what_is_recommended_fits_and_what_is_ruled_out_does_not(seed, priority)
 def test_no_family_is_lost_but_int8_that_saves_nothing_and_is_not_measured(seed):
     world = World(seed)
     given = {(f.method.name, f.quantization.name) for f in world.families}
-    assert given >= set(FAMILIES)
+    assert given >= set(THOUGHT_OF)
     for memory in CARDS:
         advice = world.advice(memory)
         fit, out = of(advice.recommendations), of(advice.excluded)
@@ -134,7 +135,7 @@ def test_a_family_is_ruled_out_only_where_none_of_its_variants_fits(seed):
     for memory in CARDS:
         out = of(world.advice(memory).excluded)
         for f in world.families:
-            tried = [variant(f, world.workload, n, again, o) for n in sizes for again in (False, True) for o in optimizers(f)]
+            tried = [variant(f, world.workload, n, again, o) for n in sizes for again in (False, True) for o in f.optimizers]
             fits = any(world.needs(c).high_bytes <= memory for c in tried)
             assert fits == ((f.method.name, f.quantization.name) not in out)
 
@@ -178,11 +179,11 @@ def test_a_longer_sequence_never_gives_more_headroom():
     card = find_gpu("24GB")
     room, model = Room(card), model_from(SMALL)
     first = setting_from({"model": model.model_dump(), "training": {"batch_size": 1, "sequence_length": 256}}, card.kind)
-    for family in families(135_000_000, None, TRAINABLE, ()):
+    for family in families(135_000_000, None, TRAINABLE):
         takes = []
         for length in LENGTHS:
             workload = Workload(model, length, 2)
-            takes.append(room.need(setting_of(variant(family, workload, 1, True, optimizers(family)[-1]), workload, first)).high_bytes)
+            takes.append(room.need(setting_of(variant(family, workload, 1, True, family.optimizers[-1]), workload, first)).high_bytes)
         assert all(short < long for short, long in pairwise(takes)), (family.method.name, family.quantization.name, takes)
 
 

@@ -1,0 +1,107 @@
+"""Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else published, else by the capacity rule.
+
+A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did, and is not called
+better than that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lorabench.advice.recommendation import Quality, Witness
+from lorabench.advice.rules import learning_rate, published, rank_by_capacity, rules
+from lorabench.advice.way import REACH, Contest, Key, Way
+from lorabench.spec.settings import MethodSpec, QuantizationSpec
+
+THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), ("full", "none"))
+"""without any measurement"""
+WHOLE = ("adamw", "paged-adamw-8bit")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method and quantisation with its settings and what speaks for them."""
+
+    method: MethodSpec
+    quantization: QuantizationSpec
+    learning_rate: float
+    schedule: str
+    warmup: float
+    quality: Quality
+    evidence: tuple[Witness, ...]
+    caveats: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ("adamw",)
+    """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
+
+    @property
+    def key(self) -> Key:
+        """What tells families apart."""
+        return self.method.name, self.quantization.name
+
+
+def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None) -> tuple[Family, ...]:
+    """The ones that are thought of, and those that the contest measured; `trainable` is parameters by rank."""
+    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways if w.key[0] != "base"))) if contest else dict.fromkeys(THOUGHT_OF)
+    return tuple(_family(k, parameters, tokens, trainable, contest) for k in keys)
+
+
+def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> Family:
+    """One of them without any measurement."""
+    method, quantization = key
+    rate, rated = learning_rate(method, parameters)
+    quality, told = published(method, quantization, tokens)
+    training = rules().learning_rate
+    kind = stored(quantization)
+    if method == "full":
+        spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
+        return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (rated,), optimizers=WHOLE)
+    rank, ranked, caveat = rank_by_capacity(trainable, tokens)
+    settings = rules().lora
+    spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
+    caveats = tuple(filter(None, ("no evidence of its quality" if quality.basis == "none" else "", caveat)))
+    return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (*told, ranked, rated), caveats)
+
+
+def stored(quantization: str) -> QuantizationSpec:
+    """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA, section 3)."""
+    return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
+
+
+def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None) -> Family:
+    if contest is None:
+        return by_rules(key, parameters, tokens, trainable)
+    own = contest.way(key)
+    if own is not None:
+        return _measured(contest, own, key, parameters)
+    parent = contest.way((key[0], "none")) or next((w for w in contest.ways if w.key[0] == key[0]), None)
+    if parent is None:
+        return by_rules(key, parameters, tokens, trainable)
+    family = _measured(contest, parent, key, parameters)
+    facts = published(key[0], key[1], tokens)[1]
+    told = tuple(w for w in facts if w.text.startswith(key[1]))
+    quality = Quality("none", behind=parent.quality.enough is False)
+    caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}"
+    return replace(family, quantization=stored(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
+
+
+def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
+    setting, training = way.group.setting, way.group.setting.training
+    rate, evidence, caveats = training.rate, way.evidence, []
+    if setting.method.rank is not None and not way.decided:
+        tried = "the only one" if way.alone else "the best of those"
+        caveats.append(f"rank {setting.method.rank} is {tried} that {contest.study} tried" + (", and the highest: a higher one may do better" if way.at_the_edge else ""))
+    if way.option.seeds == 1:
+        caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
+    if way.quality.basis == "none":
+        caveats.append(f"{contest.study} has no full fine-tuning to hold it against")
+    if contest.distance > REACH:
+        caveats.append(f"{contest.study} lies far from this model ({contest.far}): what holds there need not hold here")
+    elif contest.far:
+        caveats.append(f"{contest.study} had {contest.far}")
+    if contest.distance > REACH or training.optimizer != "adamw":
+        rate, rated = learning_rate(key[0], parameters)
+        evidence = (*evidence, rated)
+        caveats.append(f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}")
+    quantization = setting.quantization if setting.quantization.name == key[1] else stored(key[1])
+    return Family(setting.method, quantization, rate, training.schedule, training.warmup, way.quality, evidence, tuple(caveats), WHOLE if key[0] == "full" else ("adamw",))
