@@ -34,10 +34,10 @@ from lorabench.advice.way import Contest, Here, nearest
 from lorabench.analysis.conditions import Replicates
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.request import model_from
-from lorabench.recommend import architecture
 from lorabench.record.archive import FILE, opened
 from lorabench.record.metrics import metric as described
 from lorabench.report.view import View, make_view
+from lorabench.spec.architectures import model_type
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "reports" / "recommend.json"
@@ -60,10 +60,10 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     tokens = max(g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length for g in contest)
     model = model_from(one.model.name)
     counts = count_parameters(model, [r for r in rules().ranks if r <= 64], "all-linear")
-    here = Here(one.model.name, counts[0].base_parameters, architecture(one.model.name), tokens, one.task.name)
+    here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
     found: list[Contest] = []
     for folder, v in others.items():
-        found += heard(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, architecture, v.of_condition, v.file), here)
+        found += heard(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, v.of_condition, v.file), here)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     given = families(here.parameters, here.tokens, trainable, nearest(found))
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))

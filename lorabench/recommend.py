@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lorabench import plugins, quick
 from lorabench.advice.decide import Priority, advise, variant
-from lorabench.advice.families import Family, by_rules, families
+from lorabench.advice.families import Family, by_rules, families, stored_as
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
 from lorabench.advice.way import REACH, Contest, Here, Key, nearest
@@ -20,10 +19,9 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
-from lorabench.spec.architectures import find_architecture
+from lorabench.spec.architectures import model_type
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
-from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import QuantizationSpec, TrainingSpec
+from lorabench.spec.settings import TrainingSpec
 
 if TYPE_CHECKING:
     from lorabench.memory.room import Room
@@ -88,7 +86,7 @@ def recommend(
     ranks = possible_ranks(first)
     counts = count_parameters(first.model, ranks, rules().lora.target_modules)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    here = Here(first.model.name, counts[0].base_parameters, architecture(first.model.name), at_most, task, tolerated_loss)
+    here = Here(first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss)
     contest = nearest(evidence(here, named or None), bool(named))
     room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
     given, notes = possible(families(here.parameters, at_most, trainable, contest), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
@@ -178,7 +176,7 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Contest, ...]:
         try:
             with opened(folder) as store:
                 view = make_view(store)
-                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, architecture, view.of_condition, view.file)
+                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, view.of_condition, view.file)
                 found += heard(source, here)
         except LorabenchError:
             if named is not None:
@@ -202,23 +200,10 @@ def _near(folder: Path, here: Here) -> bool:
         return False
 
 
-def architecture(name: str) -> str | None:
-    """transformers' word for a model's architecture, where it is known without asking anyone."""
-    directory = model_directory(name)
-    if directory is not None:
-        try:
-            found = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError):
-            return None
-        return str(found) if found else None
-    preset = find_architecture(name)
-    return str(preset.config["model_type"]) if preset is not None and "model_type" in preset.config else None
-
-
 def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
     """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, else a larger card."""
     if not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY and candidate.method.name != "full" and candidate.quantization.name in ("none", "int8"):
-        smaller = replace(candidate, quantization=QuantizationSpec(name="nf4", double_quant=True))
+        smaller = replace(candidate, quantization=stored_as("nf4"))
         if (other := needs(smaller)).high_bytes <= card.memory_bytes:
             return f"store the base in NF4 ({size(other.high_bytes)} at most)"
     if candidate.method.name == "full":
@@ -227,8 +212,12 @@ def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
 
 
 def _larger(high_bytes: int, before: str) -> str:
-    able = [c for c in gpus().values() if c.memory_bytes >= high_bytes]
-    return f"{before}a card of {size(high_bytes)} or more ({', '.join(c.name for c in able[:CARDS])})" if able else f"{before}more memory than any known card has"
+    able = _holding(high_bytes)
+    return f"{before}a card of {size(high_bytes)} or more ({', '.join(able[:CARDS])})" if able else f"{before}more memory than any known card has"
+
+
+def _holding(high_bytes: int) -> list[str]:
+    return [c.name for c in gpus().values() if c.memory_bytes >= high_bytes]
 
 
 def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: Workload, first: Setting, positions: int) -> tuple[str, ...]:
@@ -241,8 +230,8 @@ def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: W
         told.append(f"It would fit with sequences of at most {longest:,} tokens.")
     else:
         told.append("No shorter sequence would make it fit: its weights alone are too large.")
-    able = [c for c in gpus().values() if c.memory_bytes >= high]
-    told.append(f"At this length it fits on {', '.join(c.name for c in able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
+    able = _holding(high)
+    told.append(f"At this length it fits on {', '.join(able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
     return tuple(told)
 
 

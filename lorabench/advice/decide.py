@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from lorabench.advice.families import Family
@@ -55,7 +55,7 @@ def advise(
     for family, least in zip(given, leasts, strict=True):
         at_least = needs(least)
         if at_least.high_bytes > memory_bytes:
-            out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, ""))
+            out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, change(least, at_least)))
             continue
         if priority == "accuracy" and family.quantization.name == "int8" and family.quality.basis != "measured" and _stands_behind(family, fit):
             continue  # it saves memory that is there, and costs time
@@ -64,7 +64,7 @@ def advise(
         caveats = (*family.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
         fit.append(Recommendation(candidate, need, memory_bytes - need.high_bytes, family.quality, family.evidence, caveats))
     fit.sort(key=lambda r: order(r, priority))
-    return Advice(tuple(fit), tuple(replace(e, cheapest_change=change(e.candidate, e.needs)) for e in out))
+    return Advice(tuple(fit), tuple(out))
 
 
 def _next(family: Family, workload: Workload) -> tuple[Candidate, ...]:

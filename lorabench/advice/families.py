@@ -52,7 +52,7 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     rate, rated = learning_rate(method, parameters)
     quality, told = published(method, quantization, tokens)
     training = rules().learning_rate
-    kind = stored(quantization)
+    kind = stored_as(quantization)
     if method == "full":
         spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
         return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (rated,), optimizers=WHOLE)
@@ -63,7 +63,7 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (*told, ranked, rated), caveats)
 
 
-def stored(quantization: str) -> QuantizationSpec:
+def stored_as(quantization: str) -> QuantizationSpec:
     """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA, section 3)."""
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
@@ -82,7 +82,7 @@ def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[in
     told = tuple(w for w in facts if w.text.startswith(key[1]))
     quality = Quality("none", behind=parent.quality.enough is False)
     caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}"
-    return replace(family, quantization=stored(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
+    return replace(family, quantization=stored_as(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
 
 
 def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
@@ -103,5 +103,5 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
         rate, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}")
-    quantization = setting.quantization if setting.quantization.name == key[1] else stored(key[1])
+    quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return Family(setting.method, quantization, rate, training.schedule, training.warmup, way.quality, evidence, tuple(caveats), WHOLE if key[0] == "full" else ("adamw",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lorabench.analysis.difference import Difference
 from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
 from lorabench.report import human
+from lorabench.spec.architectures import model_type
 from lorabench.spec.study import Study
 
 
@@ -32,8 +33,6 @@ class Source:
     summaries: tuple[Summary, ...]
     pairing: Pairing
     metric: str
-    architecture: Callable[[str], str | None]
-    """of a model's name"""
     results: ResultsOf
     file: FileOf
 
@@ -62,8 +61,8 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
     if not ways:
         return None
     setting = members[0].setting
-    distance, far = _distance(source, ways[0].group, known[ways[0].option.condition], here)
-    ranks = {w.group.setting.method.rank for w in ways} | {g.setting.method.rank for g in members if g.trains}
+    distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
+    ranks = {g.setting.method.rank for g in members if g.trains}
     made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
     return Contest(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}))
 
@@ -123,10 +122,10 @@ def _witness(
     return Witness("cells", text, str(source.folder), cells)
 
 
-def _distance(source: Source, group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
+def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
     there = (s.mean("total_parameters") or 0.0) - (0.0 if group.setting.method.rank is None else s.mean("trainable_parameters") or 0.0)
     tokens = s.mean("train_tokens")
-    architectures = source.architecture(group.setting.model.name), here.architecture
+    architectures = model_type(group.setting.model.name), here.architecture
     size = math.log10(there / here.parameters) if there > 0 else -math.inf
     data = 0.5 * math.log10(tokens / here.tokens) if tokens and here.tokens else 0.0
     parts = {

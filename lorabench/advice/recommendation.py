@@ -108,4 +108,3 @@ class Excluded:
     needs: Needs
     over_bytes: int
     cheapest_change: str
-    """absent ("") where no change of the kinds that are tried makes it fit"""

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field
 
 from lorabench.advice.recommendation import Quality, Witness
+from lorabench.advice.way import FULL
 from lorabench.analysis.difference import Difference, difference
 from lorabench.report.human import count
 from lorabench.spec.settings import Frozen
@@ -159,7 +160,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
     """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature on each side."""
     if method == "full":
-        return Quality("rule", "full fine-tuning", "", 0.0, 0.0, 0.0, MARGIN), ()
+        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, MARGIN), ()
     direct = _fact("way", f"{method} {quantization}", tokens)
     wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
     found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
@@ -174,7 +175,7 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
         worse, low, high = worse + d.value, np.hypot(low, d.value - d.interval[0]), np.hypot(high, d.interval[1] - d.value)
         numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
         told.append(Witness("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} pairs, {f.what}", f.source))
-    return Quality("published", "full fine-tuning", POINTS, worse, worse - float(low), worse + float(high), MARGIN), tuple(told)
+    return Quality("published", FULL, POINTS, worse, worse - float(low), worse + float(high), MARGIN), tuple(told)
 
 
 def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:

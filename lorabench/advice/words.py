@@ -78,8 +78,7 @@ def quality(q: Quality) -> str:
 
 def out_of_room(e: Excluded) -> str:
     """ "LoRA r=64, alpha 16, all-linear: 27.9 GB at most, 4.2 GB over; it would fit with ...\""""
-    change = f"; cheapest change: {e.cheapest_change}" if e.cheapest_change else ""
-    return f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing, {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over{change}"
+    return f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing, {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over; cheapest change: {e.cheapest_change}"
 
 
 def _entry(r: Recommendation, w: Workload) -> list[str]:

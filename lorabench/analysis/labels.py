@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorabench.analysis.conditions import Replicates
+from lorabench.spec.identity import flattened
 from lorabench.spec.paths import short_model
 
 _METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
@@ -45,7 +46,7 @@ def method_label(name: str) -> str:
 
 def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
     """Condition id to Label."""
-    settings = {g.condition: _flat(g.declared) for g in groups}
+    settings = {g.condition: flattened(g.declared) for g in groups}
     shown = _telling(settings)
     made = {c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()}
     return _unique(made)
@@ -103,13 +104,3 @@ def _unique(made: dict[str, Label]) -> dict[str, Label]:
     return {
         c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]") for c, label in made.items()
     }
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

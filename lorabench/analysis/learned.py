@@ -24,6 +24,7 @@ from lorabench.analysis.aggregate import Statistic
 from lorabench.errors import StoreError
 from lorabench.record.learned import Directions, Truncation, load_directions, load_truncations
 from lorabench.record.spectrum import Spectrum, load_spectra, places
+from lorabench.record.store import stamp
 
 Side = Literal["left", "right"]
 Measure = Callable[[Spectrum], float | None]
@@ -36,14 +37,14 @@ _HELD = 2048  # files of spectra that stay read: 30 kB each for rank 16 in a mod
 
 def spectra(path: Path) -> tuple[Spectrum, ...]:
     """The spectra of a file, read once however many sections ask; none where it is absent or cannot be read."""
-    stamp = _stamp(path)
-    return _spectra(path, stamp) if stamp is not None else ()
+    written = stamp(path)
+    return _spectra(path, written) if written is not None else ()
 
 
 def truncations(path: Path) -> tuple[Truncation, ...]:
     """The rows of truncation.csv, read once; none where it is absent or cannot be read."""
-    stamp = _stamp(path)
-    return _truncations(path, stamp) if stamp is not None else ()
+    written = stamp(path)
+    return _truncations(path, written) if written is not None else ()
 
 
 def directions(path: Path) -> Mapping[str, Directions]:
@@ -55,7 +56,7 @@ def directions(path: Path) -> Mapping[str, Directions]:
 
 
 @lru_cache(maxsize=_HELD)
-def _spectra(path: Path, stamp: tuple[int, int]) -> tuple[Spectrum, ...]:
+def _spectra(path: Path, written: tuple[int, int]) -> tuple[Spectrum, ...]:
     try:
         return load_spectra(path)
     except StoreError:
@@ -63,20 +64,11 @@ def _spectra(path: Path, stamp: tuple[int, int]) -> tuple[Spectrum, ...]:
 
 
 @lru_cache(maxsize=_HELD)
-def _truncations(path: Path, stamp: tuple[int, int]) -> tuple[Truncation, ...]:
+def _truncations(path: Path, written: tuple[int, int]) -> tuple[Truncation, ...]:
     try:
         return load_truncations(path)
     except StoreError:
         return ()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def over_seeds(values: Sequence[float]) -> Statistic | None:

@@ -13,12 +13,11 @@ from safetensors import safe_open
 from lorabench import plugins
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.errors import LorabenchError, unknown
-from lorabench.spec.architectures import find_architecture
-from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import MethodSpec, ModelSpec
+from lorabench.spec.architectures import find_architecture, model_type
+from lorabench.spec.paths import model_directory, model_source
+from lorabench.spec.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
 
 DATA = "data.jsonl"
-FLOAT32_BELOW = 100_000_000  # parameters; as the engine's own: smaller models are trained in float32 where dtype is auto
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
@@ -78,21 +77,7 @@ def trains_base(candidate: Candidate) -> bool:
 
 def source(model: ModelSpec) -> str:
     """What a tool takes for the model: its directory, or its hub id."""
-    directory = model_directory(model.name)
-    return str(directory) if directory else model.name
-
-
-def family(model: ModelSpec) -> str | None:
-    """transformers' model_type, from the directory's config.json or the table of architectures; None where neither tells."""
-    directory = model_directory(model.name)
-    if directory is not None:
-        try:
-            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return config.get("model_type") if isinstance(config, dict) else None
-    known = find_architecture(model.name)
-    return known.config.get("model_type") if known else None
+    return model_source(model.name)
 
 
 def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
@@ -101,7 +86,7 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
     if wanted is None or wanted == "all-linear":
         return None
     if wanted in ("attention", "mlp"):
-        return _FAMILIES.get(family(model) or "", _USUAL)[wanted == "mlp"]
+        return _FAMILIES.get(model_type(model.name) or "", _USUAL)[wanted == "mlp"]
     return (wanted,) if isinstance(wanted, str) else wanted
 
 

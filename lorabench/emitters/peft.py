@@ -6,6 +6,7 @@ import json
 
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting
+from lorabench.spec.architectures import model_type
 
 _BODY = '''
 import argparse
@@ -161,7 +162,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
         "lora_dropout": method.dropout or 0.0,
         "target_modules": "all-linear" if names is None else list(names),
         "bias": "none",
-        "fan_in_fan_out": _setting.family(workload.model) == "gpt2",  # its Conv1D stores weights (in, out)
+        "fan_in_fan_out": model_type(workload.model.name) == "gpt2",  # its Conv1D stores weights (in, out)
         "init_lora_weights": "pissa" if method.name == "pissa" else True,
         "use_rslora": method.name == "rslora",
         "use_dora": method.name == "dora",

@@ -21,11 +21,9 @@ from safetensors import SafetensorError
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
 from lorabench.errors import DeviceError, ModelError
-from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import ModelSpec, TrainingSpec
+from lorabench.spec.paths import model_directory, model_source
+from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
 from lorabench.spec.study import Condition
-
-FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 
 
 def device() -> torch.device:
@@ -51,7 +49,7 @@ def load_config(model: ModelSpec) -> Any:
     from transformers import AutoConfig
 
     with _explained(model):
-        return AutoConfig.from_pretrained(_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return AutoConfig.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def load_tokenizer(model: ModelSpec) -> Any:
@@ -59,7 +57,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
     with _explained(model):
-        tokenizer = AutoTokenizer.from_pretrained(_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -77,7 +75,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
         _silence_int8_cast()
     with _explained(spec), quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            _source(spec),
+            model_source(spec.name),
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
             dtype=dtype,
@@ -141,11 +139,6 @@ def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
         state = state.state2
     rows = getattr(parameter, "SCB", None)
     return [*found, rows] if isinstance(rows, torch.Tensor) else found
-
-
-def _source(model: ModelSpec) -> str:
-    directory = model_directory(model.name)
-    return str(directory) if directory else model.name
 
 
 @contextlib.contextmanager

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from lorabench import plugins
-from lorabench.engine.model import FLOAT32_BELOW
 from lorabench.errors import ModelError
 from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import adapted, build, configuration, with_layers
 from lorabench.memory.trace import Trace, layers_of, trace
+from lorabench.spec.settings import FLOAT32_BELOW
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,15 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def stamp(path: str | Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
+
+
 def read_result(path: Path, cell: Cell | None = None) -> CellResult:
     """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read.
 
@@ -111,12 +120,12 @@ class Store:
         path = self.folder / "plan.json"
         try:
             state = path.stat()
-            stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
-            if self._known is None or self._known[0] != stamp:
+            written = (state.st_mtime_ns, state.st_size, state.st_ino)
+            if self._known is None or self._known[0] != written:
                 plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
                     raise StoreError(f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it")
-                self._known = stamp, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
+                self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
@@ -127,14 +136,14 @@ class Store:
         """The results of the wanted cells that have one which can be read, in the study's order."""
         found = []
         for cell in self.plan():
-            stamp = self._stamp(cell.id)
+            read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
             try:
                 result = self.get(cell.id, cell)
             except StoreError:
                 continue
-            if result is not None and stamp is not None:
+            if result is not None and read_at is not None:
                 found.append(result)
-                self._sound[cell.id] = stamp
+                self._sound[cell.id] = read_at
         return tuple(found)
 
     def unreadable(self) -> tuple[str, ...]:
@@ -142,19 +151,11 @@ class Store:
         told = []
         for cell in self.plan():
             try:
-                if cell.id not in self._sound or self._sound[cell.id] != self._stamp(cell.id):
+                if cell.id not in self._sound or self._sound[cell.id] != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
                     self.get(cell.id, cell)
             except StoreError as e:
                 told.append(str(e))
         return tuple(told)
-
-    def _stamp(self, cell_id: str) -> tuple[int, int] | None:
-        """What changes when a result is written anew; None where there is none."""
-        try:
-            state = os.stat(f"{self.cells_folder}/{cell_id}/result.json")
-        except OSError:
-            return None
-        return state.st_mtime_ns, state.st_size
 
     def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorabench.analysis.compare import Comparison
-from lorabench.record.metrics import metric
+from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 
 
@@ -21,11 +21,13 @@ def signed(c: Comparison) -> str:
 
 def margin(c: Comparison) -> str:
     """ "0.02 nats" """
-    m = metric(c.metric)
-    if c.margin is None:
-        return "any size"
-    value = 100 * c.margin if m.unit == "share" else c.margin
-    return f"{value:g} {'point' if m.unit == 'share' and value == 1 else _unit(m.unit)}".strip()
+    return "any size" if c.margin is None else amount(c.margin, metric(c.metric))
+
+
+def amount(value: float, m: Metric) -> str:
+    """ "0.02 nats"; "1 point" """
+    shown = 100 * value if m.unit == "share" else value
+    return f"{shown:g} {'point' if m.unit == 'share' and shown == 1 else _unit(m.unit)}".strip()
 
 
 def interval(c: Comparison, *, of_size: bool = False) -> str:

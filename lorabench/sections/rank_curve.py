@@ -17,6 +17,7 @@ from lorabench.report.learned import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
+from lorabench.report.words import amount
 from lorabench.spec.paths import short_model
 
 ORDER = 50
@@ -111,7 +112,7 @@ def knee_sentence(c: RankCurve) -> str:
     knee, m = c.knee, metric(c.metric)
     if knee.rank is None or knee.margin is None:
         return ""
-    margin = f"{knee.margin:g} {m.unit}" if m.unit != "share" else human.plural(1, "point") if knee.margin == 0.01 else f"{100 * knee.margin:g} points"
+    margin = amount(knee.margin, m)
     if not knee.passed and knee.failed is None:
         return f"Rank {c.best}, the lowest tried, has the best mean."
     if not knee.passed and knee.failed is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lorabench.advice.choose import Option, chosen, contests, enough, options
 from lorabench.advice.witness import SecondWitness, witness
@@ -16,7 +15,9 @@ from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Choice, Contest, Panel, Points, Section, Text
 from lorabench.report.view import View
+from lorabench.report.words import amount
 from lorabench.spec.gpus import gpus
+from lorabench.spec.identity import flattened
 from lorabench.spec.paths import short_model
 
 ORDER = 12
@@ -113,13 +114,6 @@ def sentence(r: Recommended, m: Metric) -> str:
         f"{best.label}: the fewest trained parameters ({human.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
         f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed.{alone}"
     )
-
-
-def amount(value: float, m: Metric) -> str:
-    """ "0.02 nats"; "1 point" """
-    if m.unit == "share":
-        return human.plural(1, "point") if value == 0.01 else f"{100 * value:g} points"
-    return f"{value:g} {human.head_unit(m.unit)}".strip()
 
 
 def _bound(o: Option, pairs: int, m: Metric) -> str:
@@ -227,7 +221,7 @@ def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
     """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a single one."""
     if len(held) == 1:
         return ("",)
-    flat = [_flat({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held]
+    flat = [flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held]
     told = [f for f in dict.fromkeys(f for each in flat for f in each) if len({str(each.get(f)) for each in flat}) > 1]
     options_differ = any(f.startswith("task.") for f in told)
     made = []
@@ -242,10 +236,3 @@ def _short(given: Sequence[Option]) -> tuple[Option, ...]:
     pieces = [o.label.split(", ") for o in given]
     common = set.intersection(*(set(p[1:]) for p in pieces)) if pieces else set()
     return tuple(replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common)) for o, p in zip(given, pieces, strict=True))
-
-
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

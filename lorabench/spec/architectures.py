@@ -6,13 +6,14 @@ parameters and the fields of transformers' configuration.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import yaml
 
-from lorabench.spec.paths import MODELS
+from lorabench.spec.paths import MODELS, model_directory
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 22 files: 0.01 s against 0.1 s
 
@@ -57,6 +58,21 @@ def architectures() -> dict[str, Architecture]:
 def find_architecture(name: str) -> Architecture | None:
     """The preset of a hub id or alias, in any case; None where there is none."""
     return _by_word().get(name.lower())
+
+
+def model_type(name: str) -> str | None:
+    """transformers' word for a model's architecture, from its directory's config.json or the presets; None where neither tells."""
+    directory = model_directory(name)
+    if directory is not None:
+        try:
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+    else:
+        known = find_architecture(name)
+        config = known.config if known else None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    return str(found) if found else None
 
 
 @cache

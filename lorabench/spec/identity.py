@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class References:
     """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own unquantised twin, say)."""
 
     def __init__(self, plain: Iterable[dict[str, Any]]) -> None:
-        self._known = [(p, _flat(p)) for p in plain]
+        self._known = [(p, flattened(p)) for p in plain]
 
     def of(self, condition: dict[str, Any]) -> dict[str, Any]:
         """The one that shares most settings with a condition, of the same model where there is one.
@@ -142,7 +142,7 @@ class References:
         LorabenchError where two share equally many: the reference must then name more.
         """
         near = [k for k in self._known if k[0]["model"] == condition["model"]] or self._known
-        leaves = _flat(condition)
+        leaves = flattened(condition)
         scored = sorted(((sum(leaves.get(k) == v for k, v in flat.items()), i) for i, (_, flat) in enumerate(near)), reverse=True)
         if len(scored) > 1 and scored[0][0] == scored[1][0] and all(condition != p for p, _ in near):
             two = [near[i][1] for _, i in scored[:2]]
@@ -151,11 +151,12 @@ class References:
         return near[scored[0][1]][0]
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"method.rank": 8}."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flattened(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

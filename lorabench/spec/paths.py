@@ -28,6 +28,11 @@ def model_directory(name: str) -> Path | None:
     return Path(name) if Path(name).is_absolute() else None
 
 
+def model_source(name: str) -> str:
+    """What transformers and other tools take for a model: its directory, or its hub id."""
+    return str(model_directory(name) or name)
+
+
 def model_label(name: str) -> str:
     """What tables call a model: the last part of a directory's path, a hub id or shipped name as it is."""
     return Path(name).name if Path(name).is_absolute() else name

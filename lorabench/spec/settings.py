@@ -27,6 +27,7 @@ from lorabench.errors import unknown
 from lorabench.spec.paths import DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
+FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
