@@ -65,7 +65,7 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     for folder, v in others.items():
         found += heard(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, v.of_condition, v.file), here)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    given = families(here.parameters, here.tokens, trainable, nearest(found))
+    given = families(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
 
 

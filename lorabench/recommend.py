@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins, quick
-from lorabench.advice.decide import Priority, advise, variant
+from lorabench.advice.decide import NeedsOf, Priority, advise, variant
 from lorabench.advice.families import Family, by_rules, families, stored_as
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
@@ -24,7 +24,6 @@ from lorabench.spec.gpus import Gpu, find_gpu, gpus
 from lorabench.spec.settings import TrainingSpec
 
 if TYPE_CHECKING:
-    from lorabench.memory.room import Room
     from lorabench.memory.setting import Setting
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
@@ -34,6 +33,8 @@ PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
 CARDS = 3
 MOST = 1_000_000  # sequences of a step
+WHOLE: Key = ("full", "none")
+EXPERTS = "its experts are neither adapted nor quantised: transformers keeps them as parameters of their own, not as linear layers"
 CALIBRATED = 4  # stored conditions that tell this machine's speed: each is traced, in ~0.4 s
 
 
@@ -75,9 +76,9 @@ def recommend(
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.parameters import count_parameters
-        from lorabench.memory.request import model_from, positions_of, setting_from
+        from lorabench.memory.request import model_from, setting_from
         from lorabench.memory.room import Room
-        from lorabench.memory.skeleton import configuration
+        from lorabench.memory.skeleton import configuration, with_experts
 
         spec = model_from(model)
         first = setting_from({"model": spec.model_dump(), "method": "full", "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
@@ -87,9 +88,10 @@ def recommend(
     counts = count_parameters(first.model, ranks, rules().lora.target_modules)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     here = Here(first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss)
-    contest = nearest(evidence(here, named or None), bool(named))
+    heard = evidence(here, named or None)
+    contest = nearest(heard, bool(named))
     room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
-    given, notes = possible(families(here.parameters, at_most, trainable, contest), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
+    given, notes = possible(families(here.parameters, at_most, trainable, contest, heard), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
 
@@ -99,13 +101,20 @@ def recommend(
         seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds and known else None
         return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
 
-    positions = positions_of(configuration(first.model)) or sequence_length
-    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
-    notes += _unread(contest, named)
+    def longest(candidate: Candidate) -> int:
+        return room.longest(setting_of(candidate, workload, first), sequence_length)
+
+    def adapters() -> bool:
+        return any(needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes for f in given if f.key != WHOLE)
+
+    if with_experts(configuration(first.model)):
+        given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, EXPERTS)) for f in given]
+    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs, longest, adapters), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
+    notes += [*advice.notes, *_unread(contest, heard, named, tolerated_loss)]
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
         notes.append(f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")
     if not advice.recommendations:
-        notes += nothing_fits([e.candidate for e in advice.excluded], needs, room, workload, first, positions)
+        notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
 
 
@@ -200,14 +209,15 @@ def _near(folder: Path, here: Here) -> bool:
         return False
 
 
-def change(candidate: Candidate, need: Needs, card: Gpu, needs: Any) -> str:
-    """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, else a larger card."""
-    if not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY and candidate.method.name != "full" and candidate.quantization.name in ("none", "int8"):
-        smaller = replace(candidate, quantization=stored_as("nf4"))
-        if (other := needs(smaller)).high_bytes <= card.memory_bytes:
-            return f"store the base in NF4 ({size(other.high_bytes)} at most)"
+def change(candidate: Candidate, need: Needs, card: Gpu, needs: NeedsOf, longest: Callable[[Candidate], int], adapters: Callable[[], bool]) -> str:
+    """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, shorter sequences, else a larger card."""
     if candidate.method.name == "full":
-        return _larger(need.high_bytes, "train adapters instead, or take ")
+        return _larger(need.high_bytes, "train adapters instead, or take " if adapters() else "")
+    smaller = candidate.quantization.name in ("none", "int8") and not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY
+    if smaller and (other := needs(replace(candidate, quantization=stored_as("nf4")))).high_bytes <= card.memory_bytes:
+        return f"store the base in NF4 ({size(other.high_bytes)} at most)"
+    if (length := longest(candidate)) >= WORTH_A_LOOK:
+        return f"sequences of at most {length:,} tokens"
     return _larger(need.high_bytes, "")
 
 
@@ -220,22 +230,25 @@ def _holding(high_bytes: int) -> list[str]:
     return [c.name for c in gpus().values() if c.memory_bytes >= high_bytes]
 
 
-def nothing_fits(tried: Sequence[Candidate], needs: Any, room: Room, workload: Workload, first: Setting, positions: int) -> tuple[str, ...]:
+def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[Candidate], int]) -> tuple[str, ...]:
     """What would make the least demanding of them fit."""
     least = min(tried, key=lambda c: needs(c).high_bytes)
-    high = needs(least).high_bytes
+    high, length = needs(least).high_bytes, longest(least)
     told = [f"The least demanding is {title(least)}, at micro-batch 1 with checkpointing: {size(high)} at most."]
-    longest = room.longest(setting_of(least, workload, first), min(positions, workload.sequence_length))
-    if longest >= WORTH_A_LOOK:
-        told.append(f"It would fit with sequences of at most {longest:,} tokens.")
+    if length >= WORTH_A_LOOK:
+        told.append(f"It would fit with sequences of at most {length:,} tokens.")
     else:
-        told.append("No shorter sequence would make it fit: its weights alone are too large.")
+        told.append(f"Shorter sequences would not make it fit{f' before {length} tokens' if length else ': what it holds between steps is too much'}.")
     able = _holding(high)
     told.append(f"At this length it fits on {', '.join(able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
     return tuple(told)
 
 
-def _unread(contest: Contest | None, named: Sequence[Path]) -> tuple[str, ...]:
-    if named and contest is None:
+def _unread(contest: Contest | None, heard: Sequence[Contest], named: Sequence[Path], tolerated: float | None) -> tuple[str, ...]:
+    if contest is not None:
+        return ()
+    if named:
         return (f"Nothing could be learned from {', '.join(map(str, named))}: no trained condition has a metric with a better and worse and a tolerated loss (--tolerated-loss).",)
-    return () if contest else ("No stored study of a model of this size is at hand: quality is from the literature. Run one, or name one with --from.",)
+    what = "Only studies of made-up tasks are" if any(c.made_up for c in heard) else "No stored study that can be compared is"
+    unused = "" if tolerated is None else f" The tolerated loss of {tolerated:g} is in a study's unit, and was not used."
+    return (f"{what} at hand for a model of this size: quality is from the literature. Run one, or name one with --from.{unused}",)

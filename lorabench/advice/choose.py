@@ -2,7 +2,8 @@
 
 A condition is good enough where the one-sided 95 % bound of how much worse it is than the best, paired by seed (over items where there is one
 seed), lies within the tolerated loss (non-inferiority; Piaggio et al. 2012). Ranks of one family are tested from the best downwards and the
-first that fails ends it (analysis.rank_curve says why); other conditions are tested alone.
+first that fails ends it (analysis.rank_curve says why); other conditions are tested alone. Of conditions of one cost, which differ in what is
+free (FREE), only the one of the best mean is taken: a rate is tuned, not decided by the noise of a peak.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
-from lorabench.analysis.rank_curve import families
+from lorabench.analysis.rank_curve import apart_from, families
 from lorabench.record.metrics import metric as described
 from lorabench.spec.identity import canonical_json
 
 PEAK = "train_peak_bytes"
+FREE = ("method.alpha", "method.dropout", "training.learning_rate", "training.schedule", "training.warmup", "training.weight_decay", "training.max_grad_norm")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Option:
     family: int
     """conditions of one family differ in rank alone; -1 for one that has no rank"""
     rank: int | None
+    cost: str
+    """the same for conditions that differ in what costs nothing"""
     trainable_parameters: int
     peak_bytes: int | None
     """measured peak of training; absent where it was not measured"""
@@ -63,9 +67,17 @@ def options(groups: Sequence[Replicates], summaries: Sequence[Summary], pairing:
 
 def chosen(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
     """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least memory; None where there is none."""
-    fit = [o for o in given if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)]
+    fit = [o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)]
     good = [o for o in fit if enough(o, given, tolerated)]
     return min(good, key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition), default=None)
+
+
+def tuned(given: Sequence[Option]) -> tuple[Option, ...]:
+    """Of options of one cost the one of the best mean."""
+    first: dict[str, Option] = {}
+    for o in sorted(given, key=lambda o: (o.worse, o.condition)):
+        first.setdefault(o.cost, o)
+    return tuple(o for o in given if first[o.cost] is o)
 
 
 def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
@@ -84,6 +96,6 @@ def _option(g: Replicates, s: Summary, family: int, best: Summary, sign: float, 
         worse, edge = sign * found.value, found.bound("high" if sign > 0 else "low")
         bound = None if edge is None else sign * edge
     return Option(
-        g.condition, s.label.text, family, g.setting.method.rank, int(s.mean("trainable_parameters") or 0), None if peak is None else round(peak),
+        g.condition, s.label.text, family, g.setting.method.rank, apart_from(g, *FREE), int(s.mean("trainable_parameters") or 0), None if peak is None else round(peak),
         statistic.mean, worse, bound, statistic.n,
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
     families    each method and quantisation with the settings that evidence gives it   (measured, else published, else the capacity rule)
     variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them the fastest, or the one of least memory
-    order       accuracy: shown to be within the margin; not decided, by the worst that it may be; without evidence; shown to be beyond the margin
+    order       accuracy: shown to be within the margin of full fine-tuning; not decided, by the worst that it may be; held against other ways alone, by the
+                same; without evidence; shown to be beyond the margin
                 memory: least memory; speed: least time. Then fewer trained parameters, then less memory.
 
 The order does not depend on the card, and a larger card only adds variants, so more memory never gives a worse recommendation.
@@ -18,6 +19,7 @@ from typing import Literal
 
 from lorabench.advice.families import Family
 from lorabench.advice.recommendation import Candidate, Excluded, Needs, Quality, Recommendation, Workload
+from lorabench.advice.way import FULL
 
 Priority = Literal["accuracy", "memory", "speed"]
 PAGED = "its state is kept in 8 bits and paged to the host: what that costs in time and quality is not predicted"
@@ -49,6 +51,7 @@ def advise(
     """
     fit: list[Recommendation] = []
     out: list[Excluded] = []
+    notes: list[str] = []
     leasts = [variant(f, workload, 1, True, f.optimizers[-1]) for f in given]
     ahead(leasts)
     ahead([c for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes for c in _next(f, workload)])
@@ -58,13 +61,25 @@ def advise(
             out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, change(least, at_least)))
             continue
         if priority == "accuracy" and family.quantization.name == "int8" and family.quality.basis != "measured" and _stands_behind(family, fit):
-            continue  # it saves memory that is there, and costs time
+            notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
+            continue
         able = _fitting(family, workload, memory_bytes, needs)
         candidate, need = min(able, key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)))
         caveats = (*family.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
         fit.append(Recommendation(candidate, need, memory_bytes - need.high_bytes, family.quality, family.evidence, caveats))
     fit.sort(key=lambda r: order(r, priority))
-    return Advice(tuple(fit), tuple(out))
+    return Advice(tuple(fit), tuple(out), (*dict.fromkeys(notes), *(_of_the_order(fit) if priority == "accuracy" else ())))
+
+
+def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
+    """What the order of these does not claim."""
+    notes = []
+    if len(fit) > 1 and fit[0].candidate.method.name == "full":
+        notes.append("Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to be within the margin of it.")
+    undecided = [i for i, r in enumerate(fit, 1) if standing(r.quality)[0] == 1]
+    if len(undecided) > 1:
+        notes.append(f"Entries {undecided[0]} to {undecided[-1]} are not told apart: the one that may be the least behind stands first.")
+    return tuple(notes)
 
 
 def _next(family: Family, workload: Workload) -> tuple[Candidate, ...]:
@@ -97,7 +112,8 @@ def _fitting(family: Family, workload: Workload, memory_bytes: int, needs: Needs
 def variant(family: Family, workload: Workload, micro: int, checkpointing: bool, optimizer: str) -> Candidate:
     """One of them."""
     return Candidate(
-        family.method, family.quantization, micro, workload.batch_size // micro, checkpointing, optimizer, family.learning_rate, family.schedule, family.warmup
+        family.method, family.quantization, micro, workload.batch_size // micro, checkpointing, optimizer,
+        family.learning_rate, family.schedule, family.warmup, family.weight_decay, family.max_grad_norm,
     )  # fmt: skip
 
 
@@ -113,12 +129,16 @@ def order(r: Recommendation, priority: Priority) -> tuple[float, ...]:
 
 
 def standing(q: Quality) -> tuple[int, float]:
-    """Tier and, among what is not decided or beyond the margin, the worst that it may be: in margins, which differ between measured and published qualities."""
-    tier = 3 if q.behind else 2 if q.high is None else {True: 0, None: 1, False: 3}[q.enough]
-    return tier, (math.inf if q.high is None else q.high / (q.margin or 1.0)) if tier in (1, 3) else 0.0
+    """Tier and, among what is not shown to be within the margin, the worst that it may be: in margins, which differ between measured and published qualities."""
+    worst = math.inf if q.high is None else 0.0 if q.enough else q.high / (q.margin or 1.0)
+    if q.behind or q.enough is False:
+        return 3, worst
+    if q.high is None or q.against != FULL:
+        return 2, worst
+    return (0 if q.enough else 1), worst
 
 
 def _pace(candidate: Candidate, needs: Needs) -> tuple[float, ...]:
-    """Time of an optimizer step where it is known; else checkpointing and small micro-batches are held to be slower. Then the plain optimizer."""
+    """Time of an optimizer step where it is known; else the plain optimizer, and checkpointing and small micro-batches are held to be slower."""
     time = math.inf if needs.seconds is None else sum(needs.seconds) / 2
-    return (time, candidate.gradient_checkpointing, candidate.gradient_accumulation, candidate.optimizer != "adamw", needs.peak_bytes)
+    return (time, candidate.optimizer != "adamw", candidate.gradient_checkpointing, candidate.gradient_accumulation, needs.peak_bytes)

@@ -6,12 +6,12 @@ better than that way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lorabench.advice.recommendation import Quality, Witness
 from lorabench.advice.rules import learning_rate, published, rank_by_capacity, rules
-from lorabench.advice.way import REACH, Contest, Key, Way
+from lorabench.advice.way import FULL, REACH, Contest, Key, Way
 from lorabench.spec.settings import MethodSpec, QuantizationSpec
 
 THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), ("full", "none"))
@@ -28,6 +28,8 @@ class Family:
     learning_rate: float
     schedule: str
     warmup: float
+    weight_decay: float
+    max_grad_norm: float
     quality: Quality
     evidence: tuple[Witness, ...]
     caveats: tuple[str, ...] = ()
@@ -40,10 +42,10 @@ class Family:
         return self.method.name, self.quantization.name
 
 
-def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None) -> tuple[Family, ...]:
-    """The ones that are thought of, and those that the contest measured; `trainable` is parameters by rank."""
+def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None, others: Sequence[Contest] = ()) -> tuple[Family, ...]:
+    """The ones that are thought of, and those that the contest measured; `trainable` is parameters by rank, `others` may be named for what it did not measure."""
     keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways if w.key[0] != "base"))) if contest else dict.fromkeys(THOUGHT_OF)
-    return tuple(_family(k, parameters, tokens, trainable, contest) for k in keys)
+    return tuple(_family(k, parameters, tokens, trainable, contest, others) for k in keys)
 
 
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> Family:
@@ -51,16 +53,18 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     method, quantization = key
     rate, rated = learning_rate(method, parameters)
     quality, told = published(method, quantization, tokens)
-    training = rules().learning_rate
+    told_of, update = rules().learning_rate, rules().update
+    training = (rate, told_of.schedule, told_of.schedule_warmup, update.weight_decay, update.max_grad_norm)
     kind = stored_as(quantization)
     if method == "full":
         spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
-        return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (rated,), optimizers=WHOLE)
+        return Family(spec, kind, *training, quality, (rated,), optimizers=WHOLE)
     rank, ranked, caveat = rank_by_capacity(trainable, tokens)
     settings = rules().lora
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
-    caveats = tuple(filter(None, ("no evidence of its quality" if quality.basis == "none" else "", caveat)))
-    return Family(spec, kind, rate, training.schedule, training.schedule_warmup, quality, (*told, ranked, rated), caveats)
+    quiet = "no evidence of its quality" if quality.basis == "none" else ""
+    added = "its quality adds differences of two benchmarks" if len(told) > 1 else ""
+    return Family(spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat))))
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
@@ -68,7 +72,7 @@ def stored_as(quantization: str) -> QuantizationSpec:
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
 
-def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None) -> Family:
+def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None, others: Sequence[Contest]) -> Family:
     if contest is None:
         return by_rules(key, parameters, tokens, trainable)
     own = contest.way(key)
@@ -81,7 +85,9 @@ def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[in
     facts = published(key[0], key[1], tokens)[1]
     told = tuple(w for w in facts if w.text.startswith(key[1]))
     quality = Quality("none", behind=parent.quality.enough is False)
-    caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}"
+    elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.way(key)))
+    named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
+    caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}{named}"
     return replace(family, quantization=stored_as(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
 
 
@@ -93,8 +99,10 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
         caveats.append(f"rank {setting.method.rank} is {tried} that {contest.study} tried" + (", and the highest: a higher one may do better" if way.at_the_edge else ""))
     if way.option.seeds == 1:
         caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
-    if way.quality.basis == "none":
+    if way.quality.against != FULL:
         caveats.append(f"{contest.study} has no full fine-tuning to hold it against")
+    if contest.made_up:
+        caveats.append(f"{contest.study}'s task is made up: its answer says nothing of another task")
     if contest.distance > REACH:
         caveats.append(f"{contest.study} lies far from this model ({contest.far}): what holds there need not hold here")
     elif contest.far:
@@ -104,4 +112,7 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
         evidence = (*evidence, rated)
         caveats.append(f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
-    return Family(setting.method, quantization, rate, training.schedule, training.warmup, way.quality, evidence, tuple(caveats), WHOLE if key[0] == "full" else ("adamw",))
+    return Family(
+        setting.method, quantization, rate, training.schedule, training.warmup, training.weight_decay, training.max_grad_norm,
+        way.quality, evidence, tuple(caveats), WHOLE if key[0] == "full" else ("adamw",),
+    )  # fmt: skip

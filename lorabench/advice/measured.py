@@ -1,4 +1,8 @@
-"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how far it is behind full fine-tuning."""
+"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how far it is behind full fine-tuning.
+
+Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank of a way is, what is not
+worse than that way's own best. Without full fine-tuning in the contest its best stands in its place.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorabench import plugins
-from lorabench.advice.choose import Option, chosen, contests, options
+from lorabench.advice.choose import Option, chosen, contests, options, tuned
 from lorabench.advice.recommendation import Quality, Witness
 from lorabench.advice.way import FULL, Contest, Here, Key, Way
 from lorabench.advice.witness import FileOf, ResultsOf, witness
@@ -20,6 +24,7 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
 from lorabench.report import human
 from lorabench.spec.architectures import model_type
+from lorabench.spec.paths import short_model
 from lorabench.spec.study import Study
 
 
@@ -51,15 +56,18 @@ def heard(source: Source, here: Here) -> tuple[Contest, ...]:
 
 
 def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> Contest | None:
-    known = source.known
-    full = _full(members, known, source.metric)
-    keys: dict[Key, list[Replicates]] = {}
-    for g in members:
-        if g.trains:
-            keys.setdefault((g.setting.method.name, g.setting.quantization.name), []).append(g)
-    ways = [w for alike in keys.values() if (w := _way(source, alike, known, full, tolerated)) is not None]
-    if not ways:
+    known, of = source.known, {g.condition: g for g in members}
+    given = options(members, source.summaries, source.pairing, source.metric)
+    if not given:
         return None
+    full = [o for o in given if of[o.condition].setting.method.name == "full"]
+    best = min(given, key=lambda o: (o.worse, o.trainable_parameters))
+    field = _Field(source, tolerated, best, min(full, key=lambda o: o.worse) if full else best, bool(full))
+    keys: dict[Key, list[Replicates]] = {}
+    for o in given:
+        g = of[o.condition]
+        keys.setdefault((g.setting.method.name, g.setting.quantization.name), []).append(g)
+    ways = [_way(field, alike, [o for o in given if any(o.condition == g.condition for g in alike)]) for alike in keys.values()]
     setting = members[0].setting
     distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
@@ -67,58 +75,74 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
     return Contest(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}))
 
 
-def _way(source: Source, members: Sequence[Replicates], known: dict[str, Summary], full: Replicates | None, tolerated: float) -> Way | None:
-    given = options(members, [known[g.condition] for g in members], source.pairing, source.metric)
-    if not given:
-        return None
-    best = min(given, key=lambda o: o.worse)
-    option = chosen(given, tolerated) or best
-    decided = option.condition != best.condition
-    group = next(g for g in members if g.condition == option.condition)
-    behind = None if full is None or full is group else source.pairing.difference(source.metric, option.condition, full.condition)
-    told = [_witness(source, option, best, behind, len(given) > 1, tolerated, known, full)]
-    second = witness(option, given, source.results, source.file, source.metric, tolerated)
+@dataclass(frozen=True)
+class _Field:
+    """What every way of a contest is held against."""
+
+    source: Source
+    tolerated: float
+    best: Option
+    """of all ways"""
+    against: Option
+    """the best full fine-tuning, else the best of all"""
+    full: bool
+    """whether there is a full fine-tuning"""
+
+
+def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> Way:
+    """`among` are the options of the members, beside the best of the whole contest."""
+    source, tolerated = field.source, field.tolerated
+    own = options(members, source.summaries, source.pairing, source.metric)
+    best, level = min(own, key=lambda o: (o.worse, o.trainable_parameters)), chosen(among, tolerated)
+    took = level or chosen(own, tolerated) or best
+    decided = took.trainable_parameters < best.trainable_parameters or (level is not None and took.condition != field.best.condition)
+    beside = next(o for o in (among if level else own) if o.condition == took.condition)
+    behind = None if took.condition == field.against.condition else source.pairing.difference(source.metric, took.condition, field.against.condition)
+    alone = len(tuned(among)) == 1
+    told = [_witness(field, beside, best, level is not None, not alone, behind)]
+    second = witness(took, among, source.results, source.file, source.metric, tolerated)
     if second is not None:
-        told.append(Witness("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), known[option.condition].cells))
-    ranks = sorted({o.rank for o in given if o.rank is not None})
-    return Way(group, option, _quality(source.metric, full is group, behind, tolerated), tuple(told), decided, len(ranks) > 1 and option.rank == ranks[-1], len(given) == 1)
+        told.append(Witness("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), source.known[took.condition].cells))
+    ranks = sorted({o.rank for o in among if o.rank is not None})
+    group = next(g for g in members if g.condition == took.condition)
+    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone)
 
 
-def _full(contest: Sequence[Replicates], known: dict[str, Summary], metric: str) -> Replicates | None:
-    """The best full fine-tuning of a contest: at a rate that fits it."""
-    sign = 1.0 if described(metric).better == "lower" else -1.0
-    able = [g for g in contest if g.setting.method.name == "full" and known[g.condition].comparable and known[g.condition].mean(metric) is not None]
-    return min(able, key=lambda g: sign * (known[g.condition].mean(metric) or 0.0), default=None)
-
-
-def _quality(metric: str, is_full: bool, behind: Difference | None, margin: float) -> Quality:
-    if is_full:
-        return Quality("measured", FULL, metric, 0.0, 0.0, 0.0, margin)
+def _quality(field: _Field, took: Option, behind: Difference | None) -> Quality:
+    metric, against = field.source.metric, FULL if field.full else f"{field.against.label}, the best of {field.source.study.name}"
+    if took.condition == field.against.condition:
+        return Quality("measured", against, metric, 0.0, 0.0, 0.0, (0.0, 0.0), field.tolerated)
     if behind is None:
         return Quality("none")
     sign = 1.0 if described(metric).better == "lower" else -1.0
-    ends = sorted(sign * e for e in behind.interval) if behind.interval is not None else (None, None)
-    return Quality("measured", FULL, metric, sign * behind.value, ends[0], ends[1], margin)
+    low, high = sorted(sign * e for e in behind.interval) if behind.interval is not None else (None, None)
+    ends = [sign * e for side in ("low", "high") if (e := behind.bound(side)) is not None]
+    return Quality("measured", against, metric, sign * behind.value, low, high, (min(ends), max(ends)) if ends else None, field.tolerated)
 
 
-def _witness(
-    source: Source, option: Option, best: Option, behind: Difference | None, several: bool, tolerated: float, known: dict[str, Summary], full: Replicates | None
-) -> Witness:
-    m = described(source.metric)
-    seeds = human.plural(option.seeds, "seed")
-    told = f"{source.study.name}: {option.label}"
-    if not several:
-        text = f"{told} is the only one of its kind ({seeds})"
-    elif option.condition == best.condition:
-        text = f"{told} has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
+def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Difference | None) -> Witness:
+    """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
+    source, known = field.source, field.source.known
+    m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
+    seeds = human.plural(took.seeds, "seed")
+    within = f"within {human.number(field.tolerated, m.unit)} {human.head_unit(m.unit, True)}".strip()
+    text = f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}"
+    bound = f"bound {human.number(took.bound or 0.0, m.unit)}, {seeds}"
+    if took.condition == field.best.condition:
+        text += f" has the best mean of all, and nothing less of its kind is shown to be as good ({seeds})" if several else f" has the best mean of all ({seeds})"
+    elif level:
+        text += f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all ({bound})"
+    elif not several:
+        text += f" is the only one of its kind, and not shown to be {within} of {field.best.label}, the best of all ({seeds})"
+    elif took.condition == best.condition:
+        text += f" has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
     else:
-        within = f"{human.number(tolerated, m.unit)} {human.head_unit(m.unit, True)}".strip()
-        text = f"{told} is the least that is within {within} of {best.label}, the best of its kind (bound {human.number(option.bound or 0.0, m.unit)}, {seeds})"
-    if behind is not None and full is not None:
+        text += f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so near to {field.best.label}, the best of all ({bound})"
+    if behind is not None and (field.full or not level):
         ends = behind.interval
         told = f" [{human.number(ends[0], m.unit)}, {human.number(ends[1], m.unit)}]" if ends else ""
-        text += f"; {human.difference(behind.value, m.unit)}{told} {m.label} against full fine-tuning"
-    cells = (*known[option.condition].cells, *(known[full.condition].cells if full is not None and behind is not None else ()))
+        text += f"; {human.difference(behind.value, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
+    cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
     return Witness("cells", text, str(source.folder), cells)
 
 

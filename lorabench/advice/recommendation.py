@@ -35,8 +35,11 @@ class Candidate:
     gradient_checkpointing: bool
     optimizer: str
     learning_rate: float
-    schedule: str = "cosine"
-    warmup: float = 0.05
+    schedule: str
+    warmup: float
+    """share of the steps"""
+    weight_decay: float
+    max_grad_norm: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Quality:
-    """What is expected of it beside full fine-tuning, or beside the best where there is none; the end points are absent where nothing is known."""
+    """What is expected of it beside full fine-tuning, or beside the study's best where there is none; the end points are absent where nothing is known."""
 
     basis: Basis
     against: str = ""
@@ -62,7 +65,10 @@ class Quality:
     worse: float | None = None
     """how much worse in the metric's unit; negative is better"""
     low: float | None = None
+    """of the 95 % interval"""
     high: float | None = None
+    bounds: tuple[float, float] | None = None
+    """one-sided 95 % bounds, lower and upper: what a claim about the margin rests on, as in advice.choose"""
     margin: float | None = None
     """tolerated loss"""
     behind: bool = False
@@ -71,9 +77,9 @@ class Quality:
     @property
     def enough(self) -> bool | None:
         """Whether it is shown to be within the margin (True), shown to be beyond it (False), or neither (None)."""
-        if self.high is None or self.low is None or self.margin is None:
+        if self.bounds is None or self.margin is None:
             return None
-        return True if self.high <= self.margin else False if self.low > self.margin else None
+        return True if self.bounds[1] <= self.margin else False if self.bounds[0] > self.margin else None
 
 
 @dataclass(frozen=True)

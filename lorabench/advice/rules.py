@@ -7,6 +7,7 @@ An upper bound of what is to be learned against what an adapter can hold; ranks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,10 @@ from lorabench.advice.recommendation import Quality, Witness
 from lorabench.advice.way import FULL
 from lorabench.analysis.difference import Difference, difference
 from lorabench.report.human import count
-from lorabench.spec.settings import Frozen
+from lorabench.spec.settings import ComparisonSpec, Frozen
 
 POINTS = "points"
-MARGIN = 1.0  # points of a published score that do not matter, as a study's own default
+MARGIN = 100 * ComparisonSpec().accuracy_margin  # points of a published score that do not matter: a study's own default
 
 
 class Rate(Frozen):
@@ -65,6 +66,17 @@ class Rates(Frozen):
     """where it is from"""
 
 
+class Update(Frozen):
+    """What else an optimizer step has."""
+
+    weight_decay: float
+    """of matrices"""
+    max_grad_norm: float
+    """gradients are clipped to it"""
+    source: str
+    """where they are from"""
+
+
 class RankRule(Frozen):
     """Which rank holds what is to be learned."""
 
@@ -75,6 +87,10 @@ class RankRule(Frozen):
     bits_per_parameter: float
     """what a trained parameter holds"""
     bits_per_parameter_source: str
+    """where it is from"""
+    bits_per_parameter_learned: tuple[float, float]
+    """what was measured after fewer exposures"""
+    bits_per_parameter_learned_source: str
     """where it is from"""
     bits_per_token: float
     """what a training token brings at most"""
@@ -117,6 +133,8 @@ class Rules(Frozen):
     """settings"""
     learning_rate: Rates
     """rates"""
+    update: Update
+    """clipping and decay"""
     rank: RankRule
     """capacity"""
     facts: tuple[Fact, ...]
@@ -151,31 +169,36 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
     rank = able[-1] if fit is None else fit
     held = count(round(rule.bits_per_parameter * trainable[rank]))
-    text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, {count(tokens)} tokens bring about {count(round(wanted))}"
+    text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring about {count(round(wanted))}"
     told = Witness("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
-    caveat = "" if fit is not None else f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
-    return rank, told, caveat
+    if fit is None:
+        return rank, told, f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
+    least, most = rule.bits_per_parameter_learned
+    if least * trainable[rank] >= wanted:
+        return rank, told, ""
+    return rank, told, f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}"
 
 
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
-    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature on each side."""
+    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature."""
     if method == "full":
-        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, MARGIN), ()
+        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, (0.0, 0.0), MARGIN), ()
     direct = _fact("way", f"{method} {quantization}", tokens)
     wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
     found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
     known = [f for f in found if f is not None]
     if len(known) < len(found):
         return Quality("none"), ()
-    worse, low, high = 0.0, 0.0, 0.0
+    worse, half, one_sided = 0.0, 0.0, 0.0
     told = []
     for f in known:
         d = f.worse
-        assert d.interval is not None  # two pairs at least, which differ
-        worse, low, high = worse + d.value, np.hypot(low, d.value - d.interval[0]), np.hypot(high, d.interval[1] - d.value)
+        bound = d.bound("high")
+        assert d.interval is not None and bound is not None  # two pairs at least, which differ
+        worse, half, one_sided = worse + d.value, math.hypot(half, d.interval[1] - d.value), math.hypot(one_sided, bound - d.value)
         numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
         told.append(Witness("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} pairs, {f.what}", f.source))
-    return Quality("published", FULL, POINTS, worse, worse - float(low), worse + float(high), MARGIN), tuple(told)
+    return Quality("published", FULL, POINTS, worse, worse - half, worse + half, (worse - one_sided, worse + one_sided), MARGIN), tuple(told)
 
 
 def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:

@@ -63,7 +63,7 @@ def quality(q: Quality) -> str:
     """How good it is expected to be, and how sure that is."""
     if q.basis == "none" or q.worse is None:
         return "no evidence"
-    if q.basis == "rule" or (q.basis == "measured" and q.worse == q.low == q.high == 0):
+    if q.basis == "rule" or (q.basis == "measured" and q.bounds == (0.0, 0.0)):
         return f"it is {q.against} itself"
     unit = POINTS if q.metric == POINTS else human.head_unit(metric(q.metric).unit, signed=True)
 
@@ -166,6 +166,7 @@ def _candidate(c: Candidate) -> dict[str, Any]:
         "method": m.name, "rank": m.rank, "alpha": m.alpha, "target_modules": modules, "quantization": c.quantization.name, "double_quant": c.quantization.double_quant,
         "micro_batch_size": c.micro_batch_size, "gradient_accumulation": c.gradient_accumulation, "gradient_checkpointing": c.gradient_checkpointing,
         "optimizer": c.optimizer, "learning_rate": c.learning_rate, "schedule": c.schedule, "warmup": c.warmup,
+        "weight_decay": c.weight_decay, "max_grad_norm": c.max_grad_norm,
     }  # fmt: skip
 
 

@@ -32,8 +32,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "learning_rate": candidate.learning_rate,
         "lr_scheduler": _setting.schedule(candidate),
         "warmup_ratio": candidate.warmup,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
+        "weight_decay": candidate.weight_decay,
+        "max_grad_norm": candidate.max_grad_norm,
         "num_epochs": 1,
         "output_dir": "./model" if full else "./adapter",
     }

@@ -109,8 +109,8 @@ def main():
         lr_scheduler_type=SCHEDULE,
         warmup_steps=WARMUP,
         optim=OPTIMIZER,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
         bf16=bf16,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
@@ -189,6 +189,8 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         "LEARNING_RATE": candidate.learning_rate,
         "SCHEDULE": _setting.schedule(candidate),
         "WARMUP": candidate.warmup,
+        "WEIGHT_DECAY": candidate.weight_decay,
+        "MAX_GRAD_NORM": candidate.max_grad_norm,
         "OUTPUT": "model" if full else "adapter",
     }
     needs = "transformers 5, accelerate" + ("" if full else ", peft") + (", bitsandbytes" if _needs_bitsandbytes(candidate) else "")

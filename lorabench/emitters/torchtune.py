@@ -58,7 +58,7 @@ _MLP: set[str] = {"gate_proj", "up_proj", "down_proj"}
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
-    """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and schedules other than cosine."""
+    """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
     _setting.check("torchtune", candidate)
     _setting.check_literal("torchtune", workload.model)
     known, full = _known(workload.model), _setting.trains_base(candidate)
@@ -98,11 +98,11 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "gradient_accumulation_steps": candidate.gradient_accumulation,
         "epochs": 1,
         "max_steps_per_epoch": None,
-        "optimizer": {**_OPTIMIZERS[candidate.optimizer], "lr": candidate.learning_rate, "weight_decay": 0.0},
+        "optimizer": {**_OPTIMIZERS[candidate.optimizer], "lr": candidate.learning_rate, "weight_decay": candidate.weight_decay},
         **({"optimizer_in_bwd": False} if full else {}),
         **_schedule(workload, candidate, notes),
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
-        "clip_grad_norm": 1.0,
+        "clip_grad_norm": candidate.max_grad_norm,
         "device": "cuda",
         "dtype": dtype,
         "compile": False,
@@ -194,15 +194,14 @@ def _targets(wanted: str | tuple[str, ...] | None) -> dict[str, Any]:
 
 
 def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, Any]:
-    """torchtune has the cosine alone, and counts its warm-up in steps."""
-    if candidate.schedule == "constant" and not candidate.warmup and _setting.trains_base(candidate):
-        return {}
-    if candidate.schedule != "cosine":
-        raise _setting.refuse("torchtune", f"schedule {candidate.schedule}", "cosine", "peft, trl, axolotl, llamafactory")
+    """torchtune has the cosine alone, which is constant with no cycles, and counts its warm-up in steps."""
+    if candidate.schedule not in ("cosine", "constant"):
+        raise _setting.refuse("torchtune", f"schedule {candidate.schedule}", "cosine and constant", "peft, trl, axolotl, llamafactory")
     steps = 100
     if workload.examples is not None:
         steps = round(candidate.warmup * (workload.examples // (candidate.micro_batch_size * candidate.gradient_accumulation)))
     elif candidate.warmup:
         notes.append(f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples / {candidate.micro_batch_size * candidate.gradient_accumulation}.")
     component = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
-    return {"lr_scheduler": {"_component_": component, "num_warmup_steps": steps if candidate.warmup else 0}}
+    cycles = {"num_cycles": 0.0} if candidate.schedule == "constant" else {}
+    return {"lr_scheduler": {"_component_": component, "num_warmup_steps": steps if candidate.warmup else 0, **cycles}}

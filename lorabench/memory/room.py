@@ -56,7 +56,9 @@ class Room:
                 self.traced.update(zip(wanted, pool.map(course, wanted), strict=True))
 
     def longest(self, setting: Setting, positions: int) -> int:
-        """The longest sequence at which a setting fits; 0 where none does."""
+        """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""
+        if HIGH * sum(summed(self._course(on_card(setting, self.gpu))).held.values()) > self.gpu.memory_bytes:
+            return 0
 
         def high(length: int) -> int:
             return self.need(replace(setting, training=setting.training.model_copy(update={"sequence_length": length}))).high_bytes

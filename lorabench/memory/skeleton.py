@@ -62,6 +62,11 @@ def with_layers(config: Any, layers: int) -> Any:
     return short
 
 
+def with_experts(config: Any) -> bool:
+    """Whether some layers are mixtures of experts."""
+    return any((getattr(config, name, None) or 0) > 1 for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+
+
 def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The bare model on the meta device."""
     from transformers import AutoModelForCausalLM

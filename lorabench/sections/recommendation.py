@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.advice.choose import Option, chosen, contests, enough, options
+from lorabench.advice.choose import Option, chosen, contests, enough, options, tuned
 from lorabench.advice.witness import SecondWitness, witness
 from lorabench.analysis.compare import margin_of
 from lorabench.analysis.conditions import Replicates
@@ -132,7 +132,7 @@ def _lighter(one: Option, other: Option) -> bool:
 def _alike(r: Recommended) -> str:
     """Between those of as many parameters as the chosen one the metric decides nothing."""
     took = r.chosen
-    alike = [o for o in r.enough if took and o is not took and o.trainable_parameters == took.trainable_parameters]
+    alike = [o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters]
     if took is None or not alike:
         return ""
     names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
@@ -155,7 +155,7 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
 
 def _contest(view: View, r: Recommended, m: Metric) -> Contest:
     """The rows in the order of advice.choose.chosen; those that it may choose, and of the others the best, are kept."""
-    rows = {o.condition: _row(view, r, o, m) for o in sorted(r.options, key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))}
+    rows = {o.condition: _row(view, r, o, m) for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))}
     able = {id(c) for c in choosable(tuple(rows.values()))}
     first = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))[: max(MOST_ROWS, len(able))]
     kept = set(first)
@@ -208,6 +208,8 @@ def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
         "Of those that are good enough and fit, the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. "
         "The grey line joins the Pareto front of those that fit. A card needs some room beside the peak, for its context and for fragmentation."
     ]
+    if any(len(tuned(r.options)) < len(r.options) for r in found):
+        said.append("Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown.")
     if any(o.peak_bytes is None for r in found for o in r.options):
         said.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in found):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.advice.choose import Option, chosen, contests, enough, options
+from lorabench.advice.choose import Option, chosen, contests, enough, options, tuned
 from lorabench.record.result import CellResult
 from lorabench.report.view import View, make_view
 from tests.report.stores import STUDY, filled
@@ -16,8 +16,8 @@ from tests.report.stores import STUDY, filled
 INF = float("inf")
 
 
-def option(name: str, parameters: int, bound: float | None, *, worse: float = 0.01, peak: int | None = 100, family: int = -1, rank: int | None = None) -> Option:
-    return Option(name, name, family, rank, parameters, peak, 2.0 + worse, worse, bound, 3)
+def option(name: str, parameters: int, bound: float | None, *, worse: float = 0.01, peak: int | None = 100, family: int = -1, rank: int | None = None, cost: str = "") -> Option:
+    return Option(name, name, family, rank, cost or name, parameters, peak, 2.0 + worse, worse, bound, 3)
 
 
 def ranks(bounds: dict[int, float | None], best: int) -> tuple[Option, ...]:
@@ -90,6 +90,13 @@ def test_what_has_no_bound_is_never_chosen() -> None:
 def test_of_equal_parameters_the_least_memory_is_chosen() -> None:
     given = (option("best", 40, 0.0, worse=0.0), option("a", 10, 0.01, peak=120), option("b", 10, 0.01, peak=110))
     assert key(chosen(given, 0.02))[2] == "b"
+
+
+def test_of_one_cost_the_best_mean_is_chosen_whatever_the_noise_of_the_peak() -> None:
+    given = (option("best", 40, 0.0, worse=0.0, peak=200), option("fast", 10, 0.019, worse=0.015, peak=109, cost="r8"), option("right", 10, 0.012, worse=0.01, peak=110, cost="r8"))
+    assert key(chosen(given, 0.02))[2] == "right"
+    assert key(chosen(given, 0.02, 109)) == key(None)  # a peak below it by noise alone makes no room
+    assert [o.label for o in tuned(given)] == ["best", "right"]
 
 
 def of(view: View) -> tuple[Option, ...]:

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from lorabench import plugins
+from lorabench.advice.decide import variant
+from lorabench.advice.families import by_rules
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting, torchtune
 from lorabench.errors import LorabenchError
@@ -35,7 +37,8 @@ def workload(name: str = LLAMA, **model: Any) -> Workload:
 def candidate(method: str = "lora", quantization: str = "none", **changed: Any) -> Candidate:
     adapter = {} if method in ("full", "base") else {k: changed.pop(k) for k in ("rank", "alpha", "dropout", "target_modules") if k in changed}
     double, compute = changed.pop("double_quant", False), changed.pop("compute_dtype", "auto")
-    values = {"micro_batch_size": 2, "gradient_accumulation": 2, "gradient_checkpointing": False, "optimizer": "adamw", "learning_rate": 2e-5, **changed}
+    step = {"micro_batch_size": 2, "gradient_accumulation": 2, "gradient_checkpointing": False, "optimizer": "adamw"}
+    values = {**step, "learning_rate": 2e-5, "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, **changed}
     return Candidate(MethodSpec(name=method, **adapter), QuantizationSpec(name=quantization, double_quant=double, compute_dtype=compute), **values)
 
 
@@ -145,7 +148,7 @@ def test_the_check_of_types_can_fail() -> None:
     assert not fits("8", "Literal['bnb']")
 
 
-@pytest.mark.parametrize("asked", [candidate(), candidate("dora", "nf4", double_quant=True), candidate("rslora", rank=16), candidate("full")], ids=lambda c: c.method.name)
+@pytest.mark.parametrize("asked", [candidate(schedule="constant", warmup=0.0), candidate("dora", "nf4", double_quant=True), candidate("rslora", rank=16), candidate("full")], ids=lambda c: c.method.name)
 @pytest.mark.parametrize("name", [LLAMA, "Qwen/Qwen2.5-7B-Instruct", "google/gemma-2-2b", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"])
 def test_torchtunes_keys_are_its_recipes_and_its_components(name: str, asked: Candidate) -> None:
     text = emit("torchtune", workload(name), asked)["torchtune.yaml"]
@@ -189,6 +192,32 @@ def test_torchtune_counts_warm_up_in_steps_and_asks_where_it_cannot() -> None:
     assert yaml.safe_load(known)["lr_scheduler"]["num_warmup_steps"] == 10  # of 400 / (2 * 2)
     unknown = emit("torchtune", Workload(ModelSpec(name=LLAMA), 64, 4), candidate(warmup=0.1))["torchtune.yaml"]
     assert "num_warmup_steps is yours: 10 %" in unknown
+
+
+def test_torchtunes_cosine_of_no_cycles_is_constant() -> None:
+    """0.5 * (1 + cos(pi * num_cycles * 2 * progress)), as in torchtune's documentation; its default is half a cycle."""
+    schedule = yaml.safe_load(emit("torchtune", workload(), candidate(schedule="constant", warmup=0.0))["torchtune.yaml"])["lr_scheduler"]
+    assert (schedule["num_warmup_steps"], schedule["num_cycles"]) == (0, 0.0)
+    assert "num_cycles" not in yaml.safe_load(emit("torchtune", workload(), candidate())["torchtune.yaml"])["lr_scheduler"]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("key", [("lora", "none"), ("lora", "nf4"), ("full", "none")])
+def test_what_the_rules_recommend_can_be_written_for_every_tool(tool: str, key: tuple[str, str]) -> None:
+    work = workload()
+    family = by_rules(key, 8 * 10**9, None, {r: r * 2_621_440 for r in (8, 16)})
+    for asked in (variant(family, work, 2, False, family.optimizers[0]), variant(family, work, 1, True, family.optimizers[-1])):
+        assert emit(tool, work, asked)
+
+
+@pytest.mark.parametrize(
+    ("tool", "decay", "norm"),
+    [("trl", "weight_decay", "max_grad_norm"), ("axolotl", "weight_decay", "max_grad_norm"), ("llamafactory", "weight_decay", "max_grad_norm"), ("torchtune", "optimizer", "clip_grad_norm")],
+)
+def test_decay_and_clipping_are_the_candidates(tool: str, decay: str, norm: str) -> None:
+    written = settings(tool, emit(tool, workload(), candidate(weight_decay=0.1, max_grad_norm=0.3)))
+    found = written[decay]["weight_decay"] if tool == "torchtune" else written[decay]
+    assert (float(found), float(written[norm])) == (0.1, 0.3)
 
 
 def test_values_are_the_candidates() -> None:
