@@ -24,6 +24,7 @@ _SHORT = {
     "training.batch_size": "batch",
     "training.gradient_accumulation": "accumulation",
 }
+_NAMED = {**_SHORT, "task.rank": "planted rank"}
 _BARE = ("model.name", "model.dtype", "task.name", "method.target_modules", "training.optimizer", "training.schedule")
 _FLAGS = {"quantization.double_quant": "double quant", "training.gradient_checkpointing": "checkpointing"}
 _HEAD = ("method.name", "method.rank", "quantization.name")
@@ -95,7 +96,7 @@ def _words(field: str, value: Any) -> str:
         joined = "+".join(map(str, value))
         value = joined if len(joined) <= _LONGEST else f"{len(value)} {field.rpartition('.')[2].replace('_', ' ')}"
     shown = f"{value:g}" if isinstance(value, float) else short_model(value) if isinstance(value, str) else str(value)
-    return shown if field in _BARE else f"{_SHORT.get(field, field.rpartition('.')[2])}={shown}"
+    return shown if field in _BARE else f"{_NAMED.get(field, field.rpartition('.')[2])}={shown}"
 
 
 def _unique(made: dict[str, Label]) -> dict[str, Label]:

@@ -229,8 +229,12 @@ def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
     made = []
     for each in flat:
         head = [str(each[f]) for f in ("model", "task.name") if f in told or (f == "task.name" and options_differ)]
-        made.append(", ".join(head + [f"{f.removeprefix('task.')}={each[f]}" for f in told if f.startswith("task.") and f != "task.name" and each.get(f) is not None]))
+        made.append(", ".join(head + [f"{f.removeprefix('task.')}={_listed(each[f])}" for f in told if f.startswith("task.") and f != "task.name" and each.get(f) is not None]))
     return tuple(name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made))
+
+
+def _listed(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(given: Sequence[Option]) -> tuple[Option, ...]:
