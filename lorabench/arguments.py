@@ -103,8 +103,8 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c = add("recommend", "which rank, method and quantisation to take for a model on a card, with the evidence for it")
     c.add_argument("--model", required=True, metavar="NAME", help=named)
     c.add_argument("--gpu", required=True, metavar="GPU", help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine")
-    c.add_argument("--sequence-length", required=True, metavar="N", type=int, help="tokens of a training sequence at most")
-    c.add_argument("--batch-size", metavar="N", type=int, default=16, help="sequences of an optimizer step, over all micro-batches (default: 16)")
+    c.add_argument("--sequence-length", required=True, metavar="N", type=_whole, help="tokens of a training sequence at most")
+    c.add_argument("--batch-size", metavar="N", type=_whole, default=16, help="sequences of an optimizer step, over all micro-batches (default: 16)")
     c.add_argument("--examples", metavar="N", type=_amount, help="training examples, such as 20000 or 20K")
     c.add_argument("--tokens", metavar="N", type=_amount, help="training tokens, such as 6M")
     c.add_argument("--from", metavar="DIR", dest="studies", nargs="+", action="extend", help="results directories to learn from (default: reports/ and runs/, where their models are near in size)")
@@ -113,7 +113,7 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--tolerated-loss", metavar="X", type=float, help="how much worse than the best is as good, in a study's metric (default: the study's margin)")
     c.add_argument("--json", action="store_true")
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
-    c.add_argument("--entry", metavar="N", type=int, help="which recommendation the files carry out (default: 1)")
+    c.add_argument("--entry", metavar="N", type=_whole, help="which recommendation the files carry out (default: 1)")
     c.add_argument("-o", "--output", metavar="DIR", help="where the files go (with --emit)")
     c = add("parameters", "trainable parameters by rank, counted without training")
     c.add_argument("--model", required=True, metavar="NAME", help=named)
@@ -122,6 +122,16 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument("--method", metavar="NAME", default="lora")
     c.add_argument("--json", action="store_true")
     add("gpus", "known cards: memory, bandwidth, bf16 rate")
+
+
+def _whole(text: str) -> int:
+    try:
+        number = int(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on; write it out, such as 2048")
+    return number
 
 
 def _amount(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
-from lorabench.spec.architectures import model_type
+from lorabench.spec.architectures import find_architecture, model_type
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
 from lorabench.spec.settings import TrainingSpec
 
@@ -62,12 +63,14 @@ def recommend(
     for name, value in (("batch size", batch_size), ("examples", examples), ("tokens", tokens)):
         if value is not None and value < 1:
             raise LorabenchError(f"{name} {value} is below 1; give a whole number from 1 on")
+    if examples is not None and tokens is not None and tokens < examples:
+        raise LorabenchError(f"{tokens:,} tokens in {examples:,} examples is less than one each; give the tokens of all examples together")
     if batch_size > MOST:
         raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
     if task is not None and task not in plugins.names("tasks"):
         raise LorabenchError(unknown("task", task, plugins.names("tasks")))
-    if tolerated_loss is not None and not tolerated_loss > 0:
-        raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is not above 0; give it in the unit of the study's metric, such as 0.02")
+    if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
+        raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is no number above 0; give it in the unit of the study's metric, such as 0.02")
     card = find_gpu(gpu)
     named = [Path(folder) for folder in studies or ()]
     for folder in named:
@@ -80,10 +83,12 @@ def recommend(
         from lorabench.memory.room import Room
         from lorabench.memory.skeleton import configuration, with_experts
 
-        spec = model_from(model)
+        known = find_architecture(model)
+        spec = model_from(known.name if known and "/" not in model else model)  # by its hub id, which other tools know, too
         first = setting_from({"model": spec.model_dump(), "method": "full", "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
     workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
-    at_most = tokens if tokens is not None or examples is None else examples * sequence_length
+    known_tokens = [n for n in (tokens, examples and examples * sequence_length) if n is not None]  # what is longer than a sequence is cut off
+    at_most = min(known_tokens, default=None)
     ranks = possible_ranks(first)
     counts = count_parameters(first.model, ranks, rules().lora.target_modules)
     trainable = {c.rank: c.trainable_parameters for c in counts}
@@ -91,7 +96,7 @@ def recommend(
     heard = evidence(here, named or None)
     contest = nearest(heard, bool(named))
     room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
-    given, notes = possible(families(here.parameters, at_most, trainable, contest, heard), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
+    given, notes = possible(families(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
 
@@ -110,6 +115,10 @@ def recommend(
     if with_experts(configuration(first.model)):
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, EXPERTS)) for f in given]
     advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs, longest, adapters), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
+    if not card.bf16:
+        notes.append(f"{card.name} does not compute in bfloat16: memory and time are those of products in float32, which it uses in its place.")
+    if tokens is not None and examples is not None and tokens > examples * sequence_length:
+        notes.append(f"{tokens // examples:,} tokens an example do not fit into {sequence_length:,}: what is beyond is cut off and not counted.")
     notes += [*advice.notes, *_unread(contest, heard, named, tolerated_loss)]
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
         notes.append(f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")

@@ -42,10 +42,13 @@ class Family:
         return self.method.name, self.quantization.name
 
 
-def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None, others: Sequence[Contest] = ()) -> tuple[Family, ...]:
-    """The ones that are thought of, and those that the contest measured; `trainable` is parameters by rank, `others` may be named for what it did not measure."""
+def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None, others: Sequence[Contest] = (), batch_size: int | None = None) -> tuple[Family, ...]:
+    """The ones that are thought of, and those that the contest measured.
+
+    `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
+    """
     keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways if w.key[0] != "base"))) if contest else dict.fromkeys(THOUGHT_OF)
-    return tuple(_family(k, parameters, tokens, trainable, contest, others) for k in keys)
+    return tuple(_family(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
 
 
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> Family:
@@ -72,16 +75,16 @@ def stored_as(quantization: str) -> QuantizationSpec:
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
 
-def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None, others: Sequence[Contest]) -> Family:
+def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None, others: Sequence[Contest], batch_size: int | None) -> Family:
     if contest is None:
         return by_rules(key, parameters, tokens, trainable)
     own = contest.way(key)
     if own is not None:
-        return _measured(contest, own, key, parameters)
+        return _measured(contest, own, key, parameters, batch_size)
     parent = contest.way((key[0], "none")) or next((w for w in contest.ways if w.key[0] == key[0]), None)
     if parent is None:
         return by_rules(key, parameters, tokens, trainable)
-    family = _measured(contest, parent, key, parameters)
+    family = _measured(contest, parent, key, parameters, batch_size)
     facts = published(key[0], key[1], tokens)[1]
     told = tuple(w for w in facts if w.text.startswith(key[1]))
     quality = Quality("none", behind=parent.quality.enough is False)
@@ -91,7 +94,7 @@ def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[in
     return replace(family, quantization=stored_as(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
 
 
-def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
+def _measured(contest: Contest, way: Way, key: Key, parameters: int, batch_size: int | None) -> Family:
     setting, training = way.group.setting, way.group.setting.training
     rate, evidence, caveats = training.rate, way.evidence, []
     if setting.method.rank is not None and not way.decided:
@@ -111,6 +114,11 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int) -> Family:
         rate, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}")
+    else:
+        theirs = training.batch_size * training.gradient_accumulation
+        beside = f"for {theirs} sequences a step (here {batch_size})" if batch_size not in (None, theirs) else ""
+        if odd := " and ".join(filter(None, (beside, "" if way.tuned else "not tuned"))):
+            caveats.append(f"its rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return Family(
         setting.method, quantization, rate, training.schedule, training.warmup, training.weight_decay, training.max_grad_norm,

@@ -105,19 +105,23 @@ def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) 
         told.append(Witness("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), source.known[took.condition].cells))
     ranks = sorted({o.rank for o in among if o.rank is not None})
     group = next(g for g in members if g.condition == took.condition)
-    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone)
+    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone, _tuned(group, beside, among))
+
+
+def _tuned(group: Replicates, took: Option, among: Sequence[Option]) -> bool:
+    return isinstance(group.declared["training"]["learning_rate"], dict) or sum(o.cost == took.cost for o in among) > 1
 
 
 def _quality(field: _Field, took: Option, behind: Difference | None) -> Quality:
     metric, against = field.source.metric, FULL if field.full else f"{field.against.label}, the best of {field.source.study.name}"
     if took.condition == field.against.condition:
-        return Quality("measured", against, metric, 0.0, 0.0, 0.0, (0.0, 0.0), field.tolerated)
+        return Quality("measured", against, metric, 0.0, 0.0, 0.0, 0.0, field.tolerated)
     if behind is None:
         return Quality("none")
     sign = 1.0 if described(metric).better == "lower" else -1.0
     low, high = sorted(sign * e for e in behind.interval) if behind.interval is not None else (None, None)
-    ends = [sign * e for side in ("low", "high") if (e := behind.bound(side)) is not None]
-    return Quality("measured", against, metric, sign * behind.value, low, high, (min(ends), max(ends)) if ends else None, field.tolerated)
+    bound = behind.bound("high" if sign > 0 else "low")
+    return Quality("measured", against, metric, sign * behind.value, low, high, None if bound is None else sign * bound, field.tolerated)
 
 
 def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Difference | None) -> Witness:
@@ -126,10 +130,10 @@ def _witness(field: _Field, took: Option, best: Option, level: bool, several: bo
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
     seeds = human.plural(took.seeds, "seed")
     within = f"within {human.number(field.tolerated, m.unit)} {human.head_unit(m.unit, True)}".strip()
-    text = f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}"
+    text = f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}, {m.label} {human.number(took.mean, m.unit)},"
     bound = f"bound {human.number(took.bound or 0.0, m.unit)}, {seeds}"
     if took.condition == field.best.condition:
-        text += f" has the best mean of all, and nothing less of its kind is shown to be as good ({seeds})" if several else f" has the best mean of all ({seeds})"
+        text += f" the best mean of all; nothing less of its kind is shown to be as good ({seeds})" if several else f" the best mean of all ({seeds})"
     elif level:
         text += f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all ({bound})"
     elif not several:

@@ -67,8 +67,8 @@ class Quality:
     low: float | None = None
     """of the 95 % interval"""
     high: float | None = None
-    bounds: tuple[float, float] | None = None
-    """one-sided 95 % bounds, lower and upper: what a claim about the margin rests on, as in advice.choose"""
+    bound: float | None = None
+    """one-sided 95 % upper bound: what a claim to be within the margin rests on, as in advice.choose"""
     margin: float | None = None
     """tolerated loss"""
     behind: bool = False
@@ -76,10 +76,10 @@ class Quality:
 
     @property
     def enough(self) -> bool | None:
-        """Whether it is shown to be within the margin (True), shown to be beyond it (False), or neither (None)."""
-        if self.bounds is None or self.margin is None:
+        """Whether it is shown to be within the margin (True), shown to be beyond it, interval and all (False), or neither (None)."""
+        if self.bound is None or self.low is None or self.margin is None:
             return None
-        return True if self.bounds[1] <= self.margin else False if self.bounds[0] > self.margin else None
+        return True if self.bound <= self.margin else False if self.low > self.margin else None
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
     """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature."""
     if method == "full":
-        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, (0.0, 0.0), MARGIN), ()
+        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
     direct = _fact("way", f"{method} {quantization}", tokens)
     wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
     found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
@@ -198,7 +198,7 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
         worse, half, one_sided = worse + d.value, math.hypot(half, d.interval[1] - d.value), math.hypot(one_sided, bound - d.value)
         numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
         told.append(Witness("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} pairs, {f.what}", f.source))
-    return Quality("published", FULL, POINTS, worse, worse - half, worse + half, (worse - one_sided, worse + one_sided), MARGIN), tuple(told)
+    return Quality("published", FULL, POINTS, worse, worse - half, worse + half, worse + one_sided, MARGIN), tuple(told)
 
 
 def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:

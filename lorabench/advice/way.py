@@ -52,6 +52,8 @@ class Way:
     """whether it is the highest rank that was tried, of several"""
     alone: bool
     """whether nothing else of its kind was tried"""
+    tuned: bool
+    """whether its learning rate was chosen among several"""
 
     @property
     def key(self) -> Key:

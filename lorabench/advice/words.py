@@ -63,7 +63,7 @@ def quality(q: Quality) -> str:
     """How good it is expected to be, and how sure that is."""
     if q.basis == "none" or q.worse is None:
         return "no evidence"
-    if q.basis == "rule" or (q.basis == "measured" and q.bounds == (0.0, 0.0)):
+    if q.basis == "rule" or (q.basis == "measured" and q.worse == q.bound == 0):
         return f"it is {q.against} itself"
     unit = POINTS if q.metric == POINTS else human.head_unit(metric(q.metric).unit, signed=True)
 
@@ -73,6 +73,8 @@ def quality(q: Quality) -> str:
     ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
     said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
     margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
+    if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
+        margin += f" by its one-sided 95 % bound, {number(q.bound)}"
     return f"{number(q.worse)}{ends} {unit} worse than {q.against} ({q.basis}{margin})".replace("  ", " ")
 
 
@@ -88,7 +90,7 @@ def _entry(r: Recommendation, w: Workload) -> list[str]:
         f"train:   micro-batch {c.micro_batch_size} x accumulation {c.gradient_accumulation}, {again}, {c.optimizer}, learning rate {c.learning_rate:g} ({c.schedule}, {100 * c.warmup:g} % warm-up)",
         f"memory:  {size(n.peak_bytes)}, between {size(n.low_bytes)} and {size(n.high_bytes)}; {size(r.headroom_bytes)} headroom; {human.count(n.trainable_parameters)} parameters are trained",
         f"time:    {time(n, w)}",
-        f"quality: {quality(r.quality)}",
+        f"quality: {quality(r.quality)}{' of its own' if r.quality.basis == 'none' and any(e.kind == 'cells' for e in r.evidence) else ''}",
     ]
     lines += [f"why:     {e.text} ({e.source})" for e in r.evidence]
     return lines + [f"but:     {text}" for text in r.caveats]
@@ -101,7 +103,14 @@ def time(n: Needs, w: Workload) -> str:
     steps = steps_of_an_epoch(w)
     if steps is None:
         return f"{human.seconds(n.seconds[0])} to {human.seconds(n.seconds[1])} a step"
-    return f"{human.seconds(steps * n.seconds[0])} to {human.seconds(steps * n.seconds[1])} an epoch of {human.plural(steps, 'step')}"
+    least, most = epoch(n.seconds, w, steps)
+    return f"{human.seconds(least)} to {human.seconds(most)} an epoch of {human.plural(steps, 'step')}"
+
+
+def epoch(step: tuple[float, float], w: Workload, steps: int) -> tuple[float, float]:
+    """Seconds: at the least every sequence has the data's mean length, where that is known, at the most each batch holds one of full length."""
+    share = min(1.0, w.tokens / (w.examples * w.sequence_length)) if w.tokens and w.examples else 1.0
+    return steps * step[0] * share, steps * step[1]
 
 
 def steps_of_an_epoch(w: Workload) -> int | None:
@@ -176,5 +185,5 @@ def _needs(n: Needs, w: Workload) -> dict[str, Any]:
     if n.seconds is not None:
         plain["step_seconds"] = list(n.seconds)
         if steps is not None:
-            plain["epoch_seconds"] = [steps * s for s in n.seconds]
+            plain["epoch_seconds"] = list(epoch(n.seconds, w, steps))
     return plain

@@ -5,7 +5,8 @@
 
 (Williams et al. 2009, CACM 52.4.) The rate is that of the bfloat16 tensor cores for half precision, and of plain float32 (no TF32,
 PyTorch's default) otherwise and on cards without bfloat16, whose float16 tensor cores the engine does not use. Flops and bytes are
-those of the traced step, recomputation and dequantised copies included. Where cells have run on the card, `calibration` tells the
+those of the traced step, recomputation and dequantised copies included. A quantised base takes QUANTISED times as long: what its kernels cost beyond
+bytes is not in the trace, and counted by bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card, `calibration` tells the
 time from them instead.
 """
 
@@ -18,6 +19,7 @@ from lorabench.spec.gpus import Gpu
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
 SLOW_BANDWIDTH = 0.60
+QUANTISED = 1.05, 1.30  # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling of Memory and Speed")
 LAUNCH = 3e-6  # seconds a kernel launch takes the host at least
 SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
 
@@ -34,11 +36,12 @@ class Seconds:
         return Seconds(self.least * n, self.most * n)
 
 
-def step_seconds(step: Step, gpu: Gpu, half: bool = True) -> Seconds | None:
-    """The time of one traced step, its arithmetic in half precision or in float32; None where the card's rates are not known."""
+def step_seconds(step: Step, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
+    """The time of one traced step, its arithmetic in half precision or in float32, on a quantised base or not; None where the card's rates are not known."""
     rate = gpu.bf16_flops if half and gpu.bf16 else gpu.fp32_flops
     if gpu.bandwidth is None or rate is None:
         return None
     compute, memory = step.flops / rate, step.moved_bytes / gpu.bandwidth
     least = max(compute, memory, step.kernels * LAUNCH)
-    return Seconds(least, compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH)
+    most = compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH
+    return Seconds(least * QUANTISED[0], most * QUANTISED[1]) if quantised else Seconds(least, most)

@@ -114,10 +114,11 @@ class Ledger(TorchDispatchMode):
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         for tensor in (*inputs, *outputs):
             self._see(tensor)
-        self._mark(kernels.scratch_bytes(operator, args, self._device))
+        scratch = kernels.scratch_bytes(operator, args, self._device)
+        self._mark(scratch)
         segment = self.segments[-1]
         segment.flops += kernels.flops(operator, args, kwargs, result)
         if not kernels.is_view(operator):
             segment.kernels += 1
-            segment.moved += sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+            segment.moved += sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) + 2 * scratch  # written and read again
         return result

@@ -54,7 +54,7 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
-        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu, half=in_half(setting))
+        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu, in_half(setting), setting.quantization.name != "none")
         times = condition.training.steps * condition.training.gradient_accumulation
         rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
     return tuple(rows)

@@ -44,7 +44,7 @@ class Room:
         setting = on_card(setting, self.gpu)
         step = summed(self._course(setting))
         peak = sum(with_framework(step, setting).values())
-        one = (self.calibration.step_seconds(step) if self.calibration else None) or step_seconds(step, self.gpu, half=in_half(setting))
+        one = (self.calibration.step_seconds(step) if self.calibration else None) or step_seconds(step, self.gpu, in_half(setting), setting.quantization.name != "none")
         return Need(step, peak, round(LOW * peak), round(HIGH * peak), one)
 
     def prefetch(self, settings: Sequence[Setting]) -> None:

@@ -45,7 +45,8 @@ def _check_name(model: ModelSpec) -> None:
     """ModelError with the nearest preset where a name that is no path and no hub id is close to one."""
     if "/" in model.name or model_directory(model.name) is not None:
         return
-    near = difflib.get_close_matches(model.name, architectures(), n=1, cutoff=0.8)
+    known = [word for a in architectures().values() for word in (a.name, *a.aliases)]
+    near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
     if near:
         raise ModelError(f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name")
 

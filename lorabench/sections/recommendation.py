@@ -106,7 +106,7 @@ def sentence(r: Recommended, m: Metric) -> str:
         return f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean {m.label}, is left."
     near = _nearest(r.options, best)
     if took is None or len(r.enough) < 2:
-        named = "" if len(others) == 1 or near is None else f"the nearest, {near.label}: "
+        named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
         told = f" ({named}{_bound(near, r.pairs, m)})" if near else ""
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
         return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}.{alone}"

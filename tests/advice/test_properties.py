@@ -49,7 +49,7 @@ class World:
         if basis == "unknown":
             return replace(f, quality=Quality("none"))
         against = self.random.choice(["full fine-tuning", "the best of a study"])
-        return replace(f, quality=Quality("measured", against, "eval_loss", worse, worse - half, worse + half, (worse - 0.8 * half, worse + 0.8 * half), 0.02))
+        return replace(f, quality=Quality("measured", against, "eval_loss", worse, worse - half, worse + half, worse + 0.8 * half, 0.02))
 
     @staticmethod
     def _others(given: tuple[Family, ...]) -> list[Family]:
@@ -153,7 +153,7 @@ def test_the_order_is_the_priority_s():
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_what_is_shown_to_be_beyond_the_margin_comes_last(priority):
     world = World(4)
-    bad = Quality("measured", "full fine-tuning", "eval_loss", 0.2, 0.15, 0.25, (0.16, 0.24), 0.02)
+    bad = Quality("measured", "full fine-tuning", "eval_loss", 0.2, 0.15, 0.25, 0.24, 0.02)
     world.families = tuple(replace(f, quality=bad) if f.quantization.name == "nf4" else f for f in world.families)
     assert world.advice(CARDS[-1], priority).recommendations[-1].candidate.quantization.name == "nf4"
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from lorabench import plugins
 from lorabench.advice.choose import contests, options
-from lorabench.advice.recommendation import Candidate, Needs
-from lorabench.advice.words import as_plain, as_text
+from lorabench.advice.recommendation import Candidate, Needs, Workload
+from lorabench.advice.words import as_plain, as_text, epoch
 from lorabench.advice.words import quality as in_words
 from lorabench.errors import LorabenchError
 from lorabench.executors import synthetic
-from lorabench.recommend import change, recommend
+from lorabench.recommend import change, emit, recommend
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
 from lorabench.spec.gpus import find_gpu, gpus
-from lorabench.spec.settings import MethodSpec, QuantizationSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
 from tests.report.stores import filled
 
 # QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank 64, 512 tokens, batch 1, checkpointing).
@@ -139,7 +140,9 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
         ({"batch_size": 0}, "batch size 0 is below 1"),
         ({"examples": 0}, "examples 0 is below 1"),
         ({"tokens": -5}, "tokens -5 is below 1"),
-        ({"tolerated_loss": 0}, "tolerated loss of 0 is not above 0"),
+        ({"tolerated_loss": 0}, "tolerated loss of 0 is no number above 0"),
+        ({"tolerated_loss": float("inf")}, "tolerated loss of inf is no number above 0"),
+        ({"examples": 200, "tokens": 100}, "100 tokens in 200 examples is less than one each"),
         ({"tolerated_loss": float("nan")}, "tolerated loss of nan"),
         ({"studies": ["nowhere"]}, "nowhere"),
     ],
@@ -235,7 +238,7 @@ def test_the_evidence_names_the_cells_that_were_compared(made):
 def test_a_measured_quality_is_the_distance_to_full_fine_tuning(made):
     found = lora(ask(made(), tolerated_loss=0.15), "nf4").quality
     assert found.worse == pytest.approx(0.25, abs=0.02)  # 0.6 / 3 + 0.05, rank 8
-    assert found.low < found.bounds[0] < 0.25 < found.bounds[1] < found.high
+    assert found.low < 0.25 < found.bound < found.high
     assert (found.against, found.metric, found.margin, found.enough) == ("full fine-tuning", "eval_loss", 0.15, False)
     assert "shown to be beyond 0.15" in in_words(found)
 
@@ -255,12 +258,14 @@ def test_a_claim_rests_on_the_same_bound_as_the_report_s(made):
     """One-sided, 95 %: with a margin between that bound and the interval's end the two would differ."""
     store = made(Plan(ranks=(32,)))
     q = lora(ask(store, tolerated_loss=0.15)).quality
-    between = (q.bounds[1] + q.high) / 2
-    assert lora(ask(store, tolerated_loss=between)).quality.enough is True
+    between = (q.bound + q.high) / 2
+    level = lora(ask(store, tolerated_loss=between)).quality
+    assert level.enough is True
+    assert "by its one-sided 95 % bound" in in_words(level)
     view = make_view(store)
     (groups,) = contests(view.groups)
     given = options(groups, view.summaries, view.pairing, view.metric)
-    assert next(o for o in given if o.rank == 32 and "nf4" not in o.label).bound == pytest.approx(q.bounds[1])
+    assert next(o for o in given if o.rank == 32 and "nf4" not in o.label).bound == pytest.approx(q.bound)
 
 
 @pytest.mark.usefixtures("formula")
@@ -280,6 +285,46 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     undecided = [i for i, r in enumerate(strict.advice.recommendations, 1) if r.quality.basis != "none" and r.quality.enough is None]
     if len(undecided) > 1:
         assert any(f"Entries {undecided[0]} to {undecided[-1]} are not told apart" in n for n in strict.advice.notes)
+
+
+@pytest.mark.usefixtures("formula")
+def test_a_rate_of_another_batch_and_one_that_was_not_tuned_are_told(made):
+    store = made()
+    assert "its rate was not tuned" in lora(ask(store)).caveats  # four sequences a step, here and there
+    other = recommend(MODEL, "24GB", 128, batch_size=16, studies=[store.folder])
+    assert "its rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
+
+
+@pytest.mark.usefixtures("formula", "nothing_at_hand")
+def test_a_preset_is_known_by_its_hub_id_in_what_is_written(tmp_path):
+    asked = recommend("llama-3.2-1b", "24GB", 128)
+    assert asked.workload.model.name == "meta-llama/Llama-3.2-1B"
+    (path,) = emit(asked, plugins.load("emitters", "trl").emit, 1, tmp_path)
+    assert "--model_name_or_path=meta-llama/Llama-3.2-1B " in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("formula", "nothing_at_hand")
+def test_what_an_answer_leaves_out_or_assumes_is_noted():
+    notes = " ".join(recommend("llama-3.2-1b", "t4", 128, examples=100, tokens=1_000_000).advice.notes)
+    for words in ("t4 does not compute in bfloat16", "10,000 tokens an example do not fit into 128", "An int8 base is left out", "others are held against it"):
+        assert words in notes
+    unused = recommend("llama-3.2-1b", "24GB", 128, tolerated_loss=0.5).advice.notes
+    assert any("was not used" in n for n in unused)
+
+
+@pytest.mark.usefixtures("formula", "nothing_at_hand")
+def test_experts_that_are_neither_adapted_nor_quantised_are_told():
+    for model, told in (("mixtral-8x7b", True), ("llama-3.2-1b", False)):
+        found = recommend(model, "1000GB", 128).advice.recommendations
+        assert {any("experts are neither" in c for c in r.caveats) for r in found if r.candidate.method.name == "lora"} == {told}
+        assert not any("experts are neither" in c for r in found if r.candidate.method.name == "full" for c in r.caveats)
+
+
+def test_an_epoch_of_short_examples_takes_less_than_one_of_full_sequences():
+    model = ModelSpec(name="llama-3.2-1b")
+    assert epoch((1.0, 4.0), Workload(model, 2048, 16, 20_000, 6_000_000), 1250) == pytest.approx((1250 * 300 / 2048, 5000.0))
+    assert epoch((1.0, 4.0), Workload(model, 2048, 16, 20_000, None), 1250) == (1250.0, 5000.0)
+    assert epoch((1.0, 4.0), Workload(model, 2048, 16, 10, 10**11), 1) == (1.0, 4.0)
 
 
 @pytest.mark.usefixtures("formula")

@@ -9,6 +9,7 @@ from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, peak_of_two_steps
+from lorabench.memory import kernels
 from lorabench.memory.setting import Setting
 from lorabench.memory.step import predict_step
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
@@ -81,3 +82,12 @@ def test_counts_are_those_of_the_model_that_trains(method):
 def test_a_prediction_allocates_nothing(tmp_path):
     asked = replace(setting(), training=TrainingSpec(batch_size=4096, sequence_length=512))  # 100 GB of activations
     assert predict_step(asked).peak_bytes > 50e9
+
+
+def test_a_dequantised_copy_is_written_and_read(monkeypatch):
+    """The copy of a 4-bit product lies inside bitsandbytes' operator, where the trace sees no tensor."""
+    moved = {q: predict_step(replace(setting(quantization=q), device="cuda")).moved_bytes for q in ("none", "nf4")}
+    monkeypatch.setattr(kernels, "scratch_bytes", lambda *asked: 0)
+    bare = {q: predict_step(replace(setting(quantization=q), device="cuda")).moved_bytes for q in ("none", "nf4")}
+    assert moved["none"] == bare["none"]
+    assert moved["nf4"] > bare["nf4"]

@@ -58,7 +58,7 @@ def test_where_nothing_but_the_best_is_enough_it_says_so(tmp_path: Path) -> None
     near = min((o for o in r.options if o is not r.best), key=lambda o: o.bound or 9)
     assert sentence(r, LOSS) == (
         f"full, the best by its mean held-out loss: none of the 6 others is shown to be within 0.02 nats of it "
-        f"(the nearest, {near.label}: one-sided 95 % bound {near.bound:.3f}, 2 seeds)."
+        f"(the nearest by its bound, {near.label}: one-sided 95 % bound {near.bound:.3f}, 2 seeds)."
     )
     made = recommendation.section(view)
     assert made is not None
