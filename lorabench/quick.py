@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 @contextmanager
 def uncollected() -> Iterator[None]:
     """What is made within lasts: it is not interrupted by garbage collection (~20 % of its time), and left out of later ones."""
+    collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if collected:
+            gc.enable()
 
 
 @contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins, quick
-from lorabench.advice.decide import NeedsOf, Priority, advise, variant
+from lorabench.advice.decide import Advice, NeedsOf, Priority, advise, variant
 from lorabench.advice.families import Family, by_rules, families, stored_as
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
@@ -95,35 +96,29 @@ def recommend(
     here = Here(first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss)
     heard = evidence(here, named or None)
     contest = nearest(heard, bool(named))
-    room = Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)
     given, notes = possible(families(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
-
-    def needs(candidate: Candidate) -> Needs:
-        need = room.need(setting_of(candidate, workload, first))
-        known = need.seconds is not None and not candidate.optimizer.startswith("paged")  # what paging takes is not predicted
-        seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds and known else None
-        return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
-
-    def longest(candidate: Candidate) -> int:
-        return room.longest(setting_of(candidate, workload, first), sequence_length)
-
-    def adapters() -> bool:
-        return any(needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes for f in given if f.key != WHOLE)
-
     if with_experts(configuration(first.model)):
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, EXPERTS)) for f in given]
-    advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs, longest, adapters), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
-    if not card.bf16:
-        notes.append(f"{card.name} does not compute in bfloat16: memory and time are those of products in float32, which it uses in its place.")
-    if tokens is not None and examples is not None and tokens > examples * sequence_length:
-        notes.append(f"{tokens // examples:,} tokens an example do not fit into {sequence_length:,}: what is beyond is cut off and not counted.")
-    notes += [*advice.notes, *_unread(contest, heard, named, tolerated_loss)]
-    if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
-        notes.append(f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")
-    if not advice.recommendations:
-        notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)
+    with quick.uncollected(), closing(Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
+
+        def needs(candidate: Candidate) -> Needs:
+            need = room.need(setting_of(candidate, workload, first))
+            known = need.seconds is not None and not candidate.optimizer.startswith("paged")  # what paging takes is not predicted
+            seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds and known else None
+            return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
+
+        def longest(candidate: Candidate) -> int:
+            return room.longest(setting_of(candidate, workload, first), sequence_length)
+
+        def adapters() -> bool:
+            return any(needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes for f in given if f.key != WHOLE)
+
+        advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs, longest, adapters), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]))
+        notes += [*_of_the_card(card, priority, advice), *_of_the_data(workload), *advice.notes, *_unread(contest, heard, named, tolerated_loss)]
+        if not advice.recommendations:
+            notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
 
 
@@ -251,6 +246,18 @@ def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[
     able = _holding(high)
     told.append(f"At this length it fits on {', '.join(able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
     return tuple(told)
+
+
+def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]:
+    if not card.bf16:
+        yield f"{card.name} does not compute in bfloat16: memory and time are those of products in float32, which it uses in its place."
+    if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
+        yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
+
+
+def _of_the_data(w: Workload) -> Iterator[str]:
+    if w.tokens is not None and w.examples is not None and w.tokens > w.examples * w.sequence_length:
+        yield f"{w.tokens // w.examples:,} tokens an example do not fit into {w.sequence_length:,}: what is beyond is cut off and not counted."
 
 
 def _unread(contest: Contest | None, heard: Sequence[Contest], named: Sequence[Path], tolerated: float | None) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from lorabench.errors import LorabenchError
 from lorabench.memory.hardware import Seconds
@@ -90,6 +89,8 @@ def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
         return None
     work, times = np.array(rows, dtype=float), np.array(seconds)
     scale = work.max(axis=0)  # flops are 1e12 times kernels
+    from scipy.optimize import nnls  # 0.3 s that only a card with stored cells needs to wait
+
     costs, _ = nnls(work / scale / times[:, None], np.ones(len(times)))
     costs = costs / scale
     fitted = work @ costs

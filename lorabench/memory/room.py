@@ -38,6 +38,7 @@ class Room:
     gpu: Gpu
     calibration: Calibration | None = None
     traced: dict[Setting, Course] = field(default_factory=dict)
+    _pool: ProcessPoolExecutor | None = None
 
     def need(self, setting: Setting) -> Need:
         """What a setting takes."""
@@ -48,12 +49,18 @@ class Room:
         return Need(step, peak, round(LOW * peak), round(HIGH * peak), one)
 
     def prefetch(self, settings: Sequence[Setting]) -> None:
-        """Traces settings side by side, in forked processes where the system has them: a trace is a second of Python on one core."""
+        """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
         wanted = list(dict.fromkeys(s for s in (on_card(s, self.gpu) for s in settings) if s not in self.traced))
         at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-        if at_once > 1:
-            with ProcessPoolExecutor(at_once, multiprocessing.get_context("fork")) as pool:
-                self.traced.update(zip(wanted, pool.map(course, wanted), strict=True))
+        if at_once > 1 or (wanted and self._pool):
+            self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))
+            self.traced.update(zip(wanted, self._pool.map(course, wanted), strict=True))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def longest(self, setting: Setting, positions: int) -> int:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""

@@ -1,5 +1,6 @@
 """Many settings on a card from few traces: the same bytes as each traced by itself, in whatever process."""
 
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -25,9 +26,12 @@ def test_a_batch_on_the_line_takes_what_it_takes_when_it_is_traced(batch):
 def test_what_is_traced_side_by_side_is_what_is_traced_in_a_row():
     ahead, alone = Room(find_gpu("rtx4090")), Room(find_gpu("rtx4090"))
     wanted = [setting(), setting(batch_size=2), setting(gradient_checkpointing=True)]
-    ahead.prefetch(wanted)
+    ahead.prefetch(wanted[:2])
+    ahead.prefetch(wanted)  # by the processes that are there
     for s in wanted:
         assert ahead.need(s) == alone.need(s)
+    ahead.close()
+    assert not multiprocessing.active_children()
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not():
