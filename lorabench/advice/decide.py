@@ -53,7 +53,7 @@ def advise(
     out: list[Excluded] = []
     notes: list[str] = []
     leasts = [variant(f, workload, 1, True, f.optimizers[-1]) for f in given]
-    ahead(leasts)
+    ahead([*leasts, *(c for f in given if f.quantization.name in ("nf4", "fp4") for c in _next(f, workload))])  # where anything fits, a 4-bit base does
     ahead([c for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes for c in _next(f, workload)])
     for family, least in zip(given, leasts, strict=True):
         at_least = needs(least)
