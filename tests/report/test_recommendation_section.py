@@ -158,7 +158,7 @@ def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: U
 
 
 def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
-    assert used(16, 4.1).sentence == "What LoRA r=16 learned has k(0.99) = 4.1 of 16 on average (4.1 to 5.1 over modules): a reason for less."
+    assert used(16, 4.1).sentence == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
     assert used(4, 4, cut=2).sentence.endswith("full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average.")
 
 
