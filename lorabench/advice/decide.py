@@ -78,7 +78,7 @@ def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
         notes.append("Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to be within the margin of it.")
     undecided = [i for i, r in enumerate(fit, 1) if standing(r.quality)[0] == 1]
     if len(undecided) > 1:
-        notes.append(f"Entries {undecided[0]} to {undecided[-1]} are not told apart: the one that may be the least behind stands first.")
+        notes.append(f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the one that may be the least behind stands first.")
     return tuple(notes)
 
 

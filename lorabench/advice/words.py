@@ -89,28 +89,28 @@ def _entry(r: Recommendation, w: Workload) -> list[str]:
     lines = [
         f"train:   micro-batch {c.micro_batch_size} x accumulation {c.gradient_accumulation}, {again}, {c.optimizer}, learning rate {c.learning_rate:g} ({c.schedule}, {100 * c.warmup:g} % warm-up)",
         f"memory:  {size(n.peak_bytes)}, between {size(n.low_bytes)} and {size(n.high_bytes)}; {size(r.headroom_bytes)} headroom; {human.count(n.trainable_parameters)} parameters are trained",
-        f"time:    {time(n, w)}",
+        f"time:    {time(n, w, c.micro_batch_size)}",
         f"quality: {quality(r.quality)}{' of its own' if r.quality.basis == 'none' and any(e.kind == 'cells' for e in r.evidence) else ''}",
     ]
     lines += [f"why:     {e.text} ({e.source})" for e in r.evidence]
     return lines + [f"but:     {text}" for text in r.caveats]
 
 
-def time(n: Needs, w: Workload) -> str:
+def time(n: Needs, w: Workload, micro: int) -> str:
     """Of an epoch where the data's size is known, else of a step."""
     if n.seconds is None:
         return "not known"
     steps = steps_of_an_epoch(w)
     if steps is None:
         return f"{human.seconds(n.seconds[0])} to {human.seconds(n.seconds[1])} a step"
-    least, most = epoch(n.seconds, w, steps)
+    least, most = epoch(n.seconds, w, steps, micro)
     return f"{human.seconds(least)} to {human.seconds(most)} an epoch of {human.plural(steps, 'step')}"
 
 
-def epoch(step: tuple[float, float], w: Workload, steps: int) -> tuple[float, float]:
-    """Seconds: at the least every sequence has the data's mean length, where that is known, at the most each batch holds one of full length."""
+def epoch(step: tuple[float, float], w: Workload, steps: int, micro: int) -> tuple[float, float]:
+    """Seconds. Where the data's mean length is known: at the least every sequence has it, at the most each micro-batch is padded to all its tokens' length."""
     share = min(1.0, w.tokens / (w.examples * w.sequence_length)) if w.tokens and w.examples else 1.0
-    return steps * step[0] * share, steps * step[1]
+    return steps * step[0] * share, steps * step[1] * min(1.0, micro * share)
 
 
 def steps_of_an_epoch(w: Workload) -> int | None:
@@ -140,7 +140,7 @@ def as_plain(answer: Answer) -> dict[str, Any]:
         "priority": answer.priority,
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in answer.advice.recommendations],
-        "excluded": [{**_candidate(e.candidate), **_needs(e.needs, w), "over_bytes": e.over_bytes, "cheapest_change": e.cheapest_change} for e in answer.advice.excluded],
+        "excluded": [{**_candidate(e.candidate), **_needs(e.needs, w, e.candidate), "over_bytes": e.over_bytes, "cheapest_change": e.cheapest_change} for e in answer.advice.excluded],
         "notes": list(answer.advice.notes),
     }
 
@@ -156,7 +156,7 @@ def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
     evidence = [{"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})} for e in r.evidence]
     return {
         **_candidate(r.candidate),
-        **_needs(r.needs, w),
+        **_needs(r.needs, w, r.candidate),
         "headroom_bytes": r.headroom_bytes,
         "quality": {k: v for k, v in told.items() if v not in (None, "")},
         "evidence": evidence,
@@ -179,11 +179,11 @@ def _candidate(c: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _needs(n: Needs, w: Workload) -> dict[str, Any]:
+def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, Any]:
     plain: dict[str, Any] = {"trainable_parameters": n.trainable_parameters, "peak_bytes": n.peak_bytes, "low_bytes": n.low_bytes, "high_bytes": n.high_bytes}
     steps = steps_of_an_epoch(w)
     if n.seconds is not None:
         plain["step_seconds"] = list(n.seconds)
         if steps is not None:
-            plain["epoch_seconds"] = list(epoch(n.seconds, w, steps))
+            plain["epoch_seconds"] = list(epoch(n.seconds, w, steps, c.micro_batch_size))
     return plain
