@@ -30,7 +30,7 @@ from lorabench.advice.families import Family, families
 from lorabench.advice.measured import Source, heard
 from lorabench.advice.recommendation import Needs, Recommendation
 from lorabench.advice.rules import rules
-from lorabench.advice.way import Contest, Here, nearest
+from lorabench.advice.way import Contest, Here, key_of, nearest
 from lorabench.analysis.conditions import Replicates
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.request import model_from
@@ -73,7 +73,7 @@ def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: 
     """The first entry whose method and storage were run there, and the option nearest to it."""
     by_condition = {g.condition: g for g in contest}
     for family in ranked:
-        alike = [o for o in given if _key(by_condition[o.condition]) == family.key]
+        alike = [o for o in given if key_of(by_condition[o.condition]) == family.key]
         if alike:
             return family, min(alike, key=lambda o: _distance(by_condition[o.condition], family))
     raise ValueError("a contest without any method that is thought of")
@@ -83,10 +83,6 @@ def _as_recommendation(f: Family, trainable: dict[int, int], parameters: int) ->
     count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
     candidate: Any = None
     return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
-
-
-def _key(g: Replicates) -> tuple[str, str]:
-    return g.setting.method.name, g.setting.quantization.name
 
 
 def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
@@ -106,7 +102,7 @@ def rule(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequenc
     """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the rule's rank; None where there is none."""
     lora = next(f for f in ranked if f.key == ("lora", "none"))
     by_condition = {g.condition: g for g in contest}
-    able = [o for o in given if _key(by_condition[o.condition]) == lora.key]
+    able = [o for o in given if key_of(by_condition[o.condition]) == lora.key]
     if not able:
         return None
     rank = wanted(sorted({o.rank or 0 for o in able}))
@@ -125,7 +121,7 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
     for folder, view in known.items():
         others = {f: v for f, v in known.items() if f != folder}
         for whole in contests(view.groups):
-            contest = [g for g in whole if not adapters or _key(g) == ("lora", "none")]
+            contest = [g for g in whole if not adapters or key_of(g) == ("lora", "none")]
             given = options(contest, view.summaries, view.pairing, view.metric)
             if len({o.rank for o in given if o.rank}) < 2:
                 continue

@@ -197,7 +197,7 @@ def recommend(options: argparse.Namespace) -> int:
     )  # fmt: skip
     print(words.as_json(answer) if options.json else words.as_text(answer))
     if emitter is not None:
-        for path in advisor.emit(answer, emitter.emit, 1 if options.entry is None else options.entry, options.output):
+        for path in advisor.emit(answer, emitter.emit, options.entry or 1, options.output):
             print(path, file=sys.stderr if options.json else sys.stdout)
     return 0
 

@@ -16,7 +16,7 @@ from lorabench.advice.decide import Advice, NeedsOf, Priority, advise, variant
 from lorabench.advice.families import Family, by_rules, families, stored_as
 from lorabench.advice.recommendation import Candidate, Needs, Workload
 from lorabench.advice.rules import rules
-from lorabench.advice.way import REACH, Contest, Here, Key, nearest
+from lorabench.advice.way import REACH, WHOLE, Contest, Here, Key, nearest
 from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
@@ -35,7 +35,6 @@ PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
 CARDS = 3
 MOST = 1_000_000  # sequences of a step
-WHOLE: Key = ("full", "none")
 EXPERTS = "its experts are neither adapted nor quantised: transformers keeps them as parameters of their own, not as linear layers"
 CALIBRATED = 4  # stored conditions that tell this machine's speed: each is traced, in ~0.4 s
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench import plugins
 from lorabench.errors import StoreError
+from lorabench.spec.identity import flattened
 
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult
@@ -112,13 +113,13 @@ def explain(store: Store, result: CellResult) -> str:
     if result.error:
         parts.append(f"reason     {_reason(result)}")
     declared = cell.model_dump(mode="json", exclude_none=True)
-    parts.append(_block("declared", list(_flat(declared))))
+    parts.append(_block("declared", _rows(declared)))
     if result.resolved:
         resolved = result.resolved.model_dump(mode="json", exclude_none=True)
         modules = resolved.pop("target_modules", [])
         if modules:
             resolved["adapted modules"] = f"{len(modules)}, {modules[0]} to {modules[-1]}"
-        parts.append(_block("resolved", list(_flat(resolved))))
+        parts.append(_block("resolved", _rows(resolved)))
     readings = []
     for r in result.readings:
         spread = f" +- {r.stderr:.2g} (standard error)" if r.stderr is not None else ""
@@ -126,7 +127,7 @@ def explain(store: Store, result: CellResult) -> str:
         readings.append((r.metric, f"{_in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}"))
     parts.append(_block("readings", readings) if readings else "readings   none")
     if result.environment:
-        parts.append(_block("environment", list(_flat(result.environment.model_dump(mode="json", exclude_none=True)))))
+        parts.append(_block("environment", _rows(result.environment.model_dump(mode="json", exclude_none=True))))
     curve = folder / "curve.csv"
     if curve.is_file():
         rows = curve.read_text(encoding="utf-8").splitlines()
@@ -141,12 +142,8 @@ def _block(title: str, rows: list[tuple[str, Any]]) -> str:
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> Any:
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+def _rows(plain: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value) for name, value in flattened(plain).items()]
 
 
 def _in_unit(value: float, unit: str) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from lorabench.advice.recommendation import Quality, Witness
 from lorabench.advice.rules import learning_rate, published, rank_by_capacity, rules
-from lorabench.advice.way import FULL, REACH, Contest, Key, Way
+from lorabench.advice.way import FULL, REACH, WHOLE, Contest, Key, Way
 from lorabench.spec.settings import MethodSpec, QuantizationSpec
 
-THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), ("full", "none"))
+THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
 """without any measurement"""
-WHOLE = ("adamw", "paged-adamw-8bit")
+PAGED = ("adamw", "paged-adamw-8bit")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], 
 
     `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
     """
-    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways if w.key[0] != "base"))) if contest else dict.fromkeys(THOUGHT_OF)
+    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways))) if contest else dict.fromkeys(THOUGHT_OF)
     return tuple(_family(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
 
 
@@ -61,7 +61,7 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     kind = stored_as(quantization)
     if method == "full":
         spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
-        return Family(spec, kind, *training, quality, (rated,), optimizers=WHOLE)
+        return Family(spec, kind, *training, quality, (rated,), optimizers=PAGED)
     rank, ranked, caveat = rank_by_capacity(trainable, tokens)
     settings = rules().lora
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
@@ -122,5 +122,5 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int, batch_size:
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return Family(
         setting.method, quantization, rate, training.schedule, training.warmup, training.weight_decay, training.max_grad_norm,
-        way.quality, evidence, tuple(caveats), WHOLE if key[0] == "full" else ("adamw",),
+        way.quality, evidence, tuple(caveats), PAGED if key[0] == "full" else ("adamw",),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from lorabench import plugins
 from lorabench.advice.choose import Option, chosen, contests, options, tuned
 from lorabench.advice.recommendation import Quality, Witness
-from lorabench.advice.way import FULL, Contest, Here, Key, Way
+from lorabench.advice.way import FULL, Contest, Here, Key, Way, key_of
 from lorabench.advice.witness import FileOf, ResultsOf, witness
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.compare import margin_of
@@ -63,11 +63,10 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
     full = [o for o in given if of[o.condition].setting.method.name == "full"]
     best = min(given, key=lambda o: (o.worse, o.trainable_parameters))
     field = _Field(source, tolerated, best, min(full, key=lambda o: o.worse) if full else best, bool(full))
-    keys: dict[Key, list[Replicates]] = {}
+    keys: dict[Key, list[Option]] = {}
     for o in given:
-        g = of[o.condition]
-        keys.setdefault((g.setting.method.name, g.setting.quantization.name), []).append(g)
-    ways = [_way(field, alike, [o for o in given if any(o.condition == g.condition for g in alike)]) for alike in keys.values()]
+        keys.setdefault(key_of(of[o.condition]), []).append(o)
+    ways = [_way(field, [of[o.condition] for o in among], among) for among in keys.values()]
     setting = members[0].setting
     distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
@@ -96,16 +95,15 @@ def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) 
     best, level = min(own, key=lambda o: (o.worse, o.trainable_parameters)), chosen(among, tolerated)
     took = level or chosen(own, tolerated) or best
     decided = took.trainable_parameters < best.trainable_parameters or (level is not None and took.condition != field.best.condition)
-    beside = next(o for o in (among if level else own) if o.condition == took.condition)
     behind = None if took.condition == field.against.condition else source.pairing.difference(source.metric, took.condition, field.against.condition)
     alone = len(tuned(among)) == 1
-    told = [_witness(field, beside, best, level is not None, not alone, behind)]
+    told = [_witness(field, took, best, level is not None, not alone, behind)]
     second = witness(took, among, source.results, source.file, source.metric, tolerated)
     if second is not None:
         told.append(Witness("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), source.known[took.condition].cells))
     ranks = sorted({o.rank for o in among if o.rank is not None})
     group = next(g for g in members if g.condition == took.condition)
-    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone, _tuned(group, beside, among))
+    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone, _tuned(group, took, among))
 
 
 def _tuned(group: Replicates, took: Option, among: Sequence[Option]) -> bool:

@@ -23,6 +23,7 @@ ALIKE = 0.3  # a factor of two in size or four in data: what is tried there tell
 FULL = "full fine-tuning"
 Key = tuple[str, str]
 """method and quantization"""
+WHOLE: Key = ("full", "none")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Way:
     @property
     def key(self) -> Key:
         """What it is a way of."""
-        return self.group.setting.method.name, self.group.setting.quantization.name
+        return key_of(self.group)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,14 @@ class Contest:
         return next((w for w in self.ways if w.key == key), None)
 
 
+def key_of(group: Replicates) -> Key:
+    """What a condition is a way of."""
+    return group.setting.method.name, group.setting.quantization.name
+
+
 def nearest(found: Sequence[Contest], named: bool = False) -> Contest | None:
     """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one with full fine-tuning, more ranks, more ways, more seeds."""
     able = [c for c in found if c.ways and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]
-    return min(near, key=lambda c: (c.way(("full", "none")) is None, -c.ranks, -len(c.ways), -c.ways[0].option.seeds, c.distance, c.study, c.task), default=None)
+    return min(near, key=lambda c: (c.way(WHOLE) is None, -c.ranks, -len(c.ways), -c.ways[0].option.seeds, c.distance, c.study, c.task), default=None)

@@ -66,18 +66,13 @@ def check(tool: str, candidate: Candidate) -> None:
 
 def check_literal(tool: str, model: ModelSpec) -> None:
     """LorabenchError for names that OmegaConf, which reads this tool's YAML, would take for a reference to another value."""
-    if "${" in source(model):
+    if "${" in model_source(model.name):
         raise refuse(tool, f"the model {json.dumps(model.name)}, whose name its YAML reader would expand", "names without ${", "peft, trl, axolotl")
 
 
 def trains_base(candidate: Candidate) -> bool:
     """Whether every parameter is trained, with no adapter."""
     return bool(plugins.load("methods", candidate.method.name).TRAINS_BASE)
-
-
-def source(model: ModelSpec) -> str:
-    """What a tool takes for the model: its directory, or its hub id."""
-    return model_source(model.name)
 
 
 def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting
+from lorabench.spec.paths import model_source
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
@@ -14,7 +15,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     model, full = workload.model, _setting.trains_base(candidate)
     dtype = _setting.precision(workload, candidate)
     settings: dict[str, Any] = {
-        "base_model": _setting.source(model),
+        "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
         **_dtype(dtype),

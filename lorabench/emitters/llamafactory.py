@@ -7,6 +7,7 @@ from typing import Any
 
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting
+from lorabench.spec.paths import model_source
 
 _NAME = "data"
 
@@ -18,7 +19,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     model, full = workload.model, _setting.trains_base(candidate)
     _compute(workload, candidate)
     settings: dict[str, Any] = {
-        "model_name_or_path": _setting.source(model),
+        "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         "trust_remote_code": model.trust_remote_code,
         **_quantization(candidate),

@@ -7,6 +7,7 @@ import json
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting
 from lorabench.spec.architectures import model_type
+from lorabench.spec.paths import model_source
 
 _BODY = '''
 import argparse
@@ -156,7 +157,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": _setting.source(workload.model),
+        "base_model_name_or_path": model_source(workload.model.name),
         "r": method.rank,
         "lora_alpha": _setting.number(method.alpha),
         "lora_dropout": method.dropout or 0.0,
@@ -174,7 +175,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
 def _script(workload: Workload, candidate: Candidate) -> str:
     quantization, full, pissa = candidate.quantization, _setting.trains_base(candidate), candidate.method.name == "pissa"
     constants = {
-        "MODEL": _setting.source(workload.model),
+        "MODEL": model_source(workload.model.name),
         "REVISION": workload.model.revision,
         "TRUST_REMOTE_CODE": workload.model.trust_remote_code,
         "DTYPE": _setting.precision(workload, candidate),

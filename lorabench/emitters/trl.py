@@ -7,6 +7,7 @@ import shlex
 
 from lorabench.advice.recommendation import Candidate, Workload
 from lorabench.emitters import _setting
+from lorabench.spec.paths import model_source
 
 _FOLDER = "./data"
 
@@ -16,7 +17,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check("trl", candidate)
     model = workload.model
     options: dict[str, object] = {
-        "model_name_or_path": _setting.source(model),
+        "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
         "dtype": _dtype(workload, candidate),

@@ -8,6 +8,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.data import task_data
+from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.model import check_device, device, load_tokenizer, skeleton
@@ -102,8 +103,8 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
             return "task", str(e)
         for name in modules:
             n_in, n_out = shapes[name]
-            if rank is not None and rank > min(n_in, n_out):
-                return "task.rank", f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or full"
+            if odd := beyond(rank, name, n_out, n_in):
+                return "task.rank", odd
             if name in seen:
                 return "task.rank", f"{name} is named twice; give each module one rank"
             seen.add(name)

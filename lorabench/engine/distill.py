@@ -82,14 +82,19 @@ def plant(model: Any, planted: Planted) -> dict[str, int]:
     for wanted, rank in planted.ranks:
         for name in resolve_targets(model, wanted):
             weight = model.get_submodule(name).weight
-            most = min(weight.shape)
-            if rank is not None and rank > most:
-                raise ModelError(f"task.rank {rank} is above what {name} ({weight.shape[0]} x {weight.shape[1]}) allows; at most {most}, or full")
+            if odd := beyond(rank, name, *weight.shape):
+                raise ModelError(f"task.{odd}")
             change = _change(weight.shape, rank, generator)
             change *= planted.scale * weight.double().norm().cpu() / change.norm()
             weight += change.to(weight.device, weight.dtype)
-            done[name] = rank or most
+            done[name] = rank or min(weight.shape)
     return done
+
+
+def beyond(rank: int | None, name: str, n_out: int, n_in: int) -> str:
+    """The sentence for a rank that a module cannot hold; empty where it can."""
+    most = min(n_out, n_in)
+    return f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {most}, or full" if rank is not None and rank > most else ""
 
 
 def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> torch.Tensor:

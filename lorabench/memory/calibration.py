@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from lorabench.errors import LorabenchError
-from lorabench.memory.hardware import Seconds
+from lorabench.memory.hardware import Seconds, step_seconds
 from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import Setting, setting_of
-from lorabench.memory.step import Step
+from lorabench.memory.step import Step, in_half
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
 from lorabench.spec.gpus import Gpu, cards_named
@@ -50,6 +50,12 @@ class Calibration:
             return None
         middle = float(np.dot(self.costs, _work(step)))
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
+
+
+def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | None) -> Seconds | None:
+    """What a step takes by the cells that ran on the card, else by its data sheet; None where neither is known."""
+    fitted = calibration.step_seconds(step) if calibration else None
+    return fitted or step_seconds(step, card, in_half(setting), setting.quantization.name != "none")
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:

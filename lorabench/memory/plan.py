@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
-from lorabench.memory.calibration import Calibration
+from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, on_card, with_framework
-from lorabench.memory.hardware import Seconds, step_seconds
+from lorabench.memory.hardware import Seconds
 from lorabench.memory.request import check
 from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import setting_of
-from lorabench.memory.step import Step, in_half
+from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 from lorabench.spec.study import Condition
 
@@ -54,7 +54,7 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
-        one = (calibration.step_seconds(step) if calibration else None) or step_seconds(step, gpu, in_half(setting), setting.quantization.name != "none")
+        one = time_of(step, setting, gpu, calibration)
         times = condition.training.steps * condition.training.gradient_accumulation
         rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
     return tuple(rows)

@@ -12,11 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from lorabench.memory.calibration import Calibration
+from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, largest, on_card, with_framework
-from lorabench.memory.hardware import Seconds, step_seconds
+from lorabench.memory.hardware import Seconds
 from lorabench.memory.setting import Setting
-from lorabench.memory.step import Course, Step, along, course, in_half, summed
+from lorabench.memory.step import Course, Step, along, course, summed
 from lorabench.spec.gpus import Gpu
 
 
@@ -45,8 +45,7 @@ class Room:
         setting = on_card(setting, self.gpu)
         step = summed(self._course(setting))
         peak = sum(with_framework(step, setting).values())
-        one = (self.calibration.step_seconds(step) if self.calibration else None) or step_seconds(step, self.gpu, in_half(setting), setting.quantization.name != "none")
-        return Need(step, peak, round(LOW * peak), round(HIGH * peak), one)
+        return Need(step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration))
 
     def prefetch(self, settings: Sequence[Setting]) -> None:
         """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
@@ -64,13 +63,14 @@ class Room:
 
     def longest(self, setting: Setting, positions: int) -> int:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""
-        if HIGH * sum(summed(self._course(on_card(setting, self.gpu))).held.values()) > self.gpu.memory_bytes:
+        now = self.need(setting)
+        if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
             return 0
 
         def high(length: int) -> int:
             return self.need(replace(setting, training=setting.training.model_copy(update={"sequence_length": length}))).high_bytes
 
-        return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, high(setting.training.sequence_length))
+        return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, now.high_bytes)
 
     def _course(self, setting: Setting) -> Course:
         batch = setting.training.batch_size

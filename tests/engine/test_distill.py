@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from lorabench.engine.cell import run_cell
+from lorabench.engine.check import check_cells
 from lorabench.engine.data import Planted, task_data
 from lorabench.engine.distill import Teacher, distilled, plant
 from lorabench.engine.evaluate import losses
@@ -60,6 +61,20 @@ def test_the_seed_alone_decides_the_change():
 def test_a_rank_above_a_matrix_is_one_sentence(base):
     with pytest.raises(ModelError, match=r"task\.rank 5000 is above what .*q_proj .*; at most \d+, or full"):
         plant(base, Planted((("q_proj", 5000),), 0.3, 0))
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "words"),
+    [
+        ("{name: planted, rank: 5000}", "task.rank", "rank 5000 is above what"),
+        ("{name: planted, targets: [nowhere]}", "task", "nowhere"),
+        ("{name: planted, targets: [q_proj, attention]}", "task.rank", "is named twice; give each module one rank"),
+    ],
+)
+def test_what_cannot_be_planted_is_told_before_the_first_cell(task, place, words):
+    (problem,) = check_cells([cell_of(f"task={task}")])
+    assert problem.field == place
+    assert words in problem.message and "\n" not in problem.message
 
 
 def test_ranks_by_module_and_targets_exclude_each_other():
