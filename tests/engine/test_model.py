@@ -1,6 +1,7 @@
 """Models load as asked, in memory that holds them once, or say in one sentence why not."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -67,7 +68,11 @@ def test_lower_precisions_train_with_adapters_in_float32(dtype, folder):
 
 @pytest.mark.slow
 def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
-    """Anonymous memory (mapped files apart) rises by the weights once, in float32 from a bfloat16 file and in nf4."""
+    """Anonymous memory (mapped files apart) rises by the weights once in float32 from a bfloat16 file, and by less than half of that in nf4.
+
+    Large tensors are allocated by mmap, so that a freed one leaves the process: with malloc's own threshold, which
+    moves, its holes count as memory in some runs and not in others.
+    """
     script = textwrap.dedent("""
         import sys, threading, time, torch, transformers as t
         from pathlib import Path
@@ -99,11 +104,11 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
     model.save_pretrained(tmp_path / "m")
     del model
     seen = {}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     for quantization in ("none", "nf4"):
-        run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "m"), quantization], capture_output=True, text=True, timeout=300, check=False)
+        run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "m"), quantization], capture_output=True, text=True, timeout=300, check=False, env=environment)
         assert run.returncode == 0, run.stderr
         seen[quantization] = int(run.stdout.split()[-2])
     largest = 4 * 768 * 2048  # one matrix on its way
     assert seen["none"] < 1.25 * 4 * parameters + 4 * largest
-    # tensor by tensor, but malloc keeps the holes that the full-precision tensors leave: below one copy, far below a copy and a quantised one
-    assert seen["nf4"] < 4 * parameters
+    assert seen["nf4"] < 0.5 * 4 * parameters
