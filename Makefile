@@ -1,8 +1,10 @@
 # The two commands of the README are `make quickstart` and `make test`; each makes what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# every core, four at most; a file's tests stay together, so that its fixtures are made once
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-slow test-all lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,10 +16,12 @@ quickstart: .venv/installed  ## run the quickstart study, print its table, write
 	$(BIN)/lorabench run studies/quickstart.yaml --out runs/quickstart
 
 test: .venv/installed  ## the default tests, under ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test-all: .venv/installed  ## the slow tests too
-	$(BIN)/python -m pytest
+test-slow: .venv/installed  ## the others
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
