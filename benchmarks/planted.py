@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabench.advice.choose import chosen, contests, options
+from lorabench.advice.witness import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
@@ -31,11 +32,13 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     given = options(groups, aggregate(groups, data), Pairing(data, view.items), view.metric)
     margin = view.study.comparison.loss_margin
     took, best = chosen(given, margin), min(given, key=lambda o: o.mean)
+    heard = witness(took, given, lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)], view.file, view.metric, margin) if took else None
     planted = members[0].declared["task"]["rank"]
     return {
         "planted": planted, "quantization": members[0].setting.quantization.name, "seed": "all" if seed is None else seed, "ranks": [o.rank for o in given],
         "divergence": [round(o.mean, 6) for o in given], "best": best.rank, "chosen": took.rank if took else None,
         "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None) if isinstance(planted, int) else None,
+        "second_witness": heard.lean if heard else None, "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
     }  # fmt: skip
 
 
@@ -58,11 +61,13 @@ def main() -> None:
             found += [choice(view, members, seed) for seed in (*view.study.seeds, None)]
     alone = [c for c in found if c["seed"] != "all" and isinstance(c["planted"], int) and c["quantization"] == "none"]
     right, near = (sum(c["steps_off"] is not None and c["steps_off"] <= most for c in alone) for most in (0, 1))
+    cut = sum(c["highest_cut_to"] == c["planted"] for c in alone)
     for c in found:
-        print(f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of {c['ranks']}  {c['divergence']}")
-    print(f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off")
+        told = f"highest can be cut to {c['highest_cut_to'] or '-'}, second witness: {c['second_witness'] or '-'}"
+        print(f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of {c['ranks']}  {c['divergence']}  {told}")
+    print(f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off; the highest rank can be cut to the planted one in {cut}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"command": "python benchmarks/planted.py", "right": right, "at_most_one_step_off": near, "of": len(alone), "choices": found}, indent=1) + "\n", encoding="utf-8")
+    OUT.write_text(json.dumps({"command": "python benchmarks/planted.py", "right": right, "at_most_one_step_off": near, "cut_to_planted": cut, "of": len(alone), "choices": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     unused         k(0.99) <= room / 2: a reason for less
     full           k(0.99) >= 0.9 room: a reason for more
     cut            the least rank to which a trained change can be cut without further training and lose no more than is tolerated
+    needed         a cut below the trained rank was tried and each loses more
 
-It does not depend on the noise of the loss, and is weaker: a direction with little energy may matter and one with much may not, so it
-never moves the choice.
+A cut is the stronger of the two: a direction with little energy may matter and one with much may not, and what a short training leaves in
+directions that it does not need is energy, too. Neither knows what training at the lower rank would find, so they never move the choice.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ class Used:
     seeds: int
     cut: int | None = None
     """least rank to which it can be cut within the tolerated loss, and so to every rank above; absent where none was tried or none is within"""
+    short: int | None = None
+    """highest rank tried at which it loses more; absent where there is none"""
+
+    @property
+    def needed(self) -> bool:
+        """Whether cuts below its own rank were tried and none is within the tolerated loss."""
+        return self.short is not None and (self.cut is None or (self.rank is not None and self.cut >= self.rank))
 
     @property
     def unused(self) -> bool:
@@ -66,7 +74,12 @@ class Used:
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
         lean = ": a reason for less" if self.unused else ": full, a reason for more" if self.full else ""
         said = f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of {self.room:.4g} directions on average{over}{lean}."
-        return f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on average." if self.cut else said
+        if self.needed:
+            return f"{said} Cut to rank {self.short} without further training it loses more than is tolerated."
+        if self.cut is None or self.cut == self.rank:
+            return said
+        beyond = f"; cut to {self.short} it loses more" if self.short else ""
+        return f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on average{beyond}."
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class SecondWitness:
         own, top = self.chosen, self.highest
         if own.rank is None:
             return "open" if top is None else "agrees" if top.full else "less" if top.unused else "open"
-        if own.unused or (own.cut is not None and own.cut < own.rank):
+        if (own.unused and not own.needed) or (own.cut is not None and own.cut < own.rank):
             return "open" if own.full else "less"
         if top is None:
             return "more" if own.full else "agrees"
@@ -132,12 +145,12 @@ def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerate
     for s in (s for cell in cells for s in cell):
         modules.setdefault(s.module, []).append(s.energy_rank(SHARE))
     each = [float(np.mean(found)) for found in modules.values()]
-    cut = None if tolerated is None else least_cut(finished, file, metric, tolerated)
-    return Used(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut)
+    cut, short = (None, None) if tolerated is None else least_cut(finished, file, metric, tolerated)
+    return Used(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut, short)
 
 
-def least_cut(finished: Sequence[CellResult], file: FileOf, metric: str, tolerated: float) -> int | None:
-    """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all cuts above it."""
+def least_cut(finished: Sequence[CellResult], file: FileOf, metric: str, tolerated: float) -> tuple[int | None, int | None]:
+    """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all cuts above it; the next below it."""
     sign = -1.0 if described(metric).better == "higher" else 1.0
     lost: dict[int, list[float]] = {}
     for r in finished:
@@ -148,6 +161,6 @@ def least_cut(finished: Sequence[CellResult], file: FileOf, metric: str, tolerat
     least = None
     for rank in sorted(lost, reverse=True):
         if float(np.mean(lost[rank])) > tolerated:
-            break
+            return least, rank
         least = rank
-    return least
+    return least, None

@@ -1,9 +1,10 @@
-"""The instrument measures what it says: of a planted rank the choice is that rank, on a model that was trained here."""
+"""The instrument measures what it says: of a planted rank the choice is that rank, and a higher one can be cut to it, on a model that was trained here."""
 
 import pytest
 
 from lorabench import cli
 from lorabench.advice.choose import chosen, contests, options
+from lorabench.advice.witness import witness
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
 
@@ -20,6 +21,7 @@ seeds: [0]
 reference: {method.rank: 4}
 evaluation: {lm_eval: [], forgetting: none}
 comparison: {metric: divergence, loss_margin: 0.006}
+analysis: {truncation: [1, 2]}
 """
 
 
@@ -33,4 +35,8 @@ def test_the_chosen_rank_is_the_planted_one(tmp_path):
     below, planted, above = sorted(given, key=lambda o: o.rank)
     assert below.mean > 2 * planted.mean
     assert planted.bound is not None and above.bound is not None
-    assert chosen(given, view.study.comparison.loss_margin).rank == 2
+    took = chosen(given, view.study.comparison.loss_margin)
+    assert took.rank == 2
+    second = witness(took, given, view.of_condition, view.file, "divergence", view.study.comparison.loss_margin)
+    assert (second.highest.rank, second.highest.cut, second.highest.short) == (4, 2, 1)
+    assert second.lean == "agrees"

@@ -127,8 +127,8 @@ def test_a_task_with_options_names_its_contests_by_them() -> None:
 # ---- the second witness
 
 
-def used(rank: int | None, energy: float, room: float | None = None, cut: int | None = None) -> Used:
-    return Used(f"LoRA r={rank}" if rank else "full", rank, room or rank or 64, energy, energy, energy + 1, 2, cut)
+def used(rank: int | None, energy: float, room: float | None = None, cut: int | None = None, short: int | None = None) -> Used:
+    return Used(f"LoRA r={rank}" if rank else "full", rank, room or rank or 64, energy, energy, energy + 1, 2, cut, short)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,10 @@ def used(rank: int | None, energy: float, room: float | None = None, cut: int | 
         (used(8, 6, cut=2), used(16, 12), "less"),
         (used(4, 4, cut=2), used(16, 15), "open"),  # full, and yet it can be cut
         (used(4, 3), used(16, 15, cut=4), "agrees"),
+        (used(4, 4, cut=4, short=2), used(16, 15.9, cut=4, short=2), "agrees"),  # energy in every direction, and yet the rest is not needed
+        (used(16, 6, cut=16, short=8), None, "agrees"),  # little energy, and yet it is needed
+        (used(16, 6, short=8), None, "agrees"),  # its own rank is not among the cuts
+        (used(16, 6, cut=8, short=4), None, "less"),
         (used(None, 40), used(16, 15.5), "agrees"),
         (used(None, 40), used(16, 5), "less"),
         (used(None, 40), used(16, 10), "open"),
@@ -160,6 +164,9 @@ def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: U
 def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
     assert used(16, 4.1).sentence == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
     assert used(4, 4, cut=2).sentence.endswith("full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average.")
+    assert used(16, 9, cut=3, short=2).sentence.endswith("Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more.")
+    assert used(16, 9, cut=16, short=8).sentence.endswith("Cut to rank 8 without further training it loses more than is tolerated.")
+    assert used(4, 3, cut=4).sentence == used(4, 3).sentence  # a cut to its own rank is none
 
 
 def test_the_witness_reads_what_cells_learned(tmp_path: Path) -> None:
@@ -168,10 +175,13 @@ def test_the_witness_reads_what_cells_learned(tmp_path: Path) -> None:
     top = next(o for o in r.options if o.label == "LoRA r=16")
     for cell in view.of_condition(top.condition):  # one module uses 2 of 16 directions, the other 4
         save_spectra(view.file(cell.cell.id, "spectra.safetensors"), [Spectrum(f"layers.{i}.q", np.r_[np.ones(2 * i), np.full(16 - 2 * i, 1e-4)], 64, 64, 16) for i in (1, 2)])
-    found = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", 0.02)
+    found = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", None)
     assert found is not None
     assert (found.chosen.energy_rank, found.chosen.least, found.chosen.most, found.highest) == (3, 2, 4, None)
     assert found.lean == "less"
+    cut = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", 0.02)  # its cuts lose more than that
+    assert cut is not None
+    assert (cut.chosen.cut, cut.chosen.short, cut.lean) == (None, 8, "agrees")
     low = next(o for o in r.options if o.label == "LoRA r=4")
     beside = second.witness(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
     assert beside is not None
@@ -185,8 +195,9 @@ def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> 
     top = next(o for o in only(view).options if o.label == "LoRA r=16")
     cells = view.of_condition(top.condition)
     lost = {k: np.mean([t.value("eval_loss") - c.value("eval_loss") for c in cells for t in second.truncations(view.file(c.cell.id, "truncation.csv")) if (t.allocation, t.rank) == ("uniform", k)]) for k in (2, 4, 8)}  # type: ignore[operator]
-    assert least_cut(cells, view.file, "eval_loss", float(lost[4]) + 1e-9) == 4
-    assert least_cut(cells, view.file, "eval_loss", float(lost[8]) - 1e-9) is None
+    assert least_cut(cells, view.file, "eval_loss", float(lost[4]) + 1e-9) == (4, 2)
+    assert least_cut(cells, view.file, "eval_loss", 1e9) == (1, None)
+    assert least_cut(cells, view.file, "eval_loss", float(lost[8]) - 1e-9) == (None, 8)
 
 
 # ---- the panel's rule
