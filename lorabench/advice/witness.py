@@ -72,7 +72,7 @@ class Used:
     def sentence(self) -> str:
         """ "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (2 to 6 over modules): a reason for less.\""""
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
-        lean = ": a reason for less" if self.unused else ": full, a reason for more" if self.full else ""
+        lean = ": a reason for less" if self.unused and not self.needed else ": full, a reason for more" if self.full else ""
         said = f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of {self.room:.4g} directions on average{over}{lean}."
         if self.needed:
             return f"{said} Cut to rank {self.short} without further training it loses more than is tolerated."

@@ -25,9 +25,9 @@ _OPEN: dict[Allocation, str] = {"uniform": "circle-open", "energy": "diamond-ope
 
 
 def section(view: View) -> Section | None:
-    """A figure for the held-out loss and one for the first accuracy; None where no cell was evaluated at lower ranks."""
+    """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was evaluated at lower ranks."""
     blocks: list[Block] = []
-    for name in ("eval_loss", *accuracies(view)[:1]):
+    for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view)[:1])):
         cuts = decide(view, name)
         if cuts:
             m = metric(name)

@@ -222,6 +222,14 @@ def test_the_trained_ranks_are_those_of_the_rank_curve_and_far_levels_are_told_n
     assert "runs above the trained one" in captions[1]
 
 
+def test_the_first_truncation_figure_is_of_the_studys_own_metric(tmp_path: Path) -> None:
+    for chosen, first in (("python-docs-cloze/acc", "python-docs-cloze accuracy"), ("eval_loss", "held-out loss")):
+        made = truncation.section(make_view(filled(tmp_path / chosen.partition("/")[0], STUDY + f"comparison: {{metric: {chosen}}}\n")))
+        assert made is not None
+        assert next(b.title for b in made.blocks if isinstance(b, Figure)) == f"{first} against truncated rank"
+        assert len(made.blocks) == 2
+
+
 def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> None:
     cuts = truncation.decide(view, "eval_loss")
     assert len(cuts) > truncation.MOST_LINES

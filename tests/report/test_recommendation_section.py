@@ -165,7 +165,7 @@ def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
     assert used(16, 4.1).sentence == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
     assert used(4, 4, cut=2).sentence.endswith("full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average.")
     assert used(16, 9, cut=3, short=2).sentence.endswith("Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more.")
-    assert used(16, 9, cut=16, short=8).sentence.endswith("Cut to rank 8 without further training it loses more than is tolerated.")
+    assert used(16, 4.1, cut=16, short=8).sentence.endswith("(4.1 to 5.1 over modules). Cut to rank 8 without further training it loses more than is tolerated.")
     assert used(4, 3, cut=4).sentence == used(4, 3).sentence  # a cut to its own rank is none
 
 
