@@ -53,7 +53,7 @@ def advise(
     out: list[Excluded] = []
     notes: list[str] = []
     leasts = [variant(f, workload, 1, True, f.optimizers[-1]) for f in given]
-    ahead([*leasts, *(c for f in given if f.quantization.name in ("nf4", "fp4") for c in _next(f, workload))])  # where anything fits, a 4-bit base does
+    ahead(leasts)
     ahead([c for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes for c in _next(f, workload)])
     for family, least in zip(given, leasts, strict=True):
         at_least = needs(least)
@@ -83,9 +83,10 @@ def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
 
 
 def _next(family: Family, workload: Workload) -> tuple[Candidate, ...]:
-    """What is looked at in any case where the least fits."""
-    plain = variant(family, workload, 1, False, family.optimizers[0])
-    return (plain, variant(family, workload, 2, True, family.optimizers[-1])) if workload.batch_size % 2 == 0 else (plain,)
+    """What is looked at where the least fits, in most cases: one sequence at a time, some, and all at once, whose gradients are not accumulated."""
+    last, whole = family.optimizers[-1], workload.batch_size
+    some = (variant(family, workload, 2, True, last),) if whole % 2 == 0 and whole > 2 else ()
+    return (variant(family, workload, 1, False, family.optimizers[0]), *some, variant(family, workload, whole, True, last))
 
 
 def _stands_behind(family: Family, fit: Sequence[Recommendation]) -> bool:

@@ -49,7 +49,7 @@ class Room:
 
     def prefetch(self, settings: Sequence[Setting]) -> None:
         """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
-        wanted = list(dict.fromkeys(s for s in (on_card(s, self.gpu) for s in settings) if s not in self.traced))
+        wanted = list(dict.fromkeys(s for setting in settings for s in _told_by(on_card(setting, self.gpu)) if s not in self.traced))
         at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         if at_once > 1 or (wanted and self._pool):
             self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))
@@ -73,11 +73,11 @@ class Room:
         return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, now.high_bytes)
 
     def _course(self, setting: Setting) -> Course:
-        batch = setting.training.batch_size
-        if batch <= 2:
-            return self._trace(setting)
-        one, two = (self._trace(_at(setting, n)) for n in (1, 2))
-        return along(one, two, Fraction(batch - 1)) or self._trace(setting)
+        traced = [self._trace(s) for s in _told_by(setting)]
+        if len(traced) == 1:
+            return traced[0]
+        one, two = traced
+        return along(one, two, Fraction(setting.training.batch_size - 1)) or self._trace(setting)
 
     def _trace(self, setting: Setting) -> Course:
         if setting not in self.traced:
@@ -85,5 +85,8 @@ class Room:
         return self.traced[setting]
 
 
-def _at(setting: Setting, batch: int) -> Setting:
-    return replace(setting, training=setting.training.model_copy(update={"batch_size": batch}))
+def _told_by(setting: Setting) -> tuple[Setting, ...]:
+    """The settings that are traced for it: itself, or batches of one and of two."""
+    if setting.training.batch_size <= 2:
+        return (setting,)
+    return tuple(replace(setting, training=setting.training.model_copy(update={"batch_size": n})) for n in (1, 2))
