@@ -69,6 +69,9 @@ class Course:
     """total parameters, trainable parameters, bytes of the trainable ones"""
 
 
+_PERIODS: dict[str, int | None] = {}  # by configuration: to see what its layers are made of, the whole model is built
+
+
 def predict_step(setting: Setting, *, whole: bool = False) -> Step:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
     return summed(course(setting, whole=whole))
@@ -127,13 +130,12 @@ def summed(course: Course) -> Step:
 
 
 def pattern(config: Any) -> int | None:
-    """After how many layers the kinds of layers repeat; None where they do not."""
-    kinds = list(getattr(config, "layer_types", None) or [])
-    if any("expert" in name for name in vars(config)):  # which layers have experts is told in a different field by each architecture
-        kinds = list(zip(kinds or itertools.repeat(None), layer_kinds(config), strict=False))
-    if not kinds:
-        return 1
-    return next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
+    """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
+    key = f"{type(config).__name__} {config.to_json_string()}"
+    if key not in _PERIODS:
+        kinds = list(zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False))
+        _PERIODS[key] = next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
+    return _PERIODS[key]
 
 
 def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
