@@ -44,17 +44,21 @@ def advise(
     priority: Priority,
     change: Callable[[Candidate, Needs], str],
     ahead: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
+    beyond: Callable[[Candidate], bool] = lambda candidate: False,
 ) -> Advice:
     """The families that fit in their order, and those that do not.
 
-    `change` finds the cheapest change for what does not fit; `ahead` is told of candidates whose needs are asked for next.
+    `change` finds the cheapest change for what does not fit; `ahead` is told of candidates whose needs are asked for next, `beyond` knows of some that
+    they do not fit before their needs are known.
     """
     fit: list[Recommendation] = []
     out: list[Excluded] = []
     notes: list[str] = []
     leasts = [variant(f, workload, 1, True, f.optimizers[-1]) for f in given]
     ahead(leasts)
-    ahead([c for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes for c in _next(f, workload)])
+    able = [f for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes]
+    ahead([c for f in able for c in _next(f, workload)])
+    ahead([c for c in (variant(f, workload, workload.batch_size, True, f.optimizers[-1]) for f in able) if not beyond(c)])
     for family, least in zip(given, leasts, strict=True):
         at_least = needs(least)
         if at_least.high_bytes > memory_bytes:
@@ -63,8 +67,7 @@ def advise(
         if priority == "accuracy" and family.quantization.name == "int8" and family.quality.basis != "measured" and _stands_behind(family, fit):
             notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
             continue
-        able = _fitting(family, workload, memory_bytes, needs)
-        candidate, need = min(able, key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)))
+        candidate, need = min(_fitting(family, workload, memory_bytes, needs, beyond), key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)))
         caveats = (*family.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
         fit.append(Recommendation(candidate, need, memory_bytes - need.high_bytes, family.quality, family.evidence, caveats))
     fit.sort(key=lambda r: order(r, priority))
@@ -83,10 +86,9 @@ def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
 
 
 def _next(family: Family, workload: Workload) -> tuple[Candidate, ...]:
-    """What is looked at where the least fits, in most cases: one sequence at a time, some, and all at once, whose gradients are not accumulated."""
-    last, whole = family.optimizers[-1], workload.batch_size
-    some = (variant(family, workload, 2, True, last),) if whole % 2 == 0 and whole > 2 else ()
-    return (variant(family, workload, 1, False, family.optimizers[0]), *some, variant(family, workload, whole, True, last))
+    """What is looked at in any case where the least fits."""
+    plain = variant(family, workload, 1, False, family.optimizers[0])
+    return (plain, variant(family, workload, 2, True, family.optimizers[-1])) if workload.batch_size % 2 == 0 else (plain,)
 
 
 def _stands_behind(family: Family, fit: Sequence[Recommendation]) -> bool:
@@ -95,7 +97,7 @@ def _stands_behind(family: Family, fit: Sequence[Recommendation]) -> bool:
     return any(standing(r.quality) <= standing(family.quality) for r in twins)
 
 
-def _fitting(family: Family, workload: Workload, memory_bytes: int, needs: NeedsOf) -> list[tuple[Candidate, Needs]]:
+def _fitting(family: Family, workload: Workload, memory_bytes: int, needs: NeedsOf, beyond: Callable[[Candidate], bool]) -> list[tuple[Candidate, Needs]]:
     """Every variant that fits: micro-batches that divide the batch, with and without checkpointing, with each optimizer."""
     whole = workload.batch_size
     sizes = sorted({d for n in range(1, math.isqrt(whole) + 1) if whole % n == 0 for d in (n, whole // n)})
@@ -103,8 +105,7 @@ def _fitting(family: Family, workload: Workload, memory_bytes: int, needs: Needs
     for optimizer, again in itertools.product(family.optimizers, (False, True)):
         for n in sizes:
             candidate = variant(family, workload, n, again, optimizer)
-            need = needs(candidate)
-            if need.high_bytes > memory_bytes:
+            if beyond(candidate) or (need := needs(candidate)).high_bytes > memory_bytes:
                 break  # nor does a larger one
             found.append((candidate, need))
     return found

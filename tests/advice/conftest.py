@@ -38,4 +38,5 @@ def formula(monkeypatch):
         return SimpleNamespace(step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None)
 
     monkeypatch.setattr(Room, "need", need)
+    monkeypatch.setattr(Room, "beyond", lambda self, setting: False)
     monkeypatch.setattr(Room, "prefetch", lambda self, settings: None)

@@ -42,3 +42,15 @@ def test_the_longest_sequence_fits_and_the_next_does_not():
     assert 256 <= longest < 512
     at = [room.need(replace(setting(), training=setting().training.model_copy(update={"sequence_length": n}))).high_bytes for n in (longest, longest + 1)]
     assert at[0] <= small.memory_bytes < at[1]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_is_known_to_be_beyond_a_card_is_beyond_it(method, optimizer):
+    """The bound from a step with accumulated gradients is the need of the step without, where no gradient is alive at its highest point."""
+    whole = setting_from({"model": {"name": "lorabench/tiny-300k"}, "method": method, "training": {"batch_size": 8, "sequence_length": 256, "optimizer": optimizer}})
+    card = find_gpu("rtx4090")
+    high = Room(card).need(whole).high_bytes
+    assert not Room(replace(card, memory_bytes=high)).beyond(whole)
+    assert Room(replace(card, memory_bytes=high - 1)).beyond(whole)
+    assert not Room(replace(card, memory_bytes=1)).beyond(replace(whole, training=whole.training.model_copy(update={"gradient_accumulation": 2})))
