@@ -114,7 +114,12 @@ def recommend(
         def adapters() -> bool:
             return any(needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes for f in given if f.key != WHOLE)
 
-        advice = advise(workload, card.memory_bytes, given, needs, priority, lambda c, n: change(c, n, card, needs, longest, adapters), lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]), lambda c: room.beyond(setting_of(c, workload, first)))
+        advice = advise(
+            workload, card.memory_bytes, given, needs, priority,
+            change=lambda c, n: change(c, n, card, needs, longest, adapters),
+            ahead=lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]),
+            beyond=lambda c: room.beyond(setting_of(c, workload, first)),
+        )  # fmt: skip
         notes += [*_of_the_card(card, priority, advice), *_of_the_data(workload), *advice.notes, *_unread(contest, heard, named, tolerated_loss)]
         if not advice.recommendations:
             notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)

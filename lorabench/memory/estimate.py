@@ -56,7 +56,7 @@ def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = N
     training = setting.training
 
     def high(**changes: int) -> int:
-        other = replace(setting, training=training.model_copy(update=changes))
+        other = setting.trained(**changes)
         return round(HIGH * sum(with_framework(known.step(other), other).values()))
 
     return replace(
@@ -71,7 +71,7 @@ def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
     """The setting as the engine resolves it on a card: mixed precision needs bfloat16, which older cards do not compute in."""
     if gpu is None or gpu.bf16 or setting.training.autocast != "auto":
         return setting
-    return replace(setting, training=setting.training.model_copy(update={"autocast": "none"}))
+    return setting.trained(autocast="none")
 
 
 def with_framework(step: Step, setting: Setting) -> dict[str, int]:

@@ -84,7 +84,7 @@ def family(setting: Setting) -> Setting:
 
 def _at(setting: Setting, batch: int, rank: int) -> Setting:
     method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": rank})
-    return replace(setting, method=method, training=setting.training.model_copy(update={"batch_size": batch}))
+    return replace(setting.trained(batch_size=batch), method=method)
 
 
 def _share(value: int, ends: tuple[int, int]) -> Fraction:

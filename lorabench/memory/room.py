@@ -51,7 +51,7 @@ class Room:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no less than that without its gradients."""
         if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
             return False
-        step = self.need(replace(setting, training=setting.training.model_copy(update={"gradient_accumulation": 2}))).step
+        step = self.need(setting.trained(gradient_accumulation=2)).step
         least = replace(step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"])
         return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
 
@@ -76,7 +76,7 @@ class Room:
             return 0
 
         def high(length: int) -> int:
-            return self.need(replace(setting, training=setting.training.model_copy(update={"sequence_length": length}))).high_bytes
+            return self.need(setting.trained(sequence_length=length)).high_bytes
 
         return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, now.high_bytes)
 
@@ -97,4 +97,4 @@ def _told_by(setting: Setting) -> tuple[Setting, ...]:
     """The settings that are traced for it: itself, or batches of one and of two."""
     if setting.training.batch_size <= 2:
         return (setting,)
-    return tuple(replace(setting, training=setting.training.model_copy(update={"batch_size": n})) for n in (1, 2))
+    return tuple(setting.trained(batch_size=n) for n in (1, 2))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.spec.study import Condition
@@ -21,6 +21,10 @@ class Setting:
     method: MethodSpec
     training: TrainingSpec
     device: DeviceKind
+
+    def trained(self, **changes: Any) -> Setting:
+        """The same with other fields of its training."""
+        return replace(self, training=self.training.model_copy(update=changes))
 
 
 def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> Setting:
