@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lorabench import library_messages, plugins, quick
 from lorabench.arguments import make_parser
 from lorabench.errors import LorabenchError, StoreError
+from lorabench.runner.threads import waiting
 
 if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def entry() -> NoReturn:
     """The command lorabench."""
     library_messages.drop()
+    os.environ |= waiting()  # before any library starts its threads
     quick.leave(main())
 
 

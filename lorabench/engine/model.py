@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.bitsandbytes_cpu import keep_4bit_storage
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.paths import model_directory, model_source
 from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
@@ -87,7 +87,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if condition.quantization.name == "int8" and where.type == "cpu":
         _keep_int8_constants(model)
     if getattr(model, "is_loaded_in_4bit", False):
-        keep_4bit_storage(model)
+        keep_4bit_right(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
     return model.requires_grad_(False).eval()
 

@@ -6,6 +6,8 @@ import bitsandbytes
 import pytest
 import torch
 
+from lorabench import plugins
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.cell import run_cell
 from lorabench.engine.model import load_base
 from lorabench.record.spectrum import load_spectra
@@ -16,6 +18,12 @@ CPU = torch.device("cpu")
 
 def on_such_a_processor(monkeypatch, there):
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: there)
+
+
+def cell_on(folder, *settings):
+    """A cell whose model is a folder of weights alone."""
+    cell = cell_of(*settings)
+    return cell.model_copy(update={"model": cell.model.model_copy(update={"name": str(folder)})})
 
 
 def stored(model):
@@ -66,11 +74,49 @@ def test_a_cell_measures_the_same_on_both_kinds_of_processors(method, monkeypatc
     assert results[True] == results[False]
 
 
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("columns", [2, 16, 48, 96, 128, 176, 172, 63])
+def test_weights_come_back_from_the_blocks_that_they_were_put_into(columns, kind, double):
+    """By hand: code of each nibble, the high one first, times the constant of its block of 64 in the flat matrix."""
+    functional = bitsandbytes.functional
+    keep_4bit_right(torch.nn.Module())
+    weight = torch.randn(32, columns, generator=torch.Generator().manual_seed(columns))
+    packed, state = functional.quantize_4bit(weight, quant_type=kind, compress_statistics=double)
+    constants = functional.dequantize_blockwise(state.absmax, state.state2) + state.offset if double else state.absmax
+    nibbles = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()[: weight.numel()].long()
+    by_hand = (state.code[nibbles] * constants.repeat_interleave(64)[: weight.numel()]).view_as(weight)
+    assert torch.equal(functional.dequantize_4bit(packed, state), by_hand)
+    assert torch.equal(plugins.load("quantizations", kind).roundtrip(weight, double), by_hand)
+
+
+def test_a_layer_multiplies_by_its_weights_and_passes_their_gradient(tmp_path):
+    """hidden 32 and intermediate 48 are no multiples of 64."""
+    small_model("llama").save_pretrained(tmp_path)
+    model = load_base(cell_on(tmp_path, "quantization=nf4"), CPU)
+    layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert any(m.weight.quant_state.shape[1] % 64 for m in layers)
+    for layer in layers:
+        weight = by_blocks(layer)
+        seen = torch.randn(3, weight.shape[1], requires_grad=True)
+        out = layer(seen)
+        assert torch.allclose(out, seen @ weight.T, atol=1e-5)
+        out.sum().backward()
+        assert torch.allclose(seen.grad, weight.sum(0).expand(3, -1), atol=1e-4)
+
+
+def by_blocks(layer):
+    state = layer.weight.quant_state
+    assert not state.nested
+    nibbles = torch.stack([layer.weight.data.flatten() >> 4, layer.weight.data.flatten() & 15], dim=1).flatten().long()
+    return (state.code[nibbles] * state.absmax.repeat_interleave(64)[: len(nibbles)]).view(state.shape)
+
+
 def test_rows_that_32_does_not_divide_are_evaluated(monkeypatch, tmp_path):
     """hidden 32, intermediate 48: bitsandbytes' repacking ends with an AssertionError on such layers."""
     on_such_a_processor(monkeypatch, True)
     small_model("llama").save_pretrained(tmp_path)
-    model = load_base(cell_of("quantization=nf4").model_copy(update={"model": cell_of().model.model_copy(update={"name": str(tmp_path)})}), CPU)
+    model = load_base(cell_on(tmp_path, "quantization=nf4"), CPU)
     assert any(m.weight.quant_state.shape[0] % 32 for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit))
     with torch.no_grad():
         assert bool(torch.isfinite(model(input_ids=torch.arange(8)[None]).logits).all())
