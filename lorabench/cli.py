@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lorabench import library_messages, plugins, quick
+from lorabench import own_process, plugins, quick
 from lorabench.arguments import make_parser
 from lorabench.errors import LorabenchError, StoreError
-from lorabench.runner.threads import waiting
 
 if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The command lorabench."""
-    library_messages.drop()
-    os.environ |= waiting()  # before any library starts its threads
+    own_process.settle()
     quick.leave(main())
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorabench import errors
-from lorabench.runner.threads import waiting
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event, Problem
@@ -149,7 +148,7 @@ def _environment(threads: int | None) -> dict[str, str]:
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), here) if p)
     # TORCHDYNAMO_DISABLE: nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
     own = {"TORCHDYNAMO_DISABLE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
-    return {**os.environ, **own, **waiting(), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
 def _failed(cell: Cell, started: float, seen: Event | None, kind: str, message: str) -> CellResult:

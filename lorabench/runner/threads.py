@@ -1,10 +1,8 @@
-"""How many threads a worker's libraries start, and how those wait for each other.
+"""How many threads a worker's libraries start.
 
     threads = min(cores of the affinity mask, cgroup quota, physical cores) / workers, rounded down, 1 at least
 
-OpenMP's threads wait for each other at the end of every operator. By default they spin: beside another busy process the one
-that is waited for does not run, and the others burn their time slice (5 to 20 times slower, reports/LOG.md). A passive policy
-lets them sleep. What the user has set stands. Hyperthreads do not help matrix products, hence physical cores.
+A number that the user has set stands. Hyperthreads do not help matrix products, hence physical cores.
 """
 
 from __future__ import annotations
@@ -14,17 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ) -> int | None:
     """Each worker's part of the usable cores; None where the user has set a number, which stands."""
     return None if any(name in user for name in COUNTS) else max(1, usable_cores() // workers)
-
-
-def waiting(user: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that let GNU's and LLVM's OpenMP threads sleep while they wait; none where the user has set a policy."""
-    return {} if any(name in user for name in POLICIES) else {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 def usable_cores(root: Path = Path("/")) -> int:
