@@ -4,15 +4,15 @@ transformers fills what it does not find with random numbers and drops what it d
 error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its renamings and merged
 experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
 
-Names that a wrapper left are put right where the model then fits to the last tensor:
-
-    _orig_mod. (torch.compile), module. (DDP, DeepSpeed), _fsdp_wrapped_module., _checkpoint_wrapped_module., base_layer. (PEFT): anywhere
-    base_model.model. (PEFT), model. (Lightning), any other prefix that all names share: at the front; a doubled first part: once
+Names that a wrapper left (spectra.names), a prefix that all names share (Lightning's model.) and a doubled first part are put right
+where the model then fits to the last tensor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -27,11 +27,12 @@ from safetensors import safe_open
 from lorabench.errors import ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization
 from lorabench.spec.checkpoint_files import Stored, stored_tensors, weight_files
+from lorabench.spectra.names import plain
 
 Names = dict[str, str]
 """name in the files: name that is handed to transformers"""
 
-_WRAPPERS = {"_orig_mod", "module", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "base_layer"}
+_WITHIN = {"module", "_module"}  # DDP and the like around a part of a model
 _CONSTANTS = re.compile(r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$")
 _FOREIGN = re.compile(r"\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale(_inv|_2)?|input_scale|\w+_blocks|\w+_scales|codes|codebooks)$")
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|position_ids)$")  # buffers of older versions, which are computed anew
@@ -81,7 +82,7 @@ def sentence(folder: Path | str, faults: Faults, found: Iterable[str] = ()) -> s
     if adapters := [n for n in found if ".lora_" in n]:
         return f"the weights in {folder} hold an adapter that is not merged ({some(adapters)}); merge it first (PEFT: merge_and_unload, save_pretrained), or give the base as the model"
     if foreign := [n for n in found if _FOREIGN.search(n)]:
-        return f"the weights in {folder} are stored quantised ({some(foreign)}), but its config.json does not say how (quantization_config); take the config.json that belongs to them, or the unquantised checkpoint"
+        return _undeclared(folder, foreign)
     return f"the weights in {folder} are not those of its config.json: {faults.words}; take weights and config.json of one checkpoint, and all of it"
 
 
@@ -123,6 +124,33 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
     return tensors
 
 
+def refuse_infinite(folder: Path) -> None:
+    """ModelError where a stored weight is not finite: for quantisers that lose it (bitsandbytes on a GPU takes a NaN for a code like any other)."""
+    for file in weight_files(folder):
+        with contextlib.ExitStack() as stack:
+            if file.suffix == ".safetensors":
+                opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+                names, read = list(opened.keys()), opened.get_tensor
+            else:
+                tensors = read_pickled(file)
+                names, read = list(tensors), tensors.__getitem__
+            if bad := [n for n in names if not is_finite(read(n))]:
+                raise ModelError(infinite(folder, bad))
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; without a copy of it."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(float(t)) for t in torch.aminmax(tensor))
+
+
+def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) -> str:
+    """The sentence for weights that are not finite."""
+    held = f" in {dtype}" if dtype else ""
+    return f"{model} holds weights that are not finite{held} ({some(names)}); the checkpoint is damaged, its training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
+
+
 def some(names: Iterable[str], most: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     names = sorted(names)
@@ -140,19 +168,19 @@ def _plain(described: Mapping[str, Any], files: tuple[Path, ...], folder: Path, 
     """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files store otherwise than config.json says."""
     constants = [n for n in described if _CONSTANTS.search(n)]
     if stored is None and constants:
-        raise ModelError(sentence(folder, Faults(), ()) if False else _undeclared(folder, constants))
+        raise ModelError(_undeclared(folder, constants))
     if stored is not None and not constants:
         raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it")
     shapes = _packed_shapes(described, folder, stored) if stored is not None and stored.form != "int8" else {}
     quantised = {_owner(n) for n in constants}
-    plain = {}
+    weights = {}
     for name, tensor in described.items():
         if name in quantised or not _CONSTANTS.search(name):
             dtype = _dtype(tensor)
             if name not in quantised and dtype is None and name.endswith("weight"):
                 raise ModelError(_undeclared(folder, [f"{name} as {_dtype_name(tensor)}"]))
-            plain[name] = torch.empty(shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta")
-    return plain
+            weights[name] = torch.empty(shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta")
+    return weights
 
 
 def _undeclared(folder: Path, seen: list[str]) -> str:
@@ -203,9 +231,10 @@ def _json_of(name: str, tensor: Any) -> dict[str, Any]:
 
 def _candidates(names: list[str]) -> Iterator[Names]:
     """Ways to read the names, the one as they are first; none in which two become one."""
-    plain = {n: ".".join(p for p in n.split(".") if p not in _WRAPPERS) for n in names}
+    bare = {n: plain(n) for n in names}
+    inner = {n: ".".join(p for p in new.split(".") if p not in _WITHIN) for n, new in bare.items()}
     tried: list[Names] = []
-    for way in ({n: n for n in names}, plain, {n: re.sub(r"^(\w+)\.\1\.", r"\1.", new) for n, new in plain.items()}, *_unprefixed(plain)):
+    for way in ({n: n for n in names}, bare, inner, {n: re.sub(r"^(\w+)\.\1\.", r"\1.", new) for n, new in inner.items()}, *_unprefixed(inner)):
         if way not in tried and len(set(way.values())) == len(way):
             tried.append(way)
             yield way

@@ -146,7 +146,7 @@ def matched(model: str, stored: CheckpointQuantization, asked: QuantizationSpec)
     if asked.name == "none":
         return own
     if asked.name != own.name or (asked.double_quant and not own.double_quant):
-        wish = asked.name + (" with double quantisation" if asked.double_quant else "")
+        wish = asked.name + (" with double quantisation" if asked.double_quant and asked.name != "int8" else "")
         raise ModelError(
             f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is gone; "
             f"allowed: quantization {own.name}, or none, which means as stored; or take the unquantised checkpoint"

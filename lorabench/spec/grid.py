@@ -163,7 +163,8 @@ def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str
         route, words = sentence(e, Condition)
         raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
     except ModelError as e:
-        raise StudyError(f"{place.at(_origin(('model',), origin))}: {e}") from None
+        at = "model" if asked.quantization.name == "none" else "quantization"
+        raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
         last = next(iter(reversed(origin.values())), ("method",))
         raise StudyError(f"{place.at(last)}: {e}") from None
