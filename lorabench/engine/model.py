@@ -24,7 +24,9 @@ from safetensors import SafetensorError
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.causal import refuse_lookahead
+from lorabench.engine.probe import is_out_of_memory
 from lorabench.engine.stored import fitting_names, infinite, is_finite, loading_faults, refuse_infinite, renamed, sentence
+from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched
 from lorabench.spec.checkpoint_files import weight_files
@@ -46,9 +48,10 @@ def skeleton(model: ModelSpec) -> Any:
     config = load_config(model)
     with torch.device("meta"), quiet():
         try:
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
         except ValueError as e:
-            raise ModelError(f"{model.name} is no causal language model that transformers knows: {_line(e)}") from None
+            reason = f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
+            raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, RuntimeError, ImportError) as e:
             raise ModelError(f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})") from None
 
@@ -65,6 +68,9 @@ def load_tokenizer(model: ModelSpec) -> Any:
     """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is never predicted or seen."""
     from transformers import AutoTokenizer
 
+    directory = model_directory(model.name)
+    if directory is not None:
+        refuse_missing(directory)
     with _explained(model):
         tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token_id is None:
@@ -88,7 +94,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
         _silence_int8_cast()
     folder = _fetched(spec)
     names = fitting_names(skeleton(spec), folder, stored)
-    with _explained(spec), quiet():
+    with _explained(spec), quiet(), _whole(folder):
         if all(old == new for old, new in names.items()):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -201,6 +207,17 @@ def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
 
 
 @contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Turns what transformers could not put together into a sentence; want of memory stays what it is."""
+    try:
+        yield
+    except RuntimeError as e:
+        if is_out_of_memory(e):
+            raise
+        raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
+
+
+@contextlib.contextmanager
 def _explained(model: ModelSpec) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
@@ -214,7 +231,8 @@ def _explained(model: ModelSpec) -> Iterator[None]:
             access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
             reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
             raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)") from None
-        raise ModelError(f"the model directory {model.name} cannot be loaded: {text}") from None
+        broken = broken_json(Path(model_source(model.name)))
+        raise ModelError(broken or f"the model directory {model.name} cannot be loaded: {text}") from None
 
 
 def _line(error: BaseException) -> str:

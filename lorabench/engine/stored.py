@@ -11,6 +11,7 @@ where the model then fits to the last tensor.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import pickle
@@ -65,11 +66,16 @@ class Faults:
 def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | None) -> Names:
     """The names by which a folder's tensors fit a model (its skeleton on the meta device); ModelError where none make it whole."""
     files = weight_files(folder)
-    found = _plain(_described(files), files, folder, stored)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the adapter's base with both; move one of them to a folder of its own")
+    described = _described(files)
+    found = _plain(described, folder, stored)
     best: tuple[Names, Faults] | None = None
     for names in _candidates(list(found)):
         faults = _faults(model, {names[n]: tensor for n, tensor in found.items()})
         if not faults:
+            if stored is not None:
+                _refuse_other_modules(model, {names[_owner(n)] for n in described if _CONSTANTS.search(n)}, folder, stored)
             return names
         if best is None or len(faults) < len(best[1]):
             best = names, faults
@@ -116,8 +122,8 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
         found = torch.load(file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu")
     except pickle.UnpicklingError:
         raise ModelError(f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; take safetensors") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as e:
-        raise ModelError(f"{file} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+        raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
     tensors = {str(n): t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}
     if not tensors:
         raise ModelError(f"{file} holds no named tensors at its top; save the model with save_pretrained")
@@ -164,13 +170,15 @@ def _described(files: tuple[Path, ...]) -> dict[str, Any]:
     return {n: t for f in files for n, t in read_pickled(f, "meta").items()}
 
 
-def _plain(described: Mapping[str, Any], files: tuple[Path, ...], folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
+def _plain(described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
     """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files store otherwise than config.json says."""
     constants = [n for n in described if _CONSTANTS.search(n)]
     if stored is None and constants:
         raise ModelError(_undeclared(folder, constants))
     if stored is not None and not constants:
         raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it")
+    if stored is not None:
+        _refuse_other_constants(constants, folder, stored)
     shapes = _packed_shapes(described, folder, stored) if stored is not None and stored.form != "int8" else {}
     quantised = {_owner(n) for n in constants}
     weights = {}
@@ -178,9 +186,47 @@ def _plain(described: Mapping[str, Any], files: tuple[Path, ...], folder: Path, 
         if name in quantised or not _CONSTANTS.search(name):
             dtype = _dtype(tensor)
             if name not in quantised and dtype is None and name.endswith("weight"):
-                raise ModelError(_undeclared(folder, [f"{name} as {_dtype_name(tensor)}"]))
+                seen = f"{name} as {_dtype_name(tensor)}"
+                raise ModelError(_undeclared(folder, [seen]) if stored is None else f"the weights in {folder} lack the constants that {seen} is scaled by; take the checkpoint whole")
             weights[name] = torch.empty(shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta")
     return weights
+
+
+def _refuse_other_constants(constants: list[str], folder: Path, stored: CheckpointQuantization) -> None:
+    """ModelError where a quantised weight has other constants beside it than its form has."""
+    nested = {"weight.nested_absmax", "weight.nested_quant_map"} if stored.double_quant else set()
+    four = {"weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{stored.form}"} | nested
+    needed = {"SCB"} if stored.form == "int8" else four
+    kept: dict[str, set[str]] = {}
+    for name in constants:
+        owner = _owner(name)
+        kept.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
+    for owner, kinds in sorted(kept.items()):
+        if kinds - {"weight_format"} != needed:
+            odd = f"has {some(kinds - needed - {'weight_format'})}" if needed <= kinds else f"lacks {some(needed - kinds)}"
+            raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it")
+
+
+def _refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
+    """ModelError where other modules are stored quantised than transformers would make by config.json (llm_int8_skip_modules)."""
+    try:
+        import bitsandbytes
+    except (ImportError, OSError):  # which the check of the device tells
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    from lorabench.engine.model import quiet
+
+    made = copy.deepcopy(model)
+    quantizer = AutoHfQuantizer.from_config(copy.deepcopy(model.config.quantization_config), pre_quantized=True)
+    with torch.device("meta"), quiet():
+        quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+    wanted = {f"{n}.weight" for n, m in made.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)}
+    prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
+    alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
+    if odd := sorted(wanted ^ alike):
+        how = "stored unquantised" if odd[0] in wanted else "stored quantised"
+        raise ModelError(f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights")
 
 
 def _undeclared(folder: Path, seen: list[str]) -> str:
@@ -263,8 +309,6 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor]) -> Faults:
 
 
 def _unquantised(config: Any) -> Any:
-    import copy
-
     config = copy.deepcopy(config)
     for part in (config, config.get_text_config()):
         if getattr(part, "quantization_config", None) is not None:

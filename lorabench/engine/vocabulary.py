@@ -1,10 +1,34 @@
-"""Whether a tokenizer goes with its model: every id that it can give has a row in the embedding, and texts can be measured in bytes."""
+"""Whether a tokenizer is there and goes with its model: every id that it can give has a row in the embedding, and texts can be measured in bytes."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from lorabench.errors import ModelError
+from lorabench.spec.checkpoint_files import refuse_pointer
+
+_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
+
+
+def refuse_missing(folder: Path) -> None:
+    """ModelError where a folder holds no tokenizer, or pointers of Git LFS in its place."""
+    files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
+    if not files:
+        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it was made from")
+    for file in files:
+        refuse_pointer(file)
+
+
+def broken_json(folder: Path) -> str | None:
+    """A sentence on the first of a folder's JSON files that cannot be read, None where all can."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            return f"{file} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew"
+    return None
 
 
 def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lorabench.errors import ModelError
+from lorabench.spec.checkpoint_files import refuse_pointer
 from lorabench.spec.paths import model_directory, model_label
 from lorabench.spec.settings import Dtype, ModelSpec, QuantizationSpec
 
@@ -96,6 +97,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ModelError where it is missing or no JSON object."""
     path = Path(folder) / "config.json"
     try:
+        refuse_pointer(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights") from None
