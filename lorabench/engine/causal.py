@@ -13,17 +13,15 @@ configuration and class, before any cell runs, and of the loaded model, since la
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
 import torch
 
+from lorabench.engine.rehearsal import small_copy
 from lorabench.errors import ModelError
 
 _LENGTH, _AT = 12, (5, 11)  # tokens of a row, and the places where one is replaced
-_COPY_BELOW = 150_000_000  # parameters: more would take seconds to draw
-_VOCABULARY = 128
 
 
 def refuse_lookahead(model: Any, name: str) -> None:
@@ -38,7 +36,7 @@ def refuse_lookahead(model: Any, name: str) -> None:
 
 def sees_ahead(model: Any) -> bool:
     """Whether a small random copy of a model (its skeleton) sees later tokens; False where there is no such copy, or it cannot be asked."""
-    small = _small_copy(model)
+    small = small_copy(model)
     if small is None:
         return False
     try:
@@ -80,31 +78,3 @@ def _rows(model: Any) -> torch.Tensor:
     for row, at in enumerate(_AT, start=1):
         rows[row, at] = words[int(chosen[(_LENGTH + row) % len(words)])]
     return rows
-
-
-def _small_copy(model: Any) -> Any | None:
-    """The model with few layers and tokens and with random weights, large enough that attention tells; None where it is large all the same, or cannot be built."""
-    config = copy.deepcopy(model.config)
-    if config.get_text_config() is not config:
-        return None
-    try:
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            setattr(config, name, None)
-        config.vocab_size = min(config.vocab_size, _VOCABULARY)
-        layers = min(config.num_hidden_layers, 2)
-        kinds = getattr(config, "layer_types", None)
-        config.num_hidden_layers = layers
-        if kinds:
-            config.layer_types = list(kinds)[:layers]
-        with torch.device("meta"):
-            if sum(p.numel() for p in type(model)(config).parameters()) > _COPY_BELOW:
-                return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            small = type(model)(config).float().eval()
-            for parameter in small.parameters():
-                if parameter.dim() > 1:
-                    parameter.data.normal_(0, parameter.shape[-1] ** -0.5)
-    except Exception:
-        return None
-    return small

@@ -33,9 +33,11 @@ from lorabench.engine.evaluate import (
     validation_reading,
 )
 from lorabench.engine.events import Event, Phase
+from lorabench.engine.experts import unreached
 from lorabench.engine.harness import Harness
 from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, start_factors
 from lorabench.engine.model import (
+    check_stored,
     device,
     load_base,
     load_tokenizer,
@@ -54,7 +56,7 @@ from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
-from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
+from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved, Unreached
 from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
@@ -122,6 +124,7 @@ class _Run:
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
         self.read("weight_bytes", weight_bytes(base))
+        left = _recorded(base)
         if not self._base_stays():
             self.domain, self.domain_loss = self._domain(base, tokenizer)
         torch.manual_seed(cell.seed)
@@ -133,7 +136,7 @@ class _Run:
         self.adapted = _Adapted(model, tokenizer, targets, start_factors(model))
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
-        self._resolve(model, targets, data)
+        self._resolve(model, targets, data, left)
         return data
 
     def train(self, data: TaskData) -> None:
@@ -220,9 +223,9 @@ class _Run:
         self._enter("decompose")
         model, cell = self.adapted.model, self.cell
         if hasattr(model, "peft_config"):
-            keep(adapter_deltas(model, self.adapted.start), cell, self.folder)
+            keep(adapter_deltas(model, self.adapted.start), model, cell, self.folder)
         elif cell.training.steps:
-            keep(full_deltas(model, cell), cell, self.folder)
+            keep(full_deltas(model, cell), model, cell, self.folder)
 
     def truncate(self, data: TaskData) -> None:
         """The accuracy that is left at the lower ranks which the study asks for."""
@@ -320,7 +323,7 @@ class _Run:
         self.read("trainable_parameters", trainable)
         self.read("trainable_percent", 100 * trainable / total)
 
-    def _resolve(self, model: Any, targets: tuple[str, ...], data: TaskData) -> None:
+    def _resolve(self, model: Any, targets: tuple[str, ...], data: TaskData, left: Unreached | None) -> None:
         cell = self.cell
         quantised = cell.quantization.name != "none"
         scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
@@ -335,7 +338,14 @@ class _Run:
             train_examples=len(data.train),
             test_examples=len(data.test),
             model_class=type(skeleton(cell.model)).__name__,
+            stored_quantised=check_stored(cell) is not None or None,
+            unreached=left if left is not None and (quantised or targets) else None,
         )
+
+
+def _recorded(base: Any) -> Unreached | None:
+    left = unreached(base)
+    return Unreached(names=left.names, parameters=left.parameters, of=left.of) if left is not None else None
 
 
 def _name(dtype: torch.dtype) -> str:

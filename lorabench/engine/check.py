@@ -21,6 +21,7 @@ from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
+from lorabench.engine.rehearsal import small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
@@ -78,16 +79,17 @@ def _look_at(spec: ModelSpec) -> None:
 
 
 def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]) -> tuple[str, str] | None:
-    """Whether PEFT takes the model's modules, tried on a copy of its skeleton."""
-    key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()}"
+    """Whether PEFT takes the model's modules, tried on a copy of its skeleton, and whether what it makes can be trained, tried on a small copy with weights."""
+    key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
     if key not in known:
         try:
             with torch.device("meta"), quiet():
-                plugins.load("methods", cell.method.name).attach(copy.deepcopy(model), cell.method, peft_targets(model, targets))
+                plugins.load("methods", cell.method.name).attach(copy.deepcopy(model), cell.method, peft_targets(model, targets) if targets else [])
+            small = small_copy(model) if cell.training.steps else None
+            with quiet():
+                known[key] = step_fault(cell, small, targets) if small is not None else None
         except ModelError as e:
             known[key] = str(e)
-        else:
-            known[key] = None
     fault = known[key]
     return ("method", fault) if fault else None
 
@@ -133,14 +135,16 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and cell.training.sequence_length > positions:
         return "training.sequence_length", f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed"
+    targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
         try:
             targets = resolve_targets(model, cell.method.target_modules)
         except ModelError as e:
             return "method.target_modules", str(e)
-        fault = _rank_fault(cell, model, targets) or _attach_fault(cell, model, targets, ways)
-        if fault:
+        if fault := _rank_fault(cell, model, targets):
             return fault
+    if fault := _attach_fault(cell, model, targets, ways):
+        return fault
     fault = _planted_fault(cell, model)
     if fault:
         return fault
