@@ -95,20 +95,20 @@ def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[
 
 
 def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """What the checkpoint brings, and what stays as it is in each model whatever is asked for: no faults."""
-    told: dict[str, Problem] = {}
+    """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a model."""
+    first: dict[ModelSpec, list[Cell]] = {}
     for cell in cells:
-        stored = declared_quantization(load_config(cell.model).to_dict())
+        first.setdefault(cell.model, []).append(cell)
+    told = []
+    for spec, own in first.items():
+        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), unreached(skeleton(spec))
         if stored is not None:
-            words = f"{model_label(cell.model.name)} is stored in {stored.words} and stays so: nothing is quantised anew"
-            told.setdefault(words, Problem(cell.id, "model", words, fatal=False))
-        left = unreached(skeleton(cell.model))
-        adapts = plugins.load("methods", cell.method.name).TRAINS and cell.method.target_modules is not None
+            told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:
-            words = Unreached(names=left.names, parameters=left.parameters, of=left.of).words(quantised=cell.quantization.name != "none", adapted=adapts)
-            if words:
-                told.setdefault(words, Problem(cell.id, "model", f"{model_label(cell.model.name)}: {words}", fatal=False))
-    return tuple(told.values())
+            known = Unreached(names=left.names, parameters=left.parameters, of=left.of)
+            words = known.words(quantised=any(c.quantization.name != "none" for c in own), adapted=any(c.method.target_modules is not None for c in own))
+            told += [f"{name}: {words}"] if words else []
+    return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in told)
 
 
 def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:

@@ -98,7 +98,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
         if all(old == new for old, new in names.items()):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
-            model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)
+            model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
         else:
             model, info = type(skeleton(spec)).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
             model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters

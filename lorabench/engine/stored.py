@@ -229,7 +229,7 @@ def _refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored:
         raise ModelError(f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights")
 
 
-def _undeclared(folder: Path, seen: list[str]) -> str:
+def _undeclared(folder: Path | str, seen: list[str]) -> str:
     return (
         f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say how (quantization_config); "
         "take the config.json that belongs to them, or the unquantised checkpoint"
@@ -237,8 +237,9 @@ def _undeclared(folder: Path, seen: list[str]) -> str:
 
 
 def _dtype(tensor: Any) -> torch.dtype | None:
-    dtype = _DTYPES.get(tensor.dtype, tensor.dtype) if isinstance(tensor, Stored) else tensor.dtype
-    return dtype if dtype in _DTYPES.values() else None
+    if isinstance(tensor, Stored):
+        return _DTYPES.get(tensor.dtype)
+    return tensor.dtype if tensor.dtype in _DTYPES.values() else None
 
 
 def _dtype_name(tensor: Any) -> str:
