@@ -70,11 +70,11 @@ def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | 
 
 def _look_at(spec: ModelSpec) -> None:
     model, name = skeleton(spec), model_label(spec.name)
+    if sees_ahead(model):
+        raise ModelError(sentence(name))
     folder = local_folder(spec.name, spec.revision)
     if folder is not None and (model_directory(spec.name) is not None or has_weights(folder)):  # a hub model may not be there yet
         fitting_names(model, folder, declared_quantization(load_config(spec).to_dict()))
-    if sees_ahead(model):
-        raise ModelError(sentence(name))
     refuse_unfit(load_tokenizer(spec), model, name)
 
 

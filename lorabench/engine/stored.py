@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers.pytorch_utils import Conv1D
 
 from lorabench.errors import ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization
@@ -36,7 +38,8 @@ Names = dict[str, str]
 _WITHIN = {"module", "_module"}  # DDP and the like around a part of a model
 _CONSTANTS = re.compile(r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$")
 _FOREIGN = re.compile(r"\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale(_inv|_2)?|input_scale|\w+_blocks|\w+_scales|codes|codebooks)$")
-_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|position_ids)$")  # buffers of older versions, which are computed anew
+_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|(attn|attention)\.(bias|masked_bias|causal_mask))$")  # masks and the like, which are computed anew
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -72,10 +75,11 @@ def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | Non
     found = _plain(described, folder, stored)
     best: tuple[Names, Faults] | None = None
     for names in _candidates(list(found)):
-        faults = _faults(model, {names[n]: tensor for n, tensor in found.items()})
+        quantised = {names[owner] for n in described if _CONSTANTS.search(n) and (owner := _owner(n)) in names}
+        faults = _faults(model, {names[n]: tensor for n, tensor in found.items()}, quantised)
         if not faults:
             if stored is not None:
-                _refuse_other_modules(model, {names[_owner(n)] for n in described if _CONSTANTS.search(n)}, folder, stored)
+                _refuse_other_modules(model, quantised, folder, stored)
             return names
         if best is None or len(faults) < len(best[1]):
             best = names, faults
@@ -294,8 +298,8 @@ def _unprefixed(names: Names) -> Iterator[Names]:
         yield names
 
 
-def _faults(model: Any, tensors: dict[str, torch.Tensor]) -> Faults:
-    """What transformers' loader makes of the tensors, on the meta device."""
+def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -> Faults:
+    """What transformers' loader makes of the tensors, on the meta device; bitsandbytes' layers hold GPT-2's weights the other way round."""
     from lorabench.engine.model import quiet
 
     config = model.config
@@ -304,9 +308,26 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor]) -> Faults:
             _, info = type(model).from_pretrained(
                 None, config=_unquantised(config), state_dict=tensors, dtype=torch.float32, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
             )
-        except RuntimeError as e:  # experts that cannot be merged, say
-            return Faults(broken=(_line(e),))
-    return loading_faults(info)
+        except RuntimeError as e:  # experts that cannot be merged
+            lost = _gaps(tensors)
+            return Faults(missing=lost, broken=() if lost else (_line(e),))
+    faults = loading_faults(info)
+    turned = [m for m in faults.mismatched if m[0] in quantised and m[1] == m[2][::-1] and isinstance(model.get_submodule(m[0].removesuffix(".weight")), Conv1D)]
+    return replace(faults, mismatched=tuple(m for m in faults.mismatched if m not in turned))
+
+
+def _gaps(names: Iterable[str]) -> tuple[str, ...]:
+    """Names that numbered ones leave out: experts.3.w1.weight where all other experts of all layers have one."""
+    seen: dict[str, set[tuple[str, ...]]] = {}
+    for name in names:
+        seen.setdefault(_NUMBER.sub("*", name), set()).add(tuple(_NUMBER.findall(name)))
+    lost = []
+    for pattern, numbers in seen.items():
+        for wanted in itertools.product(*map(set, zip(*numbers, strict=True))):
+            if wanted not in numbers:
+                left = iter(wanted)
+                lost.append(re.sub(r"\*", lambda _, left=left: next(left), pattern))  # type: ignore[misc]
+    return tuple(sorted(lost))
 
 
 def _unquantised(config: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from lorabench.errors import ModelError
 from lorabench.spec.checkpoint_files import refuse_pointer
 
-_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
+_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def refuse_missing(folder: Path) -> None:
