@@ -68,15 +68,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
-    from dataclasses import replace
-
     from lorabench import show
     from lorabench.runner.plan import make_plan
     from lorabench.runner.run import check
 
     plan = make_plan(study, out)
     if plan.pending:
-        plan = replace(plan, notices=check(plan, crew, source))
+        plan = check(plan, crew, source)
     print(show.dry_run(plan))
     return 0
 

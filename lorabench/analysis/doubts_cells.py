@@ -30,7 +30,11 @@ def diverged(e: Evidence) -> Finding | None:
     if not cells:
         return None
     rates = ", ".join(f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in cells}))
-    sentence = f"{share} lost a finite loss and have no results. Their learning rate ({rates}) is too high for the setting: lower it."
+    early = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
+    why = f"Their learning rate ({rates}) is too high for the setting: lower it."
+    if early:  # nothing was updated yet
+        why = f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and the data." + (f" {why}" if early < len(cells) else "")
+    sentence = f"{share} lost a finite loss and have no results. {why}"
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
 
 

@@ -19,13 +19,12 @@ from lorabench.engine.data import task_data
 from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
-from lorabench.engine.experts import unreached
+from lorabench.engine.experts import recorded
 from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
 from lorabench.engine.rehearsal import small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
-from lorabench.record.result import Unreached
 from lorabench.spec.checkpoint import declared_quantization, local_folder
 from lorabench.spec.checkpoint_files import has_weights
 from lorabench.spec.paths import model_directory, model_label
@@ -101,12 +100,11 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         first.setdefault(cell.model, []).append(cell)
     told = []
     for spec, own in first.items():
-        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), unreached(skeleton(spec))
+        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), recorded(skeleton(spec))
         if stored is not None:
             told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:
-            known = Unreached(names=left.names, parameters=left.parameters, of=left.of)
-            words = known.words(quantised=any(c.quantization.name != "none" for c in own), adapted=any(c.method.target_modules is not None for c in own))
+            words = left.words(quantised=any(c.quantization.name != "none" for c in own), adapted=any(c.method.target_modules is not None for c in own))
             told += [f"{name}: {words}"] if words else []
     return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in told)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import is_adapter
+from lorabench.record import result as record
 
 WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
 
@@ -44,6 +45,12 @@ def unreached(model: Any) -> Unreached | None:
     by_size = sorted(found, key=lambda n: -found[n].numel())
     names = dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in by_size)
     return Unreached(tuple(names), count, sum(p.numel() * p.element_size() for p in found.values()), whole)
+
+
+def recorded(model: Any) -> record.Unreached | None:
+    """The same as a result keeps it."""
+    found = unreached(model)
+    return None if found is None else record.Unreached(names=found.names, parameters=found.parameters, of=found.of)
 
 
 def _is_reached(module: torch.nn.Module) -> bool:

@@ -25,7 +25,8 @@ from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.probe import is_out_of_memory
-from lorabench.engine.stored import fitting_names, infinite, is_finite, loading_faults, refuse_infinite, renamed, sentence
+from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
+from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched

@@ -53,7 +53,7 @@ def run(
         plan = make_plan(study, out, retry)
         refuse_mixture(plan, crew.executor)
         if plan.pending:
-            plan = replace(plan, notices=check(plan, crew, source))
+            plan = check(plan, crew, source)
         plan.save()
         if progress:
             progress.begin(plan)
@@ -83,8 +83,8 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, crew: Crew, source: Source | None) -> tuple[str, ...]:
-    """What is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
+def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
+    """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
 
     One replicate of each condition is asked.
     """
@@ -95,7 +95,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> tuple[str, ...]:
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    return tuple(dict.fromkeys(p.message for p in problems))
+    return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
 
 
 def write_cells_csv(plan: Plan) -> Path:

@@ -174,7 +174,7 @@ def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configur
     from lorabench.engine.model import skeleton
 
     skeleton.cache_clear()  # of the configuration that was there before
-    with pytest.raises(ModelError, match="down_proj.weight in .* is stored unquantised"):
+    with pytest.raises(ModelError, match=r"down_proj\.weight in .* is stored unquantised"):
         load_base(cell_of(f"model={path}", "method=base"), CPU)
 
 
