@@ -23,7 +23,7 @@ from lorabench.engine.experts import recorded
 from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
 from lorabench.engine.rehearsal import small_copy, step_fault
 from lorabench.engine.stored import fitting_names
-from lorabench.engine.vocabulary import refuse_unfit
+from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
 from lorabench.spec.checkpoint import declared_quantization, local_folder
 from lorabench.spec.checkpoint_files import has_weights
@@ -72,6 +72,8 @@ def _look_at(spec: ModelSpec) -> None:
     if sees_ahead(model):
         raise ModelError(sentence(name))
     folder = local_folder(spec.name, spec.revision)
+    if folder is not None and (broken := broken_json(folder)):
+        raise ModelError(broken)
     if folder is not None and (model_directory(spec.name) is not None or has_weights(folder)):  # a hub model may not be there yet
         fitting_names(model, folder, declared_quantization(load_config(spec).to_dict()))
     refuse_unfit(load_tokenizer(spec), model, name)

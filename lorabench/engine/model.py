@@ -26,6 +26,7 @@ from lorabench.engine.adapt import is_adapter
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.probe import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
+from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
@@ -53,7 +54,7 @@ def skeleton(model: ModelSpec) -> Any:
         except ValueError as e:
             reason = f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
             raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
-        except (AttributeError, TypeError, KeyError, RuntimeError, ImportError) as e:
+        except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
             raise ModelError(f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})") from None
 
 
@@ -90,7 +91,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if stored is None:  # transformers takes None for "undo the checkpoint's own", which reads its codes as weights
         kwargs["quantization_config"] = plugins.load("quantizations", name).config(condition.quantization.double_quant, resolve_compute_dtype(condition))
     elif name != "int8":
-        config.quantization_config["bnb_4bit_compute_dtype"] = str(resolve_compute_dtype(condition)).removeprefix("torch.")
+        quantization_of(config)["bnb_4bit_compute_dtype"] = str(resolve_compute_dtype(condition)).removeprefix("torch.")
     if name == "int8":
         _silence_int8_cast()
     folder = _fetched(spec)
@@ -108,6 +109,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if name == "int8" and where.type == "cpu":
         _keep_int8_constants(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
+    model.config.return_dict = True  # which some old configurations switch off
     model.requires_grad_(False).eval()
     if name != "none" and stored is None and where.type == "cuda":
         refuse_infinite(folder)

@@ -40,7 +40,7 @@ def small_copy(model: Any) -> Any | None:
                     parameter.data.normal_(0, parameter.shape[-1] ** -0.5)
     except Exception:  # a configuration that does not let itself be shortened
         return None
-    small.config.use_cache = False
+    small.config.use_cache, small.config.return_dict = False, True
     return small
 
 
@@ -77,8 +77,9 @@ def _shorten(config: Any) -> None:
         raise ValueError("of several parts")
     config.vocab_size = min(config.vocab_size, _VOCABULARY)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if isinstance(token := getattr(config, name, None), int):
-            setattr(config, name, min(token, config.vocab_size - 1))
+        token = getattr(config, name, None)
+        if token is not None:
+            setattr(config, name, min(token if isinstance(token, int) else token[0], config.vocab_size - 1))
     layers = min(config.num_hidden_layers, _LAYERS)
     kinds = getattr(config, "layer_types", None)
     config.num_hidden_layers = layers

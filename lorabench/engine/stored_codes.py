@@ -66,6 +66,12 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
             raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it")
 
 
+def quantization_of(config: Any) -> dict[str, Any]:
+    """The quantization_config of transformers' configuration, or of its text model's."""
+    own = getattr(config, "quantization_config", None)
+    return own if own is not None else config.get_text_config().quantization_config
+
+
 def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
     """ModelError where other modules are stored quantised than transformers would make by config.json (llm_int8_skip_modules)."""
     try:
@@ -77,9 +83,12 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
     from lorabench.engine.model import quiet
 
     made = copy.deepcopy(model)
-    quantizer = AutoHfQuantizer.from_config(copy.deepcopy(model.config.quantization_config), pre_quantized=True)
-    with torch.device("meta"), quiet():
-        quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+    try:
+        quantizer = AutoHfQuantizer.from_config(dict(quantization_of(model.config)), pre_quantized=True)
+        with torch.device("meta"), quiet():
+            quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ModelError(f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew") from None
     wanted = {f"{n}.weight" for n, m in made.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
     alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}

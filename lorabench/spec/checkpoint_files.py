@@ -53,10 +53,16 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
 
 
 def refuse_pointer(file: Path) -> None:
-    """ModelError where a file is what Git leaves in place of one that Git LFS has not fetched."""
-    with file.open("rb") as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
-            raise ModelError(f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew")
+    """ModelError where a file is what Git leaves in place of one that Git LFS has not fetched, or where it cannot be read at all."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_POINTER))
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise ModelError(f"{file} cannot be read ({e.strerror}); mend its permissions") from None
+    if start == _POINTER:
+        raise ModelError(f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew")
 
 
 def _present(files: Sequence[Path]) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from lorabench.engine.causal import refuse_lookahead, sees_ahead
 from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base
 from lorabench.errors import ModelError
-from tests.engine.checkpoints import SMALL, put, random_model, weights
+from tests.engine.checkpoints import SMALL, configured, copied, put, random_model, weights
 from tests.engine.conftest import cell_of, small_model
 
 CPU = torch.device("cpu")
@@ -56,6 +56,13 @@ def test_decoders_pass_in_every_precision(kind):
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_quantised_decoders_pass(quantization):
     assert load_base(cell_of(f"quantization={quantization}"), CPU) is not None
+
+
+def test_several_end_tokens_and_padding_that_is_none_do_not_mislead(tmp_path):
+    path = configured(copied(tmp_path / "m"), eos_token_id=[1, 2, 900], pad_token_id=-1, return_dict=False)
+    cell = cell_of(f"model={path}")
+    assert check_cells((cell,)) == ()
+    assert load_base(cell, CPU) is not None
 
 
 def test_bert_as_a_decoder_passes(tmp_path):

@@ -9,7 +9,7 @@ import transformers as t
 from lorabench.cli import main
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
-from lorabench.errors import StudyError
+from lorabench.errors import ModelError, StudyError
 from tests.engine.checkpoints import SMALL, configured, copied, random_model
 from tests.engine.conftest import STUDY, cell_of
 
@@ -62,6 +62,8 @@ def lfs(name):
         (lambda p: (p / "tokenizer.json").unlink(), "holds no tokenizer (tokenizer.json)"),
         (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json is no readable JSON"),
         (lfs("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
+        (lambda p: (p / "generation_config.json").write_text("{"), "generation_config.json is no readable JSON"),
+        (lambda p: configured(p, pad_token_id=5000), "transformers cannot build a llama model from its config.json"),
         (lambda p: configured(p, model_type="llama9"), "does not recognize this architecture"),
         (lambda p: configured(p, model_type="t5"), "is no causal language model that transformers knows: it has none of type t5"),
         (lambda p: configured(p, num_attention_heads=3, head_dim=None), "not a multiple of the number of attention heads"),
@@ -90,6 +92,14 @@ def test_what_the_study_alone_can_tell_stands_with_its_place(tmp_path, change, w
     with pytest.raises(StudyError, match=r"--set model: ") as caught:
         cell_of(f"model={path}")
     assert words in str(caught.value)
+
+
+def test_a_link_into_a_cache_that_was_emptied_is_named(tmp_path):
+    path = copied(tmp_path / "m")
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model anew"):
+        cell_of(f"model={path}")
 
 
 def test_an_adapter_given_as_a_model_names_its_base(tmp_path, folder):
