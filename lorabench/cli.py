@@ -75,7 +75,7 @@ def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
 
     plan = make_plan(study, out)
     if plan.pending:
-        check(plan, crew, source)
+        plan = check(plan, crew, source)
     print(show.dry_run(plan))
     return 0
 

@@ -25,7 +25,8 @@ def dry_run(plan: Plan) -> str:
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
-    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, f"dry run: {checked}; nothing was run or written"])
+    notes = [f"note: {notice}" for notice in plan.notices]
+    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written"])
 
 
 def status(store: Store) -> str:

@@ -37,6 +37,8 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_design.no_reference,
     doubts_cells.rates_broke,
     doubts_values.prediction_off,
+    doubts_cells.stored_quantised,
+    doubts_cells.unreached,
 )
 
 

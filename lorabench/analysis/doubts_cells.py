@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.evidence import Evidence, Finding, cells_of, listed
-from lorabench.record.result import Environment
+from lorabench.record.result import Environment, Resolved
+from lorabench.spec.paths import model_label
 
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
 
@@ -29,7 +30,11 @@ def diverged(e: Evidence) -> Finding | None:
     if not cells:
         return None
     rates = ", ".join(f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in cells}))
-    sentence = f"{share} lost a finite loss and have no results. Their learning rate ({rates}) is too high for the setting: lower it."
+    early = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
+    why = f"Their learning rate ({rates}) is too high for the setting: lower it."
+    if early:  # nothing was updated yet
+        why = f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and the data." + (f" {why}" if early < len(cells) else "")
+    sentence = f"{share} lost a finite loss and have no results. {why}"
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
 
 
@@ -101,6 +106,39 @@ def mixed_environments(e: Evidence) -> Finding | None:
     )
     groups = [g for g in e.chosen if not set(g.ids).isdisjoint(odd)]
     return Finding("mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd)
+
+
+def stored_quantised(e: Evidence) -> Finding | None:
+    """Bases that were quantised before they came here."""
+    groups = [g for g in e.chosen if any(r.stored_quantised for r in _resolved(e, g))]
+    if not groups:
+        return None
+    bases = dict.fromkeys(f"{model_label(g.setting.model.name)} ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})" for g in groups)
+    sentence = (
+        f"{listed(list(bases))} {'is' if len(bases) == 1 else 'are'} stored quantised and {'was' if len(bases) == 1 else 'were'} read so: "
+        "nothing was quantised here, and what that quantisation lost is in no number. Compare with the unquantised checkpoint to see it."
+    )
+    return Finding("stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups))
+
+
+def unreached(e: Evidence) -> Finding | None:
+    """Weights that were asked to be quantised or adapted, and are neither."""
+    told: dict[str, list[Replicates]] = {}
+    for g in e.chosen:
+        cell = g.setting
+        for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
+            words = left.words(quantised=cell.quantization.name != "none", adapted=cell.method.target_modules is not None)
+            if words:
+                told.setdefault(f"{model_label(cell.model.name)}: {words}.", []).append(g)
+    if not told:
+        return None
+    groups = [g for some in told.values() for g in some]
+    sentence = f"{listed(list(told), ' ')} Weight bytes and trained parameters count as they are."
+    return Finding("unreached", "note", "Weights are not reached", sentence, e.labels(groups), e.finished(groups))
+
+
+def _resolved(e: Evidence, group: Replicates) -> list[Resolved]:
+    return [found for i in group.ids if i in e.results and (found := e.results[i].resolved) is not None]
 
 
 def facts(env: Environment) -> dict[str, str]:

@@ -21,7 +21,7 @@ from lorabench.spec.study import Study
 Kind = Literal[
     "metric_absent", "failed", "diverged", "out_of_memory", "missing", "one_seed", "base_better",
     "skipped", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate", "scaling_moves", "few_items", "mixed_environments", "still_falling",
-    "no_reference", "rates_broke", "prediction_off",
+    "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached",
 ]  # fmt: skip
 Severity = Literal["grave", "caution", "note"]
 """grave: numbers are absent or mislead; caution: they hold, with less behind them; note: to know when using them"""

@@ -33,8 +33,9 @@ from lorabench.engine.evaluate import (
     validation_reading,
 )
 from lorabench.engine.events import Event, Phase
+from lorabench.engine.experts import recorded
 from lorabench.engine.harness import Harness
-from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, start_factors
+from lorabench.engine.learned import Factors, adapter_deltas, full_deltas, keep, start_factors
 from lorabench.engine.model import (
     device,
     load_base,
@@ -42,13 +43,11 @@ from lorabench.engine.model import (
     logical_numel,
     quiet,
     resolve_autocast,
-    resolve_compute_dtype,
-    resolve_dtype,
-    skeleton,
     weight_bytes,
 )
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
+from lorabench.engine.resolved import resolved
 from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
@@ -122,6 +121,7 @@ class _Run:
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
         self.read("weight_bytes", weight_bytes(base))
+        left = recorded(base)
         if not self._base_stays():
             self.domain, self.domain_loss = self._domain(base, tokenizer)
         torch.manual_seed(cell.seed)
@@ -133,7 +133,7 @@ class _Run:
         self.adapted = _Adapted(model, tokenizer, targets, start_factors(model))
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
-        self._resolve(model, targets, data)
+        self.resolved = resolved(cell, model, targets, data, self.autocast, left)
         return data
 
     def train(self, data: TaskData) -> None:
@@ -220,9 +220,9 @@ class _Run:
         self._enter("decompose")
         model, cell = self.adapted.model, self.cell
         if hasattr(model, "peft_config"):
-            keep(adapter_deltas(model, self.adapted.start), cell, self.folder)
+            keep(adapter_deltas(model, self.adapted.start), model, cell, self.folder)
         elif cell.training.steps:
-            keep(full_deltas(model, cell), cell, self.folder)
+            keep(full_deltas(model, cell), model, cell, self.folder)
 
     def truncate(self, data: TaskData) -> None:
         """The accuracy that is left at the lower ranks which the study asks for."""
@@ -319,27 +319,6 @@ class _Run:
         self.read("total_parameters", total)
         self.read("trainable_parameters", trainable)
         self.read("trainable_percent", 100 * trainable / total)
-
-    def _resolve(self, model: Any, targets: tuple[str, ...], data: TaskData) -> None:
-        cell = self.cell
-        quantised = cell.quantization.name != "none"
-        scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
-        self.resolved = Resolved(
-            dtype=_name(resolve_dtype(cell)),
-            compute_dtype=("float16" if cell.quantization.name == "int8" else _name(self.autocast or resolve_compute_dtype(cell))) if quantised else None,
-            autocast=_name(self.autocast) if self.autocast else None,
-            optimizer=cell.training.optimizer if cell.training.steps else None,
-            scaling=scaling,
-            target_modules=targets,
-            packing=data.packing,
-            train_examples=len(data.train),
-            test_examples=len(data.test),
-            model_class=type(skeleton(cell.model)).__name__,
-        )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _sentence(error: BaseException) -> str:

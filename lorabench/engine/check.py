@@ -1,32 +1,114 @@
-"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates."""
+"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates.
+
+Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead (engine.causal),
+its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its skeleton on the meta device. No weight is read.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from lorabench import plugins
-from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
+from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
+from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
 from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
-from lorabench.engine.model import check_device, device, load_tokenizer, skeleton
+from lorabench.engine.experts import recorded
+from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
+from lorabench.engine.rehearsal import small_copy, step_fault
+from lorabench.engine.stored import fitting_names
+from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
+from lorabench.spec.checkpoint import declared_quantization, local_folder
+from lorabench.spec.checkpoint_files import has_weights
+from lorabench.spec.paths import model_directory, model_label
+from lorabench.spec.settings import ModelSpec
 from lorabench.spec.study import Cell
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one; costs a skeleton per model, no weights."""
+    """The first fault of each condition that has one, else what is to be told before the run; costs a skeleton per model, no weights."""
     found: list[Problem] = []
     seen: set[str] = set()
+    models: dict[Any, str | None] = {}
+    ways: dict[str, str | None] = {}
     for cell in cells:
         if cell.condition_id not in seen:
             seen.add(cell.condition_id)
-            fault = _fault(cell)
+            fault = _model_fault(cell, models) or _fault(cell, ways)
             if fault:
                 found.append(Problem(cell.id, *fault))
-    return tuple(found) or _data_problems(cells)
+    return tuple(found) or _data_problems(cells) or _notices(cells)
+
+
+def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
+    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the condition says."""
+    key = cell.model.model_copy(update={"dtype": "auto"})
+    if key not in known:
+        try:
+            _look_at(cell.model)
+        except ModelError as e:
+            known[key] = str(e)
+        else:
+            known[key] = None
+    fault = known[key]
+    if fault:
+        return "model", fault
+    try:
+        check_stored(cell)
+    except ModelError as e:
+        return "quantization", str(e)
+    return None
+
+
+def _look_at(spec: ModelSpec) -> None:
+    model, name = skeleton(spec), model_label(spec.name)
+    if sees_ahead(model):
+        raise ModelError(sentence(name))
+    folder = local_folder(spec.name, spec.revision)
+    if folder is not None and (broken := broken_json(folder)):
+        raise ModelError(broken)
+    if folder is not None and (model_directory(spec.name) is not None or has_weights(folder)):  # a hub model may not be there yet
+        fitting_names(model, folder, declared_quantization(load_config(spec).to_dict()))
+    refuse_unfit(load_tokenizer(spec), model, name)
+
+
+def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]) -> tuple[str, str] | None:
+    """Whether PEFT takes the model's modules, tried on a copy of its skeleton, and whether what it makes can be trained, tried on a small copy with weights."""
+    key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
+    if key not in known:
+        try:
+            with torch.device("meta"), quiet():
+                plugins.load("methods", cell.method.name).attach(copy.deepcopy(model), cell.method, peft_targets(model, targets) if targets else [])
+            small = small_copy(model) if cell.training.steps else None
+            with quiet():
+                known[key] = step_fault(cell, small, targets) if small is not None else None
+        except ModelError as e:
+            known[key] = str(e)
+    fault = known[key]
+    return ("method", fault) if fault else None
+
+
+def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+    """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a model."""
+    first: dict[ModelSpec, list[Cell]] = {}
+    for cell in cells:
+        first.setdefault(cell.model, []).append(cell)
+    told = []
+    for spec, own in first.items():
+        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), recorded(skeleton(spec))
+        if stored is not None:
+            told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
+        if left is not None:
+            words = left.words(quantised=any(c.quantization.name != "none" for c in own), adapted=any(c.method.target_modules is not None for c in own))
+            told += [f"{name}: {words}"] if words else []
+    return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in told)
 
 
 def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
@@ -48,22 +130,21 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     return tuple(reversed(found))
 
 
-def _fault(cell: Cell) -> tuple[str, str] | None:
-    try:
-        model = skeleton(cell.model)
-    except ModelError as e:
-        return "model", str(e)
+def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
+    model = skeleton(cell.model)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and cell.training.sequence_length > positions:
         return "training.sequence_length", f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed"
+    targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
         try:
             targets = resolve_targets(model, cell.method.target_modules)
         except ModelError as e:
             return "method.target_modules", str(e)
-        fault = _rank_fault(cell, model, targets)
-        if fault:
+        if fault := _rank_fault(cell, model, targets):
             return fault
+    if fault := _attach_fault(cell, model, targets, ways):
+        return fault
     fault = _planted_fault(cell, model)
     if fault:
         return fault
@@ -95,6 +176,8 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
     planted = getattr(plugins.load("tasks", cell.task.name), "planted", lambda options: None)(cell.task)
     if planted is None:
         return None
+    if declared_quantization(load_config(cell.model).to_dict()) is not None:
+        return "task", f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint"
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:
         try:

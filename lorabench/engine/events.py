@@ -25,10 +25,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a cell cannot run as declared, found before any cell runs."""
+    """Why a cell cannot run as declared, or what its user is to know, found before any cell runs."""
 
     cell: str
     field: str
     """dotted path of the setting at fault: method.rank"""
     message: str
     """one sentence without its place"""
+    fatal: bool = True
+    """whether the cell cannot run; else it is only to be told before the run"""

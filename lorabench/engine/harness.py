@@ -58,7 +58,9 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         # float32: in bfloat16 sums of log-probabilities are 0.1 apart, and ties go to the first choice
-        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.spec.batch_size, max_length=_positions(model), softmax_dtype="float32")
+        bare = tokenizer.bos_token_id is None and tokenizer.eos_token_id is None  # lm-eval needs a token to stand before an empty context
+        prefix = {"prefix_token_id": tokenizer.pad_token_id} if bare else {}
+        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.spec.batch_size, max_length=_positions(model), softmax_dtype="float32", **prefix)
         try:
             found = simple_evaluate(
                 model=scorer,

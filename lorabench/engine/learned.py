@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.model import load_base, resolve_dtype
+from lorabench.engine.model import check_stored, load_base, resolve_dtype
 from lorabench.record.learned import DIRECTIONS, Directions, save_directions
 from lorabench.record.spectrum import save_spectra
 from lorabench.spec.study import Cell
@@ -39,8 +39,11 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
             yield name.removeprefix("base_model.model."), module
 
 
-def base_weights(cell: Cell) -> Before:
-    """The base's weights as stored, read again one at a time."""
+def base_weights(cell: Cell, model: Any) -> Before:
+    """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give them back."""
+    if check_stored(cell) is not None:
+        layers = dict(adapted_layers(model))
+        return lambda module: _base_weight(layers[module]).cpu()
     directory = checkpoint_directory(cell.model.name, cell.model.revision)
     weights = Weights(directory) if directory is not None else None
     return lambda module: None if weights is None else weights.weight(module)
@@ -80,9 +83,10 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 
 
 @torch.no_grad()
-def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
-    """Writes spectra.safetensors and directions.safetensors."""
-    before, turned, spectra, directions = base_weights(cell), quantiser(cell.quantization, resolve_dtype(cell)), [], {}
+def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path) -> None:
+    """Writes spectra.safetensors and directions.safetensors; what a quantised checkpoint lost to its codes is not known, so no repair of it."""
+    before, spectra, directions = base_weights(cell, model), [], {}
+    turned = quantiser(cell.quantization, resolve_dtype(cell)) if check_stored(cell) is None else None
     for delta in deltas:
         change = delta.decompose()
         spectrum = beside_base(delta, change, before(delta.module), turned)

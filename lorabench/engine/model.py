@@ -1,7 +1,8 @@
-"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how.
+"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is the one.
 
-Weights go from safetensors to their final storage one tensor at a time (transformers' own loader), so
-that two full copies are never held.
+Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full copies
+are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names (spec.checkpoint). What is
+loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone (engine.causal).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,8 +24,16 @@ from safetensors import SafetensorError
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
+from lorabench.engine.causal import refuse_lookahead
+from lorabench.engine.probe import is_out_of_memory
+from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
+from lorabench.engine.stored_codes import quantization_of
+from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
+from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
-from lorabench.spec.paths import model_directory, model_source
+from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched
+from lorabench.spec.checkpoint_files import weight_files
+from lorabench.spec.paths import model_directory, model_label, model_source
 from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
 from lorabench.spec.study import Condition
 
@@ -40,9 +51,12 @@ def skeleton(model: ModelSpec) -> Any:
     config = load_config(model)
     with torch.device("meta"), quiet():
         try:
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
         except ValueError as e:
-            raise ModelError(f"{model.name} is no causal language model that transformers knows: {_line(e)}") from None
+            reason = f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
+            raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
+        except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
+            raise ModelError(f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})") from None
 
 
 def load_config(model: ModelSpec) -> Any:
@@ -54,42 +68,96 @@ def load_config(model: ModelSpec) -> Any:
 
 
 def load_tokenizer(model: ModelSpec) -> Any:
-    """The model's tokenizer; its end-of-text token pads where it has no padding token of its own."""
+    """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is never predicted or seen."""
     from transformers import AutoTokenizer
 
+    directory = model_directory(model.name)
+    if directory is not None:
+        refuse_missing(directory)
     with _explained(model):
         tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
 def load_base(condition: Condition, where: torch.device) -> Any:
-    """The frozen base in evaluation mode, quantised as the condition asks."""
+    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it is not what its files say."""
     from transformers import AutoModelForCausalLM
 
-    spec = condition.model
+    spec, name = condition.model, condition.quantization.name
     dtype = resolve_dtype(condition)
-    compute = resolve_compute_dtype(condition)
-    quantization = plugins.load("quantizations", condition.quantization.name).config(condition.quantization.double_quant, compute)
-    if condition.quantization.name == "int8":
+    config, stored = load_config(spec), check_stored(condition)
+    kwargs: dict[str, Any] = {"dtype": dtype, "device_map": {"": where}, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    if stored is None:  # transformers takes None for "undo the checkpoint's own", which reads its codes as weights
+        kwargs["quantization_config"] = plugins.load("quantizations", name).config(condition.quantization.double_quant, resolve_compute_dtype(condition))
+    elif name != "int8":
+        quantization_of(config)["bnb_4bit_compute_dtype"] = str(resolve_compute_dtype(condition)).removeprefix("torch.")
+    if name == "int8":
         _silence_int8_cast()
-    with _explained(spec), quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            model_source(spec.name),
-            revision=spec.revision,
-            trust_remote_code=spec.trust_remote_code,
-            dtype=dtype,
-            device_map={"": where},
-            quantization_config=quantization,
-            use_safetensors=True,
-        )
-    if condition.quantization.name == "int8" and where.type == "cpu":
+    folder = _fetched(spec)
+    names = fitting_names(skeleton(spec), folder, stored)
+    with _explained(spec), quiet(), _whole(folder):
+        if all(old == new for old, new in names.items()):
+            safe = weight_files(folder)[0].suffix == ".safetensors"
+            kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
+            model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
+        else:
+            model, info = type(skeleton(spec)).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
+            model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters
+    if faults := loading_faults(info):
+        raise ModelError(sentence(folder, faults))
+    if name == "int8" and where.type == "cpu":
         _keep_int8_constants(model)
     if getattr(model, "is_loaded_in_4bit", False):
         keep_4bit_right(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
-    return model.requires_grad_(False).eval()
+    model.config.return_dict = True  # which some old configurations switch off
+    model.requires_grad_(False).eval()
+    if name != "none" and stored is None and where.type == "cuda":
+        refuse_infinite(folder)
+    _check_finite(model, spec, dtype)
+    refuse_lookahead(model, model_label(spec.name))
+    return model
+
+
+def check_stored(condition: Condition) -> CheckpointQuantization | None:
+    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the condition says."""
+    name, asked = condition.model.name, condition.quantization
+    stored = declared_quantization(load_config(condition.model).to_dict())
+    if stored is None:
+        return None
+    held = matched(name, stored, asked)
+    if held.name != asked.name or held.double_quant != asked.double_quant:  # a hub model's configuration was not at hand when the study was read
+        double = ", double_quant: true" if held.double_quant else ""
+        raise ModelError(f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: {held.name}{double}}}, which keeps it so, or take the unquantised checkpoint")
+    return stored
+
+
+def _fetched(model: ModelSpec) -> Path:
+    """The folder of a model's files; those of a hub model are downloaded where they are not in the local cache."""
+    directory = model_directory(model.name)
+    if directory is not None:
+        return directory
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _explained(model):
+        for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
+            try:
+                folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))
+            except HfHubHTTPError as e:
+                raise OSError(str(e)) from None
+            if any(folder.glob("*.safetensors")):
+                break
+    return folder
+
+
+def _check_finite(model: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+    held = {name: quantization_state(p) or [p] for name, p in model.named_parameters()}  # codes may be packed into a float dtype
+    bad = [name for name, tensors in held.items() if not all(is_finite(t) for t in tensors)]
+    if bad:
+        raise ModelError(infinite(model_label(spec.name), bad, str(dtype).removeprefix("torch.")))
 
 
 def resolve_dtype(condition: Condition) -> torch.dtype:
@@ -145,11 +213,22 @@ def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
 
 
 @contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Turns what transformers could not put together into a sentence; want of memory stays what it is."""
+    try:
+        yield
+    except RuntimeError as e:
+        if is_out_of_memory(e):
+            raise
+        raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
+
+
+@contextlib.contextmanager
 def _explained(model: ModelSpec) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as e:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError) as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
@@ -158,7 +237,8 @@ def _explained(model: ModelSpec) -> Iterator[None]:
             access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
             reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
             raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)") from None
-        raise ModelError(f"the model directory {model.name} cannot be loaded: {text}") from None
+        broken = broken_json(Path(model_source(model.name)))
+        raise ModelError(broken or f"the model directory {model.name} cannot be loaded: {text}") from None
 
 
 def _line(error: BaseException) -> str:

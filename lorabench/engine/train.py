@@ -31,7 +31,8 @@ class Diverged(Exception):
     """A loss or gradient that is not finite; the step is counted from 1."""
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"the {what} was not finite at step {step}; a lower learning rate is the usual remedy")
+        remedy = "which no learning rate had a part in: the base, its dtype or the data are at fault" if step == 1 else "a lower learning rate is the usual remedy"
+        super().__init__(f"the {what} was not finite at step {step}{',' if step == 1 else ';'} {remedy}")
         self.step = step
 
 

@@ -1,4 +1,4 @@
-"""base weights as they are: float32, bfloat16 or float16"""
+"""base weights as the checkpoint stores them: float32, bfloat16 or float16, or its own quantisation"""
 
 from __future__ import annotations
 

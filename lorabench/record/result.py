@@ -47,6 +47,27 @@ class Environment(Frozen):
     """commit of lorabench's own checkout, with + where it was changed"""
 
 
+class Unreached(Frozen):
+    """Weights that neither bitsandbytes nor LoRA reaches, such as the stacked experts of a mixture."""
+
+    names: tuple[str, ...]
+    """of the parameters, with * for the number of the layer; the largest first"""
+    parameters: int
+    of: int
+    """parameters of the whole model"""
+
+    def words(self, *, quantised: bool, adapted: bool) -> str:
+        """One sentence on what stays as it is though it was asked for; empty where neither was."""
+        left = [word for word, asked in (("quantised", quantised), ("adapted", adapted)) if asked]
+        if not left:
+            return ""
+        who = " and ".join(w for w, asked in (("bitsandbytes quantises", quantised), ("LoRA adapts", adapted)) if asked)
+        shown = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
+        what = "its experts" if any("expert" in name for name in self.names) else "weights outside of linear layers"
+        share = f"{100 * self.parameters / self.of:.0f} % of its {self.of:,} parameters"
+        return f"{what} ({shown}; {share}) are {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)}: {who} linear layers alone"
+
+
 class Resolved(Frozen):
     """What the libraries made of the declared settings."""
 
@@ -67,6 +88,10 @@ class Resolved(Frozen):
     train_examples: int | None = None
     test_examples: int | None = None
     model_class: str | None = None
+    stored_quantised: bool | None = None
+    """true where the checkpoint brought the quantisation, which was then not made here"""
+    unreached: Unreached | None = None
+    """what was asked to be quantised or adapted and is neither"""
 
 
 class Fault(Frozen):

@@ -35,6 +35,8 @@ class Live:
     def begin(self, plan: Plan) -> None:
         self.tally = Tally(plan, plan.done, list(plan.pending))
         self.console.print(Text(headline(plan)))
+        for notice in plan.notices:
+            self.console.print(Text("note: ").append(notice, "yellow"))
         if plan.pending:
             self.display = RichLive(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=True)
             self.display.start()

@@ -30,6 +30,8 @@ class Plan:
     pending: tuple[Cell, ...]
     words: dict[str, str]
     """cell id: what the cell is, in words"""
+    notices: tuple[str, ...] = ()
+    """what is to be told before the run, found by checking the cells"""
 
     @property
     def done(self) -> int:

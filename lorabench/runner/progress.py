@@ -144,6 +144,8 @@ class Lines:
     def begin(self, plan: Plan) -> None:
         self.tally = Tally(plan, plan.done, list(plan.pending))
         self._say(headline(plan))
+        for notice in plan.notices:
+            self._say(f"note: {notice}")
 
     def start(self, cell: Cell) -> None:
         with self.lock:

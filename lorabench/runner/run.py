@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def run(
         plan = make_plan(study, out, retry)
         refuse_mixture(plan, crew.executor)
         if plan.pending:
-            check(plan, crew, source)
+            plan = check(plan, crew, source)
         plan.save()
         if progress:
             progress.begin(plan)
@@ -82,14 +83,19 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, crew: Crew, source: Source | None) -> None:
-    """StudyError, with its place in the file, where a pending cell cannot run as declared; one replicate of each condition is asked."""
+def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
+    """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
+
+    One replicate of each condition is asked.
+    """
     from lorabench.runner.plan import problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
     problems = crew.first.check(cells)
-    if problems:
-        raise StudyError(problem_sentence(plan.study, source, cells, problems))
+    faults = tuple(p for p in problems if p.fatal)
+    if faults:
+        raise StudyError(problem_sentence(plan.study, source, cells, faults))
+    return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
 
 
 def write_cells_csv(plan: Plan) -> Path:

@@ -15,9 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lorabench.errors import LorabenchError, StudyError, unknown
+from lorabench import plugins
+from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
+from lorabench.spec.checkpoint import as_stored
 from lorabench.spec.explain import paths_of, sentence
 from lorabench.spec.identity import References, fingerprints, pinned
+from lorabench.spec.paths import model_label
 from lorabench.spec.settings import TrainingSpec, Tune
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
@@ -147,11 +150,21 @@ def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
 
 
 def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
+    """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
     try:
-        return Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)}).normalised()
+        asked = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
+        held = as_stored(asked.model, asked.quantization)
+        reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
+        if reason and held.name != asked.quantization.name:
+            unfit = f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in {held.name}: {reason}"
+            raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
+        return asked.model_copy(update={"quantization": held}).normalised()
     except ValidationError as e:
         route, words = sentence(e, Condition)
         raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
+    except ModelError as e:
+        at = "model" if asked.quantization.name == "none" else "quantization"
+        raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
         last = next(iter(reversed(origin.values())), ("method",))
         raise StudyError(f"{place.at(last)}: {e}") from None

@@ -79,7 +79,10 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
     total = hashlib.sha256()
     for file in files:
         if file.name not in ("generation_config.json", "pretraining.json"):
-            total.update(f"{file.name}:{_hash_file(file)};".encode())
+            try:
+                total.update(f"{file.name}:{_hash_file(file)};".encode())
+            except OSError as e:  # a link into a cache that was emptied
+                raise ModelError(f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions") from None
     return total.hexdigest()[:16]
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
+from lorabench.spec.checkpoint_files import adapter_sentence
+
 SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -74,8 +76,11 @@ def find_model(name: str, context: Any) -> str:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path and path.is_dir() and (path / "config.json").exists():
         return str(path)
+    if path and path.is_dir() and (path / "adapter_config.json").exists():
+        raise ValueError(adapter_sentence(path))
     if path and looks_local:
-        raise ValueError(f"{name} holds no config.json; a local model is a transformers directory with config.json and safetensors")
+        seen = "holds no config.json" if path.is_dir() else "is a file"
+        raise ValueError(f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors (GGUF and bare weight files are none)")
     if looks_local:
         raise ValueError(f"there is no directory {name}; give a shipped model ({', '.join(shipped_models())}), a directory or a hub id")
     return name

@@ -85,7 +85,7 @@ class QuantizationSpec(Named):
     """How frozen base weights are stored."""
 
     name: str = "none"
-    """none, int8, fp4, nf4"""
+    """none (as the checkpoint stores them), int8, fp4, nf4"""
     double_quant: bool = False
     """quantise the 4-bit block constants too (QLoRA section 3)"""
     compute_dtype: Dtype = "auto"

@@ -107,7 +107,8 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if result.resolved else None
+    made_here = result.resolved and not result.resolved.stored_quantised  # of a quantised checkpoint nobody knows the weights it was made from
+    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
     if (folder / "adapter").is_dir():
         return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
     spectra = load_spectra(folder / "spectra.safetensors")

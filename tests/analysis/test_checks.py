@@ -15,7 +15,7 @@ from lorabench.analysis.doubts_values import choices, fall
 from lorabench.analysis.evidence import Finding, Kind, Severity
 from lorabench.executors import synthetic
 from lorabench.record import store as stores_module
-from lorabench.record.result import CellResult, Fault, Reading
+from lorabench.record.result import CellResult, Fault, Reading, Unreached
 from lorabench.report import view as view_module
 from lorabench.report.blocks import Code, Notice, Text
 from lorabench.report.view import View, make_view
@@ -408,6 +408,29 @@ def test_a_prediction_that_missed_has_its_sign(tmp_path: Path) -> None:
     assert "+20.0 %" in sentence
     assert "−10.0 %" in sentence
     assert set(found["prediction_off"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
+
+
+def test_a_checkpoint_that_was_quantised_already_is_told(tmp_path: Path) -> None:
+    def planted(r: CellResult) -> CellResult:
+        assert r.resolved is not None
+        return r if r.cell.method.rank != 4 else r.model_copy(update={"resolved": r.resolved.model_copy(update={"stored_quantised": True})})
+
+    view, found = seen(tmp_path, text(*FIXED), planted)
+    assert "lorabench/tiny-300k (none) is stored quantised and was read so" in found["stored_quantised"].sentence
+    assert set(found["stored_quantised"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
+
+
+def test_weights_that_are_neither_quantised_nor_adapted_are_told_once_for_all_that_asked(tmp_path: Path) -> None:
+    left = Unreached(names=("layers.*.experts.gate_up_proj", "layers.*.experts.down_proj"), parameters=900, of=1000)
+
+    def planted(r: CellResult) -> CellResult:
+        assert r.resolved is not None
+        return r.model_copy(update={"resolved": r.resolved.model_copy(update={"unreached": left})})
+
+    view, found = seen(tmp_path, text(*FIXED), planted)
+    sentence = found["unreached"].sentence
+    assert sentence.count("its experts (layers.*.experts.gate_up_proj, layers.*.experts.down_proj; 90 % of its 1,000 parameters) are not adapted") == 1
+    assert set(found["unreached"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
 
 
 def test_a_loss_that_still_falls(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Whether a model predicts a token from the tokens before it alone.
+
+    changed(p) = max |logits(p) of a row - logits(p) of the row with its token t replaced|, for positions p
+    causal     : max of changed(p) for p < t is nothing beside max of changed(p) for p >= t
+
+A model that sees ahead (BERT as a causal model, prefix models, Gemma with bidirectional attention) is trained to copy: its loss
+goes to zero on random letters. The rows stand in one batch, so that what a kernel rounds by the batch (LLM.int8()'s columns of
+outliers) is the same for all. What is left is the order of sums, some 1e-6 of the change in float32, 1e-2 in sixteen bits.
+
+The weights may hide it (attention that is still zero), so it is asked twice: of a small random copy with the model's own
+configuration and class, before any cell runs, and of the loaded model, since large models have no small copy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from lorabench.engine.rehearsal import small_copy
+from lorabench.errors import ModelError
+
+_LENGTH, _AT = 12, (5, 11)  # tokens of a row, and the places where one is replaced
+
+
+def refuse_lookahead(model: Any, name: str) -> None:
+    """ModelError where a loaded model sees later tokens, or where its predictions are not finite."""
+    before, after = _changes(model)
+    if not math.isfinite(before + after):
+        raise ModelError(f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype")
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    if before > (1e-4 if exact else 0.05) * after:
+        raise ModelError(sentence(name))
+
+
+def sees_ahead(model: Any) -> bool:
+    """Whether a small random copy of a model (its skeleton) sees later tokens; False where there is no such copy, or it cannot be asked."""
+    small = small_copy(model)
+    if small is None:
+        return False
+    try:
+        before, after = _changes(small)
+    except Exception:  # what a forward pass lacks is told by the loading of the model itself
+        return False
+    return before > 1e-5 * after
+
+
+def sentence(name: str) -> str:
+    """What is wrong with such a model, and what to take."""
+    return f"{name} is no causal language model: a later token changes what it predicts at earlier places, so it would be trained on what it sees; take a decoder (GPT, Llama, Qwen, ...), for BERT-like ones with is_decoder: true in config.json"
+
+
+@torch.no_grad()
+def _changes(model: Any) -> tuple[float, float]:
+    """The largest change of a logit before the replaced tokens, and from them on."""
+    ids = _rows(model)
+    was = model.training
+    model.eval()
+    try:
+        logits = model(input_ids=ids.to(model.device)).logits.float()
+    finally:
+        model.train(was)
+    before = after = 0.0
+    for row, at in enumerate(_AT, start=1):
+        changed = (logits[row] - logits[0]).abs().amax(dim=-1)
+        before, after = max(before, float(changed[:at].max())), max(after, float(changed[at:].max()))
+    return (before, after) if bool(torch.isfinite(logits).all()) else (math.nan, math.nan)
+
+
+def _rows(model: Any) -> torch.Tensor:
+    """A row of tokens, and the same with one replaced, for each place; special tokens are left out, since some models tell positions by them."""
+    config = model.config.get_text_config()
+    said = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
+    special = {i for ids in said for i in (ids if isinstance(ids, list | tuple) else [ids])}  # Llama 3 has several ends
+    words = [i for i in range(min(model.get_input_embeddings().weight.shape[0], 512)) if i not in special]
+    chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([words[int(chosen[i % len(words)])] for i in range(_LENGTH)]).repeat(1 + len(_AT), 1)
+    for row, at in enumerate(_AT, start=1):
+        rows[row, at] = words[int(chosen[(_LENGTH + row) % len(words)])]
+    return rows

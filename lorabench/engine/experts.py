@@ -1,0 +1,65 @@
+"""Weights that neither bitsandbytes nor LoRA reaches: above all the experts of mixtures.
+
+transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no linear layers.
+bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules adapt linear layers alone, and
+its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion parameters in 16 bits, and trains none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorabench.engine.adapt import is_adapter
+from lorabench.record import result as record
+
+WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
+
+
+@dataclass(frozen=True)
+class Unreached:
+    """What of a model is neither quantised nor adapted, whatever is asked for."""
+
+    names: tuple[str, ...]
+    """of the parameters, with * for the number of the layer; the largest first"""
+    parameters: int
+    bytes: int
+    """as the model holds them"""
+    of: int
+    """parameters of the whole model"""
+
+
+def unreached(model: Any) -> Unreached | None:
+    """The matrices and stacks of a bare model that no linear layer and no embedding holds; None where they are below 1 % of it.
+
+    The model may be on the meta device. Biases, norms and other vectors are not counted.
+    """
+    held = [(f"{place}.{name}" if place else name, parameter) for place, module in model.named_modules() if not _is_reached(module) for name, parameter in module.named_parameters(recurse=False)]
+    found = {name: parameter for name, parameter in held if parameter.dim() > 1 and not is_adapter(name)}
+    count, whole = sum(p.numel() for p in found.values()), sum(_logical(p) for p in model.parameters())
+    if count < WORTH_TELLING * whole:
+        return None
+    by_size = sorted(found, key=lambda n: -found[n].numel())
+    names = dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in by_size)
+    return Unreached(tuple(names), count, sum(p.numel() * p.element_size() for p in found.values()), whole)
+
+
+def recorded(model: Any) -> record.Unreached | None:
+    """The same as a result keeps it."""
+    found = unreached(model)
+    return None if found is None else record.Unreached(names=found.names, parameters=found.parameters, of=found.of)
+
+
+def _is_reached(module: torch.nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D)
+
+
+def _logical(parameter: torch.Tensor) -> int:
+    from lorabench.engine.model import logical_numel
+
+    return logical_numel(parameter)

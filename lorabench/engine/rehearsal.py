@@ -1,0 +1,95 @@
+"""A small random copy of a model, on which a dry run tries for real what the meta device cannot: values, kernels, derivatives.
+
+The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on some devices
+or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from lorabench import plugins
+from lorabench.engine.adapt import peft_targets
+from lorabench.engine.train import IGNORED, Batch, token_loss
+from lorabench.errors import LorabenchError
+from lorabench.spec.study import Cell
+
+_WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
+_COPY_BELOW = 150_000_000  # more would take seconds to draw
+_STEP_BELOW = 30_000_000  # a step of more, too
+_LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
+
+
+def small_copy(model: Any) -> Any | None:
+    """A model (its skeleton) with random weights on the CPU, large enough that attention tells; None where even few layers are large, or it cannot be built."""
+    config = copy.deepcopy(model.config)
+    try:
+        if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:
+            _shorten(config)
+        with torch.device("meta"):
+            if sum(p.numel() for p in type(model)(config).parameters()) > _COPY_BELOW:
+                return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            small = type(model)(config).float().eval()
+            for parameter in small.parameters():
+                if parameter.dim() > 1:
+                    parameter.data.normal_(0, parameter.shape[-1] ** -0.5)
+    except Exception:  # a configuration that does not let itself be shortened
+        return None
+    small.config.use_cache, small.config.return_dict = False, True
+    return small
+
+
+def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
+    """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not even its forward pass does."""
+    if sum(p.numel() for p in small.parameters()) > _STEP_BELOW:
+        return None
+    count = small.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(min(8, count - 1), count, (_ROWS, min(cell.training.sequence_length, _LENGTH)), generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            small(input_ids=ids)
+    except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
+        return None
+    kept = tuple(t for t in targets if _has(small, t))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            adapted = plugins.load("methods", cell.method.name).attach(small.requires_grad_(False), cell.method, peft_targets(small, kept) if kept else [])
+            adapted.train()
+            if cell.training.gradient_checkpointing:
+                adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            labels = ids.clone()
+            labels[:, 0] = IGNORED
+            token_loss(adapted, Batch(ids, labels, ids.numel())).backward()
+    except LorabenchError as e:
+        return str(e)
+    except Exception as e:
+        return f"a training step of {cell.method.name} on this model fails: {' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method or another model"
+    return None
+
+
+def _shorten(config: Any) -> None:
+    if config.get_text_config() is not config:
+        raise ValueError("of several parts")
+    config.vocab_size = min(config.vocab_size, _VOCABULARY)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        token = getattr(config, name, None)
+        if token is not None:
+            setattr(config, name, min(token if isinstance(token, int) else token[0], config.vocab_size - 1))
+    layers = min(config.num_hidden_layers, _LAYERS)
+    kinds = getattr(config, "layer_types", None)
+    config.num_hidden_layers = layers
+    if kinds and not isinstance(getattr(type(config), "layer_types", None), property):  # a derived one follows by itself
+        config.layer_types = list(kinds)[:layers]
+
+
+def _has(model: Any, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True

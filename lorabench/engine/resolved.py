@@ -1,0 +1,37 @@
+"""What the libraries made of a cell's settings, recorded beside what was declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lorabench.engine.data import TaskData
+from lorabench.engine.learned import adapted_layers
+from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
+from lorabench.record.result import Resolved, Unreached
+from lorabench.spec.study import Cell
+
+
+def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, autocast: torch.dtype | None, left: Unreached | None) -> Resolved:
+    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where either was asked for."""
+    quantised = cell.quantization.name != "none"
+    scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
+    return Resolved(
+        dtype=_name(resolve_dtype(cell)),
+        compute_dtype=("float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))) if quantised else None,
+        autocast=_name(autocast) if autocast else None,
+        optimizer=cell.training.optimizer if cell.training.steps else None,
+        scaling=scaling,
+        target_modules=targets,
+        packing=data.packing,
+        train_examples=len(data.train),
+        test_examples=len(data.test),
+        model_class=type(skeleton(cell.model)).__name__,
+        stored_quantised=check_stored(cell) is not None or None,
+        unreached=left if quantised or targets else None,
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,148 @@
+"""The codes and constants of a checkpoint that bitsandbytes stores quantised, held against what its config.json says.
+
+    int8       weight (codes), SCB (a constant a row), weight_format
+    nf4, fp4   weight (packed bytes), weight.absmax, weight.quant_map, weight.quant_state.bitsandbytes__nf4 (JSON: shape, dtype, type),
+               with double quantisation also weight.nested_absmax and weight.nested_quant_map
+
+transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the type from
+the file. So the two must agree, weight by weight.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from lorabench.engine.tensors import some
+from lorabench.errors import ModelError
+from lorabench.spec.checkpoint import CheckpointQuantization
+from lorabench.spec.checkpoint_files import Stored
+
+CONSTANTS = re.compile(r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def as_weights(described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
+    """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files store otherwise than config.json says."""
+    constants = [n for n in described if CONSTANTS.search(n)]
+    if stored is None and constants:
+        raise ModelError(undeclared(folder, constants))
+    if stored is not None and not constants:
+        raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it")
+    if stored is not None:
+        _refuse_other_constants(constants, folder, stored)
+    shapes = _packed_shapes(described, folder, stored) if stored is not None and stored.form != "int8" else {}
+    quantised = {owner_of(n) for n in constants}
+    weights = {}
+    for name, tensor in described.items():
+        if name in quantised or not CONSTANTS.search(name):
+            dtype = _dtype(tensor)
+            if name not in quantised and dtype is None and name.endswith("weight"):
+                seen = f"{name} as {_dtype_name(tensor)}"
+                raise ModelError(undeclared(folder, [seen]) if stored is None else f"the weights in {folder} lack the constants that {seen} is scaled by; take the checkpoint whole")
+            weights[name] = torch.empty(shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta")
+    return weights
+
+
+def _refuse_other_constants(constants: list[str], folder: Path, stored: CheckpointQuantization) -> None:
+    """ModelError where a quantised weight has other constants beside it than its form has."""
+    nested = {"weight.nested_absmax", "weight.nested_quant_map"} if stored.double_quant else set()
+    four = {"weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{stored.form}"} | nested
+    needed = {"SCB"} if stored.form == "int8" else four
+    kept: dict[str, set[str]] = {}
+    for name in constants:
+        owner = owner_of(name)
+        kept.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
+    for owner, kinds in sorted(kept.items()):
+        if kinds - {"weight_format"} != needed:
+            odd = f"has {some(kinds - needed - {'weight_format'})}" if needed <= kinds else f"lacks {some(needed - kinds)}"
+            raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it")
+
+
+def quantization_of(config: Any) -> dict[str, Any]:
+    """The quantization_config of transformers' configuration, or of its text model's."""
+    own = getattr(config, "quantization_config", None)
+    return own if own is not None else config.get_text_config().quantization_config
+
+
+def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
+    """ModelError where other modules are stored quantised than transformers would make by config.json (llm_int8_skip_modules)."""
+    try:
+        import bitsandbytes
+    except (ImportError, OSError):  # which the check of the device tells
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    from lorabench.engine.model import quiet
+
+    made = copy.deepcopy(model)
+    try:
+        quantizer = AutoHfQuantizer.from_config(dict(quantization_of(model.config)), pre_quantized=True)
+        with torch.device("meta"), quiet():
+            quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ModelError(f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew") from None
+    wanted = {f"{n}.weight" for n, m in made.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)}
+    prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
+    alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
+    if odd := sorted(wanted ^ alike):
+        how = "stored unquantised" if odd[0] in wanted else "stored quantised"
+        raise ModelError(f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights")
+
+
+def undeclared(folder: Path | str, seen: list[str]) -> str:
+    return (
+        f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say how (quantization_config); "
+        "take the config.json that belongs to them, or the unquantised checkpoint"
+    )
+
+
+def _dtype(tensor: Any) -> torch.dtype | None:
+    if isinstance(tensor, Stored):
+        return _DTYPES.get(tensor.dtype)
+    return tensor.dtype if tensor.dtype in _DTYPES.values() else None
+
+
+def _dtype_name(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def owner_of(constant: str) -> str:
+    """The weight that a constant of bitsandbytes belongs to."""
+    kept = CONSTANTS.sub("", constant)
+    return f"{kept}.weight"
+
+
+def _packed_shapes(described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization) -> dict[str, tuple[int, ...]]:
+    """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names another form than config.json."""
+    shapes = {}
+    for name, tensor in described.items():
+        if ".quant_state.bitsandbytes__" not in name:
+            continue
+        state = _json_of(name, tensor)
+        if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
+            seen = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
+            raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner_of(name)} is in {seen}; take the config.json that belongs to them")
+        shapes[owner_of(name)] = tuple(state["shape"])
+    return shapes
+
+
+def _json_of(name: str, tensor: Any) -> dict[str, Any]:
+    try:
+        if isinstance(tensor, Stored):
+            with safe_open(tensor.file, framework="pt", device="cpu") as file:
+                tensor = file.get_tensor(name)
+        return dict(json.loads(bytes(tensor.tolist()).decode()))
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
+        raise ModelError(f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,48 @@
+"""Whether a tokenizer is there and goes with its model: every id that it can give has a row in the embedding, and texts can be measured in bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lorabench.errors import ModelError
+from lorabench.spec.checkpoint_files import refuse_pointer
+
+_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+
+
+def refuse_missing(folder: Path) -> None:
+    """ModelError where a folder holds no tokenizer, or pointers of Git LFS in its place."""
+    files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
+    if not files:
+        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it was made from")
+    for file in files:
+        refuse_pointer(file)
+
+
+def broken_json(folder: Path) -> str | None:
+    """A sentence on the first of a folder's JSON files that cannot be read, None where all can."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            return f"{file} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew"
+    return None
+
+
+def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
+    """ModelError where a tokenizer is none, gives ids that the model (its skeleton) has no embedding for, or has no offsets."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a tokenizer.json")
+    words = tokenizer.get_vocab()
+    if len(words) <= len(tokenizer.get_added_vocab()):
+        raise ModelError(f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its tokenizer.json beside the weights")
+    word, highest = max(words.items(), key=lambda pair: pair[1])
+    rows = model.get_input_embeddings().weight.shape[0]
+    if highest >= rows:
+        beyond = sum(i >= rows for i in words.values())
+        raise ModelError(
+            f"the tokenizer of {name} has {beyond:,} token{'s' if beyond > 1 else ''} beyond the {rows:,} rows of the model's embedding (up to id {highest:,}, {word!r}); "
+            "take the tokenizer that the model was trained with, or enlarge the embedding first (model.resize_token_embeddings(len(tokenizer)), then save both)"
+        )

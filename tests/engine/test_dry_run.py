@@ -1,0 +1,146 @@
+"""What a dry run passes can run: tokenizer, configuration, adapters and a training step are tried before the first cell."""
+
+import json
+
+import pytest
+import torch
+import transformers as t
+
+from lorabench.cli import main
+from lorabench.engine.cell import run_cell
+from lorabench.engine.check import check_cells
+from lorabench.errors import ModelError, StudyError
+from tests.engine.checkpoints import SMALL, configured, copied, random_model
+from tests.engine.conftest import STUDY, cell_of
+
+MAMBA = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 1024, "state_size": 8}
+
+
+def fault_of(path, *settings):
+    (problem,) = check_cells((cell_of(f"model={path}", *settings),))
+    assert problem.fatal
+    assert "\n" not in problem.message
+    return problem
+
+
+def test_tokens_beyond_the_embedding_are_counted_against_it(tmp_path):
+    path = copied(tmp_path / "m")
+    tokenizer = t.AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens(["<a>", "<b>"])
+    tokenizer.save_pretrained(path)
+    problem = fault_of(path)
+    assert "has 2 tokens beyond the 1,024 rows of the model's embedding (up to id 1,025, '<b>')" in problem.message
+    assert "resize_token_embeddings" in problem.message
+
+
+def test_an_embedding_with_rows_to_spare_is_fine(tmp_path):
+    path = random_model(tmp_path / "m", t.LlamaConfig(**SMALL | {"vocab_size": 1088}))
+    assert check_cells((cell_of(f"model={path}"),)) == ()
+
+
+def test_a_tokenizer_without_begin_end_and_padding_trains_and_is_scored(tmp_path, folder):
+    path = copied(tmp_path / "m")
+    file = path / "tokenizer_config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k not in ("bos_token", "eos_token", "pad_token")}))
+    tokenizer = t.AutoTokenizer.from_pretrained(path)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (None, None, None)
+    settings = ("training.steps=2", "evaluation={max_sequences: 8, limit: 4, forgetting: self}")
+    cell = cell_of(f"model={path}", *settings)
+    assert check_cells((cell,)) == ()
+    result = run_cell(cell, folder)
+    assert result.outcome == "finished", result.error
+    assert {"eval_loss", "forgetting", "python-docs-cloze/acc"} <= {r.metric for r in result.readings}
+
+
+def lfs(name):
+    return lambda path: (path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: (p / "tokenizer.json").unlink(), "holds no tokenizer (tokenizer.json)"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json is no readable JSON"),
+        (lfs("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
+        (lambda p: (p / "generation_config.json").write_text("{"), "generation_config.json is no readable JSON"),
+        (lambda p: configured(p, pad_token_id=5000), "transformers cannot build a llama model from its config.json"),
+        (lambda p: configured(p, model_type="llama9"), "does not recognize this architecture"),
+        (lambda p: configured(p, model_type="t5"), "is no causal language model that transformers knows: it has none of type t5"),
+        (lambda p: configured(p, num_attention_heads=3, head_dim=None), "not a multiple of the number of attention heads"),
+        (lambda p: configured(p, rope_parameters={"rope_type": "odd", "rope_theta": 1.0}), "transformers cannot build a llama model from its config.json"),
+        (lambda p: configured(p, auto_map={"AutoConfig": "c.C"}, model_type="own"), "set model.trust_remote_code: true if you trust it"),
+    ],
+)
+def test_tokenizer_and_configuration_are_one_sentence(tmp_path, change, words):
+    path = copied(tmp_path / "m")
+    change(path)
+    assert words in fault_of(path).message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: (p / "config.json").write_text("{"), "config.json is no readable JSON"),
+        (lambda p: (p / "config.json").write_text("[]"), "holds no JSON object"),
+        (lfs("config.json"), "config.json is a Git LFS pointer"),
+        (lambda p: (p / "config.json").unlink(), "holds no config.json; a local model is a transformers directory"),
+    ],
+)
+def test_what_the_study_alone_can_tell_stands_with_its_place(tmp_path, change, words):
+    path = copied(tmp_path / "m")
+    change(path)
+    with pytest.raises(StudyError, match=r"--set model: ") as caught:
+        cell_of(f"model={path}")
+    assert words in str(caught.value)
+
+
+def test_a_link_into_a_cache_that_was_emptied_is_named(tmp_path):
+    path = copied(tmp_path / "m")
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model anew"):
+        cell_of(f"model={path}")
+
+
+def test_an_adapter_given_as_a_model_names_its_base(tmp_path, folder):
+    run_cell(cell_of("training.steps=1"), folder)
+    with pytest.raises(StudyError, match=r"is an adapter of .*tiny-300k, not a model; give .*tiny-300k as the model"):
+        cell_of(f"model={folder / 'adapter'}")
+
+
+def test_modules_that_peft_does_not_take_are_found_by_attaching(tmp_path):
+    path = random_model(tmp_path / "m", t.MambaConfig(**MAMBA))
+    problem = fault_of(path)
+    assert problem.field == "method"
+    assert "PEFT cannot attach lora" in problem.message
+    assert "out_proj" in problem.message
+
+
+def test_the_modules_of_mamba_that_it_takes_are_trained(tmp_path, folder):
+    cell = cell_of(f"model={random_model(tmp_path / 'm', t.MambaConfig(**MAMBA))}", "method.target_modules=[in_proj]", "training.sequence_length=16")
+    assert [p.fatal for p in check_cells((cell,))] == [False]  # its convolutions are not reached
+    assert run_cell(cell, folder).outcome == "finished"
+
+
+def test_a_training_step_that_fails_is_found_on_a_small_copy(tmp_path):
+    shape = {"axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32), "attn_layers": ["local", "local"], "attention_head_size": 32, "feed_forward_size": 64}
+    config = t.ReformerConfig(is_decoder=True, vocab_size=1024, hidden_size=64, num_attention_heads=2, max_position_embeddings=128, **shape)
+    problem = fault_of(random_model(tmp_path / "m", config), "training.sequence_length=32")
+    assert problem.field == "method"
+    assert "a training step of lora on this model fails: If training, make sure that config.axial_pos_shape" in problem.message
+
+
+def test_the_dry_run_leaves_the_random_numbers_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    check_cells((cell_of("method.dropout=0.1"),))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_on_the_command_line_it_is_exit_code_2_and_one_line(tmp_path, capfd):
+    study, path = tmp_path / "s.yaml", copied(tmp_path / "m")
+    study.write_text(STUDY)
+    (path / "model.safetensors").unlink()
+    assert main(["run", str(study), "--dry-run", "--set", f"model={path}", "--out", str(tmp_path / "out")]) == 2
+    told = [line for line in capfd.readouterr().err.splitlines() if "kernels" not in line]
+    assert told == [f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"]
