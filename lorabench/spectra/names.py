@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module", "base_layer"))
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"))
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
 _TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "language_model.model.model.",
@@ -27,6 +27,11 @@ _HEADS, _EMBEDDINGS = ("lm_head", "output", "embed_out"), ("embed_tokens", "wte"
 
 def plain(name: str) -> str:
     """A tensor's or module's name as the model itself has it: "base_model.model._orig_mod.model.layers.0.q_proj" is "model.layers.0.q_proj"."""
+    return ".".join(p for p in unwrapped(name).split(".") if p != "base_layer")
+
+
+def unwrapped(name: str) -> str:
+    """The same with base_layer kept, which tells an adapted module's frozen weight from what was trained."""
     bare = ".".join(p for p in name.split(".") if p not in _WRAPPERS)
     return _FRONT.sub("", _PEFT.sub("", _FRONT.sub("", bare)))
 

@@ -16,6 +16,8 @@ from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter, is_adapter
 from lorabench.spectra.delta import Delta, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.lookup import weight_of
+from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
 
 _NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
@@ -50,10 +52,17 @@ class Learned:
         """The change of one module, None where it has none."""
         if self.adapter is not None:
             entry = next((e for e in self.adapter.entries if e.module == module), None)
+            if entry is None:  # one name in the base's version, another in the adapter's
+                others = set(near_names(module))
+                entry = next((e for e in self.adapter.entries if e.module in others), None)
             return None if entry is None else self.adapter.delta(entry, self.base, self._held)
         if self.after is not None and self.base is not None:
             return _change(self.base, self.after, module)
         raise ModelError(_NO_WEIGHTS.format(self.title))
+
+    def weight(self, delta: Delta) -> torch.Tensor | None:
+        """The base's weight that a change belongs to, (out, in) as the change; None where the base is not known or has none of that name and size."""
+        return weight_of(self.base, delta) if self.base is not None else None
 
     def _held(self, weight: torch.Tensor) -> torch.Tensor:
         """A base weight as training saw it."""

@@ -20,7 +20,9 @@ from safetensors.torch import save_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.record.store import write_atomically
-from lorabench.spectra.adapter import CONFIG, FILES, Adapter, Entry, bias_module
+from lorabench.spectra.adapter import FILES, Adapter
+from lorabench.spectra.declared import CONFIG
+from lorabench.spectra.layouts import Entry, bias_module
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
 
 _PREFIX = "base_model.model."
