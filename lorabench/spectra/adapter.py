@@ -1,7 +1,7 @@
 """LoRA adapters in files, whichever trainer wrote them: `layouts` tells their tensors apart, `declared` reads what stands beside them.
 
     LoRA        scaling * B @ A, scaling = alpha / r, of rsLoRA alpha / sqrt(r); mlx's scale is the scaling itself
-    AdaLoRA     lora_alpha / (r + 1e-5) * B @ diag(E) @ A, r: the ranks that are left (peft.tuners.adalora.layer)
+    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023, arXiv:2303.10512, eq. 3)
     KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024, arXiv:2412.06071, section 3.2)
     BD-LoRA     A (r, in / n) or B (out, r / n) hold the n blocks of a block-diagonal factor
     experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e of n (target_parameters)
@@ -113,7 +113,8 @@ class Adapter:
             return self.declared.scale
         alpha = self.alpha if self.alpha is not None else self._alpha(entry)
         if entry.e is not None:
-            return (rank if alpha is None else alpha) / (rank + 1e-5)
+            first = self.config.get("init_r") or rank  # PEFT keeps the scaling of the ranks that training began with
+            return (first if alpha is None else alpha) / (first + 1e-5)
         if alpha is None:
             return 1.0
         return alpha / (math.sqrt(rank) if self.declared.is_rslora(entry.key) else rank)
@@ -237,7 +238,7 @@ class Adapter:
         if entry.layout == "mlx":
             found = found.flatten(0, -2) if found.dim() > 2 else found
             return (found if entry.experts > 1 else found.T), eps
-        return found.reshape(found.shape[0], -1), eps
+        return found.flatten(1), eps
 
     def _finite(self, name: str) -> torch.Tensor:
         """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""

@@ -197,7 +197,7 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
     for name, why in _REFUSED.items():
         if config.get(name):
             raise ModelError(f"{path}: {name} is set, and {why}: it cannot be decomposed")
-    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | ({"r": config.get("r", 8)} if kind == "LORA" else {})
+    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | ({"r": config.get("r", 8)} if kind == "LORA" else {"init_r": config.get("init_r", 12)})
     for name in ("alpha_pattern", "rank_pattern") if kind == "LORA" else ("alpha_pattern",):
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict):
@@ -208,7 +208,7 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
     for name, value in numbers.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise ModelError(f"{path}: {name} is {value!r}; a positive number is needed")
-        if name.partition(" ")[0] in ("r", "rank_pattern") and value != int(value):
+        if name.partition(" ")[0] in ("r", "init_r", "rank_pattern") and value != int(value):
             raise ModelError(f"{path}: {name} is {value!r}; a whole number is needed")
     for name in ("target_modules", "exclude_modules"):
         if isinstance(config.get(name), str):
