@@ -21,6 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
+from lorabench.spectra.names import unwrapped_pattern
 
 CONFIG = "adapter_config.json"
 _ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
@@ -131,7 +132,7 @@ def declared(folder: Path, file: Path) -> Declared:
 
 def by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
-    return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), otherwise)
+    return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({unwrapped_pattern(p)})$", module)), otherwise)
 
 
 def _header(file: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"))
+_IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\\\?\.")
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
 _TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "language_model.model.model.",
@@ -34,6 +35,11 @@ def unwrapped(name: str) -> str:
     """The same with base_layer kept, which tells an adapted module's frozen weight from what was trained."""
     bare = ".".join(p for p in name.split(".") if p not in _WRAPPERS)
     return _FRONT.sub("", _PEFT.sub("", _FRONT.sub("", bare)))
+
+
+def unwrapped_pattern(pattern: str) -> str:
+    """A pattern of module names, without the wrappers that a compiled or sharded model put into it."""
+    return _IN_PATTERNS.sub("", pattern).removeprefix("module.")
 
 
 def near_names(module: str) -> tuple[str, ...]:
