@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"))
-_IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\\\?\.")
+_IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\?\.")
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
 _TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "language_model.model.model.",
