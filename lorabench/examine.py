@@ -158,7 +158,9 @@ def write_page(found: Examined, path: str) -> Path:
 
 def truncate(name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find) -> str:
     """Writes the adapter cut to a lower rank; says what is left of it."""
+    from lorabench.report.examined import trained_notes
     from lorabench.spectra.source import open_learned
+    from lorabench.spectra.trained import trained
     from lorabench.spectra.truncate import truncate as cut
 
     learned = open_learned(name, None, alpha, find)
@@ -170,7 +172,9 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
     left = made.modules - len(ranks)
     out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
     kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
-    notes = [f"note: {one_line(n)}" for n in learned.notes]
+    fate = "are carried over as they are" + (" where PEFT has a place for them" if made.left_out else "")
+    told = (*learned.notes, *trained_notes(trained(learned.adapter), fate))
+    notes = [f"note: {one_line(n)}" for n in told]
     if made.allotment.parameters >= made.before:
         notes.append("note: nothing was cut, the adapter has no higher rank")
     if made.left_out:

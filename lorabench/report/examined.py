@@ -76,11 +76,11 @@ def trained_words(found: Trained) -> str:
     return f"{human.count(found.total)} numbers: {human.count(found.adapters)} in the adapters, {_listed(found.elsewhere)}"
 
 
-def trained_notes(found: Trained) -> tuple[str, ...]:
+def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
     """What no singular value shows: what was trained beside the factors, and what is in the file without having been trained."""
     told = []
     if found.outside:
-        told.append(f"{human.count(found.outside)} of {human.count(found.total)} trained numbers are outside of the adapters, and no value here shows them: {_listed(found.elsewhere)}")
+        told.append(f"{human.count(found.outside)} of {human.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}")
     if found.saved_along:
         told.append(f"saved along, and not trained by its configuration: {_listed(found.saved_along)}")
     return tuple(told)
@@ -89,8 +89,8 @@ def trained_notes(found: Trained) -> tuple[str, ...]:
 def _listed(parts: Mapping[str, int]) -> str:
     """The largest four by name, the rest as one."""
     order = sorted(parts.items(), key=lambda p: -p[1])
-    rest = [f"{len(order) - 4} more {human.count(sum(n for _, n in order[4:]))}"] if len(order) > 4 else []
-    return ", ".join([*(f"{name} {human.count(n)}" for name, n in order[:4]), *rest])
+    rest = [f"{len(order) - 4} more ({human.count(sum(n for _, n in order[4:]))})"] if len(order) > 4 else []
+    return ", ".join([*(f"{name} ({human.count(n)})" for name, n in order[:4]), *rest])
 
 
 def grid(summary: Summary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -6,6 +6,7 @@ so that its matching of modules, its ranks, its scalings and its check of keys a
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -54,8 +55,13 @@ def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch
 
 def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """PEFT's own layers by the name of their module, with the adapter loaded into them."""
-    import peft
-    from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # bitsandbytes, which PEFT imports, tells of kernels that nothing here uses
+    try:
+        import peft
+        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+    finally:
+        logging.disable(level)
 
     config: Any = peft.PeftConfig.from_pretrained(str(folder))
     config.task_type, config.layer_replication, config.ensure_weight_tying, config.init_lora_weights = None, None, False, True

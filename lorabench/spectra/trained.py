@@ -20,6 +20,7 @@ from lorabench.spectra.layouts import bias_module, is_side
 from lorabench.spectra.names import unwrapped
 
 _HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # what PEFT trains of its own accord
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
 _FROZEN = re.compile(r"\.(?:base_layer|original_module|trainable_tokens_original|token_indices)(?:\.|$)")
 
 
@@ -31,9 +32,11 @@ def trained(adapter: Adapter) -> Trained:
     facts = {n for e in adapter.entries for n in e.tensors()} - own
     elsewhere: Counter[str] = Counter()
     along: Counter[str] = Counter()
+    seen: set[str] = set()
     for name in adapter.file.names():
-        if name in own or name in facts or is_side(name):
+        if name in own or name in facts or is_side(name) or (bare := _SAVED.sub("", unwrapped(name))) in seen:
             continue
+        seen.add(bare)  # with bias: all PEFT saves the biases of whole modules under both of their names
         what, was_trained = _kind(adapter, unwrapped(name))
         (elsewhere if was_trained else along)[what] += math.prod(adapter.file.shape(name))
     return Trained(sum(math.prod(adapter.file.shape(n)) for n in own), dict(elsewhere), dict(along))
@@ -52,16 +55,16 @@ def _kind(adapter: Adapter, name: str) -> tuple[str, bool]:
     module, _, last = name.rpartition(".")
     if ".token_adapter.trainable_tokens_delta" in name:
         return f"tokens of {name.partition('.token_adapter.')[0]}", True
-    if ".modules_to_save." in name:
-        return name.partition(".modules_to_save.")[0], True
-    if _FROZEN.search(name):
+    if _SAVED.search(name):
+        return _SAVED.split(name)[0], True
+    if _FROZEN.search(name) and not (last == "bias" and ".base_layer." in name):
         return _FROZEN.split(name)[0], False
     parts = module.split(".")
-    for target in saved_modules(adapter):
-        wanted = target.split(".")
-        for end in range(len(wanted), len(parts) + 1):
-            if parts[end - len(wanted) : end] == wanted:
-                return ".".join(parts[:end]), True
-    if last == "bias" and adapter.config.get("bias", "none" if adapter.config else "all") != "none":
+    for end in range(1, len(parts) + 1):
+        if ".".join(parts[:end]).endswith(saved_modules(adapter)):  # as PEFT matches them: "norm" is every name that ends so
+            return ".".join(parts[:end]), True
+    if last == "bias" and adapter.config.get("bias", "none") != "none":
         return "biases", True
-    return (parts[0] if not adapter.config else module) or name, not adapter.config
+    if adapter.config:
+        return _FROZEN.split(name)[0].removesuffix(f".{last}") or name, False
+    return "biases" if last == "bias" and len(parts) > 2 else parts[0] or name, True
