@@ -62,14 +62,15 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
 
 def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool, counts: Trained | None) -> tuple[str, ...]:
     from lorabench.report.examined import trained_notes
+    from lorabench.spectra.source import why_lacking
 
     told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
         told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
     if learned.base is not None and learned.has_weights:
-        lacking = [s.module for s in spectra if s.alignment is None]
-        if lacking:
-            told.append(f"the base has no weight of the right name and size for {plural(len(lacking), 'module')}, such as {lacking[0]}")
+        without = [s for s in spectra if s.alignment is None]
+        if without:
+            told.append(f"{plural(len(without), 'module')} without a weight of the base: {why_lacking(learned, without[0])}")
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
             told.append("intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them")
     return tuple(told)

@@ -14,8 +14,9 @@ import torch
 from lorabench.errors import ModelError
 from lorabench.spectra.delta import Delta
 from lorabench.spectra.files import Weights
-from lorabench.spectra.names import near_names, tied_names
+from lorabench.spectra.names import near_names, plain, tied_names
 
+_TOWERS = ("vision", "visual", "image", "video", "audio", "speech", "vit")
 _KOHYA = re.compile(r"^lora_(?:unet|te\d?|transformer|prior|llm)?_?")
 
 
@@ -54,11 +55,25 @@ def lacking(base: Weights, module: str, shape: tuple[int, int], declared: str | 
 def _names(base: Weights, module: str) -> tuple[str, ...]:
     if "." not in module and (core := _KOHYA.sub("", module)) != module:
         return _underscored(base, core)
+    stored = {plain(n) for n in base.names()}
+    if f"{module}.weight" in stored:
+        return (module,)
+    near = [n for n in near_names(module) if f"{n}.weight" in stored]
+    if near:
+        return tuple(near) if len(near) == 1 else ()
     own = base.find(module)
     if own is not None:
-        return (module,)
-    near = [n for n in near_names(module) if f"{n}.weight" in base.names()]
-    return tuple(near if len(near) == 1 else [] if near else [n for n in tied_names(module) if f"{n}.weight" in base.names()][:1])
+        return (module,) if _tower(module) == _tower(own) else ()
+    last = f"{module.rpartition('.')[2]}.weight"
+    if any(n == last or n.endswith(f".{last}") for n in stored):
+        return ()  # the base has a layer of that name, elsewhere: what it is tied to is not this one
+    tied = [n for n in tied_names(module) if f"{n}.weight" in stored]
+    return tuple(tied) if len(tied) == 1 else ()
+
+
+def _tower(name: str) -> set[str]:
+    """The parts of a name that tell a vision or audio tower from the text model beside it: their layers have the same names and often the same sizes."""
+    return {p for p in name.split(".") if p.startswith(_TOWERS)}
 
 
 def _underscored(base: Weights, core: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter, is_adapter
 from lorabench.spectra.delta import Delta, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
-from lorabench.spectra.lookup import weight_of
+from lorabench.spectra.lookup import lacking, weight_of
 from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
 
@@ -93,6 +93,13 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
             raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id")
         return _of_adapter(name, Adapter(path, alpha), weights)
     return _of_hub(name, weights, alpha)
+
+
+def why_lacking(learned: Learned, spectrum: Spectrum) -> str:
+    """Why a base has no weight for a module, by what it has in its place."""
+    assert learned.base is not None
+    declared = learned.adapter.base if learned.adapter is not None else None
+    return lacking(learned.base, spectrum.module, (spectrum.out_features or 0, spectrum.in_features or 0), declared)
 
 
 def open_base(name: str) -> Weights:
