@@ -54,6 +54,7 @@ class Adapter:
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
         self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
         self._check_alphas()
+        self._check_variants()
 
     @property
     def config(self) -> Any:
@@ -222,6 +223,22 @@ class Adapter:
                 if said is not None and abs(own - said) > 1e-3 * said:
                     raise ModelError(f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha")
 
+    def _check_variants(self) -> None:
+        """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT would pass over."""
+        if not self.config:
+            return
+        stacked = {e.key for e in self.entries if e.parameter}
+        for switch, part, is_on in (
+            ("use_dora", "magnitude", bool(self.config.get("use_dora"))),
+            ("kasa_config", "diag", bool(self.config.get("kasa_config"))),
+            ("peft_type ADALORA", "e", self.declared.is_adalora),
+        ):
+            odd = next((e for e in self.entries if (getattr(e, part) is not None) != is_on and e.key not in stacked), None)
+            if odd is not None and is_on:
+                raise ModelError(f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not whole, get it anew")
+            if odd is not None:
+                raise ModelError(f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would pass over it; the two belong to different adapters")
+
     def _shape(self, entry: Entry, of_b: bool) -> tuple[int, ...]:
         shape = self.file.shape(entry.b if of_b else entry.a)
         if len(shape) < 2:
@@ -245,7 +262,10 @@ class Adapter:
         found = self.file.tensor(name)
         if not found.is_floating_point():
             raise ModelError(f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed")
-        found = found.float() if found.element_size() < 2 else found
+        try:
+            found = found.float() if found.element_size() < 2 else found
+        except (RuntimeError, NotImplementedError):
+            raise ModelError(f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn into numbers; save the adapter in another precision") from None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
         return found

@@ -126,7 +126,7 @@ def declared(folder: Path, file: Path) -> Declared:
         return _mlx(config, folder / CONFIG, header)
     if config:
         _check(config, folder / CONFIG)
-        return Declared(config, base=config.get("base_model_name_or_path") or None, header=header)
+        return Declared(config, base=str(config.get("base_model_name_or_path") or "") or None, header=header)
     return _of_header(header, file)
 
 
@@ -220,14 +220,19 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
 def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
     """The fields that are followed here have the shape that PEFT gives them."""
     blocks = config.get("use_bdlora")
-    if blocks and not (isinstance(blocks, dict) and isinstance(blocks.get("nblocks", 1), int) and blocks.get("nblocks", 1) > 0):
+    if blocks and not (isinstance(blocks, dict) and isinstance(n := blocks.get("nblocks", 1), int) and n > 0 and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")):
         raise ModelError(f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is needed")
     layers = config.get("layer_replication")
     if layers and not (isinstance(layers, list) and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)):
         raise ModelError(f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]")
     for name in ("target_parameters", "modules_to_save"):
-        if config.get(name) and not (isinstance(config[name], list) and all(isinstance(n, str) for n in config[name])):
+        if not _names(config.get(name)):
             raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names is needed")
+
+
+def _names(value: object) -> bool:
+    """Whether a field is empty or a list of names."""
+    return not value or (isinstance(value, list) and all(isinstance(n, str) for n in value))
 
 
 def _expression(pattern: object, name: str, path: Path) -> None:

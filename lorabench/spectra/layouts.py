@@ -44,6 +44,7 @@ _OTHER_KINDS = {
     "adamss_": "AdaMSS", "lily_": "Lily", "glora_": "GLoRA", "tinylora_": "TinyLoRA", "psoft_": "PSOFT", "osf_": "OSF", "unilora_": "Uni-LoRA", "ln_tuning_": "LN tuning", "prompt_embeddings": "prompt tuning",
     "adaption_": "adaption prompts", "xlora_": "X-LoRA", "internal_xlora_classifier": "X-LoRA", "linear_in": "Megatron or NeMo", "linear_out": "Megatron or NeMo", "lora_mid": "LoCon with a Tucker core", "lora_left": "LoCon with a Tucker core",
 }  # fmt: skip
+_OTHERS = re.compile(rf"(?:^|\.)({'|'.join(sorted(map(re.escape, _OTHER_KINDS), key=len, reverse=True))})")
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
     whole = {k: parts for k, parts in found.items() if k in layout}
     _refuse_others(known, whole, path)
     if not whole:
-        some = ", ".join(known[:3])
-        raise ModelError(f"{path} holds no LoRA factors (its tensors: {some}, ...); allowed: lora_A and lora_B as PEFT, loralib or diffusers save them, and the layouts of kohya, mlx and torchtune")
+        some = f"its tensors: {', '.join(known[:3])}, ..." if known else "it is empty"
+        raise ModelError(f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save them, and the layouts of kohya, mlx and torchtune")
     made = []
     for (module, nest), parts in whole.items():
         if not {"a", "b"} <= set(parts):
@@ -155,9 +156,7 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
     for name in names:
         if name in own or is_side(name) or _BIAS.match(unwrapped(name)):
             continue
-        for part in name.split("."):
-            kind = next((k for p, k in _OTHER_KINDS.items() if part.startswith(p)), None)
-            if kind is not None:
-                raise ModelError(f"{path} has tensors of {kind} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)")
+        if match := _OTHERS.search(name):
+            raise ModelError(f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)")
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
             raise ModelError(f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be told")

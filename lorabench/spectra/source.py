@@ -15,7 +15,7 @@ from lorabench.record.store import read_result
 from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter, is_adapter
 from lorabench.spectra.delta import Delta, of_weights
-from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.files import READABLE, Weights, checkpoint_directory
 from lorabench.spectra.lookup import lacking, weight_of
 from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
@@ -90,7 +90,7 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
         return _of_checkpoint(path, weights)
     if path.exists():
         if not is_adapter(path):
-            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id")
+            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id{_inside(path)}")
         return _of_adapter(name, Adapter(path, alpha), weights)
     return _of_hub(name, weights, alpha)
 
@@ -111,6 +111,14 @@ def open_base(name: str) -> Weights:
     if found is None:
         raise ModelError(f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy")
     return Weights(found)
+
+
+def _inside(path: Path) -> str:
+    """What a folder holds that could have been meant: folders of adapters and checkpoints, files of tensors."""
+    if not path.is_dir():
+        return ""
+    found = [p.name for p in sorted(path.iterdir()) if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)]
+    return f"; it holds {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}: name one of them" if found else ""
 
 
 def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:
