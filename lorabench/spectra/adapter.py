@@ -97,6 +97,10 @@ class Adapter:
             told.append("torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers")
         return (*told, *self.declared.notes())
 
+    def is_merged(self, entry: Entry) -> bool:
+        """Whether a module's A has the rows of several projections, or its B the groups of a convolution."""
+        return entry.experts == 1 and entry.layout != "mlx" and self._blocks(entry) == (1, 1) and self.file.shape(entry.a)[0] != self.file.shape(entry.b)[1]
+
     def rank(self, entry: Entry) -> int:
         """r of a module (of one expert of a stack), by the shapes of its factors."""
         a, b = (self._shape(entry, of_b) for of_b in (False, True))
@@ -138,9 +142,9 @@ class Adapter:
         if weight is None:
             kind = "DoRA" if entry.magnitude else "KaSA"
             raise ModelError(f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights: without --base the values of scaling * B @ A alone are shown")
-        a, b, scaling, eps = self._factors(entry)
+        a, b, scaling, _ = self._factors(entry)
         if entry.diag:
-            whole = of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry))
+            whole = replace(of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry)), noise=product.noise)
         else:
             assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
@@ -185,7 +189,7 @@ class Adapter:
 
     def _groups(self, entry: Entry, a: torch.Tensor, b: torch.Tensor) -> int:
         """How many projections (or groups of a convolution) share B; ModelError where the shapes do not fit."""
-        if not a.shape[0] == b.shape[1] == 0 and 0 in (*a.shape, *b.shape):
+        if 0 in (*a.shape, *b.shape) and not (entry.e is not None and a.shape[0] == b.shape[1]):  # AdaLoRA takes all ranks off some modules
             raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew")
         if a.shape[0] == b.shape[1]:
             return 1
@@ -243,6 +247,9 @@ class Adapter:
         shape = self.file.shape(entry.b if of_b else entry.a)
         if len(shape) < 2:
             raise ModelError(f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of floating-point numbers is needed")
+        dims = len(self.file.shape(entry.a)), len(self.file.shape(entry.b))
+        if entry.layout != "mlx" and dims[0] != dims[1] and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1}):  # old PEFT's merged B is a convolution of one point
+            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed")
         return shape
 
     def _matrix(self, entry: Entry, of_b: bool) -> tuple[torch.Tensor, float]:

@@ -146,9 +146,13 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def _of_header(header: Mapping[str, str], file: Path) -> Declared:
-    if text := header.get("lora_adapter_metadata"):
-        return _diffusers(_json(text), header)
+    for text in (header.get("lora_adapter_metadata"), *header.values()):
+        fields = _json(text or "")
+        if isinstance(fields, dict) and any(k.split(".")[-1] == "lora_alpha" for k in fields):
+            return _of_parts(fields, header)
     alpha, conv = _number(header.get("ss_network_alpha")), None
+    if alpha is None and str(header.get("use_rslora", "")).lower() in ("true", "1") and (told := _number(header.get("lora_alpha"))) is not None:
+        return Declared(header=header, parts=(Part("", told, {}, True),))
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
@@ -156,16 +160,16 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 
-def _diffusers(fields: Any, header: Mapping[str, str]) -> Declared:
-    """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}."""
-    found = fields if isinstance(fields, dict) else {}
+def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
+    """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of one model alone without its name."""
     fronts = sorted((k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"), key=len, reverse=True)
     made = []
     for front in fronts:
         of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
-        alpha, pattern = _number(of["lora_alpha"]), of.get("alpha_pattern")
+        alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
+        patterns = {k: v for k, v in said.items() if _number(v) is not None and _is_expression(k)} if isinstance(said, dict) else {}
         if alpha is not None:
-            made.append(Part(front, alpha, pattern if isinstance(pattern, dict) else {}, bool(of.get("use_rslora"))))
+            made.append(Part(front, alpha, patterns, bool(of.get("use_rslora"))))
     return Declared(header=header, parts=tuple(made))
 
 
@@ -235,11 +239,17 @@ def _names(value: object) -> bool:
     return not value or (isinstance(value, list) and all(isinstance(n, str) for n in value))
 
 
-def _expression(pattern: object, name: str, path: Path) -> None:
+def _is_expression(pattern: str) -> bool:
     try:
-        re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError) as e:
-        raise ModelError(f"{path}: {name} has {pattern!r}, which is no regular expression ({e}); PEFT matches module names with it") from None
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _expression(pattern: object, name: str, path: Path) -> None:
+    if not _is_expression(rf"(.*\.)?({pattern})$"):
+        raise ModelError(f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it")
 
 
 def _number(value: object) -> float | None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -130,8 +130,7 @@ def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off it; a holds the diagonal."""
     u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     kept = max(len(values) - rank, 0)
-    whole = of_factors(module, torch.cat([a.double(), vh[kept:]]), torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1), 1.0)
-    return replace(whole, noise=of_factors(module, a, b, scaling).noise)
+    return of_factors(module, torch.cat([a.double(), vh[kept:]]), torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1), 1.0)
 
 
 def _rounding(weight: torch.Tensor, eps: float) -> float:

@@ -117,7 +117,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
         if not {"a", "b"} <= set(parts):
             raise ModelError(f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is not whole, get it anew")
         embedding = "lora_embedding_" in parts["a"] or (layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings"))
-        made.append(Entry(module, **parts, layout=layout[module, nest], nest=nest, is_embedding=embedding))
+        rest = {p: parts.get(p) for p in ("magnitude", "e", "diag", "alpha")}
+        made.append(Entry(module, parts["a"], parts["b"], **rest, layout=layout[module, nest], nest=nest, is_embedding=embedding))  # type: ignore[arg-type]
     return tuple(sorted(made, key=lambda e: (by_layer(e.module), -e.nest)))
 
 

@@ -8,6 +8,7 @@ kohya writes _ for every dot: such a name is a base's where exactly one of the b
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import torch
 
@@ -32,6 +33,9 @@ def base_weight(
     if expert is not None:
         return None if stack is None else _of_stack(base, stack, expert, shape)
     stored = (shape[1], shape[0]) if is_embedding else shape
+    if (inner := f"{module}.in_proj_weight") in _stored(base):  # nn.MultiheadAttention, whose query, key and value are one parameter
+        merged = base.tensor(inner)
+        return merged if tuple(merged.shape) == shape else None
     for name in _names(base, module):
         found = base.weight(name, stored)
         if found is None:
@@ -55,7 +59,7 @@ def lacking(base: Weights, module: str, shape: tuple[int, int], declared: str | 
 def _names(base: Weights, module: str) -> tuple[str, ...]:
     if "." not in module and (core := _KOHYA.sub("", module)) != module:
         return _underscored(base, core)
-    stored = {plain(n) for n in base.names()}
+    stored = _stored(base)
     if f"{module}.weight" in stored:
         return (module,)
     near = [n for n in near_names(module) if f"{n}.weight" in stored]
@@ -69,6 +73,12 @@ def _names(base: Weights, module: str) -> tuple[str, ...]:
         return ()  # the base has a layer of that name, elsewhere: what it is tied to is not this one
     tied = [n for n in tied_names(module) if f"{n}.weight" in stored]
     return tuple(tied) if len(tied) == 1 else ()
+
+
+@lru_cache(maxsize=4)
+def _stored(base: Weights) -> frozenset[str]:
+    """The names in a base, asked for once for all modules."""
+    return frozenset(plain(n) for n in base.names())
 
 
 def _tower(name: str) -> set[str]:
@@ -98,7 +108,8 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
 
 def _of_stack(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
     """One matrix of a stack of (experts, out, in), or of (experts, in, out) as some models store it; None where a square one leaves that open."""
-    name = next((n for n in base.names() if n == stack or n.endswith(f".{stack}") or stack.endswith(f".{n}")), None)
+    stored = _stored(base)
+    name = stack if stack in stored else next((n for n in stored if n.endswith(f".{stack}") or stack.endswith(f".{n}")), None)
     if name is None or len(base.shape(name)) != 3 or not 0 <= expert < base.shape(name)[0]:
         return None
     found = base.tensor(name)[expert]

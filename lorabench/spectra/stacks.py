@@ -23,7 +23,7 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
             shape = file.shape(entry.b)
             made += _split(entry, shape[0], None) if len(shape) == 3 else [entry]
             continue
-        rows, rank = file.shape(entry.a)[0], said.rank(entry.module)
+        rows, rank = next(iter(file.shape(entry.a)), 0), said.rank(entry.module)
         named = _parameters(entry.module, said.config.get("target_parameters") or [], unnamed=entry.nest > 0 or rows != rank)
         if not named:
             if wrappers[entry.module] > 1 or entry.nest:

@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.record.store import write_atomically
 from lorabench.spectra.adapter import FILES, Adapter
+from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
 from lorabench.spectra.declared import CONFIG
 from lorabench.spectra.layouts import Entry, bias_module, is_side
-from lorabench.spectra.names import unwrapped
+from lorabench.spectra.names import unwrapped, unwrapped_pattern
 from lorabench.spectra.reread import PREFIX as _PREFIX
 from lorabench.spectra.reread import Wanted, check
-from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -106,16 +107,19 @@ def _refuse(adapter: Adapter) -> None:
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
         raise LorabenchError(f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone")
     for e in adapter.entries:
-        a, b = adapter.file.shape(e.a), adapter.file.shape(e.b)
-        if len(a) > 2 and e.layout != "mlx" and a[0] != b[1]:
-            raise LorabenchError(f"{adapter.place}: {e.module} is a convolution in {a[0] // b[1]} groups, whose nearest change of a lower rank has none")
+        if adapter.is_merged(e):
+            what = "a convolution in groups, whose nearest change of a lower rank has none" if len(adapter.file.shape(e.a)) > 2 else "merged of several projections; which rows of the layer they are is not in the file"
+            raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
+        if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
+            raise LorabenchError(f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention); such a pair cannot be cut here")
         if e.layout == "mlx" and e.experts > 1:
             raise LorabenchError(f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of transformers is not certain")
 
 
 def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
     others, left_out = _others(adapter, ranks)
-    wanted = {name: one for key, members in groups(adapter).items() if ranks[key] for name, one in [_cut(adapter, members, ranks[key])]}
+    kept = {key: members for key, members in groups(adapter).items() if ranks[key]}
+    wanted = dict(_cut(adapter, members, ranks[key], _nest(members[0], kept)) for key, members in kept.items())
     tensors = {_PREFIX + n: t for n, t in others.items()}
     for name, one in wanted.items():
         tensors |= _tensors(adapter, name, one)
@@ -170,7 +174,12 @@ def _of_peft(name: str) -> str | None:
     return re.sub(r"(\.lora_B)\.(?!bias$)[^.]+(\.bias)$", r"\1\2", name)
 
 
-def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int) -> tuple[str, Wanted]:
+def _nest(entry: Entry, kept: Mapping[str, tuple[Entry, ...]]) -> int:
+    """How many wrappers of the same module PEFT puts around this one, of those that are kept."""
+    return sum(m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in kept.values())
+
+
+def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, Wanted]:
     """(the module's name in PEFT's file, what it is cut to)."""
     first = members[0]
     factors = tuple(adapter.product(e).decompose(rank).factors() for e in members)
@@ -180,7 +189,7 @@ def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int) -> tuple[str, 
         flat = (len(a), *shapes[0][1:]), (len(b), b.shape[1], *shapes[1][2:])
     dtype = adapter.file.tensor(first.a).dtype
     name = (first.owner or first.module).removeprefix(f"{first.module.split('.')[0]}." if adapter.is_pipeline else "")
-    return name + ".base_layer" * first.nest, Wanted(first, factors, flat, dtype if dtype.itemsize > 1 else torch.float32)
+    return name + ".base_layer" * nest, Wanted(first, factors, flat, dtype if dtype.itemsize > 1 else torch.float32)
 
 
 def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor]:
@@ -197,7 +206,7 @@ def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor
 
 
 _OF_ADALORA = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
-_VARIANTS = {"use_bdlora": None, "velora_config": None, "monteclora_config": None, "kasa_config": None, "eva_config": None, "corda_config": None, "lora_ga_config": None, "loftq_config": {}}
+_VARIANTS: Mapping[str, Any] = {"use_bdlora": None, "velora_config": None, "monteclora_config": None, "kasa_config": None, "eva_config": None, "corda_config": None, "lora_ga_config": None, "loftq_config": {}}
 
 
 def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
@@ -216,8 +225,8 @@ def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict
         config["modules_to_save"] = [unwrapped(n) for n in own["modules_to_save"]]
     stacks = {e.key for e in adapter.entries if e.parameter}
     targets = own.get("target_modules")
-    named = (isinstance(targets, str) and unwrapped(targets) == targets and "_orig_mod" not in targets) or (isinstance(targets, list) and all(unwrapped(str(t)) == t for t in targets))
-    everywhere = len(kept) == len(ranks) and (named and bool(targets) or (bool(stacks) and not targets))
+    plain = [unwrapped_pattern(str(t)) == t for t in ([targets] if isinstance(targets, str) else targets or [])]
+    everywhere = len(kept) == len(ranks) and (all(plain) if plain else bool(stacks))
     chosen: dict[str, Any] = {}
     if not everywhere:
         chosen = {"target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks), "layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}

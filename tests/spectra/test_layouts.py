@@ -97,6 +97,22 @@ def test_diffusers_names_and_the_words_of_its_header(names, module, metadata, tm
     assert set(load_file(made.folder / "adapter_model.safetensors")) == {f"base_model.model.{module.removeprefix(front + '.')}.lora_{p}.weight" for p in "AB"}
 
 
+@pytest.mark.parametrize(
+    ("metadata", "scaling"),
+    [
+        ({"alpha": "2"}, 0.5),
+        ({"lora_alpha": "2"}, 0.5),
+        ({"lora_alpha": "2", "use_rslora": "True"}, 1.0),
+        ({"lora_config": json.dumps({"r": 4, "lora_alpha": 2})}, 0.5),
+        ({"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 2, "alpha_pattern": {"(": 3, "q": "x"}})}, 0.5),
+        ({"lora_adapter_metadata": "{"}, 1.0),
+        ({"alpha": "nan"}, 1.0),
+    ],
+)
+def test_other_words_for_alpha_in_a_header(metadata, scaling, tmp_path):
+    assert only(written(tmp_path / "h.safetensors", {"x.q.lora_A.weight": A, "x.q.lora_B.weight": B}, metadata)).scaling == scaling
+
+
 def test_a_pipeline_of_several_models_is_read_whole_and_not_cut(tmp_path):
     tensors = {f"{part}.x.lora_{s}.weight": t for part in ("unet", "text_encoder") for s, t in (("A", A), ("B", B))}
     file = written(tmp_path / "d.safetensors", tensors, {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "text_encoder.lora_alpha": 2})})
@@ -182,6 +198,17 @@ def test_peft_files_with_kohyas_alpha_tensors(tmp_path):
     with pytest.raises(ModelError, match=r"to_q.alpha is 2, adapter_config.json says 16; say which holds with --alpha"):
         Adapter(tmp_path / "f")
     assert only(tmp_path / "f", alpha=16).scaling == 4.0
+
+
+def test_merged_projections_are_read_and_not_cut(tmp_path):
+    """As loralib has them, and as PEFT 0.2 wrote them with a convolution for B."""
+    a, b = torch.randn(8, 12), torch.randn(20, 4)
+    for name, tensors in (("l", {"h.0.c_attn.lora_A": a, "h.0.c_attn.lora_B": b}), ("p", {"h.0.c_attn.lora_A.weight": a, "h.0.c_attn.lora_B.weight": b[..., None]})):
+        file = written(tmp_path / f"{name}.safetensors", tensors)
+        by_hand = nn.functional.conv1d(a.unsqueeze(0), b.unsqueeze(-1), groups=2).squeeze(0) * (2 / 4)
+        torch.testing.assert_close(only(file, alpha=2).matrix().float(), by_hand)
+        with pytest.raises(LorabenchError, match="merged of several projections"):
+            truncate(Adapter(file, 2), tmp_path / "cut", rank=2)
 
 
 def test_litgpts_query_key_and_value_in_one_matrix_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lorabench import cli
 from lorabench.errors import LorabenchError
-from lorabench.spectra.analyse import analyse
+from lorabench.spectra.analyse import analyse, compare
 from lorabench.spectra.names import near_names, plain, tied_names, unwrapped_pattern
 from lorabench.spectra.source import open_learned
 from tests.engine.conftest import small_model
@@ -97,6 +97,16 @@ def test_an_output_layer_tied_to_the_embedding_is_held_against_their_one_weight(
     weights = {d.module: learned.weight(d) for d in learned.deltas()}
     assert torch.equal(weights["lm_head"], shared)
     assert torch.equal(weights["model.embed_tokens"], shared.T)
+
+
+def test_two_adapters_of_two_versions_are_compared(tmp_path):
+    _, _, one = peft_adapter(tmp_path / "one", target_modules=["q_proj", "down_proj"])
+    _, _, other = peft_adapter(tmp_path / "other", target_modules=["q_proj", "down_proj"])
+    state = load_file(other / "adapter_model.safetensors")
+    save_file({"_orig_mod." + k.replace("model.model.model.", "model.model.language_model."): v for k, v in state.items()}, other / "adapter_model.safetensors")
+    found = list(compare(open_learned(str(one)), open_learned(str(other))))
+    assert len(found) == 4
+    assert all(s.whole("left") == pytest.approx(1) for s in found)
 
 
 def test_fully_wrapped_names_are_found(tmp_path):

@@ -5,7 +5,7 @@ import json
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lorabench import cli
 from lorabench.spectra.adapter import Adapter

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lorabench.errors import ModelError
+from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.analyse import analyse
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
+from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 
 BD = {"target_modules_bd_a": ["o_proj", "down_proj"], "target_modules_bd_b": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"], "nblocks": 2}
@@ -136,6 +137,29 @@ def test_convolutions_and_embeddings_with_and_without_dora(dora, rslora, tmp_pat
         assert_change(delta, expected[name])
 
 
+def test_an_attention_layer_with_one_input_projection(tmp_path):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    before = {k: v.clone().double() for k, v in Attention().state_dict().items()}
+    (tmp_path / "base").mkdir()
+    save_file({k: v.float() for k, v in before.items()}, tmp_path / "base" / "model.safetensors")
+    model = randomised(peft.get_peft_model(Attention(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=["attn"]))).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    outer = model.base_model.model.attn
+    learned = open_learned(str(tmp_path / "adapter"), base=str(tmp_path / "base"))
+    deltas = {d.module: d for d in learned.deltas()}
+    assert set(deltas) == {"attn", "attn.out_proj"}
+    for module, name, layer in (("attn", "attn.in_proj_weight", outer), ("attn.out_proj", "attn.out_proj.weight", outer.base_layer.out_proj)):
+        assert_change(deltas[module], layer.get_delta_weight("default").detach().double())
+        assert torch.equal(learned.weight(deltas[module]).double(), before[name])
+    with pytest.raises(LorabenchError, match="part of a layer that is adapted as a whole"):
+        truncate(learned.adapter, tmp_path / "cut", rank=2)
+
+
 def test_a_convolution_in_groups_changes_its_output_as_peft_does(tmp_path):
     model = randomised(peft.get_peft_model(Convolutions(), peft.LoraConfig(r=8, lora_alpha=6, target_modules=["grouped"]))).eval()
     model.save_pretrained(tmp_path)
@@ -144,6 +168,8 @@ def test_a_convolution_in_groups_changes_its_output_as_peft_does(tmp_path):
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(3))
     changed = base(x) + nn.functional.conv2d(x, delta.matrix().float().reshape(12, 8, 3, 3))  # A reads all channels, B alone is grouped
     torch.testing.assert_close(changed, layer(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(LorabenchError, match="a convolution in groups"):
+        truncate(Adapter(tmp_path), tmp_path / "cut", rank=2)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -258,3 +284,45 @@ def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
     save_file(load_file(file) | {f"base_model.model.model.layers.0.self_attn.q_proj.{name}": torch.ones(2)}, file)
     with pytest.raises(ModelError, match=name.split(".")[0]):
         Adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed", "words"),
+    [
+        ({"use_dora": True}, lambda s: {k: v for k, v in s.items() if "magnitude" not in k}, "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it"),
+        ({"kasa_config": peft.tuners.lora.config.KasaConfig()}, lambda s: {k: v for k, v in s.items() if "diag" not in k}, "says kasa_config, and"),
+        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)}, "does not say use_dora: PEFT would pass over it"),
+        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)}, "does not say peft_type ADALORA"),
+        ({}, lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        ({}, lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()}, "both of a layer or both of a convolution are needed"),
+        ({}, lambda s: {k: v.to(torch.complex64) for k, v in s.items()}, "of complex64; a matrix of floating-point numbers is needed"),
+        ({}, lambda s: {k: v.bool() for k, v in s.items()}, "of bool; a matrix of floating-point numbers is needed"),
+        ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are one tensor under two names"),
+        ({}, lambda s: {"x": torch.ones(2)}, "holds no LoRA factors (its tensors: x"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_go_with_its_configuration_is_one_sentence(fields, changed, words, tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"], **fields), tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({k: v.contiguous().clone() for k, v in changed(load_file(file)).items()}, file)
+    with pytest.raises(ModelError) as e:
+        list(Adapter(tmp_path / "adapter").deltas())
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_says_what_it_holds_instead(tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "run" / "checkpoint-5")
+    (tmp_path / "run" / "checkpoint-5" / "base" / "config.json").write_text("{}")
+    with pytest.raises(LorabenchError, match="it holds adapter, base: name one of them"):
+        open_learned(str(tmp_path / "run" / "checkpoint-5"))
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"holds no adapter's factors; allowed: adapter_model.safetensors"):
+        open_learned(str(tmp_path / "run"))
+    (tmp_path / "empty" / "one").mkdir(parents=True)
+    (tmp_path / "empty" / "my-lora.safetensors").write_bytes(b"")
+    with pytest.raises(LorabenchError, match=r"it holds my-lora.safetensors: name one of them"):
+        open_learned(str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        open_learned(str(tmp_path / "empty" / "my-lora.safetensors"))
