@@ -53,6 +53,7 @@ class Adapter:
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
         self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
+        self._check_shapes()
         self._check_alphas()
         self._check_variants()
 
@@ -148,7 +149,7 @@ class Adapter:
         else:
             assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
-            if magnitude.numel() != b.shape[0] or not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
+            if not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
                 raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are needed")
             whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
         return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
@@ -226,6 +227,12 @@ class Adapter:
                 own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
                 if said is not None and abs(own - said) > 1e-3 * said:
                     raise ModelError(f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha")
+
+    def _check_shapes(self) -> None:
+        for entry in self.entries:
+            out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
+            if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
+                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed")
 
     def _check_variants(self) -> None:
         """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT would pass over."""

@@ -218,6 +218,8 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
     for name in ("target_modules", "exclude_modules"):
         if isinstance(config.get(name), str):
             _expression(config[name], name, path)
+        elif not _names(config.get(name)):
+            raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names or one regular expression is needed")
     _check_shapes(config, path)
 
 
