@@ -14,6 +14,7 @@ from lorabench.report.human import DASH, count, one_line, plural
 if TYPE_CHECKING:
     from lorabench.analysis.summarise import Group
     from lorabench.record.spectrum import Spectrum
+    from lorabench.record.trained import Trained
     from lorabench.report.examined import Examined, Likeness
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
@@ -38,9 +39,10 @@ def cell_finder(directory: str | None) -> Find:
 def spectrum(name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool = False) -> Examined:
     """Singular values of everything that was learned, summed up, beside the base and beside another where they are given."""
     from lorabench.analysis.summarise import summarise
-    from lorabench.report.examined import Examined, sizes
+    from lorabench.report.examined import Examined, sizes, trained_words
     from lorabench.spectra.analyse import analyse
     from lorabench.spectra.source import open_learned
+    from lorabench.spectra.trained import trained
 
     learned = open_learned(name, base, alpha, find)
     second = open_learned(other, base, alpha, find) if other is not None else None
@@ -51,18 +53,24 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
     if learned.result is not None:
         cell = learned.result.cell
         facts.append(("cell", f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}"))
+    counts = trained(learned.adapter) if learned.adapter is not None else None
+    if counts is not None:
+        facts.append(("trained", trained_words(counts)))
     likeness = _likeness(learned, second) if second is not None else None
-    return Examined(learned.title, _notes(learned, spectra, all_intruders), tuple(facts), spectra, summarise(spectra), likeness)
+    return Examined(learned.title, _notes(learned, spectra, all_intruders, counts), tuple(facts), spectra, summarise(spectra), likeness, counts)
 
 
-def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -> tuple[str, ...]:
-    told = list(learned.notes)
+def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool, counts: Trained | None) -> tuple[str, ...]:
+    from lorabench.report.examined import trained_notes
+    from lorabench.spectra.source import why_lacking
+
+    told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
         told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
     if learned.base is not None and learned.has_weights:
-        lacking = [s.module for s in spectra if s.alignment is None]
-        if lacking:
-            told.append(f"the base has no weight of the right name and size for {plural(len(lacking), 'module')}, such as {lacking[0]}")
+        without = [s for s in spectra if s.alignment is None]
+        if without:
+            told.append(f"{plural(len(without), 'module')} without a weight of the base: {why_lacking(learned, without[0])}")
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
             told.append("intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them")
     return tuple(told)
@@ -101,6 +109,8 @@ def spectrum_json(found: Examined) -> str:
             "model": _group(found.summary.model),
         },
     }
+    if (counts := found.trained) is not None:
+        plain["trained"] = {"adapters": counts.adapters, "elsewhere": dict(counts.elsewhere), "saved_along": dict(counts.saved_along)}
     if (alike := found.likeness) is not None:
         plain["similarity"] = {
             "other": alike.other, "modules": alike.modules, "shared": alike.shared,
@@ -149,7 +159,9 @@ def write_page(found: Examined, path: str) -> Path:
 
 def truncate(name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find) -> str:
     """Writes the adapter cut to a lower rank; says what is left of it."""
+    from lorabench.report.examined import trained_notes
     from lorabench.spectra.source import open_learned
+    from lorabench.spectra.trained import trained
     from lorabench.spectra.truncate import truncate as cut
 
     learned = open_learned(name, None, alpha, find)
@@ -161,7 +173,9 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
     left = made.modules - len(ranks)
     out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
     kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
-    notes = [f"note: {one_line(n)}" for n in learned.notes]
+    fate = "are carried over as they are" + (" where PEFT has a place for them" if made.left_out else "")
+    told = (*learned.notes, *trained_notes(trained(learned.adapter), fate))
+    notes = [f"note: {one_line(n)}" for n in told]
     if made.allotment.parameters >= made.before:
         notes.append("note: nothing was cut, the adapter has no higher rank")
     if made.left_out:

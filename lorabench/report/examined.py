@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lorabench.analysis.summarise import Group, Summary
 from lorabench.record.spectrum import SHARES, Spectrum, place
+from lorabench.record.trained import Trained
 from lorabench.report import human
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Examined:
     spectra: tuple[Spectrum, ...]
     summary: Summary
     likeness: Likeness | None = None
+    trained: Trained | None = None
+    """of an adapter's file: what was trained beside the factors"""
 
     def frame(self) -> pd.DataFrame:
         """A row per module: sizes and measures; k(q) as energy_rank_<q>."""
@@ -64,6 +67,30 @@ def lead(model: Group) -> str:
     if model.rank_utilisation is not None:
         said += f" By entropy {human.percent(100 * model.rank_utilisation)} of the rank is used."
     return said
+
+
+def trained_words(found: Trained) -> str:
+    """How many numbers were trained and where, on one line."""
+    if not found.outside:
+        return f"{human.count(found.adapters)} numbers, all of them in the adapters"
+    return f"{human.count(found.total)} numbers: {human.count(found.adapters)} in the adapters, {_listed(found.elsewhere)}"
+
+
+def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
+    """What no singular value shows: what was trained beside the factors, and what is in the file without having been trained."""
+    told = []
+    if found.outside:
+        told.append(f"{human.count(found.outside)} of {human.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}")
+    if found.saved_along:
+        told.append(f"saved along, and not trained by its configuration: {_listed(found.saved_along)}")
+    return tuple(told)
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    """The largest four by name, the rest as one."""
+    order = sorted(parts.items(), key=lambda p: -p[1])
+    rest = [f"{len(order) - 4} more ({human.count(sum(n for _, n in order[4:]))})"] if len(order) > 4 else []
+    return ", ".join([*(f"{name} ({human.count(n)})" for name, n in order[:4]), *rest])
 
 
 def grid(summary: Summary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -1,52 +1,44 @@
-"""LoRA adapters in files: PEFT's own format, old PEFT files, loralib's.
+"""LoRA adapters in files, whichever trainer wrote them: `layouts` tells their tensors apart, `declared` reads what stands beside them.
 
-    PEFT       base_model.model.<module>.lora_A.weight (r, in), .lora_B.weight (out, r); adapter_config.json beside it
-    embedding  ....lora_embedding_A (r, rows), ....lora_embedding_B (dim, r)
-    loralib    <module>.lora_A (r, in), <module>.lora_B (out, r); no configuration, so that alpha must be told
+    LoRA        scaling * B @ A, scaling = alpha / r, of rsLoRA alpha / sqrt(r); mlx's scale is the scaling itself
+    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023, arXiv:2303.10512, eq. 3)
+    KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024, arXiv:2412.06071, section 3.2)
+    BD-LoRA     A (r, in / n) or B (out, r / n) hold the n blocks of a block-diagonal factor
+    experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e of n (target_parameters)
 
+alpha is what --alpha says, else a module's own .alpha tensor, else the configuration's, else the header's; where nothing says it, the rank.
 Merged projections (loralib's MergedLinear: one lora_A of g r rows for a lora_B of r columns) are told by their shapes:
 part i of B's rows goes with rows i r ... (i + 1) r of A, one change of rank g r.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lorabench.errors import ModelError
-from lorabench.record.spectrum import by_layer
-from lorabench.spectra.delta import Delta, of_dora, of_factors
+from lorabench.spectra import layouts
+from lorabench.spectra.declared import CONFIG, Declared, declared
+from lorabench.spectra.delta import Delta, of_dora, of_factors, of_kasa
 from lorabench.spectra.files import READABLE, TensorFile, Weights
+from lorabench.spectra.layouts import Entry
+from lorabench.spectra.lookup import base_weight, lacking
+from lorabench.spectra.stacks import origin, with_experts
 
-CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-_KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>embedding_A|embedding_B|A|B|magnitude_vector)(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?(?:\.weight)?$")
-_BIAS = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_B(?:\.(?!bias$)[^.]+)?\.bias$")
-_MOVES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)  # starts that are taken off the base weights
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
+OTHER_FILES = ("adapters.safetensors", "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")  # mlx's, diffusers'
+_NUMBERED = re.compile(r"^adapter_\d+\.(?:safetensors|pt|bin)$")  # torchtune's, one an epoch
+_LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
+_PIPELINE = frozenset(("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "diffusion_model", "prior"))
 
 
 Held = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The tensors of one adapted module, by name in the file."""
-
-    module: str
-    a: str
-    b: str
-    magnitude: str | None = None
-
-    @property
-    def is_embedding(self) -> bool:
-        return "lora_embedding_" in self.a
 
 
 class Adapter:
@@ -56,164 +48,266 @@ class Adapter:
         if alpha is not None and not 0 < alpha < math.inf:
             raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
         self.place = Path(place)
-        self.config = _config(self.place)
         self.file = TensorFile(_file(self.place))
-        self.entries = _entries(self.file)
+        self.declared: Declared = declared(self.place if self.place.is_dir() else self.place.parent, self.file.path)
         self.alpha = alpha
-        self._patterns: Mapping[str, Any] = self.config.get("alpha_pattern") or {}
+        self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
+        self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
+        self._check_shapes()
+        self._check_alphas()
+        self._check_variants()
+
+    @property
+    def config(self) -> Any:
+        """PEFT's own configuration; {} where there is none."""
+        return self.declared.config
 
     @property
     def base(self) -> str | None:
         """The model that it was trained on, as its configuration names it."""
-        return self.config.get("base_model_name_or_path") or None
+        return self.declared.base
 
     @property
     def is_dora(self) -> bool:
         return any(e.magnitude for e in self.entries)
 
     @property
+    def is_kasa(self) -> bool:
+        return any(e.diag for e in self.entries)
+
+    @property
     def moves_base(self) -> str | None:
         """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the base as it is."""
-        start = self.config.get("init_lora_weights")
-        return start if isinstance(start, str) and _MOVES_BASE.match(start) else None
+        return self.declared.moves_base
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether its modules are named by the part of a diffusers pipeline first."""
+        fronts = {e.module.split(".")[0] for e in self.entries}
+        return not self.config and fronts <= _PIPELINE and not any(re.match(r"transformer\.h\.\d", e.module) for e in self.entries)
 
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
         told = []
-        if not self.config and self.alpha is None:
-            told.append("no adapter_config.json: alpha is not known, scaling 1 (alpha = rank) is assumed; say it with --alpha")
-        if self.moves_base:
-            told.append(f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change")
-        return tuple(told)
+        if self.alpha is None and any(self._alpha(e) is None for e in self.entries) and self.declared.scale is None:
+            why = "as diffusers takes it" if self.is_pipeline else "is assumed; say it with --alpha"
+            told.append(f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}")
+        if self.is_kasa:
+            told.append("KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone")
+        if any(e.layout == "torchtune" for e in self.entries):
+            told.append("torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers")
+        return (*told, *self.declared.notes())
 
-    def scaling(self, module: str, rank: int) -> float:
-        """alpha / rank, alpha / sqrt(rank) for rsLoRA; alpha by PEFT's own pattern where there is one."""
-        alpha = self.alpha
+    def is_merged(self, entry: Entry) -> bool:
+        """Whether a module's A has the rows of several projections, or its B the groups of a convolution."""
+        return entry.experts == 1 and entry.layout != "mlx" and self._blocks(entry) == (1, 1) and self.file.shape(entry.a)[0] != self.file.shape(entry.b)[1]
+
+    def rank(self, entry: Entry) -> int:
+        """r of a module (of one expert of a stack), by the shapes of its factors."""
+        a, b = (self._shape(entry, of_b) for of_b in (False, True))
+        if entry.experts > 1:
+            return int(a[0] // entry.experts if entry.layout != "mlx" else b[-1])
+        if entry.layout == "mlx":
+            return int(a[1])
+        blocks = self._blocks(entry)
+        return int(a[0]) if len(a) > 2 or blocks[1] > 1 else int(b[1])
+
+    def scaling(self, entry: Entry) -> float:
+        """What B @ A is multiplied by."""
+        rank = self.rank(entry)
+        if self.declared.scale is not None and self.alpha is None:
+            return self.declared.scale
+        alpha = self.alpha if self.alpha is not None else self._alpha(entry)
+        if entry.e is not None:
+            first = self.config.get("init_r") or rank  # PEFT keeps the scaling of the ranks that training began with
+            return (first if alpha is None else alpha) / (first + 1e-5)
         if alpha is None:
-            alpha = _by_pattern(self._patterns, module, self.config.get("lora_alpha", 8 if self.config else rank))  # 8: PEFT's default
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.declared.is_rslora(entry.key) else rank)
 
     def factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """(A, B, scaling) with A (rank, in) and B (out, rank): convolutions flat, merged projections as one block-diagonal B."""
-        a, b = (self._flat(entry, name, of_b) for name, of_b in ((entry.a, False), (entry.b, True)))
-        rank = b.shape[1]
-        if not rank or a.shape[0] % rank or b.shape[0] % max(1, a.shape[0] // rank):
-            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B")
-        declared = _by_pattern(self.config.get("rank_pattern") or {}, entry.module, self.config.get("r", rank))
-        if rank != declared:
-            raise ModelError(f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {declared}; the two belong to different adapters")
-        groups = a.shape[0] // rank
-        if groups > 1:
-            b = torch.block_diag(*b.chunk(groups))
-        return a, b, self.scaling(entry.module, rank)
+        """(A, B, scaling) with A (rank, in) and B (out, rank) in the precision they are stored in: convolutions flat, block-diagonal ones whole, diagonals multiplied in."""
+        a, b, scaling, _ = self._factors(entry)
+        return a, b, scaling
 
     def delta(self, entry: Entry, base: Weights | None = None, held: Held = lambda weight: weight) -> Delta:
-        """The change of one module; of DoRA on a linear layer the whole one where the base is there, else of scaling * B @ A alone.
+        """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A alone.
 
         `held` gives a base weight as training saw it, where that was quantised.
         """
-        if entry.magnitude is not None and base is not None and not entry.is_embedding and len(self.file.shape(entry.a)) == 2:
-            a, b, scaling = self.factors(entry)
+        product = self.product(entry)
+        if base is None or not (entry.magnitude or entry.diag):
+            return product
+        shape = (product.out_features, product.in_features)
+        weight = base_weight(base, product.origin or entry.module, shape, entry.is_embedding)
+        if weight is None:
+            kind = "DoRA" if entry.magnitude else "KaSA"
+            raise ModelError(f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights: without --base the values of scaling * B @ A alone are shown")
+        a, b, scaling, _ = self._factors(entry)
+        if entry.diag:
+            whole = replace(of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry)), noise=product.noise)
+        else:
+            assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
-            if magnitude.numel() != b.shape[0] or not bool(torch.isfinite(magnitude).all()):
-                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(magnitude)}; {b.shape[0]} finite magnitudes are needed")
-            weight = base.weight(entry.module, (b.shape[0], a.shape[1]))
-            if weight is None:
-                raise ModelError(f"{base.place} has no weight {entry.module} of {b.shape[0]} x {a.shape[1]}, which this DoRA adapter belongs to; give the base that it was trained on")
-            return of_dora(entry.module, held(weight), a, b, scaling, magnitude)
-        return self.product(entry)
+            if not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
+                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are needed")
+            whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
+        return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
 
     def product(self, entry: Entry) -> Delta:
         """scaling * B @ A of one module: its change, or of DoRA the part that turns it."""
-        return replace(of_factors(entry.module, *self.factors(entry)), is_embedding=entry.is_embedding)
+        a, b, scaling, eps = self._factors(entry)
+        return replace(of_factors(entry.module, a, b, scaling, eps), is_embedding=entry.is_embedding, expert=entry.expert, stack=entry.stack, origin=origin(entry.module, self.config))
 
     def deltas(self, base: Weights | None = None, held: Held = lambda weight: weight) -> Iterator[Delta]:
         """The changes of all modules, in the model's order of layers, one in memory at a time."""
         for entry in self.entries:
             yield self.delta(entry, base, held)
 
-    def _flat(self, entry: Entry, name: str, of_b: bool) -> torch.Tensor:
+    def _factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+        """The same with the precision (eps) that they are stored in."""
+        a, eps = self._matrix(entry, of_b=False)
+        b, eps_b = self._matrix(entry, of_b=True)
+        rank, experts = self.rank(entry), entry.experts
+        if experts > 1 and entry.expert is not None:
+            a = a.reshape(experts, rank, -1)[entry.expert]
+            b = b.reshape(experts, -1, rank)[entry.expert] if entry.layout == "mlx" else b.reshape(b.shape[0], rank, experts)[:, :, entry.expert]
+        of_a, of_b = self._blocks(entry)
+        if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
+            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does not go into the {max(of_a, of_b)} blocks of use_bdlora")
+        a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
+        groups = self._groups(entry, a, b)
+        if (said := self.declared.rank(entry.key)) is not None and rank != said:
+            raise ModelError(f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different adapters")
+        if groups > 1:
+            b = torch.block_diag(*b.chunk(groups))
+        if (name := entry.diag or entry.e) is not None:
+            diagonal = self._finite(name).flatten()
+            if diagonal.numel() != a.shape[0]:
+                raise ModelError(f"{self.file.path}: {name} is {_by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}")
+            a = diagonal[:, None].double() * a.double()
+        return a, b, self.scaling(entry), max(eps, eps_b)
+
+    def _groups(self, entry: Entry, a: torch.Tensor, b: torch.Tensor) -> int:
+        """How many projections (or groups of a convolution) share B; ModelError where the shapes do not fit."""
+        if 0 in (*a.shape, *b.shape) and not (entry.e is not None and a.shape[0] == b.shape[1]):  # AdaLoRA takes all ranks off some modules
+            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew")
+        if a.shape[0] == b.shape[1]:
+            return 1
+        if not b.shape[1] or a.shape[0] % b.shape[1] or b.shape[0] % (a.shape[0] // b.shape[1]):
+            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of A must be the columns of B")
+        if _LITGPT.match(entry.module):
+            raise ModelError(f"{self.file.path}: {entry.module} holds query, key and value of litgpt in one matrix, whose sizes are not in the file; convert the adapter to PEFT's format first")
+        return int(a.shape[0] // b.shape[1])
+
+    def _blocks(self, entry: Entry) -> tuple[int, int]:
+        """Blocks of a block-diagonal A and B (BD-LoRA); 1 for a plain one."""
+        said = self.config.get("use_bdlora")
+        if not said:
+            return 1, 1
+        hits = [any(p in entry.module for p in said.get(f"target_modules_bd_{side}") or []) for side in "ab"]
+        blocks = int(said.get("nblocks", 1))
+        return (blocks, 1) if hits[0] else (1, blocks) if hits[1] else (1, 1)
+
+    def _alpha(self, entry: Entry) -> float | None:
+        """What the files say of a module's alpha: its own tensor first, which mlx and PEFT do not write."""
+        if entry.alpha is not None:
+            return self._own_alpha(entry.alpha)
+        return self.declared.alpha(entry.key, len(self.file.shape(entry.a)) > 2)
+
+    def _own_alpha(self, name: str) -> float:
+        found = self._finite(name).flatten()
+        if found.numel() != 1 or not float(found) > 0:
+            raise ModelError(f"{self.file.path}: {name} is {found.tolist()[:4]}; one positive number is needed")
+        return float(found)
+
+    def _check_alphas(self) -> None:
+        for entry in self.entries:
+            if entry.alpha is not None and self.config and self.alpha is None:
+                own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
+                if said is not None and abs(own - said) > 1e-3 * said:
+                    raise ModelError(f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha")
+
+    def _check_shapes(self) -> None:
+        for entry in self.entries:
+            out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
+            if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
+                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed")
+
+    def _check_variants(self) -> None:
+        """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT would pass over."""
+        if not self.config:
+            return
+        stacked = {e.key for e in self.entries if e.parameter}
+        for switch, part, is_on in (
+            ("use_dora", "magnitude", bool(self.config.get("use_dora"))),
+            ("kasa_config", "diag", bool(self.config.get("kasa_config"))),
+            ("peft_type ADALORA", "e", self.declared.is_adalora),
+        ):
+            odd = next((e for e in self.entries if (getattr(e, part) is not None) != is_on and e.key not in stacked), None)
+            if odd is not None and is_on:
+                raise ModelError(f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not whole, get it anew")
+            if odd is not None:
+                raise ModelError(f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would pass over it; the two belong to different adapters")
+
+    def _shape(self, entry: Entry, of_b: bool) -> tuple[int, ...]:
+        shape = self.file.shape(entry.b if of_b else entry.a)
+        if len(shape) < 2:
+            raise ModelError(f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of floating-point numbers is needed")
+        dims = len(self.file.shape(entry.a)), len(self.file.shape(entry.b))
+        if entry.layout != "mlx" and dims[0] != dims[1] and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1}):  # old PEFT's merged B is a convolution of one point
+            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed")
+        return shape
+
+    def _matrix(self, entry: Entry, of_b: bool) -> tuple[torch.Tensor, float]:
+        """A or B as a matrix, (rank, in) or (out, rank), with the eps of the precision it is stored in."""
+        self._shape(entry, of_b)
+        name = entry.b if of_b else entry.a
+        if self._last.get(of_b, ("",))[0] != name:  # experts ask for one pair of factors many times
+            self._last[of_b] = (name, self._finite(name), torch.finfo(self.file.tensor(name).dtype).eps)
+        _, found, eps = self._last[of_b]
+        if entry.layout == "mlx":
+            found = found.flatten(0, -2) if found.dim() > 2 else found
+            return (found if entry.experts > 1 else found.T), eps
+        return found.flatten(1), eps
+
+    def _finite(self, name: str) -> torch.Tensor:
+        """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
         found = self.file.tensor(name)
-        if found.dim() < 2 or not found.is_floating_point():
-            raise ModelError(f"{self.file.path}: {name} is {_by(found)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed")
+        if not found.is_floating_point():
+            raise ModelError(f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed")
+        try:
+            found = found.float() if found.element_size() < 2 else found
+        except (RuntimeError, NotImplementedError):
+            raise ModelError(f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn into numbers; save the adapter in another precision") from None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
-        return found.reshape(found.shape[0], -1)
-
-
-def bias_module(name: str) -> str | None:
-    """The module whose B has this bias (PEFT's lora_bias); None for any other tensor."""
-    match = _BIAS.match(name)
-    return match["module"] if match else None
+        return found
 
 
 def is_adapter(place: Path) -> bool:
     """Whether a path is an adapter's folder, or a file that may be one."""
     if place.is_dir():
-        return (place / CONFIG).is_file() or any((place / f).is_file() for f in FILES)
+        return (place / CONFIG).is_file() or any((place / f).is_file() for f in (*FILES, *OTHER_FILES)) or bool(_numbered(place))
     return place.suffix in READABLE
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if _NUMBERED.match(p.name))
 
 
 def _file(place: Path) -> Path:
     if place.is_file():
         return place
-    found = next((place / f for f in FILES if (place / f).is_file()), None)
-    if found is None:
-        raise ModelError(f"{place} holds no adapter; allowed: {' or '.join(FILES)}")
-    return found
-
-
-def _config(place: Path) -> dict[str, Any]:
-    path = (place if place.is_dir() else place.parent) / CONFIG
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get it anew") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is no PEFT configuration; an object with peft_type, r and lora_alpha is needed")
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; allowed: LORA (with rsLoRA, DoRA and converted PiSSA)")
-    if config.get("target_parameters"):
-        raise ModelError(f"{path}: target_parameters are adapted, stacks of matrices that share their factors; only adapters of modules can be read")
-    numbers = {"lora_alpha": config.get("lora_alpha", 8), "r": config.get("r", 8)}
-    for name in ("alpha_pattern", "rank_pattern"):
-        patterns = config.get(name) or {}
-        if not isinstance(patterns, dict):
-            raise ModelError(f"{path}: {name} is {patterns!r}; a mapping of module names to numbers is needed")
-        numbers |= {f"{name} of {k}": v for k, v in patterns.items()}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise ModelError(f"{path}: {name} is {value!r}; a positive number is needed")
-    return config
-
-
-def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
-    return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), otherwise)
-
-
-def _entries(file: TensorFile) -> tuple[Entry, ...]:
-    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    adapters = set()
-    for name in file.names():
-        if name.endswith(".lora_E"):
-            raise ModelError(f"{file.path} is an AdaLoRA adapter ({name}), whose factors are of another kind; allowed: LORA (with rsLoRA, DoRA and converted PiSSA)")
-        if match := _KEY.match(name):
-            found[match["module"]][match["part"].removeprefix("embedding_")] = name
-            adapters.add(match["adapter"])
+    found = [place / f for f in (*FILES, *OTHER_FILES) if (place / f).is_file()][:1] or _numbered(place)
+    if len(found) > 1:
+        raise ModelError(f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files")
     if not found:
-        some = ", ".join(file.names()[:3])
-        raise ModelError(f"{file.path} holds no LoRA factors (its tensors: {some}, ...); allowed: lora_A and lora_B as PEFT or loralib save them")
-    if len(adapters) > 1:
-        raise ModelError(f"{file.path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save one of them alone")
-    for module, parts in found.items():
-        if not {"A", "B"} <= set(parts):
-            raise ModelError(f"{file.path}: {module} has no lora_{'B' if 'A' in parts else 'A'}; the file is not whole, get it anew")
-    return tuple(Entry(m, found[m]["A"], found[m]["B"], found[m].get("magnitude_vector")) for m in sorted(found, key=by_layer))
+        inside = sorted(p.parent.name for p in place.glob(f"*/{CONFIG}"))
+        where = f"; its folders {', '.join(inside[:4])} do: name one of them" if inside else ""
+        raise ModelError(f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, *OTHER_FILES))}{where}")
+    return found[0]
 
 
-def _by(tensor: torch.Tensor) -> str:
-    return " x ".join(str(n) for n in tensor.shape)
+def _by(shape: Any) -> str:
+    return " x ".join(str(n) for n in shape)

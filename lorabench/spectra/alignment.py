@@ -41,12 +41,14 @@ def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, th
     """Algorithm 1 of Shuttleworth et al. 2024 (arXiv:2410.21228): of the first left singular vectors of W + delta_w those
     whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in).
 
-    None beyond a smaller side of 8,192, where not all of W's vectors are to be had.
+    None beyond a smaller side of 8,192, where not all of W's vectors are to be had, and where W + delta_w is zero.
     """
     if min(weight.shape) > GRAM:
         return None
     before = weight.double()
     after = before + delta.matrix().to(before.device)
+    if not bool(after.any()):
+        return None
     tuned = decompose_dense(after, min(looked_at, *after.shape))
     own = decompose_dense(before).u
     best = (own.T @ tuned.u).abs().amax(dim=0)

@@ -24,11 +24,10 @@ def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]
         yield from learned.stored or ()
         return
     for delta in learned.deltas():
-        weight = learned.base.weight(delta.module) if learned.base is not None else None
+        weight = learned.weight(delta)
         if weight is None:
             yield delta.spectrum()
         else:
-            weight = weight.T if delta.is_embedding else weight
             yield beside_base(delta, delta.decompose(), weight, learned.quantise, all_intruders)
 
 

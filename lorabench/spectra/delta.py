@@ -2,6 +2,7 @@
 
     lora, rslora    scaling * B @ A
     pissa           scaling * (B @ A - B0 @ A0): the start is no zero change, so it is taken off; rank 2 r
+    kasa            scaling * B @ diag(d) @ A - the r smallest singular values of W with their vectors; rank 2 r
     dora            m * (W + scaling * B @ A) / ||W + scaling * B @ A|| - W, row by row (Liu et al. 2024, arXiv:2402.09353, eq. 5)
     full            W after - W before
 """
@@ -42,6 +43,11 @@ class Delta:
     """rank of the adapter behind a dense change (DoRA)"""
     is_embedding: bool = False
     """whether (out, in) is (dim, rows), which the base stores the other way round"""
+    origin: str | None = None
+    """name within the base, where that is another (a replicated layer)"""
+    expert: int | None = None
+    stack: str | None = None
+    """of one expert: the base's parameter that holds all of them"""
 
     @property
     def out_features(self) -> int:
@@ -91,9 +97,12 @@ class Delta:
         return self.dense
 
 
-def of_factors(module: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> Delta:
-    """scaling * b @ a; ||E||_2 <= eps ||b||_F ||a||_F |scaling| holds for what rounding both to their dtype can make."""
-    eps = max(torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps)
+def of_factors(module: str, a: torch.Tensor, b: torch.Tensor, scaling: float, eps: float | None = None) -> Delta:
+    """scaling * b @ a; ||E||_2 <= eps ||b||_F ||a||_F |scaling| holds for what rounding both to their dtype can make.
+
+    `eps` is of the precision that they were stored in, where that is not their own.
+    """
+    eps = max(torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps) if eps is None else eps
     noise = eps * float(torch.linalg.vector_norm(a.double()) * torch.linalg.vector_norm(b.double())) * abs(scaling)
     return Delta(module, a, b, scaling, noise=noise)
 
@@ -115,6 +124,13 @@ def of_dora(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     scale = magnitude.double().flatten() / torch.linalg.vector_norm(adapted, dim=1)
     noise = _rounding(weight, torch.finfo(magnitude.dtype).eps)
     return Delta(module, dense=scale[:, None] * adapted - weight.double(), noise=noise, inner=a.shape[0])
+
+
+def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, rank: int) -> Delta:
+    """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off it; a holds the diagonal."""
+    u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    kept = max(len(values) - rank, 0)
+    return of_factors(module, torch.cat([a.double(), vh[kept:]]), torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1), 1.0)
 
 
 def _rounding(weight: torch.Tensor, eps: float) -> float:

@@ -15,7 +15,9 @@ from lorabench.record.store import read_result
 from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter, is_adapter
 from lorabench.spectra.delta import Delta, of_weights
-from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.files import READABLE, Weights, checkpoint_directory
+from lorabench.spectra.lookup import lacking, weight_of
+from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
 
 _NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
@@ -50,10 +52,17 @@ class Learned:
         """The change of one module, None where it has none."""
         if self.adapter is not None:
             entry = next((e for e in self.adapter.entries if e.module == module), None)
+            if entry is None:  # one name in the base's version, another in the adapter's
+                others = set(near_names(module))
+                entry = next((e for e in self.adapter.entries if e.module in others), None)
             return None if entry is None else self.adapter.delta(entry, self.base, self._held)
         if self.after is not None and self.base is not None:
             return _change(self.base, self.after, module)
         raise ModelError(_NO_WEIGHTS.format(self.title))
+
+    def weight(self, delta: Delta) -> torch.Tensor | None:
+        """The base's weight that a change belongs to, (out, in) as the change; None where the base is not known or has none of that name and size."""
+        return weight_of(self.base, delta) if self.base is not None else None
 
     def _held(self, weight: torch.Tensor) -> torch.Tensor:
         """A base weight as training saw it."""
@@ -81,9 +90,16 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
         return _of_checkpoint(path, weights)
     if path.exists():
         if not is_adapter(path):
-            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id")
+            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id{_inside(path)}")
         return _of_adapter(name, Adapter(path, alpha), weights)
     return _of_hub(name, weights, alpha)
+
+
+def why_lacking(learned: Learned, spectrum: Spectrum) -> str:
+    """Why a base has no weight for a module, by what it has in its place."""
+    assert learned.base is not None
+    declared = learned.adapter.base if learned.adapter is not None else None
+    return lacking(learned.base, spectrum.module, (spectrum.out_features or 0, spectrum.in_features or 0), declared)
 
 
 def open_base(name: str) -> Weights:
@@ -95,6 +111,14 @@ def open_base(name: str) -> Weights:
     if found is None:
         raise ModelError(f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy")
     return Weights(found)
+
+
+def _inside(path: Path) -> str:
+    """What a folder holds that could have been meant: folders of adapters and checkpoints, files of tensors."""
+    if not path.is_dir():
+        return ""
+    found = [p.name for p in sorted(path.iterdir()) if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)]
+    return f"; it holds {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}: name one of them" if found else ""
 
 
 def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:

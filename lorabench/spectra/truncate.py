@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.record.store import write_atomically
-from lorabench.spectra.adapter import CONFIG, FILES, Adapter, Entry, bias_module
+from lorabench.spectra.adapter import FILES, Adapter
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
-
-_PREFIX = "base_model.model."
+from lorabench.spectra.declared import CONFIG
+from lorabench.spectra.layouts import Entry, bias_module, is_side
+from lorabench.spectra.names import unwrapped, unwrapped_pattern
+from lorabench.spectra.reread import PREFIX as _PREFIX
+from lorabench.spectra.reread import Wanted, check
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,7 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
         raise LorabenchError(f"rank {rank} leaves nothing; at least 1 is needed")
     if energy is not None and not 0 < energy <= 1:
         raise LorabenchError(f"energy {energy:g} is no share; more than 0 and at most 1 is needed, such as 0.95")
-    if adapter.moves_base:
-        raise LorabenchError(f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)")
+    _refuse(adapter)
     target, least = Path(folder), int(adapter.is_dora)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
@@ -66,68 +70,166 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
     else:
         assert energy is not None
         cut = least_by_energy(found, energy, least) if per_module else least_uniform(found, energy)
-    before = sum(math.prod(adapter.file.shape(name)) for e in adapter.entries for name in (e.a, e.b))
+    before = sum(math.prod(adapter.file.shape(n)) for n in {n for e in adapter.entries for n in (e.a, e.b)})
     left_out = _write(adapter, cut.ranks, target)
     return Cut(cut, len(found), left_out, before, target)
 
 
+def groups(adapter: Adapter) -> dict[str, tuple[Entry, ...]]:
+    """What shares one rank, by the name that PEFT matches ranks with: a module, or all experts of a stack."""
+    found: dict[str, list[Entry]] = {}
+    for entry in adapter.entries:
+        found.setdefault(entry.key, []).append(entry)
+    return {k: tuple(v) for k, v in found.items()}
+
+
 def candidates(adapter: Adapter) -> dict[str, Candidate]:
-    """What every module's ranks bring and cost."""
-    products = (adapter.product(entry) for entry in adapter.entries)
-    return {d.module: Candidate(d.singular_values().numpy(), d.in_features + d.out_features) for d in products}
+    """What every module's ranks bring and cost; a rank of a stack is one of each expert."""
+    found = {}
+    for key, members in groups(adapter).items():
+        deltas = [adapter.product(e) for e in members]
+        squares = sum(np.square(d.singular_values().numpy()) for d in deltas)
+        found[key] = Candidate(np.sqrt(squares), sum(d.in_features + d.out_features for d in deltas))
+    return found
+
+
+def _refuse(adapter: Adapter) -> None:
+    """What has no place in an adapter of PEFT's, or would mean something else there."""
+    layout = {e.layout for e in adapter.entries}
+    if adapter.moves_base:
+        raise LorabenchError(f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)")
+    if adapter.is_kasa:
+        raise LorabenchError(f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a cut of it would belong to another base")
+    if "kohya" in layout and any("." not in e.module for e in adapter.entries):
+        raise LorabenchError(f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not certain; convert it to PEFT's or diffusers' format first")
+    if "torchtune" in layout:
+        raise LorabenchError(f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune writes in PEFT's format beside it")
+    if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
+        raise LorabenchError(f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone")
+    for e in adapter.entries:
+        if adapter.is_merged(e):
+            what = "a convolution in groups, whose nearest change of a lower rank has none" if len(adapter.file.shape(e.a)) > 2 else "merged of several projections; which rows of the layer they are is not in the file"
+            raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
+        if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
+            raise LorabenchError(f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention); such a pair cannot be cut here")
+        if e.layout == "mlx" and e.experts > 1:
+            raise LorabenchError(f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of transformers is not certain")
 
 
 def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
-    own = {name for e in adapter.entries for name in (e.a, e.b, e.magnitude) if name}
-    others = [n for n in adapter.file.names() if n not in own]
-    # without a configuration only whole parts beside the adapted ones (a classifier) are known to be trained along
-    trunk = {e.module.split(".")[0] for e in adapter.entries}
-    left_out = tuple(n for n in others if not adapter.config and _named(n).removeprefix(_PREFIX).split(".")[0] in trunk)
-    tensors = {}
-    for name in others:
-        module = bias_module(name)
-        if name not in left_out and (module is None or ranks.get(module)):
-            scale = 1.0 if module is None else adapter.factors(next(e for e in adapter.entries if e.module == module))[2]
-            tensors[_named(name)] = (scale * adapter.file.tensor(name)).contiguous() if module else adapter.file.tensor(name).clone()
-    for entry in adapter.entries:
-        if rank := ranks[entry.module]:
-            tensors |= _cut(adapter, entry, rank)
+    others, left_out = _others(adapter, ranks)
+    kept = {key: members for key, members in groups(adapter).items() if ranks[key]}
+    wanted = dict(_cut(adapter, members, ranks[key], _nest(members[0], kept)) for key, members in kept.items())
+    tensors = {_PREFIX + n: t for n, t in others.items()}
+    for name, one in wanted.items():
+        tensors |= _tensors(adapter, name, one)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
     except (OSError, SafetensorError) as e:
         raise ModelError(f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR") from None
-    rest = sorted({n.removeprefix(_PREFIX).split(".")[0] for n in tensors if ".lora_" not in n})
+    rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})
     write_atomically(folder / CONFIG, json.dumps(_config(adapter, ranks, rest), indent=2) + "\n")
+    try:
+        check(folder, wanted, others)
+    except ModelError:
+        for name in (FILES[0], CONFIG):
+            (folder / name).unlink()
+        if new:
+            folder.rmdir()
+        raise
     return left_out
 
 
-def _cut(adapter: Adapter, entry: Entry, rank: int) -> dict[str, torch.Tensor]:
-    a, b = adapter.product(entry).decompose(rank).factors()
-    shapes, dtype = (adapter.file.shape(entry.a), adapter.file.shape(entry.b)), adapter.file.tensor(entry.a).dtype
-    if len(shapes[0]) > 2:  # a convolution
-        a, b = a.reshape(rank, *shapes[0][1:]), b.reshape(-1, rank, *shapes[1][2:])
-    stem = f"{_PREFIX}{entry.module}.lora_"
-    ends = ("embedding_A", "embedding_B") if entry.is_embedding else ("A.weight", "B.weight")
-    made = {stem + end: t.to(dtype).contiguous() for end, t in zip(ends, (a, b), strict=True)}
-    if entry.magnitude:
-        made[f"{stem}magnitude_vector"] = adapter.file.tensor(entry.magnitude).contiguous()
+def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """(further tensors by the names that PEFT gives them, those it has no place for)."""
+    own = {n for e in adapter.entries for n in e.tensors()}
+    # without a configuration only whole parts beside the adapted ones (a classifier) are known to be trained along
+    trunk = {e.module.split(".")[0] for e in adapter.entries}
+    found, left_out = {}, []
+    for name in adapter.file.names():
+        if name in own or is_side(name):
+            continue
+        plain = _of_peft(unwrapped(name))
+        if plain is None:
+            continue
+        if (module := bias_module(name)) is not None:
+            entry = next((e for e in adapter.entries if e.module == module), None)
+            if entry is not None and ranks.get(entry.key):
+                found[plain] = (adapter.factors(entry)[2] * adapter.file.tensor(name)).contiguous()
+        elif not adapter.config and plain.split(".")[0] in trunk:
+            left_out.append(name)
+        else:
+            found[plain] = adapter.file.tensor(name).clone()
+    return found, tuple(left_out)
+
+
+def _of_peft(name: str) -> str | None:
+    """A further tensor's name as PEFT saves it, without the adapter's; None for what it does not save: a copy of what was there before."""
+    if ".original_module." in name or ".trainable_tokens_original" in name or ".token_adapter.base_layer." in name or ".token_indices" in name:
+        return None
+    name = re.sub(r"\.modules_to_save\.[^.]+", "", name)
+    name = re.sub(r"(\.trainable_tokens_delta)\..+$", r"\1", name)
+    return re.sub(r"(\.lora_B)\.(?!bias$)[^.]+(\.bias)$", r"\1\2", name)
+
+
+def _nest(entry: Entry, kept: Mapping[str, tuple[Entry, ...]]) -> int:
+    """How many wrappers of the same module PEFT puts around this one, of those that are kept."""
+    return sum(m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in kept.values())
+
+
+def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, Wanted]:
+    """(the module's name in PEFT's file, what it is cut to)."""
+    first = members[0]
+    factors = tuple(adapter.product(e).decompose(rank).factors() for e in members)
+    (a, b), shapes = factors[0], (adapter.file.shape(first.a), adapter.file.shape(first.b))
+    flat: tuple[tuple[int, ...], tuple[int, ...]] = (tuple(a.shape), tuple(b.shape))
+    if len(shapes[0]) > 2 and first.layout != "mlx":  # a convolution
+        flat = (len(a), *shapes[0][1:]), (len(b), b.shape[1], *shapes[1][2:])
+    dtype = adapter.file.tensor(first.a).dtype
+    name = (first.owner or first.module).removeprefix(f"{first.module.split('.')[0]}." if adapter.is_pipeline else "")
+    return name + ".base_layer" * nest, Wanted(first, factors, flat, dtype if dtype.itemsize > 1 else torch.float32)
+
+
+def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor]:
+    a, b = (torch.stack(side) for side in zip(*one.factors, strict=True))
+    # of a stack rows e r ... of A are those of expert e, of B columns e, e + n, ...
+    a, b = a.flatten(0, 1).reshape(-1, *one.shapes[0][1:]), b.permute(1, 2, 0).reshape(b.shape[1], -1, *one.shapes[1][2:])
+    stem = f"{_PREFIX}{name}.lora_"
+    ends = ("embedding_A", "embedding_B") if one.entry.is_embedding else ("A.weight", "B.weight")
+    made = {stem + end: t.to(one.dtype).contiguous() for end, t in zip(ends, (a, b), strict=True)}
+    if one.entry.magnitude:
+        magnitude = adapter.file.tensor(one.entry.magnitude)
+        made[f"{stem}magnitude_vector"] = (magnitude if magnitude.element_size() > 1 else magnitude.float()).contiguous()
     return made
 
 
-def _named(name: str) -> str:
-    return name if name.startswith(_PREFIX) else _PREFIX + name
+_OF_ADALORA = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
+_VARIANTS: Mapping[str, Any] = {"use_bdlora": None, "velora_config": None, "monteclora_config": None, "kasa_config": None, "eva_config": None, "corda_config": None, "lora_ga_config": None, "loftq_config": {}}
 
 
 def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
     """The adapter's own configuration where it has one, with ranks and alphas such that every scaling is 1."""
+    own = adapter.config
     kept = {m: r for m, r in ranks.items() if r}
     common = max(set(kept.values()), key=lambda r: (list(kept.values()).count(r), -r))
-    odd = {m: r for m, r in kept.items() if r != common}
-    config: dict[str, Any] = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "bias": "none", "inference_mode": True} | adapter.config
-    if not adapter.config and rest:
+    strip = next(iter(kept)).split(".")[0] + "." if adapter.is_pipeline else ""
+    # the longest first: PEFT takes the first name that a module's ends with
+    odd = {re.escape(m.removeprefix(strip)).replace(r"\.", ".").replace(r"\-", "-"): r for m, r in sorted(kept.items(), key=lambda k: -len(k[0])) if r != common}
+    config: dict[str, Any] = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": adapter.base, "bias": "none", "inference_mode": True} | dict(own)
+    config = {k: v for k, v in config.items() if not adapter.declared.is_adalora or k not in _OF_ADALORA} | {k: v for k, v in _VARIANTS.items() if k in config}
+    if not own and rest:
         config |= {"modules_to_save": rest, "task_type": "SEQ_CLS"}
-    everywhere = len(kept) == len(ranks) and adapter.config.get("target_modules")
-    chosen = {} if everywhere else {"target_modules": sorted(kept), "layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
-    cut = {"r": common, "lora_alpha": common, "rank_pattern": odd, "alpha_pattern": dict(odd)}
+    if own.get("modules_to_save"):
+        config["modules_to_save"] = [unwrapped(n) for n in own["modules_to_save"]]
+    stacks = {e.key for e in adapter.entries if e.parameter}
+    targets = own.get("target_modules")
+    plain = [unwrapped_pattern(str(t)) == t for t in ([targets] if isinstance(targets, str) else targets or [])]
+    everywhere = len(kept) == len(ranks) and (all(plain) if plain else bool(stacks))
+    chosen: dict[str, Any] = {}
+    if not everywhere:
+        chosen = {"target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks), "layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
+        chosen |= {"target_parameters": sorted(m for m in kept if m in stacks)} if stacks else {}
+    cut = {"peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": odd, "alpha_pattern": dict(odd)}
     return config | chosen | cut | {"use_rslora": False, "use_dora": adapter.is_dora, "init_lora_weights": True}

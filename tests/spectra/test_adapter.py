@@ -64,7 +64,7 @@ def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
     small = tmp_path / "other"
     small.mkdir()
     save_file({"model.x.weight": torch.zeros(2, 2)}, small / "model.safetensors")
-    with pytest.raises(ModelError, match="which this DoRA adapter belongs to"):
+    with pytest.raises(ModelError, match=r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change of DoRA hangs on"):
         list(adapter.deltas(Weights(small)))
 
 
@@ -165,7 +165,6 @@ def planted(**tensors):
         (planted(x__lora_A__weight=torch.ones(4), x__lora_B__weight=torch.ones(8, 4)), "a matrix of floating-point numbers is needed"),
         (planted(x__lora_A__weight=torch.ones(4, 8, dtype=torch.int32), x__lora_B__weight=torch.ones(8, 4)), "of int32; a matrix of floating-point"),
         (planted(x__lora_A__weight=torch.full((4, 8), float("nan")), x__lora_B__weight=torch.ones(8, 4)), "not finite; the training diverged"),
-        (planted(x__lora_A=torch.ones(4, 8), x__lora_B=torch.ones(8, 4), x__lora_E=torch.ones(4, 1)), "is an AdaLoRA adapter"),
         (planted(x__weight=torch.ones(4, 8)), "holds no LoRA factors (its tensors: x.weight"),
         (planted(x__lora_A__one__weight=torch.ones(4, 8), x__lora_B__two__weight=torch.ones(8, 4)), "holds several adapters (one, two)"),
     ],
@@ -189,7 +188,6 @@ def test_wrong_shapes_and_contents_are_one_sentence(state, words, tmp_path):
         ('{"r": 4, "lora_alpha": 0}', "lora_alpha is 0; a positive number is needed"),
         ('{"r": 4, "lora_alpha": NaN}', "lora_alpha is nan; a positive number is needed"),
         ('{"r": 4, "lora_alpha": 1e400}', "lora_alpha is inf; a positive number is needed"),
-        ('{"r": 4, "target_parameters": ["experts"]}', "stacks of matrices that share their factors"),
         ('{"r": 4, "alpha_pattern": {"q": null}}', "alpha_pattern of q is None"),
         ('{"r": 4, "alpha_pattern": [1]}', "a mapping of module names to numbers is needed"),
     ],
@@ -258,5 +256,5 @@ def test_peft_finds_the_same_pattern(tmp_path):
     adapter = Adapter(folder)
     for entry in adapter.entries:
         key = get_pattern_key(patterns.keys(), entry.module)
-        assert adapter.scaling(entry.module, 4) == patterns.get(key, 8) / 4
+        assert adapter.scaling(entry) == patterns.get(key, 8) / 4
     assert peft.PeftConfig.from_pretrained(folder).alpha_pattern == patterns

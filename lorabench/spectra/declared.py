@@ -1,0 +1,269 @@
+"""What an adapter's files say of its scaling and its kind: adapter_config.json of PEFT or mlx, and the header of a safetensors file.
+
+    PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its variants
+    mlx         adapter_config.json: lora_parameters.rank and .scale, which is the scaling itself
+    kohya       header: ss_network_dim, ss_network_alpha (and conv_dim, conv_alpha in ss_network_args)
+    diffusers   header: lora_adapter_metadata, PEFT's fields behind the name of the part of the pipeline
+
+A switch that changes the formula and is not handled is refused by its name; a field that PEFT does not know and that is set is told.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lorabench.errors import ModelError
+from lorabench.spectra.names import unwrapped_pattern
+
+CONFIG = "adapter_config.json"
+_ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
+_MOVES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)  # starts that are taken off the base weights
+# switches whose change is not to be had from the file
+_REFUSED = {
+    "use_qalora": "QA-LoRA pools the input in groups whose number is not in the file",
+    "arrow_config": "Arrow routes every token to other adapters, so that there is no one change",
+}
+# fields of peft.LoraConfig and peft.AdaLoraConfig that are read here, or change nothing about the change
+_KNOWN = frozenset((
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout",
+    "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
+    "trainable_token_indices", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size",
+    "monteclora_config", "layer_replication", "runtime_config", "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying", "modules_to_tie", "target_modules_to_tie",
+    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "enable_lora", "merge_weights", "lora_weights",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a pipeline, as diffusers describes its adapter in the header."""
+
+    front: str
+    alpha: float
+    alpha_pattern: Mapping[str, Any]
+    rslora: bool
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What stands beside the factors; empty where nothing does."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """PEFT's own configuration, {} where there is none"""
+    scale: float | None = None
+    """mlx: the scaling itself"""
+    base: str | None = None
+    """the model that it was trained on, as the configuration names it"""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """a safetensors file's own words"""
+    header_alpha: float | None = None
+    conv_alpha: float | None = None
+    """of convolutions, where the header tells it apart"""
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def is_adalora(self) -> bool:
+        return str(self.config.get("peft_type", "LORA")).upper() == "ADALORA"
+
+    @property
+    def moves_base(self) -> str | None:
+        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the base as it is."""
+        start = self.config.get("init_lora_weights")
+        return start if isinstance(start, str) and _MOVES_BASE.match(start) else None
+
+    def alpha(self, module: str, is_convolution: bool = False) -> float | None:
+        """lora_alpha of a module: by PEFT's own pattern where there is one; None where nothing says it."""
+        if self.config:
+            return float(by_pattern(self.config.get("alpha_pattern") or {}, module, self.config.get("lora_alpha", 8)))  # 8: PEFT's default
+        if (part := self._part(module)) is not None:
+            return float(by_pattern(part.alpha_pattern, module, part.alpha))
+        return self.conv_alpha if is_convolution and self.conv_alpha is not None else self.header_alpha
+
+    def is_rslora(self, module: str) -> bool:
+        """Whether the scaling is alpha / sqrt(rank)."""
+        part = self._part(module)
+        return bool(self.config.get("use_rslora")) or (part is not None and part.rslora)
+
+    def _part(self, module: str) -> Part | None:
+        return next((p for p in self.parts if not p.front or module.startswith(f"{p.front}.")), None)
+
+    def rank(self, module: str) -> int | None:
+        """The rank that is declared of a module, None where none is (AdaLoRA's are the factors' own)."""
+        if not self.config or self.is_adalora:
+            return None
+        return int(by_pattern(self.config.get("rank_pattern") or {}, module, self.config.get("r", 8)))
+
+    def notes(self) -> tuple[str, ...]:
+        """What to know of the configuration before believing the numbers."""
+        told, config = [], self.config
+        if self.moves_base:
+            told.append(f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change")
+        if config.get("alora_invocation_tokens"):
+            told.append("aLoRA: the change holds only from its invocation tokens on; before them the model is the base")
+        if config.get("monteclora_config"):
+            told.append("MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random changes of A")
+        if isinstance(start := config.get("init_lora_weights"), str) and start.lower() == "mica":
+            told.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
+        if config.get("ensure_weight_tying"):
+            told.append("ensure_weight_tying: layers that share a weight with an adapted one are changed in the same way")
+        if unknown := sorted(k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []):
+            told.append(f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here: where it changes the formula scaling * B @ A, the values are others")
+        return tuple(told)
+
+
+def declared(folder: Path, file: Path) -> Declared:
+    """What is said of an adapter's file in its folder and its header; ModelError where that cannot be meant."""
+    header = _header(file)
+    config = _read(folder / CONFIG)
+    if "lora_parameters" in config or ("fine_tune_type" in config and "peft_type" not in config):
+        return _mlx(config, folder / CONFIG, header)
+    if config:
+        _check(config, folder / CONFIG)
+        return Declared(config, base=str(config.get("base_model_name_or_path") or "") or None, header=header)
+    return _of_header(header, file)
+
+
+def by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
+    return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({unwrapped_pattern(p)})$", module)), otherwise)
+
+
+def _header(file: Path) -> dict[str, str]:
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}  # told where the tensors are read
+
+
+def _of_header(header: Mapping[str, str], file: Path) -> Declared:
+    for text in (header.get("lora_adapter_metadata"), *header.values()):
+        fields = _json(text or "")
+        if isinstance(fields, dict) and any(k.split(".")[-1] == "lora_alpha" for k in fields):
+            return _of_parts(fields, header)
+    alpha, conv = _number(header.get("ss_network_alpha")), None
+    if alpha is None and str(header.get("use_rslora", "")).lower() in ("true", "1") and (told := _number(header.get("lora_alpha"))) is not None:
+        return Declared(header=header, parts=(Part("", told, {}, True),))
+    if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
+        conv = _number(extra.get("conv_alpha"))
+    if alpha is None:
+        alpha = _number(header.get("lora_alpha") or header.get("alpha"))
+    return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
+
+
+def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
+    """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of one model alone without its name."""
+    fronts = sorted((k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"), key=len, reverse=True)
+    made = []
+    for front in fronts:
+        of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
+        alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
+        patterns = {k: v for k, v in said.items() if _number(v) is not None and _is_expression(k)} if isinstance(said, dict) else {}
+        if alpha is not None:
+            made.append(Part(front, alpha, patterns, bool(of.get("use_rslora"))))
+    return Declared(header=header, parts=tuple(made))
+
+
+def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
+    if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
+        raise ModelError(f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora, dora")
+    inner = config.get("lora_parameters")
+    scale = inner.get("scale", 20.0) if isinstance(inner, dict) else None
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+        raise ModelError(f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the change by")
+    return Declared(scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get it anew") from None
+    if not isinstance(config, dict) or not config:
+        raise ModelError(f"{path} is no PEFT configuration; an object with peft_type, r and lora_alpha is needed")
+    return config
+
+
+def _check(config: Mapping[str, Any], path: Path) -> None:
+    kind = str(config.get("peft_type", "LORA")).upper()
+    if kind not in ("LORA", "ADALORA"):
+        raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; {_ALLOWED}")
+    for name, why in _REFUSED.items():
+        if config.get(name):
+            raise ModelError(f"{path}: {name} is set, and {why}: it cannot be decomposed")
+    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | ({"r": config.get("r", 8)} if kind == "LORA" else {"init_r": config.get("init_r", 12)})
+    for name in ("alpha_pattern", "rank_pattern") if kind == "LORA" else ("alpha_pattern",):
+        patterns = config.get(name) or {}
+        if not isinstance(patterns, dict):
+            raise ModelError(f"{path}: {name} is {patterns!r}; a mapping of module names to numbers is needed")
+        for pattern in patterns:
+            _expression(pattern, name, path)
+        numbers |= {f"{name} of {k}": v for k, v in patterns.items()}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ModelError(f"{path}: {name} is {value!r}; a positive number is needed")
+        if name.partition(" ")[0] in ("r", "init_r", "rank_pattern") and value != int(value):
+            raise ModelError(f"{path}: {name} is {value!r}; a whole number is needed")
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(name), str):
+            _expression(config[name], name, path)
+        elif not _names(config.get(name)):
+            raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names or one regular expression is needed")
+    _check_shapes(config, path)
+
+
+def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
+    """The fields that are followed here have the shape that PEFT gives them."""
+    blocks = config.get("use_bdlora")
+    if blocks and not (isinstance(blocks, dict) and isinstance(n := blocks.get("nblocks", 1), int) and n > 0 and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")):
+        raise ModelError(f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is needed")
+    layers = config.get("layer_replication")
+    if layers and not (isinstance(layers, list) and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)):
+        raise ModelError(f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]")
+    for name in ("target_parameters", "modules_to_save"):
+        if not _names(config.get(name)):
+            raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names is needed")
+
+
+def _names(value: object) -> bool:
+    """Whether a field is empty or a list of names."""
+    return not value or (isinstance(value, list) and all(isinstance(n, str) for n in value))
+
+
+def _is_expression(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _expression(pattern: object, name: str, path: Path) -> None:
+    if not _is_expression(rf"(.*\.)?({pattern})$"):
+        raise ModelError(f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it")
+
+
+def _number(value: object) -> float | None:
+    try:
+        found = float(str(value))
+    except ValueError:
+        return None
+    return found if 0 < found < math.inf else None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,121 @@
+"""What is not understood of an adapter, or does not belong together in it, is refused by its name in one sentence."""
+
+import json
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorabench.errors import LorabenchError, ModelError
+from lorabench.spectra.adapter import Adapter
+from lorabench.spectra.source import open_learned
+from tests.spectra.test_variants import merged
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"use_qalora": True}, "use_qalora is set, and QA-LoRA pools the input"),
+        ({"arrow_config": {"top_k": 2}}, "arrow_config is set, and Arrow routes every token"),
+        *(({"peft_type": kind}, f"the adapter's type is {kind}") for kind in ("LOHA", "LOKR", "VERA", "IA3", "OFT", "BOFT", "VBLORA", "FOURIERFT", "HRA", "RANDLORA", "XLORA", "PROMPT_TUNING", "SOMETHING_NEW")),
+        ({"use_bdlora": {"nblocks": 0}}, "use_bdlora is {'nblocks': 0}"),
+        ({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 3}}, "does not go into the 3 blocks"),
+        ({"layer_replication": "all"}, "pairs of layers are needed"),
+        ({"rank_pattern": {"(q_proj": 4}}, "rank_pattern has '(q_proj', which is no regular expression"),
+        ({"alpha_pattern": {"*.q_proj": 4}}, "alpha_pattern has '*.q_proj', which is no regular expression"),
+        ({"target_modules": "(.*q_proj"}, "target_modules has '(.*q_proj'"),
+        ({"target_parameters": "experts"}, "target_parameters is 'experts'; a list of names is needed"),
+        ({"r": None}, "r is None; a positive number is needed"),
+        ({"r": 4.5}, "r is 4.5; a whole number is needed"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16'; a positive number is needed"),
+        ({"lora_alpha": -1}, "lora_alpha is -1; a positive number is needed"),
+    ],
+)  # fmt: skip
+def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ModelError) as e:
+        list(Adapter(tmp_path / "adapter").deltas())
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"alora_invocation_tokens": [5, 6]}, "aLoRA: the change holds only from its invocation tokens on"),
+        ({"some_new_switch": {"strength": 2}, "peft_version": "9.9"}, "adapter_config.json sets some_new_switch, which is not known here"),
+        ({"ensure_weight_tying": True}, "layers that share a weight"),
+        ({"init_lora_weights": "lora_ga"}, "the adapter starts from lora_ga"),
+        ({"init_lora_weights": "corda"}, "the adapter starts from corda"),
+        ({"init_lora_weights": "OLoRA"}, "the adapter starts from OLoRA"),
+    ],
+)
+def test_what_limits_the_numbers_is_told(fields, words, tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    assert any(words in n for n in Adapter(tmp_path / "adapter").notes())
+
+
+def test_every_field_of_this_pefts_configurations_is_known():
+    """A field that is new in PEFT is told where it is set; here it asks to be looked at."""
+    import dataclasses
+
+    from lorabench.spectra.declared import _KNOWN
+
+    fields = {f.name for kind in (peft.LoraConfig, peft.AdaLoraConfig) for f in dataclasses.fields(kind)}
+    assert fields <= _KNOWN
+
+
+@pytest.mark.parametrize("name", ["lora_gate.weight", "lora_C.default.weight", "lora_arrow.default.prototypes", "hada_w1_a", "lokr_w2", "vera_lambda_b", "lora_mid.weight"])
+def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(file) | {f"base_model.model.model.layers.0.self_attn.q_proj.{name}": torch.ones(2)}, file)
+    with pytest.raises(ModelError, match=name.split(".")[0]):
+        Adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed", "words"),
+    [
+        ({"use_dora": True}, lambda s: {k: v for k, v in s.items() if "magnitude" not in k}, "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it"),
+        ({"kasa_config": peft.tuners.lora.config.KasaConfig()}, lambda s: {k: v for k, v in s.items() if "diag" not in k}, "says kasa_config, and"),
+        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)}, "does not say use_dora: PEFT would pass over it"),
+        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)}, "does not say peft_type ADALORA"),
+        ({}, lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        ({}, lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()}, "both of a layer or both of a convolution are needed"),
+        ({}, lambda s: {k: v.to(torch.complex64) for k, v in s.items()}, "of complex64; a matrix of floating-point numbers is needed"),
+        ({}, lambda s: {k: v.bool() for k, v in s.items()}, "of bool; a matrix of floating-point numbers is needed"),
+        ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are one tensor under two names"),
+        ({}, lambda s: {"x": torch.ones(2)}, "holds no LoRA factors (its tensors: x"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_go_with_its_configuration_is_one_sentence(fields, changed, words, tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"], **fields), tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({k: v.contiguous().clone() for k, v in changed(load_file(file)).items()}, file)
+    with pytest.raises(ModelError) as e:
+        list(Adapter(tmp_path / "adapter").deltas())
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_says_what_it_holds_instead(tmp_path):
+    merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "run" / "checkpoint-5")
+    (tmp_path / "run" / "checkpoint-5" / "base" / "config.json").write_text("{}")
+    with pytest.raises(LorabenchError, match="it holds adapter, base: name one of them"):
+        open_learned(str(tmp_path / "run" / "checkpoint-5"))
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"holds no adapter's factors; allowed: adapter_model.safetensors"):
+        open_learned(str(tmp_path / "run"))
+    (tmp_path / "empty" / "one").mkdir(parents=True)
+    (tmp_path / "empty" / "my-lora.safetensors").write_bytes(b"")
+    with pytest.raises(LorabenchError, match=r"it holds my-lora.safetensors: name one of them"):
+        open_learned(str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        open_learned(str(tmp_path / "empty" / "my-lora.safetensors"))
