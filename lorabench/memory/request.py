@@ -14,6 +14,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
 from lorabench.spec.architectures import find_architecture
+from lorabench.spec.checkpoint import as_stored
 from lorabench.spec.explain import sentence
 from lorabench.spec.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
@@ -28,13 +29,16 @@ class Request(Frozen):
 
 
 def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
-    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss."""
+    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
+
+    The quantisation is the checkpoint's own where the model is stored quantised.
+    """
     try:
         asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
     kind = asked.quantization if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT else asked.quantization.model_copy(update={"double_quant": False})
-    setting = Setting(asked.model, kind, used(asked.method), asked.training, device)
+    setting = Setting(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
     check(setting)
     return setting
 

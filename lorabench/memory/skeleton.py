@@ -18,6 +18,7 @@ from lorabench.engine.model import load_config, quiet
 from lorabench.errors import ModelError
 from lorabench.memory.setting import Setting
 from lorabench.spec.architectures import architectures, find_architecture
+from lorabench.spec.checkpoint import declared_quantization, refusal
 from lorabench.spec.paths import model_directory
 from lorabench.spec.settings import ModelSpec, QuantizationSpec
 
@@ -63,11 +64,6 @@ def with_layers(config: Any, layers: int) -> Any:
     return short
 
 
-def with_experts(config: Any) -> bool:
-    """Whether some layers are mixtures of experts."""
-    return any((getattr(config, name, None) or 0) > 1 for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-
-
 def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The bare model on the meta device."""
     from transformers import AutoModelForCausalLM
@@ -94,14 +90,20 @@ def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: to
 
 
 def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
-    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`."""
-    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
-    if config is None:
-        return model
+    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`.
+
+    A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is not read.
+    """
     import bitsandbytes as bnb
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    own = declared_quantization(model.config.to_dict())
+    if own is not None and not own.readable:
+        raise ModelError(refusal(model.config.name_or_path or model.config.model_type, own))
+    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype) if own is None else model.config.quantization_config
+    if config is None:
+        return model
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=own is not None)
     with torch.device("meta"), quiet():
         quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
         for module in model.modules():

@@ -189,7 +189,7 @@ def test_codes_that_are_not_understood_are_one_sentence(tensors, quantization, w
 
 
 def test_two_tensors_of_one_name_are_an_error(tmp_path):
-    with pytest.raises(ModelError, match="are both m.weight once"):
+    with pytest.raises(ModelError, match=r"are both m\.weight once"):
         scaled(tmp_path, {"m.weight": torch.zeros(2, 2), "_orig_mod.m.weight": torch.zeros(2, 2)})
 
 
