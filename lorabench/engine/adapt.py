@@ -131,7 +131,7 @@ def refuse_misread(model: Any, targets: list[str] | str) -> None:
         convert_peft_config_for_transformers(seen, model=model, conversions=None)
         if not seen.target_parameters:
             return
-        kept = {n for n in linear_modules(model) if any(_ends(n, t) for t in seen.target_modules)}
+        kept = {n for n in linear_modules(model) if any(_ends(n, t) for t in seen.target_modules or ())}
     except ValueError:  # only some of the fused names
         kept = set()
     lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(targets))

@@ -18,7 +18,7 @@ from lorabench.engine.experts import Unreached, unreached
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError, unknown
 from lorabench.memory.setting import Setting
-from lorabench.memory.skeleton import build, configuration
+from lorabench.memory.skeleton import build, configuration, explained
 from lorabench.memory.step import resolve_dtype
 from lorabench.spec.settings import ModelSpec
 
@@ -77,7 +77,7 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
     import transformers as t
 
-    with torch.device("meta"), quiet():
+    with torch.device("meta"), quiet(), explained(f"a model of type {config.model_type} cannot be built from its configuration"):
         for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
             if type(config) in maker._model_mapping:
                 return maker.from_config(config, trust_remote_code=trust_remote_code)

@@ -14,8 +14,9 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
 from lorabench.spec.architectures import find_architecture
-from lorabench.spec.checkpoint import as_stored
+from lorabench.spec.checkpoint import as_stored, stored_quantization
 from lorabench.spec.explain import sentence
+from lorabench.spec.paths import model_label
 from lorabench.spec.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
@@ -63,7 +64,9 @@ def check(setting: Setting) -> None:
     if not method.TRAINS:
         raise LorabenchError(f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants")
     if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
-        raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {setting.quantization.name}: {method.UNQUANTIZED_ONLY}")
+        stored = stored_quantization(setting.model.name, setting.model.revision)
+        where = f"{setting.quantization.name}, in which {model_label(setting.model.name)} is stored" if stored else setting.quantization.name
+        raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}")
     if method.TRAINS_BASE and setting.model.dtype == "float16":
         raise LorabenchError(f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16")
     if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
