@@ -28,6 +28,7 @@ from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import adapted, build, configuration, with_layers
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
+from lorabench.spec.checkpoint import declared_quantization
 from lorabench.spec.settings import FLOAT32_BELOW
 
 
@@ -104,7 +105,7 @@ def course(setting: Setting, *, whole: bool = False) -> Course:
     """The same, moment by moment."""
     config = configuration(setting.model)
     text = config.get_text_config()
-    layers, period = text.num_hidden_layers, pattern(text)
+    layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
     dtype = resolve_dtype(setting, config)
     autocast = resolve_autocast(setting)
     declared = setting.quantization.compute_dtype
@@ -160,6 +161,12 @@ def pattern(config: Any) -> int | None:
         kinds = list(zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False))
         _PERIODS[key] = next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
     return _PERIODS[key]
+
+
+def _skips_by_number(config: Any) -> bool:
+    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are not alike."""
+    stored = declared_quantization(config.to_dict())
+    return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
 
 def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:

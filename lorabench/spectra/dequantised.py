@@ -26,7 +26,7 @@ SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight", "scale")  # all o
 BLOCK = (128, 128)  # of DeepSeek-V3, where nothing says another
 METHODS = ("bitsandbytes", "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors")  # by config.json; what of them cannot be read is seen by the tensors
 _STATE = "quant_state.bitsandbytes__"
-_BESIDE = {*SCALES, "SCB", "weight_format", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale", "activation_scale", "output_scale", "input_zero_point", "input_global_scale",
+_BESIDE = {*SCALES, "SCB", "weight_format", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale", "activation_scale", "output_scale", "input_zero_point", "input_global_scale", "input_scale_ub",
            "weight_scale_2", "weight_global_scale", "k_scale", "v_scale"}  # fmt: skip
 _FOREIGN = {"qweight": "GPTQ or AWQ", "weight_packed": "compressed-tensors in packed codes", "W_q": "HQQ", "codebooks": "AQLM", "_data": "quanto", "_blocks": "mxfp4", "weight_scales": "EETQ",
             "weight_qdata": "torchao", "qdata": "torchao", "bitmask": "compressed-tensors with sparse weights"}  # fmt: skip

@@ -219,7 +219,8 @@ _TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  
 
 def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
     """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None where each scale has a whole side."""
-    found = config.get("quantization_config") or config.get("compression_config") or {}
+    places = [p for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config"))) if isinstance(p, Mapping)]
+    found: Mapping[str, Any] = next((f for p in places for k in ("quantization_config", "compression_config") if isinstance(f := p.get(k), Mapping) and f), {})
     if method == "compressed-tensors":
         groups = found.get("config_groups") or {}
         weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}

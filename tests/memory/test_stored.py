@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import transformers as t
 
 from lorabench.cli import main
@@ -27,6 +28,19 @@ def test_predicted_weights_are_those_that_are_loaded(kind, form, plain, tmp_path
     assert step.held["weights"] + step.held["quantization_state"] == weight_bytes(loaded) + sum(b.nbytes for b in loaded.buffers())
     unquantised = predict_step(setting_from({"model": {"name": str(plain / kind)}, "training": {"sequence_length": 16}}, "cpu"))
     assert step.total_parameters == unquantised.total_parameters
+
+
+def test_modules_of_single_layers_that_are_not_quantised_are_counted(tmp_path):
+    """As dynamic 4-bit checkpoints have them: the fifth of six layers keeps its MLP in full precision."""
+    config = small_config("llama")
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 6, 64, 128
+    t.LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
+    skipping = t.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["lm_head", "model.layers.4.mlp"])
+    t.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=skipping, dtype=torch.float32).save_pretrained(tmp_path / "nf4")
+    loaded = t.AutoModelForCausalLM.from_pretrained(tmp_path / "nf4", dtype=torch.float32)
+    assert type(loaded.model.layers[4].mlp.up_proj) is torch.nn.Linear
+    held = predict_step(setting_from({"model": {"name": str(tmp_path / "nf4")}, "training": {"sequence_length": 16}}, "cpu")).held
+    assert held["weights"] + held["quantization_state"] == weight_bytes(loaded) + sum(b.nbytes for b in loaded.buffers())
 
 
 def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys):  # noqa: F811
@@ -91,17 +105,18 @@ def test_experts_are_counted_by_hand_and_named_with_what_to_do(tmp_path, capsys)
     asked = ["estimate", "--model", str(tmp_path), "--sequence-length", "16", "--quantization", "nf4"]
     assert main(asked) == 0
     told = capsys.readouterr().out
-    assert "are neither quantised nor adapted: bitsandbytes quantises and LoRA adapts linear layers alone" in told
+    assert "its experts are neither quantised nor adapted (model.layers.*.mlp.experts.gate_up_proj" in told
+    assert "bitsandbytes quantises and LoRA adapts linear layers alone" in told
     assert f"{hand:,} of " in told
     assert main([*asked, "--json"]) == 0
     plainly = json.loads(capsys.readouterr().out)["unreached"]
     assert (plainly["parameters"], plainly["bytes"], plainly["quantized"], plainly["adapted"]) == (hand, 4 * hand, False, False)
     assert main(["estimate", "--model", str(tmp_path), "--sequence-length", "16"]) == 0
-    assert "are not adapted: LoRA adapts linear layers alone" in capsys.readouterr().out
+    assert "its experts are not adapted (" in capsys.readouterr().out
     assert main(["estimate", "--model", str(tmp_path), "--sequence-length", "16", "--method", "full"]) == 0
     assert "adapted" not in capsys.readouterr().out
     assert main(["parameters", "--model", str(tmp_path), "--rank", "2"]) == 0
-    assert "its experts (model.layers.*.mlp.experts.gate_up_proj" in capsys.readouterr().out
+    assert "its experts are not adapted (model.layers.*.mlp.experts.gate_up_proj" in capsys.readouterr().out
 
 
 def test_a_study_is_told_of_its_experts_once(tmp_path, capsys):

@@ -13,7 +13,8 @@ from lorabench.memory.plan import plan_conditions
 from lorabench.memory.request import setting_from
 from lorabench.memory.room import Room
 from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.step import Work, predict_step, resolve_autocast as predicted_autocast
+from lorabench.memory.step import Work, predict_step
+from lorabench.memory.step import resolve_autocast as predicted_autocast
 from lorabench.record.result import Environment
 from lorabench.spec.gpus import find_gpu
 from lorabench.spec.settings import TrainingSpec
