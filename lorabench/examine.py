@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorabench.analysis.summarise import Group
     from lorabench.record.spectrum import Spectrum
     from lorabench.report.examined import Examined, Likeness
+    from lorabench.spectra.files import Weights
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
@@ -47,7 +48,7 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
     spectra = tuple(_shown(analyse(learned, all_intruders), "module"))
     if not spectra:
         raise LorabenchError(f"{learned.title} holds no change of any module")
-    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", _base_words(learned) if learned.base else "not given: no measure against its weights")]
+    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", _base_words(learned.base, learned.after) if learned.base else "not given: no measure against its weights")]
     if learned.result is not None:
         cell = learned.result.cell
         facts.append(("cell", f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}"))
@@ -55,17 +56,8 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
     return Examined(learned.title, _notes(learned, spectra, all_intruders), tuple(facts), spectra, summarise(spectra), likeness)
 
 
-def _base_words(learned: Learned) -> str:
-    base = learned.base
-    assert base is not None
-    return str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
-
-
 def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool) -> tuple[str, ...]:
     told = list(learned.notes)
-    if learned.after is not None and learned.base is not None and learned.after.form != learned.base.form:
-        forms = " and ".join(f"{w.place} is stored in {w.form}" for w in (learned.base, learned.after) if w.form)
-        told.append(f"{forms}: what its quantisation lost is part of the difference")
     if any(s.missed for s in spectra):
         told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
     if learned.base is not None and learned.has_weights:
@@ -87,6 +79,14 @@ def _likeness(one: Learned, other: Learned) -> Likeness:
     return Likeness(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
 
 
+def _base_words(base: Weights, after: Weights | None) -> str:
+    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is quantised."""
+    told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
+    if after is None or after.form == base.form:
+        return told
+    return told + (f"; {after.place} is stored in {after.form}" if after.form else "") + "; what quantisation lost is part of the difference"
+
+
 def spectrum_text(found: Examined) -> str:
     """The groups as an aligned table, notes below."""
     from lorabench.report.examined import grid, lead, likeness_words
@@ -102,6 +102,7 @@ def spectrum_json(found: Examined) -> str:
     """Every module and every group; what is not known is left out."""
     plain: dict[str, Any] = {
         "source": dict(found.facts)["source"],
+        "base": dict(found.facts)["base"],
         "notes": list(found.notes),
         "modules": [_module(s) for s in found.spectra],
         "summary": {

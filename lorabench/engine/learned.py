@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Before = Callable[[str], torch.Tensor | None]
+"""a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
 
 
 def start_factors(model: Any) -> Factors:
@@ -37,10 +39,11 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
             yield name.removeprefix("base_model.model."), module
 
 
-def base_weights(cell: Cell) -> Weights | None:
-    """The base's weights as its checkpoint means them, to be read again one at a time."""
+def base_weights(cell: Cell) -> Before:
+    """The base's weights as stored, read again one at a time."""
     directory = checkpoint_directory(cell.model.name, cell.model.revision)
-    return Weights(directory) if directory is not None else None
+    weights = Weights(directory) if directory is not None else None
+    return lambda module: None if weights is None else weights.weight(module)
 
 
 @torch.no_grad()
@@ -79,11 +82,10 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 @torch.no_grad()
 def keep(deltas: Iterator[Delta], cell: Cell, folder: Path) -> None:
     """Writes spectra.safetensors and directions.safetensors."""
-    base, spectra, directions = base_weights(cell), [], {}
-    turned = quantiser(cell.quantization, resolve_dtype(cell), base.form if base is not None else None)
+    before, turned, spectra, directions = base_weights(cell), quantiser(cell.quantization, resolve_dtype(cell)), [], {}
     for delta in deltas:
         change = delta.decompose()
-        spectrum = beside_base(delta, change, base.weight(delta.module) if base is not None else None, turned)
+        spectrum = beside_base(delta, change, before(delta.module), turned)
         spectra.append(spectrum)
         k = min(DIRECTIONS, spectrum.numerical_rank)
         if k:

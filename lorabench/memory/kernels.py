@@ -32,8 +32,8 @@ _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
 
 def _attention(
-    device: DeviceKind, bf16: bool, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    device: DeviceKind, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, bf16: bool = True,
 ) -> torch.Tensor:  # fmt: skip
     if torch.is_autocast_enabled(device):
         query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
@@ -123,7 +123,7 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
     bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, functional, "scaled_dot_product_attention", functional.scaled_dot_product_attention)
-        functional.scaled_dot_product_attention = partial(_attention, device, bf16)
+        functional.scaled_dot_product_attention = partial(_attention, device, bf16=bf16)
         if bnb is not None and device == "cpu":
             stack.callback(setattr, bnb, "matmul", bnb.matmul)
             bnb.matmul = _int8_on_cpu  # type: ignore[attr-defined]  # a module

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lorabench.errors import ModelError
+from lorabench.spec.checkpoint_files import refuse_pointer
 from lorabench.spec.paths import model_directory, model_label
 from lorabench.spec.settings import Dtype, ModelSpec, QuantizationSpec
 
@@ -96,6 +97,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ModelError where it is missing or no JSON object."""
     path = Path(folder) / "config.json"
     try:
+        refuse_pointer(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights") from None
@@ -146,7 +148,7 @@ def matched(model: str, stored: CheckpointQuantization, asked: QuantizationSpec)
     if asked.name == "none":
         return own
     if asked.name != own.name or (asked.double_quant and not own.double_quant):
-        wish = asked.name + (" with double quantisation" if asked.double_quant else "")
+        wish = asked.name + (" with double quantisation" if asked.double_quant and asked.name != "int8" else "")
         raise ModelError(
             f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is gone; "
             f"allowed: quantization {own.name}, or none, which means as stored; or take the unquantised checkpoint"

@@ -42,6 +42,11 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
     raise ModelError(_without_weights(folder))
 
 
+def has_weights(folder: str | Path) -> bool:
+    """Whether a folder has weights at all, whole or not."""
+    return any((Path(folder) / f"{stem}{suffix}{end}").is_file() for stem, suffix in KINDS for end in ("", ".index.json"))
+
+
 def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
     """Name to what the headers of safetensors files say of each tensor; ModelError where a file is damaged or cut off."""
     return {name: tensor for file in files for name, tensor in _header(file).items()}

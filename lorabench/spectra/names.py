@@ -16,10 +16,12 @@ import re
 from collections.abc import Iterator
 
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"))
+_IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\?\.")
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
 _TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "language_model.model.model.",
                 "model.language_model.model.", "thinker.model.", "thinker.model.language_model.", "llm.model.", "model.llm.", "text_model.model.", "transformer.", "model.decoder.", "decoder.")  # fmt: skip
+_HEAD_FRONTS = ("thinker.", "llm.", "text_model.")
 _TEXT_PARTS = frozenset(("model", "language_model", "text_model", "thinker", "llm", "transformer", "decoder"))
 _TEXT_STARTS = re.compile(r"(?:^|\.)(?P<core>(?:layers|h|blocks)\.\d+\..+|embed_tokens|wte|norm|final_layernorm|ln_f)$")
 _HEADS, _EMBEDDINGS = ("lm_head", "output", "embed_out"), ("embed_tokens", "wte", "tok_embeddings", "embed_in", "word_embeddings", "shared")
@@ -34,6 +36,11 @@ def unwrapped(name: str) -> str:
     """The same with base_layer kept, which tells an adapted module's frozen weight from what was trained."""
     bare = ".".join(p for p in name.split(".") if p not in _WRAPPERS)
     return _FRONT.sub("", _PEFT.sub("", _FRONT.sub("", bare)))
+
+
+def unwrapped_pattern(pattern: str) -> str:
+    """A pattern of module names, without the wrappers that a compiled or sharded model put into it."""
+    return _IN_PATTERNS.sub("", pattern).removeprefix("module.")
 
 
 def near_names(module: str) -> tuple[str, ...]:
@@ -58,7 +65,7 @@ def _renamed(module: str) -> Iterator[str]:
             yield from (f + core for f in _TEXT_FRONTS)
     front, _, last = module.rpartition(".")
     if last in _HEADS and _is_text(front):
-        yield from (f + last for f in _TEXT_FRONTS)
+        yield from (f + last for f in (*_TEXT_FRONTS, *_HEAD_FRONTS))
     parts = module.split(".")
     if "vision_model" in parts:  # vision_tower.vision_model.encoder is vision_tower.encoder since transformers 5
         at = parts.index("vision_model")

@@ -13,12 +13,9 @@ Quantise = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """a base weight as it was loaded, and as the base held it: its quantised form given back"""
 
 
-def quantiser(spec: QuantizationSpec, dtype: torch.dtype, stored: str | None = None) -> Quantise | None:
-    """How a base of that quantisation holds a weight that is loaded in a precision.
-
-    None where it is not quantised, or is `stored` so (files.Weights.form): its weights are read dequantised, as training saw them.
-    """
-    if spec.name == "none" or stored is not None:
+def quantiser(spec: QuantizationSpec, dtype: torch.dtype) -> Quantise | None:
+    """How a base of that quantisation holds a weight that is loaded in a precision; None where it is not quantised."""
+    if spec.name == "none":
         return None
     turn = plugins.load("quantizations", spec.name).roundtrip
 

@@ -107,7 +107,7 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype), base.form if base is not None else None) if result.resolved else None
+    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if result.resolved else None
     if (folder / "adapter").is_dir():
         return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
     spectra = load_spectra(folder / "spectra.safetensors")
