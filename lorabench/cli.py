@@ -246,7 +246,8 @@ def quantization_error(options: argparse.Namespace) -> int:
     from lorabench import examine
 
     errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory))
-    print(examine.errors_json(options.model, errors) if options.json else examine.errors_text(errors))
+    note = examine.stored_note(options.model)
+    print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
     return 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lorabench.record.spectrum import Spectrum
     from lorabench.record.trained import Trained
     from lorabench.report.examined import Examined, Likeness
+    from lorabench.spectra.files import Weights
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
@@ -49,7 +50,7 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
     spectra = tuple(_shown(analyse(learned, all_intruders), "module"))
     if not spectra:
         raise LorabenchError(f"{learned.title} holds no change of any module")
-    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", str(learned.base.place) if learned.base else "not given: no measure against its weights")]
+    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", _base_words(learned.base, learned.after) if learned.base else "not given: no measure against its weights")]
     if learned.result is not None:
         cell = learned.result.cell
         facts.append(("cell", f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}"))
@@ -86,6 +87,14 @@ def _likeness(one: Learned, other: Learned) -> Likeness:
     return Likeness(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
 
 
+def _base_words(base: Weights, after: Weights | None) -> str:
+    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is quantised."""
+    told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
+    if after is None or after.form == base.form:
+        return told
+    return told + (f"; {after.place} is stored in {after.form}" if after.form else "") + "; what quantisation lost is part of the difference"
+
+
 def spectrum_text(found: Examined) -> str:
     """The groups as an aligned table, notes below."""
     from lorabench.report.examined import grid, lead, likeness_words
@@ -101,6 +110,7 @@ def spectrum_json(found: Examined) -> str:
     """Every module and every group; what is not known is left out."""
     plain: dict[str, Any] = {
         "source": dict(found.facts)["source"],
+        "base": dict(found.facts)["base"],
         "notes": list(found.notes),
         "modules": [_module(s) for s in found.spectra],
         "summary": {
@@ -204,11 +214,24 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:
         raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")
-    return list(_shown(errors(weights, modules, _forms(names), learned), "weight"))
+    return list(_shown(errors(weights, modules, _forms(names, weights.form), learned), "weight"))
 
 
-def _forms(names: Iterable[str]) -> dict[str, Quantise]:
-    """Each quantisation by name, 4-bit ones a second time with double quantisation."""
+def stored_note(model: str) -> str | None:
+    """What errors of quantisation are of where the checkpoint is quantised already; None where it is not."""
+    from lorabench.spectra.source import open_base
+
+    weights = open_base(model)
+    if weights.form is None:
+        return None
+    return (
+        f"{weights.place} is stored in {weights.form} already: in that form nothing is lost any more (error 0), and other errors are of its dequantised weights; "
+        "what the first quantisation lost can be told from the unquantised checkpoint alone"
+    )
+
+
+def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantise]:
+    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are stored in leaves them as they are."""
     from lorabench import plugins
 
     def quantise(plugin: Any, double: bool) -> Quantise:
@@ -220,10 +243,13 @@ def _forms(names: Iterable[str]) -> dict[str, Quantise]:
         found[name] = quantise(plugin, False)
         if plugin.DOUBLE_QUANT:
             found[f"{name} dq"] = quantise(plugin, True)
+    own = (stored or "").replace(" with double quantisation", " dq")
+    if own in found:
+        found[own] = lambda weight: (weight.float(), weight.float())
     return found
 
 
-def errors_text(errors: Sequence[QuantizationError]) -> str:
+def errors_text(errors: Sequence[QuantizationError], note: str | None = None) -> str:
     """Means by form and module type, the worst module of each form."""
     import statistics
 
@@ -244,10 +270,10 @@ def errors_text(errors: Sequence[QuantizationError]) -> str:
                 repairs = [e.repair for e in some if e.repair]
                 row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else DASH for field in ("cosine", "repaired_share", "best_share")]
             rows.append(tuple(row))
-    return "\n".join([*aligned(rows), "", "relative error: ||W_q − W|| / ||W||, mean and worst of the modules; maximum: max |W_q − W| / max |W|; nothing was trained"])
+    return "\n".join([*aligned(rows), "", "relative error: ||W_q − W|| / ||W||, mean and worst of the modules; maximum: max |W_q − W| / max |W|; nothing was trained", *([f"note: {one_line(note)}"] if note else [])])
 
 
-def errors_json(model: str, errors: Sequence[QuantizationError]) -> str:
+def errors_json(model: str, errors: Sequence[QuantizationError], note: str | None = None) -> str:
     """A row per module and form."""
     from dataclasses import asdict
 
@@ -260,7 +286,7 @@ def errors_json(model: str, errors: Sequence[QuantizationError]) -> str:
             "repair": asdict(e.repair) if e.repair else None,
         }  # fmt: skip
         rows.append({k: v for k, v in row.items() if v is not None})
-    return json.dumps({"model": model, "modules": rows}, indent=1, allow_nan=False)
+    return json.dumps({"model": model, **({"note": note} if note else {}), "modules": rows}, indent=1, allow_nan=False)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
+from lorabench.report.unreached import unreached_words
+from lorabench.spec.checkpoint import stored_quantization
+from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
+    from lorabench.engine.experts import Unreached
     from lorabench.memory.calibration import Calibration
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.plan import Row
@@ -41,18 +45,23 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
     with quick.lean_imports():
         from lorabench.memory.estimate import estimate as predict
+        from lorabench.memory.parameters import unreached_of
         from lorabench.memory.request import positions_of, setting_from
         from lorabench.memory.skeleton import configuration
 
         setting = setting_from(words, card.kind if card else "cuda")  # transformers imports what a model needs when it is first built
     made = predict(setting, card, positions_of(configuration(setting.model)))
-    return as_plain_json(made) if as_json else as_text(setting, made, card)
+    left = unreached_of(setting)
+    return as_plain_json(setting, made, left) if as_json else as_text(setting, made, card, left)
 
 
-def as_plain_json(made: Estimate) -> str:
+def as_plain_json(setting: Setting, made: Estimate, left: Unreached | None = None) -> str:
     """The estimate as JSON; bytes as whole numbers, absent values left out."""
     step = made.step
     plain: dict[str, Any] = {
+        "quantization": setting.quantization.name,
+        "double_quant": setting.quantization.double_quant,
+        "stored_quantized": _is_stored(setting),
         "total_parameters": step.total_parameters,
         "trainable_parameters": step.trainable_parameters,
         "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
@@ -65,15 +74,16 @@ def as_plain_json(made: Estimate) -> str:
         "fits": made.fits,
         "largest_batch_size": made.largest_batch_size,
         "largest_sequence_length": made.largest_sequence_length,
+        "unreached": _unreached_plain(left, setting),
     }
     return json.dumps({k: v for k, v in plain.items() if v is not None}, indent=2)
 
 
-def as_text(setting: Setting, made: Estimate, card: Gpu | None) -> str:
+def as_text(setting: Setting, made: Estimate, card: Gpu | None, left: Unreached | None = None) -> str:
     """The estimate as a small table with bars."""
     step, method = made.step, setting.method
     rank = f" rank {method.rank}" if method.rank is not None else ""
-    kind = setting.quantization.name + (", double quantised" if setting.quantization.double_quant else "")
+    kind = setting.quantization.name + (", double quantised" if setting.quantization.double_quant else "") + (" as its checkpoint stores it" if _is_stored(setting) else "")
     share = 100 * step.trainable_parameters / step.total_parameters
     lines = [
         f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x {setting.training.sequence_length} tokens, {setting.training.optimizer}",
@@ -88,7 +98,24 @@ def as_text(setting: Setting, made: Estimate, card: Gpu | None) -> str:
     lines += ["", f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}"]
     if card is not None:
         lines += ["", _verdict(made, card)]
+    if told := _unreached_text(left, setting):
+        lines += ["", f"note: {told}"]
     return "\n".join(lines)
+
+
+def _is_stored(setting: Setting) -> bool:
+    return setting.quantization.name != "none" and stored_quantization(setting.model.name, setting.model.revision) is not None
+
+
+def _unreached_text(left: Unreached | None, setting: Setting) -> str:
+    return unreached_words(left.names, left.parameters, left.bytes, left.of, quantised=setting.quantization.name != "none", adapted=True) if left else ""
+
+
+def _unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any] | None:
+    """What is neither quantised nor adapted, as JSON; None where that is nothing."""
+    if left is None:
+        return None
+    return {"parameters": left.parameters, "bytes": left.bytes, "names": list(left.names), "quantized": False if setting.quantization.name != "none" else None, "adapted": False}
 
 
 def _verdict(made: Estimate, card: Gpu) -> str:
@@ -111,12 +138,17 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     card, study = find_gpu(gpu), read_study(source)
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
+        from lorabench.memory.parameters import unreached_of
         from lorabench.memory.plan import plan_conditions
+        from lorabench.memory.setting import setting_of
         from lorabench.spec.grid import conditions
 
     calibration = calibrate(card)
     rows = plan_conditions(conditions(study, source), card, calibration)
     words = [_condition_words(r, apart) for r, apart in zip(rows, _apart(rows), strict=True)]
+    settings = [setting_of(r.condition, card.kind) if r.step else None for r in rows]
+    found = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
+    left = [found[s] if s is not None else None for s in settings]
     told = {True: "fits", None: "may not fit", False: "does not fit"}
     if as_json:
         plain = [
@@ -129,8 +161,9 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
                 "high_bytes": row.high_bytes,
                 "fits": told[row.fits(card)] if row.step else None,
                 "seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+                "unreached": _unreached_plain(one, setting) if setting is not None else None,
             }
-            for word, row in zip(words, rows, strict=True)
+            for word, row, one, setting in zip(words, rows, left, settings, strict=True)
         ]
         return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "time": _basis(calibration, card).removeprefix("time: "), "conditions": plain}, indent=2)
     lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed")]
@@ -143,7 +176,8 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     timed = [r.seconds for r in rows if r.seconds and r.fits(card) is not False]
     n = len(study.seeds)
     total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}{', without what does not fit' if any(r.fits(card) is False for r in rows) else ''}" if timed else ""
-    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+    notes = dict.fromkeys(f"note: {model_label(s.model.name)}, {s.quantization.name}: {_unreached_text(one, s)}" for s, one in zip(settings, left, strict=True) if s is not None and one is not None)
+    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
 
 
 def _basis(calibration: Calibration | None, card: Gpu) -> str:
@@ -158,17 +192,26 @@ def _basis(calibration: Calibration | None, card: Gpu) -> str:
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
     with quick.lean_imports():
-        from lorabench.memory.parameters import count_parameters
+        from lorabench.engine.experts import unreached
+        from lorabench.memory.parameters import any_model, count_parameters
         from lorabench.memory.request import model_from
+        from lorabench.memory.skeleton import configuration
 
-    rows = count_parameters(model_from(model), ranks, target_modules, method)
+    spec = model_from(model)
+    rows, stored, left = count_parameters(spec, ranks, target_modules, method), stored_quantization(spec.name), unreached(any_model(configuration(spec)))
+    half = 2 * left.parameters if left else None  # in 16 bits: no precision was asked for
     if as_json:
         found = [{"rank": r.rank, "trainable_parameters": r.trainable_parameters, "trainable_percent": r.trainable_percent, "adapter_bytes": r.adapter_bytes()} for r in rows]
-        return json.dumps({"model": model, "base_parameters": rows[0].base_parameters, "ranks": found}, indent=2)
+        plain: dict[str, Any] = {"model": model, "base_parameters": rows[0].base_parameters}
+        plain |= {"stored_quantized": stored.words, "readable": stored.readable} if stored else {}
+        plain |= {"unreached": {"parameters": left.parameters, "bytes_in_16_bit": half, "names": list(left.names), "adapted": False}} if left else {}
+        return json.dumps({**plain, "ranks": found}, indent=2)
     lines = [("rank", "trainable", "of all", "adapter (float32)", "(16 bit)")]
     for r in rows:
         lines.append((str(r.rank), f"{r.trainable_parameters:,}", f"{r.trainable_percent:.3g} %", size(r.adapter_bytes()), size(r.adapter_bytes(2))))
-    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters", "", *_columns(lines)])
+    form = f", stored in {stored.words}" + ("" if stored.readable else ", which lorabench cannot train on") if stored else ""
+    note = ["", f"note: {unreached_words(left.names, left.parameters, half, left.of, quantised=False, adapted=True)}"] if left else []
+    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *_columns(lines), *note])
 
 
 def paper(source: Source) -> Table:
@@ -185,8 +228,6 @@ def paper(source: Source) -> Table:
 
 def _apart(rows: Sequence[Row]) -> list[str]:
     """What tells conditions apart beside method, rank and quantization: "batch_size=4 checkpointing"."""
-    from lorabench.spec.paths import model_label
-
     plain = [r.condition.model_dump(mode="json") for r in rows]
     flat = [
         {"model": model_label(p["model"]["name"]), **{k: v for k, v in p["training"].items() if k != "steps" or p["training"]["steps"]}, **{k: p["method"][k] for k in ("target_modules",)}}

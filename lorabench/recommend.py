@@ -21,9 +21,12 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
+from lorabench.report.unreached import unreached_words
 from lorabench.spec.architectures import find_architecture, model_type
+from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
-from lorabench.spec.settings import TrainingSpec
+from lorabench.spec.paths import model_label
+from lorabench.spec.settings import MethodSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from lorabench.memory.setting import Setting
@@ -35,7 +38,6 @@ PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 WORTH_A_LOOK = 64  # tokens: shorter sequences are no change that anyone would make
 CARDS = 3
 MOST = 1_000_000  # sequences of a step
-EXPERTS = "its experts are neither adapted nor quantised: transformers keeps them as parameters of their own, not as linear layers"
 CALIBRATED = 4  # stored conditions that tell this machine's speed: each is traced, in ~0.4 s
 
 
@@ -78,13 +80,17 @@ def recommend(
             pass
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
-        from lorabench.memory.parameters import count_parameters
+        from lorabench.memory.parameters import count_parameters, unreached_of
         from lorabench.memory.request import model_from, setting_from
         from lorabench.memory.room import Room
-        from lorabench.memory.skeleton import configuration, with_experts
 
         known = find_architecture(model)
         spec = model_from(known.name if known and "/" not in model else model)  # by its hub id, which other tools know, too
+        if stored := stored_quantization(spec.name, spec.revision):
+            raise LorabenchError(
+                f"{model_label(spec.name)} is stored in {stored.words}, which leaves no choice of storage, and that is what recommend weighs; name the unquantised checkpoint"
+                + (", or ask estimate for a setting of this one" if stored.readable else ", since this form cannot be trained on here")
+            )
         first = setting_from({"model": spec.model_dump(), "method": "full", "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
     workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
     known_tokens = [n for n in (tokens, examples and examples * sequence_length) if n is not None]  # what is longer than a sequence is cut off
@@ -98,14 +104,15 @@ def recommend(
     given, notes = possible(families(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
-    if with_experts(configuration(first.model)):
-        given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, EXPERTS)) for f in given]
+    if left := unreached_of(replace(first, method=MethodSpec())):
+        told = unreached_words(left.names, left.parameters, left.bytes, left.of, quantised=True, adapted=True)
+        given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, told)) for f in given]
     with quick.uncollected(), closing(Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
 
         def needs(candidate: Candidate) -> Needs:
             need = room.need(setting_of(candidate, workload, first))
             known = need.seconds is not None and not candidate.optimizer.startswith("paged")  # what paging takes is not predicted
-            seconds = need.seconds.times(candidate.gradient_accumulation) if need.seconds and known else None
+            seconds = need.seconds if known else None
             return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
 
         def longest(candidate: Candidate) -> int:
@@ -175,7 +182,7 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
     """What memory is predicted for."""
     training = TrainingSpec(
         batch_size=candidate.micro_batch_size, sequence_length=workload.sequence_length, optimizer=candidate.optimizer, gradient_checkpointing=candidate.gradient_checkpointing,
-        gradient_accumulation=min(2, candidate.gradient_accumulation),
+        gradient_accumulation=candidate.gradient_accumulation,
     )  # fmt: skip
     return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
 
@@ -254,7 +261,7 @@ def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[
 
 def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]:
     if not card.bf16:
-        yield f"{card.name} does not compute in bfloat16: memory and time are those of products in float32, which it uses in its place."
+        yield f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, of products that it takes through float32."
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
         yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
 

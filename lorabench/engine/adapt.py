@@ -110,40 +110,38 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
         fan_in_fan_out=_is_transposed(model),
         **variant,
     )
-    if taken := misread_targets(model, config):
-        raise ModelError(taken)
+    refuse_misread(model, targets)
     try:
         return peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as e:
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
 
 
-def misread_targets(model: Any, config: Any) -> str | None:
-    """A sentence where PEFT would adapt other weights than the named modules, None where it would not.
+def refuse_misread(model: Any, targets: list[str] | str) -> None:
+    """ModelError where PEFT would adapt other weights than the modules of these names (as `peft_targets` gives them).
 
     PEFT 0.21 takes the names gate_proj, up_proj and down_proj of some mixtures (DeepSeek, GLM, ...) for those of their experts under
     transformers 4: it adapts the stacks of experts, of other ranks, and leaves out the shared experts and dense layers that were meant.
     """
-    import copy
-
+    import peft
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-    seen = copy.deepcopy(config)
+    seen = peft.LoraConfig(target_modules=targets)
     try:
         convert_peft_config_for_transformers(seen, model=model, conversions=None)
         if not seen.target_parameters:
-            return None
-        kept = {n for n in linear_modules(model) if any(_ends(n, t) for t in seen.target_modules)}
+            return
+        kept = {n for n in linear_modules(model) if any(_ends(n, t) for t in seen.target_modules or ())}
     except ValueError:  # only some of the fused names
         kept = set()
-    lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(config.target_modules))
-    return (
+    lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(targets))
+    raise ModelError(
         f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its experts (their names under transformers 4), and would adapt those in place of the modules that are meant; "
         "allowed: target_modules: attention, or names without these"
     )
 
 
-def _names_in(targets: Any) -> set[str]:
+def _names_in(targets: list[str] | str) -> set[str]:
     words = re.findall(r"\w+", targets) if isinstance(targets, str) else [t.rpartition(".")[2] for t in targets]
     return set(words)
 

@@ -309,10 +309,19 @@ def _keep_int8_constants(model: Any) -> None:
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision on a device of this machine."""
+    return autocast_dtype(spec, where.type == "cuda" and computes_in_bfloat16(where))
+
+
+def autocast_dtype(spec: TrainingSpec, on_bfloat16_gpu: bool) -> torch.dtype | None:
     """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
-    if spec.autocast == "auto":
-        return torch.bfloat16 if where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if spec.autocast == "bfloat16" else None
+    wanted = spec.autocast == "bfloat16" or (spec.autocast == "auto" and on_bfloat16_gpu)
+    return torch.bfloat16 if wanted else None
+
+
+def computes_in_bfloat16(where: torch.device) -> bool:
+    """Whether a device has products in bfloat16; older GPUs (T4, V100) emulate them through float32."""
+    return where.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

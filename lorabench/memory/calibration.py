@@ -1,26 +1,28 @@
 """How fast this machine, or a card, really was: the roofline's three costs fitted to stored measurements.
 
-    seconds of a step = a * flops + b * bytes moved + c * kernels        a, b, c >= 0
+    seconds of an optimizer step = a * flops + b * bytes moved + c * kernels        a, b, c >= 0
+
+The work is that of its micro-batches, and of clipping and the update once,
 
 by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that ran on the same
-device. The range is the worst factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
+device, as they ran there (a card without bfloat16 without mixed precision). The range is the worst factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lorabench.errors import LorabenchError
-from lorabench.memory.hardware import Seconds, step_seconds
+from lorabench.memory.hardware import Seconds, optimizer_step_seconds
 from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting, setting_of
-from lorabench.memory.step import Step, in_half
+from lorabench.memory.setting import Setting, on_card, setting_of
+from lorabench.memory.step import Step, Work, in_half
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
 from lorabench.spec.gpus import Gpu, cards_named
@@ -44,8 +46,8 @@ class Calibration:
     least_flops: int
     most_flops: int
 
-    def step_seconds(self, step: Step) -> Seconds | None:
-        """The time of a traced step; None where its work is not like that of the stored ones."""
+    def step_seconds(self, step: Step | Work) -> Seconds | None:
+        """The time of an optimizer step; None where its work is not like that of the stored ones."""
         if not self.least_flops / REACH <= step.flops <= self.most_flops * REACH:
             return None
         middle = float(np.dot(self.costs, _work(step)))
@@ -53,9 +55,10 @@ class Calibration:
 
 
 def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | None) -> Seconds | None:
-    """What a step takes by the cells that ran on the card, else by its data sheet; None where neither is known."""
-    fitted = calibration.step_seconds(step) if calibration else None
-    return fitted or step_seconds(step, card, in_half(setting), setting.quantization.name != "none")
+    """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its data sheet; None where neither is known."""
+    accumulation = setting.training.gradient_accumulation
+    fitted = calibration.step_seconds(step.work(accumulation)) if calibration else None
+    return fitted or optimizer_step_seconds(step, accumulation, card, in_half(setting), setting.quantization.name != "none")
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
@@ -65,7 +68,7 @@ def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> C
 
 
 def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS) -> dict[Setting, list[float]]:
-    """Seconds of one forward and backward pass, update included, by setting, of finished cells on a card; the latest `most`."""
+    """Seconds of an optimizer step by setting, of finished cells on a card; the latest `most`."""
     found: dict[Setting, list[float]] = {}
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
@@ -74,9 +77,9 @@ def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CO
             continue
         passes = training.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
-        setting = replace(setting_of(result.cell, card.kind, length), model=result.cell.model)
+        setting = on_card(setting_of(result.cell, card.kind, length), card)
         if setting in found or len(found) < most:
-            found.setdefault(setting, []).append(seconds / passes)
+            found.setdefault(setting, []).append(seconds / training.steps)
     return found
 
 
@@ -87,7 +90,7 @@ def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
     rows, seconds = [], []
     for setting, seen in measured.items():
         try:
-            rows.append(_work(known.step(setting)))
+            rows.append(_work(known.step(setting).work(setting.training.gradient_accumulation)))
         except LorabenchError:  # a model that is not on this machine any more
             continue
         seconds.append(float(np.median(seen)))
@@ -116,7 +119,7 @@ def is_on(card: Gpu, environment: Environment | None) -> bool:
     return card in cards_named(environment.device)
 
 
-def _work(step: Step) -> tuple[float, float, float]:
+def _work(step: Step | Work) -> tuple[float, float, float]:
     return float(step.flops), float(step.moved_bytes), float(step.kernels)
 
 

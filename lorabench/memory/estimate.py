@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting
+from lorabench.memory.setting import Setting, on_card
 from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 
@@ -65,13 +65,6 @@ def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = N
         largest_batch_size=largest(lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, made.high_bytes),
         largest_sequence_length=largest(lambda n: high(sequence_length=n), gpu.memory_bytes, positions or MOST, training.sequence_length, made.high_bytes),
     )
-
-
-def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
-    """The setting as the engine resolves it on a card: mixed precision needs bfloat16, which older cards do not compute in."""
-    if gpu is None or gpu.bf16 or setting.training.autocast != "auto":
-        return setting
-    return setting.trained(autocast="none")
 
 
 def with_framework(step: Step, setting: Setting) -> dict[str, int]:

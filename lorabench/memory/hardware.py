@@ -4,8 +4,9 @@
     most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
 
 (Williams et al. 2009, CACM 52.4.) The rate is that of the bfloat16 tensor cores for half precision, and of plain float32 (no TF32,
-PyTorch's default) otherwise and on cards without bfloat16, whose float16 tensor cores the engine does not use. Flops and bytes are
-those of the traced step, recomputation and dequantised copies included. A quantised base takes QUANTISED times as long: what its kernels cost beyond
+PyTorch's default) otherwise and on cards without bfloat16, which emulate it and whose float16 tensor cores the engine does not use. Flops and bytes are
+those of the traced step, recomputation, dequantised copies and the optimizer's own reading and writing included; what comes once an optimizer step
+(clipping, update) is not multiplied by accumulation. A quantised base takes QUANTISED times as long: what its kernels cost beyond
 bytes is not in the trace, and counted by bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card, `calibration` tells the
 time from them instead.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorabench.memory.step import Step
+from lorabench.memory.step import Step, Work
 from lorabench.spec.gpus import Gpu
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
@@ -35,9 +36,19 @@ class Seconds:
         """The range of n such steps."""
         return Seconds(self.least * n, self.most * n)
 
+    def then(self, other: Seconds) -> Seconds:
+        """The range of one after the other."""
+        return Seconds(self.least + other.least, self.most + other.most)
 
-def step_seconds(step: Step, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
-    """The time of one traced step, its arithmetic in half precision or in float32, on a quantised base or not; None where the card's rates are not known."""
+
+def optimizer_step_seconds(step: Step, accumulation: int, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
+    """The time of so many micro-batches and one update, which a quantised base does not slow."""
+    micro, update = step_seconds(step.micro_batch, gpu, half, quantised), step_seconds(step.update, gpu, half)
+    return None if micro is None or update is None else micro.times(accumulation).then(update)
+
+
+def step_seconds(step: Step | Work, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
+    """The time of traced work, its arithmetic in half precision or in float32, on a quantised base or not; None where the card's rates are not known."""
     rate = gpu.bf16_flops if half and gpu.bf16 else gpu.fp32_flops
     if gpu.bandwidth is None or rate is None:
         return None

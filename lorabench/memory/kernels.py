@@ -2,7 +2,8 @@
 
 - Attention: on the meta device torch takes the path that keeps the whole attention matrix. Here it takes the
   operator that the device would: flash attention for half precision on CUDA without a mask, the
-  memory-efficient kernel with a mask or in float32, the flash kernel of the CPU. Their meta kernels and
+  memory-efficient kernel with a mask, in float32, or in float16 on cards before compute capability 8 (which is where
+  bfloat16 begins; in bfloat16 those keep the whole matrix, too), the flash kernel of the CPU. Their meta kernels and
   derivatives are torch's own, so what is kept for the backward pass is what they keep: q, k, v, the output
   and a log-sum-exp per row and head (Dao et al. 2022, arXiv:2205.14135).
 - Quantised products: bitsandbytes 0.50 multiplies with a dequantised copy of the weight when there are many rows;
@@ -32,14 +33,15 @@ _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
 def _attention(
     device: DeviceKind, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, bf16: bool = True,
 ) -> torch.Tensor:  # fmt: skip
     if torch.is_autocast_enabled(device):
         query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
     alone = query.shape[-3] != key.shape[-3] and not enable_gqa  # one key head broadcast to all (Falcon): no fast kernel takes that
-    if alone or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
+    emulated = device == "cuda" and not bf16 and query.dtype == torch.bfloat16  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
+    if alone or emulated or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    flash = device == "cuda" and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
+    flash = device == "cuda" and bf16 and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
     if enable_gqa and device == "cuda" and not flash:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -112,8 +114,8 @@ def is_view(operator: Any) -> bool:
 
 
 @contextlib.contextmanager
-def device_kernels(device: DeviceKind) -> Iterator[None]:
-    """Attention and int8 products as on the device, for the length of a `with` block.
+def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
+    """Attention and int8 products as on the device (with bfloat16 or without), for the length of a `with` block.
 
     The functions are replaced where they are, since a checkpoint recomputes outside of all function modes. bitsandbytes
     trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that.
@@ -121,7 +123,7 @@ def device_kernels(device: DeviceKind) -> Iterator[None]:
     bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, functional, "scaled_dot_product_attention", functional.scaled_dot_product_attention)
-        functional.scaled_dot_product_attention = partial(_attention, device)
+        functional.scaled_dot_product_attention = partial(_attention, device, bf16=bf16)
         if bnb is not None and device == "cpu":
             stack.callback(setattr, bnb, "matmul", bnb.matmul)
             bnb.matmul = _int8_on_cpu  # type: ignore[attr-defined]  # a module

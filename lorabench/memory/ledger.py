@@ -71,6 +71,11 @@ class Ledger(TorchDispatchMode):
         self.segments.append(Segment(name))
         self._mark(0)
 
+    def count(self, moved: int, kernels: int) -> None:
+        """Adds work of operators that are not traced: a fused optimizer's."""
+        self.segments[-1].moved += moved
+        self.segments[-1].kernels += kernels
+
     def call(self, tensor: torch.Tensor, category: str) -> None:
         """Gives a live tensor another category: a gradient, which is known to be one only when it is complete."""
         key = tensor.untyped_storage()._cdata

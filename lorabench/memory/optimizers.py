@@ -1,4 +1,4 @@
-"""The bytes of an optimizer's state, and what its update holds for a moment, for tensors on the meta device.
+"""The bytes of an optimizer's state, what its update holds for a moment, and what it moves, for tensors on the meta device.
 
 torch's fused AdamW keeps two tensors like the parameter and a float32 step count. bitsandbytes' 8-bit AdamW keeps
 two bytes a parameter and two float32 constants a block of 256, and plain float32 for tensors below 4,096 entries (Dettmers
@@ -44,13 +44,29 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
     return found
 
 
+def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> tuple[int, int]:
+    """(bytes read and written, kernels started) by an update, beside `update`'s temporaries; reading is of the parameter, its gradient and its state.
+
+    A float32 parameter: AdamW reads 16 bytes and writes 12, SGD reads 8 and writes 4, 8-bit AdamW reads 10 and writes 6, its block constants
+    come to it. torch updates all tensors in a few kernels, bitsandbytes one by one.
+    """
+    kind, moved = training.optimizer, 0
+    for parameter in parameters:
+        n, own = parameter.numel(), parameter.element_size()
+        state = 0 if kind == "sgd" else 2 * own if kind == "adamw" else 2 if kind.endswith("8bit") and n >= SMALLEST_8BIT else 8
+        constants = -(-n // BLOCK) * 8 if state == 2 else 0
+        moved += n * (3 * own + 2 * state) + 2 * constants
+    one_by_one = kind not in ("adamw", "sgd") or (kind == "sgd" and device == "cpu")
+    return moved, len(parameters) if one_by_one else 2
+
+
 def update(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> None:
     """The temporaries of an optimizer step, made and let go: SGD with weight decay adds it to a copy of the gradients."""
     if training.optimizer != "sgd" or not training.weight_decay:
         return
-    decayed = [p.grad for p in parameters if p.grad is not None and p.ndim >= 2]
+    decayed = [(p.grad, p.detach()) for p in parameters if p.grad is not None and p.ndim >= 2]
     if device == "cuda":
-        _ = [torch.add(g, 1) for g in decayed]  # torch's foreach path holds all copies at once
+        _ = [torch.add(gradient, own) for gradient, own in decayed]  # torch's foreach path holds all copies at once
     else:
-        for gradient in decayed:
-            torch.add(gradient, 1)
+        for gradient, own in decayed:
+            torch.add(gradient, own)

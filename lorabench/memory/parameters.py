@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from lorabench import plugins
-from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
+from lorabench.engine.experts import Unreached, unreached
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError, unknown
-from lorabench.memory.skeleton import configuration
+from lorabench.memory.setting import Setting
+from lorabench.memory.skeleton import build, configuration, explained
+from lorabench.memory.step import resolve_dtype
 from lorabench.spec.settings import ModelSpec
 
 
@@ -49,7 +52,10 @@ def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str
     if not plugins.load("methods", method).FIELDS:
         raise LorabenchError(f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,} parameters; allowed: lora and its variants")
     shapes = linear_modules(whole)
-    sides = [shapes[name] for name in resolve_targets(whole, target_modules)]
+    targets = resolve_targets(whole, target_modules)
+    if unreached(whole):
+        refuse_misread(whole, peft_targets(whole, targets))
+    sides = [shapes[name] for name in targets]
     smallest = min(min(s) for s in sides)
     for rank in ranks:
         if not 1 <= rank <= smallest:
@@ -59,11 +65,19 @@ def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str
     return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base, saved) for rank in ranks)
 
 
+def unreached_of(setting: Setting) -> Unreached | None:
+    """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is next to nothing, or all of it is trained."""
+    if plugins.load("methods", setting.method.name).TRAINS_BASE:
+        return None
+    config = configuration(setting.model)
+    return unreached(build(config, resolve_dtype(setting, config), setting.model.trust_remote_code))
+
+
 def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
     import transformers as t
 
-    with torch.device("meta"), quiet():
+    with torch.device("meta"), quiet(), explained(f"a model of type {config.model_type} cannot be built from its configuration"):
         for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
             if type(config) in maker._model_mapping:
                 return maker.from_config(config, trust_remote_code=trust_remote_code)

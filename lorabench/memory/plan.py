@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from lorabench import plugins
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import HIGH, LOW, on_card, with_framework
+from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.hardware import Seconds
 from lorabench.memory.request import check
 from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import setting_of
+from lorabench.memory.setting import on_card, setting_of
 from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 from lorabench.spec.study import Condition
@@ -55,6 +55,5 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
         one = time_of(step, setting, gpu, calibration)
-        times = condition.training.steps * condition.training.gradient_accumulation
-        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(times) if one else None))
+        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(condition.training.steps) if one else None))
     return tuple(rows)

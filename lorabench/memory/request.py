@@ -14,7 +14,9 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.setting import DeviceKind, Setting
 from lorabench.memory.skeleton import build, configuration, with_layers
 from lorabench.spec.architectures import find_architecture
+from lorabench.spec.checkpoint import as_stored, stored_quantization
 from lorabench.spec.explain import sentence
+from lorabench.spec.paths import model_label
 from lorabench.spec.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
@@ -28,13 +30,16 @@ class Request(Frozen):
 
 
 def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
-    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss."""
+    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
+
+    The quantisation is the checkpoint's own where the model is stored quantised.
+    """
     try:
         asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
     kind = asked.quantization if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT else asked.quantization.model_copy(update={"double_quant": False})
-    setting = Setting(asked.model, kind, used(asked.method), asked.training, device)
+    setting = Setting(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
     check(setting)
     return setting
 
@@ -59,7 +64,9 @@ def check(setting: Setting) -> None:
     if not method.TRAINS:
         raise LorabenchError(f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants")
     if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
-        raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {setting.quantization.name}: {method.UNQUANTIZED_ONLY}")
+        stored = stored_quantization(setting.model.name, setting.model.revision)
+        where = f"{setting.quantization.name}, in which {model_label(setting.model.name)} is stored" if stored else setting.quantization.name
+        raise LorabenchError(f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}")
     if method.TRAINS_BASE and setting.model.dtype == "float16":
         raise LorabenchError(f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16")
     if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from lorabench.memory.ledger import BLOCK
-from lorabench.memory.setting import Setting
+from lorabench.memory.setting import Setting, traced_as
 from lorabench.memory.step import Course, Step, along, course, summed
 
 SMOOTH_OPTIMIZERS = ("adamw", "sgd")
@@ -35,7 +35,7 @@ class Reuse:
     def plan(self, settings: Iterable[Setting]) -> None:
         """Finds the families in what is going to be asked."""
         families: dict[Setting, set[Setting]] = {}
-        for setting in settings:
+        for setting in map(traced_as, settings):
             families.setdefault(family(setting), set()).add(setting)
         for name, members in families.items():
             batches, ranks = {m.training.batch_size for m in members}, {m.method.rank or 0 for m in members}
@@ -44,13 +44,15 @@ class Reuse:
 
     def extend(self, setting: Setting) -> None:
         """Lets all batches of a setting follow from its own and the next one."""
+        setting = traced_as(setting)
         batch, rank = setting.training.batch_size, setting.method.rank or 0
         if family(setting) != setting:
             self.corners[family(setting)] = (batch, batch + 1), (rank, rank)
 
     def step(self, setting: Setting) -> Step:
         """The step of a setting: between the corners of its family where it has some, else traced."""
-        return summed(self._between(setting) or self._trace(setting))
+        asked = traced_as(setting)
+        return summed(self._between(asked) or self._trace(asked))
 
     def _between(self, setting: Setting) -> Course | None:
         known = self.corners.get(family(setting))

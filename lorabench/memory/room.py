@@ -13,22 +13,23 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import HIGH, LOW, largest, on_card, with_framework
+from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
 from lorabench.memory.hardware import Seconds
-from lorabench.memory.setting import Setting
+from lorabench.memory.setting import Setting, on_card, traced_as
 from lorabench.memory.step import Course, Step, along, course, summed
 from lorabench.spec.gpus import Gpu
 
 
 @dataclass(frozen=True)
 class Need:
-    """Of one forward and backward pass with the update."""
+    """Of an optimizer step."""
 
     step: Step
     peak_bytes: int
     low_bytes: int
     high_bytes: int
     seconds: Seconds | None
+    """all micro-batches and the update"""
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Room:
     def need(self, setting: Setting) -> Need:
         """What a setting takes."""
         setting = on_card(setting, self.gpu)
-        step = summed(self._course(setting))
+        step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
         return Need(step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration))
 
@@ -57,7 +58,7 @@ class Room:
 
     def prefetch(self, settings: Sequence[Setting]) -> None:
         """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
-        wanted = list(dict.fromkeys(s for setting in settings for s in _told_by(on_card(setting, self.gpu)) if s not in self.traced))
+        wanted = list(dict.fromkeys(s for setting in settings for s in _told_by(traced_as(on_card(setting, self.gpu))) if s not in self.traced))
         at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         if at_once > 1 or (wanted and self._pool):
             self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))

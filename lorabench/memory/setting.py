@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lorabench.spec.gpus import Gpu
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.spec.study import Condition
 
@@ -21,10 +22,22 @@ class Setting:
     method: MethodSpec
     training: TrainingSpec
     device: DeviceKind
+    bf16: bool = True
+    """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes another kernel"""
 
     def trained(self, **changes: Any) -> Setting:
         """The same with other fields of its training."""
         return replace(self, training=self.training.model_copy(update=changes))
+
+
+def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
+    """The setting on a card; on none that is named a card with bfloat16 is meant."""
+    return setting if gpu is None else replace(setting, bf16=gpu.bf16)
+
+
+def traced_as(setting: Setting) -> Setting:
+    """The setting whose trace tells this one's: more micro-batches than two only repeat the second."""
+    return setting if setting.training.gradient_accumulation <= 2 else setting.trained(gradient_accumulation=2)
 
 
 def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> Setting:

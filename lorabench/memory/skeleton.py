@@ -6,8 +6,10 @@ would make are put in their place by shape. PEFT attaches the method as it does 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ import torch
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_config, quiet
-from lorabench.errors import ModelError
+from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.setting import Setting
 from lorabench.spec.architectures import architectures, find_architecture
+from lorabench.spec.checkpoint import declared_quantization, refusal
 from lorabench.spec.paths import model_directory
 from lorabench.spec.settings import ModelSpec, QuantizationSpec
 
@@ -30,7 +33,8 @@ def configuration(model: ModelSpec) -> Any:
     preset = find_architecture(model.name)
     if preset is None:
         _check_name(model)
-        config = load_config(model)
+        with explained(f"the configuration of {model.name} is not one that transformers takes"):
+            config = load_config(model)
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if layers is not None and layers < 1:
             raise ModelError(f"{model.name} has {layers} layers by its configuration; at least 1 is needed")
@@ -39,6 +43,20 @@ def configuration(model: ModelSpec) -> Any:
 
     fields = dict(preset.config)
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns whatever a library raises at a configuration (a rope it does not know, sides that do not divide) into one sentence."""
+    try:
+        yield
+    except LorabenchError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).split())[:200] or type(e).__name__
+        if isinstance(e, KeyError) and " " not in reason:
+            reason = f"{reason} is none of the values that transformers knows there (of rope_type, of hidden_act, ...)"
+        raise ModelError(f"{what}: {reason}; look into its config.json, or get it anew") from None
 
 
 def _check_name(model: ModelSpec) -> None:
@@ -63,22 +81,14 @@ def with_layers(config: Any, layers: int) -> Any:
     return short
 
 
-def with_experts(config: Any) -> bool:
-    """Whether some layers are mixtures of experts."""
-    return any((getattr(config, name, None) or 0) > 1 for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-
-
 def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The bare model on the meta device."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), quiet():
-        try:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-        except ValueError as e:
-            raise ModelError(f"{config.model_type} is no causal language model that transformers knows: {' '.join(str(e).split())[:200]}") from None
-        except (AttributeError, TypeError, KeyError, RuntimeError) as e:
-            raise ModelError(f"a model of type {config.model_type} cannot be built from its configuration without weights: {' '.join(str(e).split())[:160]}") from e
+    if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
+        raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
+    with torch.device("meta"), quiet(), explained(f"a model of type {config.model_type} cannot be built from its configuration"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.use_cache = False
     return model.requires_grad_(False)
 
@@ -94,14 +104,20 @@ def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: to
 
 
 def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
-    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`."""
-    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
-    if config is None:
-        return model
+    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`.
+
+    A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is not read.
+    """
     import bitsandbytes as bnb
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    own = declared_quantization(model.config.to_dict())
+    if own is not None and not own.readable:
+        raise ModelError(refusal(model.config.name_or_path or model.config.model_type, own))
+    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype) if own is None else model.config.quantization_config
+    if config is None:
+        return model
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=own is not None)
     with torch.device("meta"), quiet():
         quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
         for module in model.modules():

@@ -22,12 +22,23 @@ import numpy as np
 import torch
 
 from lorabench import plugins
+from lorabench.engine.model import autocast_dtype
 from lorabench.errors import ModelError
 from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import adapted, build, configuration, with_layers
-from lorabench.memory.trace import Trace, layers_of, trace
+from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
+from lorabench.spec.checkpoint import declared_quantization
 from lorabench.spec.settings import FLOAT32_BELOW
+
+
+@dataclass(frozen=True)
+class Work:
+    """What takes time: operations, bytes read and written, kernels started."""
+
+    flops: int
+    moved_bytes: int
+    kernels: int
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,24 @@ class Step:
     peak_at: str
     """the segment of the peak"""
     flops: int
+    """of one micro-batch and the update, as the two that follow"""
     moved_bytes: int
     kernels: int
+    update: Work
+    """of these the part that comes once an optimizer step, whatever is accumulated: clipping and the optimizer"""
     total_parameters: int
     trainable_parameters: int
     adapter_bytes: int
+
+    @property
+    def micro_batch(self) -> Work:
+        """One forward and backward pass."""
+        return Work(self.flops - self.update.flops, self.moved_bytes - self.update.moved_bytes, self.kernels - self.update.kernels)
+
+    def work(self, accumulation: int = 1) -> Work:
+        """An optimizer step of so many micro-batches."""
+        one, last = self.micro_batch, self.update
+        return Work(accumulation * one.flops + last.flops, accumulation * one.moved_bytes + last.moved_bytes, accumulation * one.kernels + last.kernels)
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,7 @@ def course(setting: Setting, *, whole: bool = False) -> Course:
     """The same, moment by moment."""
     config = configuration(setting.model)
     text = config.get_text_config()
-    layers, period = text.num_hidden_layers, pattern(text)
+    layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
     dtype = resolve_dtype(setting, config)
     autocast = resolve_autocast(setting)
     declared = setting.quantization.compute_dtype
@@ -122,10 +146,11 @@ def summed(course: Course) -> Step:
     moment = course.lines[top].moments[int(heights[top].argmax())]
     held = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
+    update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
     return Step(
         parts=_named(moment), held=_named(held), peak_bytes=int(moment.sum()), peak_at=course.lines[top].name, flops=flops, moved_bytes=moved,
-        kernels=kernels, total_parameters=total, trainable_parameters=trainable, adapter_bytes=saved,
+        kernels=kernels, update=update, total_parameters=total, trainable_parameters=trainable, adapter_bytes=saved,
     )  # fmt: skip
 
 
@@ -136,6 +161,12 @@ def pattern(config: Any) -> int | None:
         kinds = list(zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False))
         _PERIODS[key] = next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
     return _PERIODS[key]
+
+
+def _skips_by_number(config: Any) -> bool:
+    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are not alike."""
+    stored = declared_quantization(config.to_dict())
+    return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
 
 def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
@@ -156,9 +187,8 @@ def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
 
 
 def resolve_autocast(setting: Setting) -> torch.dtype | None:
-    """The dtype of mixed precision: on GPUs by default, on CPUs where it is asked for."""
-    wanted = setting.training.autocast
-    return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and setting.device == "cuda") else None
+    """The dtype of mixed precision, by the engine's own rule."""
+    return autocast_dtype(setting.training, setting.device == "cuda" and setting.bf16)
 
 
 def in_half(setting: Setting) -> bool:

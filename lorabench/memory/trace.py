@@ -21,6 +21,7 @@ from lorabench.memory.kernels import device_kernels
 from lorabench.memory.ledger import Ledger, Segment
 from lorabench.memory.setting import Setting
 
+UPDATE = "update"  # the segment of what comes once an optimizer step
 
 @dataclass(frozen=True)
 class Trace:
@@ -58,7 +59,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
         again = {"context_fn": mixed.again} if mixed else {}
         with quiet():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
-    with quiet(), device_kernels(setting.device), ledger:
+    with quiet(), device_kernels(setting.device, setting.bf16), ledger:
         ledger.enter("embed")
         with mixed or nullcontext():
             loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()
@@ -66,9 +67,10 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
             mixed.forget()
         steps.backward = True
         loss.backward()
-        ledger.enter("update")
+        ledger.enter(UPDATE)
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
         optimizers.update(parameters, training, setting.device)
+        ledger.count(*optimizers.work(parameters, training, setting.device))
     steps.remove()
     del state
     trainable = sum(p.numel() for p in parameters)

@@ -17,10 +17,10 @@ class Foresight:
     train_peak_bytes: int
     """peak of live tensors in training: what the metric train_peak_bytes measures"""
     low_bytes: int
-    """of the whole process on the device, by the residual error of the prediction"""
+    """what the process still has to allocate on the device, by the residual error of the prediction"""
     high_bytes: int
     available_bytes: int
-    """free on the device when this was predicted"""
+    """what it could allocate when this was predicted"""
     parts: Mapping[str, int] = field(default_factory=dict)
     """bytes of train_peak_bytes by what they are for (the categories of memory.ledger); empty where that is not known"""
 

@@ -22,8 +22,8 @@ def unreached_words(names: Sequence[str], parameters: int, stored_bytes: int | N
     bytes_too = f", {size(stored_bytes)}" if stored_bytes is not None else ""
     who = {"quantised": "bitsandbytes quantises", "adapted": "LoRA adapts"}
     return (
-        f"{'its experts' if experts else 'weights outside of linear layers'} ({shown}: {count(parameters)} of {count(of)} parameters{bytes_too}) are "
-        f"{'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)}: {' and '.join(who[w] for w in left)} linear layers alone, "
+        f"{'its experts' if experts else 'weights outside of linear layers'} are {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)} "
+        f"({shown}: {count(parameters)} of {count(of)} parameters{bytes_too}): {' and '.join(who[w] for w in left)} linear layers alone, "
         f"{'and transformers keeps experts as stacks of matrices' if experts else 'which these are not'}; {_advice(adapted)}"
     )
 

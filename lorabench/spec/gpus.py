@@ -42,7 +42,7 @@ class Gpu:
     fp32_flops: float | None = None
     """a second, outside the tensor cores"""
     bf16: bool = True
-    """whether it computes in bfloat16; the engine computes in float32 where it does not"""
+    """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of bfloat16 weights go through float32"""
     nominal_gib: float | None = None
     """as sold, and as its driver names it"""
 

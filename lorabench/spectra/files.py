@@ -2,14 +2,14 @@
 
 safetensors by safe_open; pickled files by torch.load with weights_only=True, which refuses everything that is no tensor.
 What is corrupt, cut off or unreadable is one sentence (ModelError).
+The weights of a checkpoint are what it means: of a quantised one the dequantised values (`dequantised`), under the names that the model itself has (`names`).
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
+from lorabench.spec.checkpoint import declared_quantization, read_config
+from lorabench.spec.checkpoint_files import refuse_pointer, weight_files
 from lorabench.spec.paths import model_directory
+from lorabench.spectra.dequantised import ADVICE, BLOCK, FLOAT8, METHODS, Codes, beside, codes, dequantised, foreign, logical_shape
+from lorabench.spectra.names import plain
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 READABLE = (".safetensors", *PICKLED)
@@ -30,9 +34,11 @@ class TensorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.suffix not in READABLE:
-            raise ModelError(f"{path} is no file of tensors; allowed: {', '.join(READABLE)}")
+            known = "holds weights as GGUF, which are not read here" if self.path.suffix == ".gguf" else "is no file of tensors"
+            raise ModelError(f"{path} {known}; allowed: {', '.join(READABLE)}")
         if not self.path.is_file():
             raise ModelError(f"there is no file {path}")
+        refuse_pointer(self.path)
 
     def names(self) -> tuple[str, ...]:
         """The names of its tensors, sorted."""
@@ -43,6 +49,12 @@ class TensorFile:
         if isinstance(self._opened, Mapping):
             return tuple(self._opened[name].shape)
         return tuple(self._opened.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor, as `shape`."""
+        if isinstance(self._opened, Mapping):
+            return self._opened[name].dtype
+        return self._opened.get_slice(name)[:0].dtype if self.shape(name) else self.tensor(name).dtype
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor by name, on the CPU."""
@@ -81,37 +93,64 @@ class TensorFile:
 
 
 class Weights:
-    """The tensors of a checkpoint's folder (or file), sharded or not."""
+    """The weights of a checkpoint's folder (or file), sharded or not, quantised or not.
+
+    ModelError at once for files that are missing or no weights, for quantisations that are not read, and where two tensors have one name.
+    """
 
     def __init__(self, place: str | Path) -> None:
         self.place = Path(place)
-        files = [TensorFile(f) for f in ([self.place] if self.place.is_file() else _shards(self.place))]
-        self._file_of = {name: file for file in files for name in file.names()}
-        self.transposed = _is_transposed(self.place)
+        folder = self.place if self.place.is_dir() else self.place.parent
+        config = read_config(folder) if (folder / "config.json").is_file() else {}
+        self.transposed = config.get("model_type") in _TRANSPOSED_TYPES
+        files = [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
+        self._stored = _by_plain_name(files)
+        declared = declared_quantization(config)
+        self._method = declared.method if declared else None
+        self._block = _block(config, self._method)
+        other = foreign(self._stored) or (self._method if self._method not in (None, *METHODS) else None)
+        if other is not None:
+            raise ModelError(f"{self.place} holds weights quantised by {other}, which are not read here; {ADVICE}")
+        self._constants: dict[str, list[str]] = {}
+        for name in self._stored:
+            if (of := beside(name, self._stored)) is not None:
+                self._constants.setdefault(of, []).append(name)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all tensors, sorted."""
-        return tuple(sorted(self._file_of))
+        """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones are not listed."""
+        constants = {c for found in self._constants.values() for c in found}
+        return tuple(sorted(n for n in self._stored if n not in constants))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor as stored."""
-        return self._file_of[name].shape(name)
+        """The shape of a weight as it is meant, (out, in) of a layer's matrix; codes are not read."""
+        stored, found = self._codes(name), self._shape(name)
+        if stored is not None:
+            found = logical_shape(stored, found, self._read)
+        return found[::-1] if self._is_turned(name, len(found)) else found
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor as stored."""
-        return self._file_of[name].tensor(name)
+        """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of the file."""
+        stored = self._codes(name)
+        if stored is not None:
+            return dequantised(stored, self._read, self._block, self.place)
+        found = self._read(name)
+        if found.dtype in FLOAT8 or not found.is_floating_point():
+            scale = next((n for n in self._stored if n.startswith(f"{name}_") and "scale" in n.removeprefix(name)), None)
+            if scale is not None:
+                raise ModelError(f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}")
+        return found.float() if found.dtype in FLOAT8 else found
 
     def find(self, module: str) -> str | None:
         """The name of a module's weight: checkpoints may leave out the first parts of a module's name, or have one more; None where none or several fit."""
-        parts = module.split(".")
+        parts = plain(module).split(".")
         for i in range(len(parts)):
-            if (name := ".".join([*parts[i:], "weight"])) in self._file_of:
+            if (name := ".".join([*parts[i:], "weight"])) in self._stored:
                 return name
-        near = [n for n in self._file_of if n.endswith(f".{module}.weight")]
+        near = [n for n in self._stored if n.endswith(f".{'.'.join(parts)}.weight")]
         return near[0] if len(near) == 1 else None
 
     def weight(self, module: str, shape: tuple[int, int] | None = None) -> torch.Tensor | None:
-        """A module's weight as (out, in); None where the checkpoint has none of that name, or none of that shape."""
+        """A module's weight as (out, in), dequantised where it is stored as codes; None where the checkpoint has none of that name, or none of that shape."""
         name = self.find(module)
         if name is None:
             return None
@@ -120,9 +159,45 @@ class Weights:
             return None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged")
-        if self.transposed and _is_conv1d(name):
+        if self._is_turned(name, 2):
             found = found.T
         return found if shape is None or tuple(found.shape) == shape else None
+
+    @cached_property
+    def form(self) -> str | None:
+        """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where they are plain numbers."""
+        found = {c.form + (" with double quantisation" if c.double_quant else "") for n in self._constants if (c := self._codes(n))}
+        return " and ".join(sorted(found)) or None
+
+    def _codes(self, name: str) -> Codes | None:
+        return codes(name, self._constants.get(name, ()), self._dtype(name), self.place, self._method) if name.endswith(".weight") else None
+
+    def _is_turned(self, name: str, dimensions: int) -> bool:
+        return self.transposed and dimensions == 2 and _is_conv1d(name) and name not in self._constants  # bitsandbytes turns what it quantises
+
+    def _read(self, name: str) -> torch.Tensor:
+        file, own = self._stored[name]
+        return file.tensor(own)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        file, own = self._stored[name]
+        return file.shape(own)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        file, own = self._stored[name]
+        return file.dtype(own)
+
+
+def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, str]]:
+    """Each tensor by the name that the model itself has for it: its file, and its name there."""
+    found: dict[str, tuple[TensorFile, str]] = {}
+    for file in files:
+        for own in file.names():
+            name = plain(own)
+            if name in found and found[name][1] != own:
+                raise ModelError(f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the model is taken off; the checkpoint holds two models, save one of them alone")
+            found[name] = file, own
+    return found
 
 
 def checkpoint_directory(name: str, revision: str | None = None, download: bool = False) -> Path | None:
@@ -142,33 +217,21 @@ def checkpoint_directory(name: str, revision: str | None = None, download: bool 
 _TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D stores weights as (in, out)
 
 
-def _is_transposed(place: Path) -> bool:
-    folder = place if place.is_dir() else place.parent
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config.get("model_type") in _TRANSPOSED_TYPES
-    except (OSError, ValueError, AttributeError):
-        return False
+def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
+    """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None where each scale has a whole side."""
+    places = [p for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config"))) if isinstance(p, Mapping)]
+    found: Mapping[str, Any] = next((f for p in places for k in ("quantization_config", "compression_config") if isinstance(f := p.get(k), Mapping) and f), {})
+    if method == "compressed-tensors":
+        groups = found.get("config_groups") or {}
+        weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}
+        shared = weights.get("block_structure") or (1, weights.get("group_size") or 0)
+    else:
+        shared = found.get("weight_block_size", BLOCK)
+    return (int(shared[0]), int(shared[1])) if isinstance(shared, list | tuple) and len(shared) == 2 else None
 
 
 def _is_conv1d(name: str) -> bool:
     return name.split(".")[-2] in ("c_attn", "c_proj", "c_fc", "q_attn")
-
-
-def _shards(folder: Path) -> Iterable[Path]:
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        index = folder / f"{stem}{suffix}.index.json"
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-                if any(Path(name).name != name for name in names):
-                    raise ModelError(f"{index} names files outside its folder; get it anew")
-                return [folder / name for name in names]
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
-                raise ModelError(f"{index} cannot be read ({_line(e)}); get it anew") from None
-        if (folder / f"{stem}{suffix}").is_file():
-            return [folder / f"{stem}{suffix}"]
-    raise ModelError(f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards)")
 
 
 def _line(error: BaseException) -> str:

@@ -1,9 +1,18 @@
 """What is foreseen of a cell is stored by its parts, which sum to the peak."""
 
-import pytest
+from dataclasses import replace
 
-from lorabench.memory.foresee import foresee
+import pytest
+import torch
+
+from lorabench.engine.model import resolve_autocast as engine_autocast
+from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, with_framework
+from lorabench.memory.foresee import available_bytes, compared, foresee, setting_here
+from lorabench.memory.host import free_host_bytes
 from lorabench.memory.ledger import CATEGORIES
+from lorabench.memory.request import setting_from
+from lorabench.memory.step import predict_step
+from lorabench.memory.step import resolve_autocast as predicted_autocast
 from lorabench.record.foresight import Foresight
 from lorabench.record.frames import wide
 from lorabench.record.metrics import PREDICTED_PARTS, metric
@@ -57,3 +66,45 @@ def test_a_skipped_cell_keeps_the_parts_as_whole_bytes(foreseen):
     row = wide([foresight.skipped(cell)]).iloc[0]
     assert [row[m] for m in PREDICTED_PARTS] == [foresight.parts[c] for c in CATEGORIES]
     assert all(str(wide([foresight.skipped(cell)])[m].dtype) == "Int64" for m in PREDICTED_PARTS)
+
+
+def test_the_cuda_context_is_on_neither_side():
+    """A card with 24 GB of which 0.5 are this process's context: a step that fills the rest fits, though step and context together are more than is free."""
+    setting = replace(setting_from({"model": {"name": "lorabench/tiny-300k"}, "training": {"batch_size": 2, "sequence_length": 32}}), device="cuda")
+    step = predict_step(setting)
+    whole = sum(with_framework(step, setting).values())
+    still = round(HIGH * whole) - CONTEXT_BYTES
+    assert compared(step, setting, still).fits is True
+    assert compared(step, setting, still - 1).fits is not True
+    assert compared(step, replace(setting, device="cpu"), step.peak_bytes * 2).high_bytes == round(HIGH * step.peak_bytes), "a CPU has no context"
+
+
+def test_what_the_process_holds_empty_can_be_used_again_and_what_lives_cannot(monkeypatch):
+    held = {"mem_get_info": (10_000_000_000, 24_000_000_000), "memory_reserved": 3_000_000_000, "memory_allocated": 0}
+    for name in held:
+        monkeypatch.setattr(torch.cuda, name, lambda where, name=name: held[name])
+    where = torch.device("cuda")
+    assert available_bytes(where) == 13_000_000_000
+    held["memory_allocated"] = CUBLAS_BYTES
+    assert available_bytes(where) == 13_000_000_000, "the workspaces of products are part of the prediction"
+    held["memory_allocated"] = CUBLAS_BYTES + 2_000_000_000
+    assert available_bytes(where) == 11_000_000_000, "a teacher that stays on the card"
+
+
+def test_a_control_group_limits_what_a_host_has(tmp_path):
+    whole = free_host_bytes(tmp_path)
+    assert whole > 10**8, "no control group: what the system has"
+    (tmp_path / "memory.max").write_text("300000000\n")
+    (tmp_path / "memory.current").write_text("250000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 20000000\n")
+    assert free_host_bytes(tmp_path) == 70_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_host_bytes(tmp_path) == pytest.approx(whole, rel=0.2)
+
+
+def test_a_cell_is_foreseen_as_the_engine_resolves_it_here(foreseen, monkeypatch):
+    cell, _ = foreseen["lora", 4, "none"]
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, supported=supported: supported or including_emulation)
+        setting = setting_here(cell, torch.device("cuda"), 32)
+        assert predicted_autocast(setting) == engine_autocast(cell.training, torch.device("cuda")) == (torch.bfloat16 if supported else None)
