@@ -47,6 +47,7 @@ from lorabench.engine.model import (
     skeleton,
     weight_bytes,
 )
+from lorabench.engine.precision import BaseDomain, base_domain, evaluated, resolve_eval_dtype
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
@@ -58,7 +59,7 @@ from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolve
 from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
-_DOMAINS: dict[Any, tuple[tuple[Example, ...], Losses]] = {}
+_DOMAINS: dict[BaseDomain, tuple[tuple[Example, ...], Losses]] = {}
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -178,12 +179,14 @@ class _Run:
             self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
                 split = data.validation[: spec.max_sequences]
-                seen = losses(adapted.model, split, spec.batch_size, padding, self.device, self._loss())
+                with evaluated(adapted.model, cell):
+                    seen = losses(adapted.model, split, spec.batch_size, padding, self.device, self._loss())
                 if not math.isfinite(seen.mean):
                     raise Diverged(self.step or 0, "validation loss")
                 self.readings.append(validation_reading(seen))
             if self.domain and self.domain_loss is not None:
-                after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
+                with evaluated(adapted.model, cell):
+                    after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
                 reading, items["forgetting"] = forgetting_reading(self.domain_loss, after)
                 self.readings.append(reading)
         save_items(self.folder / FILE, items)
@@ -235,11 +238,12 @@ class _Run:
     def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
         """Held-out loss and lm-eval of the model as it is now, and what they are means of."""
         adapted, spec = self.adapted, self.cell.evaluation
-        seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
-        readings, items = self.harness.score(adapted.model, adapted.tokenizer)
-        if self.teacher is not None:
-            left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
-            readings, items = left + readings, left_items | items
+        with evaluated(adapted.model, self.cell):
+            seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+            readings, items = self.harness.score(adapted.model, adapted.tokenizer)
+            if self.teacher is not None:
+                left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+                readings, items = left + readings, left_items | items
         return held_out_readings(seen, data) + readings, held_out_items(seen) | items
 
     def _loss(self) -> Loss:
@@ -251,7 +255,7 @@ class _Run:
             return
         model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
         longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
-        with torch.no_grad(), LiveBytes(held_tensors(model)) as live:
+        with evaluated(model, self.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
             token_loss(model, collate(longest, padding, self.device), "none")
         self.read("eval_peak_bytes", live.peak)
         if not spec.steps:
@@ -301,11 +305,12 @@ class _Run:
         chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
         if chosen == "none" or not cell.training.steps:
             return (), None
-        key = (cell.fingerprints, cell.model, cell.quantization, cell.evaluation, length)
+        key = base_domain(cell, base, self.device)
         if key not in _DOMAINS:
-            text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
-            _DOMAINS.clear()
-            _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
+            with evaluated(base, cell):
+                text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
+                _DOMAINS.clear()
+                _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
         return _DOMAINS[key]
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
@@ -328,6 +333,7 @@ class _Run:
             dtype=_name(resolve_dtype(cell)),
             compute_dtype=("float16" if cell.quantization.name == "int8" else _name(self.autocast or resolve_compute_dtype(cell))) if quantised else None,
             autocast=_name(self.autocast) if self.autocast else None,
+            eval_dtype=_name(resolve_eval_dtype(cell)),
             optimizer=cell.training.optimizer if cell.training.steps else None,
             scaling=scaling,
             target_modules=targets,

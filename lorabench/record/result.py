@@ -53,7 +53,9 @@ class Resolved(Frozen):
     compute_dtype: str | None = None
     """of dequantised products, where weights are quantised"""
     autocast: str | None = None
-    """dtype of mixed precision, where it was on"""
+    """dtype of mixed precision in training, where it was on"""
+    eval_dtype: str | None = None
+    """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for all methods: then dtype's"""
     optimizer: str | None = None
     """class that took the steps"""
     scaling: float | None = None
