@@ -124,7 +124,8 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules
     if not shared:
         return None
     ours, theirs = (np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1))
-    d = difference(ours, theirs, _item_errors(metric, gaps) if len(shared) > 1 else None)
+    errors = _item_errors(metric, gaps) if len(shared) > 1 else None
+    d = difference(ours, theirs, errors, min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None)
     low, high = d.interval or (None, None)
     margin = margin_of(metric, rules)
     same = d.p_equivalent(margin) if margin is not None else None

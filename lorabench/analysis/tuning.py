@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.intervals import half_of
 
 METRIC = "validation_loss"
 
@@ -35,8 +36,9 @@ class Tried:
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
-    def std(self) -> float | None:
-        return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else None
+    def half(self) -> float | None:
+        """Half-width of the mean's 95 % interval over seeds."""
+        return half_of(self.losses)
 
 
 @dataclass(frozen=True)

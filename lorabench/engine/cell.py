@@ -19,12 +19,10 @@ from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.distill import Teacher, distilled
+from lorabench.engine.domain import Domain, Ground, base_domain
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import (
-    SAMPLE_TOKENS,
     Losses,
-    base_text,
-    file_text,
     forgetting_reading,
     held_out_items,
     held_out_readings,
@@ -47,7 +45,7 @@ from lorabench.engine.model import (
     skeleton,
     weight_bytes,
 )
-from lorabench.engine.precision import BaseDomain, base_domain, evaluated, resolve_eval_dtype
+from lorabench.engine.precision import evaluated, resolve_eval_dtype
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
@@ -59,7 +57,7 @@ from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolve
 from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
-_DOMAINS: dict[BaseDomain, tuple[tuple[Example, ...], Losses]] = {}
+_DOMAINS: dict[Ground, Domain] = {}
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -300,18 +298,8 @@ class _Run:
         return method.TRAINS and not method.UNQUANTIZED_ONLY  # what cannot have a quantised base is what changes it
 
     def _domain(self, base: Any, tokenizer: Any) -> tuple[tuple[Example, ...], Losses | None]:
-        """Text of the base's domain and the base's own loss on it; the last one is kept, since cells in a row share their base."""
-        cell = self.cell
-        chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
-        if chosen == "none" or not cell.training.steps:
-            return (), None
-        key = base_domain(cell, base, self.device)
-        if key not in _DOMAINS:
-            with evaluated(base, cell):
-                text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
-                _DOMAINS.clear()
-                _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
-        return _DOMAINS[key]
+        """Text of the base's domain and the base's own loss on it."""
+        return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
         if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning

@@ -18,15 +18,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from lorabench.engine.model import load_config, quiet, resolve_compute_dtype, resolve_dtype
-from lorabench.spec.settings import EvaluationSpec, MethodSpec, ModelSpec, QuantizationSpec
-from lorabench.spec.study import Cell, Condition, Fingerprints
+from lorabench.engine.model import load_config, quiet, resolve_dtype
+from lorabench.spec.settings import MethodSpec, ModelSpec
+from lorabench.spec.study import Condition
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 
@@ -64,30 +63,3 @@ def _dtypes(model: ModelSpec, dtype: torch.dtype) -> dict[str, torch.dtype]:
     strict = [re.escape(part).replace(r"\*", ".*") for part in getattr(made, "_keep_in_fp32_modules_strict", None) or ()]
     wide = re.compile("|".join(strict)) if strict else None
     return {name: torch.float32 if wide and wide.search(name) else t.dtype for name, t in made.state_dict().items()}
-
-
-@dataclass(frozen=True)
-class BaseDomain:
-    """Everything that the text of a base's domain and the base's own loss on it hang on; cells for which it is equal share both."""
-
-    model: ModelSpec
-    fingerprints: Fingerprints
-    dtype: torch.dtype
-    """of unquantised weights, as they are evaluated"""
-    quantization: QuantizationSpec
-    compute_dtype: torch.dtype | None
-    """of the products of 4-bit weights: it follows training's autocast where it is auto; int8 has its own"""
-    attention: str | None
-    """transformers' implementation"""
-    device: str
-    evaluation: EvaluationSpec
-    sequence_length: int
-
-
-def base_domain(cell: Cell, base: Any, where: torch.device) -> BaseDomain:
-    """Of a cell and its loaded base."""
-    attention = getattr(base.config, "_attn_implementation", None)
-    computed = resolve_compute_dtype(cell) if cell.quantization.name != "none" else None
-    return BaseDomain(
-        cell.model, cell.fingerprints, resolve_eval_dtype(cell), cell.quantization, computed, attention, str(where), cell.evaluation, cell.training.sequence_length
-    )

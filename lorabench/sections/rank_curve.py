@@ -12,7 +12,7 @@ from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, draw
+from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw
 from lorabench.report.learned import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
@@ -26,7 +26,6 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 _DOUBTFUL = 0.05  # p of lack of fit
 _SMOOTH = 48  # points of a fitted curve
 _FEW = 8  # sentences of a second metric that are shown unfolded
-_BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
 
 
 def section(view: View) -> Section | None:
@@ -85,12 +84,7 @@ def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
     """The drawing without levels that would press the curves flat, nor bars that would; and the levels left out."""
     low, high = (f(chain(*(line.y for line in info.lines))) for f in (min, max))
     far = tuple(v for v in info.levels if low < high and not 2 * low - high <= v.y <= 2 * high - low)
-    near = tuple(v for v in info.levels if v not in far)
-    low, high = min([low, *(v.y for v in near)]), max([high, *(v.y for v in near)])
-    ends = [(y - (e or 0), y + (e or 0)) for line in info.lines for y, e in zip(line.y, line.error, strict=True)]
-    span = (max(min(low, *(e[0] for e in ends)), low - _BEYOND * (high - low)), min(max(high, *(e[1] for e in ends)), high + _BEYOND * (high - low)))
-    pad = 0.06 * (span[1] - span[0])
-    return replace(info, levels=near, y=replace(info.y, span=(span[0] - pad, span[1] + pad)) if pad else info.y), far
+    return bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far
 
 
 def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
@@ -174,9 +168,8 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[
         said.append("Thin lines are the fitted curves c + a r^−b.")
     if any(p.n > 1 for c in found for p in c.points):
         said.append("A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear.")
-    span = info.y.span
-    if span and any(not span[0] <= y + s * (e or 0) <= span[1] for line in info.lines for y, e in zip(line.y, line.error, strict=True) for s in (-1, 1)):
-        said.append("Bars that reach the edge go on beyond it.")
+    if cut_off(info):
+        said.append(cut_off(info))
     if info.levels:
         said.append("Level lines are conditions without a rank.")
     if far:

@@ -5,9 +5,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lorabench.engine import cell as engine
+from lorabench.engine import domain
 from lorabench.engine.cell import run_cell
+from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
-from lorabench.engine.precision import base_domain, evaluated, resolve_eval_dtype
+from lorabench.engine.precision import evaluated, resolve_eval_dtype
 from tests.engine.conftest import cell_of, small_config
 
 CPU = torch.device("cpu")
@@ -52,7 +54,8 @@ def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
         return wrapper
 
     monkeypatch.setattr(engine, "losses", watched(engine.losses))
-    monkeypatch.setattr(engine, "base_text", watched(engine.base_text))
+    monkeypatch.setattr(domain, "losses", watched(domain.losses))
+    monkeypatch.setattr(domain, "base_text", watched(domain.base_text))
     score = engine.Harness.score
     monkeypatch.setattr(engine.Harness, "score", lambda self, model, tokenizer: (seen.append({p.dtype for p in model.parameters()}), score(self, model, tokenizer))[1])
     cell = cell_of("method=full", "training.learning_rate=1e-3", *ALL, "analysis.truncation=[1]").model_copy(update={"tuned_over": (1e-3, 1e-2)})
@@ -96,9 +99,9 @@ def test_cells_share_a_base_exactly_where_its_numbers_are_the_same(large, one, o
         class config:
             _attn_implementation = "sdpa"
 
-    keys = [base_domain(cell_of(*settings), Base, CPU) for settings in (one, other)]
+    keys = [ground(cell_of(*settings), Base, CPU) for settings in (one, other)]
     assert (keys[0] == keys[1]) is shared
-    assert keys[0] != base_domain(cell_of(*one), Base, torch.device("cuda:0"))
+    assert keys[0] != ground(cell_of(*one), Base, torch.device("cuda:0"))
 
 
 def test_small_and_declared_models_are_evaluated_as_they_are_stored(folder):
@@ -113,9 +116,14 @@ def test_the_weights_are_the_same_tensors_afterwards_whatever_happens(large):
     cell = cell_of("method=full")
     model = load_base(cell, CPU)
     before = {n: (t.data_ptr(), t.clone()) for n, t in model.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), evaluated(model, cell) as wide:
-        assert sum(t.numel() for t in wide) == sum(p.numel() for p in model.parameters())
-        raise KeyboardInterrupt
+
+    def stopped():
+        with evaluated(model, cell) as wide:
+            assert sum(t.numel() for t in wide) == sum(p.numel() for p in model.parameters())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     for name, now in model.state_dict().items():
         assert now.data_ptr() == before[name][0]
         assert torch.equal(now, before[name][1])
