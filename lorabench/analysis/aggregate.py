@@ -22,7 +22,7 @@ from lorabench.analysis.intervals import half_over_items, half_over_seeds
 from lorabench.analysis.labels import Label, labels
 from lorabench.record.frames import SETTINGS
 from lorabench.record.metrics import metric as described
-from lorabench.record.result import CellResult
+from lorabench.record.result import BROKEN, CellResult
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcomes:
     @property
     def broken(self) -> int:
         """Replicates that ran and did not finish."""
-        return self.diverged + self.out_of_memory + self.failed
+        return sum(getattr(self, outcome) for outcome in BROKEN)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
     if n < 2 or not np.any(mean != mean[0]):
         return None
     value = float(mean.sum() / (n if weights is None else weights.sum()))
-    floor = _normal_error(mean, weights, value)
+    floor = normal_error(mean, weights, value)
     if n > _HELD or weights is not None:
         return floor, floor
     drawn = _draws(n) @ mean / n
@@ -157,7 +157,8 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
     return max((value - float(low)) / _Z, floor), max((float(high) - value) / _Z, floor)
 
 
-def _normal_error(differences: Array, weights: Array | None, value: float) -> float:
+def normal_error(differences: Array, weights: Array | None, value: float) -> float:
+    """Standard error over items of a difference that is `value`: never 0, as if half an item more had spoken for each side."""
     n = len(differences)
     if weights is not None:
         return math.sqrt(n / (n - 1) * float(np.sum((differences - value * weights) ** 2))) / float(weights.sum())  # Cochran 1977, equation 6.9

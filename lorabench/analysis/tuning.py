@@ -80,6 +80,7 @@ def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, .
 def _chosen(tried: Sequence[Tried]) -> float | None:
     most = max((len(t.losses) for t in tried), default=0)
     able = [t for t in tried if t.losses and len(t.losses) == most]  # fewer seeds, or survivors alone, are no fair mean
+    able = [t for t in able if t.broken == min(a.broken for a in able)]
     return min(able, key=lambda t: (t.mean, t.rate)).rate if able else None
 
 

@@ -174,6 +174,8 @@ class _Run:
         self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
             self.accuracy, items = self._accuracy(data)
+            if cell.training.steps and not any(r.metric == "eval_loss" for r in self.accuracy):  # left out, it would leave the mean to the other seeds
+                raise Diverged(self.step or 0, "held-out loss")
             self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
                 split = data.validation[: spec.max_sequences]

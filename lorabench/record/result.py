@@ -14,6 +14,7 @@ from lorabench.spec.study import Cell
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way
+BROKEN: tuple[Outcome, ...] = ("diverged", "out_of_memory", "failed")  # ran and did not finish: what is left of such a condition are survivors
 RETRIED: tuple[Outcome, ...] = ("failed", "skipped")  # run again by the next start
 
 

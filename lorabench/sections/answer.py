@@ -129,7 +129,9 @@ def sentence(view: View, c: Comparison) -> str:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
     said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
-    if c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
+    if c.broken and c.verdict == "not decisive":
+        said = f"not decisive, since {human.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
+    elif c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
         said = "not decisive among so many comparisons"
     if c.difference == 0:
         return f"{ours} has the same mean as {theirs} in {m.label} ({interval(c)}): {said}."

@@ -65,7 +65,7 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
     for i, c in enumerate(found):
         style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
-        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')})" for p in c.points)
+        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
         lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
@@ -93,7 +93,8 @@ def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
     silent: dict[str, list[str]] = {}
     for c in found:
         if c.knee.rank is not None and c.at_the_edge:
-            silent.setdefault(f"rank {c.best}, the best, is the highest tried, so a higher one may do better", []).append(c.family)
+            highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
+            silent.setdefault(f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []).append(c.family)
         if c.knee.why:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
@@ -108,7 +109,7 @@ def knee_sentence(c: RankCurve) -> str:
         return ""
     margin = amount(knee.margin, m)
     if not knee.passed and knee.failed is None:
-        return f"Rank {c.best}, the lowest tried, has the best mean."
+        return f"Rank {c.best}, the lowest tried{'' if all(p.whole for p in c.points) else ' among those whose cells all finished'}, has the best mean."
     if not knee.passed and knee.failed is not None:
         return f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it ({_why(knee.failed, m)})."
     least = knee.passed[-1]
@@ -170,6 +171,9 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[
         said.append("A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear.")
     if cut_off(info):
         said.append(cut_off(info))
+    if any(not p.whole for c in found for p in c.points):
+        lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
+        said.append(f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}.")
     if info.levels:
         said.append("Level lines are conditions without a rank.")
     if far:
