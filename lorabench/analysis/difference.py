@@ -11,7 +11,8 @@
     over both     d -+ sqrt(half_seeds^2 + half_items^2), each side its own: the method of variance estimates
                   recovery for independent effects (Zou and Donner 2008, equation 4)
 
-Losses are judged on the test set that they were measured on: over seeds. Accuracies of a few hundred items
+Losses are judged on the data that they were trained and measured on: over seeds, which share both, so that an interval says nothing of other data.
+Accuracies of a few hundred items
 are judged over both, since another few hundred items would give another answer. With one seed there are items
 alone, and how far a repetition would land is unknown.
 """

@@ -113,6 +113,8 @@ def how_sure(view: View) -> str:
     if found:
         bases = dict.fromkeys(c.basis for c in found if c.basis)
         said.append(f"{CONFIDENCE:.0%} intervals over {' or '.join(bases)}".replace("%", " %") if bases else "no interval")
+        if any("seeds" in b for b in bases):
+            said.append("all seeds share their training and test data, so that other data may give another answer")
         said.append(f"{human.plural(len(found), 'comparison')} corrected by Holm" if len(found) > 1 else "one comparison")
         if found[0].margin is not None:
             said.append(f"a margin of {margin(found[0])} counts as no difference")

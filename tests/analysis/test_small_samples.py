@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from scipy import stats
 from lorabench.analysis.difference import FEW_ITEMS, Difference, quantile_over_items
 from lorabench.analysis.intervals import exact, half_of, half_over_items, half_over_seeds, wilson
 from lorabench.analysis.rank_order import EXACT_UP_TO, spearman
+from lorabench.record.result import CellResult, Reading
+from lorabench.report.view import make_view
+from tests.report.stores import STUDY, filled
 
 
 def test_four_pairs_in_perfect_order_are_no_proof() -> None:
@@ -98,6 +102,22 @@ def test_few_sequences_have_a_t_interval() -> None:
     assert found.p_value == pytest.approx(2 * stats.t.sf(0.05 / 0.02, 7))
     both = Difference(3, 0.1, 0.02, (0.03, 0.03), 8).interval or (0.0, 0.0)
     assert 0.1 - both[0] == pytest.approx(math.hypot(stats.t.ppf(0.975, 2) * 0.02, stats.t.ppf(0.975, 7) * 0.03))
+
+
+def test_a_single_cells_interval_knows_how_many_items_it_is_over(tmp_path: Path) -> None:
+    """Eight test sequences of a loss, and an accuracy of 20 items that are all right."""
+
+    def few(r: CellResult) -> CellResult:
+        acc = Reading(metric="python-docs-cloze/acc", value=1.0, stderr=0.0, count=20)
+        kept = (x for x in r.readings if x.metric != "eval_loss" and not x.metric.startswith("python-docs-cloze"))
+        readings = (*kept, acc, Reading(metric="eval_loss", value=2.4, stderr=0.03, count=500))
+        assert r.resolved is not None
+        return r.model_copy(update={"readings": readings, "resolved": r.resolved.model_copy(update={"test_examples": 8})})
+
+    view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"), few))
+    for s in view.summaries:
+        assert s.statistics["eval_loss"].half == pytest.approx(stats.t.ppf(0.975, 7) * 0.03)
+        assert s.statistics["python-docs-cloze/acc"].half == pytest.approx(1 - stats.binomtest(20, 20).proportion_ci(0.95, "wilson").low)
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 0.25), (12, 0.1), (30, 0.95), (60, 0.02)])
