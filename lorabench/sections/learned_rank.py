@@ -88,7 +88,7 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
     info = bounded(info)
     caption = (
         "Entropy rank (Roy and Vetterli 2007) of the learned changes as a share of the rank they can have: mean over modules and seeds "
-        "with the 95 % interval of the mean over seeds. Look where a line falls: there, added rank is used less and less. "
+        "with the 95 % interval of the mean over seeds (±). Look where a line falls: there, added rank is used less and less. "
         "100 % would be a change that uses all directions alike. For a condition without a rank, the level is a share of the smaller side of its matrices."
         f" {cut_off(info)}".rstrip()
     )

@@ -23,7 +23,7 @@ def section(view: View) -> Section | None:
         return None
     info = bounded(drawing(view))
     caption = (
-        "Mean validation loss over seeds at each rate of the grid, its bar the 95 % interval of that mean. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
+        "Mean validation loss over seeds at each rate of the grid, its bar (± in the table) the 95 % interval of that mean. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
         "measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may lie outside."
     )
     if cut_off(info):

@@ -168,7 +168,7 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
     m, shown = metric(name), drawn(view, cuts)
     said = [
         "Open symbols: each learned change is cut to a lower rank by its singular values, without further training, and evaluated again; "
-        "mean over seeds with its 95 % interval. Filled symbols: adapters that were trained at that rank. "
+        "mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained at that rank. "
         f"Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one: there it pays to train at a high rank and cut. "
         "And from which rank on it is flat: what is cut off there, this metric does not miss."
     ]
