@@ -37,7 +37,7 @@ def section(view: View) -> Section | None:
 
 def headline(view: View) -> tuple[str, ...]:
     """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first screen, too."""
-    tuned = {t.condition: t for t in view.tunings if t.chosen}
+    tuned = {t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken}  # a rate of survivors is no best one
     full = {_base(view, c): t for c, t in tuned.items() if view.summary(c).method == "full"}
     pairs = [(t, full[_base(view, c)]) for c, t in tuned.items() if view.summary(c).method != "full" and _base(view, c) in full]
     ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)

@@ -148,3 +148,11 @@ def test_rounded_weights_are_those_that_a_bfloat16_base_is_loaded_with(kind, lar
             assert torch.equal(ours, theirs), name
         assert torch.equal(model(input_ids=ids).logits, wanted.eval()(input_ids=ids).logits)
     assert all(t.dtype == torch.float32 for t in model.parameters())
+
+
+def test_a_cell_that_ends_without_a_finite_loss_has_diverged(folder):
+    """Its last step blew it up: left out of the mean without a word, it would leave the other seeds to speak for the condition."""
+    result = run_cell(cell_of("method=full", "training.steps=1", "training.learning_rate=1e38"), folder)
+    assert result.outcome == "diverged"
+    assert "the held-out loss was not finite at step 1" in result.error.message
+    assert result.value("eval_loss") is None
