@@ -64,7 +64,7 @@ def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Acros
     if not pairs:  # a tuned rate and a given one are the same question
         pairs = _matched(ours, theirs, apart | {_RATE})
     found = {c.condition: c for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)}
-    marks = [{g.condition: g.setting.fingerprints for g in side.groups} for side in (here, there)]
+    marks = [{g.condition: (g.setting.fingerprints.model, g.setting.fingerprints.data) for g in side.groups} for side in (here, there)]
     changed = tuple(c for c, o in pairs.items() if marks[0][c] != marks[1][o] and "model.name" not in apart and not any(n.startswith("task.") for n in apart))
     return Across(
         changed,

@@ -1,7 +1,8 @@
 """From cells to conditions: mean, spread and interval over the finished replicates, and what became of the others.
 
     interval = mean -+ t(0.975, n-1) * std / sqrt(n)      over seeds
-             = value -+ 1.96 * standard error             over items, for one replicate of a metric that is a mean of items
+             = value -+ 1.96 * standard error             over items, for one replicate of a metric that is a mean of items (analysis.intervals: of few
+                                                          items, and of shares near 0 or 1, wider)
 
 A diverged or failed replicate has no value; it is counted, never averaged in.
 """
@@ -12,15 +13,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 
 import pandas as pd
-from scipy import special
 
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.intervals import half_over_items, half_over_seeds
 from lorabench.analysis.labels import Label, labels
 from lorabench.record.frames import SETTINGS
+from lorabench.record.metrics import metric as described
+from lorabench.record.result import BROKEN, CellResult
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Outcomes:
     @property
     def broken(self) -> int:
         """Replicates that ran and did not finish."""
-        return self.diverged + self.out_of_memory + self.failed
+        return sum(getattr(self, outcome) for outcome in BROKEN)
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def metrics(data: pd.DataFrame) -> tuple[str, ...]:
     return tuple(str(c) for c in data.columns if c not in other and not str(c).endswith("_stderr") and bool(data[c].notna().any()))
 
 
-def aggregate(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Summary, ...]:
-    """A Summary of each condition in the study's order; `data` is record.wide(results)."""
+def aggregate(groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping[str, CellResult] = MappingProxyType({})) -> tuple[Summary, ...]:
+    """A Summary of each condition in the study's order; `data` is record.wide(results), `results` tell how many items a single cell's value is over."""
     names = labels(groups)
-    statistics = _statistics(data)
+    statistics = _statistics(data, results)
     counts = Counter(zip(data["condition"].tolist(), data["outcome"].tolist(), strict=True))
     made = []
     for group in groups:
@@ -105,9 +107,10 @@ def aggregate(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Summary
     return tuple(made)
 
 
-def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
+def _statistics(data: pd.DataFrame, results: Mapping[str, CellResult]) -> dict[str, dict[str, Statistic]]:
     """Condition to metric to Statistic, over finished replicates."""
     finished = data[data["outcome"] == "finished"]
+    cell_of = dict(zip(finished["condition"].tolist(), finished["cell"].tolist(), strict=True))  # the only one, where it is asked for
     found: dict[str, dict[str, Statistic]] = {}
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
@@ -117,17 +120,23 @@ def _statistics(data: pd.DataFrame) -> dict[str, dict[str, Statistic]]:
         for condition, mean, std, n, stderr in zip(*columns, strict=True):
             if n:
                 spread, error = std if std == std else None, stderr if stderr == stderr else None  # without NaN
-                found.setdefault(condition, {})[metric] = Statistic(mean, spread, n, _half(spread, error, n))
+                half = half_over_seeds(mean, spread, n)
+                if n == 1 and error is not None:
+                    half = half_over_items(mean, error, items_behind(results.get(cell_of[condition]), metric), described(metric).unit == "share")
+                found.setdefault(condition, {})[metric] = Statistic(mean, spread, n, half)
     return found
 
 
-def _half(std: float | None, stderr: float | None, n: int) -> float | None:
-    if std is None:
-        return None if stderr is None else _factor(0) * stderr
-    return _factor(n - 1) * std / math.sqrt(n) if std else None
+_OVER_SEQUENCES = ("eval_loss", "perplexity", "bits_per_byte", "divergence")  # whose readings count tokens
 
 
-@lru_cache(maxsize=64)
-def _factor(freedom: int) -> float:
-    """t(0.975) with so many degrees of freedom; of the normal distribution for 0."""
-    return float(special.stdtrit(freedom, 0.975) if freedom else special.ndtri(0.975))
+def items_behind(result: CellResult | None, metric: str) -> int | None:
+    """Items that the standard error of a cell's metric is over: sequences of a loss, questions of an accuracy; None where that is not stored."""
+    if result is None:
+        return None
+    if metric in _OVER_SEQUENCES:
+        test = result.resolved.test_examples if result.resolved else None
+        return None if test is None else min(test, result.cell.evaluation.max_sequences)
+    if described(metric).unit == "nats":
+        return None
+    return next((r.count for r in result.readings if r.metric == metric), None)

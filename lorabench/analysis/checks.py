@@ -32,6 +32,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_design.scaling_moves,
     doubts_values.few_items,
     doubts_cells.mixed_environments,
+    doubts_cells.mixed_precision,
     doubts_values.still_falling,
     # note: to know when using them
     doubts_design.no_reference,

@@ -3,6 +3,7 @@
 All comparisons of one metric are a family: p values of difference, and those of equivalence, are adjusted by Holm.
 A difference is decisive where its adjusted p is below 0.05; it is equivalent where two one-sided tests put it
 within the study's margin. With one seed of something trained neither is said: a repetition may land elsewhere.
+Nor is a condition of which cells broke called better or equivalent: its survivors flatter it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Comparison:
     """two one-sided tests within the margin, adjusted by Holm"""
     repeated: bool
     """whether seed noise is known, or there is none"""
+    broken: int = 0
+    """cells of the condition that ran and did not finish"""
 
     @property
     def decisive(self) -> bool:
@@ -65,6 +68,11 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """One word; a decisive difference that is within the margin all the same is equivalent."""
+        said = self._of_those_that_finished
+        return "not decisive" if self.broken and said != "worse" else said
+
+    @property
+    def _of_those_that_finished(self) -> Verdict:
         if self.equivalent or not self.decisive:
             return "equivalent" if self.equivalent else "not decisive"
         better = described(self.metric).better
@@ -108,7 +116,7 @@ def _of(metric: str, condition: str, reference: str, d: Difference, pairing: Pai
     margin = margin_of(metric, rules)
     repeated = d.pairs > 1 or SEEDLESS in pairing.seeds(metric, condition)
     equivalent = d.p_equivalent(margin) if margin is not None else None
-    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated)
+    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated, pairing.broken(condition))
 
 
 def _adjusted(family: list[Comparison]) -> list[Comparison]:

@@ -6,11 +6,13 @@
                   replacement 2,000 times, d* = sum D_i* / sum w_i*; percentiles of d* (Efron and Tibshirani 1993, 13.3),
                   no narrower than a normal interval: of many items, where drawing takes too long, and of losses, whose
                   sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers with half an item added to each cell of their table, since one or two discordant items
-                  tell less than they seem to (Agresti and Min 2005)
+                  tell less than they seem to (Agresti and Min 2005). Of m < 100 items half-widths are t(m-1) / 1.96 times as long: percentiles
+                  of few items are as much too near as 1.96 standard errors (Hesterberg 2015, section 5.3); of more that is 1 % or less
     over both     d -+ sqrt(half_seeds^2 + half_items^2), each side its own: the method of variance estimates
                   recovery for independent effects (Zou and Donner 2008, equation 4)
 
-Losses are judged on the test set that they were measured on: over seeds. Accuracies of a few hundred items
+Losses are judged on the data that they were trained and measured on: over seeds, which share both, so that an interval says nothing of other data.
+Accuracies of a few hundred items
 are judged over both, since another few hundred items would give another answer. With one seed there are items
 alone, and how far a repetition would land is unknown.
 """
@@ -31,6 +33,7 @@ from lorabench.record.items import Items
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEW_ITEMS = 100  # below, t is used in place of the normal distribution
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
 _SAME = 1e-12  # a spread below this share of the values is float rounding
 _HELD = 2048  # items up to which the resampling weights are kept: 33 MB
@@ -52,6 +55,7 @@ class Difference:
     item_errors: tuple[float, float] | None
     """half-widths over items below and above, divided by 1.96; absent where items are unknown or not counted"""
     items: int | None = None
+    """number of items; absent where it is not known: then they are taken for many"""
 
     @property
     def basis(self) -> Basis | None:
@@ -82,7 +86,7 @@ class Difference:
         if self.item_errors is None and self.seed_error is not None:
             return float(special.stdtr(self.pairs - 1, -distance / self.seed_error))
         if self.seed_error is None and self.item_errors is not None:
-            return float(special.ndtr(-distance / self.item_errors[side]))
+            return self._items_beyond(distance / self.item_errors[side])
         low, high = 1e-18, 0.5  # the half-width falls as the tail grows
         for _ in range(_STEPS):
             middle = math.sqrt(low * high)
@@ -108,8 +112,18 @@ class Difference:
 
     def _half(self, side: int, tail: float) -> float:
         over_seeds = 0.0 if self.seed_error is None else -float(special.stdtrit(self.pairs - 1, tail)) * self.seed_error
-        over_items = 0.0 if self.item_errors is None else -float(special.ndtri(tail)) * self.item_errors[side]
+        over_items = 0.0 if self.item_errors is None else quantile_over_items(self.items, tail) * self.item_errors[side]
         return math.hypot(over_seeds, over_items)
+
+    def _items_beyond(self, errors: float) -> float:
+        """What so many standard errors over items leave beyond them."""
+        few = self.items is not None and self.items < FEW_ITEMS
+        return float(special.stdtr(self.items - 1, -errors) if self.items is not None and few else special.ndtr(-errors))
+
+
+def quantile_over_items(items: int | None, tail: float = (1 - CONFIDENCE) / 2) -> float:
+    """How many standard errors over items leave so much beyond them: of t where items are few, else of the normal distribution."""
+    return -float(special.stdtrit(items - 1, tail) if items is not None and 1 < items < FEW_ITEMS else special.ndtri(tail))
 
 
 def difference(ours: Array, theirs: Array, items: tuple[float, float] | None = None, count: int | None = None) -> Difference:
@@ -135,7 +149,7 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
     if n < 2 or not np.any(mean != mean[0]):
         return None
     value = float(mean.sum() / (n if weights is None else weights.sum()))
-    floor = _normal_error(mean, weights, value)
+    floor = normal_error(mean, weights, value)
     if n > _HELD or weights is not None:
         return floor, floor
     drawn = _draws(n) @ mean / n
@@ -144,7 +158,8 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
     return max((value - float(low)) / _Z, floor), max((float(high) - value) / _Z, floor)
 
 
-def _normal_error(differences: Array, weights: Array | None, value: float) -> float:
+def normal_error(differences: Array, weights: Array | None, value: float) -> float:
+    """Standard error over items of a difference that is `value`: never 0, as if half an item more had spoken for each side."""
     n = len(differences)
     if weights is not None:
         return math.sqrt(n / (n - 1) * float(np.sum((differences - value * weights) ** 2))) / float(weights.sum())  # Cochran 1977, equation 6.9

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.evidence import Evidence, Finding, cells_of, listed
 from lorabench.record.result import Environment, Resolved
+from lorabench.spec.identity import canonical_json
 from lorabench.spec.paths import model_label
 
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
@@ -139,6 +140,36 @@ def unreached(e: Evidence) -> Finding | None:
 
 def _resolved(e: Evidence, group: Replicates) -> list[Resolved]:
     return [found for i in group.ids if i in e.results and (found := e.results[i].resolved) is not None]
+
+
+def mixed_precision(e: Evidence) -> Finding | None:
+    """Conditions of one model and declared dtype that were evaluated in different precisions, as full fine-tuning and adapters were before it was one for all."""
+    models: dict[str, dict[str, list[str]]] = {}
+    stored: dict[str, set[str]] = {}
+    before: dict[str, list[str]] = {}
+    for g in e.chosen:
+        model = canonical_json(g.declared["model"])
+        for i in e.finished([g]):
+            if (resolved := e.results[i].resolved) is not None:
+                models.setdefault(model, {}).setdefault(resolved.eval_dtype or resolved.dtype, []).append(i)
+                stored.setdefault(model, set()).add(resolved.dtype)
+                if resolved.eval_dtype is None and e.results[i].value("forgetting") is not None:
+                    before.setdefault(model, []).append(i)
+    mixed = [by_dtype for by_dtype in models.values() if len(by_dtype) > 1]
+    shared = [i for model, cells in before.items() if len(stored[model]) > 1 for i in cells]
+    if not mixed and not shared:
+        return None
+    said = []
+    if mixed:
+        numbers = Counter(dtype for by_dtype in mixed for dtype, cells in by_dtype.items() for _ in cells)
+        each = ", ".join(f"{dtype}: {n}" for dtype, n in sorted(numbers.items()))
+        said.append(f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that differences hold what precision alone makes.")
+    if shared:
+        said.append(f"Forgetting of {len(shared)} cells may be counted from a base in another precision than theirs.")
+    cells = tuple(dict.fromkeys((*(i for m in mixed for c in m.values() for i in c), *shared)))
+    sentence = f"{' '.join(said)} Earlier versions did so; remove the folders of these cells and run the study again."
+    groups = [g for g in e.chosen if not set(g.ids).isdisjoint(cells)]
+    return Finding("mixed_precision", "caution", "Evaluated in different precisions", sentence, e.labels(groups), cells)
 
 
 def facts(env: Environment) -> dict[str, str]:

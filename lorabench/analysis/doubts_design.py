@@ -20,45 +20,61 @@ _TUNE = "training.learning_rate: {tune: [...]}"
 
 
 def metric_absent(e: Evidence) -> Finding | None:
-    """The study names a metric that no finished cell has, or of which nobody knows what is better."""
-    wanted, cells = e.study.comparison.metric, e.finished(e.chosen)
-    if wanted == e.metric or not cells:
+    """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
+    wanted, among = e.study.comparison.metric, list(e.chosen)
+    if wanted == e.metric:
+        among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]
+    cells = e.finished(among)
+    if not cells:
         return None
     known = [m for m in e.metrics if metric(m).better != "none" and metric(m).unit in ("nats", "share", "bits", "ratio")]
-    sentence = (
-        f"comparison.metric is {wanted}, {'of which lorabench does not know whether more is better' if wanted in e.metrics else f'which none of the {len(cells)} finished cells has'}; the report answers with {e.metric}. "
-        f"Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
-    )
-    return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, cells=cells)
+    some = wanted == e.metric
+    lacking = e.labels([g for g in among if e.finished([g])]) if some else ()
+    number = "the one finished cell" if len(cells) == 1 else f"none of the {len(cells)} finished cells"
+    unknown = not some and wanted in e.metrics
+    why = "of which lorabench does not know whether more is better" if unknown else f"which {number}{f' of {listed(lacking)}' if some else ''} has{' not' if len(cells) == 1 else ''}"
+    said = "" if some else f"; the report answers with {e.metric}"
+    sentence = f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
+    return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
 
 
 def one_seed(e: Evidence) -> Finding | None:
-    """Nothing was repeated."""
-    if _seeds(e) != 1:
+    """Conditions of which nothing was repeated."""
+    seeds = _seeds(e)
+    alone = [g for g in e.trained if seeds[g.condition] == 1]
+    if not alone:
         return None
-    sentence = (
-        f"None of the {len(e.trained)} trained conditions has more than one finished seed, so how far a repetition would land is unknown: no difference can be "
-        f"called decisive. Give {ENOUGH_SEEDS} seeds or more."
+    able = [g for g in e.trained if seeds[g.condition] > 1]
+    who = (
+        f"{len(alone)} of {len(e.trained)} trained conditions {'has' if len(alone) == 1 else 'have'} a single finished seed ({listed(e.labels(alone))})"
+        if able
+        else f"None of the {len(e.trained)} trained conditions has more than one finished seed"
     )
-    return Finding("one_seed", "grave", "Seed noise is unknown", sentence, cells=e.finished(e.trained))
+    which = "no difference of theirs" if able else "no difference"
+    sentence = f"{who}, so how far a repetition would land is unknown: {which} can be called decisive. Give {ENOUGH_SEEDS} seeds or more."
+    return Finding("one_seed", "grave", "Seed noise is unknown", sentence, e.labels(alone) if able else (), e.finished(alone))
 
 
 def few_seeds(e: Evidence) -> Finding | None:
-    """Intervals are wide for want of seeds."""
-    most = _seeds(e)
-    if not 1 < most < ENOUGH_SEEDS:
+    """Conditions whose intervals are wide for want of seeds."""
+    seeds = _seeds(e)
+    few = [g for g in e.trained if 1 < seeds[g.condition] < ENOUGH_SEEDS]
+    if not few:
         return None
-    sentence = (
-        f"{most} seeds give wide intervals (a t factor of {special.stdtrit(most - 1, 0.975):.1f} against 2.0 with many). "
-        f"{ENOUGH_SEEDS} or more seeds tell small differences apart."
-    )
-    return Finding("few_seeds", "caution", "Few seeds", sentence, cells=e.finished(e.trained))
+    least = min(seeds[g.condition] for g in few)
+    factor = f"a t factor of {special.stdtrit(least - 1, 0.975):.1f}"
+    if len({n for n in seeds.values() if n}) == 1:
+        said = f"{least} seeds give wide intervals ({factor} against 2.0 with many)"
+    else:
+        each = listed([f"{e.label(g.condition)} {seeds[g.condition]}" for g in sorted(few, key=lambda g: seeds[g.condition])])
+        said = f"{len(few)} of {len(e.trained)} trained conditions {'has' if len(few) == 1 else 'have'} 2 to {ENOUGH_SEEDS - 1} finished seeds ({each}), which {'gives' if len(few) == 1 else 'give'} wide intervals ({factor} with {least} against 2.0 with many)"
+    sentence = f"{said}. {ENOUGH_SEEDS} or more seeds tell small differences apart."
+    return Finding("few_seeds", "caution", "Few seeds", sentence, e.labels(few) if len(few) < len(e.trained) else (), e.finished(few))
 
 
-def _seeds(e: Evidence) -> int:
-    """Finished seeds of the condition that has most."""
-    numbers = [len({c.seed for c, i in zip(g.cells, g.ids, strict=True) if e.outcome(i) == "finished"}) for g in e.trained]
-    return max(numbers, default=0)
+def _seeds(e: Evidence) -> dict[str, int]:
+    """Finished seeds of each trained condition."""
+    return {g.condition: len({c.seed for c, i in zip(g.cells, g.ids, strict=True) if e.outcome(i) == "finished"}) for g in e.trained}
 
 
 def shared_rate(e: Evidence) -> Finding | None:
@@ -178,23 +194,25 @@ def _ranks(groups: list[Replicates]) -> int:
 
 
 def no_reference(e: Evidence) -> Finding | None:
-    """Conditions that are compared with nothing."""
+    """Conditions that are compared with nothing in the metric that the answer is about."""
     among = e.trained or tuple(e.chosen)
-    compared = {c.condition for c in e.comparisons} | set(e.references.values())
+    compared = {c.condition for c in e.comparisons if c.metric == e.metric} | set(e.references.values())
     alone = [g for g in among if g.condition not in compared and e.finished([g])]
     if not alone:
         return None
+    without, apart = ([g for g in alone if (g.condition in e.references) == named] for named in (False, True))
+    said = []
     if len(e.chosen) == 1:
-        sentence = f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full fine-tuning, or another condition as `reference`."
-    elif not any(g.condition in e.references for g in alone):
-        sentence = f"{len(alone)} of {len(among)} conditions have no reference ({listed(e.labels(alone))}). Name one condition under `reference`."
-    else:
-        wanted = sorted({e.label(r) for g in alone if (r := e.references.get(g.condition)) is not None})
-        sentence = (
-            f"{len(alone)} of {len(among)} conditions share no finished seed with their reference ({listed(wanted)}), so they are compared with nothing. "
+        said.append(f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full fine-tuning, or another condition as `reference`.")
+    elif without:
+        said.append(f"{len(without)} of {len(among)} conditions have no reference ({listed(e.labels(without))}). Name one condition under `reference`.")
+    if apart:
+        wanted = sorted({e.label(e.references[g.condition]) for g in apart})
+        said.append(
+            f"{len(apart)} of {len(among)} conditions share no finished seed with their reference ({listed(wanted)}), so they are compared with nothing. "
             "Complete the reference's cells, or name a trained condition under `reference`."
         )
-    return Finding("no_reference", "note", "Nothing to compare with", sentence, e.labels(alone), e.finished(alone))
+    return Finding("no_reference", "note", "Nothing to compare with", " ".join(said), e.labels(alone), e.finished(alone))
 
 
 def _without(group: Replicates, *fields: str) -> str:

@@ -8,10 +8,10 @@ correlate by rho,
 
 so that the standard error of today's difference, taken item by item, brings rho along; without stored items it is
 that of rho = 0. Two one-sided tests at 5 % (Schuirmann 1987) need 1.64 standard errors within the margin even for a
-difference of zero: above that, no condition can be called equivalent.
+difference of zero: above that, a condition cannot be called equivalent. 1.96 and 1.64 are of the normal distribution, of t below 100 items.
 
 A falling loss: least squares over the last quarter of the steps, as if steps were independent; its fall is the slope
-times that quarter, and what counts is the lower end of its one-sided 95 % interval over a condition's cells.
+times that quarter, and what counts is the lower end of its one-sided 95 % interval over a condition's cells (t with the steps' degrees of freedom).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 from scipy import special
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.difference import difference, item_errors
+from lorabench.analysis.difference import Difference, difference, item_errors, normal_error, quantile_over_items
 from lorabench.analysis.evidence import Evidence, Finding, listed
+from lorabench.analysis.intervals import exact, few_of_a_kind
 from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.spec.study import Cell
 
-_TWO_SIDED, _ONE_SIDED = float(special.ndtri(0.975)), float(special.ndtri(0.95))
 _OFF = 0.05  # of a predicted peak: within it a card's reserve covers the error
 _CLOZE_CHOICES = 4  # tasks._cloze: the true word and three distractors, each place equally often
 _LAST, _LEAST_STEPS = 0.25, 8  # share of the steps that a fall is read from, and how many that must be
@@ -90,21 +90,26 @@ def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bo
     ours, theirs = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
     if theirs is None or not len(ours):
         return False
-    errors = None
+    errors, count = None, None
     if len(ours) == 1 or metric(name).unit == "share":
         known = [i for c in e.finished([g]) if (i := _items(e, name, c)) is not None]
         start = [i for c in e.finished([base]) if (i := _items(e, name, c)) is not None]
         error = _paired_error(e, name, g, base)
         errors = item_errors(known, start * len(known)) if len(known) == len(ours) and len(start) == 1 else (error, error) if error else None
-    ends = difference(ours, np.full(len(ours), theirs), errors).interval
+        count = len(start[0].sums) if len(start) == 1 else None
+    ends = difference(ours, np.full(len(ours), theirs), errors, count).interval
     return ends is not None and (ends[0] > 0 if metric(name).better == "lower" else ends[1] < 0)
 
 
 def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
-    mean, error, number = _mean(e, name, g), _error(e, name, g), choices(name, g.setting)
-    if mean is None or error is None or number is None or mean - _TWO_SIDED * error > 1 / number:
+    mean, error, number, items = _mean(e, name, g), _error(e, name, g), choices(name, g.setting), _count(e, name, g)
+    if mean is None or error is None or number is None:
         return None
-    return f"{_value(name, mean)} ({_interval(mean, error)}), of guessing among {number} choices {_value(name, 1 / number)}"
+    half = quantile_over_items(items) * error
+    low, high = exact(mean, items) if items is not None and few_of_a_kind(mean, items) else (mean - half, mean + half)
+    if low > 1 / number:
+        return None
+    return f"{_value(name, mean)} ({_interval(low, high)}), of guessing among {number} choices {_value(name, 1 / number)}"
 
 
 def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
@@ -113,9 +118,12 @@ def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
     if base is None or ours is None or theirs is None or _surely_worse(e, name, g, base):  # that is another finding
         return None
     error = _paired_error(e, name, g, base)
-    if error is None or ours - theirs - _TWO_SIDED * error > 0:
+    if error is None:
         return None
-    return f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference {_interval(ours - theirs, error)})"
+    half = quantile_over_items(_count(e, name, g)) * error
+    if ours - theirs - half > 0:
+        return None
+    return f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference {_interval(ours - theirs - half, ours - theirs + half)})"
 
 
 def _paired_error(e: Evidence, name: str, ours: Replicates, theirs: Replicates) -> float | None:
@@ -124,36 +132,46 @@ def _paired_error(e: Evidence, name: str, ours: Replicates, theirs: Replicates) 
     known = [[i.sums for i in side if i is not None and i.weights is None] for side in each]
     if list(map(len, known)) == list(map(len, each)) and len({len(s) for side in known for s in side}) == 1:
         apart = np.mean(known[0], axis=0) - np.mean(known[1], axis=0)
-        return float(np.std(apart, ddof=1) / math.sqrt(len(apart))) if len(apart) > 1 else None
+        return normal_error(apart, None, float(apart.mean())) if len(apart) > 1 and np.any(apart) else None
     errors = [_error(e, name, g) for g in (ours, theirs)]
     return math.hypot(*[x for x in errors if x is not None]) if None not in errors else None
 
 
 def few_items(e: Evidence) -> Finding | None:
-    """Too few items for any equivalence within the study's margin."""
+    """Too few items for any equivalence within the study's margin, of all comparisons or of some."""
     margin = e.study.comparison.accuracy_margin
     parts: list[str] = []
     hit: dict[str, Replicates] = {}
+    short = total = 0
     for name in (m for m in e.metrics if metric(m).unit == "share"):
-        found = [(max(d.item_errors), d.items, c) for c in e.comparisons if c.metric == name and (d := e.pairing.difference(name, c.condition, c.reference)) and d.item_errors]
+        seen = [(error, d.items, c) for c in e.comparisons if c.metric == name and (d := e.pairing.difference(name, c.condition, c.reference)) and (error := _over_items(d))]
+        found = [row for row in seen if quantile_over_items(row[1], 0.05) * row[0] >= margin]
+        total += len(seen)
         if not found:
             continue
         least, items, best = min(found, key=lambda row: row[0])
         count = items or _count(e, name, e.groups[best.condition])
-        error = _paired_error(e, name, e.groups[best.condition], e.groups[best.reference])
-        if count is None or not error or _ONE_SIDED * least < margin:
+        error = _paired_error(e, name, e.groups[best.condition], e.groups[best.reference]) or least
+        if count is None:
             continue
-        needed = math.ceil(count * (_TWO_SIDED * error / margin) ** 2)
+        short += len(found)
+        half = quantile_over_items(count) * error
         parts.append(
-            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * _TWO_SIDED * error:.1f} points or more "
-            f"({e.label(best.condition)} against {e.label(best.reference)}), and about {_two_digits(needed):,} would be needed"
+            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more "
+            f"({e.label(best.condition)} against {e.label(best.reference)}), and about {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
         )
         hit |= {i: e.groups[i] for _, _, c in found for i in (c.condition, c.reference)}
     if not parts:
         return None
     more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.chosen) else "Test on more items"
-    sentence = f"No two conditions can be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
+    who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
+    sentence = f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
     return Finding("few_items", "caution", "Too few items for the margin", sentence, e.labels(list(hit.values())), e.finished(list(hit.values())))
+
+
+def _over_items(d: Difference) -> float | None:
+    """The standard error over items; where no answer differs, that of one item in as many and two."""
+    return max(d.item_errors) if d.item_errors else 1 / (d.items + 2) if d.items else None
 
 
 def prediction_off(e: Evidence) -> Finding | None:
@@ -165,7 +183,7 @@ def prediction_off(e: Evidence) -> Finding | None:
         whole = [(p, m) for p, m in pairs if p is not None and m]
         if whole:
             known += 1
-            error = sum(p for p, _ in whole) / sum(m for _, m in whole) - 1
+            error = max((p / m - 1 for p, m in whole), key=abs)  # of a mean a cell above and one below would say nothing
             if abs(error) > _OFF:
                 errors[g.condition] = error
     if not errors:
@@ -187,8 +205,8 @@ def still_falling(e: Evidence) -> Finding | None:
     for g in e.trained:
         each = [f for i in e.finished([g]) if (f := fall(e.file(i, "curve.csv"))) is not None]
         if each:
-            mean, error = sum(f for f, _ in each) / len(each), math.hypot(*(s for _, s in each)) / len(each)
-            if mean - _ONE_SIDED * error > margin:
+            mean, error = sum(f for f, _, _ in each) / len(each), math.hypot(*(s for _, s, _ in each)) / len(each)
+            if mean - float(special.stdtrit(sum(n for _, _, n in each), 0.95)) * error > margin:
                 falls[g.condition] = mean
     if not falls:
         return None
@@ -201,8 +219,8 @@ def still_falling(e: Evidence) -> Finding | None:
     return Finding("still_falling", "caution", "The training loss still falls at the end", sentence, e.labels(groups), e.finished(groups))
 
 
-def fall(curve: Path) -> tuple[float, float] | None:
-    """By how much the loss falls over the last quarter of the steps, and the standard error; None where that is too short to tell."""
+def fall(curve: Path) -> tuple[float, float, int] | None:
+    """By how much the loss falls over the last quarter of the steps, the standard error and its degrees of freedom; None where that is too short to tell."""
     try:
         head, *lines = curve.read_text(encoding="utf-8").splitlines()
         column = head.split(",").index("loss")
@@ -215,7 +233,7 @@ def fall(curve: Path) -> tuple[float, float] | None:
     spread = float(x @ x)
     slope = float(x @ y) / spread
     rest = y - y.mean() - slope * x
-    return -slope * (len(y) - 1), math.sqrt(float(rest @ rest) / (len(y) - 2) / spread) * (len(y) - 1)
+    return -slope * (len(y) - 1), math.sqrt(float(rest @ rest) / (len(y) - 2) / spread) * (len(y) - 1), len(y) - 2
 
 
 def _base_of(e: Evidence, g: Replicates) -> Replicates | None:
@@ -253,9 +271,9 @@ def _value(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}{f' {unit}' if unit in ('nats', 'bits') else ''}"
 
 
-def _interval(value: float, error: float) -> str:
-    low, high = (f"{100 * (value + side * _TWO_SIDED * error):.1f}".replace("-", "−") for side in (-1, 1))
-    return f"95 % interval over items {low} to {high} %"
+def _interval(low: float, high: float) -> str:
+    ends = [f"{100 * end:.1f}".replace("-", "−") for end in (low, high)]
+    return f"95 % interval over items {ends[0]} to {ends[1]} %"
 
 
 def _two_digits(n: int) -> int:

@@ -20,7 +20,7 @@ from lorabench.spec.study import Study
 
 Kind = Literal[
     "metric_absent", "failed", "diverged", "out_of_memory", "missing", "one_seed", "base_better",
-    "skipped", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate", "scaling_moves", "few_items", "mixed_environments", "still_falling",
+    "skipped", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate", "scaling_moves", "few_items", "mixed_environments", "mixed_precision", "still_falling",
     "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached",
 ]  # fmt: skip
 Severity = Literal["grave", "caution", "note"]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabench.analysis.aggregate import Statistic
+from lorabench.analysis.intervals import half_of
 from lorabench.errors import StoreError
 from lorabench.record.learned import Directions, Truncation, load_directions, load_truncations
 from lorabench.record.spectrum import Spectrum, load_spectra, places
@@ -72,10 +73,10 @@ def _truncations(path: Path, written: tuple[int, int]) -> tuple[Truncation, ...]
 
 
 def over_seeds(values: Sequence[float]) -> Statistic | None:
-    """Mean and sample standard deviation (n - 1, absent for one) of a value for each seed; None for no value."""
+    """Mean, sample standard deviation (n - 1) and half-width of the mean's 95 % interval (both absent for one) of a value for each seed; None for no value."""
     if not values:
         return None
-    return Statistic(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+    return Statistic(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values), half_of(values))
 
 
 def measured(cells: Sequence[Sequence[Spectrum]], measure: Measure, middle: Middle = np.mean) -> Statistic | None:

@@ -6,6 +6,7 @@ left to repeat. Against a trained condition they make no pair.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,6 +18,7 @@ import pandas as pd
 from lorabench.analysis.difference import Difference, difference, item_errors
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric as described
+from lorabench.record.result import BROKEN
 
 ItemsOf = Callable[[str], Mapping[str, Items]]
 """cell id to its items by metric"""
@@ -42,6 +44,10 @@ class Pairing:
     def seeds(self, metric: str, condition: str) -> Mapping[int, float]:
         """Values of a condition's finished cells by seed; SEEDLESS where it has none."""
         return {s: r.value for s, r in self._table(metric).get(condition, {}).items()}
+
+    def broken(self, condition: str) -> int:
+        """Cells of a condition that ran and did not finish: those that did are survivors, which flatter it."""
+        return self._broken.get(condition, 0)
 
     def difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
         """ours - theirs over the seeds that both have; None where there is none."""
@@ -86,6 +92,10 @@ class Pairing:
             key = SEEDLESS if pd.isna(seed) else int(seed)
             found.setdefault(condition, {})[key] = _Reading(str(cell), float(value), None if np.isnan(error) else float(error))
         return found
+
+    @cached_property
+    def _broken(self) -> Counter[str]:
+        return Counter(self._data["condition"][self._data["outcome"].isin(BROKEN)].tolist())
 
     @cached_property
     def _finished(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@
     open              one has, but not beyond doubt
     dominated         one has, beyond doubt: p < 0.05 of their paired difference, adjusted by Holm over all pairs of a
                       condition behind the front and one on it that takes no more memory and has a better mean
+    broken            cells of it ran and did not finish: its mean is that of survivors, so it has no place on the front or behind it
 
 Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. The front is that
 of the means, so it may hold a lucky condition or two.
@@ -21,7 +22,7 @@ from lorabench.analysis.difference import holm
 from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
 
-Standing = Literal["front", "open", "dominated"]
+Standing = Literal["front", "open", "dominated", "broken"]
 MEMORY = "train_peak_bytes"
 
 
@@ -41,7 +42,7 @@ class Point:
 
 
 def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing) -> tuple[Point, ...]:
-    """A Point for each condition that has both values, by rising memory; conditions whose cells broke never dominate."""
+    """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on the front nor dominate."""
     sign = 1.0 if described(metric).better == "higher" else -1.0
     known = [(s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))]
     known.sort(key=lambda k: (k[1], -sign * k[2].mean))
@@ -49,11 +50,14 @@ def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing) -> tuple
     for s, memory, value in known:
         if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
             front.append((s.condition, memory, value.mean))
-    rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known}
+    rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known if not s.outcomes.broken}
     pairs = [(c, rival, p) for c, ahead in rivals.items() for rival in ahead if (p := _p(pairing, metric, rival, c)) is not None]
     sure = {(c, rival) for (c, rival, _), p in zip(pairs, holm([p for *_, p in pairs]), strict=True) if p < LEVEL}
     made = []
     for s, memory, value in known:
+        if s.outcomes.broken:
+            made.append(Point(s.condition, memory, value.mean, value.half, "broken"))
+            continue
         ahead = rivals[s.condition]
         surely = next((r for r in ahead if (s.condition, r) in sure), None)
         standing: Standing = "dominated" if surely else "open" if ahead else "front"

@@ -8,7 +8,8 @@ Pairs of one seed share what that seed does, so the seeds are what repeats, not 
 types (Holm 1979). For accuracies the items' error joins that of the seeds: pairs are judged on the same items, how much
 alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard deviation of a mean
 is at most the mean of the standard deviations). With one seed nothing is pooled but the value: there is no interval.
-Untrained bases have no seed; each of their gaps stands for itself, judged over items.
+Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells of a quantised condition broke, the seeds that are
+left flatter it: its type is then not called better or equivalent.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Gap:
     difference: Difference
     share: float | None
     """weight bytes over the twin's"""
+    broken: int = 0
+    """cells of the quantised condition that ran and did not finish"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def quantization_gaps(
         if d is not None:
             family = apart_from(g, "quantization", "method.rank", "method.alpha")
             share = _share(known[g.condition], known[twin.condition])
-            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share))
+            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share, pairing.broken(g.condition)))
     trains = {g.condition for g in groups if g.trains}
     made = []
     for kind, gaps in found.items():
@@ -124,11 +127,12 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules
     if not shared:
         return None
     ours, theirs = (np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1))
-    d = difference(ours, theirs, _item_errors(metric, gaps) if len(shared) > 1 else None)
+    errors = _item_errors(metric, gaps) if len(shared) > 1 else None
+    d = difference(ours, theirs, errors, min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None)
     low, high = d.interval or (None, None)
     margin = margin_of(metric, rules)
     same = d.p_equivalent(margin) if margin is not None else None
-    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1)
+    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, sum(g.broken for g in gaps))
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:

@@ -89,8 +89,8 @@ class RankCurve:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the best rank is the highest, so that a higher one may do better."""
-        return self.best == self.points[-1].rank
+        """Whether the best rank is the highest of those that no replicate of broke, so that a higher one may do better."""
+        return self.best is not None and self.best == max(p.rank for p in self.points if p.whole)
 
 
 def rank_curves(
@@ -169,14 +169,15 @@ def _name(members: Sequence[Replicates], summaries: Mapping[str, Summary]) -> st
 def _curve(metric: str, family: str, points: tuple[Point, ...], pairing: Pairing, rules: ComparisonSpec) -> RankCurve:
     tables = {p.rank: pairing.seeds(metric, p.condition) for p in points}
     best = _best(points, tables, described(metric).better)
-    shared = sorted(set.intersection(*(set(t) for t in tables.values())))
-    found: Fit | str = "the metric has no direction"
+    able = [p for p in points if p.whole]  # survivors would bend the curve
+    found: Fit | str = "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
     if best is not None:
+        shared = sorted(set.intersection(*(set(tables[p.rank]) for p in able)))
         found = saturating(
-            np.array([p.rank for p in points], dtype=np.float64),
-            np.array([[tables[p.rank][s] for s in shared] for p in points], dtype=np.float64).reshape(len(points), -1),
+            np.array([p.rank for p in able], dtype=np.float64),
+            np.array([[tables[p.rank][s] for s in shared] for p in able], dtype=np.float64).reshape(len(able), -1),
             described(metric).better == "lower",
-            [p.half for p in points],
+            [p.half for p in able],
         )
     fit, why = (None, found) if isinstance(found, str) else (found, "")
     return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, pairing, rules), fit, why)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.intervals import half_of
 
 METRIC = "validation_loss"
 
@@ -35,8 +36,9 @@ class Tried:
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
-    def std(self) -> float | None:
-        return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else None
+    def half(self) -> float | None:
+        """Half-width of the mean's 95 % interval over seeds."""
+        return half_of(self.losses)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, .
 def _chosen(tried: Sequence[Tried]) -> float | None:
     most = max((len(t.losses) for t in tried), default=0)
     able = [t for t in tried if t.losses and len(t.losses) == most]  # fewer seeds, or survivors alone, are no fair mean
+    able = [t for t in able if t.broken == min(a.broken for a in able)]
     return min(able, key=lambda t: (t.mean, t.rate)).rate if able else None
 
 

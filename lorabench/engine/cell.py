@@ -19,12 +19,10 @@ from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.distill import Teacher, distilled
+from lorabench.engine.domain import Domain, Ground, base_domain
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import (
-    SAMPLE_TOKENS,
     Losses,
-    base_text,
-    file_text,
     forgetting_reading,
     held_out_items,
     held_out_readings,
@@ -45,6 +43,7 @@ from lorabench.engine.model import (
     resolve_autocast,
     weight_bytes,
 )
+from lorabench.engine.precision import evaluated
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
@@ -57,7 +56,7 @@ from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolve
 from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
-_DOMAINS: dict[Any, tuple[tuple[Example, ...], Losses]] = {}
+_DOMAINS: dict[Ground, Domain] = {}
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -175,15 +174,19 @@ class _Run:
         self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
         with Probe(self.device) as phase:
             self.accuracy, items = self._accuracy(data)
+            if cell.training.steps and not any(r.metric == "eval_loss" for r in self.accuracy):  # left out, it would leave the mean to the other seeds
+                raise Diverged(self.step or 0, "held-out loss")
             self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
                 split = data.validation[: spec.max_sequences]
-                seen = losses(adapted.model, split, spec.batch_size, padding, self.device, self._loss())
+                with evaluated(adapted.model, cell):
+                    seen = losses(adapted.model, split, spec.batch_size, padding, self.device, self._loss())
                 if not math.isfinite(seen.mean):
                     raise Diverged(self.step or 0, "validation loss")
                 self.readings.append(validation_reading(seen))
             if self.domain and self.domain_loss is not None:
-                after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
+                with evaluated(adapted.model, cell):
+                    after = losses(adapted.model, self.domain, spec.batch_size, padding, self.device)
                 reading, items["forgetting"] = forgetting_reading(self.domain_loss, after)
                 self.readings.append(reading)
         save_items(self.folder / FILE, items)
@@ -235,11 +238,12 @@ class _Run:
     def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
         """Held-out loss and lm-eval of the model as it is now, and what they are means of."""
         adapted, spec = self.adapted, self.cell.evaluation
-        seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
-        readings, items = self.harness.score(adapted.model, adapted.tokenizer)
-        if self.teacher is not None:
-            left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
-            readings, items = left + readings, left_items | items
+        with evaluated(adapted.model, self.cell):
+            seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+            readings, items = self.harness.score(adapted.model, adapted.tokenizer)
+            if self.teacher is not None:
+                left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+                readings, items = left + readings, left_items | items
         return held_out_readings(seen, data) + readings, held_out_items(seen) | items
 
     def _loss(self) -> Loss:
@@ -251,7 +255,7 @@ class _Run:
             return
         model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
         longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
-        with torch.no_grad(), LiveBytes(held_tensors(model)) as live:
+        with evaluated(model, self.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
             token_loss(model, collate(longest, padding, self.device), "none")
         self.read("eval_peak_bytes", live.peak)
         if not spec.steps:
@@ -296,17 +300,8 @@ class _Run:
         return method.TRAINS and not method.UNQUANTIZED_ONLY  # what cannot have a quantised base is what changes it
 
     def _domain(self, base: Any, tokenizer: Any) -> tuple[tuple[Example, ...], Losses | None]:
-        """Text of the base's domain and the base's own loss on it; the last one is kept, since cells in a row share their base."""
-        cell = self.cell
-        chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
-        if chosen == "none" or not cell.training.steps:
-            return (), None
-        key = (cell.fingerprints, cell.model, cell.quantization, cell.evaluation, length)
-        if key not in _DOMAINS:
-            text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), self.device) if chosen == "self" else file_text(chosen, tokenizer, length)
-            _DOMAINS.clear()
-            _DOMAINS[key] = text, losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, self.device)
-        return _DOMAINS[key]
+        """Text of the base's domain and the base's own loss on it."""
+        return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
         if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning

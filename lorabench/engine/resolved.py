@@ -9,6 +9,7 @@ import torch
 from lorabench.engine.data import TaskData
 from lorabench.engine.learned import adapted_layers
 from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
+from lorabench.engine.precision import resolve_eval_dtype
 from lorabench.record.result import Resolved, Unreached
 from lorabench.spec.study import Cell
 
@@ -21,6 +22,7 @@ def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, a
         dtype=_name(resolve_dtype(cell)),
         compute_dtype=("float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))) if quantised else None,
         autocast=_name(autocast) if autocast else None,
+        eval_dtype=_name(resolve_eval_dtype(cell)),
         optimizer=cell.training.optimizer if cell.training.steps else None,
         scaling=scaling,
         target_modules=targets,

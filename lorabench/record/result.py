@@ -14,6 +14,7 @@ from lorabench.spec.study import Cell
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way
+BROKEN: tuple[Outcome, ...] = ("diverged", "out_of_memory", "failed")  # ran and did not finish: what is left of such a condition are survivors
 RETRIED: tuple[Outcome, ...] = ("failed", "skipped")  # run again by the next start
 
 
@@ -76,7 +77,9 @@ class Resolved(Frozen):
     compute_dtype: str | None = None
     """of dequantised products, where weights are quantised"""
     autocast: str | None = None
-    """dtype of mixed precision, where it was on"""
+    """dtype of mixed precision in training, where it was on"""
+    eval_dtype: str | None = None
+    """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for all methods: then dtype's"""
     optimizer: str | None = None
     """class that took the steps"""
     scaling: float | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -19,6 +19,8 @@ from lorabench.report.style import GREY, Style
 
 _MENU = 40  # letters of a menu's entry
 _RING = 22  # pixels
+_BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
+_PAD = 0.06  # of the y axis, free at each end
 _GAP = 0.7  # of the distance between two ticks stays free of points
 
 
@@ -144,6 +146,25 @@ def draw(drawing: Drawing) -> go.Figure:
     if drawing.beside:
         figure.update_layout(scattermode="group", scattergap=_GAP)
     return figure
+
+
+def bounded(drawing: Drawing) -> Drawing:
+    """The drawing with a y axis on which error bars stretch no more than _BEYOND of what curves and levels span: of two seeds they would press all else flat."""
+    ys = [y for line in drawing.lines for y in line.y]
+    if not ys:
+        return drawing
+    low, high = min(*ys, *(v.y for v in drawing.levels), ys[0]), max(*ys, *(v.y for v in drawing.levels), ys[0])
+    ends = [end for line in drawing.lines for y, e in zip(line.y, line.error, strict=False) for end in (y - (e or 0), y + (e or 0))]
+    least, most = max(min([low, *ends]), low - _BEYOND * (high - low)), min(max([high, *ends]), high + _BEYOND * (high - low))
+    pad = _PAD * (most - least)
+    return replace(drawing, y=replace(drawing.y, span=(least - pad, most + pad))) if pad else drawing
+
+
+def cut_off(drawing: Drawing) -> str:
+    """The sentence for a caption where error bars go on beyond the edge; else empty."""
+    span = drawing.y.span
+    beyond = span and any(not span[0] <= y + s * (e or 0) <= span[1] for line in drawing.lines for y, e in zip(line.y, line.error, strict=False) for s in (-1, 1))
+    return "Bars that reach the edge go on beyond it." if beyond else ""
 
 
 def _shapes(drawing: Drawing) -> list[dict[str, Any]]:

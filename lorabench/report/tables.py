@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.rank_order import spearman
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
@@ -29,6 +30,7 @@ _STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_byte
            ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
 _LEARNED = ("learned_bits", "learned_bits_per_parameter")  # measured where data hold a known information, and then what a study is about
 _REFERENCES = 3  # named in a note
+_LEAST_P = 0.001  # smaller ones are not told apart
 
 
 def study_table(store: Store) -> Table:
@@ -193,15 +195,15 @@ def _agreement(view: View, i: int) -> str:
     pairs, used = [], []
     for s in view.summaries:
         row, ours = _published(column, view.declared(s.condition)), s.mean(m.name)
-        if row is not None and ours is not None:
+        if row is not None and ours is not None and not s.outcomes.broken:  # survivors alone would flatter
             used.append(id(row))
             with contextlib.suppress(ValueError):
                 pairs.append((ours, float(row.value)))
     idle = len(column.rows) - len(set(used))
     told = f"{column.label}: as printed in {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
-    if len(pairs) < 4 or len(set(used)) < len(used) or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+    found = spearman([a for a, _ in pairs], [b for _, b in pairs]) if len(pairs) > 3 and len(set(used)) == len(used) else None
+    if found is None:
         return told
-    from scipy import stats
-
-    rho, p = map(float, stats.spearmanr([a for a, _ in pairs], [b for _, b in pairs]))
-    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {f'{rho:+.2f}'.replace('-', '−')} (p = {p:.2g}) over {len(pairs)} conditions."
+    rho, p = found
+    chance = f"p = {p:.2g}" if p >= _LEAST_P else f"p < {_LEAST_P:g}"
+    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {f'{rho:+.2f}'.replace('-', '−')} ({chance}) over {len(pairs)} conditions."

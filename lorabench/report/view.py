@@ -131,7 +131,7 @@ def make_view(store: Store, other: Store | None = None) -> View:
     kept = {i for g in groups for i in g.ids}
     data = everything[everything["cell"].isin(kept)]
     names = metrics(data)
-    summaries, against = aggregate(groups, data), references(study, groups)
+    summaries, against = aggregate(groups, data, results), references(study, groups)
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
     wanted = study.comparison.metric
     answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"

@@ -31,7 +31,7 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less memory. The grey line joins the Pareto front by the means. "
-        "Pale points are dominated beyond doubt: another condition takes no more memory and is better (paired by seed, corrected by Holm)."
+        "Pale points are dominated beyond doubt: another condition takes no more memory and is better (paired by seed, corrected by Holm); or some of its cells did not finish."
     )
     words = tuple(sentence(view, p, m) for p in points)
     title = f"{m.label} against train peak{f', {task}' if task else ''}"
@@ -56,7 +56,7 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
     for p in points:
         half = None if p.half is None else p.half * factor
         hover = sentence(view, p, m)
-        lines.append(Line(view.label(p.condition), view.styles[p.condition], (p.memory / one,), (p.value * factor,), (half,), (hover,), faint=p.standing == "dominated"))
+        lines.append(Line(view.label(p.condition), view.styles[p.condition], (p.memory / one,), (p.value * factor,), (half,), (hover,), faint=p.standing in ("dominated", "broken")))
     return Drawing(Axis(f"train peak ({name})"), Axis(titled(m)), tuple(lines), mode="markers")
 
 
@@ -65,7 +65,8 @@ def sentence(view: View, p: Point, m: Metric) -> str:
     spread = f" ± {human.number(p.half, m.unit)}" if p.half is not None else ""
     unit = "%" if m.unit == "share" else human.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
-    standing = {"front": "on the front", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}"}[p.standing]
+    lost = f"of {human.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+    standing = {"front": "on the front", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.standing]
     return f"{view.label(p.condition)}: {m.label} {human.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {human.size(p.memory)}; {standing}"
 
 
@@ -79,6 +80,8 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
         items.append(f"Behind the front by the mean, but not beyond doubt: {named('open')}.")
     if named("dominated"):
         items.append(f"Dominated beyond doubt: {named('dominated')}.")
+    if named("broken"):
+        items.append(f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}.")
     if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
         return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]
     return [Points(tuple(items))]

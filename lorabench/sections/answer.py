@@ -113,6 +113,8 @@ def how_sure(view: View) -> str:
     if found:
         bases = dict.fromkeys(c.basis for c in found if c.basis)
         said.append(f"{CONFIDENCE:.0%} intervals over {' or '.join(bases)}".replace("%", " %") if bases else "no interval")
+        if any("seeds" in b for b in bases):
+            said.append("all seeds share their training and test data, so that other data may give another answer")
         said.append(f"{human.plural(len(found), 'comparison')} corrected by Holm" if len(found) > 1 else "one comparison")
         if found[0].margin is not None:
             said.append(f"a margin of {margin(found[0])} counts as no difference")
@@ -129,7 +131,9 @@ def sentence(view: View, c: Comparison) -> str:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
     said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
-    if c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
+    if c.broken and c.verdict == "not decisive":
+        said = f"not decisive, since {human.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
+    elif c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
         said = "not decisive among so many comparisons"
     if c.difference == 0:
         return f"{ours} has the same mean as {theirs} in {m.label} ({interval(c)}): {said}."

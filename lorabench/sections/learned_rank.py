@@ -10,7 +10,7 @@ from lorabench.analysis.learned import Measure, fields, measured
 from lorabench.record.spectrum import Spectrum
 from lorabench.report import human, learned
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
-from lorabench.report.figures import Axis, Drawing, draw
+from lorabench.report.figures import Axis, Drawing, bounded, cut_off, draw
 from lorabench.report.heat import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
 
@@ -85,10 +85,12 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
     info = decide_curve(view, used)
     if info is None:
         return None
+    info = bounded(info)
     caption = (
         "Entropy rank (Roy and Vetterli 2007) of the learned changes as a share of the rank they can have: mean over modules and seeds "
-        "with the standard deviation over seeds. Look where a line falls: there, added rank is used less and less. "
+        "with the 95 % interval of the mean over seeds (±). Look where a line falls: there, added rank is used less and less. "
         "100 % would be a change that uses all directions alike. For a condition without a rank, the level is a share of the smaller side of its matrices."
+        f" {cut_off(info)}".rstrip()
     )
     words = tuple(
         f"{sentence(u).removesuffix('.')}: a utilisation of {human.number(u.utilisation.mean, 'share')}{_spread(u.utilisation)} %." for u in used if u.utilisation
@@ -97,7 +99,7 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
 
 
 def _spread(statistic: Statistic) -> str:
-    return "" if statistic.std is None else f" ± {human.number(statistic.std, 'share')}"
+    return "" if statistic.half is None else f" ± {human.number(statistic.half, 'share')}"
 
 
 def decide_map(view: View) -> HeatMap | None:

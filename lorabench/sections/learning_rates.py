@@ -8,7 +8,7 @@ from lorabench.analysis.tuning import METRIC, Tuning
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw
 from lorabench.report.view import View
 from lorabench.spec.identity import canonical_json
 
@@ -21,11 +21,13 @@ def section(view: View) -> Section | None:
     """What was chosen, the curve over the rates, and every value; None where no rate is tuned."""
     if not view.tunings:
         return None
-    info = drawing(view)
+    info = bounded(drawing(view))
     caption = (
-        "Mean validation loss over seeds at each rate of the grid, its bar the standard deviation over seeds. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
+        "Mean validation loss over seeds at each rate of the grid, its bar (± in the table) the 95 % interval of that mean. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
         "measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may lie outside."
     )
+    if cut_off(info):
+        caption += f" {cut_off(info)}"
     if len(info.lines) < len(view.tunings):
         caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
     words = tuple(sentence(view, t) for t in view.tunings)
@@ -35,7 +37,7 @@ def section(view: View) -> Section | None:
 
 def headline(view: View) -> tuple[str, ...]:
     """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first screen, too."""
-    tuned = {t.condition: t for t in view.tunings if t.chosen}
+    tuned = {t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken}  # a rate of survivors is no best one
     full = {_base(view, c): t for c, t in tuned.items() if view.summary(c).method == "full"}
     pairs = [(t, full[_base(view, c)]) for c, t in tuned.items() if view.summary(c).method != "full" and _base(view, c) in full]
     ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)
@@ -57,7 +59,7 @@ def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, rates = [], set()
     for t in view.tunings[:: -(-len(view.tunings) // _MOST_LINES)]:
-        known = [(x.rate, x.mean, x.std) for x in t.tried if x.mean is not None]
+        known = [(x.rate, x.mean, x.half) for x in t.tried if x.mean is not None]
         rates |= {x.rate for x in t.tried}
         if known:
             x, y, error = zip(*known, strict=True)
@@ -99,13 +101,13 @@ def table(view: View) -> Grid:
     rows = []
     for t in view.tunings:
         by_rate = {x.rate: x for x in t.tried}
-        cells = [_field(by_rate[r].mean, by_rate[r].std, by_rate[r].broken, r == t.chosen) if r in by_rate else "" for r in rates]
+        cells = [_field(by_rate[r].mean, by_rate[r].half, by_rate[r].broken, r == t.chosen) if r in by_rate else "" for r in rates]
         rows.append((view.label(t.condition), *cells))
     return Grid(("condition", *(f"{r:g}" for r in rates)), tuple(rows))
 
 
-def _field(mean: float | None, std: float | None, broken: int, chosen: bool) -> str:
-    spread = f" ± {human.decimals(std)}" if std is not None else ""
+def _field(mean: float | None, half: float | None, broken: int, chosen: bool) -> str:
+    spread = f" ± {human.decimals(half)}" if half is not None else ""
     lost = f" ({broken} broke)" if broken else ""
     return f"{'→ ' if chosen else ''}{_value(mean)}{spread}{lost}"
 

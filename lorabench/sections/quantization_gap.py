@@ -66,7 +66,8 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
-            made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.")
+            lost = f" {human.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
+            made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}")
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
         over = "95 % intervals over items" if any(g.difference.interval for g in t.bases) else "no interval: nothing is known of the items"
@@ -104,6 +105,8 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
+    if c.broken and c.verdict == "not decisive":
+        return c.verdict
     if c.verdict == "not decisive" and c.repeated and c.p_value is not None and c.p_value < LEVEL:
         return "not decisive among so many types"
     return c.verdict
@@ -193,7 +196,8 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
 
 def _line(view: View, g: Gap, m: Metric) -> str:
     unit = human.head_unit(m.unit, signed=True)
-    return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip()
+    lost = f" ({human.plural(g.broken, 'cell')} did not finish)" if g.broken else ""
+    return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip() + lost
 
 
 def _gap(g: Gap, m: Metric) -> str:
@@ -210,6 +214,6 @@ def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
         gaps = [known.get(c) for known in by.values()]
         one = next(g for g in gaps if g is not None)
         values = [human.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
-        seeds = str(one.difference.pairs) if view.summary(c).seeds else "untrained"
+        seeds = (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else "")) if view.summary(c).seeds else "untrained"
         rows.append((view.label(c), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
     return Grid(tuple(heads), tuple(rows))

@@ -23,7 +23,7 @@ def section(view: View) -> Section | None:
     text = (
         "E = W_q − W is what quantisation did to the weights, ΔW what training added to them. A change that repairs points along −E: its cosine with −E is near 1 "
         "(0: it has nothing to do with it) and it takes away a share of ‖E‖²; a negative share means that W_q + ΔW lies further from W than W_q did. "
-        "The best share is what the nearest change of the same rank to −E would take away. Means over modules and seeds."
+        "The best share is what the nearest change of the same rank to −E would take away. Means over modules and seeds; ± is the half-width of the mean's 95 % interval over seeds."
     )
     heads = ("condition", "‖E‖ / ‖W‖", "cosine with −E", "share of ‖E‖² repaired", "best share at this rank", "seeds")
     return Section(TITLE, (Text(answer(found)), Text(text, "small"), Grid(heads, tuple(_row(r) for r in found))))
@@ -80,7 +80,7 @@ def _row(r: Repaired) -> tuple[str, ...]:
 
 
 def _spread(statistic: Statistic) -> str:
-    return "" if statistic.std is None else f" ± {human.number(statistic.std, 'share')}"
+    return "" if statistic.half is None else f" ± {human.number(statistic.half, 'share')}"
 
 
 def _signed(value: float) -> str:

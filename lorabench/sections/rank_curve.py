@@ -12,7 +12,7 @@ from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, draw
+from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw
 from lorabench.report.learned import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
@@ -26,7 +26,6 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 _DOUBTFUL = 0.05  # p of lack of fit
 _SMOOTH = 48  # points of a fitted curve
 _FEW = 8  # sentences of a second metric that are shown unfolded
-_BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
 
 
 def section(view: View) -> Section | None:
@@ -66,7 +65,7 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
     for i, c in enumerate(found):
         style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
-        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')})" for p in c.points)
+        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
         lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
@@ -85,12 +84,7 @@ def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
     """The drawing without levels that would press the curves flat, nor bars that would; and the levels left out."""
     low, high = (f(chain(*(line.y for line in info.lines))) for f in (min, max))
     far = tuple(v for v in info.levels if low < high and not 2 * low - high <= v.y <= 2 * high - low)
-    near = tuple(v for v in info.levels if v not in far)
-    low, high = min([low, *(v.y for v in near)]), max([high, *(v.y for v in near)])
-    ends = [(y - (e or 0), y + (e or 0)) for line in info.lines for y, e in zip(line.y, line.error, strict=True)]
-    span = (max(min(low, *(e[0] for e in ends)), low - _BEYOND * (high - low)), min(max(high, *(e[1] for e in ends)), high + _BEYOND * (high - low)))
-    pad = 0.06 * (span[1] - span[0])
-    return replace(info, levels=near, y=replace(info.y, span=(span[0] - pad, span[1] + pad)) if pad else info.y), far
+    return bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far
 
 
 def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
@@ -99,7 +93,8 @@ def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
     silent: dict[str, list[str]] = {}
     for c in found:
         if c.knee.rank is not None and c.at_the_edge:
-            silent.setdefault(f"rank {c.best}, the best, is the highest tried, so a higher one may do better", []).append(c.family)
+            highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
+            silent.setdefault(f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []).append(c.family)
         if c.knee.why:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
@@ -114,7 +109,7 @@ def knee_sentence(c: RankCurve) -> str:
         return ""
     margin = amount(knee.margin, m)
     if not knee.passed and knee.failed is None:
-        return f"Rank {c.best}, the lowest tried, has the best mean."
+        return f"Rank {c.best}, the lowest tried{'' if all(p.whole for p in c.points) else ' among those whose cells all finished'}, has the best mean."
     if not knee.passed and knee.failed is not None:
         return f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it ({_why(knee.failed, m)})."
     least = knee.passed[-1]
@@ -174,9 +169,11 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[
         said.append("Thin lines are the fitted curves c + a r^−b.")
     if any(p.n > 1 for c in found for p in c.points):
         said.append("A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear.")
-    span = info.y.span
-    if span and any(not span[0] <= y + s * (e or 0) <= span[1] for line in info.lines for y, e in zip(line.y, line.error, strict=True) for s in (-1, 1)):
-        said.append("Bars that reach the edge go on beyond it.")
+    if cut_off(info):
+        said.append(cut_off(info))
+    if any(not p.whole for c in found for p in c.points):
+        lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
+        said.append(f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}.")
     if info.levels:
         said.append("Level lines are conditions without a rank.")
     if far:

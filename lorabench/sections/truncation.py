@@ -11,7 +11,7 @@ from lorabench.record.learned import Allocation
 from lorabench.record.metrics import metric
 from lorabench.report import human, learned
 from lorabench.report.blocks import Block, Figure, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, draw
+from lorabench.report.figures import Axis, Drawing, Level, Line, bounded, cut_off, draw
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
@@ -32,7 +32,7 @@ def section(view: View) -> Section | None:
         if cuts:
             m = metric(name)
             words = tuple(sentence(c, name) for c in cuts)
-            info = drawing(view, name, cuts)
+            info = bounded(drawing(view, name, cuts))
             caption = _caption(view, name, cuts, info)
             blocks.append(Figure(f"truncation-{len(blocks)}", draw(info), f"{m.label} against truncated rank", caption, words))
     return Section(TITLE, tuple(blocks)) if blocks else None
@@ -120,7 +120,7 @@ def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
         if c.whole is not None and c.whole[0] not in {rank for rank, _ in ends}:
             ends = sorted([*ends, c.whole], key=lambda end: end[0])
         style = Style(view.styles[c.condition].colour, _DASHES[c.allocation], _OPEN[c.allocation])
-        y, error = tuple(factor * v.mean for _, v in ends), tuple(learned.scaled(v.std, factor) for _, v in ends)
+        y, error = tuple(factor * v.mean for _, v in ends), tuple(learned.scaled(learned.over_seeds(v), factor) for _, v in ends)
         lines.append(Line(f"{c.label}, {_HOW[c.allocation]}", style, tuple(float(rank) for rank, _ in ends), y, error))
     ranks = sorted({x for line in lines for x in line.x})
     unit = human.head_unit(m.unit)
@@ -160,14 +160,15 @@ def sentence(cut: Cut, name: str) -> str:
 
 def _number(value: Statistic, name: str) -> str:
     unit = metric(name).unit
-    return human.number(value.mean, unit) + (f" ± {human.number(value.std, unit)}" if value.std is not None else "")
+    half = learned.over_seeds(value)
+    return human.number(value.mean, unit) + (f" ± {human.number(half, unit)}" if half is not None else "")
 
 
 def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str:
     m, shown = metric(name), drawn(view, cuts)
     said = [
         "Open symbols: each learned change is cut to a lower rank by its singular values, without further training, and evaluated again; "
-        "mean over seeds with the standard deviation. Filled symbols: adapters that were trained at that rank. "
+        "mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained at that rank. "
         f"Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one: there it pays to train at a high rank and cut. "
         "And from which rank on it is flat: what is cut off there, this metric does not miss."
     ]
@@ -175,6 +176,8 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
         said.append("Cut by energy: as many parameters as at the uniform rank, given to the modules where the energy is.")
     if len(shown) < len(cuts):
         said.append(f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words.")
+    if cut_off(info):
+        said.append(cut_off(info))
     drawn_levels = {level.label for level in info.levels}
     for s in view.summaries:
         if learned.rank_of(view, s.condition) is None and s.label.text not in drawn_levels and (value := s.statistics.get(name)):

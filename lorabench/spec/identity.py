@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -17,7 +18,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import AnalysisSpec, ModelSpec
+from lorabench.spec.settings import FLOAT32_BELOW, AnalysisSpec, ModelSpec
 from lorabench.spec.study import Cell, Condition, Fingerprints
 
 IDENTITY_VERSION = 1
@@ -44,6 +45,8 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
         plain["evaluation"]["forgetting"] = "file"
     if cell.analysis == AnalysisSpec():
         del plain["analysis"]  # the ids of cells that ask for none are as they were before there was any
+    if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
+        plain["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
     plain["data"] = cell.fingerprints.data
     plain["identity_version"] = IDENTITY_VERSION
     if with_seed:
@@ -64,7 +67,29 @@ def fingerprints(condition: Condition) -> Fingerprints:
         data.update(hash_path(evaluation.forgetting).encode())
     if evaluation.include_path:
         data.update(hash_path(evaluation.include_path).encode())
-    return Fingerprints(model=fingerprint_model(condition.model.name, condition.model.revision), data=data.hexdigest()[:16])
+    model = fingerprint_model(condition.model.name, condition.model.revision)
+    return Fingerprints(model=model, data=data.hexdigest()[:16], large=may_be_large(condition.model.name))
+
+
+@lru_cache(maxsize=256)
+def may_be_large(name: str) -> bool:
+    """Whether a model's safetensors hold FLOAT32_BELOW numbers or more, by their headers alone.
+
+    True of a hub id: its files may come between two runs, and an id must not change by that.
+    """
+    directory = model_directory(name)
+    if directory is None:
+        return True
+    total = 0
+    for file in directory.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            try:
+                header = json.loads(stream.read(size)) if size < file.stat().st_size else {}
+            except ValueError:  # a damaged file is told of when it is loaded
+                continue
+        total += sum(math.prod(t["shape"]) for key, t in header.items() if key != "__metadata__")
+    return total >= FLOAT32_BELOW
 
 
 @lru_cache(maxsize=256)

@@ -72,6 +72,8 @@ class Fingerprints(Frozen):
     """of configuration, tokenizer and weights, or hub id @ commit"""
     data: str
     """of all that the task and the evaluation read"""
+    large: bool = False
+    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may (identity.may_be_large)"""
 
 
 class Cell(Condition):

@@ -6,6 +6,7 @@ import re
 from math import hypot, sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -20,7 +21,7 @@ GROUPS = [*((part, PLAIN[part]) for part in ("lora", "learning_rate", "update", 
 # Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out) parameters.
 PER_RANK = 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
 TRAINABLE = {r: r * PER_RANK for r in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
-T4, T7, T1 = 2.7764451, 2.3646243, 12.7062047  # Student's t, 97.5 %, with 4, 7 and 1 degrees of freedom
+T4, T3, T1 = 2.7764451, 3.1824463, 12.7062047  # Student's t, 97.5 %, with 4, 3 and 1 degrees of freedom
 T4_ONE = 2.1318468  # 95 %
 
 
@@ -36,7 +37,7 @@ def test_every_value_has_a_source_with_authors_and_a_year(name, group):
 
 def test_every_prior_is_in_a_group_that_is_tested_here_and_scores_come_in_pairs():
     assert set(PLAIN) == {"ranks", "lora", "learning_rate", "update", "rank", "facts"}
-    assert all(len(f["ours"]) == len(f["theirs"]) for f in PLAIN["facts"])
+    assert all(len(f["ours"]) == len(f["theirs"]) == len(f["draws"]) for f in PLAIN["facts"])
 
 
 def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_published_pairs():
@@ -51,15 +52,19 @@ def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_publis
     assert [w.source for w in told] == ["Dettmers et al. 2023, arXiv:2305.14314, Table 3"]
 
 
-def test_nf4_adds_its_eight_pairs_in_quadrature():
-    # -0.6 1.1 -0.3 -0.1 0.4 1.3 0.0 -1.4; mean 0.4 / 8; squared deviations 0.4225 + 1.1025 + 0.1225 + 0.0225 + 0.1225 + 1.5625 + 0.0025 + 2.1025 = 5.46
+def test_nf4_adds_its_four_models_in_quadrature():
+    # eight pairs: -0.6 1.1 | -0.3 -0.1 | 0.4 1.3 | 0.0 -1.4, two for each model, whose rounded weights they share: no eight independent draws.
+    # means 0.25 -0.2 0.85 -0.7; mean 0.2 / 4; squared deviations 0.04 + 0.0625 + 0.64 + 0.5625 = 1.305
     nf4 = next(f for f in rules().facts if f.ours_is == "nf4").worse
-    half = T7 * sqrt(5.46 / 7 / 8)
+    half = T3 * sqrt(1.305 / 3 / 4)
+    assert nf4.pairs == 4
     assert (nf4.value, *nf4.interval) == pytest.approx((0.05, 0.05 - half, 0.05 + half), abs=1e-6)
     q, told = published("lora", "nf4", None)
     both = hypot(T4 * sqrt(4.112 / 4 / 5), half)
     assert (q.worse, q.low, q.high) == pytest.approx((0.09, 0.09 - both, 0.09 + both), abs=1e-6)
     assert len(told) == 2
+    assert "over 5 models that share training and test data, RougeL" in told[0].text
+    assert "over 4 models (8 pairs) that share training and test data, 5-shot MMLU" in told[1].text
 
 
 def test_from_a_billion_tokens_on_other_pairs_speak():
@@ -151,3 +156,18 @@ def test_swapped_pairs_change_the_sign_alone():
     swapped = Fact(**{**fact.model_dump(), "ours": fact.theirs, "theirs": fact.ours}).worse
     assert swapped.value == pytest.approx(-fact.worse.value)
     assert swapped.interval == pytest.approx(tuple(-e for e in reversed(fact.worse.interval)))
+
+
+def test_an_interval_over_draws_holds_the_truth_where_one_over_pairs_does_not():
+    """Four models, two pairs each that share half of their noise: 2,000 tables drawn anew."""
+    draw = np.random.default_rng(0)
+    held = {"draws": 0, "pairs": 0}
+    names = tuple(f"m{i // 2}" for i in range(8))
+    for _ in range(2000):
+        away = np.repeat(draw.normal(0, 1, 4), 2) + draw.normal(0, 1, 8)
+        for how, of in (("draws", names), ("pairs", tuple(map(str, range(8))))):
+            fact = Fact(varies="method", ours_is="a", theirs_is="b", what="", draws=of, unit="model", common="", source="", ours=tuple(-away), theirs=(0.0,) * 8)
+            low, high = fact.worse.interval
+            held[how] += low <= 0 <= high
+    assert held["draws"] / 2000 == pytest.approx(0.95, abs=0.015)
+    assert held["pairs"] / 2000 < 0.91

@@ -202,6 +202,30 @@ def test_processors_of_other_instructions_are_other_environments(others: str | N
     _, found = seen(tmp_path, text(*FIXED), on)
     assert ("mixed_environments" in found) == told
     assert not told or "instructions (AVX512 with BF16: 3, AVX2: 1)" in found["mixed_environments"].sentence
+def test_conditions_of_one_model_that_were_evaluated_in_different_precisions(tmp_path: Path) -> None:
+    """As full fine-tuning in float32 and adapters on bfloat16 were; where it is recorded that all were evaluated alike, nothing is said."""
+
+    def stored(old: bool) -> Change:
+        def change(r: CellResult) -> CellResult:
+            dtype = "float32" if r.cell.method.name == "full" else "bfloat16"
+            assert r.resolved is not None
+            return r.model_copy(update={"resolved": r.resolved.model_copy(update={"dtype": dtype, "eval_dtype": None if old else "bfloat16"})})
+
+        return change
+
+    view, found = seen(tmp_path / "old", text(*FIXED), stored(True))
+    sentence = found["mixed_precision"].sentence
+    assert "(bfloat16: 3, float32: 1; the numbers count cells)" in sentence
+    forgets = ids(view, lambda r: r.value("forgetting") is not None)
+    assert forgets
+    assert f"Forgetting of {len(forgets)} cells may be counted from a base in another precision" in sentence
+    assert set(found["mixed_precision"].cells) == set(view.results)
+    assert "mixed_precision" not in seen(tmp_path / "new", text(*FIXED), stored(False))[1]
+    half = seen(tmp_path / "half", text(*FIXED), lambda r: stored(r.cell.method.name != "full")(r))[1]["mixed_precision"]
+    assert half.sentence.startswith("Forgetting of 2 cells may be counted")
+    dtypes = ("name: python-docs}", "name: python-docs}\ngrid: {model.dtype: [float32, bfloat16]}")
+    declared = seen(tmp_path / "axis", text(*FIXED, dtypes), lambda r: r.model_copy(update={"resolved": r.resolved and r.resolved.model_copy(update={"dtype": "bfloat16" if r.cell.model.dtype == "bfloat16" else "float32"})}))[1]
+    assert "mixed_precision" not in declared, "an axis of the study is no oversight"
 
 
 # design
@@ -223,6 +247,49 @@ def test_one_seed_and_few_seeds(tmp_path: Path) -> None:
     _, few = seen(tmp_path / "b", text(*FIXED, seeds="[0, 1, 2]"))
     assert few["few_seeds"].sentence.startswith("3 seeds give wide intervals (a t factor of 4.3")
     assert "one_seed" not in few
+
+
+def keep_seeds(full: int, four: int) -> Change:
+    """Of five seeds so many finished."""
+    return lambda r: None if r.cell.seed >= {"full": full, 4: four}.get(r.cell.method.rank or r.cell.method.name, 5) else r
+
+
+def test_one_condition_with_many_seeds_silences_no_warning_about_the_others(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1, 2, 3, 4]"), keep_seeds(full=3, four=2))
+    sentence = found["few_seeds"].sentence
+    assert sentence.startswith("2 of 3 trained conditions have 2 to 4 finished seeds (LoRA r=4")
+    assert "full 3), which give wide intervals (a t factor of 12.7 with 2" in sentence
+    assert set(found["few_seeds"].cells) == ids(view, lambda r: r.cell.method.name == "full" or r.cell.method.rank == 4)
+    assert "one_seed" not in found
+
+
+def test_conditions_with_one_seed_are_named_beside_others_with_more(tmp_path: Path) -> None:
+    view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1, 2, 3, 4]"), keep_seeds(full=1, four=3))
+    assert found["one_seed"].sentence.startswith("1 of 3 trained conditions has a single finished seed (full), so how far a repetition would land is unknown: no difference of theirs")
+    assert set(found["one_seed"].cells) == ids(view, lambda r: r.cell.method.name == "full")
+    assert found["few_seeds"].sentence.startswith("1 of 3 trained conditions has 2 to 4 finished seeds (LoRA r=4")
+    assert set(found["few_seeds"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
+
+
+def test_a_metric_that_some_conditions_lack_is_told_though_others_have_it(tmp_path: Path) -> None:
+    def lost(r: CellResult) -> CellResult:
+        return r.model_copy(update={"readings": tuple(x for x in r.readings if x.metric != "eval_loss")}) if r.cell.method.rank == 4 else r
+
+    view, found = seen(tmp_path, text(*FIXED), lost)
+    assert "comparison.metric is eval_loss, which the one finished cell of LoRA r=4" in found["metric_absent"].sentence
+    assert set(found["metric_absent"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
+
+
+def test_a_comparison_in_another_metric_is_none_in_the_studys_own(tmp_path: Path) -> None:
+    """Seeds of the accuracy are shared with the reference, those of the loss are not."""
+
+    def apart(r: CellResult) -> CellResult:
+        gone = {"full": 1, 4: 0}.get(r.cell.method.rank or r.cell.method.name)
+        return r.model_copy(update={"readings": tuple(x for x in r.readings if x.metric != "eval_loss")}) if r.cell.seed == gone else r
+
+    view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), apart)
+    assert "1 of 3 conditions share no finished seed with their reference (full)" in found["no_reference"].sentence
+    assert view.comparison(ACC, next(s.condition for s in view.summaries if s.label.text.startswith("LoRA r=4"))) is not None
 
 
 def test_rates_of_a_grid_are_no_seeds(tmp_path: Path) -> None:
@@ -382,6 +449,48 @@ def test_too_few_items_say_how_many_are_needed(tmp_path: Path) -> None:
     assert set(found["few_items"].cells) == ids(view, lambda r: r.cell.method.name != "base")
 
 
+def test_a_pair_that_is_told_well_enough_silences_no_other(tmp_path: Path) -> None:
+    """LoRA r=16 answers as full does but for one item of 200, LoRA r=4 at random."""
+    import numpy as np
+
+    from lorabench.record.items import FILE, Items, save_items
+
+    store = filled(tmp_path, text(*FIXED, ("accuracy_margin: 0.1", "accuracy_margin: 0.02"), seeds="[0, 1]"))
+    draw = np.random.default_rng(0)
+    right = (draw.random(200) < 0.6).astype(float)
+    for cell in store.plan():
+        own = (draw.random(200) < 0.6).astype(float) if cell.method.rank == 4 else right.copy()
+        own[0] = cell.method.rank == 16
+        save_items(store.cells_folder / cell.id / FILE, {ACC: Items(own)})
+    found = {f.kind: f for f in make_view(store).findings}
+    assert found["few_items"].sentence.startswith("In 1 of 2 comparisons the two conditions cannot be called equivalent within 2 points")
+    assert "LoRA r=4" in found["few_items"].sentence
+    assert "LoRA r=16" not in found["few_items"].sentence
+
+
+def test_ten_items_that_all_agree_are_too_few(tmp_path: Path) -> None:
+    from lorabench.record.items import FILE, Items, save_items
+
+    store = filled(tmp_path, text(*FIXED, seeds="[0, 1]"))
+    for cell in store.plan():
+        save_items(store.cells_folder / cell.id / FILE, {ACC: Items([1.0] * 10)})
+    found = {f.kind: f for f in make_view(store).findings}
+    assert "10 items leave a difference uncertain by" in found["few_items"].sentence
+
+
+def test_few_right_answers_are_held_against_guessing_by_the_binomial_distribution(tmp_path: Path) -> None:
+    """All right, which the normal interval takes for certain: by guessing among four 6 % of two items are, 1.6 % of three."""
+    from scipy import stats
+
+    def planted(n: int) -> Change:
+        return lambda r: r.model_copy(update={"readings": (*(x for x in r.readings if x.metric != ACC), Reading(metric=ACC, value=1.0, stderr=0.0, count=n))})
+
+    for n in (2, 3):
+        told = "at_chance" in seen(tmp_path / str(n), text(*FIXED), planted(n))[1]
+        assert told is bool(stats.binomtest(n, n, 0.25, alternative="greater").pvalue > 0.025)
+    assert told is False
+
+
 def test_the_needed_items_follow_the_formula_of_paired_proportions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 p (1 - p) (1 - rho) / n, with p and rho read from the answers themselves."""
     import numpy as np
@@ -431,6 +540,15 @@ def test_weights_that_are_neither_quantised_nor_adapted_are_told_once_for_all_th
     sentence = found["unreached"].sentence
     assert sentence.count("its experts (layers.*.experts.gate_up_proj, layers.*.experts.down_proj; 90 % of its 1,000 parameters) are not adapted") == 1
     assert set(found["unreached"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
+
+
+def test_predictions_that_miss_on_both_sides_do_not_cancel(tmp_path: Path) -> None:
+    def planted(r: CellResult) -> CellResult:
+        peak = r.value("train_peak_bytes")
+        return r if peak is None or r.cell.method.rank != 4 else with_values(r, predicted_train_peak_bytes=round(peak * (1.2 if r.cell.seed else 0.8)))
+
+    _, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), planted)
+    assert "off by more than 5 % in 1 of 3 conditions" in found["prediction_off"].sentence
 
 
 def test_a_loss_that_still_falls(tmp_path: Path) -> None:

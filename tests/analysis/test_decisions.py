@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lorabench.analysis.decide import decide
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
 from lorabench.record.result import CellResult, Reading
+from lorabench.report.blocks import Points
 from lorabench.report.view import make_view
 from lorabench.sections import answer, other_study
 from tests.report.stores import STUDY, fill, filled
@@ -111,6 +113,55 @@ def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, broken))
     (found,) = decide(view.summaries, view.comparisons, "eval_loss")
     assert view.label(found.chosen.condition) != "LoRA r=1"
+
+
+def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_path: Path) -> None:
+    """The best and the smallest by far, of the seeds that finished."""
+    from lorabench.analysis.pareto import MEMORY
+    from lorabench.sections import accuracy_memory
+
+    change = with_values(PLANTED | {("lora", 1, "none"): (1.0, 1e5)}, noise=0.0004)
+
+    def broken(result: CellResult) -> CellResult:
+        hit = result.cell.method.rank == 1 and result.cell.quantization.name == "none" and result.cell.seed == 2
+        return result.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else change(result)
+
+    view = make_view(filled(tmp_path, THREE, broken))
+    hit = next(s.condition for s in view.summaries if s.label.text == "LoRA r=1")
+    points = {p.condition: p for p in accuracy_memory.decide(view)}
+    assert points[hit].standing == "broken"
+    assert points[hit].memory == min(p.memory for p in points.values())
+    assert all(p.by != hit for p in points.values())
+    whole = [p for c, p in points.items() if c != hit]
+    cheapest = min(whole, key=lambda p: p.memory)
+    assert cheapest.standing == "front", "what a broken one would have dominated stands where it stood without it"
+    shown = accuracy_memory.section(view)
+    assert shown is not None
+    words = " ".join(shown.blocks[-1].alternative)  # type: ignore[union-attr]
+    assert "LoRA r=1: held-out loss 1.000" in words and "of 3 cells 1 did not finish, so it has no place on the front" in words
+    (listed,) = (b for b in shown.blocks if isinstance(b, Points))
+    assert "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1." in listed.items[-1]
+    front = next(x for x in accuracy_memory.drawing(view, accuracy_memory.decide(view)).lines if x.label == "Pareto front")
+    assert points[hit].memory not in [1e6 * x for x in front.x]
+    c = view.comparison("eval_loss", hit)
+    assert c is not None and c.decisive and c.difference < 0
+    assert c.verdict == "not decisive", "of survivors nothing good is said"
+    assert answer.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish and those that did flatter it.")
+    assert view.summary(hit).mean(MEMORY) is not None
+
+
+def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
+    for value, verdict in ((3.5, "worse"), (2.0, "not decisive")):
+        change = with_values(PLANTED | {("full", None, "none"): (2.0, 9e6), ("lora", 1, "none"): (value, 1e6)}, noise=0.0004)
+
+        def broken(result: CellResult, change: Any = change) -> CellResult:
+            hit = result.cell.method.rank == 1 and result.cell.seed == 2
+            return result.model_copy(update={"outcome": "failed", "readings": ()}) if hit else change(result)
+
+        view = make_view(filled(tmp_path / verdict[:5], THREE, broken))
+        c = view.comparison("eval_loss", next(s.condition for s in view.summaries if s.label.text == "LoRA r=1"))
+        assert c is not None
+        assert c.verdict == verdict
 
 
 def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> None:

@@ -147,6 +147,19 @@ def test_only_seeds_at_which_all_pairs_finished_are_pooled(cells: tuple[Cell, ..
     assert torn.pooled is None
 
 
+def test_a_type_of_which_cells_broke_is_not_called_as_good(cells: tuple[Cell, ...]) -> None:
+    """One of six nf4 cells diverged; of the others the gap is a hundredth of the margin, or beyond it."""
+    for cost, verdict in ((0.0002, "not decisive"), (-3.0, "not decisive"), (3.0, "worse")):
+        value = noisy(2, {"nf4": cost})
+        whole = found(cells, value, loss_margin=0.1)["nf4"].pooled
+        lost = found(cells, lambda c, value=value: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c), loss_margin=0.1)["nf4"]  # type: ignore[misc]
+        assert whole is not None and lost.pooled is not None
+        assert (whole.broken, lost.pooled.broken) == (0, 1)
+        assert whole.verdict == ("equivalent" if abs(cost) < 0.1 else "worse" if cost > 0 else "better")
+        assert lost.pooled.verdict == verdict
+        assert [g.broken for g in lost.gaps] == [0, 1]
+
+
 @pytest.mark.parametrize(("cost", "verdict"), [(0.1, "worse"), (-0.1, "better"), (0.004, "equivalent")])
 def test_the_verdict_is_that_of_the_studys_margin(cells: tuple[Cell, ...], cost: float, verdict: str) -> None:
     pooled = found(cells, noisy(3, {"nf4": cost}, 0.001))["nf4"].pooled

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorabench.analysis.conditions import replicates
-from lorabench.analysis.tuning import tunings
+from lorabench.analysis.tuning import METRIC, tunings
 from lorabench.errors import StudyError
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.page import write_report
@@ -71,6 +71,21 @@ def test_a_rate_that_diverged_is_never_chosen(tmp_path: Path) -> None:
     assert [t.chosen for t in view.tunings] == [3e-3] * 3
     assert view.tunings[0].tried[-1].broken == 2
     assert view.summaries[0].outcomes.broken == 0
+
+
+def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) -> None:
+    """At 1e-2 one seed diverged and the other has the best validation loss; at 3e-3 one has not been run yet."""
+
+    def change(r: CellResult) -> CellResult | None:
+        if r.cell.training.rate == 3e-3 and r.cell.seed == 0:
+            return r
+        if r.cell.training.rate == 1e-2:
+            readings = tuple(x.model_copy(update={"value": 0.1}) if x.metric == METRIC else x for x in r.readings)
+            return r.model_copy(update={"outcome": "diverged", "readings": ()}) if r.cell.seed == 1 else r.model_copy(update={"readings": readings})
+        return None
+
+    view = make_view(filled(tmp_path, TUNED, change))
+    assert {t.chosen for t in view.tunings} == {3e-3}
 
 
 def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:

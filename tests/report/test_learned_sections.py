@@ -147,6 +147,59 @@ def test_the_table_beside_the_base_holds_means_of_the_norms(view: View) -> None:
     assert grid.rows[2][6:] == ("1.5 of 10", "3.0 %")
 
 
+# ± is one thing everywhere
+
+
+def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tmp_path: Path) -> None:
+    """By scipy's t interval of the two seeds' values: 12.7 / sqrt(2) = 9 standard deviations."""
+    from scipy import stats
+
+    from lorabench.sections import learning_rates
+
+    view = make_view(filled(tmp_path, STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")))
+
+    def half(values: list[float]) -> float:
+        return float(stats.t.ppf(0.975, 1) * stats.sem(values))
+
+    used = {u.label: u.utilisation for u in learned_rank.decide(view)}["LoRA r=16"]
+    assert used is not None and used.half == pytest.approx(stats.t.ppf(0.975, 1) * (used.std or 0) / np.sqrt(2))
+    curve = learned_rank.decide_curve(view, learned_rank.decide(view))
+    assert curve is not None
+    assert curve.lines[0].error[-1] == pytest.approx(100 * used.half)
+    assert f"± {100 * used.half:.1f} %" in "".join(learned_rank._curve(view, learned_rank.decide(view)).alternative)  # type: ignore[union-attr]
+
+    cut = next(c for c in truncation.decide(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    values = [float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c) if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")]
+    four = next(p for p in cut.points if p.rank == 4)
+    assert four.value.half == pytest.approx(half(values))
+    assert f"{np.mean(values):.3f} ± {half(values):.3f}" in truncation.sentence(cut, "eval_loss")
+    drawn = truncation.drawing(view, "eval_loss", (cut,))
+    assert next(x for x in drawn.lines if x.label == "LoRA r=16, cut").error[2] == pytest.approx(half(values))
+
+    tuned = view.tunings[0].tried[0]
+    assert tuned.half == pytest.approx(half(list(tuned.losses)))
+    assert learning_rates.drawing(view).lines[0].error[0] == tuned.half
+    assert f"± {tuned.half:.3f}" in learning_rates.table(view).rows[0][1]
+    captions = "".join(b.caption for m in (learned_rank, truncation, learning_rates) for b in m.section(view).blocks if isinstance(b, Figure))  # type: ignore[union-attr]
+    assert "standard deviation" not in captions
+    assert captions.count("95 % interval") >= 4
+
+
+def test_one_seed_has_no_bars(tmp_path: Path) -> None:
+    view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]")))
+    for cut in truncation.decide(view, "eval_loss"):
+        assert "±" not in truncation.sentence(cut, "eval_loss")
+    assert all(e is None for line in truncation.drawing(view, "eval_loss", truncation.decide(view, "eval_loss")).lines for e in line.error)
+
+
+def test_no_section_says_standard_deviation() -> None:
+    """Each would be a second meaning of ± and of bars."""
+    package = Path(truncation.__file__).parents[1]
+    for folder in ("sections", "report", "exporters"):
+        for file in (package / folder).glob("*.py"):
+            assert "standard deviation" not in file.read_text(encoding="utf-8"), file.name
+
+
 # truncation
 
 

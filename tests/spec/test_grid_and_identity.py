@@ -1,8 +1,10 @@
 """Conditions are what the file means, and a cell's id is a hash of what affects its outcome and of nothing else."""
 
+import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lorabench.errors import StudyError
@@ -139,3 +141,40 @@ def test_two_grids_of_rates_for_one_condition_are_refused(tmp_path):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(StudyError, match=r"s.yaml:5: one condition is tuned over two grids \(0.001, 0.003; 0.003, 0.01\)"):
         load_study(tmp_path / "s.yaml")
+
+
+def test_only_cells_whose_precision_of_evaluation_changed_have_other_ids(tmp_path, monkeypatch):
+    """Full fine-tuning under auto of a model of 100M parameters or more: it was evaluated in float32 beside adapters on bfloat16."""
+    from safetensors.numpy import save_file
+
+    from lorabench.spec import identity
+
+    save_file({"a": np.zeros((10_000, 6_000), dtype=np.int8), "b": np.zeros((40_000, 1_000), dtype=np.int8)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert identity.may_be_large(str(tmp_path))
+    (tmp_path / "b").mkdir()
+    save_file({"a": np.zeros((10_000, 6_000), dtype=np.int8)}, tmp_path / "b" / "model.safetensors")
+    assert not identity.may_be_large(str(tmp_path / "b"))
+    assert identity.may_be_large("org/name"), "its files may come between two runs, and the id must not change by that"
+
+    text = BASE.replace("nf4, double_quant: true", "none")
+
+    def ids(*settings):
+        (small,) = cells_of(text, *settings)
+        large = small.model_copy(update={"fingerprints": small.fingerprints.model_copy(update={"large": True})})
+        return small.id, large.id, small.condition_id, large.condition_id
+
+    for settings in ((), ("method=base",), ("method=full", "model.dtype=float32"), ("method=full", "model.dtype=bfloat16")):
+        before, now, *conditions = ids(*settings)
+        assert before == now
+        assert len(set(conditions)) == 1
+    assert len(set(ids("method=full"))) == 4
+
+
+@pytest.mark.parametrize("name", ["quickstart", "learned", "planted", "facts"])
+def test_stored_results_keep_their_ids(name):
+    """The cells of a stored study, expanded anew from its study.yaml, are those of its cells.csv."""
+    folder = Path(__file__).parents[2] / "reports" / name
+    with (folder / "cells.csv").open(encoding="utf-8") as stream:
+        stored = {row["cell"]: row["condition"] for row in csv.DictReader(stream)}
+    assert {c.id: c.condition_id for c in expand(load_study(folder / "study.yaml"))} == stored

@@ -1,0 +1,60 @@
+"""The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which forgetting is counted.
+
+Cells in a row mostly share their base, so the last domain is kept; it is shared exactly where everything that decides its numbers is equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorabench.engine.data import Example
+from lorabench.engine.evaluate import SAMPLE_TOKENS, Losses, base_text, file_text, losses
+from lorabench.engine.model import resolve_compute_dtype
+from lorabench.engine.precision import evaluated, resolve_eval_dtype
+from lorabench.spec.settings import EvaluationSpec, ModelSpec, QuantizationSpec
+from lorabench.spec.study import Cell, Fingerprints
+
+Domain = tuple[tuple[Example, ...], Losses]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Everything that the text of a base's domain and the base's own loss on it hang on; what was trained on the base is not among it."""
+
+    model: ModelSpec
+    fingerprints: Fingerprints
+    dtype: torch.dtype
+    """of unquantised weights, as they are evaluated"""
+    quantization: QuantizationSpec
+    compute_dtype: torch.dtype | None
+    """of the products of 4-bit weights: it follows training's autocast where it is auto; int8 has its own"""
+    attention: str | None
+    """transformers' implementation"""
+    device: str
+    evaluation: EvaluationSpec
+    sequence_length: int
+
+
+def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
+    """Of a cell and its loaded base."""
+    attention = getattr(base.config, "_attn_implementation", None)
+    computed = resolve_compute_dtype(cell) if cell.quantization.name != "none" else None
+    return Ground(cell.model, cell.fingerprints, resolve_eval_dtype(cell), cell.quantization, computed, attention, str(where), cell.evaluation, cell.training.sequence_length)
+
+
+def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]) -> Domain | None:
+    """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
+    chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
+    if chosen == "none" or not cell.training.steps:
+        return None
+    key = ground(cell, base, where)
+    if key not in kept:
+        with evaluated(base, cell):
+            text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where) if chosen == "self" else file_text(chosen, tokenizer, length)
+            seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
+        kept.clear()
+        kept[key] = text, seen
+    return kept[key]
