@@ -334,6 +334,7 @@ class _Run:
             packing=data.packing,
             train_examples=len(data.train),
             test_examples=len(data.test),
+            data=data.facts,
             model_class=type(skeleton(cell.model)).__name__,
         )
 
