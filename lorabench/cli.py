@@ -73,9 +73,8 @@ def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
     from lorabench.runner.run import check
 
     plan = make_plan(study, out)
-    if plan.pending:
-        check(plan, crew, source)
-    print(show.dry_run(plan))
+    notices = check(plan, crew, source) if plan.pending else ()
+    print(show.dry_run(plan, [notice.text for notice in notices]))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
 
 
-def dry_run(plan: Plan) -> str:
-    """The cells of a study and which of them would run."""
+def dry_run(plan: Plan, notices: Sequence[str] = ()) -> str:
+    """The cells of a study, which of them would run, and what the check had to tell."""
     from lorabench.runner.progress import headline
 
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
-    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, f"dry run: {checked}; nothing was run or written"])
+    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notices, f"dry run: {checked}; nothing was run or written"])
 
 
 def status(store: Store) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.data import task_data
+from lorabench.engine.data_check import data_fault, data_lines
 from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
-from lorabench.engine.events import Problem
+from lorabench.engine.events import Notice, Problem
 from lorabench.engine.model import check_device, device, load_tokenizer, skeleton
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
 from lorabench.spec.study import Cell
 
 
-def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one; costs a skeleton per model, no weights."""
+def check_cells(cells: Sequence[Cell], tell: Callable[[Notice], None] = lambda notice: None) -> tuple[Problem, ...]:
+    """The first fault of each condition that has one; costs a skeleton per model, no weights. `tell` hears what became of the data's rows."""
     found: list[Problem] = []
     seen: set[str] = set()
     for cell in cells:
@@ -26,25 +27,33 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             fault = _fault(cell)
             if fault:
                 found.append(Problem(cell.id, *fault))
-    return tuple(found) or _data_problems(cells)
+    return tuple(found) or _data_problems(cells, tell)
 
 
-def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """A task whose data cannot be read as asked; each is read once, the first cell's last, which then finds it in memory."""
-    first: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
-        first.setdefault((cell.fingerprints.data, cell.task.model_dump_json()), cell)
+def _data_problems(cells: Sequence[Cell], tell: Callable[[Notice], None]) -> tuple[Problem, ...]:
+    """A task whose data cannot be read as asked, or of which too little is left; each is read once, the first cell's last, which then finds it in memory."""
+    first: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:  # what fits hangs on the tokenizer and the length, too
+        first.setdefault((cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length), cell)
+    told: list[list[Notice]] = []
     found = []
     for cell in reversed(first.values()):
         try:
             tokenizer = load_tokenizer(cell.model)
             if cell.evaluation.forgetting not in ("self", "none"):
                 file_text(cell.evaluation.forgetting, tokenizer, cell.training.sequence_length)
-            task_data(cell, tokenizer)
+            facts = task_data(cell, tokenizer).facts
+            if facts is not None:
+                told.append([Notice(cell.id, line) for line in data_lines(facts, cell)])
+                if fault := data_fault(facts, cell):
+                    found.append(Problem(cell.id, *fault))
         except DataError as e:
             found.append(Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e)))
         except ModelError as e:
             found.append(Problem(cell.id, "model", str(e)))
+    for notices in reversed(told):
+        for notice in notices:
+            tell(notice)
     return tuple(reversed(found))
 
 

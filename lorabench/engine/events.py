@@ -24,6 +24,15 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What is to be known of a cell before any runs, and keeps none from running."""
+
+    cell: str
+    text: str
+    """one line"""
+
+
+@dataclass(frozen=True)
 class Problem:
     """Why a cell cannot run as declared, found before any cell runs."""
 

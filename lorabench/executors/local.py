@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lorabench import errors
 
 if TYPE_CHECKING:
-    from lorabench.engine.events import Event, Problem
+    from lorabench.engine.events import Event, Notice, Problem
     from lorabench.record.result import CellResult
     from lorabench.spec.study import Cell
 
@@ -44,13 +44,15 @@ class LocalSlot:
         self._closed = False
         self._start()
 
-    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
-        """What keeps these cells from running, as far as the models themselves can tell."""
-        from lorabench.engine.events import Problem
+    def check(self, cells: tuple[Cell, ...], on_notice: Callable[[Notice], None] = lambda notice: None) -> tuple[Problem, ...]:
+        """What keeps these cells from running, as far as the models and the data themselves can tell."""
+        from lorabench.engine.events import Notice, Problem
 
         try:
             self._send({"do": "check", "cells": [c.model_dump(mode="json") for c in cells]})
             for reply in self._replies():
+                if "notice" in reply:
+                    on_notice(Notice(**reply["notice"]))
                 if "problems" in reply:
                     return tuple(Problem(**p) for p in reply["problems"])
                 if "error" in reply:

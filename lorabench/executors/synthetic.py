@@ -39,7 +39,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from lorabench.engine.events import Event, Problem
+from lorabench.engine.events import Event, Notice, Problem
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
 from lorabench.record.metrics import is_accuracy
@@ -107,8 +107,8 @@ def expected(cell: Cell) -> dict[str, float]:
 class Slot:
     """Runs cells at once, in this process."""
 
-    def check(self, cells: Iterable[Cell]) -> tuple[Problem, ...]:
-        """A rank above what any matrix has."""
+    def check(self, cells: Iterable[Cell], on_notice: Callable[[Notice], None] = lambda notice: None) -> tuple[Problem, ...]:
+        """A rank above what any matrix has; no data is read, so there is nothing to tell of it."""
         words = "rank {} exceeds every matrix; at most {} is allowed"
         return tuple(
             Problem(c.id, "method.rank", words.format(c.method.rank, HIGHEST_RANK)) for c in cells if (c.method.rank or 0) > HIGHEST_RANK

@@ -13,7 +13,7 @@ from lorabench import plugins
 from lorabench.errors import LorabenchError
 
 if TYPE_CHECKING:
-    from lorabench.engine.events import Event, Problem
+    from lorabench.engine.events import Event, Notice, Problem
     from lorabench.record.result import CellResult
     from lorabench.spec.study import Cell
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Slot(Protocol):
     """A place where cells run, one after another."""
 
-    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
+    def check(self, cells: tuple[Cell, ...], on_notice: Callable[[Notice], None] = ...) -> tuple[Problem, ...]: ...
     def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult: ...
     def close(self) -> None: ...
 

@@ -39,6 +39,9 @@ class Live:
             self.display = RichLive(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=True)
             self.display.start()
 
+    def tell(self, text: str) -> None:
+        self.console.print(Text(text))
+
     def start(self, cell: Cell) -> None:
         with self.lock:
             self._tally.start(cell)

@@ -27,6 +27,7 @@ class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
 
     def begin(self, plan: Plan) -> None: ...
+    def tell(self, text: str) -> None: ...
     def start(self, cell: Cell) -> None: ...
     def event(self, event: Event) -> None: ...
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None: ...
@@ -144,6 +145,9 @@ class Lines:
     def begin(self, plan: Plan) -> None:
         self.tally = Tally(plan, plan.done, list(plan.pending))
         self._say(headline(plan))
+
+    def tell(self, text: str) -> None:
+        self._say(text)
 
     def start(self, cell: Cell) -> None:
         with self.lock:

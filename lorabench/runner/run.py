@@ -22,6 +22,7 @@ from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
+    from lorabench.engine.events import Notice
     from lorabench.record.result import Outcome
     from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
@@ -51,11 +52,12 @@ def run(
     with crew or Crew() as crew:
         plan = make_plan(study, out, retry)
         refuse_mixture(plan, crew.executor)
-        if plan.pending:
-            check(plan, crew, source)
+        notices = check(plan, crew, source) if plan.pending else ()
         plan.save()
         if progress:
             progress.begin(plan)
+            for notice in notices:
+                progress.tell(notice.text)
         try:
             _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
         except BaseException:
@@ -82,14 +84,16 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, crew: Crew, source: Source | None) -> None:
-    """StudyError, with its place in the file, where a pending cell cannot run as declared; one replicate of each condition is asked."""
+def check(plan: Plan, crew: Crew, source: Source | None) -> tuple[Notice, ...]:
+    """What is to be known before the pending cells run; StudyError, with its place in the file, where one cannot run as declared. One replicate of each condition is asked."""
     from lorabench.runner.plan import problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
-    problems = crew.first.check(cells)
+    notices: list[Notice] = []
+    problems = crew.first.check(cells, notices.append)
     if problems:
         raise StudyError(problem_sentence(plan.study, source, cells, problems))
+    return tuple(notices)
 
 
 def write_cells_csv(plan: Plan) -> Path:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     while True:
         command = commands.get()
         if command["do"] == "check":
-            send(_check(check_cells, command))
+            send(_check(check_cells, command, send))
         else:
             reply = _run(run_cell, foresee, command, send)
             reply["last"] = is_spoilt(command, reply)
@@ -65,11 +65,12 @@ def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
     return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
-def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
+def _check(check_cells: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from lorabench.errors import LorabenchError
 
     try:
-        return {"problems": [dataclasses.asdict(p) for p in check_cells(tuple(_cell(c) for c in command["cells"]))]}
+        problems = check_cells(tuple(_cell(c) for c in command["cells"]), lambda notice: send({"notice": dataclasses.asdict(notice)}))
+        return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
     except Exception:

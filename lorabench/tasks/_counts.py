@@ -2,6 +2,8 @@
 
     dropped    no token of the response fits             cut      the response loses its end
     repeated   prompt and response are an earlier row's of the split; held-out rows are held against the training rows alike
+
+Blocks of running text have no rows: a held-out block counts as trained on where more than half of its runs of RUN tokens stand in the training text.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from lorabench.engine.data import Example
 from lorabench.errors import DataError
 from lorabench.record.data import WHOLE_SHARE, DataFacts, SplitFacts
 from lorabench.tasks._encode import Fitted
 from lorabench.tasks._rows import Pair, Splits
 
+RUN = 16  # tokens: some ten words, which two texts do not share by chance
 Examples = tuple[Example, ...]
 
 
@@ -35,6 +40,37 @@ def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, no
     test = test.model_copy(update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))})
     kept = [tuple(row.example for row in rows if row.example is not None) for rows in made]
     return kept[0], kept[1], kept[2], DataFacts(train=train, validation=validation, test=test, items=items, notes=tuple(dict.fromkeys([*splits.notes, *notes])))
+
+
+def block_facts(train: Examples, validation: Examples, test: Examples) -> DataFacts:
+    """The blocks of running text, and how many held-out ones stand in the training text word for word."""
+    known = np.sort(_runs(_joined(train)))
+
+    def split(blocks: Examples) -> SplitFacts:
+        runs = _runs(_joined(blocks))
+        if not len(runs) or not len(known):
+            return SplitFacts(read=len(blocks))
+        hits = np.concatenate([[0], np.cumsum(known[np.minimum(np.searchsorted(known, runs), len(known) - 1)] == runs)])
+        ends = np.cumsum([len(b.ids) for b in blocks])
+        first, last = ends - [len(b.ids) for b in blocks] + 1, ends - RUN + 1  # runs within a block, its begin token left out
+        count = np.maximum(last - first, 0)
+        inside = hits[np.minimum(np.maximum(last, first), len(runs))] - hits[np.minimum(first, len(runs))]
+        return SplitFacts(read=len(blocks), in_training=int(np.sum(2 * inside > np.maximum(count, 1))))
+
+    return DataFacts(unit="blocks", train=SplitFacts(read=len(train)), validation=split(validation), test=split(test))
+
+
+def _joined(blocks: Examples) -> np.ndarray:
+    return np.concatenate([b.ids for b in blocks]) if blocks else np.zeros(0, dtype=np.int32)
+
+
+def _runs(ids: np.ndarray) -> np.ndarray:
+    """A hash of each run of RUN tokens (n - RUN + 1,) uint64: a polynomial, modulo 2^64."""
+    n = max(0, len(ids) - RUN + 1)
+    total = np.zeros(n, dtype=np.uint64)
+    for j in range(RUN if n else 0):
+        total = total * np.uint64(0x9E3779B97F4A7C15) + ids[j : j + n].astype(np.uint64) + np.uint64(1)
+    return total
 
 
 def whole_at(lengths: Sequence[int]) -> int | None:

@@ -197,8 +197,9 @@ def _hint(line: str, last: bool) -> str:
 
 def _documents(text: str, file: str) -> list[Any] | None:
     """All JSON values of a text, one after the other; None where that is not what it is."""
-    decoder, found, at = json.JSONDecoder(), [], len(text) - len(text.lstrip("\ufeff \t\r\n"))
+    decoder, at = json.JSONDecoder(), len(text) - len(text.lstrip("\ufeff \t\r\n"))
     end = len(text.rstrip())
+    found: list[Any] = []
     while at < end:
         try:
             value, at = decoder.raw_decode(text, at)

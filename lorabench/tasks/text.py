@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from lorabench.engine.data import TaskData
+from lorabench.engine.data_files import read_text
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
 from lorabench.spec.settings import Number, TaskSpec
+from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ("train", "eval")
@@ -73,11 +75,11 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     test = _read(options.eval) if options.eval else parts[2]
     train = blocks(tokenizer, parts[0], sequence_length, keep_last=False)
     validation = blocks(tokenizer, parts[1], sequence_length, keep_last=True)
-    data = TaskData(train, validation, blocks(tokenizer, test, sequence_length, keep_last=True), "packed")
-    for name, examples in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+    tested = blocks(tokenizer, test, sequence_length, keep_last=True)
+    for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
             raise DataError(f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares")
-    return data
+    return TaskData(train, validation, tested, "packed", facts=block_facts(train, validation, tested))
 
 
 def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
@@ -112,12 +114,5 @@ def _files(paths: Sequence[str]) -> list[Path]:
 
 
 def _read(paths: Sequence[str]) -> list[str]:
-    texts = []
-    for file in _files(paths):
-        try:
-            texts.append(file.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as e:
-            raise DataError(f"{file} is not UTF-8 at byte {e.start}; convert it: iconv -f latin1 -t utf-8 {file.name}") from None
-        except OSError as e:
-            raise DataError(f"{file} cannot be read: {e.strerror}; point task.train and task.eval to readable text files") from None
+    texts = [read_text(file).replace("\r\n", "\n").replace("\r", "\n") for file in _files(paths) if file.stat().st_size]
     return [text for text in texts if text]

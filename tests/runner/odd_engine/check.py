@@ -8,7 +8,7 @@ from lorabench.engine.events import Problem
 from lorabench.errors import ModelError
 
 
-def check_cells(cells):
+def check_cells(cells, tell=None):
     print("a library greets", flush=True)
     for cell in cells:
         if cell.method.rank == 63:
