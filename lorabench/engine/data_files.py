@@ -102,19 +102,31 @@ def unpacked(path: str | Path) -> bytes:
 
 
 def refuse(path: str | Path, data: bytes) -> None:
-    """DataError naming what the first bytes say, where that is nothing to read rows or text from."""
+    """DataError where bytes are nothing to read rows or text from."""
     if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf"):
         kind = "is empty" if not data else "holds nothing but blanks"
         raise DataError(f"{path} {kind}; was it saved, or its download cut off? Give a file with rows or text")
+    if said := foreign(path, data):
+        raise DataError(said)
+
+
+def foreign(path: str | Path, data: bytes | None = None) -> str | None:
+    """What first bytes say where they are those of no data file, and what to do; None for all others, and for a file that is not there."""
+    if data is None:
+        try:
+            data = Path(path).read_bytes()
+        except OSError:
+            return None
     for magic, what, do in FOREIGN:
         if data.startswith(magic):
-            raise DataError(f"{path} is {what}; {do}")
+            return f"{path} is {what}; {do}"
     if data.startswith(b"ORC") and data[-4:-1] == b"ORC":
-        raise DataError(f"{path} is an ORC file; give its rows as JSON lines, CSV or Parquet")
+        return f"{path} is an ORC file; give its rows as JSON lines, CSV or Parquet"
     if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
-        raise DataError(f"{path} is a tar archive; unpack it and give the data file")
+        return f"{path} is a tar archive; unpack it and give the data file"
     if data.startswith(PICKLE) and data.rstrip(b"\n").endswith(b"."):
-        raise DataError(f"{path} is a Python pickle, which could run code when it is read; save its rows as JSON lines, CSV or Parquet")
+        return f"{path} is a Python pickle, which could run code when it is read; save its rows as JSON lines, CSV or Parquet"
+    return None
 
 
 def is_web_page(text: str) -> bool:
@@ -157,5 +169,5 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
     if odd > 0.3 * len(data):
         return f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in an older encoding of its language; convert it to UTF-8"
     western = not any(byte in data for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
-    likely = "CP1252 (Windows, Western European) fits its bytes, other encodings may, too" if western else "it is not CP1252 (Windows, Western European) either"
-    return f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f {'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new ({likely})"
+    likely = "CP1252 (Windows, Western European) fits its bytes; other encodings may, too" if western else "it is not CP1252 (Windows, Western European) either"
+    return f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f {'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"

@@ -144,19 +144,15 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
     else:
         before = render(i, opened=False) if i else ""
         start = -1
-    content = str(render.messages[i].get("content") or "").strip()
-    at = whole.find(content, len(before)) if content and whole.startswith(before) else -1
-    if at < 0 and "</think>" in content:
-        content = content.rpartition("</think>")[2].strip()
-        at = whole.find(content, len(before)) if content else -1
-    end = at + len(content)
-    follows = next((t for t in _special(tokenizer) if whole[end:].lstrip().startswith(t)), None)
-    if at < 0 or follows is None:
-        raise DataError(
-            f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
-            "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
-        )
-    return (at if start < 0 else start), whole.index(follows, end) + len(follows)
+    said = str(render.messages[i].get("content") or "").strip()
+    for content in dict.fromkeys((said, said.rpartition("</think>")[2].strip())):  # templates may take thoughts out
+        found = re.compile(rf"{re.escape(content)}\s*(?:{'|'.join(map(re.escape, _special(tokenizer)))})").search(whole, len(before)) if content else None
+        if found and whole.startswith(before) and _special(tokenizer):
+            return (found.start() if start < 0 else start), found.end()
+    raise DataError(
+        f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
+        "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
+    )
 
 
 def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:

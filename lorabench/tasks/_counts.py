@@ -17,7 +17,7 @@ from lorabench.engine.data import Example
 from lorabench.errors import DataError
 from lorabench.record.data import WHOLE_SHARE, DataFacts, SplitFacts
 from lorabench.tasks._encode import Fitted
-from lorabench.tasks._rows import Pair, Splits
+from lorabench.tasks._rows import Pair, Splits, each
 
 RUN = 16  # tokens: some ten words, which two texts do not share by chance
 Examples = tuple[Example, ...]
@@ -25,7 +25,7 @@ Examples = tuple[Example, ...]
 
 def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, notes: Sequence[str] = (), items: int | None = None) -> tuple[Examples, Examples, Examples, DataFacts]:
     """(training, validation, test examples, what became of the rows); DataError where a split loses every row."""
-    made = [[make(pair) for pair in part] for part in splits[:3]]
+    made = [each(part, make) for part in splits[:3]]
     facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], made, strict=True)]
     for name, split in zip(("training", "validation", "test"), facts, strict=True):
         if not split.kept:

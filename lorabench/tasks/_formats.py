@@ -136,11 +136,12 @@ def _json_rows(text: str, file: str) -> Iterator[Row]:
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
     bare = first.strip().rstrip(",")
-    if _whole_object(first) or not bare.startswith(("{", "[")) or (bare.startswith("{") and bare.endswith("}") and not _parses(bare)):
+    broken = bare.startswith("{") and bare.endswith("}") and len(lines) > 1 and _parses(bare) is None  # which is best told by its line
+    if _whole_object(first) or not bare.startswith(("{", "[")) or broken:
         yield from _json_lines(lines, file)
         return
     documents = _documents(text, file)
-    if documents is None:  # what is amiss is best told by its line
+    if documents is None:
         yield from _json_lines(lines, file)
     elif len(documents) > 1 or isinstance(documents[0], list):
         records = documents[0] if len(documents) == 1 else documents
@@ -172,7 +173,7 @@ def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as e:
-            raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, number == len(lines))}") from None
+            raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, e, number == len(lines))}") from None
         if not isinstance(data, dict):
             raise DataError(f"{where}: a {type(data).__name__}, not an object; write one JSON object a line")
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})
@@ -182,17 +183,18 @@ def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _hint(line: str, last: bool) -> str:
-    start = line.strip()
-    if re.match(r"\{\s*'", start):
+def _hint(text: str, error: Exception, last: bool) -> str:
+    """What to do about text that is no JSON, in which a decoder failed."""
+    bare, at = text.strip(), getattr(error, "pos", 0)
+    if re.match(r"\[?\s*\{\s*'", bare):
         return "it is written as Python writes a dict: write it with json.dumps, one object a line"
-    if start.endswith((",}", ",]")) or re.search(r",\s*[}\]]$", start):
+    if re.search(r",\s*$", text[:at]) and text[at : at + 1] in ("}", "]"):
         return "a comma stands before the closing bracket: take it out"
-    if start.endswith("},"):
+    if bare.endswith("},"):
         return "a comma stands between objects: take the commas out, or put [ ] around all"
-    if last and start.startswith("{") and not start.endswith("}"):
-        return "the last line is cut off: get the file anew, or take that line out"
-    return "write one JSON object a line"
+    if last and (bare.startswith("{") and not bare.endswith("}") or bare.startswith("[") and not bare.endswith("]")):
+        return "it ends before its brackets are closed: get the file anew, or take that row out"
+    return "write one JSON object a line, or one list of objects"
 
 
 def _documents(text: str, file: str) -> list[Any] | None:
@@ -208,14 +210,7 @@ def _documents(text: str, file: str) -> list[Any] | None:
         except json.JSONDecodeError as e:
             if found or "\n" not in text.strip():
                 return None
-            start = text.rfind("\n", 0, e.pos) + 1
-            hint = _hint(text[start : e.pos + 1], False) if text[e.pos : e.pos + 1] in ("}", "]") else "mend it there, or write one JSON object a line"
-            if e.pos >= end - 1:
-                hint = "it ends before its brackets are closed: get the file anew"
-            lines = text[:e.pos].rsplit("\n", 2)
-            if text[e.pos : e.pos + 1] in ("}", "]") and "".join(lines[-2:]).rstrip().endswith(","):
-                hint = "a comma stands before the closing bracket: take it out"
-            raise DataError(f"{file}:{e.lineno}: not JSON ({e.msg}); {hint}") from None
+            raise DataError(f"{file}:{e.lineno}: not JSON ({e.msg}); {_hint(text, e, True)}") from None
         found.append(value)
         while at < end and text[at] in " \t\r\n\x1e":
             at += 1
@@ -253,13 +248,13 @@ def _within(data: Any, file: str) -> Sequence[Any]:
     if framed := _frames(data):
         return framed
     lists = _lists(data)
+    if "rows" in lists and all("row" in row for row in lists["rows"]):  # as the hub's rows API answers
+        return [row["row"] for row in lists["rows"]]
     if len(lists) > 1:
         raise DataError(f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file of its own, one JSON object a line")
     if not lists:
         return [data]
     (rows,) = lists.values()
-    if all(set(row) >= {"row_idx", "row"} and isinstance(row["row"], dict) for row in rows):  # as the hub's rows API answers
-        return [row["row"] for row in rows]
     return rows
 
 
@@ -332,6 +327,8 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
         if not lines:
             raise DataError(f"{file} has a header ({', '.join(first)}) and no row below it; give a file with rows")
         left_out = _unnamed(names, lines, file, notes)
+        if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
+            raise DataError(f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give task.format: csv")
         seen = [name for i, name in enumerate(names) if i not in left_out]
         if len(set(seen)) < len(seen) or "" in seen:
             raise DataError(
@@ -342,14 +339,9 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
         if len(fields) != len(names):
             raise DataError(
                 f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are {', '.join(names)}; "
-                f"mend the row, or give the right separator, format or columns{_lone(form, names)}"
+                f"mend the row, or give the right separator, format or columns"
             )
         yield Row(f"{file}:{at}", {name: value.strip() for i, (name, value) in enumerate(zip(names, fields, strict=True)) if i not in left_out})
-
-
-def _lone(form: str, names: Sequence[str]) -> str:
-    other = next((d for d in (",", *DELIMITERS) if len(names) == 1 and d in names[0]), None)
-    return f" (its header is one field, {names[0]!r}: is it separated by {other!r}?)" if other and form != "csv" else ""
 
 
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lorabench.engine.data_files import table_kind
+from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
@@ -114,7 +114,7 @@ class Splits(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-Item = TypeVar("Item")
+Item, Made = TypeVar("Item"), TypeVar("Made")
 
 
 def file_format(options: RowOptions, file: str) -> str:
@@ -128,6 +128,8 @@ def file_format(options: RowOptions, file: str) -> str:
         return form
     if Path(file).is_dir():
         return "arrow"
+    if said := foreign(file):
+        raise ValueError(said)
     raise ValueError(f"the name of {file} does not say its format; give format: jsonl, csv or tsv, or a separator")
 
 
@@ -150,11 +152,11 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     given = _read(options, train=False)
     if not read.rows:
         raise DataError(f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset")
-    train = _made(_spread(read.rows, options.max_train), make)
+    train = each(_spread(read.rows, options.max_train), make)
     if given is None:
         train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, _prompt)
     else:
-        test = _made(_spread(given.rows, options.max_eval), make)
+        test = each(_spread(given.rows, options.max_eval), make)
     if not test:
         raise DataError(f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval")
     test = hold_out(_spread(test, options.max_eval), len(test), _prompt)[1]
@@ -181,9 +183,9 @@ def _prompt(pair: Pair) -> str:
     return pair.prompt
 
 
-def _made(rows: Sequence[Row], make: Callable[[Row], Pair]) -> list[Pair]:
-    """All rows' pairs; DataError with the first that cannot be one, and how many more there are."""
-    made: list[Pair] = []
+def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
+    """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there are."""
+    made: list[Made] = []
     faults: list[str] = []
     for row in rows:
         try:

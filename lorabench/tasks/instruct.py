@@ -109,7 +109,9 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         return "instruction, context and response (Alpaca's prompt)", _filled(row, given, "{response}")
     if {"prompt", "response"} <= has:
         return "prompt and response", _filled(row, "{prompt}", "{response}")
-    return "", _filled(row, options.prompt, options.response)  # which says what is missing
+    if has & set(_chat.FIELDS):  # something is amiss with it, which is said
+        return _conversation(row, next(field for field in _chat.FIELDS if field in has))
+    raise DataError(f"{row.where}: task.prompt and task.response are not given, and nothing is known of rows with the columns {', '.join(has) or 'none'}; give both, such as prompt: \"{{{next(iter(has), 'question')}}}\\n\"")
 
 
 def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:
