@@ -113,7 +113,7 @@ def rows_changed(e: Evidence) -> Finding | None:
     found = _worst(e, lambda f: sum(share for what in _CHANGES if (share := _most(f, what)) < SOME or what == "repeated"))
     if found is None or not found.share:
         return None
-    parts = [f"{_each(found.facts, what)} {words}" for what, words in _CHANGES.items() if 0 < (share := _most(found.facts, what)) and (share < SOME or what == "repeated")]
+    parts = [f"{_each(found.facts, what)} {words}" for what, words in _CHANGES.items() if (share := _most(found.facts, what)) > 0 and (share < SOME or what == "repeated")]
     sentence = f"Of the rows {'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
     return Finding("rows_changed", "note", "Single rows were dropped, cut or repeated", sentence, e.labels(found.groups), e.finished(found.groups))
 

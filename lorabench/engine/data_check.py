@@ -24,6 +24,11 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the others have no room for a response; "
                 f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
             )
+    if cell.tuned_over and not facts.validation.kept:
+        return "training.sequence_length", (
+            f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length {length}, and a learning rate is to be chosen by them; "
+            f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
+        )
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels

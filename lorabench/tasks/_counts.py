@@ -24,10 +24,10 @@ Examples = tuple[Example, ...]
 
 
 def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, notes: Sequence[str] = (), items: int | None = None) -> tuple[Examples, Examples, Examples, DataFacts]:
-    """(training, validation, test examples, what became of the rows); DataError where a split loses every row."""
+    """(training, validation, test examples, what became of the rows); DataError where training or test loses every row."""
     made = [each(part, make) for part in splits[:3]]
     facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], made, strict=True)]
-    for name, split in zip(("training", "validation", "test"), facts, strict=True):
+    for name, split in (("training", facts[0]), ("test", facts[2])):
         if not split.kept:
             raise DataError(
                 f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} without room for a response; "

@@ -192,7 +192,7 @@ def _hint(text: str, error: Exception, last: bool) -> str:
         return "a comma stands before the closing bracket: take it out"
     if bare.endswith("},"):
         return "a comma stands between objects: take the commas out, or put [ ] around all"
-    if last and (bare.startswith("{") and not bare.endswith("}") or bare.startswith("[") and not bare.endswith("]")):
+    if last and ((bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))):
         return "it ends before its brackets are closed: get the file anew, or take that row out"
     return "write one JSON object a line, or one list of objects"
 

@@ -114,7 +114,8 @@ class Splits(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def file_format(options: RowOptions, file: str) -> str:
