@@ -36,6 +36,7 @@ def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, no
     train, validation, test = facts
     seen, known = _texts(splits.train), _texts(splits.validation)
     prompts = {prompt for prompt, _ in seen}
+    prompts = prompts if len(prompts) > 1 else set()  # a prompt that all rows have says nothing
     validation = validation.model_copy(update=_shared(splits.validation, seen, prompts))
     test = test.model_copy(update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))})
     kept = [tuple(row.example for row in rows if row.example is not None) for rows in made]
@@ -95,7 +96,7 @@ def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) 
 
 def _shared(pairs: Sequence[Pair], seen: set[tuple[str, str]], prompts: set[str]) -> dict[str, int]:
     texts = _all(pairs)
-    return {"in_training": sum(text in seen for text in texts), "prompt_in_training": sum(prompt in prompts for prompt, _ in texts)}
+    return {"in_training": sum(text in seen for text in texts), "prompt_in_training": sum(prompt in prompts or (prompt, response) in seen for prompt, response in texts)}
 
 
 def _texts(pairs: Sequence[Pair]) -> set[tuple[str, str]]:

@@ -146,7 +146,7 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     """Training, validation and test pairs.
 
     Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt
-    is on both sides and the draw does not hang on the file's order. Test pairs come in the hash's order:
+    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too. Test pairs come in the hash's order:
     the first n of them are a fair sample even of a sorted file.
     """
     read = _read(options, train=True)
@@ -154,15 +154,16 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     if not read.rows:
         raise DataError(f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset")
     train = each(_spread(read.rows, options.max_train), make)
+    key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
     if given is None:
-        train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, _prompt)
+        train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, key)
     else:
         test = each(_spread(given.rows, options.max_eval), make)
     if not test:
         raise DataError(f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval")
-    test = hold_out(_spread(test, options.max_eval), len(test), _prompt)[1]
+    test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
     wanted = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
-    rest, validation = hold_out(train, wanted, _prompt)
+    rest, validation = hold_out(train, wanted, key)
     if not rest:
         raise DataError(f"{options.train or options.dataset} holds too few different rows to train, validate and test on; give more rows")
     return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
@@ -182,6 +183,10 @@ def hold_out(rows: list[Item], wanted: int, key: Callable[[Item], str]) -> tuple
 
 def _prompt(pair: Pair) -> str:
     return pair.prompt
+
+
+def _whole(pair: Pair) -> str:
+    return f"{pair.prompt}\0{pair.response}"
 
 
 def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:

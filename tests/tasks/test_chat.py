@@ -204,7 +204,7 @@ def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row
 
     layout, pair = instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
     assert layout and pair.prompt.endswith(prompt) and pair.response == response
-    assert instruct.read_pair(instruct.Options(train="t.jsonl", prompt="{%s}" % next(iter(row)), response="x"), Row("t.jsonl:1", row))[1].response == "x"
+    assert instruct.read_pair(instruct.Options(train="t.jsonl", prompt=f"{{{next(iter(row))}}}", response="x"), Row("t.jsonl:1", row))[1].response == "x"
 
 
 def test_rows_of_no_known_layout_say_what_to_give():

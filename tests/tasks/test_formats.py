@@ -92,7 +92,7 @@ def test_arrow_files_and_what_datasets_saved(tmp_path):
     datasets.DatasetDict({"train": made, "dev": made}).save_to_disk(tmp_path / "splits")
     with pytest.raises(ValidationError, match=r"holds the splits dev, train; give the folder of one: .*splits/dev"):
         instruct.Options(train=str(tmp_path / "splits"))
-    with pytest.raises(ValidationError, match="is a folder; give one .jsonl"):
+    with pytest.raises(ValidationError, match=r"is a folder; give one \.jsonl"):
         instruct.Options(train=str(tmp_path))
 
 
@@ -174,7 +174,7 @@ def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
 @pytest.mark.parametrize("content", [FRAME.to_csv(index=False), FRAME.to_csv()])
 def test_columns_over_a_header_never_make_it_a_row(tmp_path, content):
     file = put(tmp_path, "t.csv", content)
-    with pytest.raises(DataError, match="leave task.columns away"):
+    with pytest.raises(DataError, match=r"leave task\.columns away"):
         read_file(instruct.Options(train=file, columns=("question", "answer")), file)
 
 

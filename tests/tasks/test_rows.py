@@ -171,6 +171,45 @@ def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
         instruct.load(instruct.Options(dataset="x/y"), words, 8)
 
 
+def test_without_a_network_the_hub_is_asked_once_and_then_the_cache_alone(words, monkeypatch):
+    import datasets
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    asked, told_offline = [], []
+
+    def load(*_, **__):
+        told_offline.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("not in the cache")
+
+    def answer(error):
+        def dataset_info(self, name, revision=None, timeout=None):
+            asked.append((name, timeout))
+            raise error
+
+        return dataset_info
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    refused = RepositoryNotFoundError("no such data set", response=httpx.Response(404, request=httpx.Request("GET", "https://hub")))
+    for error in (OSError("no network"), refused):
+        monkeypatch.setattr(HfApi, "dataset_info", answer(error))
+        with pytest.raises(DataError, match="neither cached nor to be had from the hub: not in the cache; save it as JSON lines or Parquet"):
+            instruct.load(instruct.Options(dataset="x/y"), words, 8)
+    assert told_offline == [(True, True), (False, False)]
+    assert asked == [("x/y", 5), ("x/y", 5)]
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_rows_that_all_have_one_prompt_are_held_out_by_their_responses(tmp_path, words):
+    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"t": "a " * i + "b"}) + "\n" for i in range(40)))
+    data = instruct.load(instruct.Options(train=file, prompt="c", response=" {t}"), words, 64)
+    assert (len(data.train), len(data.validation), len(data.test)) == (34, 2, 4)
+    assert data.facts.test.prompt_in_training == data.facts.test.in_training == 0
+
+
 def test_a_hub_data_set_is_read_like_a_file(words, monkeypatch):
     import datasets
 
