@@ -21,7 +21,8 @@ from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
 from lorabench.spec.settings import Number, TaskSpec, Whole
 from lorabench.tasks._chat import Chat
-from lorabench.tasks._formats import SPLITS, STATE, Row, Table, as_text, read_table
+from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
+from lorabench.tasks._row import Row, as_text
 
 PATH_FIELDS = ("train", "eval")
 SUFFIXES = {

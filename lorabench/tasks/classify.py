@@ -16,7 +16,7 @@ from lorabench.errors import DataError, unknown
 from lorabench.tasks import _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import fitted
-from lorabench.tasks._formats import Row
+from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
 

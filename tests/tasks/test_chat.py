@@ -200,7 +200,7 @@ def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
     ],
 )
 def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row, prompt, response):
-    from lorabench.tasks._formats import Row
+    from lorabench.tasks._row import Row
 
     layout, pair = instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
     assert layout and pair.prompt.endswith(prompt) and pair.response == response
@@ -208,7 +208,7 @@ def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row
 
 
 def test_rows_of_no_known_layout_say_what_to_give():
-    from lorabench.tasks._formats import Row
+    from lorabench.tasks._row import Row
 
     with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
