@@ -225,11 +225,19 @@ def read_file(options: RowOptions, file: str) -> list[Row]:
 def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     import datasets
 
+    answers = _answers(options)
     try:
-        with _offline(not _answers(options)):
+        with _offline(not answers):
             rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]
+        if "Unknown split" in first:
+            role = "train_split" if split == options.train_split else "eval_split"
+            raise DataError(f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}") from None
+        if "Config name is missing" in first or "BuilderConfig" in first:
+            raise DataError(f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset") from None
+        if not answers and not _switched_off():
+            first = first.replace("OfflineModeIsEnabled", "there is no network, or it does not answer")
         raise DataError(
             f"data set {options.dataset} (split {split}) is neither cached nor to be had from the hub: {first}; "
             "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
@@ -241,10 +249,10 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
 
 def _answers(options: RowOptions) -> bool:
     """Whether the hub can be reached: asked once, since datasets tries for 25 s; a hub that refuses is one that answers."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if constants.HF_HUB_OFFLINE:
+    if _switched_off():
         return False
     try:
         HfApi().dataset_info(str(options.dataset), revision=options.revision, timeout=HUB_SECONDS)
@@ -253,6 +261,12 @@ def _answers(options: RowOptions) -> bool:
     except Exception:  # the client's own classes, which differ between its versions
         return False
     return True
+
+
+def _switched_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def test_plain_lines_come_every_ten_seconds_or_tenth_of_the_steps(clock, tmp_pat
     cell, stream = plan.cells[0], io.StringIO()
     lines = Lines(stream)
     lines.begin(plan)
+    lines.tell("data of instruct at 128 tokens: train: 60 rows read")
+    assert stream.getvalue().splitlines()[1] == "data of instruct at 128 tokens: train: 60 rows read"
     lines.start(cell)
     for step in range(1, 1001):
         clock.now += 0.5

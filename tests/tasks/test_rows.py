@@ -171,6 +171,26 @@ def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
         instruct.load(instruct.Options(dataset="x/y"), words, 8)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("Unknown split \"test\". Should be one of ['train', 'dev'].", r"x/y has no split test: .*'dev'.*; name one of them as task\.eval_split"),
+        ("Config name is missing.\nPlease pick one among ['main', 'socratic']", r"several configurations: .*'socratic'.*; name one as task\.subset"),
+    ],
+)
+def test_a_split_or_configuration_that_is_not_there_is_named(words, monkeypatch, error, message):
+    import datasets
+
+    def load(name, subset, *, split, revision):
+        if split == "test" or "Config" in error:
+            raise ValueError(error)
+        return [{"question": "a", "answer": "b"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=message):
+        instruct.load(instruct.Options(dataset="x/y"), words, 8)
+
+
 def test_without_a_network_the_hub_is_asked_once_and_then_the_cache_alone(words, monkeypatch):
     import datasets
     from huggingface_hub import HfApi, constants
