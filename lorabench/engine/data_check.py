@@ -2,7 +2,7 @@
 
 A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS left (below some
 thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or test, of which
-there is nothing to learn or to measure. What is merely worth knowing is a finding of the report (analysis.doubts_data).
+there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of the report (analysis.doubts_data).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length {length}, and a learning rate is to be chosen by them; "
             f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
         )
+    if facts.test.in_training + facts.test.in_validation == facts.test.read:
+        return "task", f"all {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; leave task.eval away, or give another file"
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels

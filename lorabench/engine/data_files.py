@@ -114,9 +114,9 @@ def foreign(path: str | Path, data: bytes | None = None) -> str | None:
     """What first bytes say where they are those of no data file, and what to do; None for all others, and for a file that is not there."""
     if data is None:
         try:
-            data = Path(path).read_bytes()
-        except OSError:
-            return None
+            data = unpacked(path) if Path(path).is_file() else b""
+        except DataError as e:
+            return str(e)
     for magic, what, do in FOREIGN:
         if data.startswith(magic):
             return f"{path} is {what}; {do}"

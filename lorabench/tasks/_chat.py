@@ -96,7 +96,7 @@ def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
     render = _Renderer(chat, tokenizer, where)
     spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
     whole = render(len(chat.messages), opened=False)
-    if MARKS.search(str(tokenizer.get_chat_template())) and len(spans := render.marks()) == len(spoken):
+    if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(spoken):
         kept = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
         return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in kept))
     return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))

@@ -43,7 +43,7 @@ def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, no
     return kept[0], kept[1], kept[2], DataFacts(train=train, validation=validation, test=test, items=items, notes=tuple(dict.fromkeys([*splits.notes, *notes])))
 
 
-def block_facts(train: Examples, validation: Examples, test: Examples) -> DataFacts:
+def block_facts(train: Examples, validation: Examples, test: Examples, notes: Sequence[str] = ()) -> DataFacts:
     """The blocks of running text, and how many held-out ones stand in the training text word for word."""
     known = np.sort(_runs(_joined(train)))
 
@@ -58,7 +58,7 @@ def block_facts(train: Examples, validation: Examples, test: Examples) -> DataFa
         inside = hits[np.minimum(np.maximum(last, first), len(runs))] - hits[np.minimum(first, len(runs))]
         return SplitFacts(read=len(blocks), in_training=int(np.sum(2 * inside > np.maximum(count, 1))))
 
-    return DataFacts(unit="blocks", train=SplitFacts(read=len(train)), validation=split(validation), test=split(test))
+    return DataFacts(unit="blocks", train=SplitFacts(read=len(train)), validation=split(validation), test=split(test), notes=tuple(notes))
 
 
 def _joined(blocks: Examples) -> np.ndarray:

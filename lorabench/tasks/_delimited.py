@@ -49,7 +49,8 @@ def _delimiter(text: str) -> tuple[str, str]:
 
 def _csv_lines(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list[str]]]:
     with _long_fields():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        spaced = re.search(rf'"{re.escape(delimiter)} +"', text.partition("\n")[0]) is not None  # "question", "answer"
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
         began = 1
         try:
             for fields in reader:
@@ -88,6 +89,8 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
         if not lines:
             raise DataError(f"{file} has a header ({', '.join(first)}) and no row below it; give a file with rows")
         left_out = _unnamed(names, lines, file, notes)
+        if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
+            raise DataError(f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give task.format: csv, which finds the tabs by itself")
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
             raise DataError(f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give task.format: csv")
         seen = [name for i, name in enumerate(names) if i not in left_out]

@@ -65,7 +65,7 @@ class RowOptions(TaskSpec):
     eval_split: str = "test"
     """split of the hub data set to test on"""
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
-    """auto goes by the file's name, for Parquet and Arrow by its first bytes"""
+    """auto, json (or jsonl), csv, tsv, parquet, arrow; auto goes by the file's name, for Parquet and Arrow by its first bytes"""
     separator: str | None = Field(None, min_length=1)
     """text between the fields of a line, such as "||", in place of a format"""
     columns: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ How prompt and response are tokenised at their border: tasks._encode.fitted.
 
 Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question and answer;
 messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and output (Alpaca,
-written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response.
+written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text alone, of which all is predicted.
 """
 
 from __future__ import annotations
@@ -109,9 +109,15 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         return "instruction, context and response (Alpaca's prompt)", _filled(row, given, "{response}")
     if {"prompt", "response"} <= has:
         return "prompt and response", _filled(row, "{prompt}", "{response}")
+    if "text" in has and not has & {"label", "labels"}:
+        return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_chat.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _chat.FIELDS if field in has))
-    raise DataError(f"{row.where}: task.prompt and task.response are not given, and nothing is known of rows with the columns {', '.join(has) or 'none'}; give both, such as prompt: \"{{{next(iter(has), 'question')}}}\\n\"")
+    first, *_, last = [*has, *has] or ["question", "answer"]
+    raise DataError(
+        f"{row.where}: task.prompt and task.response are not given, and nothing is known of rows with the columns {', '.join(has) or 'none'}; "
+        f'give both, such as prompt: "{{{first}}}\\n" and response: "{{{last}}}"'
+    )
 
 
 def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:

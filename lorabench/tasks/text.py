@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from lorabench.engine.data import TaskData
-from lorabench.engine.data_files import read_text
+from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
@@ -26,6 +26,7 @@ from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ("train", "eval")
 SUFFIXES = (".txt", ".md")
+ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # of the tasks over rows
 LINE_WITHIN = 2000  # characters that a cut may move to reach the end of a line
 
 DataFiles = Annotated[
@@ -70,6 +71,10 @@ def fingerprint(options: Options) -> str:
 
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     """Blocks of the three splits; DataError where the training text fills no block or a held-out share is empty."""
+    files = _files(options.train)
+    both = next((file for file in _files(options.eval) if file in files), None)
+    if both is not None:
+        raise DataError(f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them")
     held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in held])
     test = _read(options.eval) if options.eval else parts[2]
@@ -79,7 +84,7 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
             raise DataError(f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares")
-    return TaskData(train, validation, tested, "packed", facts=block_facts(train, validation, tested))
+    return TaskData(train, validation, tested, "packed", facts=block_facts(train, validation, tested, _notes([*files, *_files(options.eval)])))
 
 
 def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
@@ -101,6 +106,18 @@ def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
         at += len(document)
     parts += [[] for _ in cuts]
     return [[text for text in part if text] for part in parts]
+
+
+def _notes(files: Sequence[Path]) -> list[str]:
+    """What the reader should know of files that are more than plain text: their marks are learned, too."""
+    rows = [f"{file.name} is read as plain text, marks and names of fields and all; the task instruct reads its rows" for file in files if file.suffix.lower() in ROWS]
+    pages = [f"{file.name} is a web page or XML, and read with its tags" for file in files if is_web_page(_head(file))]
+    return rows + pages
+
+
+def _head(file: Path) -> str:
+    with file.open("rb") as stream:
+        return stream.read(400).decode("utf-8", "replace")
 
 
 def _files(paths: Sequence[str]) -> list[Path]:

@@ -194,6 +194,7 @@ def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
     [
         ({"prompt": "2 + 2 =", "completion": " 4"}, "2 + 2 =", " 4"),
         ({"prompt": "a", "response": "b", "chosen": "c"}, "a", "b"),
+        ({"text": "a b", "meta": "x"}, "", "a b"),
         ({"instruction": "Add.", "input": "2 2", "output": "4"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
         ({"instruction": "Add 2 2.", "input": "", "output": "4"}, "### Instruction:\nAdd 2 2.\n\n### Response:\n", "4"),
         ({"instruction": "Add.", "context": "2 2", "response": "4", "category": "x"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
@@ -210,7 +211,7 @@ def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row
 def test_rows_of_no_known_layout_say_what_to_give():
     from lorabench.tasks._row import Row
 
-    with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
     with pytest.raises(DataError, match=r"messages is no conversation \('hello'\)"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"messages": "hello"}))

@@ -189,3 +189,35 @@ def test_text_files_are_known_by_their_content_too(tmp_path, tiny):
     FRAME.to_parquet(tmp_path / "p.txt")
     with pytest.raises(DataError, match=r"is a table \(parquet\), not text"):
         text.load(text.Options(train=str(tmp_path / "p.txt")), tiny, 64)
+
+
+def test_blanks_after_commas_and_excels_unicode_text(tmp_path):
+    spaced = '"question", "answer"\n"a, b", "c ""d"""\n'
+    assert [r.fields for r in table(put(tmp_path, "s.csv", spaced)).rows] == [{"question": "a, b", "answer": 'c "d"'}]
+    assert [r.fields for r in table(put(tmp_path, "u.csv", FRAME.to_csv(index=False, sep="\t").encode("utf-16"))).rows] == ROWS
+    with pytest.raises(DataError, match=r"q\.tsv:1: the fields are in double quotes.* give task\.format: csv"):
+        table(put(tmp_path, "q.tsv", FRAME.to_csv(index=False, sep="\t", quoting=csv.QUOTE_ALL)))
+    assert [r.fields for r in table(str(tmp_path / "q.tsv"), format="csv").rows] == ROWS
+
+
+def test_an_archive_within_a_compressed_file_is_named(tmp_path):
+    import io
+    import tarfile
+
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w:gz") as archive:
+        archive.add(put(tmp_path, "a.jsonl", LINES), "a.jsonl")
+    with pytest.raises(ValidationError, match="is a tar archive; unpack it and give the data file"):
+        instruct.Options(train=put(tmp_path, "a.tar.gz", held.getvalue()))
+
+
+def test_rows_as_plain_text_are_told_and_a_test_file_among_the_training_files_is_refused(tmp_path, tiny):
+    (tmp_path / "all").mkdir()
+    for name in ("a.txt", "b.txt"):
+        put(tmp_path / "all", name, f"All of {name} is text.\n" * 200)
+    data = text.load(text.Options(train=put(tmp_path, "rows.jsonl", LINES * 20)), tiny, 32)
+    assert data.facts.notes == ("rows.jsonl is read as plain text, marks and names of fields and all; the task instruct reads its rows",)
+    page = text.load(text.Options(train=put(tmp_path, "page.txt", "<!DOCTYPE html>\n<p>" + "word " * 900)), tiny, 32)
+    assert page.facts.notes == ("page.txt is a web page or XML, and read with its tags",)
+    with pytest.raises(DataError, match=r"b\.txt is among the training files and in task\.eval"):
+        text.load(text.Options(train=str(tmp_path / "all"), eval=str(tmp_path / "all" / "b.txt")), tiny, 32)
