@@ -71,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_predictions(add)
     _add_examinations(add)
     add("models", "the models that ship")
-    for kind in ("methods", "quantizations", "tasks", "executors", "emitters"):
+    c = add("tasks", "the tasks there are, or all that one of them reads: its files, layouts and options")
+    c.add_argument("name", metavar="TASK", nargs="?", help="one task: its options, each with its default")
+    for kind in ("methods", "quantizations", "executors", "emitters"):
         add(kind, f"the {kind} there are")
     add("schema", "JSON Schema of the study file, for editors")
     add("doctor", "device, memory, versions, and what works here")

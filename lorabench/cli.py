@@ -293,10 +293,11 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def plugin_list(options: argparse.Namespace) -> int:
-    """Lists the plug-ins of a kind, which is the command's name."""
+    """Lists the plug-ins of a kind, which is the command's name, or all options of one task."""
     from lorabench import show
 
-    print(show.plugin_list(options.command))
+    name = getattr(options, "name", None)
+    print(show.task_options(name) if name else show.plugin_list(options.command))
     return 0
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(plan: Plan) -> str:
-    """The cells of a study and which of them would run."""
+    """The cells of a study, which of them would run, and what the check had to tell."""
     from lorabench.runner.progress import headline
 
     pending = {c.id for c in plan.pending}
@@ -181,6 +181,17 @@ def plugin_list(kind: str) -> str:
     names = plugins.names(kind)
     width = max((len(n) for n in names), default=0)
     return "\n".join(f"{n:<{width}}  {plugins.describe(kind, n)}" for n in names)
+
+
+def task_options(name: str) -> str:
+    """What a task reads: its own page, then each option with its default."""
+    task = plugins.load("tasks", name)
+    rows = []
+    for option, field in task.Options.model_fields.items():
+        if option != "name":
+            default = "needed" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
+            rows.append((option, f"{' '.join((field.description or '').split())} (default: {default})".replace("(default: needed)", "(needed)").replace(" (default: null)", "")))
+    return f"{name}: {(task.__doc__ or '').strip()}\n\n{_block(f'options, under task: with name: {name}', rows) if rows else 'it has no options'}"
 
 
 def schema() -> str:

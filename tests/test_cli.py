@@ -208,6 +208,17 @@ def test_lists_have_one_line_each(capsys):
     assert "lorabench/tiny-300k" in capsys.readouterr().out
 
 
+def test_a_task_has_all_its_options_with_their_defaults(capsys):
+    for name in plugins.names("tasks"):
+        assert cli.main(["tasks", name]) == 0
+        out = capsys.readouterr().out
+        options = plugins.load("tasks", name).Options.model_fields
+        assert all(f"\n  {option} " in out for option in options if option != "name")
+        assert plugins.describe("tasks", name) in out
+    assert cli.main(["tasks", "instrct"]) == 2
+    assert "did you mean 'instruct'?" in capsys.readouterr().err
+
+
 def test_the_schema_accepts_the_shipped_study_and_rejects_a_wrong_key(capsys):
     jsonschema = pytest.importorskip("jsonschema")
     import yaml

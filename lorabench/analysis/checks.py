@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lorabench.analysis import doubts_cells, doubts_design, doubts_values
+from lorabench.analysis import doubts_cells, doubts_data, doubts_design, doubts_values
 from lorabench.analysis.evidence import Evidence, Finding
 
 __all__ = ["CHECKS", "Evidence", "Finding", "check"]
@@ -22,6 +22,9 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_cells.missing,
     doubts_design.one_seed,
     doubts_values.base_better,
+    doubts_data.rows_lost,
+    doubts_data.test_leaked,
+    doubts_data.few_test_rows,
     # caution: numbers hold, with less behind them
     doubts_cells.skipped,
     doubts_values.at_chance,
@@ -34,12 +37,18 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_cells.mixed_environments,
     doubts_cells.mixed_precision,
     doubts_values.still_falling,
+    doubts_data.rows_dropped,
+    doubts_data.responses_cut,
+    doubts_data.prompts_leaked,
+    doubts_data.unseen_labels,
+    doubts_data.one_sided_labels,
     # note: to know when using them
     doubts_design.no_reference,
     doubts_cells.rates_broke,
     doubts_values.prediction_off,
     doubts_cells.stored_quantised,
     doubts_cells.unreached,
+    doubts_data.rows_changed,
 )
 
 

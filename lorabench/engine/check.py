@@ -16,6 +16,7 @@ from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
+from lorabench.engine.data_check import data_fault, data_lines
 from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
@@ -44,7 +45,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             fault = _model_fault(cell, models) or _fault(cell, ways)
             if fault:
                 found.append(Problem(cell.id, *fault))
-    return tuple(found) or _data_problems(cells) or _notices(cells)
+    return tuple(found) or (*_data_problems(cells), *_notices(cells))
 
 
 def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
@@ -112,17 +113,24 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 
 def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """A task whose data cannot be read as asked; each is read once, the first cell's last, which then finds it in memory."""
-    first: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
-        first.setdefault((cell.fingerprints.data, cell.task.model_dump_json()), cell)
-    found = []
+    """A task whose data cannot be read as asked, or of which too little is left; else what becomes of its rows.
+
+    Each is read once, the first cell's last, which then finds it in memory.
+    """
+    first: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:  # what fits hangs on the tokenizer and the length, too
+        first.setdefault((cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length), cell)
+    found: list[Problem] = []
     for cell in reversed(first.values()):
         try:
             tokenizer = load_tokenizer(cell.model)
             if cell.evaluation.forgetting not in ("self", "none"):
                 file_text(cell.evaluation.forgetting, tokenizer, cell.training.sequence_length)
-            task_data(cell, tokenizer)
+            facts = task_data(cell, tokenizer).facts
+            if facts is not None:
+                found += [Problem(cell.id, "task", line, fatal=False) for line in reversed([*data_lines(facts, cell)])]
+                if fault := data_fault(facts, cell):
+                    found.append(Problem(cell.id, *fault))
         except DataError as e:
             found.append(Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e)))
         except ModelError as e:

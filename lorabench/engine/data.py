@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lorabench import plugins
+from lorabench.record.data import DataFacts
 from lorabench.spec.study import Cell
 
 _LAST: dict[Any, TaskData] = {}
@@ -69,6 +70,8 @@ class TaskData:
     """where it is given, examples are places for text of the base, and what is learned is its teacher's distribution"""
     information_bits: float | None = None
     """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are made up"""
+    facts: DataFacts | None = None
+    """what became of the rows; absent where a task makes its own"""
 
     @cached_property
     def choice_sets(self) -> tuple[ChoiceSet, ...]:

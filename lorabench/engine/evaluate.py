@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from lorabench.engine.data import Example, TaskData
+from lorabench.engine.data_files import read_text
 from lorabench.engine.train import Loss, collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.items import Items
@@ -151,9 +151,9 @@ def base_text(model: Any, tokenizer: Any, length: int, where: torch.device, samp
 def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:
     """Windows spread evenly over a text file of the base's domain."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise DataError(f"evaluation.forgetting: {path} is not UTF-8 at byte {e.start}; give a text file, self or none") from None
+        text = read_text(path)
+    except DataError as e:
+        raise DataError(f"evaluation.forgetting: {e}") from None
     ids = np.array(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
     length = min(SAMPLE_TOKENS, sequence_length)
     if len(ids) < length:

@@ -29,6 +29,7 @@ def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, a
         packing=data.packing,
         train_examples=len(data.train),
         test_examples=len(data.test),
+        data=data.facts,
         model_class=type(skeleton(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
         unreached=left if quantised or targets else None,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lorabench.record.data import DataFacts
 from lorabench.spec.settings import Frozen
 from lorabench.spec.study import Cell
 
@@ -90,6 +91,8 @@ class Resolved(Frozen):
     """how examples fill a training sequence"""
     train_examples: int | None = None
     test_examples: int | None = None
+    data: DataFacts | None = None
+    """what became of the task's rows; absent in results from before it was counted"""
     model_class: str | None = None
     stored_quantised: bool | None = None
     """true where the checkpoint brought the quantisation, which was then not made here"""

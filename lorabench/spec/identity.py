@@ -18,7 +18,7 @@ from typing import Any
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import FLOAT32_BELOW, AnalysisSpec, ModelSpec
+from lorabench.spec.settings import FLOAT32_BELOW, AnalysisSpec, ModelSpec, TaskSpec
 from lorabench.spec.study import Cell, Condition, Fingerprints
 
 IDENTITY_VERSION = 1
@@ -39,7 +39,7 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
     elif cell.tuned_over:
         plain["training"]["learning_rate"] = {"tune": cell.tuned_over}
     plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
-    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
+    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task) | unset(cell.task)}
     plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}
     if plain["evaluation"]["forgetting"] not in ("self", "none"):
         plain["evaluation"]["forgetting"] = "file"
@@ -57,6 +57,11 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
 def path_fields(options: Any) -> frozenset[str]:
     """The names of a task's options that are files."""
     return frozenset(plugins.load("tasks", options.name).PATH_FIELDS)
+
+
+def unset(options: TaskSpec) -> frozenset[str]:
+    """The task's later options that stand at their default: the ids of cells from before there were any stay as they are."""
+    return frozenset(name for name in options.LATER if getattr(options, name) == type(options).model_fields[name].default)
 
 
 def fingerprints(condition: Condition) -> Fingerprints:

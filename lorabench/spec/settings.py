@@ -6,7 +6,7 @@ Every default of lorabench stands in this file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -259,6 +259,9 @@ class ComparisonSpec(Frozen):
 
 class TaskSpec(Named):
     """What is learned; each task plug-in adds its own options to this."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """options that came after there were stored cells: at their default they do not count in a cell's id"""
 
     name: str = Field(min_length=1)
     """text, instruct, classify, python-docs, planted, facts"""

@@ -96,8 +96,26 @@ def blocks(tokenizer: Any, documents: Sequence[str], sequence_length: int, *, ke
     return tuple(made)
 
 
+class Fitted(NamedTuple):
+    """A row as an example of at most sequence_length ids, and what that cost it."""
+
+    example: Example | None
+    """None where no token of the response fits"""
+    length: int
+    """ids of the whole row"""
+
+    def cut(self, sequence_length: int) -> bool:
+        """Whether the response lost its end."""
+        return self.example is not None and self.length > sequence_length
+
+
 def completion(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> Example | None:
-    """[begin] prompt, response, [end], the loss on response and end; None where no response token fits.
+    """[begin] prompt, response, [end], the loss on response and end; None where no response token fits (see `fitted`)."""
+    return fitted(tokenizer, prompt, response, sequence_length).example
+
+
+def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> Fitted:
+    """[begin] prompt, response, [end], the loss on response and end, and what was cut away.
 
     Spaces that end the prompt are moved to the response, as lm-eval does, because tokenizers join a
     space to the word after it. The prompt is tokenised alone, as it is at generation. The response's
@@ -111,10 +129,39 @@ def completion(tokenizer: Any, prompt: str, response: str, sequence_length: int)
     clean = np.array_equal(whole.ids[:n], before.ids) and whole.n_bytes[:n].sum() == len(stem.encode())
     after = Tokens(whole.ids[n:], whole.n_bytes[n:]) if clean else encode(tokenizer, response)
     begin, end = begin_ids(tokenizer), end_ids(tokenizer)
-    ids = np.concatenate([begin, before.ids, after.ids, end]).astype(np.int32)[:sequence_length]
+    ids = np.concatenate([begin, before.ids, after.ids, end]).astype(np.int32)
+    length, ids = len(ids), ids[:sequence_length]
     start = max(len(begin) + n, 1)  # the first token of a sequence has nothing to be predicted from
     if len(ids) <= start or not len(after.ids):
-        return None
+        return Fitted(None, length)
     predicted = np.arange(len(ids)) >= start
     skipped = start - len(begin) - n
-    return Example(ids, predicted, int(after.n_bytes[skipped : len(ids) - len(begin) - n].sum()))
+    return Fitted(Example(ids, predicted, int(after.n_bytes[skipped : len(ids) - len(begin) - n].sum())), length)
+
+
+def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], sequence_length: int) -> Fitted:
+    """A text that brings its special tokens, the loss on the tokens that lie in its character spans.
+
+    Special tokens hold no bytes of text. `length` reaches to the last predicted token: what stands after it is lost unseen.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        encode(tokenizer, text)  # says what is missing
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+    ids = np.asarray(out["input_ids"], dtype=np.int32)
+    offsets = np.asarray(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    predicted = np.zeros(len(ids), dtype=bool)
+    for start, end in spans:
+        predicted |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
+    predicted[:1] = False
+    n_bytes = covered_bytes(text, offsets[:, 1].tolist())
+    n_bytes[np.isin(ids, special_ids(tokenizer))] = 0
+    length = int(np.flatnonzero(predicted)[-1]) + 1 if predicted.any() else len(ids)
+    ids, predicted, n_bytes = ids[: min(length, sequence_length)], predicted[:sequence_length][:length], n_bytes[:sequence_length][:length]
+    if not predicted.any():
+        return Fitted(None, length)
+    return Fitted(Example(ids, predicted, int(n_bytes[predicted].sum())), length)
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that are no text; an unknown word is."""
+    return sorted({*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)} - {tokenizer.unk_token_id})

@@ -1,39 +1,47 @@
-"""Rows of named text fields from JSON lines, CSV, TSV, separated lines or a hub data set, and their splits.
+"""Where a task's rows are, and their splits.
 
-    jsonl   one JSON object a line; numbers, true and false as JSON writes them, null as nothing
-    csv     comma, double quotes; tsv: tab, no quotes; separator: any text, no quotes
-
-The first line of the delimited ones names the columns unless `columns` does; their fields are stripped
-of surrounding spaces. A row that does not fit is a DataError with file and line, never skipped.
+Rows come from a file (tasks._formats), a folder that datasets' save_to_disk wrote, or a hub data set. A task makes a
+`Pair` of each; held-out pairs are drawn by a hash of the prompt.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
 from lorabench.spec.settings import Number, TaskSpec, Whole
+from lorabench.tasks._chat import Chat
+from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
+from lorabench.tasks._row import Row, as_text
 
 PATH_FIELDS = ("train", "eval")
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+SUFFIXES = {
+    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow",
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 VALIDATION_AT_MOST = 200  # rows; enough to choose a learning rate by, cheap to evaluate
+HUB_SECONDS = 5  # until a hub that does not answer counts as absent
 
 
 def _one_file(path: str) -> str:
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; give one .jsonl, .csv or .tsv file")
-    return path
+    folder = Path(path)
+    if not folder.is_dir() or (folder / STATE).is_file():
+        return path
+    if (folder / SPLITS).is_file():
+        parts = sorted(part.name for part in folder.iterdir() if (part / STATE).is_file())
+        raise ValueError(f"{path} holds the splits {', '.join(parts)}; give the folder of one: {path}/{parts[0] if parts else 'train'}")
+    raise ValueError(f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by datasets' save_to_disk")
 
 
 RowFile = Annotated[DataFile, AfterValidator(_one_file)]
@@ -43,7 +51,7 @@ class RowOptions(TaskSpec):
     """Where the rows are; the tasks over rows add what to make of them."""
 
     train: RowFile | None = None
-    """training rows: a .jsonl, .csv or .tsv file, or any file with a separator"""
+    """training rows: JSON (lines, lists), CSV, TSV, Parquet, Arrow, each also as .gz, .bz2 or .xz, or any file with a separator"""
     eval: RowFile | None = None
     """test rows; absent: test_percent of the training rows"""
     dataset: str | None = Field(None, min_length=1)
@@ -56,8 +64,8 @@ class RowOptions(TaskSpec):
     """split of the hub data set to train on"""
     eval_split: str = "test"
     """split of the hub data set to test on"""
-    format: Literal["auto", "jsonl", "csv", "tsv"] = "auto"
-    """auto goes by the file's name"""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    """auto, json (or jsonl), csv, tsv, parquet, arrow; auto goes by the file's name, for Parquet and Arrow by its first bytes"""
     separator: str | None = Field(None, min_length=1)
     """text between the fields of a line, such as "||", in place of a format"""
     columns: tuple[str, ...] = ()
@@ -82,29 +90,49 @@ class RowOptions(TaskSpec):
         if self.train is not None and self.train == self.eval:
             raise ValueError("train and eval are the same file, so nothing would be held out; leave eval away, or give another file")
         for file in (self.train, self.eval):
-            if file is not None and file_format(self, file) == "jsonl" and self.columns:
-                raise ValueError("columns are for files without a header line; JSON lines name their own fields")
+            if file is not None and file_format(self, file) in ("json", "parquet", "arrow") and self.columns:
+                raise ValueError("columns are for files without a header line; JSON and Parquet name their own fields")
         return self
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row's fields as text, and where it stands (file:line) for messages."""
+class Pair(NamedTuple):
+    """What a task makes of a row."""
 
     where: str
-    fields: dict[str, str]
+    prompt: str
+    """what is given; of a conversation all before its last answer"""
+    response: str
+    chat: Chat | None = None
+    label: str | None = None
+
+
+class Splits(NamedTuple):
+    """Pairs of the three splits, and what the reader did of its own accord."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+    notes: tuple[str, ...] = ()
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def file_format(options: RowOptions, file: str) -> str:
-    """jsonl, csv, tsv or separated; ValueError where the name does not say."""
+    """json, csv, tsv, separated, parquet or arrow; ValueError where neither name nor first bytes say."""
     if options.separator:
         return "separated"
     if options.format != "auto":
-        return options.format
-    suffix = Path(file).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"the name of {file} does not say its format; give format: jsonl, csv or tsv, or a separator")
-    return SUFFIXES[suffix]
+        return "json" if options.format == "jsonl" else options.format
+    name = Path(Path(file).stem if Path(file).suffix.lower() in COMPRESSED else file)
+    if form := SUFFIXES.get(name.suffix.lower()) or table_kind(file):
+        return form
+    if Path(file).is_dir():
+        return "arrow"
+    if said := foreign(file):
+        raise ValueError(said)
+    raise ValueError(f"the name of {file} does not say its format; give format: jsonl, csv or tsv, or a separator")
 
 
 def fingerprint(options: RowOptions) -> str:
@@ -115,19 +143,23 @@ def fingerprint(options: RowOptions) -> str:
     return hashlib.sha256(";".join(parts).encode()).hexdigest()
 
 
-def read_splits(options: RowOptions, key: Callable[[Row], str]) -> tuple[list[Row], list[Row], list[Row]]:
-    """Training, validation and test rows.
+def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
+    """Training, validation and test pairs.
 
-    Held-out rows are drawn by a hash of key (the prompt), rows of one key together, so that no prompt
-    is on both sides and the draw does not hang on the file's order. Test rows come in the hash's order:
+    Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt
+    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too. Test pairs come in the hash's order:
     the first n of them are a fair sample even of a sorted file.
     """
-    train, test = _read(options, train=True), _read(options, train=False)
-    if not train:
+    read = _read(options, train=True)
+    given = _read(options, train=False)
+    if not read.rows:
         raise DataError(f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset")
-    train = _spread(train, options.max_train)
-    if test is None:
+    train = each(_spread(read.rows, options.max_train), make)
+    key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
+    if given is None:
         train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, key)
+    else:
+        test = each(_spread(given.rows, options.max_eval), make)
     if not test:
         raise DataError(f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval")
     test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
@@ -135,10 +167,10 @@ def read_splits(options: RowOptions, key: Callable[[Row], str]) -> tuple[list[Ro
     rest, validation = hold_out(train, wanted, key)
     if not rest:
         raise DataError(f"{options.train or options.dataset} holds too few different rows to train, validate and test on; give more rows")
-    return rest, validation, test
+    return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
 
 
-def hold_out(rows: list[Row], wanted: int, key: Callable[[Row], str]) -> tuple[list[Row], list[Row]]:
+def hold_out(rows: list[Item], wanted: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
     """(the rest in their order, whole groups of equal key in hash order until there are `wanted` rows)."""
     hashes = [hashlib.sha256(key(row).encode()).digest() for row in rows]
     held: list[int] = []
@@ -150,98 +182,103 @@ def hold_out(rows: list[Row], wanted: int, key: Callable[[Row], str]) -> tuple[l
     return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in held]
 
 
-def _spread(rows: list[Row], most: int | None) -> list[Row]:
+def _prompt(pair: Pair) -> str:
+    return pair.prompt
+
+
+def _whole(pair: Pair) -> str:
+    return f"{pair.prompt}\0{pair.response}"
+
+
+def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
+    """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there are."""
+    made: list[Made] = []
+    faults: list[str] = []
+    for row in rows:
+        try:
+            made.append(make(row))
+        except DataError as e:
+            faults.append(str(e))
+    if faults:
+        others = f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
+        raise DataError(f"{faults[0]}{others}")
+    return made
+
+
+def _spread(rows: list[Item], most: int | None) -> list[Item]:
     n = len(rows)
     return rows if most is None or most >= n else [rows[i * n // most] for i in range(most)]
 
 
 def _read(options: RowOptions, *, train: bool) -> Any:
     if options.dataset:
-        return list(_from_hub(options, options.train_split if train else options.eval_split))
+        return Table(list(_from_hub(options, options.train_split if train else options.eval_split)))
     file = options.train if train else options.eval
-    return None if file is None else read_file(options, file)
+    return None if file is None else read_table(file, file_format(options, file), options.separator, options.columns)
 
 
 def read_file(options: RowOptions, file: str) -> list[Row]:
     """All rows of a file."""
-    form = file_format(options, file)
-    try:
-        with open(file, encoding="utf-8-sig", newline="" if form == "csv" else None) as stream:
-            if form == "jsonl":
-                return list(_json_rows(stream, file))
-            return list(_table_rows(_lines(stream, form, options.separator), file, options.columns))
-    except UnicodeDecodeError as e:
-        raise DataError(f"{file} is not UTF-8 ({e.reason}); convert it: iconv -f latin1 -t utf-8 {Path(file).name}") from None
-    except OSError as e:
-        raise DataError(f"{file} cannot be read: {e.strerror}; point task.train and task.eval to readable files") from None
-
-
-def _json_rows(stream: TextIO, file: str) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise DataError(f"{where}: not JSON ({e}); write one JSON object a line") from None
-        if not isinstance(data, dict):
-            raise DataError(f"{where}: a {type(data).__name__}, not an object; write one JSON object a line")
-        yield Row(where, {name: _text(value, where) for name, value in data.items()})
-
-
-def _text(value: Any, where: str) -> str:
-    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which no text can hold; mend that row") from None
-    return text
-
-
-def _lines(stream: TextIO, form: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
-    if form == "csv":
-        reader = csv.reader(stream, strict=True)
-        try:
-            for fields in reader:
-                yield reader.line_num, fields
-        except csv.Error as e:
-            raise DataError(f"{stream.name}:{reader.line_num}: {e}; a field with quotes is written \"so \"\"quoted\"\"\"") from None
-    else:
-        for number, line in enumerate(stream, 1):
-            yield number, line.rstrip("\n").split(separator or "\t") if line.strip() else []
-
-
-def _table_rows(lines: Iterator[tuple[int, list[str]]], file: str, columns: Sequence[str]) -> Iterator[Row]:
-    names = list(columns)
-    for number, fields in lines:
-        if not fields:  # an empty line
-            continue
-        if not names:
-            names = [field.strip() for field in fields]
-            if len(set(names)) < len(names) or "" in names:
-                seen = ", ".join(names)
-                raise DataError(f"{file}:{number}: the header has empty or repeated names ({seen}); name the columns as task.columns")
-            continue
-        if len(fields) != len(names):
-            raise DataError(
-                f"{file}:{number}: {len(fields)} fields where the columns are {', '.join(names)}; "
-                "mend the row, or give the right separator, format or columns"
-            )
-        yield Row(f"{file}:{number}", {name: field.strip() for name, field in zip(names, fields, strict=True)})
+    return read_table(file, file_format(options, file), options.separator, options.columns).rows
 
 
 def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     import datasets
 
+    answers = _answers(options)
     try:
-        rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
+        with _offline(not answers):
+            rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]
+        if "Unknown split" in first:
+            role = "train_split" if split == options.train_split else "eval_split"
+            raise DataError(f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}") from None
+        if "Config name is missing" in first or "BuilderConfig" in first:
+            raise DataError(f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset") from None
+        if not answers and not _switched_off():
+            first = first.replace("OfflineModeIsEnabled", "there is no network, or it does not answer")
         raise DataError(
             f"data set {options.dataset} (split {split}) is neither cached nor to be had from the hub: {first}; "
-            "save it as JSON lines and give the files as task.train and task.eval in place of task.dataset"
+            "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
         ) from None
     for number, data in enumerate(rows, 1):
         where = f"{options.dataset}/{split}:{number}"
-        yield Row(where, {name: _text(value, where) for name, value in data.items()})
+        yield Row(where, {name: as_text(value, where) for name, value in data.items()})
+
+
+def _answers(options: RowOptions) -> bool:
+    """Whether the hub can be reached: asked once, since datasets tries for 25 s; a hub that refuses is one that answers."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if _switched_off():
+        return False
+    try:
+        HfApi().dataset_info(str(options.dataset), revision=options.revision, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # the client's own classes, which differ between its versions
+        return False
+    return True
+
+
+def _switched_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """The hub's libraries told that there is no network, so that they look into the cache alone."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if wanted:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

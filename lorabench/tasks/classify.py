@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
+from lorabench.engine.data import Choice, ChoiceSet, TaskData
 from lorabench.errors import DataError, unknown
 from lorabench.tasks import _rows
-from lorabench.tasks._rows import PATH_FIELDS, Row, RowOptions, read_splits
+from lorabench.tasks._counts import fit
+from lorabench.tasks._encode import fitted
+from lorabench.tasks._row import Row
+from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
-from lorabench.tasks.instruct import complete
 
 __all__ = ["CHOICE_SETS", "PATH_FIELDS", "Options", "fingerprint", "load"]
 
@@ -57,20 +59,16 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     labels = list(options.choices)
     texts = tuple(options.choices.values())
 
-    def prompt(row: Row) -> str:
-        return fill(options.prompt, row.fields, row.where).rstrip()  # a choice brings its own space
-
-    def answer(row: Row) -> int:
+    def pair(row: Row) -> Pair:
+        prompt = fill(options.prompt, row.fields, row.where).rstrip()  # a choice brings its own space
         if options.label not in row.fields:
             raise DataError(f"{row.where}: {unknown('column', options.label, row.fields)}; name the label's column as task.label")
         seen = row.fields[options.label]
         if seen not in options.choices:
             raise DataError(f"{row.where}: {unknown('label', seen, labels)}; add it to task.choices or mend the row")
-        return labels.index(seen)
+        return Pair(row.where, prompt, options.choices[seen], label=seen)
 
-    def examples(rows: list[Row]) -> tuple[Example, ...]:
-        return complete(tokenizer, [(prompt(row), texts[answer(row)]) for row in rows], sequence_length)
-
-    train, validation, test = read_splits(options, prompt)
-    items = tuple(Choice(prompt(row), texts, answer(row)) for row in test)
-    return TaskData(examples(train), examples(validation), examples(test), "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items),))
+    splits = read_splits(options, pair)
+    train, validation, test, facts = fit(splits, lambda p: fitted(tokenizer, p.prompt, p.response, sequence_length), sequence_length, items=len(splits.test))
+    items = tuple(Choice(p.prompt, texts, labels.index(str(p.label))) for p in splits.test)
+    return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items),), facts=facts)

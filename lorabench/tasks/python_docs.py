@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from lorabench.engine.data import ChoiceSet, TaskData
 from lorabench.spec.settings import TaskSpec
 from lorabench.tasks._cloze import cloze_items
+from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ()
@@ -54,13 +55,12 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     """Blocks of the three splits, and the cloze items of the test topics."""
     split = split_topics(_topics())
     train, validation, test = (list(part.values()) for part in split)
-    return TaskData(
+    parts = (
         blocks(tokenizer, train, sequence_length, keep_last=False),
         blocks(tokenizer, validation, sequence_length, keep_last=True),
         blocks(tokenizer, test, sequence_length, keep_last=True),
-        "packed",
-        lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),),
     )
+    return TaskData(*parts, "packed", lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),), facts=block_facts(*parts))
 
 
 def split_topics(topics: Mapping[str, str]) -> Split:

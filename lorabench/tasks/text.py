@@ -16,14 +16,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from lorabench.engine.data import TaskData
+from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
 from lorabench.spec.settings import Number, TaskSpec
+from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
 
 PATH_FIELDS = ("train", "eval")
 SUFFIXES = (".txt", ".md")
+ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # of the tasks over rows
 LINE_WITHIN = 2000  # characters that a cut may move to reach the end of a line
 
 DataFiles = Annotated[
@@ -68,16 +71,20 @@ def fingerprint(options: Options) -> str:
 
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     """Blocks of the three splits; DataError where the training text fills no block or a held-out share is empty."""
+    files = _files(options.train)
+    both = next((file for file in _files(options.eval) if file in files), None)
+    if both is not None:
+        raise DataError(f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them")
     held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in held])
     test = _read(options.eval) if options.eval else parts[2]
     train = blocks(tokenizer, parts[0], sequence_length, keep_last=False)
     validation = blocks(tokenizer, parts[1], sequence_length, keep_last=True)
-    data = TaskData(train, validation, blocks(tokenizer, test, sequence_length, keep_last=True), "packed")
-    for name, examples in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+    tested = blocks(tokenizer, test, sequence_length, keep_last=True)
+    for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
             raise DataError(f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares")
-    return data
+    return TaskData(train, validation, tested, "packed", facts=block_facts(train, validation, tested, _notes([*files, *_files(options.eval)])))
 
 
 def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
@@ -101,6 +108,18 @@ def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
     return [[text for text in part if text] for part in parts]
 
 
+def _notes(files: Sequence[Path]) -> list[str]:
+    """What the reader should know of files that are more than plain text: their marks are learned, too."""
+    rows = [f"{file.name} is read as plain text, marks and names of fields and all; the task instruct reads its rows" for file in files if file.suffix.lower() in ROWS]
+    pages = [f"{file.name} is a web page or XML, and read with its tags" for file in files if is_web_page(_head(file))]
+    return rows + pages
+
+
+def _head(file: Path) -> str:
+    with file.open("rb") as stream:
+        return stream.read(400).decode("utf-8", "replace")
+
+
 def _files(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
@@ -112,12 +131,5 @@ def _files(paths: Sequence[str]) -> list[Path]:
 
 
 def _read(paths: Sequence[str]) -> list[str]:
-    texts = []
-    for file in _files(paths):
-        try:
-            texts.append(file.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as e:
-            raise DataError(f"{file} is not UTF-8 at byte {e.start}; convert it: iconv -f latin1 -t utf-8 {file.name}") from None
-        except OSError as e:
-            raise DataError(f"{file} cannot be read: {e.strerror}; point task.train and task.eval to readable text files") from None
+    texts = [read_text(file).replace("\r\n", "\n").replace("\r", "\n") for file in _files(paths) if file.stat().st_size]
     return [text for text in texts if text]

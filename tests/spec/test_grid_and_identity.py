@@ -178,3 +178,38 @@ def test_stored_results_keep_their_ids(name):
     with (folder / "cells.csv").open(encoding="utf-8") as stream:
         stored = {row["cell"]: row["condition"] for row in csv.DictReader(stream)}
     assert {c.id: c.condition_id for c in expand(load_study(folder / "study.yaml"))} == stored
+
+
+# ids as they were before there were conversations and other formats: a stored result is found again
+@pytest.mark.parametrize(
+    ("task", "cell_id", "condition_id"),
+    [
+        ({"name": "instruct", "train": "a.jsonl"}, "663dca9fbb7b", "7d2b2264f6f2"),
+        ({"name": "instruct", "train": "a.txt", "separator": "||", "columns": ["mr", "ref"], "prompt": "{mr}\n", "response": "{ref}"}, "9f9a4e894c2a", "ed43e44feb9e"),
+        ({"name": "instruct", "train": "a.csv", "format": "csv"}, "8eb582245428", "62021fd938d2"),
+        ({"name": "instruct", "train": "a.x", "format": "jsonl"}, "5ab0c3ac6a9b", "5d8254f7ef1b"),
+        ({"name": "classify", "train": "a.tsv", "max_train": 300}, "ef5ca85d621a", "9a0229449ef4"),
+        ({"name": "instruct", "dataset": "x/y"}, "58488a54d949", "a29ca2a75d18"),
+        ({"name": "text", "train": "a.txt"}, "a8ab6375a211", "c5ba7ca00248"),
+    ],
+)
+def test_later_options_of_a_task_leave_the_ids_of_older_cells(task, cell_id, condition_id):
+    plain = {"seed": 0, "fingerprints": {"model": "m", "data": "d"}, "model": "lorabench/tiny-300k"}
+    cell = Cell.model_validate({**plain, "task": task})
+    assert (cell.id, cell.condition_id) == (cell_id, condition_id)
+    if task["name"] == "instruct" and "prompt" not in task:
+        assert Cell.model_validate({**plain, "task": {**task, "messages": "chat"}}).id != cell_id
+        assert Cell.model_validate({**plain, "task": {**task, "chat_template": "plain"}}).id != cell_id
+        assert Cell.model_validate({**plain, "task": {**task, "chat_template": "tokenizer", "messages": None}}).id == cell_id
+
+
+def test_stored_cells_of_a_real_study_keep_their_ids():
+    import csv
+
+    shared = Path(__file__).parents[3] / "shared"
+    if not shared.is_dir():
+        pytest.skip(f"{shared} is absent: real data is not part of the project")
+    root = Path(__file__).parents[2]
+    with (root / "reports" / "e2e-stories260K" / "cells.csv").open(encoding="utf-8") as rows:
+        stored = {row["cell"] for row in csv.DictReader(rows)}
+    assert {c.id for c in expand(load_study(root / "studies" / "e2e.yaml", (f"model={shared / 'models' / 'stories260K'}",)))} == stored

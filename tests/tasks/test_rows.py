@@ -171,6 +171,64 @@ def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
         instruct.load(instruct.Options(dataset="x/y"), words, 8)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("Unknown split \"test\". Should be one of ['train', 'dev'].", r"x/y has no split test: .*'dev'.*; name one of them as task\.eval_split"),
+        ("Config name is missing.\nPlease pick one among ['main', 'socratic']", r"several configurations: .*'socratic'.*; name one as task\.subset"),
+    ],
+)
+def test_a_split_or_configuration_that_is_not_there_is_named(words, monkeypatch, error, message):
+    import datasets
+
+    def load(name, subset, *, split, revision):
+        if split == "test" or "Config" in error:
+            raise ValueError(error)
+        return [{"question": "a", "answer": "b"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=message):
+        instruct.load(instruct.Options(dataset="x/y"), words, 8)
+
+
+def test_without_a_network_the_hub_is_asked_once_and_then_the_cache_alone(words, monkeypatch):
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    asked, told_offline = [], []
+
+    def load(*_, **__):
+        told_offline.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("not in the cache")
+
+    def answer(error):
+        def dataset_info(self, name, revision=None, timeout=None):
+            asked.append((name, timeout))
+            raise error
+
+        return dataset_info
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    refused = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # which needs a response of the client's own
+    for error in (OSError("no network"), refused):
+        monkeypatch.setattr(HfApi, "dataset_info", answer(error))
+        with pytest.raises(DataError, match="neither cached nor to be had from the hub: not in the cache; save it as JSON lines or Parquet"):
+            instruct.load(instruct.Options(dataset="x/y"), words, 8)
+    assert told_offline == [(True, True), (False, False)]
+    assert asked == [("x/y", 5), ("x/y", 5)]
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_rows_that_all_have_one_prompt_are_held_out_by_their_responses(tmp_path, words):
+    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"t": "a " * i + "b"}) + "\n" for i in range(40)))
+    data = instruct.load(instruct.Options(train=file, prompt="c", response=" {t}"), words, 64)
+    assert (len(data.train), len(data.validation), len(data.test)) == (34, 2, 4)
+    assert data.facts.test.prompt_in_training == data.facts.test.in_training == 0
+
+
 def test_a_hub_data_set_is_read_like_a_file(words, monkeypatch):
     import datasets
 

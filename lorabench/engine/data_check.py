@@ -1,0 +1,73 @@
+"""What a task's counts (record.data) say before a cell runs: lines that show them, and the faults that end a study.
+
+A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS left (below some
+thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or test, of which
+there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of the report (analysis.doubts_data).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lorabench.record.data import DataFacts, SplitFacts
+from lorabench.spec.study import Cell
+
+LEAST_ROWS = 30
+
+
+def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
+    """(dotted setting, sentence) of the first fault of a task's data, None where a cell can learn and be measured."""
+    length = cell.training.sequence_length
+    for name, split in (("training", facts.train), ("test", facts.test)):
+        if 2 * split.dropped > split.read and split.kept < LEAST_ROWS:
+            return "training.sequence_length", (
+                f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the others have no room for a response; "
+                f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
+            )
+    if cell.tuned_over and not facts.validation.kept:
+        return "training.sequence_length", (
+            f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length {length}, and a learning rate is to be chosen by them; "
+            f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
+        )
+    if facts.test.in_training + facts.test.in_validation == facts.test.read:
+        return "task", f"all {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; leave task.eval away, or give another file"
+    for name, split in (("training", facts.train), ("test", facts.test)):
+        if len(split.labels) == 1 and split.kept > 1:
+            (label,) = split.labels
+            others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
+            return "task", f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
+    return None
+
+
+def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
+    """What is told before a study runs: a line for the task, one for each thing that its reader did of its own accord."""
+    task, length = cell.task.name, cell.training.sequence_length
+    splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
+    loss, items = min(facts.test.kept, cell.evaluation.max_sequences), facts.items
+    told = ""
+    if items is not None and cell.evaluation.lm_eval != () and facts.test.dropped:
+        told = f"; the held-out loss is over {loss:,} rows, the accuracy over {min(items, cell.evaluation.limit or items):,}"
+    yield f"data of {task} at {length} tokens: {splits}{told}"
+    yield from (f"data of {task}: {note}" for note in facts.notes)
+
+
+def _split(split: SplitFacts, unit: str, length: int) -> str:
+    parts = [f"{split.read:,} {unit} read"]
+    if split.dropped:
+        parts.append(f"{split.dropped:,} dropped because no response fits in {length} tokens")
+    if split.cut:
+        parts.append(f"{split.cut:,} cut at {length} tokens" + (f" ({split.whole_at:,} keeps 95 % whole)" if split.whole_at and split.whole_at > length else ""))
+    if split.in_training:
+        parts.append(f"{split.in_training:,} also in training")
+    if split.prompt_in_training > split.in_training:
+        parts.append(f"{split.prompt_in_training - split.in_training:,} with a prompt of training and another response")
+    if split.in_validation:
+        parts.append(f"{split.in_validation:,} also in validation")
+    if split.repeated:
+        parts.append(f"{split.repeated:,} repeated")
+    if split.empty_prompts:
+        parts.append(f"{split.empty_prompts:,} with an empty prompt")
+    if split.majority:
+        label, share = split.majority
+        parts.append(f"{100 * share:.0f} % of label {label}")
+    return ", ".join(parts)

@@ -1,0 +1,237 @@
+"""Conversations: the layouts they come in, and their text with the parts that the assistant says.
+
+    messages         [{"role": "user", "content": "..."}, ...]                 OpenAI, TRL
+    conversations    [{"from": "human", "value": "..."}, ...]                  ShareGPT
+
+The text is what the tokenizer's own chat template makes of a conversation, special tokens (begin-of-text, too) and
+all, so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the
+words that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
+are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and with
+the turn, each rendered alone and held against the whole text. Where the second is no prefix (Qwen3 takes thoughts out
+of earlier turns) the turn's own content is looked for, and ends with the special token that follows it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from lorabench.errors import DataError, unknown
+
+FIELDS = ("messages", "conversations", "conversation")
+ROLES = {
+    "system": "system", "developer": "developer", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+    "bot": "assistant", "chatgpt": "assistant", "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Way = Literal["tokenizer", "plain"]
+
+
+class Chat(NamedTuple):
+    """A conversation as chat templates take it."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[Any, ...] = ()
+    unlearned: frozenset[int] = frozenset()
+    """assistant's turns that are given, not learned (OpenAI's weight: 0)"""
+
+
+class Marked(NamedTuple):
+    """A text and the (start, end) character spans in it that are predicted."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def is_conversation(value: Any) -> bool:
+    """A list of turns: objects with role and content, or from and value."""
+    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
+
+
+def holds_conversation(text: str) -> bool:
+    """Whether a field's text is a conversation as JSON."""
+    return text.startswith("[") and is_conversation(_parsed(text))
+
+
+def read_chat(field: str, fields: dict[str, str], where: str, completion: str | None = None) -> Chat:
+    """The conversation of a row's field, with the turns of `completion` after it; DataError where it is none that is understood."""
+    turns = _turns(field, fields, where)
+    given = len(turns)
+    if completion is not None:
+        turns += _turns(completion, fields, where)
+    messages = [_message(turn, f"{where}, turn {n}") for n, turn in enumerate(turns, 1)]
+    unlearned = {i for i, turn in enumerate(turns) if turn.get("weight") == 0 or turn.get("train") is False}
+    if completion is not None:
+        unlearned |= set(range(given))
+    if fields.get("system", "").strip() and messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": fields["system"]})
+        unlearned = {i + 1 for i in unlearned}
+    tools = _parsed(fields["tools"]) if fields.get("tools", "").strip() else []
+    if not isinstance(tools, list):
+        raise DataError(f"{where}: tools is no list of tools; give the list that the chat template takes, or leave the field away")
+    chat = Chat(tuple(messages), tuple(tools), frozenset(unlearned))
+    if not any(m["role"] == "assistant" and i not in unlearned for i, m in enumerate(messages)):
+        raise DataError(f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row out, or add the answer")
+    return chat
+
+
+def given_and_last(chat: Chat) -> tuple[str, str]:
+    """(all before the last answer, the last answer) as text, by which rows are compared and held out."""
+    last = max(i for i, m in enumerate(chat.messages) if m["role"] == "assistant")
+    return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(chat.messages[last].get("content") or chat.messages[last].get("tool_calls"))
+
+
+def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
+    """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
+    if way == "plain":
+        return _plain(chat, tokenizer, where)
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat template (as a rule a base model has none); take the chat model, "
+            "save its chat_template.jinja in the model's folder, or give task.chat_template: plain (lines User: ... and Assistant: ...)"
+        )
+    render = _Renderer(chat, tokenizer, where)
+    spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
+    whole = render(len(chat.messages), opened=False)
+    if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(spoken):
+        kept = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
+        return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in kept))
+    return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))
+
+
+class _Renderer:
+    """What the tokenizer's template makes of a conversation's first turns."""
+
+    def __init__(self, chat: Chat, tokenizer: Any, where: str) -> None:
+        self.messages, self.tools, self.tokenizer, self.where = list(chat.messages), list(chat.tools) or None, tokenizer, where
+
+    def __call__(self, turns: int, *, opened: bool) -> str:
+        return str(self._ask(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
+
+    def marks(self) -> list[tuple[int, int]]:
+        """The spans that the template itself marks as generated, as far as whole tokens tell."""
+        out = self._ask(self.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, tokenizer_kwargs={"return_offsets_mapping": True})
+        spans: list[tuple[int, int]] = []
+        last = False
+        for (start, end), mark in zip(out["offset_mapping"], out["assistant_masks"], strict=True):
+            if mark:
+                spans = [*spans[:-1], (spans[-1][0], end)] if last else [*spans, (start, end)]
+            last = bool(mark)
+        return spans
+
+    def _ask(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+        return self._told(lambda: self.tokenizer.apply_chat_template(messages, tools=self.tools, **options))
+
+    def _told(self, ask: Any) -> Any:
+        try:
+            return ask()
+        except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
+            reason = " ".join(str(e).split())[:200] or type(e).__name__
+            raise DataError(f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend the row, or take it out") from None
+
+
+def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, int]:
+    """Where the i-th turn stands in the whole text, from its first word that is not given to the token that ends it."""
+    before = render(i, opened=True) if i else ""
+    if i and whole.startswith(before):
+        after = render(i + 1, opened=False)
+        if whole.startswith(after) and len(after) > len(before):
+            return _without_tail(whole, (len(before), len(after)), tokenizer)
+        start = len(before)
+    else:
+        before = render(i, opened=False) if i else ""
+        start = -1
+    said = str(render.messages[i].get("content") or "").strip()
+    for content in dict.fromkeys((said, said.rpartition("</think>")[2].strip())):  # templates may take thoughts out
+        found = re.compile(rf"{re.escape(content)}\s*(?:{'|'.join(map(re.escape, _special(tokenizer)))})").search(whole, len(before)) if content else None
+        if found and whole.startswith(before) and _special(tokenizer):
+            return (found.start() if start < 0 else start), found.end()
+    raise DataError(
+        f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
+        "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
+    )
+
+
+def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:
+    """A span without the blanks after the token that ends the turn: generation stops there."""
+    start, end = span
+    bare = len(whole[:end].rstrip())
+    ended = bare > start and any(whole.endswith(token, start, bare) for token in _special(tokenizer))
+    return (start, bare) if ended else span
+
+
+def _special(tokenizer: Any) -> list[str]:
+    """The texts of special tokens, the longest first."""
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    return sorted({*tokenizer.all_special_tokens, *added}, key=lambda t: (-len(t), t))
+
+
+def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
+    """User: ... Assistant: ..., a line for each turn; the end-of-text token ends an answer."""
+    text, end, spans = tokenizer.bos_token or "", tokenizer.eos_token or "\n", []
+    for i, message in enumerate(chat.messages):
+        if message["role"] not in PLAIN or message.get("tool_calls"):
+            raise DataError(f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with a chat template, or take the row out")
+        text += f"{PLAIN[message['role']]}:"
+        said = f" {str(message['content']).strip()}"
+        if message["role"] == "assistant":
+            if i not in chat.unlearned:
+                spans.append((len(text), len(text) + len(said + end)))
+            said += end
+        text += said + "\n"
+    return Marked(text[:-1], tuple(spans))
+
+
+# layouts
+
+
+def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any]]:
+    if field not in fields:
+        raise DataError(f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages")
+    turns = _parsed(fields[field])
+    if not is_conversation(turns):
+        seen = fields[field][:40]
+        python = "; it is written as Python writes a list: save the rows as JSON lines" if seen.startswith(("[{'", "[ {'", "[{\"role': '")) else ""
+        raise DataError(f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a list of objects with role and content is needed{python}")
+    return list(turns)
+
+
+def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
+    said = str(turn.get("role", turn.get("from"))).lower()
+    if said not in ROLES:
+        raise DataError(f"{where}: {unknown('role', said, ROLES)}")
+    if turn.get("function_call"):
+        raise DataError(f"{where}: function_call is OpenAI's old way to call a tool; write it as tool_calls")
+    role = ROLES[said]
+    content = _content(turn.get("content", turn.get("value")), where)
+    kept = {k: v for k, v in turn.items() if k not in ("role", "from", "content", "value", "weight", "train") and v is not None}
+    if role == "assistant" and not content.strip() and not kept.get("tool_calls"):
+        raise DataError(f"{where}: the assistant says nothing; fill its content or take the row out")
+    return {"role": role, "content": content, **kept}
+
+
+def _content(content: Any, where: str) -> str:
+    """Text, or the joined texts of a list of parts; DataError where a part is no text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        content = [content]
+    if isinstance(content, list):
+        parts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content]
+        if all(isinstance(part, str) for part in parts):
+            return "".join(map(str, parts))
+        kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
+        raise DataError(f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a language model cannot take; take the row out")
+    raise DataError(f"{where}: the content is a {type(content).__name__}, not text")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

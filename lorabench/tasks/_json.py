@@ -1,0 +1,143 @@
+"""Rows out of JSON in the ways in which it is written.
+
+    lines of objects; one list of objects; objects one after the other, indented, too; one object that holds one list of
+    objects ({"data": [...]}), columns ({"question": [...]}) or pandas' orients columns, index, split and table
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lorabench.errors import DataError
+from lorabench.tasks._chat import is_conversation
+from lorabench.tasks._row import Row, as_text, records
+
+
+def json_rows(text: str, file: str) -> Iterator[Row]:
+    """Line by line where the first line is a whole object; else as one document, or several in a row."""
+    lines = text.split("\n")
+    first = next((line for line in lines if line.strip()), "")
+    bare = first.strip().rstrip(",")
+    broken = bare.startswith("{") and bare.endswith("}") and len(lines) > 1 and _parses(bare) is None  # which is best told by its line
+    if _whole_object(first) or not bare.startswith(("{", "[")) or broken:
+        yield from _json_lines(lines, file)
+        return
+    documents = _documents(text, file)
+    if documents is None:
+        yield from _json_lines(lines, file)
+    elif len(documents) > 1 or isinstance(documents[0], list):
+        found = documents[0] if len(documents) == 1 else documents
+        if not all(isinstance(record, dict) for record in found):
+            raise DataError(f"{file}:1: a list, not an object; write one JSON object a line, or one list of objects")
+        yield from records(found, f"{file}, row ")
+    else:
+        yield from records(_within(documents[0], file), f"{file}, row ")
+
+
+def _parses(text: str) -> Any:
+    """A JSON value, None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _whole_object(line: str) -> bool:
+    found = _parses(line)
+    return isinstance(found, dict) and not _lists(found) and not _frames(found)
+
+
+def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{file}:{number}"
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, e, number == len(lines))}") from None
+        if not isinstance(data, dict):
+            raise DataError(f"{where}: a {type(data).__name__}, not an object; write one JSON object a line")
+        yield Row(where, {name: as_text(value, where) for name, value in data.items()})
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _hint(text: str, error: Exception, last: bool) -> str:
+    """What to do about text that is no JSON, in which a decoder failed."""
+    bare, at = text.strip(), getattr(error, "pos", 0)
+    if re.match(r"\[?\s*\{\s*'", bare):
+        return "it is written as Python writes a dict: write it with json.dumps, one object a line"
+    if re.search(r",\s*$", text[:at]) and text[at : at + 1] in ("}", "]"):
+        return "a comma stands before the closing bracket: take it out"
+    if bare.endswith("},"):
+        return "a comma stands between objects: take the commas out, or put [ ] around all"
+    if last and ((bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))):
+        return "it ends before its brackets are closed: get the file anew, or take that row out"
+    return "write one JSON object a line, or one list of objects"
+
+
+def _documents(text: str, file: str) -> list[Any] | None:
+    """All JSON values of a text, one after the other; None where that is not what it is."""
+    decoder, at = json.JSONDecoder(), len(text) - len(text.lstrip("\ufeff \t\r\n"))
+    end = len(text.rstrip())
+    found: list[Any] = []
+    while at < end:
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except RecursionError:
+            return None
+        except json.JSONDecodeError as e:
+            if found or "\n" not in text.strip():
+                return None
+            raise DataError(f"{file}:{e.lineno}: not JSON ({e.msg}); {_hint(text, e, True)}") from None
+        found.append(value)
+        while at < end and text[at] in " \t\r\n\x1e":
+            at += 1
+    return found or None
+
+
+def _lists(data: dict[str, Any]) -> dict[str, list[Any]]:
+    """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's field."""
+    return {k: v for k, v in data.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v) and not is_conversation(v)}
+
+
+def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an object that holds columns: equally long lists, or pandas' orients columns, index and split."""
+    values = list(data.values())
+    if set(data) >= {"columns", "data"} and all(isinstance(data[k], list) for k in ("columns", "data")) and data["data"]:
+        rows = data["data"]
+        if all(isinstance(row, list) and len(row) == len(data["columns"]) for row in rows):
+            return [dict(zip(map(str, data["columns"]), row, strict=True)) for row in rows]
+    if len(values) > 1 and all(isinstance(v, dict) and v for v in values):
+        keys = [list(v) for v in values]
+        if all(k == keys[0] for k in keys):
+            if all(key.isdigit() for key in keys[0]):  # {"question": {"0": ...}}
+                return [{name: column[key] for name, column in data.items()} for key in keys[0]]
+            if all(name.isdigit() for name in data):  # {"0": {"question": ...}}
+                return values
+    if len(values) > 1 and all(isinstance(v, list) and len(v) > 1 and not any(isinstance(x, dict) for x in v) for v in values) and len({len(v) for v in values}) == 1:
+        return [dict(zip(data, row, strict=True)) for row in zip(*values, strict=True)]
+    return []
+
+
+def _within(data: Any, file: str) -> Sequence[Any]:
+    """The rows of a file that is one object."""
+    if not isinstance(data, dict):
+        raise DataError(f"{file}:1: a {type(data).__name__}, not an object; write one JSON object a line, or one list of objects")
+    if framed := _frames(data):
+        return framed
+    lists = _lists(data)
+    if "rows" in lists and all("row" in row for row in lists["rows"]):  # as the hub's rows API answers
+        return [row["row"] for row in lists["rows"]]
+    if len(lists) > 1:
+        raise DataError(f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file of its own, one JSON object a line")
+    if not lists:
+        return [data]
+    (rows,) = lists.values()
+    return rows

@@ -1,0 +1,43 @@
+"""A row: named fields as text, and where it stands."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorabench.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row's fields as text, and where it stands (file:line) for messages."""
+
+    where: str
+    fields: dict[str, str]
+
+
+def as_text(value: Any, where: str) -> str:
+    """A field as text; DataError where no text can hold it."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):  # how pandas and Python write what is missing
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which no text can hold; mend that row") from None
+    return text
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)  # dates, decimals
+
+
+def records(records: Sequence[Any], place: str) -> Iterator[Row]:
+    for number, data in enumerate(records, 1):
+        where = f"{place}{number}"
+        yield Row(where, {name: as_text(value, where) for name, value in data.items()})

@@ -1,0 +1,217 @@
+"""Claims about conversations: what is predicted is what the assistant says and the token that ends it, no more and no less."""
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from lorabench.errors import DataError
+from lorabench.tasks import instruct
+
+TURN = "{{ '<|im_start|>' + m['role'] + '\n' }}"
+OPEN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+CHATML = "{% for m in messages %}" + TURN + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}" + OPEN
+MARKED = (
+    "{% for m in messages %}" + TURN + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}" + OPEN
+)  # fmt: skip
+LLAMA = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'].strip() + eos_token }}{% endif %}{% endfor %}"
+)  # fmt: skip
+THINKING = (  # as Qwen3: an empty thought after the last question alone, so that earlier turns are no prefixes
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}" + TURN
+    + "{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN
+)  # fmt: skip
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi there"},
+    {"role": "assistant", "content": "Hello! How are you?"},
+    {"role": "user", "content": "Fine. Who won?"},
+    {"role": "assistant", "content": "I did."},
+]
+ENDED = ["Hello! How are you?<|im_end|>", "I did.<|im_end|>"]
+
+
+@pytest.fixture
+def chat():
+    """A tokenizer with ChatML's tokens, apart from its begin-of-text."""
+    from transformers import AutoTokenizer
+
+    from tests.tasks.conftest import TINY
+
+    made = AutoTokenizer.from_pretrained(TINY)
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = CHATML
+    return made
+
+
+def written(tmp_path, talk, n=20, field="messages", **others):
+    """A file of n conversations that differ in their first turn."""
+    rows = []
+    for i in range(n):
+        first = {**talk[0], **{k: f"{talk[0][k]} {i}" for k in ("content", "value") if isinstance(talk[0].get(k), str)}}
+        rows.append({field: [first, *talk[1:]], "id": i, **others})
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return str(path)
+
+
+def said(tokenizer, example):
+    """The texts of an example's runs of predicted tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], example.predicted.astype(int), [0]])))
+    return [tokenizer.decode(example.ids[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def load(tokenizer, file, length=256, **options):
+    return instruct.load(instruct.Options(train=file, **options), tokenizer, length)
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED, THINKING])
+def test_the_assistants_turns_and_their_ends_alone_are_predicted(tmp_path, chat, template):
+    chat.chat_template = template
+    data = load(chat, written(tmp_path, [*TALK, {"role": "user", "content": "bye"}]))
+    for example in data.train + data.validation + data.test:
+        assert said(chat, example) == ENDED
+        assert example.n_bytes == sum(len(m["content"].encode()) for m in TALK if m["role"] == "assistant")
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED, LLAMA, THINKING])
+def test_the_ids_are_those_of_the_tokenizers_own_template_with_one_begin_token(tmp_path, chat, template):
+    chat.chat_template = template
+    talk = TALK[1:]
+    data = load(chat, written(tmp_path, talk))
+    whole = {tuple(chat.apply_chat_template([{**talk[0], "content": f"Hi there {i}"}, *talk[1:]], tokenize=True, return_dict=False)) for i in range(20)}
+    seen = {tuple(e.ids.tolist()) for e in data.train + data.validation + data.test}
+    assert len(seen) == 20
+    assert all(any(w[: len(s)] == s for w in whole) for s in seen)
+    assert all(s[0] == chat.bos_token_id and s[1] != chat.bos_token_id for s in seen) or template != LLAMA
+
+
+def test_a_mark_of_the_template_and_the_prefixes_tell_the_same(tmp_path, chat):
+    file = written(tmp_path, TALK)
+    plain = load(chat, file)
+    chat.chat_template = MARKED
+    marked = load(chat, file)
+    for a, b in zip(plain.train + plain.test, marked.train + marked.test, strict=True):
+        assert a.ids.tolist() == b.ids.tolist() and a.predicted.tolist() == b.predicted.tolist()
+
+
+def test_the_empty_thought_of_the_last_turn_is_learned_where_the_template_writes_one(tmp_path, chat):
+    chat.chat_template = THINKING
+    data = load(chat, written(tmp_path, TALK))
+    assert said(chat, data.train[0]) == [ENDED[0], "<think>\n\n</think>\n\n" + ENDED[1]]
+
+
+@pytest.mark.parametrize(
+    ("field", "talk"),
+    [
+        ("messages", TALK),
+        ("conversations", [{"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]} for m in TALK]),
+        ("conversations", TALK),
+        ("messages", [TALK[0], *({**m, "content": [{"type": "text", "text": m["content"][:3]}, {"type": "text", "text": m["content"][3:]}]} for m in TALK[1:])]),
+    ],
+)
+def test_every_layout_gives_the_same_examples(tmp_path, chat, field, talk):
+    data, expected = load(chat, written(tmp_path, talk, field=field)), load(chat, written(tmp_path, TALK))
+    assert {tuple(e.ids.tolist()) for e in data.train + data.test} == {tuple(e.ids.tolist()) for e in expected.train + expected.test}
+    assert all(said(chat, e) == ENDED for e in data.train)
+    assert data.facts.notes == (f"rows are read as conversations ({field}), the loss is on the assistant's turns",)
+
+
+def test_a_field_of_another_name_and_a_system_column(tmp_path, chat):
+    file = written(tmp_path, TALK[1:], field="dialogue", system="Be kind.")
+    data = load(chat, file, messages="dialogue")
+    assert chat.decode(data.train[0].ids).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi there")
+    with pytest.raises(ValidationError, match="exclude each other"):
+        instruct.Options(train=file, messages="dialogue", prompt="{id}")
+
+
+def test_turns_of_weight_0_and_prompts_of_completions_are_given_not_learned(tmp_path, chat):
+    talk = [*TALK[:2], {**TALK[2], "weight": 0}, *TALK[3:]]
+    for template in (CHATML, MARKED):
+        chat.chat_template = template
+        assert said(chat, load(chat, written(tmp_path, talk)).train[0]) == ENDED[1:]
+    file = tmp_path / "trl.jsonl"
+    rows = [{"prompt": [{**TALK[0], "content": f"{i}"}, *TALK[1:4]], "completion": TALK[4:]} for i in range(20)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert said(chat, load(chat, str(file)).train[0]) == ENDED[1:]
+
+
+def test_tools_and_calls_go_to_the_template(tmp_path, chat):
+    chat.chat_template = "{% for t in tools %}{{ t['name'] }};{% endfor %}" + CHATML.replace("m['content'] +", "(m['content'] or (m['tool_calls'] | tojson)) +")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
+    data = load(chat, written(tmp_path, [*TALK[:2], call, {"role": "tool", "content": "2"}, TALK[4]], tools=[{"name": "add"}]))
+    first, second = said(chat, data.train[0])
+    assert json.loads(first.removesuffix("<|im_end|>")) == call["tool_calls"]
+    assert second == ENDED[1]
+    assert chat.decode(data.train[0].ids).startswith("add;<|im_start|>system")
+
+
+def test_without_a_template_the_sentence_says_what_to_do_and_plain_lines_do(tmp_path, chat):
+    chat.chat_template = None
+    file = written(tmp_path, TALK)
+    with pytest.raises(DataError, match=r"has no chat template .* chat_template\.jinja in the model's folder, or give task.chat_template: plain"):
+        load(chat, file)
+    data = load(chat, file, chat_template="plain")
+    assert said(chat, data.train[0]) == [" Hello! How are you?" + chat.eos_token, " I did." + chat.eos_token]
+    text = chat.decode(data.train[0].ids)
+    assert text.startswith(f"{chat.bos_token}System: Be brief. ")
+    assert text.endswith(f"\nUser: Fine. Who won?\nAssistant: I did.{chat.eos_token}")
+
+
+@pytest.mark.parametrize(
+    ("talk", "template", "message"),
+    [
+        (TALK[:2], CHATML, "has no turn of the assistant to learn from"),
+        ([{"role": "wizard", "content": "a"}, TALK[2]], CHATML, "turn 1: unknown role 'wizard'"),
+        ([TALK[1], {"role": "assistant", "content": " "}], CHATML, "turn 2: the assistant says nothing"),
+        ([{"role": "user", "content": [{"type": "image"}]}, TALK[2]], CHATML, r"turn 1: the content has parts that are no text \(image\)"),
+        ([TALK[1], {"role": "assistant", "content": None, "function_call": {"name": "f"}}], CHATML, "write it as tool_calls"),
+        (TALK, LLAMA, r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not take this conversation"),
+        (TALK, "{% for m in messages | reverse %}{{ m.content }}{% endfor %}", "turn 3: where the assistant's turn begins and ends cannot be told"),
+    ],
+)
+def test_what_no_label_mask_can_be_made_of_is_told_with_its_turn(tmp_path, chat, talk, template, message):
+    chat.chat_template = template
+    with pytest.raises(DataError, match=message):
+        load(chat, written(tmp_path, talk))
+
+
+def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
+    file = written(tmp_path, TALK)
+    whole = load(chat, file).train[0]
+    first_end = int(np.flatnonzero(np.diff(whole.predicted.astype(int)) == -1)[0]) + 1
+    data = load(chat, file, length=first_end + 3)
+    assert said(chat, data.train[0]) == ENDED[:1]
+    assert data.facts.train.cut == data.facts.train.read
+    assert data.facts.train.whole_at >= len(whole.ids)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "response"),
+    [
+        ({"prompt": "2 + 2 =", "completion": " 4"}, "2 + 2 =", " 4"),
+        ({"prompt": "a", "response": "b", "chosen": "c"}, "a", "b"),
+        ({"text": "a b", "meta": "x"}, "", "a b"),
+        ({"instruction": "Add.", "input": "2 2", "output": "4"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
+        ({"instruction": "Add 2 2.", "input": "", "output": "4"}, "### Instruction:\nAdd 2 2.\n\n### Response:\n", "4"),
+        ({"instruction": "Add.", "context": "2 2", "response": "4", "category": "x"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
+    ],
+)
+def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row, prompt, response):
+    from lorabench.tasks._row import Row
+
+    layout, pair = instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
+    assert layout and pair.prompt.endswith(prompt) and pair.response == response
+    assert instruct.read_pair(instruct.Options(train="t.jsonl", prompt=f"{{{next(iter(row))}}}", response="x"), Row("t.jsonl:1", row))[1].response == "x"
+
+
+def test_rows_of_no_known_layout_say_what_to_give():
+    from lorabench.tasks._row import Row
+
+    with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both"):
+        instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
+    with pytest.raises(DataError, match=r"messages is no conversation \('hello'\)"):
+        instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"messages": "hello"}))
