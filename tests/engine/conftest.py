@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorabench.engine.check import check_cells
 from lorabench.spec import expand
 from lorabench.spec.load import read_study
 from lorabench.spec.source import override, parse_source
@@ -29,6 +30,16 @@ def cells_of(*settings, text=STUDY):
 def cell_of(*settings):
     (cell,) = cells_of(*settings)
     return cell
+
+
+def faults(cells):
+    """What keeps cells from running, without what is only told before the run."""
+    return tuple(p for p in check_cells(cells) if p.fatal)
+
+
+def told(cells):
+    """What is told of their models before the run, without what becomes of the rows."""
+    return tuple(p for p in check_cells(cells) if p.field == "model")
 
 
 def small_config(kind):

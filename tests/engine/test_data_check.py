@@ -72,12 +72,12 @@ def test_every_count_stands_in_the_line_and_zeros_do_not():
 
 
 def test_the_check_tells_of_the_rows_of_each_length_once(tmp_path):
-    told = []
     task = f"task={{name: instruct, train: {rows(tmp_path, 'a.jsonl', 300, long=60)}, eval: {rows(tmp_path, 'b.jsonl', 60, long=20)}}}"
-    assert check_cells(cells_of(task, "grid={training.sequence_length: [48, 450], method.rank: [2, 4]}"), told.append) == ()
-    assert [n.text.partition(":")[0] for n in told] == ["data of instruct at 48 tokens", "data of instruct at 450 tokens"]
-    assert "test: 60 rows read, 20 dropped because no response fits in 48 tokens" in told[0].text
-    assert "dropped" not in told[1].text
+    told = check_cells(cells_of(task, "grid={training.sequence_length: [48, 450], method.rank: [2, 4]}"))
+    assert not any(n.fatal for n in told)
+    assert [n.message.partition(":")[0] for n in told] == ["data of instruct at 48 tokens", "data of instruct at 450 tokens"]
+    assert "test: 60 rows read, 20 dropped because no response fits in 48 tokens" in told[0].message
+    assert "dropped" not in told[1].message
 
 
 @pytest.mark.parametrize(("long", "code"), [(57, 2), pytest.param(20, 0, marks=pytest.mark.slow)])
@@ -93,7 +93,7 @@ def test_a_dry_run_shows_the_rows_and_ends_where_too_few_are_left(tmp_path, caps
     if code:
         assert "s.yaml:5: 3 of 60 test rows are left at training.sequence_length 48" in err and len(err.splitlines()) == 1
     else:
-        (line,) = [line for line in out.splitlines() if line.startswith("data of instruct")]
+        (line,) = [line for line in out.splitlines() if line.startswith("note: data of instruct")]
         assert "test: 60 rows read, 20 dropped because no response fits in 48 tokens" in line
 
 

@@ -13,7 +13,7 @@ from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base, load_tokenizer, resolve_dtype
 from lorabench.errors import ModelError
 from lorabench.spec import ModelSpec
-from tests.engine.conftest import cell_of, cells_of
+from tests.engine.conftest import cell_of, cells_of, faults
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def test_what_only_the_model_can_tell_is_found_before_any_cell_runs(setting, fie
 
 
 def test_a_study_that_fits_its_model_has_no_problem():
-    assert check_cells(cells_of("method.rank=64", "training.sequence_length=512")) == ()
+    assert faults(cells_of("method.rank=64", "training.sequence_length=512")) == ()
 
 
 def test_auto_is_float32_for_small_models_and_declared_dtypes_are_kept():

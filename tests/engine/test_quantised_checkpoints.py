@@ -20,7 +20,7 @@ from tests.engine.checkpoints import (
     weights,
     without_repacking,
 )
-from tests.engine.conftest import cell_of
+from tests.engine.conftest import cell_of, told
 
 CPU = torch.device("cpu")
 FORMS = [("int8", False), ("nf4", False), ("nf4", True), ("fp4", True)]
@@ -96,9 +96,9 @@ def test_what_it_cannot_be_is_said_before_any_cell(stored, form, settings, words
 
 
 def test_the_dry_run_tells_that_nothing_is_quantised_anew(stored):
-    (told,) = check_cells((cell_of(f"model={stored['nf4', True]}"),))
-    assert not told.fatal
-    assert "is stored in nf4 with double quantisation and stays so" in told.message
+    (notice,) = told((cell_of(f"model={stored['nf4', True]}"),))
+    assert not notice.fatal
+    assert "is stored in nf4 with double quantisation and stays so" in notice.message
 
 
 def test_a_teacher_is_not_planted_into_codes(stored):
@@ -191,7 +191,7 @@ def test_the_turned_layers_of_gpt2_are_read(tmp_path, form):
     config = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=1024, n_positions=128, bos_token_id=0, eos_token_id=0)
     path = random_model(tmp_path / "m", config, quantization=bitsandbytes_config(form))
     cell = cell_of(f"model={path}", "method=base")
-    assert [p.fatal for p in check_cells((cell,))] == [False]
+    assert [p.fatal for p in told((cell,))] == [False]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path, device_map={"": "cpu"}, dtype=torch.float32)
     assert torch.equal(logits(load_base(cell, CPU)), logits(without_repacking(theirs)))
 
@@ -209,9 +209,9 @@ def test_experts_of_a_quantised_mixture_are_told_and_recorded(tmp_path, folder):
     config = transformers.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
     path = random_model(tmp_path / "m", config)
     cell = cell_of(f"model={path}", "quantization=int8", "training.sequence_length=32")
-    (told,) = check_cells((cell,))
-    assert "its experts" in told.message
-    assert "neither quantised nor adapted" in told.message
+    (notice,) = told((cell,))
+    assert "its experts" in notice.message
+    assert "neither quantised nor adapted" in notice.message
     result = run_cell(cell, folder)
     left = result.resolved.unreached
     experts = 2 * 4 * 3 * 64 * 96  # layers, experts, matrices

@@ -11,7 +11,7 @@ from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base
 from lorabench.errors import ModelError
 from tests.engine.checkpoints import SMALL, copied, pickled, put, random_model, renamed, sharded, weights
-from tests.engine.conftest import cell_of
+from tests.engine.conftest import cell_of, faults
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ WRAPPED = {
 @pytest.mark.parametrize("wrapper", WRAPPED)
 def test_names_that_a_wrapper_left_lead_to_the_same_model(tmp_path, original, wrapper):
     path = renamed(copied(tmp_path / "m"), WRAPPED[wrapper])
-    assert check_cells((cell_of(f"model={path}"),)) == ()
+    assert faults((cell_of(f"model={path}"),)) == ()
     assert torch.equal(logits(path), original)
 
 
@@ -63,7 +63,7 @@ def test_wrapped_shards_and_pickled_files_are_read_alike(tmp_path, original):
     old = pickled(copied(tmp_path / "b"), lambda tensors: {f"module.{n}": t for n, t in tensors.items()}, _use_new_zipfile_serialization=False)
     new = pickled(copied(tmp_path / "c"))
     for path in (shards, old, new):
-        assert check_cells((cell_of(f"model={path}"),)) == ()
+        assert faults((cell_of(f"model={path}"),)) == ()
         assert torch.equal(logits(path), original)
 
 
