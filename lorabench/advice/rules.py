@@ -126,7 +126,7 @@ class Fact(Frozen):
 
     @property
     def worse(self) -> Difference:
-        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster means: Donner and Klar 2000, chapter 6)."""
+        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster means: Donner and Klar 2000)."""
         places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
         ours, theirs = (np.array([np.mean([scores[i] for i in at]) for at in places.values()]) for scores in (self.ours, self.theirs))
         return difference(theirs, ours)

@@ -7,7 +7,7 @@
                   no narrower than a normal interval: of many items, where drawing takes too long, and of losses, whose
                   sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers with half an item added to each cell of their table, since one or two discordant items
                   tell less than they seem to (Agresti and Min 2005). Of m < 100 items half-widths are t(m-1) / 1.96 times as long: percentiles
-                  of few items are as much too near as 1.96 standard errors (Hesterberg 2015, section 5.3); of more that is 1 % or less
+                  of few items are as much too near as 1.96 standard errors (Hesterberg 2015, the expanded percentile interval); of more that is 1 % or less
     over both     d -+ sqrt(half_seeds^2 + half_items^2), each side its own: the method of variance estimates
                   recovery for independent effects (Zou and Donner 2008, equation 4)
 

@@ -1,7 +1,7 @@
 """Whether two orders of the same conditions agree: Spearman's rho, and how often chance gives as much.
 
     rho    Pearson's correlation of the ranks, tied values at their mean rank
-    p      two-sided: the share of all n! orders of one side whose |rho| is no smaller, for up to 9 pairs (Kendall and Gibbons 1990, chapter 4);
+    p      two-sided: the share of all n! orders of one side whose |rho| is no smaller, for up to 9 pairs (Kendall and Gibbons 1990);
            beyond, t = rho sqrt((n-2) / (1 - rho^2)) with n-2 degrees of freedom, never below 2 / n!, the least that any order of n has
 
 The t distribution gives p = 0 for four pairs in perfect order, where 2 of 24 orders are as extreme: p = 0.083.
