@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from lorabench.errors import LorabenchError, ModelError, unknown
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import build, configuration, explained
 from lorabench.memory.step import resolve_dtype
-from lorabench.spec.settings import ModelSpec
+from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,14 @@ def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str
 
 def unreached_of(setting: Setting) -> Unreached | None:
     """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is next to nothing, or all of it is trained."""
-    if plugins.load("methods", setting.method.name).TRAINS_BASE:
-        return None
-    config = configuration(setting.model)
-    return unreached(build(config, resolve_dtype(setting, config), setting.model.trust_remote_code))
+    return None if plugins.load("methods", setting.method.name).TRAINS_BASE else _unreached(setting.model)
+
+
+@lru_cache(maxsize=32)
+def _unreached(model: ModelSpec) -> Unreached | None:
+    config = configuration(model)
+    dtype = resolve_dtype(Setting(model, QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda"), config)
+    return unreached(build(config, dtype, model.trust_remote_code))
 
 
 def any_model(config: Any, trust_remote_code: bool = False) -> Any:

@@ -108,15 +108,20 @@ def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_
 
     A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is not read.
     """
-    import bitsandbytes as bnb
-    from transformers.quantizers.auto import AutoHfQuantizer
-
     own = declared_quantization(model.config.to_dict())
     if own is not None and not own.readable:
         raise ModelError(refusal(model.config.name_or_path or model.config.model_type, own))
-    config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype) if own is None else model.config.quantization_config
+    if own is None:
+        config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
+    else:
+        declared = model.config.quantization_config
+        plainly = declared if isinstance(declared, dict) else declared.to_dict()
+        config = {**plainly, "bnb_4bit_compute_dtype": str(compute_dtype).removeprefix("torch.")}  # as the engine loads it
     if config is None:
         return model
+    import bitsandbytes as bnb
+    from transformers.quantizers.auto import AutoHfQuantizer
+
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=own is not None)
     with torch.device("meta"), quiet():
         quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
