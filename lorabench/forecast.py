@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
-from lorabench.report.unreached import unreached_words
 from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
-    from lorabench.engine.experts import Unreached
     from lorabench.memory.calibration import Calibration
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.plan import Row
     from lorabench.memory.setting import Setting
+    from lorabench.record.unreached import Unreached
     from lorabench.report.layout import Table
     from lorabench.spec.gpus import Gpu
     from lorabench.spec.source import Source
@@ -108,7 +107,7 @@ def _is_stored(setting: Setting) -> bool:
 
 
 def _unreached_text(left: Unreached | None, setting: Setting) -> str:
-    return unreached_words(left.names, left.parameters, left.bytes, left.of, quantised=setting.quantization.name != "none", adapted=True) if left else ""
+    return left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0)) if left else ""
 
 
 def _unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any] | None:
@@ -210,7 +209,7 @@ def parameters(model: str, ranks: list[int], target_modules: Any, method: str, a
     for r in rows:
         lines.append((str(r.rank), f"{r.trainable_parameters:,}", f"{r.trainable_percent:.3g} %", size(r.adapter_bytes()), size(r.adapter_bytes(2))))
     form = f", stored in {stored.words}" + ("" if stored.readable else ", which lorabench cannot train on") if stored else ""
-    note = ["", f"note: {unreached_words(left.names, left.parameters, half, left.of, quantised=False, adapted=True)}"] if left else []
+    note = ["", f"note: {left.words(quantised=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
     return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *_columns(lines), *note])
 
 

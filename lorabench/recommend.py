@@ -21,7 +21,6 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
-from lorabench.report.unreached import unreached_words
 from lorabench.spec.architectures import find_architecture, model_type
 from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
@@ -105,7 +104,7 @@ def recommend(
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
     if left := unreached_of(replace(first, method=MethodSpec())):
-        told = unreached_words(left.names, left.parameters, left.bytes, left.of, quantised=True, adapted=True)
+        told = left.words(quantised=True, adapted=True, size=size(left.bytes or 0))
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, told)) for f in given]
     with quick.uncollected(), closing(Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
 

@@ -31,7 +31,7 @@ from lorabench.engine.evaluate import (
     validation_reading,
 )
 from lorabench.engine.events import Event, Phase
-from lorabench.engine.experts import recorded
+from lorabench.engine.experts import unreached
 from lorabench.engine.harness import Harness
 from lorabench.engine.learned import Factors, adapter_deltas, full_deltas, keep, start_factors
 from lorabench.engine.model import (
@@ -120,7 +120,7 @@ class _Run:
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
         self.read("weight_bytes", weight_bytes(base))
-        left = recorded(base)
+        left = unreached(base)
         if not self._base_stays():
             self.domain, self.domain_loss = self._domain(base, tokenizer)
         torch.manual_seed(cell.seed)

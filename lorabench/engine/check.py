@@ -20,7 +20,7 @@ from lorabench.engine.data_check import data_fault, data_lines
 from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
-from lorabench.engine.experts import recorded
+from lorabench.engine.experts import unreached
 from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
 from lorabench.engine.rehearsal import small_copy, step_fault
 from lorabench.engine.stored import fitting_names
@@ -103,7 +103,7 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         first.setdefault(cell.model, []).append(cell)
     told = []
     for spec, own in first.items():
-        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), recorded(skeleton(spec))
+        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), unreached(skeleton(spec))
         if stored is not None:
             told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:

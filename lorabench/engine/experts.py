@@ -8,28 +8,14 @@ its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lorabench.engine.adapt import is_adapter
-from lorabench.record import result as record
+from lorabench.record.unreached import Unreached
 
 WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
-
-
-@dataclass(frozen=True)
-class Unreached:
-    """What of a model is neither quantised nor adapted, whatever is asked for."""
-
-    names: tuple[str, ...]
-    """of the parameters, with * for the number of the layer; the largest first"""
-    parameters: int
-    bytes: int
-    """as the model holds them"""
-    of: int
-    """parameters of the whole model"""
 
 
 def unreached(model: Any) -> Unreached | None:
@@ -44,13 +30,8 @@ def unreached(model: Any) -> Unreached | None:
         return None
     by_size = sorted(found, key=lambda n: -found[n].numel())
     names = dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in by_size)
-    return Unreached(tuple(names), count, sum(p.numel() * p.element_size() for p in found.values()), whole)
-
-
-def recorded(model: Any) -> record.Unreached | None:
-    """The same as a result keeps it."""
-    found = unreached(model)
-    return None if found is None else record.Unreached(names=found.names, parameters=found.parameters, of=found.of)
+    size = sum(p.numel() * p.element_size() for p in found.values())
+    return Unreached(names=tuple(names), parameters=count, of=whole, bytes=size)
 
 
 def _is_reached(module: torch.nn.Module) -> bool:

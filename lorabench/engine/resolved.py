@@ -10,7 +10,8 @@ from lorabench.engine.data import TaskData
 from lorabench.engine.learned import adapted_layers
 from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
 from lorabench.engine.precision import resolve_eval_dtype
-from lorabench.record.result import Resolved, Unreached
+from lorabench.record.result import Resolved
+from lorabench.record.unreached import Unreached
 from lorabench.spec.study import Cell
 
 

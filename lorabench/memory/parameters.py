@@ -15,12 +15,13 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
-from lorabench.engine.experts import Unreached, unreached
+from lorabench.engine.experts import unreached
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError, unknown
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import build, configuration, explained
 from lorabench.memory.step import resolve_dtype
+from lorabench.record.unreached import Unreached
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from lorabench.record.data import DataFacts
+from lorabench.record.unreached import Unreached
 from lorabench.spec.settings import Frozen
 from lorabench.spec.study import Cell
 
@@ -47,27 +48,6 @@ class Environment(Frozen):
     """name: version"""
     git: str | None = None
     """commit of lorabench's own checkout, with + where it was changed"""
-
-
-class Unreached(Frozen):
-    """Weights that neither bitsandbytes nor LoRA reaches, such as the stacked experts of a mixture."""
-
-    names: tuple[str, ...]
-    """of the parameters, with * for the number of the layer; the largest first"""
-    parameters: int
-    of: int
-    """parameters of the whole model"""
-
-    def words(self, *, quantised: bool, adapted: bool) -> str:
-        """One sentence on what stays as it is though it was asked for; empty where neither was."""
-        left = [word for word, asked in (("quantised", quantised), ("adapted", adapted)) if asked]
-        if not left:
-            return ""
-        who = " and ".join(w for w, asked in (("bitsandbytes quantises", quantised), ("LoRA adapts", adapted)) if asked)
-        shown = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
-        what = "its experts" if any("expert" in name for name in self.names) else "weights outside of linear layers"
-        share = f"{100 * self.parameters / self.of:.0f} % of its {self.of:,} parameters"
-        return f"{what} ({shown}; {share}) are {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)}: {who} linear layers alone"
 
 
 class Resolved(Frozen):

@@ -15,7 +15,8 @@ from lorabench.analysis.doubts_values import choices, fall
 from lorabench.analysis.evidence import Finding, Kind, Severity
 from lorabench.executors import synthetic
 from lorabench.record import store as stores_module
-from lorabench.record.result import CellResult, Fault, Reading, Unreached
+from lorabench.record.result import CellResult, Fault, Reading
+from lorabench.record.unreached import Unreached
 from lorabench.report import view as view_module
 from lorabench.report.blocks import Code, Notice, Text
 from lorabench.report.view import View, make_view
@@ -538,7 +539,7 @@ def test_weights_that_are_neither_quantised_nor_adapted_are_told_once_for_all_th
 
     view, found = seen(tmp_path, text(*FIXED), planted)
     sentence = found["unreached"].sentence
-    assert sentence.count("its experts (layers.*.experts.gate_up_proj, layers.*.experts.down_proj; 90 % of its 1,000 parameters) are not adapted") == 1
+    assert sentence.count("its experts are not adapted (layers.*.experts.gate_up_proj, layers.*.experts.down_proj: 900 of 1,000 parameters, 90 %)") == 1
     assert set(found["unreached"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
 
 
