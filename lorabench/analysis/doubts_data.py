@@ -24,7 +24,7 @@ def rows_lost(e: Evidence) -> Finding | None:
     found = _worst(e, lambda f: _most(f, "dropped"))
     if found is None or found.share <= MOST:
         return None
-    sentence = f"Of {_each(found.facts, 'dropped')} no response token fits in {found.length} tokens, so these rows were dropped and the numbers are about the short rest. {_raise(found.facts)}"
+    sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped: the numbers are about the short rest. {_raise(found.facts)}"
     return Finding("rows_lost", "grave", "Most rows were dropped", sentence, e.labels(found.groups), e.finished(found.groups))
 
 
@@ -57,7 +57,7 @@ def rows_dropped(e: Evidence) -> Finding | None:
         return None
     items = found.facts.items
     apart = f" The loss leaves them out ({found.facts.test.kept:,} test rows), the accuracy does not ({items:,})." if items is not None and found.facts.test.dropped else ""
-    sentence = f"Of {_each(found.facts, 'dropped')} no response token fits in {found.length} tokens, so these rows were dropped.{apart} {_raise(found.facts)}"
+    sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped.{apart} {_raise(found.facts)}"
     return Finding("rows_dropped", "caution", "Rows were dropped for their length", sentence, e.labels(found.groups), e.finished(found.groups))
 
 
@@ -114,7 +114,7 @@ def rows_changed(e: Evidence) -> Finding | None:
     if found is None or not found.share:
         return None
     parts = [f"{_each(found.facts, what)} {words}" for what, words in _CHANGES.items() if (share := _most(found.facts, what)) > 0 and (share < SOME or what == "repeated")]
-    sentence = f"Of the rows {'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
+    sentence = f"{'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
     return Finding("rows_changed", "note", "Single rows were dropped, cut or repeated", sentence, e.labels(found.groups), e.finished(found.groups))
 
 
@@ -161,7 +161,7 @@ def _each(facts: DataFacts, what: str) -> str:
 
 def _raise(facts: DataFacts) -> str:
     wanted = max((split.whole_at or 0 for name, split in facts.splits.items() if name != "validation"), default=0)
-    return f"A training.sequence_length of {wanted:,} keeps 95 % of them whole."
+    return f"A training.sequence_length of {wanted:,} keeps 95 % of the rows whole."
 
 
 def _percent(share: float) -> str:

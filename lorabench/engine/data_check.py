@@ -13,6 +13,7 @@ from lorabench.record.data import DataFacts, SplitFacts
 from lorabench.spec.study import Cell
 
 LEAST_ROWS = 30
+WHOLE_TEXT = 0.9  # of the test blocks: the training text lacks what validation took of it
 
 
 def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
@@ -29,8 +30,9 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length {length}, and a learning rate is to be chosen by them; "
             f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
         )
-    if facts.test.in_training + facts.test.in_validation == facts.test.read:
-        return "task", f"all {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; leave task.eval away, or give another file"
+    known = facts.test.in_training + facts.test.in_validation
+    if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
+        return "task", f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; leave task.eval away, or give another file"
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels

@@ -7,8 +7,9 @@ The text is what the tokenizer's own chat template makes of a conversation, spec
 all, so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the
 words that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
 are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and with
-the turn, each rendered alone and held against the whole text. Where the second is no prefix (Qwen3 takes thoughts out
-of earlier turns) the turn's own content is looked for, and ends with the special token that follows it.
+the turn, each rendered alone and held against the whole text. Where one is no prefix (Qwen3 takes thoughts out of earlier
+turns, Mistral puts the system's words into the last question) the text is rendered with another content of that turn, which
+shows its place; the special token after it ends the turn.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ROLES = {
     "bot": "assistant", "chatgpt": "assistant", "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
+OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Way = Literal["tokenizer", "plain"]
 
@@ -111,6 +113,13 @@ class _Renderer:
     def __call__(self, turns: int, *, opened: bool) -> str:
         return str(self._ask(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
 
+    def place(self, i: int, whole: str) -> tuple[int, int] | None:
+        """Where the content of the i-th turn stands in the whole text: with another content the text differs there alone."""
+        others = [*self.messages[:i], {**self.messages[i], "content": OTHER}, *self.messages[i + 1 :]]
+        before, found, after = str(self._ask(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
+        apart = found and OTHER not in after and whole.startswith(before) and whole.endswith(after) and len(before) + len(after) < len(whole)
+        return (len(before), len(whole) - len(after)) if apart else None
+
     def marks(self) -> list[tuple[int, int]]:
         """The spans that the template itself marks as generated, as far as whole tokens tell."""
         out = self._ask(self.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, tokenizer_kwargs={"return_offsets_mapping": True})
@@ -135,24 +144,21 @@ class _Renderer:
 
 def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, int]:
     """Where the i-th turn stands in the whole text, from its first word that is not given to the token that ends it."""
-    before = render(i, opened=True) if i else ""
-    if i and whole.startswith(before):
+    before = render(i, opened=True) if i else None  # nothing can be rendered of no turn
+    opened = before is not None and whole.startswith(before)
+    if before is not None and opened:
         after = render(i + 1, opened=False)
         if whole.startswith(after) and len(after) > len(before):
             return _without_tail(whole, (len(before), len(after)), tokenizer)
-        start = len(before)
-    else:
-        before = render(i, opened=False) if i else ""
-        start = -1
-    said = str(render.messages[i].get("content") or "").strip()
-    for content in dict.fromkeys((said, said.rpartition("</think>")[2].strip())):  # templates may take thoughts out
-        found = re.compile(rf"{re.escape(content)}\s*(?:{'|'.join(map(re.escape, _special(tokenizer)))})").search(whole, len(before)) if content else None
-        if found and whole.startswith(before) and _special(tokenizer):
-            return (found.start() if start < 0 else start), found.end()
-    raise DataError(
-        f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
-        "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
-    )
+    place = render.place(i, whole)
+    ending = "|".join(map(re.escape, _special(tokenizer)))
+    ends = re.compile(rf"\s*(?:{ending})").match(whole, place[1]) if place and ending else None
+    if place is None or ends is None:
+        raise DataError(
+            f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
+            "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
+        )
+    return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
 
 def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:

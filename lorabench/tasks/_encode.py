@@ -151,6 +151,7 @@ def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], se
     offsets = np.asarray(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     predicted = np.zeros(len(ids), dtype=bool)
     for start, end in spans:
+        start = len(text[:start].rstrip(" "))  # tokenizers join a space to the word after it, as in `fitted`
         predicted |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
     predicted[:1] = False
     n_bytes = covered_bytes(text, offsets[:, 1].tolist())

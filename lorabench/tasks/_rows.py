@@ -90,7 +90,9 @@ class RowOptions(TaskSpec):
         if self.train is not None and self.train == self.eval:
             raise ValueError("train and eval are the same file, so nothing would be held out; leave eval away, or give another file")
         for file in (self.train, self.eval):
-            if file is not None and file_format(self, file) in ("json", "parquet", "arrow") and self.columns:
+            if file is None or not (SUFFIXES.keys() & set(Path(file).suffixes) or Path(file).exists()):
+                continue  # of a stored cell, whose file may be elsewhere by now, the name alone may say nothing
+            if file_format(self, file) in ("json", "parquet", "arrow") and self.columns:
                 raise ValueError("columns are for files without a header line; JSON and Parquet name their own fields")
         return self
 

@@ -24,6 +24,10 @@ THINKING = (  # as Qwen3: an empty thought after the last question alone, so tha
     "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}" + TURN
     + "{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN
 )  # fmt: skip
+LAST_SYSTEM = (  # as Mistral: the system's words stand in the last question, so that no conversation begins as the whole does
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' }}{% if loop.index0 == (messages | length) - 2 %}{{ messages[0].content + ' ' }}{% endif %}"
+    "{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)  # fmt: skip
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hi there"},
@@ -102,6 +106,25 @@ def test_the_empty_thought_of_the_last_turn_is_learned_where_the_template_writes
     chat.chat_template = THINKING
     data = load(chat, written(tmp_path, TALK))
     assert said(chat, data.train[0]) == [ENDED[0], "<think>\n\n</think>\n\n" + ENDED[1]]
+
+
+def test_a_space_that_opens_an_answer_goes_with_its_first_word(tmp_path, chat, tokenizer):
+    """Tokenizers join it to the word: without it the first word would not be learned."""
+    for made in (chat, tokenizer):
+        made.chat_template = "{% for m in messages %}{{ '\n' + m.role + ': ' + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+        data = load(made, written(tmp_path, TALK))
+        assert [run.strip() for run in said(made, data.train[0])] == [m["content"] + made.eos_token for m in TALK if m["role"] == "assistant"]
+        made.chat_template = None
+
+
+def test_a_template_whose_beginnings_change_tells_the_turns_by_another_content(tmp_path, chat):
+    chat.chat_template = LAST_SYSTEM
+    talk = [TALK[0], {"role": "user", "content": "I did."}, {"role": "assistant", "content": "I did."}, TALK[3], TALK[4]]
+    data = load(chat, written(tmp_path, talk))
+    assert said(chat, data.train[0]) == [" I did." + chat.eos_token] * 2  # the space is of the token after it
+    chat.chat_template = CHATML
+    opening = [{"role": "assistant", "content": "user"}, *TALK[1:]]
+    assert said(chat, load(chat, written(tmp_path, [*opening[:1], *opening[1:]])).train[0])[1:] == ENDED
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,13 @@ def test_options_that_contradict_each_other_are_refused(options):
         instruct.Options.model_validate(options)
 
 
+def test_a_stored_cell_loads_where_its_file_is_no_more(tmp_path):
+    assert instruct.Options(train=str(tmp_path / "gone")).train == str(tmp_path / "gone")
+    (tmp_path / "here").write_text("x")
+    with pytest.raises(ValidationError, match="does not say its format"):
+        instruct.Options(train=str(tmp_path / "here"))
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40), st.integers(1, 10))
 def test_held_out_rows_share_no_prompt_with_the_rest_and_do_not_hang_on_the_order(prompts, wanted):
     def key(row):
