@@ -149,7 +149,7 @@ def _amount(text: str) -> int:
 
 
 def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    learned = "PEFT folder, file of factors, cell's folder or id, or a fully fine-tuned checkpoint (with --base)"
+    learned = "PEFT folder, file of factors (loralib, kohya, diffusers, mlx, torchtune), cell's folder or id, or a fully fine-tuned checkpoint (with --base)"
 
     def add_place(c: argparse.ArgumentParser) -> None:
         c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id is looked up (default: all under reports/)")
@@ -158,17 +158,17 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     c.add_argument("source", metavar="ADAPTER_OR_CELL_OR_CHECKPOINT", help=learned)
     c.add_argument("--base", metavar="MODEL", help="the weights before: directory, shipped model or hub id (default: a cell's own)")
     c.add_argument("--compare", metavar="OTHER", help="a second one: how alike are the subspaces that they span?")
-    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha of a file without adapter_config.json (default: the rank)")
+    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha, over what the files say (default: of adapter_config.json, .alpha tensors or the header; else the rank)")
     c.add_argument("--intruders", action="store_true", help="look for intruder dimensions in matrices of any size")
     c.add_argument("--json", action="store_true")
     c.add_argument("--html", metavar="FILE", help="write a page with figures")
     add_place(c)
     c = add("truncate", "the nearest adapter of a lower rank, in PEFT's format")
-    c.add_argument("source", metavar="ADAPTER", help="PEFT folder, file of factors, cell's folder or id")
+    c.add_argument("source", metavar="ADAPTER", help="PEFT folder, file of factors (loralib, diffusers, mlx), cell's folder or id; --energy 1 turns it into PEFT's format uncut")
     c.add_argument("--rank", metavar="K", type=int, help="rank of every module; with --per-module as many parameters")
     c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
     c.add_argument("--per-module", action="store_true", help="spread ranks over the modules by energy")
-    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha of a file without adapter_config.json")
+    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha, over what the files say")
     c.add_argument("-o", "--output", metavar="DIR", required=True)
     add_place(c)
     c = add("quantization-error", "what quantisation alone does to each weight of a model, without training")

@@ -82,7 +82,7 @@ def trained_notes(found: Trained, fate: str = "no value here shows them") -> tup
     if found.outside:
         told.append(f"{human.count(found.outside)} of {human.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}")
     if found.saved_along:
-        told.append(f"saved along, and not trained by its configuration: {_listed(found.saved_along)}")
+        told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
     return tuple(told)
 
 

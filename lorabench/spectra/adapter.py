@@ -24,16 +24,14 @@ import torch
 
 from lorabench.errors import ModelError
 from lorabench.spectra import layouts
+from lorabench.spectra.adapter_files import OF_DIFFUSERS, adapter_file
 from lorabench.spectra.declared import CONFIG, Declared, declared
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_kasa
-from lorabench.spectra.files import READABLE, TensorFile, Weights
+from lorabench.spectra.files import TensorFile, Weights
 from lorabench.spectra.layouts import Entry
 from lorabench.spectra.lookup import base_weight, lacking
 from lorabench.spectra.stacks import origin, with_experts
 
-FILES = ("adapter_model.safetensors", "adapter_model.bin")
-OTHER_FILES = ("adapters.safetensors", "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")  # mlx's, diffusers'
-_NUMBERED = re.compile(r"^adapter_\d+\.(?:safetensors|pt|bin)$")  # torchtune's, one an epoch
 _LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
 _PIPELINE = frozenset(("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "diffusion_model", "prior"))
 
@@ -48,7 +46,7 @@ class Adapter:
         if alpha is not None and not 0 < alpha < math.inf:
             raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
         self.place = Path(place)
-        self.file = TensorFile(_file(self.place))
+        self.file = TensorFile(adapter_file(self.place))
         self.declared: Declared = declared(self.place if self.place.is_dir() else self.place.parent, self.file.path)
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
@@ -83,8 +81,10 @@ class Adapter:
     @property
     def is_pipeline(self) -> bool:
         """Whether its modules are named by the part of a diffusers pipeline first."""
-        fronts = {e.module.split(".")[0] for e in self.entries}
-        return not self.config and fronts <= _PIPELINE and not any(re.match(r"transformer\.h\.\d", e.module) for e in self.entries)
+        if self.config or not {e.module.split(".")[0] for e in self.entries} <= _PIPELINE:
+            return False
+        said = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
+        return said or any(not e.module.startswith("transformer.") or "transformer_blocks." in e.module for e in self.entries)  # some language models begin with transformer., too
 
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
@@ -225,12 +225,14 @@ class Adapter:
         for entry in self.entries:
             if entry.alpha is not None and self.config and self.alpha is None:
                 own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
-                if said is not None and abs(own - said) > 1e-3 * said:
+                if said is not None and abs(own - said) > 1e-2 * said:
                     raise ModelError(f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha")
 
     def _check_shapes(self) -> None:
         for entry in self.entries:
             out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
+            if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
+                raise ModelError(f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding; that is not read here")
             if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
                 raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed")
 
@@ -283,30 +285,6 @@ class Adapter:
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
         return found
-
-
-def is_adapter(place: Path) -> bool:
-    """Whether a path is an adapter's folder, or a file that may be one."""
-    if place.is_dir():
-        return (place / CONFIG).is_file() or any((place / f).is_file() for f in (*FILES, *OTHER_FILES)) or bool(_numbered(place))
-    return place.suffix in READABLE
-
-
-def _numbered(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if _NUMBERED.match(p.name))
-
-
-def _file(place: Path) -> Path:
-    if place.is_file():
-        return place
-    found = [place / f for f in (*FILES, *OTHER_FILES) if (place / f).is_file()][:1] or _numbered(place)
-    if len(found) > 1:
-        raise ModelError(f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files")
-    if not found:
-        inside = sorted(p.parent.name for p in place.glob(f"*/{CONFIG}"))
-        where = f"; its folders {', '.join(inside[:4])} do: name one of them" if inside else ""
-        raise ModelError(f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, *OTHER_FILES))}{where}")
-    return found[0]
 
 
 def _by(shape: Any) -> str:

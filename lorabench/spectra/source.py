@@ -13,7 +13,8 @@ from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
 from lorabench.record.store import read_result
 from lorabench.spec.paths import shipped_models
-from lorabench.spectra.adapter import Adapter, is_adapter
+from lorabench.spectra.adapter import Adapter
+from lorabench.spectra.adapter_files import is_adapter
 from lorabench.spectra.delta import Delta, of_weights
 from lorabench.spectra.files import READABLE, Weights, checkpoint_directory
 from lorabench.spectra.lookup import lacking, weight_of

@@ -5,7 +5,8 @@
     bias: all, lora_only        the biases of the base; lora_bias: those of every lora_B
     saved along                 base_layer and original_module (frozen copies), and an embedding that PEFT saves when it was resized
 
-Without a configuration every further tensor counts as trained: loralib and mlx save what was trained and nothing else.
+Without a configuration every further tensor counts as trained, since loralib and mlx save what was trained and nothing else; unless the file
+holds the weights of adapted modules themselves: then it is the state of the whole model, of which nobody can say.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from lorabench.record.trained import Trained
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.layouts import bias_module, is_side
-from lorabench.spectra.names import unwrapped
+from lorabench.spectra.names import plain, unwrapped
 
 _HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # what PEFT trains of its own accord
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+")
@@ -33,11 +34,12 @@ def trained(adapter: Adapter) -> Trained:
     elsewhere: Counter[str] = Counter()
     along: Counter[str] = Counter()
     seen: set[str] = set()
+    whole = _is_whole(adapter)
     for name in adapter.file.names():
         if name in own or name in facts or is_side(name) or (bare := _SAVED.sub("", unwrapped(name))) in seen:
             continue
         seen.add(bare)  # with bias: all PEFT saves the biases of whole modules under both of their names
-        what, was_trained = _kind(adapter, unwrapped(name))
+        what, was_trained = _kind(adapter, unwrapped(name), whole)
         (elsewhere if was_trained else along)[what] += math.prod(adapter.file.shape(name))
     return Trained(sum(math.prod(adapter.file.shape(n)) for n in own), dict(elsewhere), dict(along))
 
@@ -48,7 +50,13 @@ def saved_modules(adapter: Adapter) -> tuple[str, ...]:
     return (*(adapter.config.get("modules_to_save") or ()), *_HEADS.get(task, ()))
 
 
-def _kind(adapter: Adapter, name: str) -> tuple[str, bool]:
+def _is_whole(adapter: Adapter) -> bool:
+    """Whether a file is the state of a whole model: it has weights of the modules that are adapted."""
+    modules = {e.module for e in adapter.entries}
+    return any(n.endswith(".weight") and ".lora_" not in n and plain(n).removesuffix(".weight") in modules for n in adapter.file.names())
+
+
+def _kind(adapter: Adapter, name: str, whole: bool) -> tuple[str, bool]:
     """(what a tensor is, whether it was trained)."""
     if bias_module(name) is not None:
         return "biases of lora_B", True
@@ -65,6 +73,6 @@ def _kind(adapter: Adapter, name: str) -> tuple[str, bool]:
             return ".".join(parts[:end]), True
     if last == "bias" and adapter.config.get("bias", "none") != "none":
         return "biases", True
-    if adapter.config:
+    if adapter.config or whole:
         return _FROZEN.split(name)[0].removesuffix(f".{last}") or name, False
     return "biases" if last == "bias" and len(parts) > 2 else parts[0] or name, True

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.record.store import write_atomically
-from lorabench.spectra.adapter import FILES, Adapter
+from lorabench.spectra.adapter import Adapter
+from lorabench.spectra.adapter_files import FILES
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
 from lorabench.spectra.declared import CONFIG
 from lorabench.spectra.layouts import Entry, bias_module, is_side
@@ -147,13 +148,14 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
     own = {n for e in adapter.entries for n in e.tensors()}
     # without a configuration only whole parts beside the adapted ones (a classifier) are known to be trained along
     trunk = {e.module.split(".")[0] for e in adapter.entries}
+    embeddings = {e.module for e in adapter.entries if e.is_embedding or e.module.endswith("lm_head")}
     found, left_out = {}, []
     for name in adapter.file.names():
         if name in own or is_side(name):
             continue
         plain = _of_peft(unwrapped(name))
-        if plain is None:
-            continue
+        if plain is None or (plain.endswith(".base_layer.weight") and plain.removesuffix(".base_layer.weight") not in embeddings):
+            continue  # a frozen copy; of an embedding PEFT saves it too, since it may have been resized
         if (module := bias_module(name)) is not None:
             entry = next((e for e in adapter.entries if e.module == module), None)
             if entry is not None and ranks.get(entry.key):

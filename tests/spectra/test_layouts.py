@@ -113,6 +113,12 @@ def test_other_words_for_alpha_in_a_header(metadata, scaling, tmp_path):
     assert only(written(tmp_path / "h.safetensors", {"x.q.lora_A.weight": A, "x.q.lora_B.weight": B}, metadata)).scaling == scaling
 
 
+def test_a_language_model_that_begins_with_transformer_is_no_pipeline(tmp_path):
+    file = written(tmp_path / "m.safetensors", {"transformer.blocks.0.attn.Wqkv.lora_A": A, "transformer.blocks.0.attn.Wqkv.lora_B": B})
+    made = truncate(Adapter(file, alpha=4), tmp_path / "cut", rank=2)
+    assert set(load_file(made.folder / "adapter_model.safetensors")) == {f"base_model.model.transformer.blocks.0.attn.Wqkv.lora_{p}.weight" for p in "AB"}
+
+
 def test_a_pipeline_of_several_models_is_read_whole_and_not_cut(tmp_path):
     tensors = {f"{part}.x.lora_{s}.weight": t for part in ("unet", "text_encoder") for s, t in (("A", A), ("B", B))}
     file = written(tmp_path / "d.safetensors", tensors, {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "text_encoder.lora_alpha": 2})})
@@ -148,6 +154,12 @@ def test_mlx_with_dora_is_whole_beside_its_base(tmp_path):
     (delta,) = open_learned(str(tmp_path / "mlx"), base=str(tmp_path / "base")).deltas()
     adapted = weight + 0.5 * (A.T @ B.T).T
     torch.testing.assert_close(delta.matrix().float(), m[:, None] * adapted / adapted.norm(dim=1, keepdim=True) - weight, rtol=1e-4, atol=1e-5)
+    truncate(Adapter(tmp_path / "mlx"), tmp_path / "cut", rank=4)
+    (cut,) = open_learned(str(tmp_path / "cut"), base=str(tmp_path / "base")).deltas()
+    torch.testing.assert_close(cut.matrix(), delta.matrix(), rtol=1e-4, atol=1e-5)
+    written(tmp_path / "e" / "adapters.safetensors", {"embed_tokens.lora_a": A.T, "embed_tokens.lora_b": B.T, "embed_tokens.m": torch.ones(12)}, config=MLX | {"fine_tune_type": "dora"})
+    with pytest.raises(ModelError, match="a magnitude a row, as mlx has it"):
+        Adapter(tmp_path / "e")
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -5,11 +5,12 @@ import json
 import peft
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorabench import cli
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.trained import trained
+from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.test_variants import randomised
 
@@ -65,3 +66,18 @@ def test_a_file_without_configuration_holds_what_was_trained_and_nothing_else(tm
     save_file({"h.0.q.lora_A": torch.ones(2, 8), "h.0.q.lora_B": torch.ones(8, 2), "h.0.q.bias": torch.ones(8), "score.weight": torch.ones(3, 8)}, tmp_path / "a.safetensors")
     found = trained(Adapter(tmp_path / "a.safetensors"))
     assert (found.adapters, dict(found.elsewhere), dict(found.saved_along)) == (32, {"biases": 8, "score": 24}, {})
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_the_state_of_a_whole_model_is_not_taken_for_trained(with_config, tmp_path):
+    """As FSDP saves it: frozen weights beside the factors; a cut leaves the frozen ones of adapted layers out."""
+    model = randomised(peft.get_peft_model(small_model("llama"), peft.LoraConfig(r=4, **LLAMA)))
+    model.save_pretrained(tmp_path / "a")
+    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, tmp_path / "a" / "adapter_model.safetensors")
+    if not with_config:
+        (tmp_path / "a" / "adapter_config.json").unlink()
+    found = trained(Adapter(tmp_path / "a"))
+    assert (found.adapters, found.outside) == (512, 0)
+    assert sum(found.saved_along.values()) == sum(p.numel() for p in small_model("llama").parameters())
+    made = truncate(Adapter(tmp_path / "a"), tmp_path / "cut", rank=4)
+    assert not any("base_layer" in k for k in load_file(made.folder / "adapter_model.safetensors"))
