@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lorabench import plugins, quick
+from lorabench import own_process, plugins, quick
 from lorabench.arguments import make_parser
 from lorabench.errors import LorabenchError, StoreError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The command lorabench."""
+    own_process.settle()
     quick.leave(main())
 
 

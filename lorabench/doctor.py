@@ -126,7 +126,10 @@ def _quantized(name: str) -> str:
     layer(seen).square().sum().backward()
     if seen.grad is None or not bool(torch.isfinite(seen.grad).all()):
         return f"does not work on {place}: the gradient is not finite"
-    return f"works on {place}: forward and backward through a frozen {name} layer"
+    told = f"works on {place}: forward and backward through a frozen {name} layer"
+    if name == "nf4" and place == "cpu" and importlib.import_module("bitsandbytes.functional").has_avx512bf16():
+        told += "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so that losses are those of other processors"
+    return told
 
 
 def _hub() -> str:

@@ -10,11 +10,12 @@ import pytest
 from lorabench import plugins
 
 PACKAGE = Path(__file__).parents[1] / "lorabench"
-LIGHT = {"errors", "plugins", "quick", "spec", "record"}
+LIGHT = {"errors", "plugins", "quick", "own_process", "spec", "record"}
 ALLOWED = {  # layer: the layers that it may import
     "errors": set(),
     "plugins": {"errors"},
     "quick": set(),
+    "own_process": set(),
     "spec": {"errors", "plugins"},
     "record": {"errors", "plugins", "spec"},
     "spectra": LIGHT,

@@ -87,6 +87,8 @@ def rates_broke(e: Evidence) -> Finding | None:
 def mixed_environments(e: Evidence) -> Finding | None:
     """Cells that ran on different devices or with different libraries."""
     seen = {i: facts(env) for g in e.chosen for i in g.ids if i in e.results and (env := e.results[i].environment) is not None}
+    if not all("instructions" in f for f in seen.values()):  # results of before it was recorded may be of the same processor
+        seen = {i: {name: value for name, value in f.items() if name != "instructions"} for i, f in seen.items()}
     often = Counter(tuple(f.items()) for f in seen.values())
     if len(often) < 2:
         return None
@@ -141,7 +143,7 @@ def _resolved(e: Evidence, group: Replicates) -> list[Resolved]:
 
 def facts(env: Environment) -> dict[str, str]:
     """What times, memory and the last digits of losses hang on."""
-    named = {"device": env.device, "driver": env.driver, "threads": env.cores, **dict(sorted(env.packages.items()))}
+    named = {"device": env.device, "driver": env.driver, "threads": env.cores, "instructions": env.instructions, **dict(sorted(env.packages.items()))}
     return {name: str(value) for name, value in named.items() if value is not None}
 
 

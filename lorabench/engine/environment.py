@@ -23,11 +23,18 @@ def environment(where: torch.device) -> Environment:
         device=torch.cuda.get_device_name(where) if cuda else "cpu",
         driver=f"CUDA {torch.version.cuda}" if cuda else None,
         cores=torch.get_num_threads(),
+        instructions=_instructions(),
         platform=platform.platform(),
         python=platform.python_version(),
         packages={name: version for name in PACKAGES if (version := _version(name))},
         git=_commit(),
     )
+
+
+def _instructions() -> str:
+    """What decides which kernels libraries take on a CPU, and with them the last digits of a loss."""
+    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # not in every torch
+    return torch.backends.cpu.get_cpu_capability() + (" with BF16" if bf16 else "")
 
 
 def _version(name: str) -> str | None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.probe import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
@@ -108,6 +109,8 @@ def load_base(condition: Condition, where: torch.device) -> Any:
         raise ModelError(sentence(folder, faults))
     if name == "int8" and where.type == "cpu":
         _keep_int8_constants(model)
+    if getattr(model, "is_loaded_in_4bit", False):
+        keep_4bit_right(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
     model.config.return_dict = True  # which some old configurations switch off
     model.requires_grad_(False).eval()

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorabench.quantizations import _four_bit
+
 DOUBLE_QUANT = True
 
 
 def config(double_quant: bool, compute_dtype: Any) -> Any:
     """bitsandbytes' configuration; compute_dtype is a torch dtype."""
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=double_quant,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
+    return _four_bit.config("nf4", double_quant, compute_dtype)
 
 
 def roundtrip(weight: Any, double_quant: bool) -> Any:
     """A weight as its quantised form gives it back, in its own dtype."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    return dequantize_4bit(*quantize_4bit(weight.contiguous(), compress_statistics=double_quant, quant_type="nf4", blocksize=64))
+    return _four_bit.roundtrip("nf4", weight, double_quant)

@@ -37,6 +37,8 @@ class Environment(Frozen):
     """CUDA version of the driver's runtime, on a GPU"""
     cores: int | None = None
     """CPU threads that torch used"""
+    instructions: str | None = None
+    """of the processor that the CPU's kernels use: AVX2, AVX512, AVX512 with BF16"""
     platform: str | None = None
     python: str | None = None
     packages: dict[str, str] = Field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError
+from lorabench.runner.threads import threads_per_worker
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event, Problem
@@ -36,7 +36,7 @@ class Crew:
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
         self._open = plugins.load("executors", executor).open_slot if isinstance(executor, str) else executor
-        self._threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+        self._threads = threads_per_worker(workers)
         self._slots: list[Slot] = [self._open(self._threads)]
         self._lock = threading.Lock()
         self._closed = False

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorabench import quick
+from lorabench import own_process, quick
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
@@ -32,6 +32,7 @@ LATE = ("transformers.models.auto.modeling_auto", "peft")
 def main(arguments: list[str]) -> None:
     """Serves commands until the runner closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the runner decides
+    own_process.settle()
     faulthandler.enable()  # a segfault leaves its stack in log.txt
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too

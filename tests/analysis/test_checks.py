@@ -192,6 +192,18 @@ def test_different_environments_are_told_apart_by_what_differs(tmp_path: Path) -
     assert set(found["mixed_environments"].cells) == ids(view, lambda r: r.cell.method.name == "full")
 
 
+@pytest.mark.parametrize(("others", "told"), [("AVX2", True), (None, False)])  # absent: stored before it was recorded
+def test_processors_of_other_instructions_are_other_environments(others: str | None, told: bool, tmp_path: Path) -> None:
+    def on(r: CellResult) -> CellResult:
+        assert r.environment is not None
+        instructions = others if r.cell.method.name == "full" else "AVX512 with BF16"
+        return r.model_copy(update={"environment": r.environment.model_copy(update={"instructions": instructions})})
+
+    _, found = seen(tmp_path, text(*FIXED), on)
+    assert ("mixed_environments" in found) == told
+    assert not told or "instructions (AVX512 with BF16: 3, AVX2: 1)" in found["mixed_environments"].sentence
+
+
 # design
 
 

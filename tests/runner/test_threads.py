@@ -1,0 +1,85 @@
+"""How many threads a worker gets, and how they wait: from files as the kernel writes them, and from this process's own mask."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lorabench.runner.crew import Crew
+from lorabench.runner.threads import cgroup_cores, threads_per_worker, usable_cores
+from tests.runner.test_local import cells, run
+
+
+def tree(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),  # a container with a namespace of its own
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/user.slice/job.scope",
+                "sys/fs/cgroup/user.slice/job.scope/cpu.max": "max 100000",
+                "sys/fs/cgroup/user.slice/cpu.max": "400000 100000",
+                "sys/fs/cgroup/other.slice/cpu.max": "100000 100000",
+            },
+            4.0,  # the slice above binds; a neighbour's quota does not
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/a\n3:cpu,cpuacct:/docker/1f\n2:cpuset:/",
+                "sys/fs/cgroup/cpu,cpuacct/docker/1f/cpu.cfs_quota_us": "300000",
+                "sys/fs/cgroup/cpu,cpuacct/docker/1f/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+            },
+            3.0,  # version 1
+        ),
+        ({}, None),  # no cgroups at all
+    ],
+)
+def test_the_least_quota_of_the_cgroup_and_those_above_it_counts(tmp_path, files, cores):
+    assert cgroup_cores(tree(tmp_path, files)) == cores
+
+
+def test_less_than_one_core_is_one_thread(tmp_path):
+    assert usable_cores(tree(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "50000 100000"})) == 1
+
+
+def test_the_affinity_mask_counts():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from lorabench.runner.threads import usable_cores; print(usable_cores())"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "1"
+
+
+def test_workers_share_the_cores_and_each_has_one_at_least():
+    cores = usable_cores()
+    assert 1 <= cores <= len(os.sched_getaffinity(0))
+    assert threads_per_worker(1, {}) == cores
+    assert threads_per_worker(cores, {}) == 1
+    assert threads_per_worker(10 * cores, {}) == 1
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_a_number_that_the_user_set_stands(name):
+    assert threads_per_worker(1, {name: "7"}) is None
+
+
+@pytest.mark.parametrize(("told", "seen"), [({}, ["1", "PASSIVE"]), ({"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}, ["7", "ACTIVE"])])
+def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(told, seen, open_odd, begun, tmp_path, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with Crew(open_odd, workers=64) as crew:
+        run(crew.first, cells(0)[0], tmp_path)
+    assert (tmp_path / "begun.txt").read_text().split()[3:5] == seen
