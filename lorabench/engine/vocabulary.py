@@ -25,7 +25,10 @@ def broken_json(folder: Path) -> str | None:
     """A sentence on the first of a folder's JSON files that cannot be read, None where all can."""
     for file in sorted(folder.glob("*.json")):
         try:
+            refuse_pointer(file)
             json.loads(file.read_text(encoding="utf-8"))
+        except ModelError as e:
+            return str(e)
         except (OSError, ValueError) as e:
             return f"{file} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew"
     return None
