@@ -6,7 +6,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lorabench import __version__, plugins
 
@@ -177,3 +177,21 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     c.add_argument("--adapter", metavar="ADAPTER_OR_CELL", help="does what this one learned undo the error?")
     c.add_argument("--json", action="store_true")
     add_place(c)
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a command line as a study has them, only what was said."""
+    said: dict[str, dict[str, Any]] = {
+        "model": {"name": options.model, "dtype": options.dtype},
+        "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
+        "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
+        "training": {f: getattr(options, f) for f in ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "autocast")}
+        | {"gradient_checkpointing": options.gradient_checkpointing or None},
+    }
+    kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
+    return {part: fields for part, fields in kept.items() if fields}
+
+
+def modules(text: str | None) -> Any:
+    """Names between commas as a tuple; one name, or a group's, as it is."""
+    return tuple(t.strip() for t in text.split(",")) if text and "," in text else text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorabench import own_process, plugins, quick
-from lorabench.arguments import make_parser
+from lorabench.arguments import make_parser, modules, settings_of
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def estimate(options: argparse.Namespace) -> int:
     """Predicts the memory of one training step."""
     from lorabench import forecast
 
-    print(forecast.estimate(_words(options), options.gpu, options.json))
+    print(forecast.estimate(settings_of(options), options.gpu, options.json))
     return 0
 
 
@@ -207,7 +207,7 @@ def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench import forecast
 
-    print(forecast.parameters(options.model, options.rank, _modules(options.target_modules) or "all-linear", options.method, options.json))
+    print(forecast.parameters(options.model, options.rank, modules(options.target_modules) or "all-linear", options.method, options.json))
     return 0
 
 
@@ -249,23 +249,6 @@ def quantization_error(options: argparse.Namespace) -> int:
     note = examine.stored_note(options.model)
     print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
     return 0
-
-
-def _words(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a command line as a study has them, only what was said."""
-    said: dict[str, dict[str, Any]] = {
-        "model": {"name": options.model, "dtype": options.dtype},
-        "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
-        "method": {"name": options.method, "rank": options.rank, "target_modules": _modules(options.target_modules)},
-        "training": {f: getattr(options, f) for f in ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "autocast")}
-        | {"gradient_checkpointing": options.gradient_checkpointing or None},
-    }
-    kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
-    return {part: fields for part, fields in kept.items() if fields}
-
-
-def _modules(text: str | None) -> Any:
-    return tuple(t.strip() for t in text.split(",")) if text and "," in text else text
 
 
 def models(options: argparse.Namespace) -> int:
