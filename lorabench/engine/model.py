@@ -31,7 +31,7 @@ from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
-from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched
+from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.spec.checkpoint_files import weight_files
 from lorabench.spec.paths import model_directory, model_label, model_source
 from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
@@ -63,6 +63,7 @@ def load_config(model: ModelSpec) -> Any:
     """transformers' configuration of a model."""
     from transformers import AutoConfig
 
+    stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     with _explained(model):
         return AutoConfig.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
 

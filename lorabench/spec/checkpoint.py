@@ -56,13 +56,15 @@ class CheckpointQuantization:
 
 
 def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization | None:
-    """How a config.json says that the weights are quantised; None where it says nothing of it."""
+    """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it says is no object."""
     nested = [part for key in ("text_config", "llm_config", "language_config") if isinstance(part := config.get(key), Mapping)]
     for place in (config, *nested):
         for key in ("quantization_config", "compression_config"):
             found = place.get(key)
             if isinstance(found, Mapping) and found:
                 return _read(found)
+            if found:
+                raise ModelError(f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint was saved with")
         mlx = place.get("quantization")
         if isinstance(mlx, Mapping) and "bits" in mlx:
             return CheckpointQuantization(f"MLX ({mlx['bits']} bits)", None)
