@@ -1,15 +1,20 @@
 """What is not understood of an adapter, or does not belong together in it, is refused by its name in one sentence."""
 
 import json
+import warnings
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorabench.cli import main
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.source import open_learned
+from lorabench.spectra.truncate import truncate
+from tests.engine.conftest import small_model
+from tests.spectra.conftest import peft_adapter
 from tests.spectra.test_variants import merged
 
 
@@ -119,3 +124,58 @@ def test_a_folder_says_what_it_holds_instead(tmp_path):
         open_learned(str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="no whole safetensors file"):
         open_learned(str(tmp_path / "empty" / "my-lora.safetensors"))
+
+
+def test_a_matrix_turned_the_wrong_way_is_no_merged_projection(tmp_path):
+    """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name those in enable_lora."""
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"):
+        Adapter(folder)
+
+
+def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file({k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    for command in (["spectrum", str(folder)], ["truncate", str(folder), "--rank", "2", "-o", str(tmp_path / "cut")]):
+        assert main(command) == 2
+        assert "lora_A is 0 x 4 and lora_B is 32 x 4: empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed"),
+    [
+        ({"target_modules": ["q_proj"]}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        ({"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        ({"layers_to_transform": [1]}, ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj"]),
+        ({"layers_to_transform": 0, "layers_pattern": "layers"}, ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
+        ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, ["layers.0.self_attn.q_proj"]),
+        ({"target_modules": "all-linear"}, []),
+        ({"target_modules": None}, []),
+    ],
+)
+def test_factors_that_the_configuration_passes_over_are_told_and_not_cut(fields, passed, tmp_path):
+    """PEFT gives a model no such layers; its warning of unexpected keys is easily missed."""
+    base, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj", "v_proj"])
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    adapter = Adapter(folder)
+    assert list(adapter.passed_over()) == [f"model.{p}" for p in passed]
+    assert any("PEFT passes over them" in n for n in adapter.notes()) == bool(passed)
+    if passed:
+        with warnings.catch_warnings(record=True):
+            loaded = peft.PeftModel.from_pretrained(small_model("llama"), folder)
+        adapted = {n.removeprefix("base_model.model.") for n, m in loaded.named_modules() if hasattr(m, "lora_A")}
+        assert adapted == {e.module for e in adapter.entries} - set(adapter.passed_over())
+        with pytest.raises(LorabenchError, match="does not target"):
+            truncate(adapter, tmp_path / "cut", rank=2)
+
+
+def test_a_folder_whose_file_has_a_name_of_its_own_tells_it(tmp_path):
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    (folder / "adapter_model.safetensors").rename(folder / "my_lora.safetensors")
+    with pytest.raises(ModelError, match=r"it holds my_lora\.safetensors: name the file itself"):
+        Adapter(folder)
+    assert len(Adapter(folder / "my_lora.safetensors").entries) == 2
