@@ -158,7 +158,7 @@ def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
 )
 def test_factors_that_the_configuration_passes_over_are_told_and_not_cut(fields, passed, tmp_path):
     """PEFT gives a model no such layers; its warning of unexpected keys is easily missed."""
-    base, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj", "v_proj"])
+    folder = peft_adapter(tmp_path / "a", target_modules=["q_proj", "v_proj"])[2]
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     adapter = Adapter(folder)
