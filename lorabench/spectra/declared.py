@@ -184,7 +184,7 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
-        alpha = _number(header.get("lora_alpha") or header.get("alpha"))
+        alpha = _number(header.get("lora_alpha") or header.get("network_alpha") or header.get("alpha"))
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 

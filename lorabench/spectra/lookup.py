@@ -51,7 +51,8 @@ def lacking(base: Weights, module: str, shape: tuple[int, int], declared: str | 
     if name is not None:
         why = f"its {name} is {' x '.join(map(str, base.shape(name)))}"
     else:
-        like = next((n for n in base.names() if n.endswith("." + module.split(".")[-1] + ".weight")), next(iter(base.names()), "none"))
+        names = [n for n in base.names() if n.endswith(f".{module.rpartition('.')[2]}.weight")] or [n for n in base.names() if re.search(r"\.\d+\.", n)] or base.names()
+        like = next(iter(names), "none")
         why = f"its names are like {like}"
     return f"{base.place} has no weight {module} of {shape[0]} x {shape[1]} ({why})" + (f"; the adapter says that it was trained on {declared}" if declared else "")
 

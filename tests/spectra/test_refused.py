@@ -179,3 +179,35 @@ def test_a_folder_whose_file_has_a_name_of_its_own_tells_it(tmp_path):
     with pytest.raises(ModelError, match=r"it holds my_lora\.safetensors: name the file itself"):
         Adapter(folder)
     assert len(Adapter(folder / "my_lora.safetensors").entries) == 2
+
+
+@pytest.mark.parametrize("last", ["scale", "scaling", "scalar"])
+def test_a_factor_beside_the_factors_is_refused_by_its_name(last, tmp_path):
+    a, b = torch.ones(4, 12), torch.ones(10, 4)
+    save_file({"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)}, tmp_path / "k.safetensors")
+    with pytest.raises(ModelError, match=rf"has a tensor lora_unet_q\.{last} beside the factors"):
+        Adapter(tmp_path / "k.safetensors")
+
+
+def test_a_whole_checkpoint_cannot_be_cut_and_no_option_is_advised_that_is_not_there(tmp_path, capsys):
+    small_model("llama").save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert main(["truncate", str(tmp_path / "model"), "--rank", "2", "-o", str(tmp_path / "cut")]) == 2
+    told = capsys.readouterr().err
+    assert "is a whole checkpoint; only the factors of an adapter can be cut" in told
+    assert "--base" not in told
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "module"])
+def test_the_dictionary_that_a_training_script_puts_around_is_taken_off(wrapper, tmp_path):
+    state = {"a.q_proj.lora_A.default.weight": torch.ones(4, 12), "a.q_proj.lora_B.default.weight": torch.ones(10, 4)}
+    torch.save({wrapper: state, "step": 3}, tmp_path / "last.pt")
+    assert [e.module for e in Adapter(tmp_path / "last.pt").entries] == ["a.q_proj"]
+
+
+def test_alpha_in_a_header_under_any_of_its_names(tmp_path):
+    state = {"a.q_proj.lora_A.weight": torch.ones(4, 12), "a.q_proj.lora_B.weight": torch.ones(10, 4)}
+    for name in ("lora_alpha", "network_alpha", "alpha", "ss_network_alpha"):
+        save_file(state, tmp_path / "x.safetensors", metadata={name: "8"})
+        adapter = Adapter(tmp_path / "x.safetensors")
+        assert adapter.scaling(adapter.entries[0]) == 2
