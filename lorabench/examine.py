@@ -170,10 +170,14 @@ def write_page(found: Examined, path: str) -> Path:
 def truncate(name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find) -> str:
     """Writes the adapter cut to a lower rank; says what is left of it."""
     from lorabench.report.examined import trained_notes
+    from lorabench.spectra.adapter_files import is_adapter
     from lorabench.spectra.source import open_learned
     from lorabench.spectra.trained import trained
     from lorabench.spectra.truncate import truncate as cut
 
+    place = Path(name).expanduser()
+    if place.is_dir() and not is_adapter(place) and (place / "config.json").is_file():
+        raise LorabenchError(f"{name} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format")
     learned = open_learned(name, None, alpha, find)
     if learned.adapter is None:
         raise LorabenchError(f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format")
@@ -219,13 +223,15 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
 
 def stored_note(model: str) -> str | None:
     """What errors of quantisation are of where the checkpoint is quantised already; None where it is not."""
+    from lorabench import plugins
     from lorabench.spectra.source import open_base
 
     weights = open_base(model)
     if weights.form is None:
         return None
+    shown = weights.form.partition(" ")[0] in plugins.names("quantizations")
     return (
-        f"{weights.place} is stored in {weights.form} already: in that form nothing is lost any more (error 0), and other errors are of its dequantised weights; "
+        f"{weights.place} is stored in {weights.form} already: {'in that form nothing is lost any more (error 0), and other' if shown else 'the'} errors are of its dequantised weights; "
         "what the first quantisation lost can be told from the unquantised checkpoint alone"
     )
 

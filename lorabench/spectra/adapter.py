@@ -96,7 +96,13 @@ class Adapter:
             told.append("KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone")
         if any(e.layout == "torchtune" for e in self.entries):
             told.append("torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers")
+        if passed := self.passed_over():
+            told.append(f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''}, whose factors are in the file: PEFT passes over them, so that a loaded model has no such change")
         return (*told, *self.declared.notes())
+
+    def passed_over(self) -> tuple[str, ...]:
+        """The modules that have factors in the file, and that PEFT would not adapt by the configuration beside it."""
+        return self.declared.passed_over([e.module for e in self.entries if not e.parameter])
 
     def is_merged(self, entry: Entry) -> bool:
         """Whether a module's A has the rows of several projections, or its B the groups of a convolution."""
@@ -190,8 +196,6 @@ class Adapter:
 
     def _groups(self, entry: Entry, a: torch.Tensor, b: torch.Tensor) -> int:
         """How many projections (or groups of a convolution) share B; ModelError where the shapes do not fit."""
-        if 0 in (*a.shape, *b.shape) and not (entry.e is not None and a.shape[0] == b.shape[1]):  # AdaLoRA takes all ranks off some modules
-            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew")
         if a.shape[0] == b.shape[1]:
             return 1
         if not b.shape[1] or a.shape[0] % b.shape[1] or b.shape[0] % (a.shape[0] // b.shape[1]):
@@ -233,6 +237,11 @@ class Adapter:
             out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
             if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
                 raise ModelError(f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding; that is not read here")
+            a, b = self.file.shape(entry.a), self.file.shape(entry.b)
+            if 0 in (*a, *b) and not (entry.e is not None and (a[0], b[1]) == (0, 0)):  # AdaLoRA takes all ranks off some modules
+                raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew")
+            if self.config and len(a) == 2 and not self.config.get("enable_lora") and self.is_merged(entry):
+                raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)")
             if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
                 raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed")
 

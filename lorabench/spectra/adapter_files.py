@@ -35,6 +35,7 @@ def adapter_file(place: Path) -> Path:
         raise ModelError(f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files")
     if not found:
         inside = sorted(p.parent.name for p in place.glob(f"*/{CONFIG}"))
-        where = f"; its folders {', '.join(inside[:4])} do: name one of them" if inside else ""
+        files = sorted(p.name for p in place.iterdir() if p.is_file() and p.suffix in READABLE)
+        where = f"; its folders {', '.join(inside[:4])} do: name one of them" if inside else f"; it holds {', '.join(files[:4])}: name the file itself" if files else ""
         raise ModelError(f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, _OF_MLX, *OF_DIFFUSERS))}{where}")
     return found[0]

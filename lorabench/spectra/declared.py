@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
-from lorabench.spectra.names import unwrapped_pattern
+from lorabench.spectra.names import plain, unwrapped_pattern
 
 CONFIG = "adapter_config.json"
 _ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
@@ -100,6 +100,15 @@ class Declared:
             return None
         return int(by_pattern(self.config.get("rank_pattern") or {}, module, self.config.get("r", 8)))
 
+    def passed_over(self, modules: Sequence[str]) -> tuple[str, ...]:
+        """The modules that PEFT does not adapt by its configuration (peft.tuners.tuners_utils.check_target_module_exists), whatever the file holds for them."""
+        config, targets = self.config, self.config.get("target_modules")
+        if not targets or targets == "all-linear" or config.get("ensure_weight_tying"):
+            return ()
+        found = tuple(m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0])))  # nn.MultiheadAttention is adapted with the layer in it
+        # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of the rest
+        return () if isinstance(targets, str) and len(found) == len(modules) else found
+
     def notes(self) -> tuple[str, ...]:
         """What to know of the configuration before believing the numbers."""
         told, config = [], self.config
@@ -135,6 +144,25 @@ def by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({unwrapped_pattern(p)})$", module)), otherwise)
 
 
+def _targeted(config: Mapping[str, Any], module: str) -> bool:
+    """Whether target_modules, layers_to_transform and exclude_modules mean a module."""
+    if not _named(config["target_modules"], module) or _named(config.get("exclude_modules") or (), module):
+        return False
+    layers = config.get("layers_to_transform")
+    if isinstance(config["target_modules"], str) or layers is None or layers == []:
+        return True
+    patterns = config.get("layers_pattern") or [r"[^.]*"]
+    places = (re.match(rf"(?:^|.*?\.){p}\.(\d+)\.", f"{module}.") for p in ([patterns] if isinstance(patterns, str) else patterns))
+    place = next((p for p in places if p is not None), None)
+    return place is not None and int(place[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def _named(names: str | Iterable[str], module: str) -> bool:
+    if isinstance(names, str):
+        return bool(re.fullmatch(unwrapped_pattern(names), module))
+    return any(module == n or module.endswith(f".{n}") for n in map(plain, names))
+
+
 def _header(file: Path) -> dict[str, str]:
     if file.suffix != ".safetensors":
         return {}
@@ -156,7 +184,7 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
-        alpha = _number(header.get("lora_alpha") or header.get("alpha"))
+        alpha = _number(header.get("lora_alpha") or header.get("network_alpha") or header.get("alpha"))
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 
@@ -231,6 +259,11 @@ def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
     layers = config.get("layer_replication")
     if layers and not (isinstance(layers, list) and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)):
         raise ModelError(f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]")
+    layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
+    if not (layers is None or isinstance(layers, int) or (isinstance(layers, list) and all(isinstance(n, int) for n in layers))):
+        raise ModelError(f"{path}: layers_to_transform is {layers!r}; the number of a layer, or a list of them, is needed")
+    for pattern in [patterns] if isinstance(patterns, str) else patterns if isinstance(patterns, list) else []:
+        _expression(pattern, "layers_pattern", path)
     for name in ("target_parameters", "modules_to_save"):
         if not _names(config.get(name)):
             raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names is needed")

@@ -83,7 +83,7 @@ class TensorFile:
             raise ModelError(f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew") from None
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError) as e:
             raise ModelError(f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew") from None
-        for wrapper in ("state_dict", "model"):  # training scripts wrap them
+        for wrapper in ("state_dict", "model_state_dict", "model", "module"):  # training scripts and DeepSpeed wrap them
             if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
                 found = found[wrapper]
         tensors = {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}

@@ -38,6 +38,7 @@ _KEYS: tuple[tuple[Layout, re.Pattern[str], Mapping[str, str]], ...] = (
 )  # fmt: skip
 _BIAS = re.compile(r"^(?P<module>.+)\.lora_B(?:\.(?!bias$)[^.]+)?\.bias$")
 _SIDE = re.compile(r"\.lora_(?:velora_embed|monteclora_sampler|dropout)(?:\.|$)")  # of VeLoRA's backward pass and MonteCLoRA's sampling: no part of the change
+_FACTORS = ("scale", "scaling", "scalar")  # beside a module's factors: whether it is in them already, no format says
 _OTHER_KINDS = {
     "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "boft_": "BOFT", "ia3_": "(IA)^3", "vera_": "VeRA", "pvera_": "PVeRA", "vblora_": "VB-LoRA", "fourierft_": "FourierFT", "hra_": "HRA",
     "randlora_": "RandLoRA", "c3a_": "C3A", "shira_": "SHiRA", "road_": "RoAd", "miss_": "MiSS", "bone_": "Bone", "waveft_": "WaveFT", "delora_": "DeLoRA", "gralora_": "GraLoRA", "hira_": "HiRA", "poly_": "Poly",
@@ -159,5 +160,8 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
             continue
         if match := _OTHERS.search(name):
             raise ModelError(f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)")
+        module, _, last = name.rpartition(".")
+        if last in _FACTORS and _place(unwrapped(module)) in whole:
+            raise ModelError(f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known here, so that the change cannot be told")
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
             raise ModelError(f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be told")

@@ -1,7 +1,7 @@
 """The base weight that a change belongs to, in the change's own orientation.
 
 A module's weight is looked for by its own name, by the names that other versions give it, and of an output layer by that of the embedding that it is tied to.
-Convolutions are flat as (out, in * kernel), one expert is a slice of its stack, layers that layer_replication made share the weight of the layer they were made of.
+Convolutions are flat as (out, in * kernel), one expert is a slice of its stack (or is put together where the checkpoint holds it apart), layers that layer_replication made share the weight of the layer they were made of.
 kohya writes _ for every dot: such a name is a base's where exactly one of the base's names reads so.
 """
 
@@ -51,7 +51,8 @@ def lacking(base: Weights, module: str, shape: tuple[int, int], declared: str | 
     if name is not None:
         why = f"its {name} is {' x '.join(map(str, base.shape(name)))}"
     else:
-        like = next((n for n in base.names() if n.endswith("." + module.split(".")[-1] + ".weight")), next(iter(base.names()), "none"))
+        names = [n for n in base.names() if n.endswith(f".{module.rpartition('.')[2]}.weight")] or [n for n in base.names() if re.search(r"\.\d+\.", n)] or base.names()
+        like = next(iter(names), "none")
         why = f"its names are like {like}"
     return f"{base.place} has no weight {module} of {shape[0]} x {shape[1]} ({why})" + (f"; the adapter says that it was trained on {declared}" if declared else "")
 
@@ -110,9 +111,34 @@ def _of_stack(base: Weights, stack: str, expert: int, shape: tuple[int, int]) ->
     """One matrix of a stack of (experts, out, in), or of (experts, in, out) as some models store it; None where a square one leaves that open."""
     stored = _stored(base)
     name = stack if stack in stored else next((n for n in stored if n.endswith(f".{stack}") or stack.endswith(f".{n}")), None)
-    if name is None or len(base.shape(name)) != 3 or not 0 <= expert < base.shape(name)[0]:
+    if name is None:
+        return _of_single(base, stack, expert, shape)
+    if len(base.shape(name)) != 3 or not 0 <= expert < base.shape(name)[0]:
         return None
     found = base.tensor(name)[expert]
     if not found.is_floating_point() or shape[0] == shape[1]:
         return None
     return found if tuple(found.shape) == shape else found.T if tuple(found.T.shape) == shape else None
+
+
+_SINGLE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
+
+
+def _of_single(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
+    """The same from a checkpoint that holds every expert apart, as most do: transformers stacks them when it loads (its conversion_mapping), the gate above the projection up."""
+    block, last = stack.rpartition(".experts.")[0].rpartition(".")[0], stack.rpartition(".")[2]  # between them the mixture's own name: mlp, block_sparse_moe
+    fronts = [f for f in _mixtures(base) if (layer := f.rpartition(".")[0]) == block or layer.endswith(f".{block}") or block.endswith(f".{layer}")]
+    if len(fronts) != 1:
+        return None
+    for names in _SINGLE.get(last, ()):
+        found = [base.weight(f"{fronts[0]}.experts.{expert}.{n}") for n in names]
+        if all(f is not None and f.is_floating_point() for f in found):
+            whole = torch.cat([f for f in found if f is not None])
+            return whole if tuple(whole.shape) == shape else None
+    return None
+
+
+@lru_cache(maxsize=4)
+def _mixtures(base: Weights) -> frozenset[str]:
+    """The modules whose experts a base holds apart."""
+    return frozenset(n.partition(".experts.0.")[0] for n in base.names() if ".experts.0." in n)

@@ -67,6 +67,8 @@ def _renamed(module: str) -> Iterator[str]:
     if last in _HEADS and _is_text(front):
         yield from (f + last for f in (*_TEXT_FRONTS, *_HEAD_FRONTS))
     parts = module.split(".")
+    if parts[-1] == "gate" and len(parts) > 1 and parts[-2] in ("mlp", "block_sparse_moe"):  # the router of Mixtral, renamed in transformers 5
+        yield ".".join([*parts[:-2], "block_sparse_moe" if parts[-2] == "mlp" else "mlp", "gate"])
     if "vision_model" in parts:  # vision_tower.vision_model.encoder is vision_tower.encoder since transformers 5
         at = parts.index("vision_model")
         yield from _with_and_without_model([*parts[:at], *parts[at + 1 :]])

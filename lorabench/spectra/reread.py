@@ -65,6 +65,8 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
         logging.disable(level)
 
     config: Any = peft.PeftConfig.from_pretrained(str(folder))
+    if config.ensure_weight_tying and isinstance(config.target_modules, set):  # it has PEFT adapt the tied layer, too, which these empty ones are not
+        config.target_modules |= {n for n, w in wanted.items() if w.entry.parameter is None}
     config.task_type, config.layer_replication, config.ensure_weight_tying, config.init_lora_weights = None, None, False, True
     config.megatron_config = None
     if config.target_modules == "all-linear":  # PEFT asks a transformers model which these are

@@ -107,6 +107,8 @@ def _refuse(adapter: Adapter) -> None:
         raise LorabenchError(f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune writes in PEFT's format beside it")
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
         raise LorabenchError(f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone")
+    if passed := adapter.passed_over():
+        raise LorabenchError(f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass over them; let target_modules (layers_to_transform, exclude_modules) name what was trained")
     for e in adapter.entries:
         if adapter.is_merged(e):
             what = "a convolution in groups, whose nearest change of a lower rank has none" if len(adapter.file.shape(e.a)) > 2 else "merged of several projections; which rows of the layer they are is not in the file"

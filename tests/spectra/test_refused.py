@@ -1,15 +1,20 @@
 """What is not understood of an adapter, or does not belong together in it, is refused by its name in one sentence."""
 
 import json
+import warnings
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorabench.cli import main
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.source import open_learned
+from lorabench.spectra.truncate import truncate
+from tests.engine.conftest import small_model
+from tests.spectra.conftest import peft_adapter
 from tests.spectra.test_variants import merged
 
 
@@ -119,3 +124,90 @@ def test_a_folder_says_what_it_holds_instead(tmp_path):
         open_learned(str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="no whole safetensors file"):
         open_learned(str(tmp_path / "empty" / "my-lora.safetensors"))
+
+
+def test_a_matrix_turned_the_wrong_way_is_no_merged_projection(tmp_path):
+    """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name those in enable_lora."""
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"):
+        Adapter(folder)
+
+
+def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file({k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    for command in (["spectrum", str(folder)], ["truncate", str(folder), "--rank", "2", "-o", str(tmp_path / "cut")]):
+        assert main(command) == 2
+        assert "lora_A is 0 x 4 and lora_B is 32 x 4: empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed"),
+    [
+        ({"target_modules": ["q_proj"]}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        ({"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        ({"layers_to_transform": [1]}, ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj"]),
+        ({"layers_to_transform": 0, "layers_pattern": "layers"}, ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
+        ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, ["layers.0.self_attn.q_proj"]),
+        ({"target_modules": "all-linear"}, []),
+        ({"target_modules": None}, []),
+    ],
+)
+def test_factors_that_the_configuration_passes_over_are_told_and_not_cut(fields, passed, tmp_path):
+    """PEFT gives a model no such layers; its warning of unexpected keys is easily missed."""
+    folder = peft_adapter(tmp_path / "a", target_modules=["q_proj", "v_proj"])[2]
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    adapter = Adapter(folder)
+    assert list(adapter.passed_over()) == [f"model.{p}" for p in passed]
+    assert any("PEFT passes over them" in n for n in adapter.notes()) == bool(passed)
+    if passed:
+        with warnings.catch_warnings(record=True):
+            loaded = peft.PeftModel.from_pretrained(small_model("llama"), folder)
+        adapted = {n.removeprefix("base_model.model.") for n, m in loaded.named_modules() if hasattr(m, "lora_A")}
+        assert adapted == {e.module for e in adapter.entries} - set(adapter.passed_over())
+        with pytest.raises(LorabenchError, match="does not target"):
+            truncate(adapter, tmp_path / "cut", rank=2)
+
+
+def test_a_folder_whose_file_has_a_name_of_its_own_tells_it(tmp_path):
+    _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
+    (folder / "adapter_model.safetensors").rename(folder / "my_lora.safetensors")
+    with pytest.raises(ModelError, match=r"it holds my_lora\.safetensors: name the file itself"):
+        Adapter(folder)
+    assert len(Adapter(folder / "my_lora.safetensors").entries) == 2
+
+
+@pytest.mark.parametrize("last", ["scale", "scaling", "scalar"])
+def test_a_factor_beside_the_factors_is_refused_by_its_name(last, tmp_path):
+    a, b = torch.ones(4, 12), torch.ones(10, 4)
+    save_file({"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)}, tmp_path / "k.safetensors")
+    with pytest.raises(ModelError, match=rf"has a tensor lora_unet_q\.{last} beside the factors"):
+        Adapter(tmp_path / "k.safetensors")
+
+
+def test_a_whole_checkpoint_cannot_be_cut_and_no_option_is_advised_that_is_not_there(tmp_path, capsys):
+    small_model("llama").save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert main(["truncate", str(tmp_path / "model"), "--rank", "2", "-o", str(tmp_path / "cut")]) == 2
+    told = capsys.readouterr().err
+    assert "is a whole checkpoint; only the factors of an adapter can be cut" in told
+    assert "--base" not in told
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "module"])
+def test_the_dictionary_that_a_training_script_puts_around_is_taken_off(wrapper, tmp_path):
+    state = {"a.q_proj.lora_A.default.weight": torch.ones(4, 12), "a.q_proj.lora_B.default.weight": torch.ones(10, 4)}
+    torch.save({wrapper: state, "step": 3}, tmp_path / "last.pt")
+    assert [e.module for e in Adapter(tmp_path / "last.pt").entries] == ["a.q_proj"]
+
+
+def test_alpha_in_a_header_under_any_of_its_names(tmp_path):
+    state = {"a.q_proj.lora_A.weight": torch.ones(4, 12), "a.q_proj.lora_B.weight": torch.ones(10, 4)}
+    for name in ("lora_alpha", "network_alpha", "alpha", "ss_network_alpha"):
+        save_file(state, tmp_path / "x.safetensors", metadata={name: "8"})
+        adapter = Adapter(tmp_path / "x.safetensors")
+        assert adapter.scaling(adapter.entries[0]) == 2

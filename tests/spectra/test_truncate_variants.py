@@ -164,3 +164,28 @@ def test_what_cannot_be_cut_is_refused_by_name(fields, words, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"], **fields), tmp_path)
     with pytest.raises(LorabenchError, match=words):
         truncate(Adapter(tmp_path / "adapter"), tmp_path / "cut", rank=2)
+
+
+def test_layers_that_peft_ties_are_cut_alike(tmp_path):
+    """ensure_weight_tying has PEFT adapt the output layer with the embedding's own factors, though target_modules names the embedding alone."""
+    import transformers as t
+
+    def model():
+        torch.manual_seed(0)
+        return t.LlamaForCausalLM(t.LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=64, tie_word_embeddings=True))
+
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True, task_type="CAUSAL_LM")
+    whole = randomised(peft.get_peft_model(model(), config)).eval()
+    whole.save_pretrained(tmp_path / "adapter")
+    truncate(Adapter(tmp_path / "adapter"), tmp_path / "same", rank=4)
+    ids = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        loaded = peft.PeftModel.from_pretrained(model(), tmp_path / "same").eval()
+        torch.testing.assert_close(loaded(input_ids=ids).logits, whole(input_ids=ids).logits, rtol=1e-4, atol=1e-3)
+    truncate(Adapter(tmp_path / "adapter"), tmp_path / "cut", rank=2)
+    loaded = peft.PeftModel.from_pretrained(model(), tmp_path / "cut").base_model.model
+    change = whole.base_model.model.lm_head.get_delta_weight("default").double()
+    u, s, vh = torch.linalg.svd(change, full_matrices=False)
+    best = ((u[:, :2] * s[:2]) @ vh[:2]).float()
+    torch.testing.assert_close(loaded.lm_head.get_delta_weight("default"), best, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(loaded.model.embed_tokens.get_delta_weight("default"), best, rtol=1e-3, atol=1e-4)
