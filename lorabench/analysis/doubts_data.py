@@ -6,6 +6,7 @@ that were read. Where cells differ (by sequence length, task or tokenizer) the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -103,7 +104,8 @@ def one_sided_labels(e: Evidence) -> Finding | None:
         return None
     label, share = found.facts.test.majority or ("", 0.0)
     best = max((v for g in found.groups if (v := e.by_condition[g.condition].mean(f"{g.setting.task.name}/acc")) is not None), default=None)  # of other items the labels say nothing
-    if share < ONE_SIDED and (best is None or best > share):
+    chance = 2 * math.sqrt(share * (1 - share) / found.facts.test.kept)  # two standard errors of a share: the accuracy may be of other rows of the test
+    if share < ONE_SIDED and (best is None or best > share + chance):
         return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
     sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."

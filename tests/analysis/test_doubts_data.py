@@ -106,7 +106,7 @@ def test_labels(tmp_path: Path) -> None:
     assert "the best accuracy" not in sentence, "the accuracies of this study are of other items"
 
 
-@pytest.mark.parametrize(("accuracy", "told"), [(2 / 3, True), (0.6, True), (0.7, False)])
+@pytest.mark.parametrize(("accuracy", "told"), [(2 / 3, True), (0.6, True), (0.7, True), (0.75, False)])
 def test_an_accuracy_that_always_saying_one_label_would_have_too(tmp_path: Path, accuracy: float, told: bool) -> None:
     counts = counted(facts(train={"labels": {"0": 500, "1": 400}}, test={"labels": {"0": 100, "1": 200}}))
 
