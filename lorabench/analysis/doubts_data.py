@@ -6,6 +6,7 @@ that were read. Where cells differ (by sequence length, task or tokenizer) the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,12 +98,15 @@ def unseen_labels(e: Evidence) -> Finding | None:
 
 
 def one_sided_labels(e: Evidence) -> Finding | None:
-    """An accuracy that always saying one label would nearly have."""
+    """An accuracy that always saying one label would nearly have, or that none is better than."""
     found = _worst(e, lambda f: f.test.majority[1] if f.test.majority and len(f.test.labels) > 1 else 0.0)
-    if found is None or found.share < ONE_SIDED:
+    if found is None or not found.share:
         return None
     label, share = found.facts.test.majority or ("", 0.0)
-    best = max((v for g in found.groups for name in e.metrics if name.endswith("/acc") and (v := e.by_condition[g.condition].mean(name)) is not None), default=None)
+    best = max((v for g in found.groups if (v := e.by_condition[g.condition].mean(f"{g.setting.task.name}/acc")) is not None), default=None)  # of other items the labels say nothing
+    chance = 2 * math.sqrt(share * (1 - share) / found.facts.test.kept)  # two standard errors of a share: the accuracy may be of other rows of the test
+    if share < ONE_SIDED and (best is None or best > share + chance):
+        return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
     sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."
     return Finding("one_sided_labels", "caution", "Most test rows have one label", sentence, e.labels(found.groups), e.finished(found.groups))

@@ -82,7 +82,7 @@ def choices(name: str, cell: Cell) -> int | None:
     """How many answers an accuracy's items offer; None where the study does not say (lm-eval's own tasks)."""
     if (cell.task.name, name) == ("python-docs", "python-docs-cloze/acc"):
         return _CLOZE_CHOICES
-    return len(getattr(cell.task, "choices", ())) or None if (cell.task.name, name) == ("classify", "classify/acc") else None
+    return len({*getattr(cell.task, "choices", {}).values()}) or None if (cell.task.name, name) == ("classify", "classify/acc") else None
 
 
 def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bool:

@@ -32,13 +32,20 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
         )
     known = facts.test.in_training + facts.test.in_validation
     if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
-        return "task", f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; leave task.eval away, or give another file"
+        return "task", f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; {_another(cell)}"
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels
             others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
             return "task", f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
     return None
+
+
+def _another(cell: Cell) -> str:
+    """What to do about a test that was trained on."""
+    if getattr(cell.task, "eval", None):
+        return "leave task.eval away, or give another file"
+    return "the data repeat themselves: give others, or a file of its own as task.eval"
 
 
 def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
@@ -54,7 +61,7 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
 
 
 def _split(split: SplitFacts, unit: str, length: int) -> str:
-    parts = [f"{split.read:,} {unit} read"]
+    parts = [f"{split.read:,} {unit if split.read != 1 else unit[:-1]} read"]
     if split.dropped:
         parts.append(f"{split.dropped:,} dropped because no response fits in {length} tokens")
     if split.cut:

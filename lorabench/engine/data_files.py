@@ -14,6 +14,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ FOREIGN = (  # first bytes: what it is, and what to do
     (b"\x89PNG", "a picture", "give rows as JSON lines, CSV or Parquet"),
     (b"\xff\xd8\xff", "a picture", "give rows as JSON lines, CSV or Parquet"),
 )  # fmt: skip
+WEB_PAGE = re.compile(r"[\ufeff\s]*(<!--.*?-->\s*)*<(!doctype|html|head|body|script|\?xml)\b", re.IGNORECASE | re.DOTALL)
 TAR_AT, TAR = 257, b"ustar"
 PICKLE = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
 
@@ -131,7 +133,7 @@ def foreign(path: str | Path, data: bytes | None = None) -> str | None:
 
 def is_web_page(text: str) -> bool:
     """Whether a text opens as HTML or XML does: a page that was saved in place of the data."""
-    return text[:200].lstrip("\ufeff \t\r\n").lower().startswith(("<!doctype", "<html", "<?xml"))
+    return WEB_PAGE.match(text[:HEAD]) is not None
 
 
 def _decoded(path: str | Path, data: bytes) -> tuple[str, str]:
@@ -141,7 +143,8 @@ def _decoded(path: str | Path, data: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as e:
         raise DataError(_undecodable(path, data, encoding, e)) from None
     if "\x00" in text:
-        raise DataError(f"{path} holds a zero byte at character {text.index(chr(0))}, which no text has; it is damaged or no text file, get it anew")
+        zero = f"{path} holds a zero byte at character {text.index(chr(0))}, which no text has"
+        raise DataError(f"{zero}; {_two_bytes(path, data) or 'it is damaged or no text file, get it anew'}")
     return text, encoding
 
 
@@ -157,6 +160,15 @@ def _without_mark(data: bytes) -> str:
     return "utf-8"
 
 
+def _two_bytes(path: str | Path, data: bytes) -> str | None:
+    """What to do where the zero bytes all stand at even or all at odd places, as those of UTF-16 in any language do (of blanks and line ends); else None."""
+    even, odd = data[::2].count(0), data[1::2].count(0)
+    if len(data) % 2 or (even > 0) == (odd > 0) or even + odd < 2:
+        return None
+    order = "LE" if odd else "BE"
+    return f"it may be UTF-16 without its mark; convert it to UTF-8: iconv -f UTF-16{order} -t UTF-8 {Path(path).name} > new"
+
+
 def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
     """An encoding cannot be told from one odd byte: the sentence says what was seen, and names the likeliest as such."""
     if encoding not in ("utf-8", "utf-8-sig"):
@@ -165,6 +177,8 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
         return f"{path} ends within a character, at byte {error.start}; it was cut off, get it anew"
     line = data.count(b"\n", 0, error.start) + 1
     seen = f"{path} is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, line {line})"
+    if two := _two_bytes(path, data):
+        return f"{seen}; {two}"
     odd = sum(data.count(byte) for byte in range(0x80, 0x100))
     if odd > 0.3 * len(data):
         return f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in an older encoding of its language; convert it to UTF-8"

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from lorabench.errors import DataError, unknown
+from lorabench.tasks._row import json_kind
 
 FIELDS = ("messages", "conversations", "conversation")
 ROLES = {
@@ -86,6 +87,11 @@ def given_and_last(chat: Chat) -> tuple[str, str]:
     return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(chat.messages[last].get("content") or chat.messages[last].get("tool_calls"))
 
 
+def unheard(chat: Chat, text: str) -> bool:
+    """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an answer."""
+    return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
+
+
 def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
     if way == "plain":
@@ -149,7 +155,7 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
     if before is not None and opened:
         after = render(i + 1, opened=False)
         if whole.startswith(after) and len(after) > len(before):
-            return _without_tail(whole, (len(before), len(after)), tokenizer)
+            return _without_tail(whole, (len(before), _ended(after, render(i + 1, opened=True), tokenizer)), tokenizer)
     place = render.place(i, whole)
     ending = "|".join(map(re.escape, _special(tokenizer)))
     ends = re.compile(rf"\s*(?:{ending})").match(whole, place[1]) if place and ending else None
@@ -159,6 +165,15 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
             "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
         )
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
+
+
+def _ended(closed: str, opened: str, tokenizer: Any) -> int:
+    """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone where another turn opens, is none of its."""
+    special, bare = _special(tokenizer), closed.rstrip()
+    last = next((token for token in special if bare.endswith(token)), "")
+    turn = bare[: len(bare) - len(last)]
+    closes = opened.startswith(turn) and not opened.startswith(bare) and turn.rstrip().endswith(tuple(special))
+    return len(turn) if closes else len(closed)
 
 
 def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:
@@ -233,7 +248,7 @@ def _content(content: Any, where: str) -> str:
             return "".join(map(str, parts))
         kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
         raise DataError(f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a language model cannot take; take the row out")
-    raise DataError(f"{where}: the content is a {type(content).__name__}, not text")
+    raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
 
 
 def _parsed(text: str) -> Any:

@@ -82,7 +82,9 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
         names = list(columns)
         if [n.casefold() for n in first] == [n.casefold() for n in names]:
             raise DataError(f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make a row; leave task.columns away")
-        if _indexed(lines) and len(first) == len(names) + 1:
+        if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
+            if first[0].isdigit():
+                raise DataError(f"{file}:{number}: the first column is an index, which task.columns does not name; give columns: [index, {', '.join(names)}]")
             raise DataError(f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns away, and it is left out")
     else:
         names, lines = first, lines[1:]
@@ -111,7 +113,7 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:
     """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the end."""
     found = set()
-    if names and not names[0] and len(names) > 1 and _indexed([(0, []), *lines]):
+    if names and not names[0] and len(names) > 1 and _counted(lines):
         found.add(0)
         notes.append(f"{Path(file).name} has an index in its first column, which has no name: it was left out")
     last = len(names) - 1
@@ -120,7 +122,7 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
     return found
 
 
-def _indexed(lines: Sequence[tuple[int, list[str]]]) -> bool:
-    """Whether the first fields below the first line are whole numbers, each once, as the index of a (filtered) frame is."""
-    values = [fields[0].strip() for _, fields in lines[1:] if fields]
-    return bool(values) and all(v.isdigit() for v in values) and len(set(values)) == len(values)
+def _counted(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:
+    """Whether the first fields are whole numbers, as a frame's index is: each once, unless frames were joined."""
+    values = [fields[0].strip() for _, fields in lines if fields]
+    return bool(values) and all(v.isdigit() for v in values) and (not once or len(set(values)) == len(values))

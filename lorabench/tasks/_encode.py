@@ -120,7 +120,8 @@ def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> 
     Spaces that end the prompt are moved to the response, as lm-eval does, because tokenizers join a
     space to the word after it. The prompt is tokenised alone, as it is at generation. The response's
     ids are those that follow the prompt's in the whole text; where joining has changed the prompt's own
-    ids, the response is tokenised apart, so that no token spans the border.
+    ids, the response is tokenised apart, so that no token spans the border; SentencePiece then opens it
+    with a space, as it opens every text.
     """
     stem = prompt.rstrip()
     response = prompt[len(stem) :] + response

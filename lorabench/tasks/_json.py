@@ -13,7 +13,7 @@ from typing import Any
 
 from lorabench.errors import DataError
 from lorabench.tasks._chat import is_conversation
-from lorabench.tasks._row import Row, as_text, records
+from lorabench.tasks._row import Row, as_text, json_kind, records
 
 
 def json_rows(text: str, file: str) -> Iterator[Row]:
@@ -60,7 +60,7 @@ def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as e:
             raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, e, number == len(lines))}") from None
         if not isinstance(data, dict):
-            raise DataError(f"{where}: a {type(data).__name__}, not an object; write one JSON object a line")
+            raise DataError(f"{where}: {json_kind(data)}, not an object; write one JSON object a line")
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})
 
 
@@ -129,7 +129,7 @@ def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _within(data: Any, file: str) -> Sequence[Any]:
     """The rows of a file that is one object."""
     if not isinstance(data, dict):
-        raise DataError(f"{file}:1: a {type(data).__name__}, not an object; write one JSON object a line, or one list of objects")
+        raise DataError(f"{file}:1: {json_kind(data)}, not an object; write one JSON object a line, or one list of objects")
     if framed := _frames(data):
         return framed
     lists = _lists(data)

@@ -33,6 +33,13 @@ def as_text(value: Any, where: str) -> str:
     return text
 
 
+def json_kind(value: Any) -> str:
+    """What a value is called in JSON, with its article."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "a number"
+
+
 def _plain(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)  # dates, decimals
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lorabench.engine.data import Choice, ChoiceSet, TaskData
 from lorabench.errors import DataError, unknown
@@ -30,6 +30,12 @@ def _label(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _told_apart(choices: dict[str, str]) -> dict[str, str]:
+    if len(set(choices.values())) < 2:
+        raise ValueError(f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; give two texts at least")
+    return choices
+
+
 def _labels(choices: Any) -> Any:
     return {_label(k): v for k, v in choices.items()} if isinstance(choices, dict) else choices
 
@@ -43,7 +49,7 @@ class Options(RowOptions):
     """what is given; {column} stands for a field of the row"""
     label: str = "label"
     """the column that holds the label"""
-    choices: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_labels), Field(min_length=2)] = Field(
+    choices: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_labels), Field(min_length=2), AfterValidator(_told_apart)] = Field(
         default_factory=lambda: {"0": " negative", "1": " positive"}
     )
     """each label and the text that stands for it, with its leading space"""
@@ -57,7 +63,7 @@ def fingerprint(options: Options) -> str:
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     """Examples of the three splits, and the test rows as a choice set."""
     labels = list(options.choices)
-    texts = tuple(options.choices.values())
+    texts = tuple(dict.fromkeys(options.choices.values()))  # several labels may mean one text: it is one choice
 
     def pair(row: Row) -> Pair:
         prompt = fill(options.prompt, row.fields, row.where).rstrip()  # a choice brings its own space
@@ -70,5 +76,5 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
 
     splits = read_splits(options, pair)
     train, validation, test, facts = fit(splits, lambda p: fitted(tokenizer, p.prompt, p.response, sequence_length), sequence_length, items=len(splits.test))
-    items = tuple(Choice(p.prompt, texts, labels.index(str(p.label))) for p in splits.test)
+    items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in splits.test)
     return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items),), facts=facts)

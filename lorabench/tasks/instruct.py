@@ -30,6 +30,8 @@ __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
 PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
 ALPACA = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{instruction}}\n\n{}### Response:\n"
+UNHEARD = "the tokenizer's chat template leaves the system's words out of conversations that have them, so they are not seen in training"
+COLUMNS_SHOWN = 12  # in a sentence
 WITH, WITHOUT = ALPACA.format(", paired with an input that provides further context", "### Input:\n{%s}\n\n"), ALPACA.format("", "")
 
 
@@ -79,11 +81,13 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         if pair.chat is None:
             return fitted(tokenizer, pair.prompt, pair.response, sequence_length)
         text, spans = _chat.marked(pair.chat, tokenizer, options.chat_template, pair.where)
+        if _chat.unheard(pair.chat, text) and UNHEARD not in notes:
+            notes.append(UNHEARD)
         return fitted_spans(tokenizer, text, spans, sequence_length)
 
     splits = read_splits(options, pair)
-    found = [f"rows are read as {layout}" for layout in layouts if layout]
-    train, validation, test, facts = fit(splits, example, sequence_length, found)
+    notes = [f"rows are read as {layout}" for layout in layouts if layout]
+    train, validation, test, facts = fit(splits, example, sequence_length, notes)
     return TaskData(train, validation, test, "padded", facts=facts)
 
 
@@ -113,11 +117,23 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_chat.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _chat.FIELDS if field in has))
-    first, *_, last = [*has, *has] or ["question", "answer"]
-    raise DataError(
-        f"{row.where}: task.prompt and task.response are not given, and nothing is known of rows with the columns {', '.join(has) or 'none'}; "
-        f'give both, such as prompt: "{{{first}}}\\n" and response: "{{{last}}}"'
-    )
+    raise DataError(f"{row.where}: {_unknown_layout(row.fields)}")
+
+
+def _unknown_layout(fields: dict[str, str]) -> str:
+    """What was seen in a row that no layout fits, and what to give: never the same column twice, never an answer that was rejected."""
+    names = [*fields]
+    talk = "chosen" if "chosen" in names else next((name for name in names if _chat.holds_conversation(fields[name])), None)
+    if talk is not None and _chat.holds_conversation(fields[talk]):
+        return f"the conversation is in the column {talk}; give task.messages: {talk}"
+    if {"chosen", "rejected"} <= fields.keys():
+        prompt = "{prompt}\\n" if "prompt" in names else ""
+        return f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}" and response: "{{chosen}}"'
+    shown = ", ".join(names[:COLUMNS_SHOWN]) + (f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else "")
+    seen = f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
+    if len(names) < 2:
+        return f"{seen}; is it the right file? A prompt and a response are needed, each in a column of its own"
+    return f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file without a header line needs task.columns, too)'
 
 
 def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:

@@ -12,7 +12,7 @@ from lorabench.analysis.evidence import Finding
 from lorabench.executors import synthetic
 from lorabench.record import store as stores_module
 from lorabench.record.data import DataFacts, SplitFacts
-from lorabench.record.result import CellResult
+from lorabench.record.result import CellResult, Reading
 from lorabench.report.view import make_view
 from tests.report.stores import filled
 
@@ -102,7 +102,22 @@ def test_labels(tmp_path: Path) -> None:
     found = seen(tmp_path / "b", counted(facts(train={"labels": {"0": 500, "1": 400}}, test={"labels": {"0": 30, "1": 270}})))
     assert list(found) == ["one_sided_labels"]
     sentence = found["one_sided_labels"].sentence
-    assert "90.0 % of the 300 test rows have the label 1" in sentence and "the best accuracy here is" in sentence
+    assert "90.0 % of the 300 test rows have the label 1" in sentence
+    assert "the best accuracy" not in sentence, "the accuracies of this study are of other items"
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(2 / 3, True), (0.6, True), (0.7, True), (0.75, False)])
+def test_an_accuracy_that_always_saying_one_label_would_have_too(tmp_path: Path, accuracy: float, told: bool) -> None:
+    counts = counted(facts(train={"labels": {"0": 500, "1": 400}}, test={"labels": {"0": 100, "1": 200}}))
+
+    def change(result: CellResult) -> CellResult:
+        others = tuple(r for r in result.readings if not r.metric.endswith("/acc"))
+        return counts(result.model_copy(update={"readings": (*others, Reading(metric=f"{result.cell.task.name}/acc", value=accuracy))}))
+
+    found = seen(tmp_path, change)
+    assert list(found) == (["one_sided_labels"] if told else [])
+    if told:
+        assert f"66.7 % of the 300 test rows have the label 1, so always saying it is right as often; the best accuracy here is {100 * accuracy:.1f} %" in found["one_sided_labels"].sentence
 
 
 def test_repeated_rows_are_a_note(tmp_path: Path) -> None:

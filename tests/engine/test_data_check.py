@@ -49,6 +49,7 @@ def test_one_label_alone_ends_a_study_in_training_and_in_the_test():
 def test_a_test_that_was_trained_on_whole_ends_a_study():
     assert data_fault(counts(test={"in_training": 299}), cell_of()) is None, "a part is a finding of the report"
     assert "300 of 300 test rows are training rows, so nothing is held out" in data_fault(counts(test={"in_training": 290, "in_validation": 10}), cell_of())[1]
+    assert "the data repeat themselves" in data_fault(counts(test={"in_training": 300}), cell_of())[1], "no test file was given"
     assert "280 of 300 test blocks are in the training text" in data_fault(counts(test={"in_training": 280}, unit="blocks"), cell_of())[1]
 
 

@@ -202,6 +202,22 @@ def test_what_no_label_mask_can_be_made_of_is_told_with_its_turn(tmp_path, chat,
         load(chat, written(tmp_path, talk))
 
 
+def test_the_token_that_closes_a_whole_conversation_is_no_part_of_its_last_turn(tmp_path, chat):
+    """Phi-3's way: end-of-text after the last turn alone, which is gone where another turn opens."""
+    chat.chat_template = "{% for m in messages %}" + TURN + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
+    assert said(chat, load(chat, written(tmp_path, TALK)).train[0]) == ENDED
+    chat.chat_template = CHATML.replace("'<|im_end|>\n'", "'<|im_end|>' + eos_token")  # where every turn ends with two, both are learned
+    assert said(chat, load(chat, written(tmp_path, TALK)).train[0]) == [end + chat.eos_token for end in ENDED]
+
+
+def test_a_template_that_leaves_the_systems_words_out_is_told(tmp_path, chat):
+    told = "leaves the system's words out"
+    assert not any(told in note for note in load(chat, written(tmp_path, TALK)).facts.notes)
+    chat.chat_template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    assert [told in note for note in load(chat, written(tmp_path, TALK)).facts.notes].count(True) == 1
+    assert not any(told in note for note in load(chat, written(tmp_path, TALK[1:])).facts.notes)
+
+
 def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
     file = written(tmp_path, TALK)
     whole = load(chat, file).train[0]
@@ -236,5 +252,15 @@ def test_rows_of_no_known_layout_say_what_to_give():
 
     with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
+    talk = json.dumps(TALK)
+    for row, advice in (
+        ({"dialog": talk}, "give task.messages: dialog"),
+        ({"chosen": talk, "rejected": talk}, "give task.messages: chosen"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r'give prompt: "\{prompt\}\\n" and response: "\{chosen\}"'),
+        ({"error": "Entry not found"}, "columns error; is it the right file"),
+        ({f"id{i}": "x" for i in range(100)}, "id11 and 88 more; give both"),
+    ):
+        with pytest.raises(DataError, match=advice):
+            instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
     with pytest.raises(DataError, match=r"messages is no conversation \('hello'\)"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"messages": "hello"}))

@@ -135,7 +135,11 @@ def workbook(path):
     [
         ("t.jsonl", LFS, r"t\.jsonl is a Git LFS pointer in place of the data; fetch the file itself: git lfs pull"),
         ("t.jsonl", "<!DOCTYPE html>\n<html>", "is a web page or XML, not data"),
+        ("t.jsonl", "\n<!-- saved -->\n<html lang='en'><body>", "is a web page or XML, not data"),
         ("t.jsonl", "", r"t\.jsonl is empty"),
+        ("t.csv", ("question,answer\n" + "你好世界,今天天气很好\n" * 200).encode("utf-16-le")[32:], r"may be UTF-16 without its mark; convert .* iconv -f UTF-16LE -t UTF-8 t\.csv"),
+        ("t.csv", ("вопрос,ответ\n" + "привет,мир\n" * 200).encode("utf-16-be"), r"may be UTF-16 without its mark; convert .* iconv -f UTF-16BE -t UTF-8 t\.csv"),
+        ("t.jsonl", LINES + "null\n", r"t\.jsonl:13: null, not an object"),
         ("t.csv", "\n \n", "holds nothing but blanks"),
         ("t.csv", sqlite, "is an SQLite data base; export the table as CSV"),
         ("t.csv", workbook, "a zip archive, as Excel workbooks are, too"),
@@ -176,6 +180,20 @@ def test_columns_over_a_header_never_make_it_a_row(tmp_path, content):
     file = put(tmp_path, "t.csv", content)
     with pytest.raises(DataError, match=r"leave task\.columns away"):
         read_file(instruct.Options(train=file, columns=("question", "answer")), file)
+
+
+def test_an_index_above_no_header_is_to_be_named_and_that_advice_works(tmp_path):
+    file = put(tmp_path, "t.csv", FRAME.to_csv(header=False))
+    with pytest.raises(DataError, match=r"give columns: \[index, question, answer\]"):
+        read_file(instruct.Options(train=file, columns=("question", "answer")), file)
+    rows = read_file(instruct.Options(train=file, columns=("index", "question", "answer")), file)
+    assert [{k: row.fields[k] for k in ROWS[0]} for row in rows] == ROWS
+
+
+def test_the_index_of_joined_frames_repeats_and_is_left_out(tmp_path):
+    found = table(put(tmp_path, "t.csv", pd.concat([FRAME, FRAME]).to_csv()))
+    assert [row.fields for row in found.rows] == [*ROWS, *ROWS]
+    assert found.notes == ["t.csv has an index in its first column, which has no name: it was left out"]
 
 
 def test_text_files_are_known_by_their_content_too(tmp_path, tiny):

@@ -274,6 +274,15 @@ def test_labels_are_compared_as_text(tmp_path, words):
     assert {i.answer for i in classify.load(options, words, 8).choice_sets[0].items} == {0, 1}
 
 
+def test_labels_that_mean_one_text_are_one_choice(tmp_path, words):
+    file = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a{i}", "label": "{label}"}}\n' for i in range(9) for label in ("0", "1", "no")))
+    options = classify.Options(train=file, prompt="{s}", choices={"0": " c", "1": " d", "no": " c"})
+    items = classify.load(options, words, 8).choice_sets[0].items
+    assert {item.choices for item in items} == {(" c", " d")} and {item.answer for item in items} == {0, 1}
+    with pytest.raises(ValidationError, match="all labels have the text ' c', so none can be told from another"):
+        classify.Options(train=file, choices={"0": " c", "1": " c"})
+
+
 def test_an_unknown_label_names_file_line_and_the_allowed(tmp_path, words):
     file = write(tmp_path / "t.tsv", "sentence\tlabel\na\t1\nb\tneutral\n")
     with pytest.raises(DataError, match=r"(t|copy)\.tsv:3: unknown label 'neutral'; allowed: 0, 1"):
