@@ -135,12 +135,12 @@ def _packed_shapes(described: Mapping[str, Any], folder: Path, stored: Checkpoin
 
 
 def _json_of(name: str, tensor: Any) -> dict[str, Any]:
+    if not isinstance(tensor, Stored):
+        raise ModelError(f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint anew as safetensors")
     try:
-        if isinstance(tensor, Stored):
-            with safe_open(tensor.file, framework="pt", device="cpu") as file:
-                tensor = file.get_tensor(name)
-        return dict(json.loads(bytes(tensor.tolist()).decode()))
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
+        with safe_open(tensor.file, framework="pt", device="cpu") as file:
+            return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
+    except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors") from None
 
 

@@ -33,6 +33,47 @@ def test_tokens_beyond_the_embedding_are_counted_against_it(tmp_path):
     assert "resize_token_embeddings" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({"version": "1.0", "model": {"type": "foo"}, "added_tokens": []}, "cannot be read (data did not match any variant"),
+        ({}, "cannot be read (KeyError('added_tokens'))"),
+        ({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"}, "added_tokens": []}, "cannot read any text (WordLevel error: Missing [UNK] token"),
+    ],
+    ids=["of no kind", "empty", "that lacks its word for the unknown"],
+)
+def test_a_tokenizer_that_reads_nothing_is_a_sentence(tmp_path, plain, words):
+    path = copied(tmp_path / "m")
+    (path / "tokenizer.json").write_text(json.dumps(plain))
+    problem = fault_of(path)
+    assert problem.field == "model"
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(("plain", "words"), [({"model_type": "foo"}, "knows no model type foo"), ({}, "names no model_type")])
+def test_a_model_of_no_known_type_is_one_sentence(tmp_path, plain, words):
+    path = copied(tmp_path / "m")
+    (path / "config.json").write_text(json.dumps(plain))
+    message = fault_of(path).message
+    assert words in message
+    assert "pip install" not in message
+
+
+def test_an_image_placeholder_beyond_the_embedding_is_fine(tmp_path, folder):
+    """As in Gemma 3 1B, whose tokenizer is that of the larger models, which see images."""
+    path = copied(tmp_path / "m")
+    tokenizer = t.AutoTokenizer.from_pretrained(path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(path)
+    assert "<image_soft_token>" in fault_of(path).message
+    file = path / "tokenizer_config.json"
+    plain = {k: v for k, v in json.loads(file.read_text()).items() if k != "extra_special_tokens"}
+    file.write_text(json.dumps(plain | {"image_token": "<image_soft_token>"}))
+    cell = cell_of(f"model={path}", "training.steps=1")
+    assert faults((cell,)) == ()
+    assert run_cell(cell, folder).outcome == "finished"
+
+
 def test_an_embedding_with_rows_to_spare_is_fine(tmp_path):
     path = random_model(tmp_path / "m", t.LlamaConfig(**SMALL | {"vocab_size": 1088}))
     assert faults((cell_of(f"model={path}"),)) == ()
