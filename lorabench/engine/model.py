@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.probe import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
@@ -76,7 +76,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     directory = model_directory(model.name)
     if directory is not None:
         refuse_missing(directory)
-    with _explained(model, _TOKENIZER, Exception):  # tokenizers raises no kind of its own
+    with _explained(model, _TOKENIZER, (Exception,)):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
@@ -110,7 +110,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))
     if name == "int8" and where.type == "cpu":
-        _keep_int8_constants(model)
+        keep_int8_constants(model)
     if getattr(model, "is_loaded_in_4bit", False):
         keep_4bit_right(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
@@ -225,16 +225,17 @@ def _whole(folder: Path) -> Iterator[None]:
         raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
 
 
+_LOADING = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError)
 _DIRECTORY = "the model directory {} cannot be loaded: {}"
 _TOKENIZER = "the tokenizer in {} cannot be read ({}); take the tokenizer's files of the model that it was made from"
 
 
 @contextlib.contextmanager
-def _explained(model: ModelSpec, words: str = _DIRECTORY, *more: type[Exception]) -> Iterator[None]:
+def _explained(model: ModelSpec, words: str = _DIRECTORY, kinds: tuple[type[Exception], ...] = _LOADING) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
-    except (*more, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError) as e:
+    except kinds as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
@@ -301,23 +302,6 @@ def _silence_int8_cast() -> None:
         if not any(isinstance(f, _Int8Cast) for f in logger.filters):
             logger.addFilter(_Int8Cast())
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
-
-
-def _keep_int8_constants(model: Any) -> None:
-    """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
-
-    PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
-    believes that the weight is new, and overwrites the layer's constants with the moved weight's, which are gone.
-    """
-    import bitsandbytes
-
-    def restore(layer: Any, inputs: Any) -> None:
-        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
-            layer.weight.CB = None
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
-            module.register_forward_pre_hook(restore)
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
