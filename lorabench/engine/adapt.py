@@ -114,6 +114,8 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
     try:
         return peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as e:
+        if mamba := re.search(r"'(\w+)' is incompatible with Mamba", str(e)):
+            raise ModelError(f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that weight past the module; allowed: target_modules without it, such as [in_proj]") from e
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
 
 

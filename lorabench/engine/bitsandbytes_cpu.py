@@ -33,6 +33,23 @@ def keep_4bit_right(model: Any) -> None:
     _mend_dequantization()
 
 
+def keep_int8_constants(model: Any) -> None:
+    """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
+
+    PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
+    believes that the weight is new, and overwrites the layer's constants with the moved weight's, which are gone.
+    """
+    import bitsandbytes
+
+    def restore(layer: Any, inputs: Any) -> None:
+        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
+            layer.weight.CB = None
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            module.register_forward_pre_hook(restore)
+
+
 @lru_cache(maxsize=1)
 def _mend_dequantization() -> torch.library.Library:
     """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the cache."""

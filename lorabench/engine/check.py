@@ -22,7 +22,7 @@ from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
-from lorabench.engine.rehearsal import small_copy, step_fault
+from lorabench.engine.rehearsal import quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
@@ -96,6 +96,19 @@ def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[
     return ("method", fault) if fault else None
 
 
+def _quantised_fault(cell: Cell, model: Any, known: dict[str, str | None]) -> tuple[str, str] | None:
+    """Whether the model runs with quantised layers, tried on a small copy on the CPU; once for a model and form."""
+    if cell.quantization.name == "none":
+        return None
+    key = f"{cell.model.name} {cell.model.revision} {cell.quantization.name}"
+    if key not in known:
+        small = small_copy(model)
+        with quiet():
+            known[key] = quantised_fault(cell, small) if small is not None else None
+    fault = known[key]
+    return ("quantization", fault) if fault else None
+
+
 def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a model."""
     first: dict[ModelSpec, list[Cell]] = {}
@@ -135,6 +148,10 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             found.append(Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e)))
         except ModelError as e:
             found.append(Problem(cell.id, "model", str(e)))
+        except Exception as e:
+            if type(e) is not Exception:  # which is what tokenizers raises, without a kind of its own
+                raise
+            found.append(Problem(cell.id, "model", f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task ({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary"))
     return tuple(reversed(found))
 
 
@@ -159,6 +176,8 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     odd = odd_linear(model) if cell.quantization.name != "none" else None
     if odd:
         return "quantization", unquantizable(cell.quantization.name, odd)
+    if fault := _quantised_fault(cell, model, ways):
+        return fault
     try:
         check_device(cell, device())
     except DeviceError as e:

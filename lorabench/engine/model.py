@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,7 +25,7 @@ from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.probe import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
@@ -32,7 +34,7 @@ from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
-from lorabench.spec.checkpoint_files import weight_files
+from lorabench.spec.checkpoint_files import described_shards, weight_files
 from lorabench.spec.paths import model_directory, model_label, model_source
 from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
 from lorabench.spec.study import Condition
@@ -75,7 +77,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     directory = model_directory(model.name)
     if directory is not None:
         refuse_missing(directory)
-    with _explained(model):
+    with _explained(model, _TOKENIZER, (Exception,)):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
@@ -99,7 +101,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     folder = _fetched(spec)
     names = fitting_names(skeleton(spec), folder, stored)
     with _explained(spec), quiet(), _whole(folder):
-        if all(old == new for old, new in names.items()):
+        if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
             model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
@@ -109,7 +111,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))
     if name == "int8" and where.type == "cpu":
-        _keep_int8_constants(model)
+        keep_int8_constants(model)
     if getattr(model, "is_loaded_in_4bit", False):
         keep_4bit_right(model)
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
@@ -224,12 +226,17 @@ def _whole(folder: Path) -> Iterator[None]:
         raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
 
 
+_LOADING = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError)
+_DIRECTORY = "the model directory {} cannot be loaded: {}"
+_TOKENIZER = "the tokenizer in {} cannot be read ({}); take the tokenizer's files of the model that it was made from"
+
+
 @contextlib.contextmanager
-def _explained(model: ModelSpec) -> Iterator[None]:
+def _explained(model: ModelSpec, words: str = _DIRECTORY, kinds: tuple[type[Exception], ...] = _LOADING) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError) as e:
+    except kinds as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
@@ -239,11 +246,17 @@ def _explained(model: ModelSpec) -> Iterator[None]:
             reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
             raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)") from None
         broken = broken_json(Path(model_source(model.name)))
-        raise ModelError(broken or f"the model directory {model.name} cannot be loaded: {text}") from None
+        raise ModelError(broken or words.format(model.name, text)) from None
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    """What a library says, on one line; its advice beside that is left out."""
+    text = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split())
+    if unknown_type := re.search(r"has model type (\S+) but Transformers does not recognize", text):
+        return f"transformers {version('transformers')} knows no model type {unknown_type[1].strip('`')}"
+    if "Should have a `model_type` key" in text:
+        return "its config.json names no model_type, or one that transformers does not know"
+    return text[:300]
 
 
 @contextlib.contextmanager
@@ -290,23 +303,6 @@ def _silence_int8_cast() -> None:
         if not any(isinstance(f, _Int8Cast) for f in logger.filters):
             logger.addFilter(_Int8Cast())
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
-
-
-def _keep_int8_constants(model: Any) -> None:
-    """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
-
-    PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
-    believes that the weight is new, and overwrites the layer's constants with the moved weight's, which are gone.
-    """
-    import bitsandbytes
-
-    def restore(layer: Any, inputs: Any) -> None:
-        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
-            layer.weight.CB = None
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
-            module.register_forward_pre_hook(restore)
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:

@@ -13,6 +13,8 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets
+from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
+from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
 from lorabench.spec.study import Cell
@@ -42,6 +44,33 @@ def small_copy(model: Any) -> Any | None:
         return None
     small.config.use_cache, small.config.return_dict = False, True
     return small
+
+
+def quantised_fault(cell: Cell, small: Any) -> str | None:
+    """Why a small copy cannot be run quantised as a cell asks; None where it can, or where it cannot be run at all.
+
+    Layers whose weights are read past their modules (Mamba's kernels) get codes in place of numbers.
+    """
+    if sum(p.numel() for p in small.parameters()) > _STEP_BELOW:
+        return None
+    ids = torch.zeros((_ROWS, 8), dtype=torch.long)
+    name = cell.quantization.name
+    try:
+        with torch.no_grad():
+            small(input_ids=ids)
+        config = plugins.load("quantizations", name).config(cell.quantization.double_quant, torch.float32)
+        made = type(small).from_pretrained(None, config=unquantised(small.config), state_dict=small.state_dict(), quantization_config=config, dtype=torch.float32, device_map={"": "cpu"})
+    except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
+        return None
+    if name != "int8":
+        keep_4bit_right(made)
+    try:
+        with torch.no_grad():
+            made(input_ids=ids)
+    except Exception as e:
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        return f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, or another model"
+    return None
 
 
 def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:

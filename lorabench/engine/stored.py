@@ -10,7 +10,6 @@ where the model then fits to the last tensor.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ import torch
 from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
-from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared
+from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
 from lorabench.engine.tensors import described, read_pickled, some
 from lorabench.errors import ModelError
 from lorabench.spec.checkpoint import CheckpointQuantization
@@ -141,7 +140,7 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
     with quiet():
         try:
             _, info = type(model).from_pretrained(
-                None, config=_unquantised(config), state_dict=tensors, dtype=torch.float32, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
+                None, config=unquantised(config), state_dict=tensors, dtype=torch.float32, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
             )
         except RuntimeError as e:  # experts that cannot be merged
             lost = _gaps(tensors)
@@ -163,14 +162,6 @@ def _gaps(names: Iterable[str]) -> tuple[str, ...]:
                 left = iter(wanted)
                 lost.append(re.sub(r"\*", lambda _, left=left: next(left), pattern))  # type: ignore[misc]
     return tuple(sorted(lost))
-
-
-def _unquantised(config: Any) -> Any:
-    config = copy.deepcopy(config)
-    for part in (config, config.get_text_config()):
-        if getattr(part, "quantization_config", None) is not None:
-            del part.quantization_config
-    return config
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

@@ -72,12 +72,23 @@ def quantization_of(config: Any) -> dict[str, Any]:
     return own if own is not None else config.get_text_config().quantization_config
 
 
+def unquantised(config: Any) -> Any:
+    """A configuration without what it says of quantised weights, for models that are made of numbers."""
+    config = copy.deepcopy(config)
+    for part in (config, config.get_text_config()):
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
+    return config
+
+
 def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
     """ModelError where other modules are stored quantised than transformers would make by config.json (llm_int8_skip_modules)."""
     try:
         import bitsandbytes
     except (ImportError, OSError):  # which the check of the device tells
         return
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, apply_renamings
     from transformers.quantizers.auto import AutoHfQuantizer
 
     from lorabench.engine.model import quiet
@@ -90,6 +101,8 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError(f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew") from None
     wanted = {f"{n}.weight" for n, m in made.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)}
+    renamings = [r for r in get_model_conversion_mapping(made) if isinstance(r, WeightRenaming)]  # checkpoints keep names that transformers gave up
+    quantised = {n if n in wanted else apply_renamings(n, renamings) for n in quantised}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
     alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
     if odd := sorted(wanted ^ alike):
@@ -135,12 +148,12 @@ def _packed_shapes(described: Mapping[str, Any], folder: Path, stored: Checkpoin
 
 
 def _json_of(name: str, tensor: Any) -> dict[str, Any]:
+    if not isinstance(tensor, Stored):
+        raise ModelError(f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint anew as safetensors")
     try:
-        if isinstance(tensor, Stored):
-            with safe_open(tensor.file, framework="pt", device="cpu") as file:
-                tensor = file.get_tensor(name)
-        return dict(json.loads(bytes(tensor.tolist()).decode()))
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
+        with safe_open(tensor.file, framework="pt", device="cpu") as file:
+            return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
+    except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors") from None
 
 

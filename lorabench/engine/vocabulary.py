@@ -9,6 +9,7 @@ from typing import Any
 from lorabench.errors import ModelError
 from lorabench.spec.checkpoint_files import refuse_pointer
 
+_MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -41,11 +42,16 @@ def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
     words = tokenizer.get_vocab()
     if len(words) <= len(tokenizer.get_added_vocab()):
         raise ModelError(f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its tokenizer.json beside the weights")
-    word, highest = max(words.items(), key=lambda pair: pair[1])
-    rows = model.get_input_embeddings().weight.shape[0]
-    if highest >= rows:
-        beyond = sum(i >= rows for i in words.values())
+    rows, media = model.get_input_embeddings().weight.shape[0], _media(tokenizer)
+    beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
+    if beyond:
+        highest = max(beyond)
         raise ModelError(
-            f"the tokenizer of {name} has {beyond:,} token{'s' if beyond > 1 else ''} beyond the {rows:,} rows of the model's embedding (up to id {highest:,}, {word!r}); "
+            f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the {rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
             "take the tokenizer that the model was trained with, or enlarge the embedding first (model.resize_token_embeddings(len(tokenizer)), then save both)"
         )
+
+
+def _media(tokenizer: Any) -> set[str]:
+    """Placeholders of images and sounds, special tokens by a name of their own (image_token): Gemma 3 of text alone has one beyond its embedding, which no text gives."""
+    return {str(word) for kind, word in tokenizer.special_tokens_map.items() if kind.partition("_")[0] in _MEDIA}

@@ -42,6 +42,15 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
     raise ModelError(_without_weights(folder))
 
 
+def described_shards(folder: str | Path) -> bool:
+    """Whether the index of a folder's shards has the part (metadata) that transformers does not read it without; True where the weights are in one file."""
+    for stem, suffix in KINDS:
+        whole, index = Path(folder) / f"{stem}{suffix}", Path(folder) / f"{stem}{suffix}.index.json"
+        if whole.is_file() or index.is_file():
+            return whole.is_file() or isinstance(json.loads(index.read_text(encoding="utf-8")).get("metadata"), dict)
+    return True
+
+
 def has_weights(folder: str | Path) -> bool:
     """Whether a folder has weights at all, whole or not."""
     return any((Path(folder) / f"{stem}{suffix}{end}").is_file() for stem, suffix in KINDS for end in ("", ".index.json"))

@@ -33,6 +33,38 @@ def test_tokens_beyond_the_embedding_are_counted_against_it(tmp_path):
     assert "resize_token_embeddings" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({"version": "1.0", "model": {"type": "foo"}, "added_tokens": []}, "cannot be read (data did not match any variant"),
+        ({}, "cannot be read (KeyError('added_tokens'))"),
+        ({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"}, "added_tokens": []}, "cannot read the text of the task (WordLevel error: Missing [UNK] token"),
+    ],
+    ids=["of no kind", "empty", "that lacks its word for the unknown"],
+)
+def test_a_tokenizer_that_reads_nothing_is_a_sentence(tmp_path, plain, words):
+    path = copied(tmp_path / "m")
+    (path / "tokenizer.json").write_text(json.dumps(plain))
+    problem = fault_of(path)
+    assert problem.field == "model"
+    assert words in problem.message
+
+
+def test_an_image_placeholder_beyond_the_embedding_is_fine(tmp_path, folder):
+    """As in Gemma 3 1B, whose tokenizer is that of the larger models, which see images."""
+    path = copied(tmp_path / "m")
+    tokenizer = t.AutoTokenizer.from_pretrained(path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(path)
+    assert "<image_soft_token>" in fault_of(path).message
+    file = path / "tokenizer_config.json"
+    plain = {k: v for k, v in json.loads(file.read_text()).items() if k != "extra_special_tokens"}
+    file.write_text(json.dumps(plain | {"image_token": "<image_soft_token>"}))
+    cell = cell_of(f"model={path}", "training.steps=1")
+    assert faults((cell,)) == ()
+    assert run_cell(cell, folder).outcome == "finished"
+
+
 def test_an_embedding_with_rows_to_spare_is_fine(tmp_path):
     path = random_model(tmp_path / "m", t.LlamaConfig(**SMALL | {"vocab_size": 1088}))
     assert faults((cell_of(f"model={path}"),)) == ()
@@ -64,7 +96,8 @@ def lfs(name):
         (lfs("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
         (lambda p: (p / "generation_config.json").write_text("{"), "generation_config.json is no readable JSON"),
         (lambda p: configured(p, pad_token_id=5000), "transformers cannot build a llama model from its config.json"),
-        (lambda p: configured(p, model_type="llama9"), "does not recognize this architecture"),
+        (lambda p: configured(p, model_type="llama9"), "knows no model type llama9"),
+        (lambda p: (p / "config.json").write_text("{}"), "its config.json names no model_type"),
         (lambda p: configured(p, model_type="t5"), "is no causal language model that transformers knows: it has none of type t5"),
         (lambda p: configured(p, num_attention_heads=3, head_dim=None), "not a multiple of the number of attention heads"),
         (lambda p: configured(p, rope_parameters={"rope_type": "odd", "rope_theta": 1.0}), "transformers cannot build a llama model from its config.json"),
@@ -112,8 +145,16 @@ def test_modules_that_peft_does_not_take_are_found_by_attaching(tmp_path):
     path = random_model(tmp_path / "m", t.MambaConfig(**MAMBA))
     problem = fault_of(path)
     assert problem.field == "method"
-    assert "PEFT cannot attach lora" in problem.message
-    assert "out_proj" in problem.message
+    assert problem.message.startswith("PEFT cannot adapt out_proj of a mamba model")
+    assert "such as [in_proj]" in problem.message
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_a_model_that_reads_weights_past_their_modules_does_not_run_on_codes(tmp_path, form):
+    path = random_model(tmp_path / "m", t.MambaConfig(**MAMBA))
+    problem = fault_of(path, "method.target_modules=[in_proj]", f"quantization={form}")
+    assert problem.field == "quantization"
+    assert problem.message.startswith(f"a mamba model does not run in {form} (")
 
 
 def test_the_modules_of_mamba_that_it_takes_are_trained(tmp_path, folder):
@@ -133,7 +174,7 @@ def test_a_training_step_that_fails_is_found_on_a_small_copy(tmp_path):
 def test_the_dry_run_leaves_the_random_numbers_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    check_cells((cell_of("method.dropout=0.1"),))
+    check_cells((cell_of("method.dropout=0.1", "quantization=nf4"),))
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -196,6 +196,17 @@ def test_the_turned_layers_of_gpt2_are_read(tmp_path, form):
     assert torch.equal(logits(load_base(cell, CPU)), logits(without_repacking(theirs)))
 
 
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_the_renamed_modules_of_a_model_with_eyes_are_found_by_their_old_names(tmp_path, form, folder):
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 1024, "layer_types": ["full_attention"] * 2}
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    path = random_model(tmp_path / "m", transformers.Gemma3Config(text_config=text, vision_config=eyes), "AutoModelForImageTextToText", bitsandbytes_config(form))
+    assert any(n.startswith("language_model.model.layers.0.") for n in weights(path))  # not the model's own name, model.language_model.layers.0
+    cell = cell_of(f"model={path}", "training.steps=1")
+    assert all(not p.fatal for p in check_cells((cell,)))
+    assert run_cell(cell, folder).outcome == "finished"
+
+
 def test_packed_into_another_dtype_and_computed_in_its_own_precision(tmp_path):
     path = quantised(tmp_path / "m", "nf4", bnb_4bit_compute_dtype="bfloat16", bnb_4bit_quant_storage="bfloat16")
     cell = cell_of(f"model={path}", "method=base")

@@ -62,7 +62,8 @@ def test_wrapped_shards_and_pickled_files_are_read_alike(tmp_path, original):
     shards = sharded(renamed(copied(tmp_path / "a"), WRAPPED["FSDP"]))
     old = pickled(copied(tmp_path / "b"), lambda tensors: {f"module.{n}": t for n, t in tensors.items()}, _use_new_zipfile_serialization=False)
     new = pickled(copied(tmp_path / "c"))
-    for path in (shards, old, new):
+    bare = sharded(copied(tmp_path / "d"))  # an index of names alone, which transformers itself cannot read
+    for path in (shards, old, new, bare):
         assert faults((cell_of(f"model={path}"),)) == ()
         assert torch.equal(logits(path), original)
 
