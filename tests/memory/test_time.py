@@ -149,4 +149,4 @@ def test_tensor_cores_without_bfloat16_are_used_by_what_is_computed_in_float16(a
     assert product_dtype(setting) == dtype
     step = predict_step(setting)
     slower = 1.05 if "quantization" in asked else 1.0
-    assert time_of(step, setting, t4, None).least == pytest.approx(slower * step.flops / (65e12 if dtype == torch.float16 else 8.1e12), rel=0.01)
+    assert time_of(step, setting, t4, None).least == pytest.approx(slower * step.flops / (65e12 if dtype == torch.float16 else 8.1e12), rel=0.05), "and the launches of the update"
