@@ -75,7 +75,8 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
         names = [view.label(p.condition) for p in points if p.standing == standing]
         return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
 
-    items = [f"On the front (no condition has a better mean at no more memory): {named('front')}."]
+    front = f"On the front (no condition has a better mean at no more memory): {named('front')}."
+    items = [front if named("front") else "Nothing stands on the front, since no trained condition finished whole."]
     if named("open"):
         items.append(f"Behind the front by the mean, but not beyond doubt: {named('open')}.")
     if named("dominated"):

@@ -107,7 +107,7 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    if c.broken and c.verdict == "not decisive":
+    if c.flattered:
         return c.verdict
     if c.verdict == "not decisive" and c.repeated and c.p_value is not None and c.p_value < LEVEL:
         return "not decisive among so many comparisons"

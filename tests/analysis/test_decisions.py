@@ -293,3 +293,28 @@ def test_one_comparison_has_one_verdict_in_all_sections(tmp_path: Path, width: f
     assert quantization_gap.headline(view)[0].endswith("worse." if decisive else "not decisive among so many comparisons.")
     standing = {p.condition: p.standing for p in accuracy_memory.decide(view)}[nf4]
     assert standing == ("dominated" if decisive else "open")
+
+
+def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_invented(tmp_path: Path) -> None:
+    from lorabench.sections import accuracy_memory
+
+    def change(result: CellResult) -> CellResult:
+        hit = result.cell.seed == 1 and result.cell.training.steps
+        return result.model_copy(update={"outcome": "out_of_memory", "readings": ()}) if hit else result
+
+    view = make_view(filled(tmp_path, THREE, change))
+    assert decide(view.summaries, view.comparisons, "eval_loss") == ()
+    found = [c for c in view.comparisons if c.metric == "eval_loss"]
+    assert len(found) == 6 and all(c.broken == 1 for c in found)
+    made = answer.section(view)
+    assert made is not None
+    text = " ".join(b.text for b in made.blocks if hasattr(b, "text"))
+    assert "some cells did not finish, so nothing is decided from those that did" in text
+    assert "shares a finished seed" not in text, "they do, and are compared below"
+    for c in found:
+        assert c.difference > 0 and not c.flattered, "what is behind is not flattered into being behind"
+        assert answer.sentence(view, c).endswith((": worse.", ": not decisive among so many comparisons.", ": not decisive."))
+    front = accuracy_memory.section(view)
+    assert front is not None
+    (listed,) = (b for b in front.blocks if isinstance(b, Points))
+    assert listed.items[0] == "Nothing stands on the front, since no trained condition finished whole."
