@@ -68,8 +68,12 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """One word; a decisive difference that is within the margin all the same is equivalent."""
-        said = self._of_those_that_finished
-        return "not decisive" if self.broken and said != "worse" else said
+        return "not decisive" if self.flattered else self._of_those_that_finished
+
+    @property
+    def flattered(self) -> bool:
+        """Whether it would be called better or equivalent, had no cell of it broken."""
+        return self.broken > 0 and self._of_those_that_finished in ("better", "equivalent")
 
     @property
     def _of_those_that_finished(self) -> Verdict:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import LEVEL
+from lorabench.analysis.compare import LEVEL, Comparison
 from lorabench.analysis.difference import holm
 from lorabench.analysis.pairing import Pairing
 from lorabench.record.metrics import metric as described
@@ -41,8 +41,11 @@ class Point:
     """a condition that is better at no more memory: beyond doubt where it is dominated, by the mean where it is open"""
 
 
-def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing) -> tuple[Point, ...]:
-    """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on the front nor dominate."""
+def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing, told: Sequence[Comparison] = ()) -> tuple[Point, ...]:
+    """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on the front nor dominate.
+
+    A pair that is among the study's comparisons (`told`) is beyond doubt only where it is decisive there, too: one report does not say both.
+    """
     sign = 1.0 if described(metric).better == "higher" else -1.0
     known = [(s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))]
     known.sort(key=lambda k: (k[1], -sign * k[2].mean))
@@ -53,6 +56,8 @@ def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing) -> tuple
     rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known if not s.outcomes.broken}
     pairs = [(c, rival, p) for c, ahead in rivals.items() for rival in ahead if (p := _p(pairing, metric, rival, c)) is not None]
     sure = {(c, rival) for (c, rival, _), p in zip(pairs, holm([p for *_, p in pairs]), strict=True) if p < LEVEL}
+    undecided = {(c.condition, c.reference) for c in told if c.metric == metric and not c.decisive}
+    sure -= undecided | {(r, c) for c, r in undecided}
     made = []
     for s, memory, value in known:
         if s.outcomes.broken:

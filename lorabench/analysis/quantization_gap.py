@@ -48,6 +48,8 @@ class Gap:
     """weight bytes over the twin's"""
     broken: int = 0
     """cells of the quantised condition that ran and did not finish"""
+    twin_broken: int = 0
+    """the same of the twin"""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class TypeGap:
 
 
 def quantization_gaps(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str, rules: ComparisonSpec
+    groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str, rules: ComparisonSpec, told: Sequence[Comparison] = ()
 ) -> tuple[TypeGap, ...]:
-    """A TypeGap for each type that has a gap in this metric, in the study's order."""
+    """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the study's comparisons (`told`) keeps their p values."""
     known = {s.condition: s for s in summaries}
     plain = {apart_from(g, "quantization"): g for g in groups if g.setting.quantization.name == "none"}
     names = kinds(groups)
@@ -88,14 +90,15 @@ def quantization_gaps(
         if d is not None:
             family = apart_from(g, "quantization", "method.rank", "method.alpha")
             share = _share(known[g.condition], known[twin.condition])
-            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share, pairing.broken(g.condition)))
+            lost = pairing.broken(g.condition), pairing.broken(twin.condition)
+            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share, *lost))
     trains = {g.condition for g in groups if g.trains}
     made = []
     for kind, gaps in found.items():
         trained = tuple(g for g in gaps if g.condition in trains)
         bases = tuple(g for g in gaps if g.condition not in trains)
         made.append(TypeGap(kind, trained, bases, wanted[kind], _pooled(metric, kind, trained, pairing, rules)))
-    return _adjusted(made)
+    return tuple(_as_told(t, told) for t in _adjusted(made))
 
 
 def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
@@ -141,6 +144,15 @@ def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None
     if described(metric).unit != "share" or not known:
         return None
     return float(np.mean([k[0] for k in known])), float(np.mean([k[1] for k in known]))
+
+
+def _as_told(t: TypeGap, told: Sequence[Comparison]) -> TypeGap:
+    """One comparison has one verdict, in whatever family it stood first."""
+    if t.pooled is None or len(t.gaps) != 1:
+        return t
+    (gap,) = t.gaps
+    same = next((c for c in told if (c.metric, c.condition, c.reference) == (t.pooled.metric, gap.condition, gap.twin)), None)
+    return t if same is None else replace(t, pooled=replace(t.pooled, p_adjusted=same.p_adjusted, p_equivalent=same.p_equivalent))
 
 
 def _adjusted(made: Sequence[TypeGap]) -> tuple[TypeGap, ...]:

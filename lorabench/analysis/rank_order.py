@@ -2,9 +2,11 @@
 
     rho    Pearson's correlation of the ranks, tied values at their mean rank
     p      two-sided: the share of all n! orders of one side whose |rho| is no smaller, for up to 9 pairs (Kendall and Gibbons 1990);
-           beyond, t = rho sqrt((n-2) / (1 - rho^2)) with n-2 degrees of freedom, never below 2 / n!, the least that any order of n has
+           beyond, t = rho sqrt((n-2) / (1 - rho^2)) with n-2 degrees of freedom, never below 2 / n!, the least that any order of n has;
+           where values are tied, the share of 19,999 random orders, this one counted with them (Phipson and Smyth 2010)
 
-The t distribution gives p = 0 for four pairs in perfect order, where 2 of 24 orders are as extreme: p = 0.083.
+The t distribution gives p = 0 for four pairs in perfect order, where 2 of 24 orders are as extreme: p = 0.083; and for ten pairs of which
+five are tied low and five high on both sides, where it is 2 of 252: p = 0.008.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from scipy import special, stats
 
 EXACT_UP_TO = 9  # 362,880 orders: 0.1 s
+_DRAWN = 19_999
 _SAME = 1e-9  # of rho: orders that are as extreme but for rounding
 
 
@@ -27,6 +30,9 @@ def spearman(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, flo
         return None
     a, b = (_standard(side) for side in (ours, theirs))
     rho = float(np.clip(a @ b, -1, 1))
+    if n > EXACT_UP_TO and min(len(set(ours)), len(set(theirs))) < n:
+        drawn = np.random.default_rng(n).permuted(np.tile(b, (_DRAWN, 1)), axis=1)
+        return rho, (1 + int(np.count_nonzero(np.abs(drawn @ a) >= abs(rho) - _SAME))) / (1 + _DRAWN)
     if n > EXACT_UP_TO:
         left = max(1 - rho**2, 1e-300)
         return rho, max(2 * float(special.stdtr(n - 2, -abs(rho) * math.sqrt((n - 2) / left))), 2 / math.factorial(n))

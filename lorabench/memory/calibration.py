@@ -22,7 +22,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.hardware import Seconds, optimizer_step_seconds
 from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import Setting, on_card, setting_of
-from lorabench.memory.step import Step, Work, in_half
+from lorabench.memory.step import Step, Work, product_dtype
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
 from lorabench.spec.gpus import Gpu, cards_named
@@ -58,7 +58,7 @@ def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | 
     """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
     fitted = calibration.step_seconds(step.work(accumulation)) if calibration else None
-    return fitted or optimizer_step_seconds(step, accumulation, card, in_half(setting), setting.quantization.name != "none")
+    return fitted or optimizer_step_seconds(step, accumulation, card, product_dtype(setting), setting.quantization.name != "none")
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:

@@ -3,8 +3,8 @@
     least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)     everything overlaps, at the card's full rates
     most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
 
-(Williams et al. 2009, CACM 52.4.) The rate is that of the bfloat16 tensor cores for half precision, and of plain float32 (no TF32,
-PyTorch's default) otherwise and on cards without bfloat16, which emulate it and whose float16 tensor cores the engine does not use. Flops and bytes are
+(Williams et al. 2009, CACM 52.4.) The rate is that of the tensor cores for products in 16 bits, and of plain float32 (no TF32,
+PyTorch's default) for others and for bfloat16 on cards that emulate it, whose tensor cores take float16 alone. Flops and bytes are
 those of the traced step, recomputation, dequantised copies and the optimizer's own reading and writing included; what comes once an optimizer step
 (clipping, update) is not multiplied by accumulation. A quantised base takes QUANTISED times as long: what its kernels cost beyond
 bytes is not in the trace, and counted by bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card, `calibration` tells the
@@ -14,6 +14,8 @@ time from them instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import torch
 
 from lorabench.memory.step import Step, Work
 from lorabench.spec.gpus import Gpu
@@ -41,15 +43,16 @@ class Seconds:
         return Seconds(self.least + other.least, self.most + other.most)
 
 
-def optimizer_step_seconds(step: Step, accumulation: int, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
+def optimizer_step_seconds(step: Step, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False) -> Seconds | None:
     """The time of so many micro-batches and one update, which a quantised base does not slow."""
-    micro, update = step_seconds(step.micro_batch, gpu, half, quantised), step_seconds(step.update, gpu, half)
+    micro, update = step_seconds(step.micro_batch, gpu, products, quantised), step_seconds(step.update, gpu, products)
     return None if micro is None or update is None else micro.times(accumulation).then(update)
 
 
-def step_seconds(step: Step | Work, gpu: Gpu, half: bool = True, quantised: bool = False) -> Seconds | None:
-    """The time of traced work, its arithmetic in half precision or in float32, on a quantised base or not; None where the card's rates are not known."""
-    rate = gpu.bf16_flops if half and gpu.bf16 else gpu.fp32_flops
+def step_seconds(step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False) -> Seconds | None:
+    """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are not known."""
+    on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
+    rate = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
     if gpu.bandwidth is None or rate is None:
         return None
     compute, memory = step.flops / rate, step.moved_bytes / gpu.bandwidth

@@ -191,9 +191,14 @@ def resolve_autocast(setting: Setting) -> torch.dtype | None:
     return autocast_dtype(setting.training, setting.device == "cuda" and setting.bf16)
 
 
-def in_half(setting: Setting) -> bool:
-    """Whether the products are taken in 16 bits: under mixed precision, or with weights of 16 bits."""
-    return resolve_autocast(setting) is not None or resolve_dtype(setting, configuration(setting.model)) != torch.float32
+def product_dtype(setting: Setting) -> torch.dtype:
+    """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to compute in, of int8 ones float16, else the weights'."""
+    if autocast := resolve_autocast(setting):
+        return autocast
+    kind, declared = setting.quantization.name, setting.quantization.compute_dtype
+    if kind == "int8":
+        return torch.float16
+    return getattr(torch, declared) if kind != "none" and declared != "auto" else resolve_dtype(setting, configuration(setting.model))  # type: ignore[no-any-return]  # names of torch dtypes
 
 
 def _as_course(seen: Trace, saved: int) -> Course:

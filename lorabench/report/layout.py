@@ -40,6 +40,8 @@ class Value:
     std: float | None = None
     low: float | None = None
     high: float | None = None
+    half: float | None = None
+    """half-width, where value and ends are those of a mean: of a share near 0 or 1 an end is nearer than that"""
     best: bool = False
 
 
@@ -86,9 +88,7 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
             return main, ""
         return main, f"[{human.number(value.low, column.unit)}, {human.number(value.high, column.unit)}]"
     main = human.number(value.value, column.unit)
-    if not column.spread or value.low is None or value.high is None:
-        return main, ""
-    return main, f"± {human.number((value.high - value.low) / 2, column.unit)}"
+    return main, f"± {human.number(value.half, column.unit)}" if column.spread and value.half is not None else ""
 
 
 def heading(column: Column) -> tuple[str, str]:

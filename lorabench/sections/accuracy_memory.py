@@ -40,7 +40,7 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
 
 def decide(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
     """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
-    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.pairing)
+    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.pairing, view.comparisons)
 
 
 def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
@@ -75,7 +75,8 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
         names = [view.label(p.condition) for p in points if p.standing == standing]
         return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
 
-    items = [f"On the front (no condition has a better mean at no more memory): {named('front')}."]
+    front = f"On the front (no condition has a better mean at no more memory): {named('front')}."
+    items = [front if named("front") else "Nothing stands on the front, since no trained condition finished whole."]
     if named("open"):
         items.append(f"Behind the front by the mean, but not beyond doubt: {named('open')}.")
     if named("dominated"):

@@ -131,7 +131,7 @@ def sentence(view: View, c: Comparison) -> str:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
     said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
-    if c.broken and c.verdict == "not decisive":
+    if c.flattered:
         said = f"not decisive, since {human.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
     elif c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
         said = "not decisive among so many comparisons"
@@ -165,4 +165,6 @@ def _article(label: str) -> str:
 def _why_none(view: View) -> str:
     if not view.references:
         return "There is no reference condition to compare with; name one under `reference` in the study."
+    if any(c.metric == view.metric for c in view.comparisons):
+        return "Of every condition that can be compared with its reference some cells did not finish, so nothing is decided from those that did; each comparison stands below."
     return "No condition shares a finished seed with its reference, so nothing can be compared yet."

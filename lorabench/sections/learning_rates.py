@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from lorabench.analysis.tuning import METRIC, Tuning
+from lorabench.analysis.tuning import METRIC, Tried, Tuning
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
@@ -26,6 +26,8 @@ def section(view: View) -> Section | None:
         "Mean validation loss over seeds at each rate of the grid, its bar (± in the table) the 95 % interval of that mean. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
         "measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may lie outside."
     )
+    if any(x.broken or x.missing for t in view.tunings for x in t.tried):
+        caption += " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean of the seeds that are left flatters a rate."
     if cut_off(info):
         caption += f" {cut_off(info)}"
     if len(info.lines) < len(view.tunings):
@@ -91,8 +93,8 @@ def sentence(view: View, t: Tuning) -> str:
     if t.chosen is None:
         return f"{label}: no cell has finished yet"
     best = next(x for x in t.tried if x.rate == t.chosen)
-    others = ", ".join(f"{_value(x.mean)} at {x.rate:g}" for x in t.tried if x is not best)
-    return f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_value(best.mean)} nats; {others}"
+    others = ", ".join(f"{_value(x.mean)} at {x.rate:g}{_lost(x)}" for x in t.tried if x is not best)
+    return f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_value(best.mean)} nats{_lost(best)}; {others}"
 
 
 def table(view: View) -> Grid:
@@ -101,15 +103,20 @@ def table(view: View) -> Grid:
     rows = []
     for t in view.tunings:
         by_rate = {x.rate: x for x in t.tried}
-        cells = [_field(by_rate[r].mean, by_rate[r].half, by_rate[r].broken, r == t.chosen) if r in by_rate else "" for r in rates]
+        cells = [_field(by_rate[r], r == t.chosen) if r in by_rate else "" for r in rates]
         rows.append((view.label(t.condition), *cells))
     return Grid(("condition", *(f"{r:g}" for r in rates)), tuple(rows))
 
 
-def _field(mean: float | None, half: float | None, broken: int, chosen: bool) -> str:
-    spread = f" ± {human.decimals(half)}" if half is not None else ""
-    lost = f" ({broken} broke)" if broken else ""
-    return f"{'→ ' if chosen else ''}{_value(mean)}{spread}{lost}"
+def _field(tried: Tried, chosen: bool) -> str:
+    spread = f" ± {human.decimals(tried.half)}" if tried.half is not None else ""
+    return f"{'→ ' if chosen else ''}{_value(tried.mean)}{spread}{_lost(tried)}"
+
+
+def _lost(tried: Tried) -> str:
+    """ " (1 broke, 2 without a value)": what the mean is not over."""
+    parts = [f"{n} {word}" for n, word in ((tried.broken, "broke"), (tried.missing, "without a value")) if n]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _value(mean: float | None) -> str:

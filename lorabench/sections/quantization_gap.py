@@ -45,14 +45,14 @@ def headline(view: View) -> tuple[str, ...]:
 
 _NOTE = (
     "A gap is the quantised condition minus its unquantised twin, which has the same setting otherwise, paired by seed. Pooled over a type: the mean over its pairs "
-    "at each seed, with t over seeds, corrected by Holm over the types; of accuracies the items' error is added as if all pairs shared it. "
+    "at each seed, with t over seeds, corrected by Holm over the types (a single pair that the study compares anyway: over its comparisons); of accuracies the items' error is added as if all pairs shared it. "
     "Intervals of single gaps are taken alone."
 )
 
 
 def decide(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
-    return quantization_gaps(view.groups, view.summaries, view.pairing, name, view.study.comparison)
+    return quantization_gaps(view.groups, view.summaries, view.pairing, name, view.study.comparison, view.comparisons)
 
 
 def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
@@ -67,6 +67,8 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
             lost = f" {human.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
+            if twins := sum({g.twin: g.twin_broken for g in t.gaps}.values()):
+                lost += f" {human.plural(twins, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
             made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}")
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
@@ -105,10 +107,10 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    if c.broken and c.verdict == "not decisive":
+    if c.flattered:
         return c.verdict
     if c.verdict == "not decisive" and c.repeated and c.p_value is not None and c.p_value < LEVEL:
-        return "not decisive among so many types"
+        return "not decisive among so many comparisons"
     return c.verdict
 
 
@@ -182,13 +184,15 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     worse = "above" if m.better == "lower" else "below"
     said = [f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."]
     if info.band and info.band[1]:
-        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm over the types, put it inside.")
+        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm, put it inside.")
     said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.title == "rank" else "."))
     span = info.y.span
     if span and any(not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1]) for line in info.lines for y, a, b in zip(line.y, line.error, line.below, strict=True)):
         said.append("Bars that reach the edge go on beyond it.")
-    if any(g.difference.basis == "items" for t in found for g in t.gaps):
-        said.append("The intervals are over the items of one seed: how far a repetition would land is unknown.")
+    bases = {g.difference.basis for t in found for g in t.gaps}
+    if "items" in bases:
+        which = "The intervals are over the items of one seed" if bases == {"items"} else "Intervals of pairs with one seed are over its items alone"
+        said.append(f"{which}: how far a repetition would land is unknown.")
     if any(t.gaps and not any(g.difference.interval for g in t.gaps) for t in found):
         said.append("Points without a bar have no interval: one seed does not tell how far a repetition would land.")
     return " ".join(said)
@@ -196,7 +200,8 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
 
 def _line(view: View, g: Gap, m: Metric) -> str:
     unit = human.head_unit(m.unit, signed=True)
-    lost = f" ({human.plural(g.broken, 'cell')} did not finish)" if g.broken else ""
+    parts = [f"{human.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.twin_broken, " of the twin")) if n]
+    lost = f" ({', '.join(parts)})" if parts else ""
     return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip() + lost
 
 

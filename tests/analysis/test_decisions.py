@@ -250,3 +250,71 @@ def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path
         assert low <= size <= high, said
         told += found[2] == "below"
     assert told > 3
+
+
+TWO_FAMILIES = """
+schema: 1
+name: families
+model: lorabench/tiny-300k
+task: {name: python-docs}
+method: {name: lora, rank: 4, alpha: 16}
+training: {steps: 40, batch_size: 4, sequence_length: 64, learning_rate: 3e-3}
+grid: {quantization: [none, nf4]}
+include:
+  - {method: {name: dora}, quantization: none}
+  - {method: {name: rslora}, quantization: none}
+  - {method: {name: pissa}, quantization: none}
+seeds: [0, 1, 2]
+reference: {method: {name: lora}, quantization: none}
+evaluation: {lm_eval: []}
+"""
+
+
+@pytest.mark.parametrize(("width", "decisive"), [(0.04, False), (0.001, True)])
+def test_one_comparison_has_one_verdict_in_all_sections(tmp_path: Path, width: float, decisive: bool) -> None:
+    """nf4 against its twin: p = 0.049 alone, which is also the only pair of its type, and 0.2 among the study's four comparisons."""
+    from lorabench.sections import accuracy_memory, quantization_gap
+
+    def change(result: CellResult) -> CellResult:
+        cell, nf4 = result.cell, result.cell.quantization.name == "nf4"
+        loss = 2.1 + width * (cell.seed - 1) if nf4 else 2.0 if cell.method.name == "lora" else 1.9 + 0.3 * cell.seed
+        memory = 2e6 if nf4 else 1e6 if cell.method.name == "lora" else 0.5e6 + 1e5 * len(cell.method.name)
+        kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
+        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=loss), Reading(metric="train_peak_bytes", value=memory))})
+
+    view = make_view(filled(tmp_path, TWO_FAMILIES, change))
+    nf4 = next(s.condition for s in view.summaries if s.label.text == "LoRA r=4 nf4")
+    told = view.comparison("eval_loss", nf4)
+    assert told is not None and told.p_value is not None and told.p_value < 0.05
+    assert told.verdict == ("worse" if decisive else "not decisive")
+    (gap,) = quantization_gap.decide(view, "eval_loss")
+    assert gap.pooled is not None
+    assert (gap.pooled.verdict, gap.pooled.p_adjusted, gap.pooled.p_equivalent) == (told.verdict, told.p_adjusted, told.p_equivalent)
+    assert quantization_gap.headline(view)[0].endswith("worse." if decisive else "not decisive among so many comparisons.")
+    standing = {p.condition: p.standing for p in accuracy_memory.decide(view)}[nf4]
+    assert standing == ("dominated" if decisive else "open")
+
+
+def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_invented(tmp_path: Path) -> None:
+    from lorabench.sections import accuracy_memory
+
+    def change(result: CellResult) -> CellResult:
+        hit = result.cell.seed == 1 and result.cell.training.steps
+        return result.model_copy(update={"outcome": "out_of_memory", "readings": ()}) if hit else result
+
+    view = make_view(filled(tmp_path, THREE, change))
+    assert decide(view.summaries, view.comparisons, "eval_loss") == ()
+    found = [c for c in view.comparisons if c.metric == "eval_loss"]
+    assert len(found) == 6 and all(c.broken == 1 for c in found)
+    made = answer.section(view)
+    assert made is not None
+    text = " ".join(b.text for b in made.blocks if hasattr(b, "text"))
+    assert "some cells did not finish, so nothing is decided from those that did" in text
+    assert "shares a finished seed" not in text, "they do, and are compared below"
+    for c in found:
+        assert c.difference > 0 and not c.flattered, "what is behind is not flattered into being behind"
+        assert answer.sentence(view, c).endswith((": worse.", ": not decisive among so many comparisons.", ": not decisive."))
+    front = accuracy_memory.section(view)
+    assert front is not None
+    (listed,) = (b for b in front.blocks if isinstance(b, Points))
+    assert listed.items[0] == "Nothing stands on the front, since no trained condition finished whole."

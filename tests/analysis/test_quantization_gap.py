@@ -16,9 +16,14 @@ from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.quantization_gap import TypeGap, quantization_gaps
 from lorabench.record.items import Items
+from lorabench.record.metrics import metric
+from lorabench.record.result import CellResult
+from lorabench.report.blocks import Figure
+from lorabench.report.view import make_view
+from lorabench.sections import quantization_gap as section
 from lorabench.spec import Cell, expand
 from lorabench.spec.settings import ComparisonSpec
-from tests.report.stores import renamed, study_of
+from tests.report.stores import filled, renamed, study_of
 
 STUDY = """
 schema: 1
@@ -158,6 +163,29 @@ def test_a_type_of_which_cells_broke_is_not_called_as_good(cells: tuple[Cell, ..
         assert whole.verdict == ("equivalent" if abs(cost) < 0.1 else "worse" if cost > 0 else "better")
         assert lost.pooled.verdict == verdict
         assert [g.broken for g in lost.gaps] == [0, 1]
+
+
+def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
+    def lost(r: CellResult) -> CellResult:
+        hit = (r.cell.method.rank, kind(r.cell), r.cell.seed) == (4, "none", 1)
+        return r.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else r
+
+    view = make_view(filled(tmp_path, STUDY, lost))
+    found = section.decide(view, "eval_loss")
+    assert [[g.twin_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
+    for t in found:
+        assert section.sentences(view, t, "eval_loss")[0].endswith("1 cell of the unquantised twins did not finish, so that those that did may flatter them.")
+    (shown,) = {section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.twin_broken}
+    assert shown.endswith("(1 cell of the twin did not finish)")
+
+
+def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
+    for keep, said in ((lambda c: c.method.rank != 4 or c.seed == 0, "Intervals of pairs with one seed are over its items alone: how far"), (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: how far")):
+        view = make_view(filled(tmp_path / said[:3], STUDY.replace("include", "evaluation: {lm_eval: [python-docs-cloze]}\ninclude"), lambda r, keep=keep: r if keep(r.cell) else None))  # type: ignore[misc]
+        made = section.section(view)
+        assert made is not None
+        captions = [b.caption for b in made.blocks if isinstance(b, Figure)]
+        assert any(said in c for c in captions), captions
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(0.1, "worse"), (-0.1, "better"), (0.004, "equivalent")])

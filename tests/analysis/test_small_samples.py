@@ -58,6 +58,20 @@ def test_p_of_nine_pairs_is_exact_and_of_more_near_it() -> None:
     assert EXACT_UP_TO == 9
 
 
+def test_ties_among_many_pairs_are_no_proof_either() -> None:
+    """Five tied low and five high on both sides: of the 252 ways to choose five, the same and the opposite one; t says 0."""
+    for n, exactly in ((10, 2 / math.comb(10, 5)), (11, 1 / math.comb(11, 5))):
+        halves = [0] * 5 + [1] * (n - 5)
+        found = spearman(halves, halves)
+        assert found is not None
+        assert found[0] == pytest.approx(1)
+        assert found[1] == pytest.approx(exactly, rel=0.25)
+    a, b = [1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [2, 1, 4, 3, 3, 7, 5, 6, 12, 8, 9, 11]
+    assert spearman(a, b)[1] < 0.001  # type: ignore[index]
+    mixed = [float(v) for v in np.random.default_rng(3).permutation(a)]
+    assert spearman(mixed, b)[1] == pytest.approx(stats.spearmanr(mixed, b).pvalue, rel=0.1), "of single ties t is near"  # type: ignore[index]
+
+
 def test_chance_orders_are_called_alike_no_more_often_than_said() -> None:
     for n in (4, 5, 6):
         ps = [spearman(list(range(n)), list(order))[1] for order in itertools.permutations(range(n))]  # type: ignore[index]

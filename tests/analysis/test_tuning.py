@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,11 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
 
     view = make_view(filled(tmp_path, TUNED, change))
     assert {t.chosen for t in view.tunings} == {3e-3}
+    said = learning_rates.sentence(view, view.tunings[0])
+    assert re.search(r"chose 0\.003 with [\d.]+ nats \(1 without a value\);", said)
+    assert said.endswith("0.100 at 0.01 (1 broke)"), "so that nobody wonders why the lower one was not taken"
+    row = learning_rates.table(view).rows[0]
+    assert [any(word in field for field in row) for word in ("(1 without a value)", "0.100 (1 broke)")] == [True, True]
 
 
 def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lorabench.memory.plan import plan_conditions
 from lorabench.memory.request import setting_from
 from lorabench.memory.room import Room
 from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.step import Work, predict_step
+from lorabench.memory.step import Work, predict_step, product_dtype
 from lorabench.memory.step import resolve_autocast as predicted_autocast
 from lorabench.record.result import Environment
 from lorabench.spec.gpus import find_gpu
@@ -136,3 +136,17 @@ def test_attention_in_bfloat16_keeps_its_matrix_where_no_fast_kernel_takes_it():
     assert t4["activations"] - a100["activations"] == pytest.approx(layers * heads * matrix, rel=0.01)
     single = replace(asked, model=asked.model.model_copy(update={"dtype": "float32"}))
     assert predict_step(on_card(single, find_gpu("t4"))) == predict_step(single), "float32 has a fast kernel on both"
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype"),
+    [({}, torch.bfloat16), ({"model": {"name": "pythia-160m", "dtype": "float16"}}, torch.float16), ({"quantization": {"name": "nf4", "compute_dtype": "float16"}}, torch.float16), ({"quantization": "int8"}, torch.float16)],
+)
+def test_tensor_cores_without_bfloat16_are_used_by_what_is_computed_in_float16(asked, dtype):
+    """A T4 multiplies float16 at 65 TFLOPS, and bfloat16, which it has not, through float32 at 8.1."""
+    t4 = replace(find_gpu("t4"), bandwidth=1e30)  # arithmetic alone tells the time
+    setting = on_card(setting_from({"model": "pythia-160m", "training": {"batch_size": 8, "sequence_length": 512}, **asked}), t4)
+    assert product_dtype(setting) == dtype
+    step = predict_step(setting)
+    slower = 1.05 if "quantization" in asked else 1.0
+    assert time_of(step, setting, t4, None).least == pytest.approx(slower * step.flops / (65e12 if dtype == torch.float16 else 8.1e12), rel=0.05), "and the launches of the update"

@@ -10,6 +10,7 @@ from scipy import stats
 
 from lorabench.errors import StudyError
 from lorabench.executors.synthetic import expected
+from lorabench.record.result import CellResult, Reading
 from lorabench.report.layout import Table, Value, shown
 from lorabench.report.tables import as_text, study_table, table_of
 from lorabench.report.view import make_view
@@ -155,3 +156,26 @@ def test_a_measured_metric_of_the_study_heads_its_table(tmp_path: Path) -> None:
     absent = make_view(filled(tmp_path / "b", STUDY + "comparison: {metric: nothing/acc}\n"))
     assert absent.metric == "eval_loss"
     assert any(f.kind == "metric_absent" for f in absent.findings)
+
+
+def test_an_interval_of_a_share_ends_where_shares_do_and_the_same_value_thrice_has_none(tmp_path: Path) -> None:
+    """None of 20 right, by one seed: 0 ± 16.1 points, from 0 to 16.1 in CSV; seven of 20 at each of two seeds: no interval, and a note says why."""
+
+    def change(r: CellResult) -> CellResult | None:
+        acc = {4: 0.0, 1: 0.35}.get(r.cell.method.rank or 0, 0.5 + 0.1 * r.cell.seed)
+        if r.cell.method.rank == 4 and r.cell.seed:
+            return None
+        kept = tuple(x for x in r.readings if not x.metric.startswith("python-docs-cloze"))
+        return r.model_copy(update={"readings": (*kept, Reading(metric="python-docs-cloze/acc", value=acc, stderr=(acc * (1 - acc) / 19) ** 0.5, count=20))})
+
+    table = study_table(filled(tmp_path, change=change))
+    alike, none_right, several = (value(table, row, "python-docs-cloze/acc") for row in (0, 2, 6))
+    wilson = stats.binomtest(0, 20).proportion_ci(0.95, "wilson").high
+    assert none_right and several and alike
+    assert (none_right.low, none_right.high, none_right.half) == (0.0, pytest.approx(wilson), pytest.approx(wilson))
+    column = next(c for c in table.columns if c.key == "python-docs-cloze/acc")
+    assert shown(none_right, column) == "0.0 ± 16.1"
+    assert several.half == pytest.approx(stats.t.ppf(0.975, 1) * 0.1 / 2), "two seeds a tenth apart"
+    assert (several.low, several.high) == (0.0, 1.0)
+    assert (alike.half, shown(alike, column)) == (None, "35.0")
+    assert table.notes[0].endswith("None is given where all seeds have the same value: how far others would lie is then unknown.")

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lorabench.errors import LorabenchError
 from lorabench.memory.hardware import LAUNCH, step_seconds
@@ -118,12 +119,13 @@ def test_float32_is_computed_outside_the_tensor_cores():
     work = SimpleNamespace(flops=10**15, moved_bytes=10**6, kernels=10)
     a100, t4 = find_gpu("a100-80gb"), find_gpu("t4")
     assert step_seconds(work, a100).least == pytest.approx(1e15 / 312e12)
-    assert step_seconds(work, a100, half=False).least == pytest.approx(1e15 / 19.5e12)
-    assert step_seconds(work, a100, half=False).most > 10 * step_seconds(work, a100).most
-    assert step_seconds(work, t4).least == pytest.approx(1e15 / 8.1e12), "no bfloat16, and the engine does not use float16"
-    assert step_seconds(work, t4) == step_seconds(work, t4, half=False)
+    assert step_seconds(work, a100, products=torch.float32).least == pytest.approx(1e15 / 19.5e12)
+    assert step_seconds(work, a100, products=torch.float32).most > 10 * step_seconds(work, a100).most
+    assert step_seconds(work, t4).least == pytest.approx(1e15 / 8.1e12), "no bfloat16"
+    assert step_seconds(work, t4, products=torch.float16).least == pytest.approx(1e15 / 65e12), "what its tensor cores take"
+    assert step_seconds(work, t4) == step_seconds(work, t4, products=torch.float32)
     assert step_seconds(work, find_gpu("24GB")) is None
     plain, packed = step_seconds(work, a100), step_seconds(work, a100, quantised=True)  # Qwen's README: 1.05 to 2.5 times as long, 1.3 in the median
     assert (packed.least, packed.most) == pytest.approx((1.05 * plain.least, 1.3 * plain.most))
     idle = SimpleNamespace(flops=1, moved_bytes=1, kernels=1000)
-    assert step_seconds(idle, a100, half=False).least == 1000 * LAUNCH
+    assert step_seconds(idle, a100, products=torch.float32).least == 1000 * LAUNCH
