@@ -21,12 +21,12 @@ from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import check_device, check_stored, device, load_config, load_tokenizer, quiet, skeleton
-from lorabench.engine.rehearsal import quantised_fault, small_copy, step_fault
+from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, quiet, skeleton, stored_form
+from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
-from lorabench.spec.checkpoint import declared_quantization, local_folder
+from lorabench.spec.checkpoint import local_folder
 from lorabench.spec.checkpoint_files import has_weights
 from lorabench.spec.paths import model_directory, model_label
 from lorabench.spec.settings import ModelSpec
@@ -76,7 +76,7 @@ def _look_at(spec: ModelSpec) -> None:
     if folder is not None and (broken := broken_json(folder)):
         raise ModelError(broken)
     if folder is not None and (model_directory(spec.name) is not None or has_weights(folder)):  # a hub model may not be there yet
-        fitting_names(model, folder, declared_quantization(load_config(spec).to_dict()))
+        fitting_names(model, folder, stored_form(spec))
     refuse_unfit(load_tokenizer(spec), model, name)
 
 
@@ -87,7 +87,7 @@ def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[
         try:
             with torch.device("meta"), quiet():
                 plugins.load("methods", cell.method.name).attach(copy.deepcopy(model), cell.method, peft_targets(model, targets) if targets else [])
-            small = small_copy(model) if cell.training.steps else None
+            small = small_copy(model, STEP_BELOW) if cell.training.steps else None
             with quiet():
                 known[key] = step_fault(cell, small, targets) if small is not None else None
         except ModelError as e:
@@ -102,7 +102,7 @@ def _quantised_fault(cell: Cell, model: Any, known: dict[str, str | None]) -> tu
         return None
     key = f"{cell.model.name} {cell.model.revision} {cell.quantization.name}"
     if key not in known:
-        small = small_copy(model)
+        small = small_copy(model, STEP_BELOW)
         with quiet():
             known[key] = quantised_fault(cell, small) if small is not None else None
     fault = known[key]
@@ -116,7 +116,7 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         first.setdefault(cell.model, []).append(cell)
     told = []
     for spec, own in first.items():
-        name, stored, left = model_label(spec.name), declared_quantization(load_config(spec).to_dict()), unreached(skeleton(spec))
+        name, stored, left = model_label(spec.name), stored_form(spec), unreached(skeleton(spec))
         if stored is not None:
             told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:
@@ -203,7 +203,7 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
     planted = getattr(plugins.load("tasks", cell.task.name), "planted", lambda options: None)(cell.task)
     if planted is None:
         return None
-    if declared_quantization(load_config(cell.model).to_dict()) is not None:
+    if stored_form(cell.model) is not None:
         return "task", f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint"
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:

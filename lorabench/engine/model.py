@@ -124,10 +124,15 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     return model
 
 
+def stored_form(model: ModelSpec) -> CheckpointQuantization | None:
+    """How a model's configuration says that its weights are quantised; None where it says nothing of it."""
+    return declared_quantization(load_config(model).to_dict())
+
+
 def check_stored(condition: Condition) -> CheckpointQuantization | None:
     """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the condition says."""
     name, asked = condition.model.name, condition.quantization
-    stored = declared_quantization(load_config(condition.model).to_dict())
+    stored = stored_form(condition.model)
     if stored is None:
         return None
     held = matched(name, stored, asked)

@@ -20,19 +20,19 @@ from lorabench.errors import LorabenchError
 from lorabench.spec.study import Cell
 
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
-_COPY_BELOW = 150_000_000  # more would take seconds to draw
-_STEP_BELOW = 30_000_000  # a step of more, too
+COPY_BELOW = 150_000_000  # parameters of a copy: more would take seconds to draw
+STEP_BELOW = 30_000_000  # a step of more, too
 _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
-def small_copy(model: Any) -> Any | None:
-    """A model (its skeleton) with random weights on the CPU, large enough that attention tells; None where even few layers are large, or it cannot be built."""
+def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
+    """A model (its skeleton) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
     config = copy.deepcopy(model.config)
     try:
         if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:
             _shorten(config)
         with torch.device("meta"):
-            if sum(p.numel() for p in type(model)(config).parameters()) > _COPY_BELOW:
+            if sum(p.numel() for p in type(model)(config).parameters()) > below:
                 return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -51,8 +51,6 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
 
     Layers whose weights are read past their modules (Mamba's kernels) get codes in place of numbers.
     """
-    if sum(p.numel() for p in small.parameters()) > _STEP_BELOW:
-        return None
     ids = torch.zeros((_ROWS, 8), dtype=torch.long)
     name = cell.quantization.name
     try:
@@ -75,8 +73,6 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
 
 def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not even its forward pass does."""
-    if sum(p.numel() for p in small.parameters()) > _STEP_BELOW:
-        return None
     count = small.get_input_embeddings().weight.shape[0]
     ids = torch.randint(min(8, count - 1), count, (_ROWS, min(cell.training.sequence_length, _LENGTH)), generator=torch.Generator().manual_seed(0))
     try:

@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
+from lorabench.spec.checkpoint_files import stored_tensors
 from lorabench.spec.paths import model_directory
 from lorabench.spec.settings import FLOAT32_BELOW, AnalysisSpec, ModelSpec, TaskSpec
 from lorabench.spec.study import Cell, Condition, Fingerprints
@@ -87,13 +89,8 @@ def may_be_large(name: str) -> bool:
         return True
     total = 0
     for file in directory.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            try:
-                header = json.loads(stream.read(size)) if size < file.stat().st_size else {}
-            except ValueError:  # a damaged file is told of when it is loaded
-                continue
-        total += sum(math.prod(t["shape"]) for key, t in header.items() if key != "__metadata__")
+        with suppress(ModelError):  # a damaged file is told of when it is loaded
+            total += sum(math.prod(t.shape) for t in stored_tensors((file,)).values())
     return total >= FLOAT32_BELOW
 
 
