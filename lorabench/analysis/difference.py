@@ -35,7 +35,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 FEW_ITEMS = 100  # below, t is used in place of the normal distribution
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
-_SAME = 1e-12  # a spread below this share of the values is float rounding
+SAME = 1e-12  # a spread below this share of the values is float rounding
 _HELD = 2048  # items up to which the resampling weights are kept: 33 MB
 _PLACES = (round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1)), round((1 + CONFIDENCE) / 2 * (RESAMPLES - 1)))  # of the percentiles among the sorted
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
@@ -131,7 +131,7 @@ def difference(ours: Array, theirs: Array, items: tuple[float, float] | None = N
     each = ours - theirs
     n, mean = len(each), float(np.mean(each))
     spread = float(np.std(each, ddof=1)) if n > 1 else None
-    if spread is not None and spread <= _SAME * float(np.max(np.abs([ours, theirs]))):
+    if spread is not None and spread <= SAME * float(np.max(np.abs([ours, theirs]))):
         # a spread of zero over a few seeds comes from rounding (accuracy over 200 items), not from certainty
         spread = None if items is None else 0.0
     return Difference(n, mean, None if spread is None else spread / math.sqrt(n), items, count)

@@ -16,16 +16,15 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from lorabench.analysis.difference import CONFIDENCE, quantile_over_items
+from lorabench.analysis.difference import CONFIDENCE, SAME, quantile_over_items
 
 FEW_OF_A_KIND = 10  # right or wrong answers: below, the normal interval of a share covers too little
-_SAME = 1e-12  # as in difference: a spread below this share of the values is float rounding
 _TAIL = (1 - CONFIDENCE) / 2
 
 
 def half_over_seeds(mean: float, std: float | None, n: int) -> float | None:
     """Half-width of a mean over n seeds; None for one seed, and where the values do not vary beyond rounding: then the noise is unknown."""
-    if std is None or n < 2 or std <= _SAME * abs(mean):
+    if std is None or n < 2 or std <= SAME * abs(mean):
         return None
     return _t(n - 1) * std / math.sqrt(n)
 

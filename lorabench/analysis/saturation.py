@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from lorabench.analysis.difference import CONFIDENCE
+from lorabench.analysis.difference import CONFIDENCE, SAME
 
 Array = NDArray[np.floating[Any]]
 FEWEST = 4  # ranks that a curve of three parameters is fitted to
@@ -37,7 +37,6 @@ MISFIT = 0.01  # p below which a curve does not fit, or is not monotone
 _EXPONENTS = (0.02, 8.0)
 _LEFT = 0.5
 _TAIL = (1 + CONFIDENCE) / 2
-_SAME = 1e-12  # as in difference: a spread below this share of the values is float rounding
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _noise(values: Array, halves: Sequence[float | None]) -> _Noise:
         freedom = (k - 1) * (n - 1)
         s = math.sqrt(float(np.sum(residual**2)) / freedom)
         shift = float(special.stdtrit(n - 1, _TAIL)) * float(np.std(values.mean(axis=0), ddof=1)) / math.sqrt(n)
-        known = s > _SAME * float(np.max(np.abs(values)))
+        known = s > SAME * float(np.max(np.abs(values)))
         return _Noise(np.full(k, s / math.sqrt(n)) if known else None, freedom, shift, "seeds" if known else None)
     errors = np.array([0.0 if h is None else h for h in halves]) / float(special.ndtri(_TAIL))
     known = len(errors) == k and bool(np.all(errors > 0))
