@@ -25,7 +25,7 @@ from lorabench.spec.settings import TrainingSpec, Tune
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Condition, Study
 
-SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis")
+SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
 MAX_CELLS = 100_000
 
 

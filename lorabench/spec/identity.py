@@ -20,7 +20,7 @@ from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spec.checkpoint_files import stored_tensors
 from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import FLOAT32_BELOW, AnalysisSpec, ModelSpec, TaskSpec
+from lorabench.spec.settings import FLOAT32_BELOW, Frozen, ModelSpec
 from lorabench.spec.study import Cell, Condition, Fingerprints
 
 IDENTITY_VERSION = 1
@@ -35,17 +35,19 @@ def canonical_json(value: Any) -> str:
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
     """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then stands for the whole grid."""
-    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over"})
+    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"})
+    for part in ("training", "evaluation", "analysis", "task"):
+        plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
     if cell.tuned_over and with_seed:
         plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
     elif cell.tuned_over:
         plain["training"]["learning_rate"] = {"tune": cell.tuned_over}
     plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
-    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task) | unset(cell.task)}
+    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
     plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}
     if plain["evaluation"]["forgetting"] not in ("self", "none"):
         plain["evaluation"]["forgetting"] = "file"
-    if cell.analysis == AnalysisSpec():
+    if not cell.analysis.truncation:
         del plain["analysis"]  # the ids of cells that ask for none are as they were before there was any
     if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
         plain["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
@@ -61,9 +63,9 @@ def path_fields(options: Any) -> frozenset[str]:
     return frozenset(plugins.load("tasks", options.name).PATH_FIELDS)
 
 
-def unset(options: TaskSpec) -> frozenset[str]:
-    """The task's later options that stand at their default: the ids of cells from before there were any stay as they are."""
-    return frozenset(name for name in options.LATER if getattr(options, name) == type(options).model_fields[name].default)
+def uncounted(part: Frozen) -> frozenset[str]:
+    """A part's fields that do not count in an id: no outcome depends on them, or they came later and stand at their default."""
+    return part.ASIDE | {name for name in part.LATER if getattr(part, name) == type(part).model_fields[name].default}
 
 
 def fingerprints(condition: Condition) -> Fingerprints:

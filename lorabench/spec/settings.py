@@ -45,6 +45,11 @@ Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 class Frozen(BaseModel):
     """Immutable, and closed: an unknown key is an error."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """fields that came after there were stored cells: at their default they do not count in a cell's id"""
+    ASIDE: ClassVar[frozenset[str]] = frozenset()
+    """fields that no outcome depends on: they never count in a cell's id"""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
     )
@@ -162,8 +167,13 @@ def _one_or_tuned(value: Any) -> str:
 class TrainingSpec(Frozen):
     """How an adapter is trained."""
 
+    LATER = frozenset({"epochs"})
+    ASIDE = frozenset({"checkpoint_every"})
+
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
+    epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
+    """passes over the training rows, in place of steps"""
     batch_size: Whole = Field(8, ge=1, le=10**6)
     """sequences of one forward pass (the micro-batch)"""
     gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
@@ -186,6 +196,8 @@ class TrainingSpec(Frozen):
     """recompute activations in the backward pass: less memory, more time"""
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+    checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never"""
 
     @property
     def rate(self) -> float:
@@ -235,6 +247,10 @@ class EvaluationSpec(Frozen):
 class AnalysisSpec(Frozen):
     """What is asked of a cell beyond its own evaluation."""
 
+    ASIDE = frozenset({"spectra"})
+
+    spectra: Literal["full", "values", "none"] = "full"
+    """what is kept of each learned change: singular values, directions and what they are beside the base; values alone; or nothing"""
     truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
     """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
     per_module: bool = False
@@ -244,6 +260,15 @@ class AnalysisSpec(Frozen):
     @classmethod
     def _rising(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(ranks)))
+
+
+class SaveSpec(Frozen):
+    """Which weights stay on disk after a cell; no outcome depends on it."""
+
+    full: Literal["none", "best", "all"] = "none"
+    """whole models of full fine-tuning: none, of each condition's best cell, or all"""
+    adapter: Literal["none", "best", "all"] = "all"
+    """adapters, in PEFT's format: none, of each condition's best cell, or all"""
 
 
 class ComparisonSpec(Frozen):
@@ -259,9 +284,6 @@ class ComparisonSpec(Frozen):
 
 class TaskSpec(Named):
     """What is learned; each task plug-in adds its own options to this."""
-
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """options that came after there were stored cells: at their default they do not count in a cell's id"""
 
     name: str = Field(min_length=1)
     """text, instruct, classify, python-docs, planted, facts"""

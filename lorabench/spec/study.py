@@ -23,6 +23,7 @@ from lorabench.spec.settings import (
     MethodSpec,
     ModelSpec,
     QuantizationSpec,
+    SaveSpec,
     Seed,
     TrainingSpec,
     Tune,
@@ -39,6 +40,7 @@ class Condition(Frozen):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
+    save: SaveSpec = SaveSpec()
 
     def normalised(self) -> Condition:
         """The same condition with the fields that its method and quantization do not use emptied."""
@@ -52,9 +54,9 @@ class Condition(Frozen):
             changes["quantization"] = self.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
         if not method.TRAINS:
             changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
-            changes["analysis"] = AnalysisSpec()
+            changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)
         elif not self.analysis.truncation:
-            changes["analysis"] = AnalysisSpec()  # nothing is cut, so there is nothing to spread
+            changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)  # nothing is cut, so there is nothing to spread
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
                 f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
@@ -160,6 +162,7 @@ class Study(Frozen):
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
+    save: SaveSpec = SaveSpec()
     comparison: ComparisonSpec = ComparisonSpec()
     published: tuple[PublishedSpec, ...] = ()
     """columns of published tables, shown beside the conditions they belong to"""
