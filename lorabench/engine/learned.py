@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.model import check_stored, load_base, resolve_dtype
+from lorabench.engine.model import check_stored, device, load_base, resolve_dtype
 from lorabench.record.learned import DIRECTIONS, Directions, save_directions
 from lorabench.record.spectrum import save_spectra
 from lorabench.spec.study import Cell
-from lorabench.spectra.analyse import beside_base
+from lorabench.spectra.analyse import beside_base, decomposed
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.own import Kept, Own
 from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -83,18 +84,34 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 
 
 @torch.no_grad()
-def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path) -> None:
-    """Writes spectra.safetensors and directions.safetensors; what a quantised checkpoint lost to its codes is not known, so no repair of it."""
-    before, spectra, directions = base_weights(cell, model), [], {}
-    turned = quantiser(cell.quantization, resolve_dtype(cell)) if check_stored(cell) is None else None
+def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path, own: Own | None = None, done: Callable[[int], None] = lambda modules: None) -> None:
+    """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without measures beside the base.
+
+    What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are done.
+    """
+    full = cell.analysis.spectra == "full"
+    before = base_weights(cell, model) if full else lambda module: None
+    turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
+    spectra, directions = [], {}
     for delta in deltas:
-        change = delta.decompose()
-        spectrum = beside_base(delta, change, before(delta.module), turned)
-        spectra.append(spectrum)
-        k = min(DIRECTIONS, spectrum.numerical_rank)
-        if k:
-            directions[delta.module] = Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy())
+        if full:
+            change = decomposed(delta)
+            spectra.append(spectrum := beside_base(delta, change, before(delta.module), turned, own=own))
+            if k := min(DIRECTIONS, spectrum.numerical_rank):
+                directions[delta.module] = Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy())
+        else:
+            spectra.append(delta.spectrum())
+        done(len(spectra))
     save_spectra(folder / "spectra.safetensors", spectra)
     if directions:
         save_directions(folder / "directions.safetensors", directions)
+    if own is not None:
+        own.save()
 
+
+def own_of(cell: Cell, folder: Path) -> Own:
+    """What is known of the cell's base alone, kept in a folder for all cells of its model and quantisation."""
+    base = (cell.fingerprints.model, str(device()))
+    held = (cell.quantization.name, cell.quantization.double_quant)
+    stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
+    return Own(Kept(folder, "weights", *base, *stored), Kept(folder, "errors", *base, *held, resolve_dtype(cell)))

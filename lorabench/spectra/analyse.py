@@ -11,8 +11,9 @@ from lorabench.errors import LorabenchError
 from lorabench.record.learned import DIRECTIONS
 from lorabench.record.spectrum import Spectrum
 from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
-from lorabench.spectra.decompose import Decomposition
+from lorabench.spectra.decompose import GRAM, Decomposition
 from lorabench.spectra.delta import Delta
+from lorabench.spectra.own import Own
 from lorabench.spectra.quantised import Quantise
 from lorabench.spectra.source import Learned
 from lorabench.spectra.subspace import Similarity, similarity
@@ -28,25 +29,35 @@ def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]
         if weight is None:
             yield delta.spectrum()
         else:
-            yield beside_base(delta, delta.decompose(), weight, learned.quantise, all_intruders)
+            yield beside_base(delta, decomposed(delta), weight, learned.quantise, all_intruders)
 
 
-def beside_base(delta: Delta, change: Decomposition, weight: torch.Tensor | None, quantise: Quantise | None = None, all_intruders: bool = False) -> Spectrum:
+def beside_base(
+    delta: Delta, change: Decomposition, weight: torch.Tensor | None, quantise: Quantise | None = None, all_intruders: bool = False, own: Own | None = None
+) -> Spectrum:
     """The spectrum of a change with its alignment, intruders and repair; without them where the base has no weight of that size.
 
-    Intruder dimensions take two whole decompositions of the weight: beyond INTRUDERS_UP_TO (smaller side) only where asked for.
+    `change` is its decomposition, of a dense one the first terms (`decomposed`).
+
+    Intruder dimensions take decompositions of the weight and of the sum: beyond INTRUDERS_UP_TO (smaller side) only where asked for.
+    What of that belongs to the base alone is taken from `own`, or put there.
     """
-    spectrum = delta.spectrum_of(change)
+    spectrum = delta.spectrum() if delta.a is None else delta.spectrum_of(change)
     if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
         return spectrum
-    weight, rank = weight.to(change.u.device), directions_of(delta, spectrum)
-    looked = all_intruders or min(weight.shape) <= INTRUDERS_UP_TO
-    return replace(
-        spectrum,
-        alignment=align(change, rank, weight),
-        intruders=intruders(delta, weight) if looked else None,
-        repair=repair(change, delta.inner or rank, *quantise(weight)) if quantise is not None else None,
-    )
+    own = own if own is not None else Own()
+    weight, rank, name = weight.to(change.u.device), directions_of(delta, spectrum), delta.module
+    looked = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
+    values, left = own.of_weight(name, weight, rank, with_left=looked)
+    undone = None
+    if quantise is not None:
+        undone = repair(change, delta.inner or rank, *quantise(weight), lambda error, k: own.error_values(name, error, k), delta.dense)
+    return replace(spectrum, alignment=align(change, rank, weight, values), intruders=intruders(delta, weight, own_left=left) if looked else None, repair=undone)
+
+
+def decomposed(delta: Delta) -> Decomposition:
+    """All of a change that has factors, the first terms of a dense one: as many as are kept or looked at."""
+    return delta.decompose(DIRECTIONS if delta.dense is not None else None)
 
 
 def directions_of(delta: Delta, spectrum: Spectrum) -> int:

@@ -1,0 +1,118 @@
+"""What belongs to a base weight W alone, whatever is learned on it: computed once a model and kept beside the results.
+
+    <folder>/<key>.safetensors    <module>.values.<k>  (k,)        the first singular values of W, where k of them were asked for
+                                  <module>.left.<k>    (out, 16)   its first left singular vectors
+                                  <module>.error.<k>   (k,)        the first singular values of W_q - W, in the file of that quantisation
+
+All in float64: a value that is read is the one that was computed. A file holds MOST_BYTES at most (a model of 135M parameters: 40 MB); what
+is beyond is computed each time. Several workers may write: each replaces the file by one that holds what it read and what it made, so the
+worst is that something is computed twice. A file that cannot be read counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lorabench.spectra.alignment import EXACT, VECTORS, leading_values
+from lorabench.spectra.decompose import leading
+
+VERSION = "1"  # of how the numbers are made: another one makes another key
+FEWEST = 64  # values of a weight: as many as the ranks of most adapters
+MOST_BYTES = 256 * 2**20
+
+
+class Kept:
+    """Tensors by name, of one key; without a folder none outlives this object."""
+
+    def __init__(self, folder: Path | None = None, *key: object) -> None:
+        name = hashlib.sha256(repr((VERSION, torch.__version__, *key)).encode()).hexdigest()[:16]
+        self.path = folder / f"{name}.safetensors" if folder is not None else None
+        self._made: dict[str, torch.Tensor] = {}
+        self._read = _opened(self.path)
+        self._there = frozenset(self._read.keys()) if self._read is not None else frozenset()
+
+    def get(self, name: str, where: torch.device) -> torch.Tensor | None:
+        """The tensor of a name; None where it has to be computed."""
+        if self._read is not None and name in self._there:
+            return self._read.get_tensor(name).to(where)
+        return self._made[name].to(where) if name in self._made else None
+
+    def put(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Takes what was computed."""
+        self._made[name] = tensor.double().cpu().contiguous()
+        return tensor
+
+    def save(self) -> None:
+        """Writes what was computed beside what is there; a folder that cannot be written loses nothing but time."""
+        if self.path is None or not self._made:
+            return
+        there = _opened(self.path)  # as it is now: another worker may have written meanwhile
+        kept = {n: there.get_tensor(n) for n in there.keys()} if there is not None else {}  # noqa: SIM118  (no mapping)
+        size = sum(t.nbytes for t in kept.values())
+        for name, tensor in self._made.items():
+            if name not in kept and size + tensor.nbytes <= MOST_BYTES:
+                kept[name] = tensor
+                size += tensor.nbytes
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(kept, temporary)
+            os.replace(temporary, self.path)
+            print(f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the next cell need not compute it")
+        except (OSError, SafetensorError) as e:
+            temporary.unlink(missing_ok=True)
+            print(f"{self.path} cannot be written ({e}); the next cell computes it again")
+
+
+class Own:
+    """A base's weights decomposed as far as measures of a change need it, and the errors of its quantisation; kept nowhere unless told where."""
+
+    def __init__(self, weights: Kept | None = None, errors: Kept | None = None) -> None:
+        self._weights, self._errors = weights or Kept(), errors or Kept()
+
+    def of_weight(self, module: str, weight: torch.Tensor, most: int, with_left: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Of a module's weight (out, in) at least the first `most` singular values, descending (all where it has fewer), and where
+        asked for its first left singular vectors (out, 16)."""
+        k = _so_many(weight, most)
+        values, left = (self._weights.get(f"{module}.{what}.{k}", weight.device) for what in ("values", "left"))
+        if values is None or (with_left and left is None):
+            if with_left or min(weight.shape) <= EXACT:
+                values, left = leading(weight, k, VECTORS if with_left else 0)
+            else:
+                values = leading_values(weight, k)
+            self._weights.put(f"{module}.values.{k}", values)
+            if with_left and left is not None:
+                self._weights.put(f"{module}.left.{k}", left)
+        return values, left if with_left else None
+
+    def error_values(self, module: str, error: torch.Tensor, most: int) -> torch.Tensor:
+        """At least the first `most` singular values of W_q - W."""
+        name = f"{module}.error.{(k := _so_many(error, most))}"
+        found = self._errors.get(name, error.device)
+        return found if found is not None else self._errors.put(name, leading_values(error, k))
+
+    def save(self) -> None:
+        """Keeps what was computed."""
+        self._weights.save()
+        self._errors.save()
+
+
+def _so_many(matrix: torch.Tensor, most: int) -> int:
+    """FEWEST, or the next power of two, so that a grid of ranks shares them; at most the smaller side."""
+    return min(max(FEWEST, 1 << max(most - 1, 0).bit_length()), *matrix.shape)
+
+
+def _opened(path: Path | None) -> Any | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError):
+        return None
