@@ -16,12 +16,14 @@ from typing import Any
 import torch
 
 from lorabench import plugins
-from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.distill import Teacher, distilled
-from lorabench.engine.domain import Domain, Ground, base_domain
+from lorabench.engine.domain import Domain, Ground, base_domain, is_kept
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import (
+    SAMPLE_TOKENS,
+    SAMPLES,
     Losses,
     forgetting_reading,
     held_out_items,
@@ -33,7 +35,7 @@ from lorabench.engine.evaluate import (
 from lorabench.engine.events import Event, Phase
 from lorabench.engine.experts import unreached
 from lorabench.engine.harness import Harness
-from lorabench.engine.learned import Factors, adapter_deltas, full_deltas, keep, start_factors
+from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.engine.model import (
     device,
     load_base,
@@ -44,6 +46,8 @@ from lorabench.engine.model import (
     weight_bytes,
 )
 from lorabench.engine.precision import evaluated
+from lorabench.engine.outlook import Ahead, outlook, rows_evaluated
+from lorabench.engine.phases import Phases
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
@@ -54,6 +58,7 @@ from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
+from lorabench.spectra.own import Own
 
 Report = Callable[[Event], None]
 _DOMAINS: dict[Ground, Domain] = {}
@@ -96,6 +101,7 @@ class _Run:
 
     def __init__(self, cell: Cell, folder: Path, report: Report, started_at: str) -> None:
         self.cell, self.folder, self.report, self.started_at = cell, folder, report, started_at
+        self.phases = Phases(cell.id, report)
         self.device = device()
         self.autocast = resolve_autocast(cell.training, self.device)
         if self.device.type == "cuda":
@@ -123,6 +129,7 @@ class _Run:
         left = unreached(base)
         if not self._base_stays():
             self.domain, self.domain_loss = self._domain(base, tokenizer)
+            self._enter("load")
         torch.manual_seed(cell.seed)
         with Probe(self.device) as attaching:
             wanted = cell.method.target_modules
@@ -138,9 +145,9 @@ class _Run:
     def train(self, data: TaskData) -> None:
         """The steps, timed alone."""
         cell, steps = self.cell, self.cell.training.steps
-        self._enter("train")
         if not steps:
             return
+        self.phases.enter("train", ahead=self._outlook(data))
         if self.adapted.start:  # pissa: its start is part of what is saved
             self.adapted.model.save_pretrained(self.folder / "start")
         torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew
@@ -166,13 +173,14 @@ class _Run:
     def evaluate(self, data: TaskData) -> None:
         """Held-out loss, lm-eval, forgetting."""
         cell, adapted = self.cell, self.adapted
-        self._enter("evaluate")
         spec, padding = cell.evaluation, adapted.tokenizer.pad_token_id
         if self._base_stays():
             with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
-        self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once: on no clock
-        with Probe(self.device) as phase:
+        self._enter("prepare")
+        self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once
+        self._enter("evaluate", rows_evaluated(cell, data, len(self.domain)))
+        with Probe(self.device) as phase, self.phases.rows(adapted.model):
             self.accuracy, items = self._accuracy(data)
             if cell.training.steps and not any(r.metric == "eval_loss" for r in self.accuracy):  # left out, it would leave the mean to the other seeds
                 raise Diverged(self.step or 0, "held-out loss")
@@ -195,6 +203,7 @@ class _Run:
 
     def save(self) -> None:
         """The adapter in PEFT's own format; for full fine-tuning the size alone of what it would write."""
+        self._enter("save")
         model, start = self.adapted.model, self.folder / "start"
         if not hasattr(model, "peft_config"):
             trains = self.cell.training.steps > 0
@@ -219,21 +228,24 @@ class _Run:
             traceback.print_exc()
 
     def decompose(self) -> None:
-        """The singular values and first directions of every learned change."""
-        self._enter("decompose")
+        """The singular values and first directions of every learned change, as far as the study wants them."""
         model, cell = self.adapted.model, self.cell
-        if hasattr(model, "peft_config"):
-            keep(adapter_deltas(model, self.adapted.start), model, cell, self.folder)
-        elif cell.training.steps:
-            keep(full_deltas(model, cell), model, cell, self.folder)
+        adapted = [name for name, _ in adapted_layers(model)]
+        if cell.analysis.spectra == "none" or not (adapted or cell.training.steps):
+            return
+        self._enter("decompose", len(adapted or linear_modules(model)))
+        deltas = adapter_deltas(model, self.adapted.start) if adapted else full_deltas(model, cell)
+        keep(deltas, model, cell, self.folder, self._own(), self.phases.heard)
 
     def truncate(self, data: TaskData) -> None:
         """The accuracy that is left at the lower ranks which the study asks for."""
         cell = self.cell
         if cell.analysis.truncation and cell.training.steps:
-            self._enter("truncate")
-            cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy)
-            save_truncations(self.folder / "truncation.csv", cuts)
+            rows = rows_evaluated(cell, data, 0)
+            self._enter("truncate", len(cell.analysis.truncation) * (1 + cell.analysis.per_module) * rows if rows else None)
+            with self.phases.rows(self.adapted.model):
+                cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy)
+                save_truncations(self.folder / "truncation.csv", cuts)
 
     def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
         """Held-out loss and lm-eval of the model as it is now, and what they are means of."""
@@ -253,6 +265,7 @@ class _Run:
         """On a CPU: the peak of live tensors in two training steps and in one evaluation batch; last, since the steps change weights."""
         if self.device.type == "cuda":
             return
+        self._enter("measure")
         model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
         longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
         with evaluated(model, self.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
@@ -267,6 +280,8 @@ class _Run:
 
     def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
         """The result, with everything that was read until now."""
+        for metric, seconds in self.phases.seconds().items():
+            self.read(metric, seconds)
         shutil.rmtree(self.folder / "start", ignore_errors=True)
         if self.curve:
             with (self.folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -291,8 +306,21 @@ class _Run:
         if math.isfinite(value):
             self.readings.append(Reading(metric=metric, value=value))
 
-    def _enter(self, phase: Phase) -> None:
-        self.report(Event(self.cell.id, phase))
+    def _enter(self, phase: Phase, total: int | None = None) -> None:
+        self.phases.enter(phase, total)
+
+    def _outlook(self, data: TaskData) -> Ahead:
+        """What comes after the steps and how long it should take; no cell is lost by it."""
+        try:
+            model = self.adapted.model
+            samples = self._base_stays() and not is_kept(self.cell, model.get_base_model(), self.device, _DOMAINS)
+            return outlook(self.cell, data, model, samples, self._own().is_known)
+        except Exception:
+            traceback.print_exc()
+            return {}
+
+    def _own(self) -> Own:
+        return own_of(self.cell, self.folder.parent.parent / "base")
 
     def _base_stays(self) -> bool:
         """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in pissa."""
@@ -301,7 +329,11 @@ class _Run:
 
     def _domain(self, base: Any, tokenizer: Any) -> tuple[tuple[Example, ...], Losses | None]:
         """Text of the base's domain and the base's own loss on it."""
-        return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
+        if is_kept(self.cell, base, self.device, _DOMAINS):
+            return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
+        self._enter("sample", SAMPLES * min(SAMPLE_TOKENS, self.cell.training.sequence_length))
+        with self.phases.rows(base):
+            return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
         if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning

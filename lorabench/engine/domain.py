@@ -45,6 +45,11 @@ def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     return Ground(cell.model, cell.fingerprints, resolve_eval_dtype(cell), cell.quantization, computed, attention, str(where), cell.evaluation, cell.training.sequence_length)
 
 
+def is_kept(cell: Cell, base: Any, where: torch.device, kept: dict[Ground, Domain]) -> bool:
+    """Whether nothing is left to be sampled for a cell: its base's text is kept, or it asks for none."""
+    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in kept
+
+
 def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]) -> Domain | None:
     """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
     chosen, length = cell.evaluation.forgetting, cell.training.sequence_length

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["foresee", "load", "train", "evaluate", "decompose", "truncate"]
+Phase = Literal["foresee", "load", "sample", "train", "prepare", "evaluate", "save", "decompose", "truncate", "measure"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """A phase began, or an optimizer step ended."""
+    """A phase began or went on, or an optimizer step ended."""
 
     cell: str
     phase: Phase
@@ -21,6 +22,12 @@ class Event:
     tokens_per_second: float | None = None
     warning: str | None = None
     """what the user is to know before the cell runs, a sentence without its subject"""
+    done: int | None = None
+    """of a phase that is no training: rows evaluated, modules decomposed, tokens sampled, cuts evaluated"""
+    total: int | None = None
+    """of these; absent where it is not known"""
+    ahead: Mapping[str, tuple[float, float]] | None = None
+    """before the first step, of each phase that comes: what it should take in seconds, and in optimizer steps of this cell, which add up"""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.model import check_stored, device, load_base, resolve_dtype
 from lorabench.record.learned import DIRECTIONS, Directions, save_directions
-from lorabench.record.spectrum import save_spectra
+from lorabench.record.spectrum import Spectrum, save_spectra
 from lorabench.spec.study import Cell
 from lorabench.spectra.analyse import beside_base, decomposed
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
@@ -20,6 +22,7 @@ from lorabench.spectra.own import Kept, Own
 from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Made = TypeVar("Made")
 Before = Callable[[str], torch.Tensor | None]
 """a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
 
@@ -92,21 +95,56 @@ def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path, own: Own
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
     turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
+
+    def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
+        if not full:
+            return delta.spectrum(), None
+        change = decomposed(delta)
+        spectrum = beside_base(delta, change, weight, turned, own=own)
+        k = min(DIRECTIONS, spectrum.numerical_rank)
+        return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
+
     spectra, directions = [], {}
-    for delta in deltas:
-        if full:
-            change = decomposed(delta)
-            spectra.append(spectrum := beside_base(delta, change, before(delta.module), turned, own=own))
-            if k := min(DIRECTIONS, spectrum.numerical_rank):
-                directions[delta.module] = Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy())
-        else:
-            spectra.append(delta.spectrum())
+    for spectrum, found in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
+        spectra.append(spectrum)
+        if found is not None:
+            directions[spectrum.module] = found
         done(len(spectra))
     save_spectra(folder / "spectra.safetensors", spectra)
     if directions:
         save_directions(folder / "directions.safetensors", directions)
     if own is not None:
         own.save()
+
+
+def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:
+    """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
+
+    Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait for each other.
+    """
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    if threads < 2:
+        yield from (work(*given) for given in each)
+        return
+    from threadpoolctl import threadpool_limits
+
+    @torch.no_grad()
+    def alone(given: tuple[Any, ...]) -> Made:
+        return work(*given)
+
+    given = iter(each)
+    try:
+        torch.set_num_threads(1)
+        with threadpool_limits(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque[Future[Made]] = deque()
+            for one in given:  # a few at a time: changes of full fine-tuning are as large as the model
+                waiting.append(pool.submit(alone, one))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def own_of(cell: Cell, folder: Path) -> Own:

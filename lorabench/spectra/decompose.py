@@ -106,7 +106,10 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
         found = randomised(matrix, most)
         return found.values, found.u[:, :vectors]
     tall = matrix.shape[0] > matrix.shape[1]
-    squares, own = _last_eigenpairs(matrix.T @ matrix if tall else matrix @ matrix.T, most)
+    gram = matrix.T @ matrix if tall else matrix @ matrix.T
+    if not vectors:
+        return _last_eigenvalues(gram, most).clamp(min=0).sqrt(), matrix[:, :0]
+    squares, own = _last_eigenpairs(gram, most)
     kept = own[:, :vectors]
     return squares.clamp(min=0).sqrt(), torch.nn.functional.normalize(matrix @ kept, dim=0) if tall else kept.contiguous()
 
@@ -137,6 +140,16 @@ def _last_eigenpairs(gram: torch.Tensor, most: int) -> tuple[torch.Tensor, torch
 
     some, own = eigh(gram.numpy(), subset_by_index=(n - most, n - 1), check_finite=False)
     return torch.from_numpy(some[::-1].copy()), torch.from_numpy(own[:, ::-1].copy())
+
+
+def _last_eigenvalues(gram: torch.Tensor, most: int) -> torch.Tensor:
+    """The `most` largest eigenvalues alone."""
+    n = len(gram)
+    if gram.device.type != "cpu" or not 0 < most < n:
+        return torch.linalg.eigvalsh(gram).flip(0)[:most]
+    from scipy.linalg import eigh
+
+    return torch.from_numpy(eigh(gram.numpy(), eigvals_only=True, subset_by_index=(n - most, n - 1), check_finite=False)[::-1].copy())
 
 
 def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:

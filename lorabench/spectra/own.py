@@ -38,6 +38,11 @@ class Kept:
         self._read = _opened(self.path)
         self._there = frozenset(self._read.keys()) if self._read is not None else frozenset()
 
+    @property
+    def there(self) -> bool:
+        """Whether anything was kept before."""
+        return bool(self._there)
+
     def get(self, name: str, where: torch.device) -> torch.Tensor | None:
         """The tensor of a name; None where it has to be computed."""
         if self._read is not None and name in self._there:
@@ -64,6 +69,7 @@ class Kept:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             save_file(kept, temporary)
+            temporary.chmod(0o644)
             os.replace(temporary, self.path)
             print(f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the next cell need not compute it")
         except (OSError, SafetensorError) as e:
@@ -97,6 +103,11 @@ class Own:
         name = f"{module}.error.{(k := _so_many(error, most))}"
         found = self._errors.get(name, error.device)
         return found if found is not None else self._errors.put(name, leading_values(error, k))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an earlier cell has decomposed this base."""
+        return self._weights.there
 
     def save(self) -> None:
         """Keeps what was computed."""

@@ -1,0 +1,135 @@
+"""What the phases of a cell that come after loading should take, told before the first step so that the time left counts all of them.
+
+Whatever runs the model is told in optimizer steps of the cell itself, whose pace the runner sees. With T positions in a step, padding
+included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the forward one for the activations'
+gradients and once more for the weights', so c = 3 where the base is trained, 2 where it is frozen, and 1 more where activations are recomputed.
+Decomposing is told in seconds, from the time of one Gram matrix and one eigendecomposition that are made here to see how fast they are:
+a module of (out, in), n the smaller side, takes n n m for the one and n^3 for the other, as often as matrices are decomposed.
+A guess within a factor of two, replaced by what was measured as soon as a cell is through.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from lorabench.engine.adapt import linear_modules
+from lorabench.engine.data import Example, TaskData
+from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
+from lorabench.engine.learned import adapted_layers
+from lorabench.spec.study import Cell
+from lorabench.spectra.alignment import INTRUDERS_UP_TO
+from lorabench.spectra.decompose import leading
+
+Ahead = dict[str, tuple[float, float]]
+IMPORT_SECONDS = 6.0  # of lm-eval, once a process
+WATCHED = 1.5  # how much longer a step takes whose tensors are counted
+ONE_BY_ONE = 3.0  # how much longer a position takes that is sampled than one that is read with others
+SIDE = 512  # of the matrix that is tried
+MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decompositions
+BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
+
+
+def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
+    """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval task of unknown size).
+
+    `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions are kept.
+    """
+    spec, training = cell.evaluation, cell.training
+    if not training.steps:
+        return {}
+    passes = (3 if not hasattr(model, "peft_config") else 2) + training.gradient_checkpointing
+    step = passes * max(1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation)
+    domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
+    asked = _harness_positions(data, cell)
+    ahead: Ahead = {"save": (0.3, 0.0)}
+    if samples:
+        ahead["sample"] = (0.0, (ONE_BY_ONE + 1) * domain / step)
+    if asked is None or asked:
+        ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
+    if asked is not None:
+        held_out = _read(data.test[: spec.max_sequences], spec.batch_size)
+        validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
+        ahead["evaluate"] = (0.0, (held_out + asked + validated + domain) / step)
+        cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
+        if cuts:
+            ahead["truncate"] = (0.0, cuts * (held_out + asked) / step)
+    if cell.analysis.spectra != "none":
+        ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
+    if next(model.parameters()).device.type == "cpu":
+        longest = max((len(e.ids) for e in data.train), default=1) * training.batch_size * training.gradient_accumulation * passes
+        ahead["measure"] = (0.0, WATCHED * (2 * longest / step + _read(data.test[: spec.batch_size], spec.batch_size) / step))
+    return ahead
+
+
+def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
+    """How many rows go through the model in an evaluation: held-out ones, the choices of the task's own sets, validation, the base's text; None where lm-eval alone knows."""
+    spec = cell.evaluation
+    own = {s.name: s.items for s in data.choice_sets} if spec.lm_eval != () else {}
+    names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
+    if any(n not in own for n in names):
+        return None
+    rows = sum(len(i.choices) for n in names for i in own[n][: spec.limit])
+    return rows + len(data.test[: spec.max_sequences]) + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
+
+
+def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
+    """Of all modules of a model, at the speed of this machine."""
+    gram, eigen = _speed(next(model.parameters()).device)
+    whole = not hasattr(model, "peft_config")
+    dense = whole or cell.method.name == "dora"
+    sides = list(linear_modules(model).values()) if whole else [(layer.in_features, layer.out_features) for _, layer in adapted_layers(model)]
+    total = 0.0
+    for side, longer in (sorted(s) for s in sides):
+        beside = cell.analysis.spectra == "full"
+        grams = 2 * dense + beside * ((side <= INTRUDERS_UP_TO) + (not base_is_known) * (1 + (cell.quantization.name != "none")))
+        total += MODULE_SECONDS + grams * (gram * side * side * longer + eigen * side**3)
+    return total
+
+
+@lru_cache(maxsize=2)
+def _speed(where: torch.device) -> tuple[float, float]:
+    """Seconds of a Gram matrix over n n m, and of its first eigenpairs over n^3."""
+    matrix = torch.randn(SIDE, SIDE, dtype=torch.float64, device=where, generator=torch.Generator(where).manual_seed(0))
+    leading(matrix, 16, 16)  # imports and first calls
+    took = []
+    for made in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
+        began = time.perf_counter()
+        float(made()[0].sum())
+        took.append((time.perf_counter() - began) / SIDE**3)
+    return took[0], max(took[1] - took[0], 0.0)
+
+
+def _positions(examples: Sequence[Example], batch: int) -> float:
+    """Positions of a row of a random batch, padding included: the mean of the longest of so many."""
+    lengths = sorted(len(e.ids) for e in examples)
+    n = len(lengths)
+    return sum(length * ((i / n) ** batch - ((i - 1) / n) ** batch) for i, length in enumerate(lengths, 1))
+
+
+def _read(examples: Sequence[Example], batch: int) -> float:
+    """Positions that evaluating examples takes, longest first."""
+    lengths = sorted((len(e.ids) for e in examples), reverse=True)
+    return float(sum(lengths[i] * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
+
+
+def _harness_positions(data: TaskData, cell: Cell) -> float | None:
+    """Of the task's own multiple-choice sets; None where an installed task is asked for, whose size only lm-eval knows."""
+    spec = cell.evaluation
+    if spec.lm_eval == ():
+        return 0.0
+    own = {s.name: s.items for s in data.choice_sets}
+    names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
+    if any(n not in own for n in names):
+        return None
+    return float(sum(_told(own[n][: spec.limit]) for n in names))
+
+
+def _told(items: Iterable[Any]) -> float:
+    return sum(math.ceil((len(i.context) + len(c)) / BYTES_PER_TOKEN) + 1 for i in items for c in i.choices)
