@@ -45,9 +45,9 @@ from lorabench.engine.model import (
     resolve_autocast,
     weight_bytes,
 )
-from lorabench.engine.precision import evaluated
 from lorabench.engine.outlook import Ahead, outlook, rows_evaluated
 from lorabench.engine.phases import Phases
+from lorabench.engine.precision import evaluated
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved

@@ -1,6 +1,6 @@
 """The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which forgetting is counted.
 
-Cells in a row mostly share their base, so the last domain is kept; it is shared exactly where everything that decides its numbers is equal.
+Cells mostly share their bases, so the last domains are kept; one is shared exactly where everything that decides its numbers is equal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lorabench.engine.precision import evaluated, resolve_eval_dtype
 from lorabench.spec.settings import EvaluationSpec, ModelSpec, QuantizationSpec
 from lorabench.spec.study import Cell, Fingerprints
 
+MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]
 
 
@@ -60,6 +61,7 @@ def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept
         with evaluated(base, cell):
             text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where) if chosen == "self" else file_text(chosen, tokenizer, length)
             seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
-        kept.clear()
+        if len(kept) >= MOST_KEPT:
+            kept.pop(next(iter(kept)))
         kept[key] = text, seen
     return kept[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,12 +96,14 @@ def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path, own: Own
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
     turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
+    held = held_weights(model) if turned is not None else {}
 
     def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
         if not full:
             return delta.spectrum(), None
-        change = decomposed(delta)
-        spectrum = beside_base(delta, change, weight, turned, own=own)
+        change, live = decomposed(delta), held.get(delta.module)
+        back = turned if live is None else lambda loaded: (loaded.to(resolve_dtype(cell)), live().to(loaded.device))
+        spectrum = beside_base(delta, change, weight, back, own=own)
         k = min(DIRECTIONS, spectrum.numerical_rank)
         return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
 
@@ -115,6 +118,14 @@ def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path, own: Own
         save_directions(folder / "directions.safetensors", directions)
     if own is not None:
         own.save()
+
+
+def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
+    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them once more takes many times as long.
+
+    Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives back.
+    """
+    return {n: partial(_base_weight, layer) for n, layer in adapted_layers(model) if hasattr(layer.get_base_layer().weight, "quant_state") and not getattr(layer, "fan_in_fan_out", False)}
 
 
 def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:

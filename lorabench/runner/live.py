@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorabench.runner.progress import Running, Tally, count, headline, state, verdict
+from lorabench.runner.progress import Tally, count, headline, state, verdict
+from lorabench.runner.timing import Running
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event
@@ -32,8 +33,8 @@ class Live:
         self.display: RichLive | None = None
         self.waiting = 0
 
-    def begin(self, plan: Plan) -> None:
-        self.tally = Tally(plan, plan.done, list(plan.pending))
+    def begin(self, plan: Plan, workers: int = 1) -> None:
+        self.tally = Tally.of(plan, workers)
         self.console.print(Text(headline(plan)))
         for notice in plan.notices:
             self.console.print(Text("note: ").append(notice, "yellow"))
@@ -48,13 +49,13 @@ class Live:
 
     def event(self, event: Event) -> None:
         with self.lock:
-            now = self._tally.see(event)
+            now, _ = self._tally.see(event)
             if now is not None and event.warning:
                 self.console.print(Text(f"{self._number(now)} {now.words}: warning: ").append(event.warning, "yellow"))
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:
-            now = self._tally.end(cell, seconds)
+            now = self._tally.end(cell, seconds, result.outcome == "finished")
             line = Text(f"{self._number(now)} {now.words}: ")
             self.console.print(line.append(verdict(result, seconds), COLOURS[result.outcome]))
 
@@ -97,8 +98,15 @@ class Live:
         row.add_column(overflow="fold")
         row.add_column(width=20)
         row.add_column(overflow="fold")
-        steps = now.cell.training.steps
-        step = (now.last.step or (steps if now.last.phase in ("evaluate", "decompose", "truncate") else 0)) if now.last else 0
-        bar = ProgressBar(total=max(1, steps), completed=step, width=20) if steps else Text("")
+        done, total = part(now)
+        bar = ProgressBar(total=total, completed=done, width=20) if total else Text("")
         row.add_row(Text(f"{self._number(now)} {now.words}"), bar, Text(state(now), "cyan"))
         return row
+
+
+def part(now: Running) -> tuple[int, int]:
+    """How much of its phase a cell has behind it, of how much: steps, rows or modules; of 0 where that is not known."""
+    last = now.last
+    if last is None:
+        return 0, now.cell.training.steps
+    return (last.step or 0, last.steps or now.cell.training.steps) if now.phase in ("start", "load", "train") else (last.done or 0, last.total or 0)

@@ -1,6 +1,6 @@
 """What a run shows: a live display on a terminal, plain lines elsewhere.
 
-`Tally` keeps the numbers (cells done, seconds of each, time left); the two displays draw them.
+`Tally` keeps the numbers (cells done, where each is, time left by runner.timing); the two displays draw them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
+
+from lorabench.errors import StoreError
+from lorabench.runner.timing import Clockwork, Measured, Running, stored
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event
@@ -20,13 +24,19 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
-DOING = {"foresee": "predicting its memory", "load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing", "truncate": "evaluating lower ranks"}
+PHASE_SECONDS = 1.0  # how long a phase lasts before it has a line of its own
+UNKNOWN = "time left not known yet"
+DOING = {
+    "foresee": "predicting its memory", "load": "loading", "sample": "sampling the base's text", "train": "training", "prepare": "preparing lm-eval", "evaluate": "evaluating",
+    "save": "saving", "decompose": "decomposing", "truncate": "evaluating lower ranks", "measure": "measuring memory",
+}  # fmt: skip
+UNITS = {"sample": "tokens", "evaluate": "rows", "decompose": "modules", "truncate": "rows"}
 
 
 class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, plan: Plan, workers: int = 1) -> None: ...
     def start(self, cell: Cell) -> None: ...
     def event(self, event: Event) -> None: ...
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None: ...
@@ -46,103 +56,79 @@ def open_progress(stream: TextIO | None = None) -> Progress:
 
 
 @dataclass
-class Running:
-    """A cell that runs now."""
-
-    number: int
-    words: str
-    cell: Cell
-    began: float
-    last: Event | None = None
-    loss: float | None = None
-    trained_from: float | None = None
-    """when its first optimizer step was reported"""
-
-    def pace(self, now: float) -> float | None:
-        """Seconds of a step so far, while it trains; None before its second step."""
-        if self.last is None or self.last.phase != "train" or self.trained_from is None or (self.last.step or 0) < 2:
-            return None
-        return (now - self.trained_from) / ((self.last.step or 0) - 1)
-
-
-@dataclass
 class Tally:
     """The numbers of a run."""
 
     plan: Plan
     done: int
     left: list[Cell]
+    workers: int = 1
+    clockwork: Clockwork = field(default_factory=Clockwork)
     running: dict[str, Running] = field(default_factory=dict)
-    seconds: list[tuple[int, float]] = field(default_factory=list)
-    """(steps, seconds) of the cells that this run has finished"""
+
+    @classmethod
+    def of(cls, plan: Plan, workers: int) -> Tally:
+        """At the beginning of a run, with what earlier ones measured in its store."""
+        return cls(plan, plan.done, list(plan.pending), workers, Clockwork(_measured(plan)))
 
     def start(self, cell: Cell) -> Running:
         self.left = [c for c in self.left if c.id != cell.id]
-        taken = self.done + len(self.running) + 1
-        self.running[cell.id] = Running(taken, self.plan.words[cell.id], cell, time.monotonic())
+        taken, now = self.done + len(self.running) + 1, time.monotonic()
+        self.running[cell.id] = Running(taken, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.clockwork.begin(cell))
+        self.workers = max(self.workers, len(self.running))
         return self.running[cell.id]
 
-    def see(self, event: Event) -> Running | None:
+    def see(self, event: Event) -> tuple[Running | None, bool]:
+        """The cell that an event is of, and whether it begins a phase."""
         now = self.running.get(event.cell)
-        if now is not None:
-            now.last = event
-            now.loss = event.loss if event.loss is not None else now.loss
-            if event.step and now.trained_from is None:
-                now.trained_from = time.monotonic()
-        return now
+        return now, now is not None and now.see(event, time.monotonic())
 
-    def end(self, cell: Cell, seconds: float) -> Running:
+    def end(self, cell: Cell, seconds: float, finished: bool = True) -> Running:
         self.done += 1
-        self.seconds.append((cell.training.steps, seconds))
-        return self.running.pop(cell.id)
+        now = self.running.pop(cell.id)
+        if finished:
+            self.clockwork.finished(now, seconds, time.monotonic())
+        return now
 
     def skip(self, cell: Cell) -> None:
         self.left = [c for c in self.left if c.id != cell.id]
         self.done += 1
 
     def time_left(self) -> str:
-        """ "about 3 min left", from the finished cells of as many steps; before there is one, "more than", from the running one's steps."""
-        now = time.monotonic()
-        total = 0.0
-        for cell in self.left:
-            expected = self._expected(cell)
-            if expected is None:
-                return "time left not known yet"
-            total += expected
-        for running in self.running.values():
-            expected, pace = self._expected(running.cell), running.pace(now)
-            if expected is None:
-                return "time left not known yet"
-            steps = (running.last.steps or 0) - (running.last.step or 0) if running.last else 0
-            total += max(expected - (now - running.began), (pace or 0) * steps, 0)
+        """ "about 3 min left", of all phases of all cells; "more than" where one of them cannot be told. See runner.timing."""
         if not self.left and not self.running:
             return ""
-        return f"{'about' if self.seconds else 'more than'} {duration(max(1.0, total / max(1, len(self.running))))} left"
+        workers = min(self.workers, len(self.left) + len(self.running))
+        found = self.clockwork.left(tuple(self.running.values()), self.left, workers, time.monotonic())
+        if found is None:
+            return UNKNOWN
+        seconds, whole = found
+        return f"{'about' if whole else 'more than'} {duration(max(1.0, seconds))} left"
 
-    def _expected(self, cell: Cell) -> float | None:
-        like = [s for steps, s in self.seconds if steps == cell.training.steps]
-        if like:
-            return sum(like) / len(like)
-        paces = [pace for r in self.running.values() if (pace := r.pace(time.monotonic())) is not None]
-        if paces:
-            return sum(paces) / len(paces) * cell.training.steps
-        trained = [(steps, s) for steps, s in self.seconds if steps]
-        if trained:
-            return sum(s for _, s in trained) / sum(n for n, _ in trained) * cell.training.steps
-        return None
+
+def _measured(plan: Plan) -> list[Measured]:
+    """What the cells that have a result took."""
+    pending, found = {c.id for c in plan.pending}, []
+    for cell in plan.cells:
+        with suppress(StoreError, OSError):
+            result = plan.store.get(cell.id, cell) if cell.id not in pending else None
+            if result is not None and (measured := stored(result)) is not None:
+                found.append(measured)
+    return found
 
 
 class Lines:
-    """One line when a cell starts, some while it trains, one when it ends."""
+    """One line when a cell starts, one for each of its phases that lasts a while, some within long ones, one when it ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lock = stream, threading.Lock()
         self.tally: Tally | None = None
         self.told: dict[str, tuple[float, int]] = {}
+        self.timers: dict[str, threading.Timer] = {}
         self.waiting = False
 
-    def begin(self, plan: Plan) -> None:
-        self.tally = Tally(plan, plan.done, list(plan.pending))
+    def begin(self, plan: Plan, workers: int = 1) -> None:
+        self.tally = Tally.of(plan, workers)
         self._say(headline(plan))
         for notice in plan.notices:
             self._say(f"note: {notice}")
@@ -152,25 +138,55 @@ class Lines:
             now = self._tally.start(cell)
             self.told[cell.id] = (time.monotonic(), 0)
             self.waiting = False
-            self._say(f"{self._number(now)} {now.words}: started ({cell.id})")
+            self._say(f"{self._number(now)} {now.words}: started ({cell.id}){self._left()}")
 
     def event(self, event: Event) -> None:
         with self.lock:
-            now = self._tally.see(event)
-            if now is not None and event.warning:
-                self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
-            if now is None or not event.step or not event.steps or event.step >= event.steps:
+            now, begins = self._tally.see(event)
+            if now is None:
                 return
-            when, step = self.told[event.cell]
-            soon = time.monotonic() - when < LINE_SECONDS
-            if soon and (event.step - step < LINE_SHARE * event.steps or time.monotonic() - when < 1):
-                return  # tenths of a cell that trains in a second would be noise
-            self.told[event.cell] = (time.monotonic(), event.step)
-            self._say(f"{self._number(now)} {now.words}: {state(now)}{self._left()}")
+            if event.warning:
+                self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
+            if begins:
+                self._await(now)
+            elif event.step and event.steps:
+                self._step(now, event.step, event.steps)
+            elif event.done and time.monotonic() - self.told[event.cell][0] >= LINE_SECONDS:
+                self._tell(now)
+
+    def _step(self, now: Running, step: int, steps: int) -> None:
+        when, told = self.told[now.cell.id]
+        since = time.monotonic() - when
+        if step >= steps or (since < LINE_SECONDS and (step - told < LINE_SHARE * steps or since < 1)):
+            return  # tenths of a cell that trains in a second would be noise
+        self._tell(now, step)
+
+    def _await(self, now: Running) -> None:
+        """Tells a phase as soon as it has lasted a second: each phase of a tiny cell would be noise."""
+        self._forget(now.cell)
+        timer = threading.Timer(PHASE_SECONDS, self.lasts, (now, now.phase))
+        timer.daemon = True
+        self.timers[now.cell.id] = timer
+        timer.start()
+
+    def lasts(self, now: Running, phase: str) -> None:
+        """A phase goes on."""
+        with self.lock:
+            if self._tally.running.get(now.cell.id) is now and now.phase == phase and not (now.last and now.last.step):
+                self._tell(now)
+
+    def _tell(self, now: Running, step: int = 0) -> None:
+        self.told[now.cell.id] = (time.monotonic(), step)
+        self._say(f"{self._number(now)} {now.words}: {state(now)}{self._left()}")
+
+    def _forget(self, cell: Cell) -> None:
+        if (timer := self.timers.pop(cell.id, None)) is not None:
+            timer.cancel()
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:
-            now = self._tally.end(cell, seconds)
+            self._forget(cell)
+            now = self._tally.end(cell, seconds, result.outcome == "finished")
             self._say(f"{self._number(now)} {now.words}: {verdict(result, seconds)}{self._left()}")
 
     def skip(self, cell: Cell) -> None:
@@ -198,7 +214,7 @@ class Lines:
 
     def _left(self) -> str:
         left = self._tally.time_left()
-        return f", {left}" if left and "not known" not in left else ""
+        return f", {left}" if left not in ("", UNKNOWN) else ""
 
     def _say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -211,15 +227,20 @@ def headline(plan: Plan) -> str:
 
 
 def state(now: Running) -> str:
-    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s" """
-    if now.last is None:
+    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s"; "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
+    last = now.last
+    if last is None or now.phase not in DOING:
         return "starting"
-    parts = [DOING[now.last.phase]]
-    if now.last.step and now.last.steps:
-        parts = [f"{parts[0]} step {now.last.step} of {now.last.steps}"]
+    if last.step and last.steps:
+        parts = [f"{DOING['train']} step {last.step} of {last.steps}"]
         parts += [f"loss {now.loss:.3f}"] if now.loss is not None else []
-        parts += [f"{now.last.tokens_per_second:,.0f} tokens/s"] if now.last.tokens_per_second else []
-    return ", ".join(parts)
+        parts += [f"{last.tokens_per_second:,.0f} tokens/s"] if last.tokens_per_second else []
+        return ", ".join(parts)
+    words, former = DOING[now.phase], now.former
+    if last.total and now.phase in UNITS:
+        words += f", {f'{last.done:,} of ' if last.done else ''}{last.total:,} {UNITS[now.phase]}"
+    took = now.took.get(former, 0.0) if former else 0.0
+    return words + (f" ({DOING[former]} took {duration(took)})" if former in DOING and took >= PHASE_SECONDS else "")
 
 
 def verdict(result: CellResult, seconds: float) -> str:

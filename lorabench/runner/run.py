@@ -56,7 +56,7 @@ def run(
             plan = check(plan, crew, source)
         plan.save()
         if progress:
-            progress.begin(plan)
+            progress.begin(plan, min(crew.workers, len(plan.pending)))
         try:
             _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
         except BaseException:

@@ -106,7 +106,7 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
         found = randomised(matrix, most)
         return found.values, found.u[:, :vectors]
     tall = matrix.shape[0] > matrix.shape[1]
-    gram = matrix.T @ matrix if tall else matrix @ matrix.T
+    gram = _gram(matrix, tall)
     if not vectors:
         return _last_eigenvalues(gram, most).clamp(min=0).sqrt(), matrix[:, :0]
     squares, own = _last_eigenpairs(gram, most)
@@ -130,8 +130,18 @@ def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor
     return cosines.abs().amax(dim=0)
 
 
+def _gram(matrix: torch.Tensor, tall: bool) -> torch.Tensor:
+    """matrix^T matrix of a tall one, else matrix matrix^T; on a CPU its lower triangle alone, in half the time, and zeros above."""
+    if matrix.device.type != "cpu":
+        return matrix.T @ matrix if tall else matrix @ matrix.T
+    from scipy.linalg.blas import dsyrk
+
+    columns = matrix.detach().contiguous().numpy().T  # in Fortran's order
+    return torch.from_numpy(dsyrk(1.0, columns, trans=0 if tall else 1, lower=1))
+
+
 def _last_eigenpairs(gram: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `most` largest eigenvalues (k,) of a symmetric matrix, descending, with their vectors (n, k)."""
+    """The `most` largest eigenvalues (k,) of a symmetric matrix, descending, with their vectors (n, k); only its lower triangle is read."""
     n = len(gram)
     if gram.device.type != "cpu" or not 0 < most < n:
         values, vectors = torch.linalg.eigh(gram)
@@ -158,7 +168,7 @@ def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
     matrix = delta.T if tall else delta  # (side, longer)
     side = len(matrix)
     keep = min(most or side, side)
-    _, u = _last_eigenpairs(matrix @ matrix.T, keep)
+    _, u = _last_eigenpairs(_gram(matrix, tall=False), keep)
     image = matrix.T @ u  # columns are orthogonal, of length sigma
     values = torch.linalg.vector_norm(image, dim=0)
     q, r = torch.linalg.qr(image)
