@@ -15,6 +15,7 @@ from lorabench.spec.paths import model_label
 if TYPE_CHECKING:
     from lorabench.memory.calibration import Calibration
     from lorabench.memory.estimate import Estimate
+    from lorabench.memory.hardware import Seconds
     from lorabench.memory.plan import Row
     from lorabench.memory.setting import Setting
     from lorabench.record.unreached import Unreached
@@ -136,14 +137,16 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
 
     card, study = find_gpu(gpu), read_study(source)
     with quick.lean_imports():
-        from lorabench.memory.calibration import calibrate
+        from lorabench.memory.beside import measured_beside
+        from lorabench.memory.calibration import calibrate, stored_results
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.plan import plan_conditions
         from lorabench.memory.setting import setting_of
         from lorabench.spec.grid import conditions
 
     calibration = calibrate(card)
-    rows = plan_conditions(conditions(study, source), card, calibration)
+    known = measured_beside(stored_results(), card)
+    rows = plan_conditions(conditions(study, source), card, calibration, known)
     words = [_condition_words(r, apart) for r, apart in zip(rows, _apart(rows), strict=True)]
     settings = [setting_of(r.condition, card.kind) if r.step else None for r in rows]
     found = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
@@ -159,24 +162,37 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
                 "low_bytes": row.low_bytes,
                 "high_bytes": row.high_bytes,
                 "fits": told[row.fits(card)] if row.step else None,
-                "seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+                "seconds": [row.whole.least, row.whole.most] if row.whole else None,
+                "training_seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
                 "unreached": _unreached_plain(one, setting) if setting is not None else None,
             }
             for word, row, one, setting in zip(words, rows, left, settings, strict=True)
         ]
         return json.dumps({"gpu": card.name, "memory_bytes": card.memory_bytes, "time": _basis(calibration, card).removeprefix("time: "), "conditions": plain}, indent=2)
-    lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed")]
+    lines = [("condition", "trainable", "peak", "at most", card.name, "time of a seed", "of it training")]
     for word, row in zip(words, rows, strict=True):
         if row.step is None or row.peak_bytes is None or row.high_bytes is None:
-            lines.append((word, "0", DASH, DASH, DASH, DASH))
+            lines.append((word, "0", DASH, DASH, DASH, _range(row.whole), DASH))
             continue
-        time = f"{seconds(row.seconds.least)} to {seconds(row.seconds.most)}" if row.seconds else DASH
-        lines.append((word, count(row.step.trainable_parameters), size(row.peak_bytes), size(row.high_bytes), told[row.fits(card)], time))
-    timed = [r.seconds for r in rows if r.seconds and r.fits(card) is not False]
+        lines.append((word, count(row.step.trainable_parameters), size(row.peak_bytes), size(row.high_bytes), told[row.fits(card)], _range(row.whole), _range(row.seconds)))
+    counted = [r for r in rows if r.whole and r.fits(card) is not False]
+    timed = [r.whole for r in counted if r.whole]
     n = len(study.seeds)
-    total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}{', without what does not fit' if any(r.fits(card) is False for r in rows) else ''}" if timed else ""
+    total = _total(n, timed, [r.seconds for r in counted if r.seconds], card) + (", without what does not fit" if any(r.fits(card) is False for r in rows) else "") if timed else ""
     notes = dict.fromkeys(f"note: {model_label(s.model.name)}, {s.quantization.name}: {_unreached_text(one, s)}" for s, one in zip(settings, left, strict=True) if s is not None and one is not None)
     return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+
+
+def _range(time: Seconds | None) -> str:
+    return f"{seconds(time.least)} to {seconds(time.most)}" if time else DASH
+
+
+def _total(seeds: int, whole: Sequence[Seconds], training: Sequence[Seconds], card: Gpu) -> str:
+    """ "0.4 to 0.9 GPU hours for 3 seeds, about 70 % of it training; the rest is loading, evaluation and decomposition" """
+    least, most = sum(t.least for t in whole), sum(t.most for t in whole)
+    share = sum(t.least + t.most for t in training) / max(least + most, 1e-9)
+    hours = "hours" if card.kind == "cpu" else "GPU hours"
+    return f"{seeds * least / 3600:.2g} to {seeds * most / 3600:.2g} {hours} for {plural(seeds, 'seed')}, about {100 * share:.0f} % of it training, the rest loading, evaluation and decomposition"
 
 
 def _basis(calibration: Calibration | None, card: Gpu) -> str:

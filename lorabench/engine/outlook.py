@@ -29,9 +29,8 @@ from lorabench.spectra.decompose import leading
 
 Ahead = dict[str, tuple[float, float]]
 IMPORT_SECONDS = 6.0  # of lm-eval, once a process
-WATCHED = 1.5  # how much longer a step takes whose tensors are counted
 ONE_BY_ONE = 3.0  # how much longer a position takes that is sampled than one that is read with others
-SIDE = 512  # of the matrix that is tried
+SIDE, TRIES = 512, 4  # of the matrix that is tried, and how often: the quickest counts, beside busy processes too
 MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decompositions
 BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
 
@@ -64,7 +63,7 @@ def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known
         ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
     if next(model.parameters()).device.type == "cpu":
         longest = max((len(e.ids) for e in data.train), default=1) * training.batch_size * training.gradient_accumulation * passes
-        ahead["measure"] = (0.0, WATCHED * (2 * longest / step + _read(data.test[: spec.batch_size], spec.batch_size) / step))
+        ahead["measure"] = (0.0, (2 * longest + _read(data.test[: spec.batch_size], spec.batch_size)) / step)
     return ahead
 
 
@@ -81,7 +80,7 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
 
 def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
     """Of all modules of a model, at the speed of this machine."""
-    gram, eigen = _speed(next(model.parameters()).device)
+    gram, eigen = speed(next(model.parameters()).device)
     whole = not hasattr(model, "peft_config")
     dense = whole or cell.method.name == "dora"
     sides = list(linear_modules(model).values()) if whole else [(layer.in_features, layer.out_features) for _, layer in adapted_layers(model)]
@@ -90,19 +89,22 @@ def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
         beside = cell.analysis.spectra == "full"
         grams = 2 * dense + beside * ((side <= INTRUDERS_UP_TO) + (not base_is_known) * (1 + (cell.quantization.name != "none")))
         total += MODULE_SECONDS + grams * (gram * side * side * longer + eigen * side**3)
-    return total
+    return total / (torch.get_num_threads() if next(model.parameters()).device.type == "cpu" else 1)  # side by side
 
 
 @lru_cache(maxsize=2)
-def _speed(where: torch.device) -> tuple[float, float]:
+def speed(where: torch.device | str = "cpu") -> tuple[float, float]:
     """Seconds of a Gram matrix over n n m, and of its first eigenpairs over n^3."""
     matrix = torch.randn(SIDE, SIDE, dtype=torch.float64, device=where, generator=torch.Generator(where).manual_seed(0))
     leading(matrix, 16, 16)  # imports and first calls
     took = []
     for made in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
-        began = time.perf_counter()
-        float(made()[0].sum())
-        took.append((time.perf_counter() - began) / SIDE**3)
+        each = []
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            float(made()[0].sum())
+            each.append((time.perf_counter() - began) / SIDE**3)
+        took.append(min(each))
     return took[0], max(took[1] - took[0], 0.0)
 
 

@@ -34,6 +34,7 @@ import csv
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -132,9 +133,11 @@ class Slot:
         on_event(Event(cell.id, "evaluate"))
         if _trains(cell):
             on_event(Event(cell.id, "decompose"))
-            learned = spectra(cell)
-            save_spectra(folder / "spectra.safetensors", learned)
-            save_directions(folder / "directions.safetensors", directions(cell))
+            learned, wanted = spectra(cell), cell.analysis.spectra
+            if wanted != "none":
+                save_spectra(folder / "spectra.safetensors", learned if wanted == "full" else (replace(s, alignment=None, intruders=None, repair=None) for s in learned))
+            if wanted == "full":
+                save_directions(folder / "directions.safetensors", directions(cell))
             if cuts := truncations(cell, learned):
                 save_truncations(folder / "truncation.csv", cuts)
         save_items(folder / FILE, seen := items(cell, readings))

@@ -63,8 +63,12 @@ def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
     """From all results directories within the folders, reports/ and runs/ where none is named; None where no cell ran on this card (for the CPU: on a machine like this one)."""
-    found = [r for folder in folders or ("reports", "runs") for r in _results(Path(folder))]
-    return fit(measured_steps(found, card, most))
+    return fit(measured_steps(stored_results(*folders), card, most))
+
+
+def stored_results(*folders: str | Path) -> list[CellResult]:
+    """Of all results directories within the folders, reports/ and runs/ where none is named."""
+    return [r for folder in folders or ("reports", "runs") for r in _results(Path(folder))]
 
 
 def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS) -> dict[Setting, list[float]]:

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
+from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.hardware import Seconds
+from lorabench.memory.parameters import any_model
 from lorabench.memory.request import check
 from lorabench.memory.reuse import Reuse
 from lorabench.memory.setting import on_card, setting_of
+from lorabench.memory.skeleton import configuration
 from lorabench.memory.step import Step
 from lorabench.spec.gpus import Gpu
 from lorabench.spec.study import Condition
@@ -28,6 +32,15 @@ class Row:
     high_bytes: int | None = None
     seconds: Seconds | None = None
     """training of one seed"""
+    other: Seconds | None = None
+    """all else of a seed: loading, evaluation, decomposition and the rest"""
+
+    @property
+    def whole(self) -> Seconds | None:
+        """A seed from its start to its result; None where the one or the other is not known."""
+        if self.other is None or (self.seconds is None and self.step is not None):
+            return None
+        return self.other if self.seconds is None else self.seconds.then(self.other)
 
     def fits(self, gpu: Gpu) -> bool | None:
         """Whether the high end fits; None where only the low end does, and where nothing is trained."""
@@ -38,8 +51,8 @@ class Row:
         return None if self.low_bytes <= gpu.memory_bytes else False
 
 
-def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None) -> tuple[Row, ...]:
-    """A row per condition; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
+def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()) -> tuple[Row, ...]:
+    """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
     settings = [on_card(setting_of(c, gpu.kind), gpu) if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
     wanted = list(dict.fromkeys(s for s in settings if s is not None))
     for asked in wanted:
@@ -50,10 +63,21 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
     rows = []
     for condition, setting in zip(conditions, settings, strict=True):
         if setting is None:
-            rows.append(Row(condition))
+            rows.append(Row(condition, other=beside(condition, wholes)))
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
         one = time_of(step, setting, gpu, calibration)
-        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(condition.training.steps) if one else None))
+        other = beside(condition, wholes)
+        if other is None and one is not None:
+            held = sum(step.held.values())
+            other = guessed(condition, one, _sides(condition), held, gpu)
+        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(condition.training.steps) if one else None, other))
     return tuple(rows)
+
+
+def _sides(condition: Condition) -> list[tuple[int, int]]:
+    """(in, out) of the matrices whose change is decomposed."""
+    model = any_model(configuration(condition.model))
+    linear, wanted = linear_modules(model), condition.method.target_modules
+    return [linear[n] for n in (resolve_targets(model, wanted) if wanted is not None else linear) if n in linear]

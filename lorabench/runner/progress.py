@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from lorabench.errors import StoreError
-from lorabench.runner.timing import Clockwork, Measured, Running, stored
+from lorabench.runner.timing import LONG, Clockwork, Measured, Running, stored
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
-PHASE_SECONDS = 1.0  # how long a phase lasts before it has a line of its own
 UNKNOWN = "time left not known yet"
 DOING = {
     "foresee": "predicting its memory", "load": "loading", "sample": "sampling the base's text", "train": "training", "prepare": "preparing lm-eval", "evaluate": "evaluating",
@@ -164,7 +163,7 @@ class Lines:
     def _await(self, now: Running) -> None:
         """Tells a phase as soon as it has lasted a second: each phase of a tiny cell would be noise."""
         self._forget(now.cell)
-        timer = threading.Timer(PHASE_SECONDS, self.lasts, (now, now.phase))
+        timer = threading.Timer(LONG, self.lasts, (now, now.phase))
         timer.daemon = True
         self.timers[now.cell.id] = timer
         timer.start()
@@ -178,6 +177,7 @@ class Lines:
     def _tell(self, now: Running, step: int = 0) -> None:
         self.told[now.cell.id] = (time.monotonic(), step)
         self._say(f"{self._number(now)} {now.words}: {state(now)}{self._left()}")
+        now.former = None
 
     def _forget(self, cell: Cell) -> None:
         if (timer := self.timers.pop(cell.id, None)) is not None:
@@ -231,16 +231,17 @@ def state(now: Running) -> str:
     last = now.last
     if last is None or now.phase not in DOING:
         return "starting"
+    former = now.former if now.former in DOING else None
+    took = f" ({DOING[former]} took {duration(now.took[former])})" if former else ""
     if last.step and last.steps:
         parts = [f"{DOING['train']} step {last.step} of {last.steps}"]
         parts += [f"loss {now.loss:.3f}"] if now.loss is not None else []
         parts += [f"{last.tokens_per_second:,.0f} tokens/s"] if last.tokens_per_second else []
-        return ", ".join(parts)
-    words, former = DOING[now.phase], now.former
+        return ", ".join(parts) + took
+    words = DOING[now.phase]
     if last.total and now.phase in UNITS:
         words += f", {f'{last.done:,} of ' if last.done else ''}{last.total:,} {UNITS[now.phase]}"
-    took = now.took.get(former, 0.0) if former else 0.0
-    return words + (f" ({DOING[former]} took {duration(took)})" if former in DOING and took >= PHASE_SECONDS else "")
+    return words + took
 
 
 def verdict(result: CellResult, seconds: float) -> str:

@@ -35,6 +35,7 @@ OVER = {  # what a cell has behind it once it is in a phase, whether it told of 
 }  # fmt: skip
 STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_seconds"} | {p: f"{p}_seconds" for p in ("sample", "prepare", "save", "decompose", "truncate", "measure")}
 LESS = 0.6
+LONG = 1.0  # seconds of a phase that are worth a line
 MOST = 60  # measured cells that are looked at, the latest
 LATEST = 5  # measured cells that a mean is over
 
@@ -80,7 +81,7 @@ class Running:
     took: dict[str, float] = field(default_factory=dict)
     """seconds of the phases that it has behind it"""
     former: str | None = None
-    """the phase before this one"""
+    """the last phase that took long, as long as that is news"""
     ahead: Mapping[str, Sequence[float]] = field(default_factory=dict)
     new_base: bool = False
 
@@ -94,7 +95,9 @@ class Running:
         if event.phase in (self.phase, "foresee"):
             return False
         self.close(now)
-        self.former, self.phase, self.phase_from = self.phase, event.phase, now
+        if now - self.phase_from >= LONG:
+            self.former = self.phase
+        self.phase, self.phase_from = event.phase, now
         return True
 
     def close(self, now: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lorabench.analysis.learned import Array, decays, mean_decay, type_decays
 from lorabench.report import learned
-from lorabench.report.blocks import Block, Figure, Section
+from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
 from lorabench.report.style import Style, palette
 from lorabench.report.view import View
@@ -19,10 +19,10 @@ _X, _Y = Axis("index of the singular value"), Axis("share of the largest", log=T
 
 
 def section(view: View) -> Section | None:
-    """A figure by condition and one by module type; None where no cell kept spectra."""
-    info = decide(view)
+    """A figure by condition and one by module type; of a study that asked for none a sentence, None where no cell kept any."""
+    info, left_out = decide(view), not_asked(view)
     if info is None:
-        return None
+        return Section(TITLE, (Text(left_out),)) if left_out else None
     caption = (
         "Singular values of the learned change of each weight matrix, divided by the largest, averaged over matrices and seeds. "
         "A steep fall means that a smaller rank would have held most of it; a curve that ends high is cut off by its rank."
@@ -32,7 +32,21 @@ def section(view: View) -> Section | None:
     types = decide_types(view)
     if types is not None:
         blocks.append(_by_type(types))
+    if left_out:
+        blocks.append(Text(left_out, "small"))
     return Section(TITLE, tuple(blocks))
+
+
+def not_asked(view: View) -> str | None:
+    """What is missing here and in the sections after it because the study asked for less than everything; None where it asked for all."""
+    asked = {g.setting.analysis.spectra for g in view.groups if g.setting.training.steps}
+    if "none" in asked:
+        some = "of some conditions " if len(asked) > 1 else ""
+        return f"What was learned was not decomposed {some}(analysis.spectra: none): there are no singular values, ranks in use, similarities or measures beside the base. Saved adapters still have them: lorabench spectrum CELL."
+    if "values" in asked:
+        some = "of some conditions " if len(asked) > 1 else ""
+        return f"Singular values alone were kept {some}(analysis.spectra: values): there are no directions to compare between seeds and ranks, and no measures beside the base."
+    return None
 
 
 def decide(view: View) -> Drawing | None:

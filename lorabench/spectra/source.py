@@ -136,6 +136,8 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
     if (folder / "adapter").is_dir():
         return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
+    if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
+        raise ModelError(f"{title} kept nothing of what it learned: full fine-tuning keeps no weights, and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder")
     spectra = load_spectra(folder / "spectra.safetensors")
     return Learned(title, base, None, result, spectra, notes=("full fine-tuning keeps no weights: what is shown was computed when the cell ran",))
 
