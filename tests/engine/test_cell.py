@@ -83,6 +83,7 @@ def test_same_seed_same_numbers_and_another_seed_others(folder):
 def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
     cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
     events = []
+    engine._DOMAINS.clear()  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
     for metric in ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds", "train_seconds",
@@ -103,7 +104,14 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
     assert len(items["python-docs-cloze/acc"].sums) == 20
     assert set(items["python-docs-cloze/acc"].sums) <= {0.0, 1.0}
     assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
-    assert [e.phase for e in events if e.step is None] == ["load", "train", "evaluate", "decompose"]
+    assert [e.phase for e in events if e.step is None and e.done is None] == ["load", "train", "sample", "prepare", "evaluate", "save", "decompose", "measure"]
+    counted = {e.phase: e.total for e in events if e.step is None and e.total}
+    assert counted == {"sample": 64 * 48, "evaluate": 8 + 20 * 4 + 64, "decompose": 28}, "rows: held-out ones, choices, the base's text"
+    ahead = next(e.ahead for e in events if e.ahead)
+    assert set(ahead) == {"sample", "prepare", "evaluate", "save", "decompose", "measure"}
+    assert all(seconds > 0 or steps > 0 for phase, (seconds, steps) in ahead.items() if phase != "prepare")
+    timed = {m: result.value(f"{m}_seconds") for m in ("sample", "prepare", "save", "decompose", "measure", "load", "train", "eval")}
+    assert sum(timed.values()) <= result.value("cell_seconds") < sum(timed.values()) + 2, "no phase is on no clock"
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]
 
 
