@@ -58,7 +58,6 @@ from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
 from lorabench.spec.study import Cell
-from lorabench.spectra.own import Own
 
 Report = Callable[[Event], None]
 _DOMAINS: dict[Ground, Domain] = {}
@@ -235,7 +234,7 @@ class _Run:
             return
         self._enter("decompose", len(adapted or linear_modules(model)))
         deltas = adapter_deltas(model, self.adapted.start) if adapted else full_deltas(model, cell)
-        keep(deltas, model, cell, self.folder, self._own(), self.phases.heard)
+        keep(deltas, model, cell, self.folder, own_of(cell, self.folder), self.phases.heard)
 
     def truncate(self, data: TaskData) -> None:
         """The accuracy that is left at the lower ranks which the study asks for."""
@@ -310,17 +309,8 @@ class _Run:
         self.phases.enter(phase, total)
 
     def _outlook(self, data: TaskData) -> Ahead:
-        """What comes after the steps and how long it should take; no cell is lost by it."""
-        try:
-            model = self.adapted.model
-            samples = self._base_stays() and not is_kept(self.cell, model.get_base_model(), self.device, _DOMAINS)
-            return outlook(self.cell, data, model, samples, self._own().is_known)
-        except Exception:
-            traceback.print_exc()
-            return {}
-
-    def _own(self) -> Own:
-        return own_of(self.cell, self.folder.parent.parent / "base")
+        samples = self._base_stays() and not is_kept(self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS)
+        return outlook(self.cell, data, self.adapted.model, samples, own_of(self.cell, self.folder).is_known)
 
     def _base_stays(self) -> bool:
         """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in pissa."""

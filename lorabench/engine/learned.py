@@ -159,8 +159,9 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], whe
 
 
 def own_of(cell: Cell, folder: Path) -> Own:
-    """What is known of the cell's base alone, kept in a folder for all cells of its model and quantisation."""
+    """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and quantisation."""
+    place = folder.parent.parent / "base"
     base = (cell.fingerprints.model, str(device()))
     held = (cell.quantization.name, cell.quantization.double_quant)
     stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
-    return Own(Kept(folder, "weights", *base, *stored), Kept(folder, "errors", *base, *held, resolve_dtype(cell)))
+    return Own(Kept(place, "weights", *base, *stored), Kept(place, "errors", *base, *held, resolve_dtype(cell)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,8 +39,16 @@ BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
 def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
     """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval task of unknown size).
 
-    `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions are kept.
+    `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions are kept. No cell is lost by it.
     """
+    try:
+        return _outlook(cell, data, model, samples, base_is_known)
+    except Exception:
+        traceback.print_exc()
+        return {}
+
+
+def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
     spec, training = cell.evaluation, cell.training
     if not training.steps:
         return {}
@@ -94,7 +103,19 @@ def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
 
 @lru_cache(maxsize=2)
 def speed(where: torch.device | str = "cpu") -> tuple[float, float]:
-    """Seconds of a Gram matrix over n n m, and of its first eigenpairs over n^3."""
+    """Seconds of a Gram matrix over n n m, and of its first eigenpairs over n^3, by one thread."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with threadpool_limits(1):
+            return _timed(where)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(where: torch.device | str) -> tuple[float, float]:
     matrix = torch.randn(SIDE, SIDE, dtype=torch.float64, device=where, generator=torch.Generator(where).manual_seed(0))
     leading(matrix, 16, 16)  # imports and first calls
     took = []
