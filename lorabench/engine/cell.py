@@ -33,7 +33,7 @@ from lorabench.engine.evaluate import (
 from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.harness import Harness
+from lorabench.engine.harness import Harness, fetch_tasks
 from lorabench.engine.learned import Factors, adapter_deltas, full_deltas, keep, start_factors
 from lorabench.engine.model import (
     device,
@@ -158,6 +158,9 @@ class _Run:
         self._enter("load")
         tokenizer = load_tokenizer(cell.model)
         data = task_data(cell, tokenizer)
+        own = getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ())
+        if self.before is None or "evaluate" in self.repeated:
+            fetch_tasks([t for t in cell.evaluation.lm_eval or () if t not in own], cell.evaluation)
         data, self.teacher = distilled(cell, data, tokenizer, self.device)
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:

@@ -22,6 +22,8 @@ LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
 DOING = {"foresee": "predicting its memory", "load": "loading", "train": "training", "evaluate": "evaluating", "decompose": "decomposing", "truncate": "evaluating lower ranks"}
 
+AFTERWARDS = {"evaluate": "evaluation", "decompose": "decomposition", "truncate": "evaluation of lower ranks", "measure": "memory measurement"}
+
 
 class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
@@ -229,6 +231,10 @@ def verdict(result: CellResult, seconds: float) -> str:
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"
+    for fault in result.faults:
+        text += f"; {AFTERWARDS[fault.phase or 'measure']} failed: {fault.message}"
+    if result.error and result.error.phase == "evaluate":
+        text += " in evaluation (its weights are kept)" if result.outcome != "diverged" else " in evaluation"
     return text + (f": {result.error.message}" if result.error else "")
 
 
