@@ -115,6 +115,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
 
     One replicate of each condition is asked.
     """
+    from lorabench.runner.keep import notes
     from lorabench.runner.plan import problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
@@ -122,7 +123,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
+    return replace(plan, notices=tuple(dict.fromkeys((*(p.message for p in problems), *notes(plan.store, plan.cells, plan.pending)))))
 
 
 def write_cells_csv(plan: Plan) -> Path:
@@ -211,6 +212,8 @@ class _Work:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
+            from lorabench.runner.keep import keep_wanted
+
             if not mine:
                 return False
             if self._settled_since(cell):
@@ -224,6 +227,7 @@ class _Work:
             if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
+            keep_wanted(store, self.plan.cells, cell, self.plan.study.comparison.metric)
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
