@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -91,6 +91,17 @@ class StudyResults:
     def results(self) -> tuple[CellResult, ...]:
         """One result per cell that has one, in the study's order."""
         return self.store.results()
+
+    def evaluate(self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None) -> StudyResults:
+        """Repeats evaluations and analyses that failed or are missing, from the saved weights and without training; then writes the tables and the report.
+
+        cells: ids or their beginnings, all where there are none; again: evaluate finished ones, too. StoreError where an id is none or was not trained.
+        """
+        from lorabench.runner.run import evaluate
+
+        evaluate(self.store, cells, again=again, crew=Crew("local", workers), progress=progress)
+        write_outputs(self.store)
+        return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
         """Tidy: a row per cell and metric."""

@@ -105,6 +105,21 @@ def _finish(plan: Plan) -> int:
     return code
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    """Repeats what failed after training, from the saved weights."""
+    from lorabench.record.store import Store
+    from lorabench.runner.crew import Crew
+
+    store = Store.open(options.directory)
+    signal.signal(signal.SIGTERM, _terminate)
+    with Crew(options.executor, options.workers) as crew:
+        from lorabench.runner.progress import open_progress
+        from lorabench.runner.run import evaluate as repeat
+
+        plan = repeat(store, (*options.cells, *options.cell), again=options.again, crew=crew, progress=open_progress())
+    return _finish(plan)
+
+
 def status(options: argparse.Namespace) -> int:
     """Prints what a results directory holds and lacks."""
     from lorabench import show
@@ -329,7 +344,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    **{f.__name__.replace("_", "-"): f for f in (run, status, table, report, explain, estimate, plan, recommend, parameters, gpus)},
+    **{f.__name__.replace("_", "-"): f for f in (run, evaluate, status, table, report, explain, estimate, plan, recommend, parameters, gpus)},
     **{f.__name__.replace("_", "-"): f for f in (spectrum, truncate, quantization_error, models, schema, doctor)},
     **dict.fromkeys(("methods", "quantizations", "tasks", "executors", "emitters"), plugin_list),
 }

@@ -39,10 +39,12 @@ def status(store: Store) -> str:
     for cell in cells:
         word, reason = _standing(store, cell.id)
         told.append(word)
-        if word != "finished":
+        if word != "finished" or reason:
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
     lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
+    if any(" failed: " in row for row in rows if row.startswith("finished")):
+        lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
     if {"missing", "failed", "skipped"} & set(told):
         lines.append(f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
     return "\n".join(lines)
@@ -59,7 +61,18 @@ def _standing(store: Store, cell_id: str) -> tuple[str, str]:
         return "missing", ""
     log = store.cells_folder / cell_id / "log.txt"
     where = f" (log: {log})" if log.exists() else ""
-    return result.outcome, f": {_reason(result)}{where}" if result.error else ""
+    told = f": {_reason(result)}{where}" if result.error else ""
+    if result.outcome in ("failed", "out_of_memory") and result.is_trained:
+        told += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell_id}"
+    return result.outcome, told + _later(result, where)
+
+
+def _later(result: CellResult, where: str) -> str:
+    """What failed after the evaluation, which ends no cell."""
+    from lorabench.runner.progress import AFTERWARDS
+
+    told = [f"{AFTERWARDS[f.phase or 'measure']} failed: {f.message}" for f in result.faults]
+    return f": {'; '.join(told)}{where}" if told else ""
 
 
 def _reason(result: CellResult) -> str:
@@ -112,7 +125,8 @@ def explain(store: Store, result: CellResult) -> str:
     outcome = result.outcome.replace("_", " ")
     parts = [f"cell {cell.id} of {store.folder}: {words}", f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}"]
     if result.error:
-        parts.append(f"reason     {_reason(result)}")
+        parts.append(f"reason     {_reason(result)}{f' (in the phase {result.error.phase})' if result.error.phase else ''}")
+    parts += [f"later      {f.phase}: {f.kind}: {f.message}" for f in result.faults]
     declared = cell.model_dump(mode="json", exclude_none=True)
     parts.append(_block("declared", _rows(declared)))
     if result.resolved:

@@ -27,6 +27,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_data.few_test_rows,
     # caution: numbers hold, with less behind them
     doubts_cells.skipped,
+    doubts_cells.analysis_failed,
     doubts_values.at_chance,
     doubts_design.few_seeds,
     doubts_design.shared_rate,

@@ -25,6 +25,18 @@ def failed(e: Evidence) -> Finding | None:
     return Finding("failed", "grave", "Cells failed", sentence, e.labels(groups), cells)
 
 
+def analysis_failed(e: Evidence) -> Finding | None:
+    """Finished cells of which a later phase failed: spectra, cuts or memory are absent."""
+    cells = tuple(i for g in e.chosen for i in g.ids if i in e.results and e.results[i].faults)
+    if not cells:
+        return None
+    kinds = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
+    why = listed([f"{phase} in {n}" for phase, n in kinds.items()])
+    groups = [g for g in e.chosen if not set(g.ids).isdisjoint(cells)]
+    sentence = f"A phase after training failed ({why} cells; {e.results[cells[0]].faults[0].message}), and its numbers are absent. Repeat it alone with: lorabench evaluate DIR."
+    return Finding("analysis_failed", "caution", "Analyses failed", sentence, e.labels(groups), cells)
+
+
 def diverged(e: Evidence) -> Finding | None:
     """Cells whose loss became infinite."""
     groups, cells, share = _ended(e, "diverged")

@@ -1,4 +1,4 @@
-"""One cell's way: load, adapt, train, evaluate, decompose, each in its own phase; then what it saved and read."""
+"""One cell's way: load, adapt, train, save, evaluate, decompose, each in its own phase; or phases of it again, from what it saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import datetime
 import math
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ from lorabench.engine.evaluate import (
     per_parameter,
     validation_reading,
 )
-from lorabench.engine.events import Event, Phase
+from lorabench.engine.events import Event
+from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.harness import Harness
+from lorabench.engine.harness import Harness, fetch_tasks
 from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.engine.model import (
     device,
@@ -51,38 +52,52 @@ from lorabench.engine.precision import evaluated
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
+from lorabench.engine.saved import restored, save_adapter, save_model
 from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
 from lorabench.errors import LorabenchError
+from lorabench.record.cell_files import ADAPTER, MODEL, TRAINED, write_trained
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
-from lorabench.record.result import CellResult, Fault, Outcome, Reading, Resolved
+from lorabench.record.metrics import read_in
+from lorabench.record.result import CellResult, Fault, Outcome, Phase, Reading, Resolved
 from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
 _DOMAINS: dict[Ground, Domain] = {}
+_NOT_OF_A_CUT = ("forgetting", "validation_loss", "learned_bits_per_parameter", "eval_seconds", "eval_peak_bytes", "eval_reserved_bytes")
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
     """Runs a cell, writes its files into a folder and returns its result, whatever became of it."""
     run = _Run(cell, Path(folder), report, started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    try:
+
+    def way() -> None:
         data = run.load()
         run.train(data)
-        run.evaluate(data)
         run.save()
-        run.attempt(run.decompose)
-        run.attempt(lambda: run.truncate(data))
-        run.attempt(lambda: run.measure_memory(data))
-    except Diverged as e:
-        return run.ended("diverged", e, e.step)
-    except (MemoryError, RuntimeError) as e:
-        traceback.print_exc()
-        return run.ended("out_of_memory" if is_out_of_memory(e) else "failed", e)
-    except Exception as e:
-        traceback.print_exc()
-        return run.ended("failed", e)
-    return run.ended("finished")
+        run.evaluate(data)
+        run.analyse(data, ("decompose", "truncate", "measure"))
+
+    return run.through(way)
+
+
+def repeat_cell(cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None) -> CellResult:
+    """Runs phases of a trained cell again, from the weights that lie in its folder, and returns its result with their readings in place of the former ones.
+
+    The trained model is put together as training left it, so that the readings are those of a run which was never disturbed.
+    ModelError is the result's error where the weights are not there.
+    """
+    run = _Run(cell, Path(folder), report, started_at=before.started_at)
+    run.take(before, phases)
+
+    def way() -> None:
+        data = run.load()
+        if "evaluate" in phases:
+            run.evaluate(data)
+        run.analyse(data, phases)
+
+    return run.through(way)
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,9 @@ class _Adapted:
     """A model with its method attached, and what is needed to say later what it learned."""
 
     model: Any
+    start: Factors
     tokenizer: Any
     targets: tuple[str, ...]
-    start: Factors
 
 
 class _Run:
@@ -113,6 +128,34 @@ class _Run:
         self.domain_loss: Losses | None = None
         self.accuracy: list[Reading] = []
         self.teacher: Teacher | None = None
+        self.phase: Phase = "load"
+        self.faults: list[Fault] = []
+        self.before: CellResult | None = None
+        """the result that phases are repeated of"""
+        self.repeated: tuple[Phase, ...] = ()
+        self.harness: Harness | None = None
+
+    def through(self, way: Callable[[], None]) -> CellResult:
+        """The result of going a way, wherever it ends."""
+        try:
+            way()
+        except Diverged as e:
+            return self.ended("diverged", e, e.step)
+        except (MemoryError, RuntimeError) as e:
+            traceback.print_exc()
+            return self.ended("out_of_memory" if is_out_of_memory(e) else "failed", e)
+        except Exception as e:
+            traceback.print_exc()
+            return self.ended("failed", e)
+        return self.ended("finished")
+
+    def take(self, before: CellResult, phases: Sequence[Phase]) -> None:
+        """Goes on from a former result: what was read in phases that are not repeated stays."""
+        self.before, self.repeated = before, tuple(phases)
+        self.readings = [r for r in before.readings if self._phase_of(r.metric) not in phases]
+        self.accuracy = [r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT]
+        self.faults = [f for f in before.faults if f.phase not in phases]
+        self.resolved = before.resolved
 
     def load(self) -> TaskData:
         """Data, base and adapters; the base's own sample is drawn before anything is attached."""
@@ -120,22 +163,30 @@ class _Run:
         self._enter("load")
         tokenizer = load_tokenizer(cell.model)
         data = task_data(cell, tokenizer)
+        own = getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ())
+        if self.before is None or "evaluate" in self.repeated:
+            fetch_tasks([t for t in cell.evaluation.lm_eval or () if t not in own], cell.evaluation)
         data, self.teacher = distilled(cell, data, tokenizer, self.device)
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:
             base = load_base(cell, self.device)
-        self.read("weight_bytes", weight_bytes(base))
+        if self.before is None:
+            self.read("weight_bytes", weight_bytes(base))
         left = unreached(base)
-        if not self._base_stays():
+        if not self._base_stays() and (self.before is None or "evaluate" in self.repeated):
             self.domain, self.domain_loss = self._domain(base, tokenizer)
             self._enter("load")
-        torch.manual_seed(cell.seed)
-        with Probe(self.device) as attaching:
-            wanted = cell.method.target_modules
-            targets = resolve_targets(base, wanted) if wanted is not None else ()
+        wanted = cell.method.target_modules
+        targets = resolve_targets(base, wanted) if wanted is not None else ()
+        named = peft_targets(base, targets) if targets else []
+        if self.before is not None:
             with quiet():
-                model = method.attach(base, cell.method, peft_targets(base, targets) if targets else [])
-        self.adapted = _Adapted(model, tokenizer, targets, start_factors(model))
+                self.adapted = _Adapted(*restored(cell, base, named, self.folder), tokenizer, targets)
+            return data
+        torch.manual_seed(cell.seed)
+        with Probe(self.device) as attaching, quiet():
+            model = method.attach(base, cell.method, named)
+        self.adapted = _Adapted(model, start_factors(model), tokenizer, targets)
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
         self.resolved = resolved(cell, model, targets, data, self.autocast, left)
@@ -146,7 +197,7 @@ class _Run:
         cell, steps = self.cell, self.cell.training.steps
         if not steps:
             return
-        self.phases.enter("train", ahead=self._outlook(data))
+        self._enter("train", ahead=self._outlook(data))
         if self.adapted.start:  # pissa: its start is part of what is saved
             self.adapted.model.save_pretrained(self.folder / "start")
         torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew
@@ -177,7 +228,7 @@ class _Run:
             with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
         self._enter("prepare")
-        self.harness = Harness(data.choice_sets, spec, self.folder.parent.parent / "lm-eval")  # its imports take seconds, once
+        self.harness = self.harness or self._make_harness(data)  # its imports take seconds, once
         self._enter("evaluate", rows_evaluated(cell, data, len(self.domain)))
         with Probe(self.device) as phase, self.phases.rows(adapted.model):
             self.accuracy, items = self._accuracy(data)
@@ -201,30 +252,32 @@ class _Run:
         self._read_cuda("eval", phase)
 
     def save(self) -> None:
-        """The adapter in PEFT's own format; for full fine-tuning the size alone of what it would write."""
+        """What training left, before anything else can go wrong: the adapter, whole weights where they are to be kept, and what was read until now."""
         self._enter("save")
-        model, start = self.adapted.model, self.folder / "start"
-        if not hasattr(model, "peft_config"):
-            trains = self.cell.training.steps > 0
-            if trains:
-                self.read("adapter_bytes", sum(p.numel() * p.element_size() for p in model.parameters()))
+        cell = self.cell
+        if not cell.training.steps:
             return
-        target = self.folder / "adapter"
-        with quiet():
-            if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
-                model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))
-                shutil.rmtree(start)
-            else:
-                model.save_pretrained(target)
-        (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing
-        self.read("adapter_bytes", (target / "adapter_model.safetensors").stat().st_size)
+        if cell.method.target_modules is None and cell.save.full != "none":
+            save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
+        self.read("adapter_bytes", save_adapter(self.adapted.model, self.folder))
+        self._write_curve()
+        write_trained(self.folder, self.result("failed"))
 
-    def attempt(self, part: Callable[[], None]) -> None:
-        """Runs what comes after the evaluation: a fault there is in the log and leaves its readings absent, the cell has finished all the same."""
-        try:
-            part()
-        except Exception:
-            traceback.print_exc()
+    def analyse(self, data: TaskData, phases: Sequence[Phase]) -> None:
+        """What comes after the evaluation: a fault there leaves its readings absent and is recorded, the cell has finished all the same."""
+        parts: dict[Phase, Callable[[], None]] = {
+            "decompose": self.decompose, "truncate": lambda: self.truncate(data), "measure": lambda: self.measure_memory(data),
+        }  # fmt: skip
+        for phase in (p for p in parts if p in phases):
+            self.phase = phase
+            try:
+                parts[phase]()
+            except Exception as e:
+                traceback.print_exc()
+                self.faults.append(Fault(kind=type(e).__name__, message=_sentence(e), phase=phase))
+                traceback.clear_frames(e.__traceback__)  # they hold tensors that the next phase has no room for
+                if phase != "measure":  # whose steps have changed them
+                    self._keep_weights()
 
     def decompose(self) -> None:
         """The singular values and first directions of every learned change, as far as the study wants them."""
@@ -251,6 +304,7 @@ class _Run:
         adapted, spec = self.adapted, self.cell.evaluation
         with evaluated(adapted.model, self.cell):
             seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+            self.harness = self.harness or self._make_harness(data)
             readings, items = self.harness.score(adapted.model, adapted.tokenizer)
             if self.teacher is not None:
                 left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
@@ -277,36 +331,71 @@ class _Run:
         micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
         self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 
-    def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
-        """The result, with everything that was read until now."""
-        for metric, seconds in self.phases.seconds().items():
-            self.read(metric, seconds)
-        shutil.rmtree(self.folder / "start", ignore_errors=True)
+    def _make_harness(self, data: TaskData) -> Harness:
+        """lm-eval with its tasks; its imports take seconds, once: on no clock."""
+        return Harness(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
+
+    def _keep_weights(self) -> None:
+        """Writes a fully fine-tuned model where nothing else of it would be left: a phase that failed can then be repeated."""
+        if "adapted" not in self.__dict__:
+            return
+        with contextlib.suppress(Exception):  # no room on the disk either: the fault that led here is the one to tell
+            if self.cell.training.steps and not hasattr(self.adapted.model, "peft_config") and not (self.folder / MODEL).is_dir():
+                save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
+
+    def _write_curve(self) -> None:
         if self.curve:
             with (self.folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
                 writer = csv.writer(stream)
                 writer.writerow(f.name for f in fields(Step))
                 writer.writerows(astuple(s) for s in self.curve)
+
+    def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
+        """The result, with everything that was read until now; weights stay where a phase is to be repeated from them."""
+        seconds = self.phases.seconds()
+        for metric in seconds if self.before is None else [m for m in seconds if self._phase_of(m) in self.repeated]:
+            self.read(metric, seconds[metric])
+        shutil.rmtree(self.folder / "start", ignore_errors=True)
+        self._write_curve()
         fault = None
         if error is not None:
-            fault = Fault(kind=type(error).__name__, message=_sentence(error), step=step if step is not None else self.step)
+            phase = self.phase if self.before is None else self.repeated[0]  # what cannot be repeated is not to be trained anew
+            fault = Fault(kind=type(error).__name__, message=_sentence(error), step=step if step is not None else self.step, phase=phase)
+            if phase == "evaluate" and outcome != "diverged":
+                self._keep_weights()
+        if outcome == "diverged":  # its weights are of no use
+            shutil.rmtree(self.folder / ADAPTER, ignore_errors=True)
+            shutil.rmtree(self.folder / MODEL, ignore_errors=True)
         self.__dict__.pop("adapted", None)  # frees the model before the next cell of this worker
         if error is not None and error.__traceback__ is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the model, too
         if self.device.type == "cuda":
             with contextlib.suppress(RuntimeError):  # after some faults the device answers nothing any more
                 torch.cuda.empty_cache()
+        (self.folder / TRAINED).unlink(missing_ok=True)
+        if fault is not None and self.before is not None and self.before.outcome == "finished":  # the former result stands
+            others = (f for f in self.before.faults if f.phase != fault.phase)
+            return self.before.model_copy(update={"faults": (*others, fault)})
+        return self.result(outcome, fault)
+
+    def result(self, outcome: Outcome, error: Fault | None = None) -> CellResult:
+        """As it is now."""
         return CellResult(
             cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
-            environment=environment(self.device), started_at=self.started_at, error=fault,
+            environment=environment(self.device), started_at=self.started_at, error=error, faults=tuple(self.faults),
         )  # fmt: skip
 
     def read(self, metric: str, value: float) -> None:
         if math.isfinite(value):
             self.readings.append(Reading(metric=metric, value=value))
 
-    def _enter(self, phase: Phase, total: int | None = None) -> None:
-        self.phases.enter(phase, total)
+    def _phase_of(self, metric: str) -> str:
+        return read_in(metric, on_cpu=self.device.type != "cuda")
+
+    def _enter(self, phase: Entered, total: int | None = None, ahead: Ahead | None = None) -> None:
+        self.phases.enter(phase, total, ahead)
+        if phase not in ("sample", "prepare"):  # parts of loading or of the evaluation
+            self.phase = phase
 
     def _outlook(self, data: TaskData) -> Ahead:
         samples = self._base_stays() and not is_kept(self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS)

@@ -226,7 +226,7 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
     further = [t for t in cell.evaluation.lm_eval or () if t not in own]
     if not further:
         return None
-    from lorabench.engine.harness import known_tasks
+    from lorabench.engine.harness import fetch_tasks, known_tasks
 
     try:
         known = known_tasks(cell.evaluation.include_path)
@@ -236,4 +236,8 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
         if name not in known:
             near = [*own, *(t for t in known if t.startswith(name[:3]))][:12]
             return "evaluation.lm_eval", unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists"
+    try:
+        fetch_tasks(further, cell.evaluation)
+    except DataError as e:
+        return "evaluation.lm_eval", str(e)
     return None

@@ -19,11 +19,15 @@ import numpy as np
 import yaml
 
 from lorabench.engine.data import ChoiceSet
+from lorabench.engine.hub import hub_answers, told_offline
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
 from lorabench.spec.settings import EvaluationSpec
+
+_FETCHED: set[Any] = set()
+"""tasks whose data this process has had, with their folder and number of examples"""
 
 
 class Harness:
@@ -82,6 +86,56 @@ def known_tasks(include_path: str | None) -> list[str]:
     """The names of all installed tasks and those of a folder; reading lm-eval's 14,000 takes some 10 s."""
     _quieten()
     return sorted(_manager(None, include_path, False).all_tasks)
+
+
+def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
+    """Gets the data of tasks that are not the study's own, and makes the first question of each, before anything is trained.
+
+    DataError with the task and what to do where its data cannot be had, its file is broken, or its rows lack what it needs.
+    """
+    key = (tuple(names), spec.include_path, spec.num_fewshot)
+    if not names or key in _FETCHED:
+        return
+    _quieten()
+    answers = hub_answers("nyu-mll/glue")  # any one: it is the hub that is asked for
+    with told_offline(not answers):
+        for name in names:
+            try:
+                found = _manager(None, spec.include_path, False).load([name])["tasks"]
+            except Exception as e:  # YAML, datasets, the network and further packages fail in many classes
+                raise DataError(f"lm-eval task {name}: {_why(e, answers)}") from e
+            for task_name, task in found.items():
+                try:
+                    _ask_first(task, spec.num_fewshot)
+                except Exception as e:
+                    raise DataError(f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: {_line(e)}); mend the task's file or its data") from e
+    _FETCHED.add(key)
+
+
+def _ask_first(task: Any, shots: int | None) -> None:
+    if not (task.has_test_docs() or task.has_validation_docs()):
+        raise ValueError("it has neither a test nor a validation split")
+    doc = next(iter(task.eval_docs), None)
+    if doc is None:
+        raise ValueError("its split has no rows")
+    task.doc_to_text(doc)
+    task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        task.doc_to_choice(doc)
+    wanted = shots if shots is not None else (task.config.num_fewshot or 0)
+    if wanted:
+        have = len(list(task.fewshot_docs() or ()))
+        if have < wanted:
+            raise ValueError(f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most")
+
+
+def _why(error: BaseException, answers: bool) -> str:
+    if isinstance(error, ImportError):
+        return f"it needs a package that is not installed ({_line(error)}); install it, or leave the task away"
+    if isinstance(error, OSError) or "Offline" in type(error).__name__:
+        there = "" if answers else "there is no network, or the hub does not answer, and "
+        return f"its data cannot be had: {there}they are not in the cache ({_line(error)}); download them on a machine with a network, or take a task with local data (evaluation.include_path)"
+    return f"it cannot be loaded ({type(error).__name__}: {_line(error)}); mend its file, or leave the task away"
 
 
 def write_task(choices: ChoiceSet, folder: Path) -> None:

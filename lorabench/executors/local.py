@@ -23,7 +23,7 @@ from lorabench import errors
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event, Problem
-    from lorabench.record.result import CellResult
+    from lorabench.record.result import CellResult, Phase
     from lorabench.spec.study import Cell
 
 ENGINE = "lorabench.engine"
@@ -63,6 +63,18 @@ class LocalSlot:
 
     def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the process, there is a result."""
+        return self._ask({"do": "run", "skip_infeasible": skip_infeasible}, cell, folder, on_event)
+
+    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        """Runs phases of a trained cell again, from the weights in its folder; whatever happens to the process, there is a result."""
+        result = self._ask({"do": "repeat", "before": before.model_dump(mode="json", by_alias=True), "phases": phases}, cell, folder, on_event)
+        if result.error is not None and before.outcome == "finished" and result.outcome != "finished":  # the process died: what was finished stays so
+            return before.model_copy(update={"faults": (*before.faults, result.error.model_copy(update={"phase": phases[0]}))})
+        if result.error is not None and result.error.phase != "evaluate" and before.outcome != "finished":
+            return before.model_copy(update={"error": result.error.model_copy(update={"phase": "evaluate"})})
+        return result
+
+    def _ask(self, command: dict[str, Any], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
         from lorabench.engine.events import Event
         from lorabench.record.result import CellResult
 
@@ -71,7 +83,7 @@ class LocalSlot:
         if self._process.poll() is not None:
             self._start()
         try:
-            self._send({"do": "run", "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve()), "skip_infeasible": skip_infeasible})
+            self._send({**command, "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
             for reply in self._replies():
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
@@ -81,7 +93,7 @@ class LocalSlot:
                 elif "result" in reply:
                     return CellResult.model_validate(reply["result"])
                 elif "fault" in reply:
-                    return _failed(cell, started, seen, reply["fault"]["kind"], reply["fault"]["message"])
+                    return _failed(cell, folder, started, seen, reply["fault"]["kind"], reply["fault"]["message"])
         except BrokenPipeError:
             pass
         code = self._process.wait()
@@ -89,7 +101,7 @@ class LocalSlot:
             time.sleep(0.5)  # the whole group was signalled, most likely: let the runner's own handler stop the study first
         kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
-        return _failed(cell, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
+        return _failed(cell, folder, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
 
     def close(self) -> None:
         """Ends the process at once, in the middle of a cell if need be."""
@@ -151,16 +163,22 @@ def _environment(threads: int | None) -> dict[str, str]:
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
-def _failed(cell: Cell, started: float, seen: Event | None, kind: str, message: str) -> CellResult:
+def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: str, message: str) -> CellResult:
     from datetime import UTC, datetime
 
+    from lorabench.record.cell_files import TRAINED, read_trained
     from lorabench.record.result import CellResult, Fault
 
+    phase = seen.phase if seen else None
+    fault = Fault(kind=kind, message=message, step=seen.step if seen else None, phase=phase)
+    if phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None:  # what training read and saved is not lost
+        (folder / TRAINED).unlink()
+        return trained.model_copy(update={"error": fault.model_copy(update={"phase": "evaluate"})})
     return CellResult(
         cell=cell,
         outcome="failed",
         started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        error=Fault(kind=kind, message=message, step=seen.step if seen else None),
+        error=fault,
     )
 
 

@@ -44,7 +44,7 @@ from lorabench.engine.events import Event, Problem
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
 from lorabench.record.metrics import is_accuracy
-from lorabench.record.result import CellResult, Environment, Fault, Outcome, Reading, Resolved
+from lorabench.record.result import CellResult, Environment, Fault, Outcome, Phase, Reading, Resolved
 from lorabench.record.spectrum import Alignment, Intruders, Repair, Spectrum, place, save_spectra
 from lorabench.spec.study import Cell
 
@@ -142,6 +142,10 @@ class Slot:
                 save_truncations(folder / "truncation.csv", cuts)
         save_items(folder / FILE, seen := items(cell, readings))
         return _result(cell, "finished", readings | {m: i.value for m, i in seen.items() if is_accuracy(m)}, None)
+
+    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        """The former result: there is nothing to measure again."""
+        return before
 
     def close(self) -> None:
         """Nothing is held."""

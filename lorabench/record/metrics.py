@@ -110,3 +110,28 @@ def metric(name: str) -> Metric:
 def is_accuracy(name: str) -> bool:
     """Whether a metric is the plain accuracy of an lm-eval task."""
     return name.endswith("/acc")
+
+
+_OF_LOADING = ("total_parameters", "trainable_parameters", "trainable_percent", "weight_bytes", "load_seconds")
+_OF_TRAINING = ("train_seconds", "train_tokens", "padding_percent", "tokens_per_second", "train_loss")
+_PEAKS = ("train_peak_bytes", "eval_peak_bytes")
+
+
+_TIMES: dict[str, Literal["load", "save", "decompose", "truncate", "measure"]] = {
+    "cell_seconds": "load", "save_seconds": "save", "decompose_seconds": "decompose", "truncate_seconds": "truncate", "measure_seconds": "measure",
+}  # fmt: skip
+
+
+def read_in(name: str, *, on_cpu: bool) -> Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]:
+    """The phase of a cell in which a metric is read; peaks are measured by themselves on a CPU, and in their own phase on a GPU."""
+    if name.startswith("predicted_"):
+        return "foresee"
+    if name in _TIMES:
+        return _TIMES[name]
+    if name in _OF_LOADING:
+        return "load"
+    if name in _PEAKS and on_cpu:
+        return "measure"
+    if name in _OF_TRAINING or name in ("train_peak_bytes", "train_reserved_bytes"):
+        return "train"
+    return "save" if name == "adapter_bytes" else "evaluate"

@@ -80,8 +80,14 @@ class Resolved(Frozen):
     """what was asked to be quantised or adapted and is neither"""
 
 
+Phase = Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]
+"""of a cell, in their order"""
+REPEATED: tuple[Phase, ...] = ("evaluate", "decompose", "truncate", "measure")
+"""phases that need no training: they can be run again from the saved weights"""
+
+
 class Fault(Frozen):
-    """Why a cell did not finish."""
+    """Why a cell did not finish, or what one of its later phases ended with."""
 
     kind: str
     """exception's class, or signal"""
@@ -89,6 +95,8 @@ class Fault(Frozen):
     """one sentence"""
     step: int | None = None
     """optimizer step at which it happened, from 1"""
+    phase: Phase | None = None
+    """in which it happened; absent in results from before it was recorded"""
 
 
 class CellResult(Frozen):
@@ -103,6 +111,13 @@ class CellResult(Frozen):
     started_at: str
     """UTC, ISO 8601"""
     error: Fault | None = None
+    faults: tuple[Fault, ...] = ()
+    """of the phases after the evaluation, which end no cell"""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training was done, so that what failed can be repeated alone where the weights were saved."""
+        return self.outcome == "finished" or (self.outcome in ("failed", "out_of_memory") and self.error is not None and self.error.phase == "evaluate")
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where it was not measured."""

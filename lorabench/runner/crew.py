@@ -14,7 +14,7 @@ from lorabench.runner.threads import threads_per_worker
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Event, Problem
-    from lorabench.record.result import CellResult
+    from lorabench.record.result import CellResult, Phase
     from lorabench.spec.study import Cell
 
 
@@ -23,6 +23,7 @@ class Slot(Protocol):
 
     def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
     def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult: ...
+    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult: ...
     def close(self) -> None: ...
 
 

@@ -31,6 +31,8 @@ DOING = {
 }  # fmt: skip
 UNITS = {"sample": "tokens", "evaluate": "rows", "decompose": "modules", "truncate": "rows"}
 
+AFTERWARDS = {"evaluate": "evaluation", "decompose": "decomposition", "truncate": "evaluation of lower ranks", "measure": "memory measurement"}
+
 
 class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
@@ -251,6 +253,10 @@ def verdict(result: CellResult, seconds: float) -> str:
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"
+    for fault in result.faults:
+        text += f"; {AFTERWARDS[fault.phase or 'measure']} failed: {fault.message}"
+    if result.error and result.error.phase == "evaluate":
+        text += " in evaluation (its weights are kept)" if result.outcome != "diverged" else " in evaluation"
     return text + (f": {result.error.message}" if result.error else "")
 
 

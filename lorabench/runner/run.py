@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,9 @@ from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
-    from lorabench.record.result import Outcome
+    from lorabench.engine.events import Event
+    from lorabench.record.result import CellResult, Outcome, Phase
+    from lorabench.record.store import Store
     from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
@@ -70,6 +72,31 @@ def run(
     return plan
 
 
+def evaluate(store: Store, cells: Sequence[str] = (), *, again: bool = False, crew: Crew | None = None, progress: Progress | None = None) -> Plan:
+    """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the evaluation of finished ones, too.
+
+    cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be repeated stands in the plan's notices.
+    """
+    from lorabench.runner.plan import Plan, describe_cells
+    from lorabench.runner.repeat import chosen
+
+    wanted, told = chosen(store, cells, again)
+    planned = store.plan()
+    plan = Plan(store.study(), store, planned, tuple(c for c in planned if c.id in wanted), describe_cells(planned), told)
+    with crew or Crew() as crew:
+        refuse_mixture(plan, crew.executor)
+        if progress:
+            progress.begin(plan)
+        try:
+            _Work(plan, crew, progress, (), False, wanted).run()
+        finally:
+            if progress:
+                progress.close()
+            with suppress(LorabenchError):
+                write_cells_csv(plan)
+    return plan
+
+
 def refuse_mixture(plan: Plan, executor: str | None) -> None:
     """StoreError where measured and invented results would stand in one folder."""
     invented = set()
@@ -88,6 +115,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
 
     One replicate of each condition is asked.
     """
+    from lorabench.runner.keep import notes
     from lorabench.runner.plan import problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
@@ -95,7 +123,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
+    return replace(plan, notices=tuple(dict.fromkeys((*(p.message for p in problems), *notes(plan.store, plan.cells, plan.pending)))))
 
 
 def write_cells_csv(plan: Plan) -> Path:
@@ -120,8 +148,10 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
 class _Work:
     """The queue of one run and the threads that empty it."""
 
-    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...], skip_infeasible: bool) -> None:
-        self.skip_infeasible = skip_infeasible
+    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...], skip_infeasible: bool,
+        repeat: Mapping[str, tuple[Phase, ...]] | None = None,
+    ) -> None:
+        self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.crew, self.progress, self.retry = plan, crew, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
@@ -182,31 +212,59 @@ class _Work:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
+            from lorabench.runner.keep import keep_wanted
+
             if not mine:
                 return False
             if self._settled_since(cell):
                 if self.progress:
                     self.progress.skip(cell)
                 return True
-            folder = store.partial(cell.id)
-            shutil.rmtree(folder, ignore_errors=True)  # of a runner that was killed
-            folder.mkdir(parents=True)
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
-            result = slot.run(cell, folder, self.progress.event if self.progress else lambda event: None, self.skip_infeasible)
+            result = self._repeated(cell, slot) or self._run(cell, slot)
             if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
+            keep_wanted(store, self.plan.cells, cell, self.plan.study.comparison.metric)
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
+
+    def _run(self, cell: Cell, slot: Slot) -> CellResult:
+        folder = self.plan.store.partial(cell.id)
+        shutil.rmtree(folder, ignore_errors=True)  # of a runner that was killed
+        folder.mkdir(parents=True)
+        return slot.run(cell, folder, self._event, self.skip_infeasible)
+
+    def _repeated(self, cell: Cell, slot: Slot) -> CellResult | None:
+        """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it is to be trained."""
+        from lorabench.runner.repeat import can_repeat, lay_out, phases_of
+
+        store = self.plan.store
+        final = store.cells_folder / cell.id
+        try:
+            before = store.get(cell.id)
+        except StoreError:
+            return None
+        if before is None or not can_repeat(cell, final):
+            return None
+        phases = self.repeat.get(cell.id, ()) if self.repeat is not None else phases_of(cell, before, final)
+        if not phases:
+            return None
+        lay_out(final, store.partial(cell.id))
+        return slot.repeat(before, phases, cell, store.partial(cell.id), self._event)
+
+    def _event(self, event: Event) -> None:
+        if self.progress:
+            self.progress.event(event)
 
     def _settled_since(self, cell: Cell) -> bool:
         """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried twice."""
         from lorabench.runner.plan import is_pending
 
-        return self._mark(cell) != self.marks[cell.id] or not is_pending(self.plan.store, cell, self.retry)
+        return self._mark(cell) != self.marks[cell.id] or (self.repeat is None and not is_pending(self.plan.store, cell, self.retry))
 
     def _mark(self, cell: Cell) -> int | None:
         try:

@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     with quick.uncollected():
         check_cells = importlib.import_module(f"{engine}.check").check_cells
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
+        repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
         foresee = importlib.import_module(arguments[3]).foresee
         if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
             for name in LATE:
@@ -50,7 +51,8 @@ def main(arguments: list[str]) -> None:
         if command["do"] == "check":
             send(_check(check_cells, command))
         else:
-            reply = _run(run_cell, foresee, command, send)
+            work = repeat_cell if command["do"] == "repeat" else run_cell
+            reply = _run(work, foresee, command, send)
             reply["last"] = is_spoilt(command, reply)
             send(reply)
             if reply["last"]:
@@ -77,10 +79,13 @@ def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str
         return {"broken": traceback.format_exc()}
 
 
-def _run(run_cell: Callable[..., Any], foresee: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _run(run_cell: Any, foresee: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     folder = Path(command["folder"])
     with _printing_to(folder / "log.txt"):
         try:
+            if command["do"] == "repeat":
+                result = _repeated(run_cell, command, lambda event: send({"event": dataclasses.asdict(event)}))
+                return {"result": result.model_dump(mode="json", by_alias=True)}
             result = _foreseen(run_cell, foresee, _cell(command["cell"]), folder, command["skip_infeasible"], lambda event: send({"event": dataclasses.asdict(event)}))
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
@@ -101,6 +106,13 @@ def _foreseen(run_cell: Callable[..., Any], foresee: Callable[..., Any], cell: A
         report(Event(cell.id, "foresee", warning=foresight.warning))
     result = run_cell(cell, folder, report)
     return result.model_copy(update={"readings": (*result.readings, *foresight.readings())})
+
+
+def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: Callable[[Any], None]) -> Any:
+    """Phases of a trained cell, from its saved weights."""
+    from lorabench.record.result import CellResult
+
+    return repeat_cell(_cell(command["cell"]), Path(command["folder"]), CellResult.model_validate(command["before"]), tuple(command["phases"]), report)
 
 
 def _cell(plain: dict[str, Any]) -> Any:

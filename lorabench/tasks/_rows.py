@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from lorabench.engine.data_files import foreign, table_kind
+from lorabench.engine.hub import hub_answers, switched_off, told_offline
 from lorabench.errors import DataError
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
@@ -31,7 +31,6 @@ SUFFIXES = {
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 VALIDATION_AT_MOST = 200  # rows; enough to choose a learning rate by, cheap to evaluate
-HUB_SECONDS = 5  # until a hub that does not answer counts as absent
 
 
 def _one_file(path: str) -> str:
@@ -227,9 +226,9 @@ def read_file(options: RowOptions, file: str) -> list[Row]:
 def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     import datasets
 
-    answers = _answers(options)
+    answers = hub_answers(str(options.dataset), options.revision)
     try:
-        with _offline(not answers):
+        with told_offline(not answers):
             rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]
@@ -238,7 +237,7 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
             raise DataError(f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}") from None
         if "Config name is missing" in first or "BuilderConfig" in first:
             raise DataError(f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset") from None
-        if not answers and not _switched_off():
+        if not answers and not switched_off():
             first = first.replace("OfflineModeIsEnabled", "there is no network, or it does not answer")
         raise DataError(
             f"data set {options.dataset} (split {split}) is neither cached nor to be had from the hub: {first}; "
@@ -247,40 +246,3 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     for number, data in enumerate(rows, 1):
         where = f"{options.dataset}/{split}:{number}"
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})
-
-
-def _answers(options: RowOptions) -> bool:
-    """Whether the hub can be reached: asked once, since datasets tries for 25 s; a hub that refuses is one that answers."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if _switched_off():
-        return False
-    try:
-        HfApi().dataset_info(str(options.dataset), revision=options.revision, timeout=HUB_SECONDS)
-    except HfHubHTTPError:
-        return True
-    except Exception:  # the client's own classes, which differ between its versions
-        return False
-    return True
-
-
-def _switched_off() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """The hub's libraries told that there is no network, so that they look into the cache alone."""
-    import datasets
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if wanted:
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

@@ -1,0 +1,113 @@
+"""Which weights stay on disk once a cell has finished (`save`).
+
+    none    taken away once the cell has finished and nothing of it is left to repeat
+    best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss, analysis.tuning's rule), of its seeds
+            the one that is best in the study's metric. A worse seed of a rate loses its weights as soon as a better one has finished; a
+            rate that was not chosen, when all cells of the condition have a result, since until then the choice may change
+    all     kept
+
+Runners that share a store take turns at a condition. Cells that failed in evaluation keep what they have: it is what the repetition needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from filelock import FileLock
+
+from lorabench.errors import StoreError
+from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
+from lorabench.record.metrics import metric
+from lorabench.record.result import BROKEN, CellResult
+from lorabench.record.store import Store
+from lorabench.spec.study import Cell
+
+
+def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
+    """Takes away what `save` does not ask for of a cell's condition, now that the cell has a result."""
+    for name, asked in ((ADAPTER, cell.save.adapter), (MODEL, cell.save.full)):
+        if asked == "all":
+            continue
+        with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
+            mine = [c for c in cells if c.condition_id == cell.condition_id]
+            results = {c.id: r for c in mine if (r := _result(store, c)) is not None}
+            done = {i: r for i, r in results.items() if r.outcome == "finished" and not r.faults}
+            kept = _kept(mine, results, decided_by) if asked == "best" else frozenset()
+            for cell_id in done.keys() - kept:
+                if (store.cells_folder / cell_id / name).exists():
+                    remove_weights(store.cells_folder / cell_id, name)
+
+
+def _result(store: Store, cell: Cell) -> CellResult | None:
+    try:
+        return store.get(cell.id, cell)
+    except StoreError:
+        return None
+
+
+def _kept(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
+    best: dict[float, str] = {}
+    for rate in {c.training.rate for c in cells}:
+        able = [r for c in cells if c.training.rate == rate and (r := results.get(c.id)) is not None and r.outcome == "finished"]
+        if able:
+            best[rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
+    if len(results) < len(cells) or any(r.outcome in ("failed", "skipped") for r in results.values()) or len(best) < 2:
+        return frozenset(best.values())
+    return frozenset({best[_chosen_rate(cells, results, sorted(best))]})
+
+
+def _badness(result: CellResult, decided_by: str) -> float:
+    value = result.value(decided_by)
+    if value is None:
+        decided_by, value = "eval_loss", result.value("eval_loss")
+    return math.inf if value is None else -value if metric(decided_by).better == "higher" else value
+
+
+def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: Sequence[float]) -> float:
+    """As analysis.tuning chooses: of the rates with most finished seeds and fewest broken ones the lowest mean."""
+
+    def rank(rate: float) -> tuple[float, ...]:
+        own = [results[c.id] for c in cells if c.training.rate == rate and c.id in results]
+        losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
+        return -len(losses), sum(r.outcome in BROKEN for r in own), math.fsum(losses) / len(losses) if losses else math.inf, rate
+
+    return min(rates, key=rank)
+
+
+def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple[str, ...]:
+    """What is kept of full fine-tuning, with its size where that can be told, and which finished cells lack weights that `save` asks for now."""
+    told = []
+    whole = [c for c in cells if c.method.name == "full" and c.training.steps]
+    to_run = [c for c in whole if c in pending]
+    if to_run:
+        asked = to_run[0].save.full
+        size = _bytes_of(to_run[0])
+        each = f" x {size / 1e9:.2g} GB" if size else ""
+        if asked == "none":
+            told.append(f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept; save.full: best or all keeps them")
+        else:
+            number = len(to_run) if asked == "all" else len({c.condition_id for c in to_run})
+            told.append(f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full: {asked})")
+    for name, which in ((MODEL, whole), (ADAPTER, [c for c in cells if c.method.target_modules is not None and c.training.steps])):
+        lacking = [c for c in which if (c.save.full if name == MODEL else c.save.adapter) == "all" and c not in pending and not (store.cells_folder / c.id / name).is_dir()
+                   and (r := _result(store, c)) is not None and r.outcome == "finished" and not (r.environment and r.environment.device == "synthetic")]  # fmt: skip
+        if lacking:
+            what = "weights" if name == MODEL else "adapters"
+            told.append(f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''} ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again")
+    return tuple(told)
+
+
+def _bytes_of(cell: Cell) -> int | None:
+    """Bytes of a local model's weights in the precision that full fine-tuning trains in."""
+    from lorabench.spec.checkpoint_files import stored_tensors
+    from lorabench.spec.paths import model_directory
+
+    folder = model_directory(cell.model.name)
+    if folder is None:
+        return None
+    try:
+        numbers = sum(math.prod(t.shape) for f in folder.glob("*.safetensors") for t in stored_tensors((f,)).values())
+    except Exception:  # a damaged file is told of when it is loaded
+        return None
+    return numbers * (4 if cell.model.dtype in ("auto", "float32") else 2) or None
