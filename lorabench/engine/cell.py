@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import datetime
 import math
-import shutil
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,10 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
+from lorabench.engine.cell_record import Adapted, CellRecord, Report, sentence
 from lorabench.engine.data import Example, TaskData, task_data
-from lorabench.engine.distill import Teacher, distilled
+from lorabench.engine.distill import distilled
 from lorabench.engine.domain import Domain, Ground, base_domain, is_kept
-from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import (
     SAMPLE_TOKENS,
     SAMPLES,
@@ -36,18 +32,14 @@ from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
 from lorabench.engine.harness import Harness, fetch_tasks
-from lorabench.engine.learned import Factors, adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
+from lorabench.engine.learned import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.engine.model import (
-    device,
     load_base,
     load_tokenizer,
-    logical_numel,
     quiet,
-    resolve_autocast,
     weight_bytes,
 )
 from lorabench.engine.outlook import Ahead, outlook, rows_evaluated
-from lorabench.engine.phases import Phases
 from lorabench.engine.precision import evaluated
 from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
@@ -55,17 +47,14 @@ from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored, save_adapter, save_model
 from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
-from lorabench.errors import LorabenchError
-from lorabench.record.cell_files import ADAPTER, MODEL, TRAINED, write_trained
+from lorabench.record.cell_files import write_trained
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.learned import save_truncations
-from lorabench.record.metrics import read_in
-from lorabench.record.result import CellResult, Fault, Outcome, Phase, Reading, Resolved
+from lorabench.record.result import CellResult, Fault, Phase, Reading
 from lorabench.spec.study import Cell
 
-Report = Callable[[Event], None]
 _DOMAINS: dict[Ground, Domain] = {}
-_NOT_OF_A_CUT = ("forgetting", "validation_loss", "learned_bits_per_parameter", "eval_seconds", "eval_peak_bytes", "eval_reserved_bytes")
+
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -100,40 +89,8 @@ def repeat_cell(cell: Cell, folder: Path, before: CellResult, phases: Sequence[P
     return run.through(way)
 
 
-@dataclass(frozen=True)
-class _Adapted:
-    """A model with its method attached, and what is needed to say later what it learned."""
-
-    model: Any
-    start: Factors
-    tokenizer: Any
-    targets: tuple[str, ...]
-
-
-class _Run:
-    """The state of one cell while it runs; what was read before a fault is kept."""
-
-    def __init__(self, cell: Cell, folder: Path, report: Report, started_at: str) -> None:
-        self.cell, self.folder, self.report, self.started_at = cell, folder, report, started_at
-        self.phases = Phases(cell.id, report)
-        self.device = device()
-        self.autocast = resolve_autocast(cell.training, self.device)
-        if self.device.type == "cuda":
-            torch.use_deterministic_algorithms(True, warn_only=True)  # same seed, same machine: same numbers
-        self.readings: list[Reading] = []
-        self.curve: list[Step] = []
-        self.resolved: Resolved | None = None
-        self.step: int | None = None
-        self.domain: tuple[Example, ...] = ()
-        self.domain_loss: Losses | None = None
-        self.accuracy: list[Reading] = []
-        self.teacher: Teacher | None = None
-        self.phase: Phase = "load"
-        self.faults: list[Fault] = []
-        self.before: CellResult | None = None
-        """the result that phases are repeated of"""
-        self.repeated: tuple[Phase, ...] = ()
-        self.harness: Harness | None = None
+class _Run(CellRecord):
+    """The phases of one cell."""
 
     def through(self, way: Callable[[], None]) -> CellResult:
         """The result of going a way, wherever it ends."""
@@ -148,14 +105,6 @@ class _Run:
             traceback.print_exc()
             return self.ended("failed", e)
         return self.ended("finished")
-
-    def take(self, before: CellResult, phases: Sequence[Phase]) -> None:
-        """Goes on from a former result: what was read in phases that are not repeated stays."""
-        self.before, self.repeated = before, tuple(phases)
-        self.readings = [r for r in before.readings if self._phase_of(r.metric) not in phases]
-        self.accuracy = [r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT]
-        self.faults = [f for f in before.faults if f.phase not in phases]
-        self.resolved = before.resolved
 
     def load(self) -> TaskData:
         """Data, base and adapters; the base's own sample is drawn before anything is attached."""
@@ -181,12 +130,12 @@ class _Run:
         named = peft_targets(base, targets) if targets else []
         if self.before is not None:
             with quiet():
-                self.adapted = _Adapted(*restored(cell, base, named, self.folder), tokenizer, targets)
+                self.adapted = Adapted(*restored(cell, base, named, self.folder), tokenizer, targets)
             return data
         torch.manual_seed(cell.seed)
         with Probe(self.device) as attaching, quiet():
             model = method.attach(base, cell.method, named)
-        self.adapted = _Adapted(model, start_factors(model), tokenizer, targets)
+        self.adapted = Adapted(model, start_factors(model), tokenizer, targets)
         self.read("load_seconds", phase.seconds + attaching.seconds)
         self._count(model)
         self.resolved = resolved(cell, model, targets, data, self.autocast, left)
@@ -222,6 +171,7 @@ class _Run:
 
     def evaluate(self, data: TaskData) -> None:
         """Held-out loss, lm-eval, forgetting."""
+        self.phase = "evaluate"
         cell, adapted = self.cell, self.adapted
         spec, padding = cell.evaluation, adapted.tokenizer.pad_token_id
         if self._base_stays():
@@ -274,7 +224,7 @@ class _Run:
                 parts[phase]()
             except Exception as e:
                 traceback.print_exc()
-                self.faults.append(Fault(kind=type(e).__name__, message=_sentence(e), phase=phase))
+                self.faults.append(Fault(kind=type(e).__name__, message=sentence(e), phase=phase))
                 traceback.clear_frames(e.__traceback__)  # they hold tensors that the next phase has no room for
                 if phase != "measure":  # whose steps have changed them
                     self._keep_weights()
@@ -335,69 +285,13 @@ class _Run:
         """lm-eval with its tasks; its imports take seconds, once: on no clock."""
         return Harness(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
 
-    def _keep_weights(self) -> None:
-        """Writes a fully fine-tuned model where nothing else of it would be left: a phase that failed can then be repeated."""
-        if "adapted" not in self.__dict__:
-            return
-        with contextlib.suppress(Exception):  # no room on the disk either: the fault that led here is the one to tell
-            if self.cell.training.steps and not hasattr(self.adapted.model, "peft_config") and not (self.folder / MODEL).is_dir():
-                save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
-
-    def _write_curve(self) -> None:
-        if self.curve:
-            with (self.folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(f.name for f in fields(Step))
-                writer.writerows(astuple(s) for s in self.curve)
-
-    def ended(self, outcome: Outcome, error: BaseException | None = None, step: int | None = None) -> CellResult:
-        """The result, with everything that was read until now; weights stay where a phase is to be repeated from them."""
-        seconds = self.phases.seconds()
-        for metric in seconds if self.before is None else [m for m in seconds if self._phase_of(m) in self.repeated]:
-            self.read(metric, seconds[metric])
-        shutil.rmtree(self.folder / "start", ignore_errors=True)
-        self._write_curve()
-        fault = None
-        if error is not None:
-            phase = self.phase if self.before is None else self.repeated[0]  # what cannot be repeated is not to be trained anew
-            fault = Fault(kind=type(error).__name__, message=_sentence(error), step=step if step is not None else self.step, phase=phase)
-            if phase == "evaluate" and outcome != "diverged":
-                self._keep_weights()
-        if outcome == "diverged":  # its weights are of no use
-            shutil.rmtree(self.folder / ADAPTER, ignore_errors=True)
-            shutil.rmtree(self.folder / MODEL, ignore_errors=True)
-        self.__dict__.pop("adapted", None)  # frees the model before the next cell of this worker
-        if error is not None and error.__traceback__ is not None:
-            traceback.clear_frames(error.__traceback__)  # they hold the model, too
-        if self.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):  # after some faults the device answers nothing any more
-                torch.cuda.empty_cache()
-        (self.folder / TRAINED).unlink(missing_ok=True)
-        if fault is not None and self.before is not None and self.before.outcome == "finished":  # the former result stands
-            others = (f for f in self.before.faults if f.phase != fault.phase)
-            return self.before.model_copy(update={"faults": (*others, fault)})
-        return self.result(outcome, fault)
-
-    def result(self, outcome: Outcome, error: Fault | None = None) -> CellResult:
-        """As it is now."""
-        return CellResult(
-            cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
-            environment=environment(self.device), started_at=self.started_at, error=error, faults=tuple(self.faults),
-        )  # fmt: skip
-
-    def read(self, metric: str, value: float) -> None:
-        if math.isfinite(value):
-            self.readings.append(Reading(metric=metric, value=value))
-
-    def _phase_of(self, metric: str) -> str:
-        return read_in(metric, on_cpu=self.device.type != "cuda")
-
     def _enter(self, phase: Entered, total: int | None = None, ahead: Ahead | None = None) -> None:
         self.phases.enter(phase, total, ahead)
-        if phase not in ("sample", "prepare"):  # parts of loading or of the evaluation
+        if phase != "sample" and phase != "prepare":  # parts of loading or of the evaluation
             self.phase = phase
 
     def _outlook(self, data: TaskData) -> Ahead:
+        """What comes after the steps and how long it should take."""
         samples = self._base_stays() and not is_kept(self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS)
         return outlook(self.cell, data, self.adapted.model, samples, own_of(self.cell, self.folder).is_known)
 
@@ -418,17 +312,3 @@ class _Run:
         if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning
             self.read(f"{name}_peak_bytes", phase.peak_bytes)
             self.read(f"{name}_reserved_bytes", phase.reserved_bytes)
-
-    def _count(self, model: Any) -> None:
-        total = sum(logical_numel(p) for p in model.parameters())
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.read("total_parameters", total)
-        self.read("trainable_parameters", trainable)
-        self.read("trainable_percent", 100 * trainable / total)
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LorabenchError | Diverged):
-        return text
-    return text[:500] or type(error).__name__
