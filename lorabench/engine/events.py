@@ -21,6 +21,8 @@ class Event:
     tokens_per_second: float | None = None
     warning: str | None = None
     """what the user is to know before the cell runs, a sentence without its subject"""
+    note: str | None = None
+    """what is no warning: resumed at step 400 of 4,000"""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Live:
             now = self._tally.see(event)
             if now is not None and event.warning:
                 self.console.print(Text(f"{self._number(now)} {now.words}: warning: ").append(event.warning, "yellow"))
+            if now is not None and event.note:
+                self.console.print(Text(f"{self._number(now)} {now.words}: {event.note}"))
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:

@@ -56,13 +56,15 @@ class Running:
     last: Event | None = None
     loss: float | None = None
     trained_from: float | None = None
-    """when its first optimizer step was reported"""
+    """when its first optimizer step of this run was reported"""
+    first_step: int = 1
+    """which that was: a cell that goes on from a checkpoint does not begin at 1"""
 
     def pace(self, now: float) -> float | None:
         """Seconds of a step so far, while it trains; None before its second step."""
-        if self.last is None or self.last.phase != "train" or self.trained_from is None or (self.last.step or 0) < 2:
+        if self.last is None or self.last.phase != "train" or self.trained_from is None or (self.last.step or 0) <= self.first_step:
             return None
-        return (now - self.trained_from) / ((self.last.step or 0) - 1)
+        return (now - self.trained_from) / ((self.last.step or 0) - self.first_step)
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Tally:
             now.last = event
             now.loss = event.loss if event.loss is not None else now.loss
             if event.step and now.trained_from is None:
-                now.trained_from = time.monotonic()
+                now.trained_from, now.first_step = time.monotonic(), event.step
         return now
 
     def end(self, cell: Cell, seconds: float) -> Running:
@@ -159,6 +161,8 @@ class Lines:
             now = self._tally.see(event)
             if now is not None and event.warning:
                 self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
+            if now is not None and event.note:
+                self._say(f"{self._number(now)} {now.words}: {event.note}")
             if now is None or not event.step or not event.steps or event.step >= event.steps:
                 return
             when, step = self.told[event.cell]

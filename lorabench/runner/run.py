@@ -8,7 +8,6 @@ what is finished.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import deque
@@ -188,9 +187,7 @@ class _Work:
                 if self.progress:
                     self.progress.skip(cell)
                 return True
-            folder = store.partial(cell.id)
-            shutil.rmtree(folder, ignore_errors=True)  # of a runner that was killed
-            folder.mkdir(parents=True)
+            folder = store.emptied(cell.id)
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
