@@ -138,7 +138,8 @@ class _Run:
 
     def train(self, data: TaskData) -> None:
         """The steps, timed alone."""
-        cell, steps = self.cell, self.cell.training.steps
+        cell, spec = self.cell, self.cell.training.over(len(data.train))
+        steps = spec.steps
         self._enter("train")
         if not steps:
             return
@@ -154,7 +155,7 @@ class _Run:
         self.curve = kept.progress.curve
         with Probe(self.device) as phase:
             done = train(
-                self.adapted.model, data.train, cell.training, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
+                self.adapted.model, data.train, spec, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
                 where=self.device, autocast=self.autocast, on_step=on_step, checkpoints=kept, loss_of=self._loss(),
             )  # fmt: skip
         kept.peaks(phase)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
+from lorabench.engine.data import steps_of
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.hardware import Seconds
@@ -55,5 +56,5 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
         one = time_of(step, setting, gpu, calibration)
-        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(condition.training.steps) if one else None))
+        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(steps) if one and (steps := steps_of(condition)) else None))
     return tuple(rows)

@@ -99,7 +99,7 @@ class Live:
         row.add_column(overflow="fold")
         row.add_column(width=20)
         row.add_column(overflow="fold")
-        steps = now.cell.training.steps
+        steps = (now.last and now.last.steps) or now.cell.training.steps
         step = (now.last.step or (steps if now.last.phase in ("evaluate", "decompose", "truncate") else 0)) if now.last else 0
         bar = ProgressBar(total=max(1, steps), completed=step, width=20) if steps else Text("")
         row.add_row(Text(f"{self._number(now)} {now.words}"), bar, Text(state(now), "cyan"))
