@@ -19,6 +19,7 @@ import os
 import random
 import time
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -89,6 +90,9 @@ class Checkpoints:
         if not self._file.exists():
             return self.progress
         try:
+            with zipfile.ZipFile(self._file) as archive:  # torch reads past a wrong checksum
+                if harmed := archive.testzip():
+                    raise OSError(f"{harmed} is damaged")
             stored = torch.load(self._file, map_location="cpu", weights_only=True)
             if odd := self._foreign(stored, model):
                 self._say(warning=f"its checkpoint is {odd}; training starts at step 0")
