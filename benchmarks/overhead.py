@@ -50,8 +50,8 @@ def ours(model: Any, rows: list[Example], spec: TrainingSpec) -> tuple[float, li
             pipe.flush()
 
         start = time.perf_counter()
-        curve, _, _ = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=on_step)
-        return (time.perf_counter() - start) / spec.steps, [s.loss for s in curve]
+        done = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=on_step)
+        return (time.perf_counter() - start) / spec.steps, [s.loss for s in done.curve]
 
 
 def bare(model: Any, rows: list[Example], spec: TrainingSpec) -> tuple[float, list[float]]:

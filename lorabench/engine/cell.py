@@ -14,6 +14,7 @@ import torch
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
 from lorabench.engine.cell_record import Adapted, CellRecord, Report, sentence
+from lorabench.engine.checkpoint import Checkpoints, Step
 from lorabench.engine.data import Example, TaskData, task_data
 from lorabench.engine.distill import distilled
 from lorabench.engine.domain import Domain, Ground, base_domain, is_kept
@@ -45,7 +46,7 @@ from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored, save_adapter, save_model
-from lorabench.engine.train import Diverged, Loss, Step, collate, peak_of_two_steps, token_loss, train
+from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss, train
 from lorabench.engine.truncation import truncations
 from lorabench.record.cell_files import write_trained
 from lorabench.record.items import FILE, Items, save_items
@@ -143,7 +144,8 @@ class _Run(CellRecord):
 
     def train(self, data: TaskData) -> None:
         """The steps, timed alone."""
-        cell, steps = self.cell, self.cell.training.steps
+        cell, spec = self.cell, self.cell.training.over(len(data.train))
+        steps = spec.steps
         if not steps:
             return
         self._enter("train", ahead=self._outlook(data))
@@ -152,20 +154,23 @@ class _Run(CellRecord):
         torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew
 
         def on_step(step: Step, tokens: int) -> None:
-            self.curve.append(step)
             self.step = step.step
             self.report(Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None))
 
+        kept = Checkpoints(self.folder, cell.id, cell.training.checkpoint_every, steps, self.device, self.report)
+        self.curve = kept.progress.curve
         with Probe(self.device) as phase:
-            _, tokens, positions = train(
-                self.adapted.model, data.train, cell.training, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
-                where=self.device, autocast=self.autocast, on_step=on_step, loss_of=self._loss(),
+            done = train(
+                self.adapted.model, data.train, spec, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
+                where=self.device, autocast=self.autocast, on_step=on_step, checkpoints=kept, loss_of=self._loss(),
             )  # fmt: skip
+        kept.peaks(phase)
+        self.step = done.step
         last = self.curve[-max(1, steps // 10) :]
-        self.read("train_seconds", phase.seconds)
-        self.read("train_tokens", tokens)
-        self.read("padding_percent", 100 * (1 - tokens / positions))
-        self.read("tokens_per_second", tokens / phase.seconds)
+        self.read("train_seconds", done.seconds)
+        self.read("train_tokens", done.tokens)
+        self.read("padding_percent", 100 * (1 - done.tokens / done.positions))
+        self.read("tokens_per_second", done.tokens / done.seconds)
         self.read("train_loss", math.fsum(s.loss for s in last) / len(last))
         self._read_cuda("train", phase)
 

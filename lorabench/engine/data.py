@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lorabench import plugins
+from lorabench.errors import LorabenchError
 from lorabench.record.data import DataFacts
-from lorabench.spec.study import Cell
+from lorabench.spec.study import Cell, Condition
 
 _LAST: dict[Any, TaskData] = {}
 
@@ -77,6 +78,20 @@ class TaskData:
     def choice_sets(self) -> tuple[ChoiceSet, ...]:
         """The task's multiple-choice sets."""
         return self.make_choice_sets()
+
+
+def steps_of(condition: Condition) -> int | None:
+    """Optimizer steps of a condition, whose rows are read where it gives epochs; None where they cannot be."""
+    training = condition.training
+    if training.epochs is None:
+        return training.steps
+    from lorabench.engine.model import load_tokenizer  # torch
+
+    try:
+        made = plugins.load("tasks", condition.task.name).load(condition.task, load_tokenizer(condition.model), training.sequence_length)
+    except LorabenchError:
+        return None
+    return training.over(len(made.train)).steps
 
 
 def task_data(cell: Cell, tokenizer: Any) -> TaskData:

@@ -28,6 +28,8 @@ class Event:
     """of these; absent where it is not known"""
     ahead: Mapping[str, tuple[float, float]] | None = None
     """before the first step, of each phase that comes: what it should take in seconds, and in optimizer steps of this cell, which add up"""
+    note: str | None = None
+    """what is no warning: resumed at step 400 of 4,000"""
 
 
 @dataclass(frozen=True)

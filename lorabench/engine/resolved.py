@@ -24,6 +24,7 @@ def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, a
         compute_dtype=("float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))) if quantised else None,
         autocast=_name(autocast) if autocast else None,
         eval_dtype=_name(resolve_eval_dtype(cell)),
+        steps=cell.training.over(len(data.train)).steps or None,
         optimizer=cell.training.optimizer if cell.training.steps else None,
         scaling=scaling,
         target_modules=targets,

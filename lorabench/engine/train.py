@@ -11,6 +11,7 @@ no real token sees the padding, so no attention mask is needed and the fast caus
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lorabench.engine.checkpoint import Checkpoints, Progress, Step
 from lorabench.engine.data import Example
 from lorabench.engine.probe import Clock, LiveBytes, held_tensors
 from lorabench.spec.settings import TrainingSpec
@@ -34,17 +36,6 @@ class Diverged(Exception):
         remedy = "which no learning rate had a part in: the base, its dtype or the data are at fault" if step == 1 else "a lower learning rate is the usual remedy"
         super().__init__(f"the {what} was not finite at step {step}{',' if step == 1 else ';'} {remedy}")
         self.step = step
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step: a row of curve.csv. Seconds run from the start of training."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -95,21 +86,23 @@ def train(
     where: torch.device,
     autocast: torch.dtype | None,
     on_step: Callable[[Step, int], None],
-) -> tuple[list[Step], int, int]:
-    """Takes the steps; returns (curve, tokens trained on, positions with padding). Diverged where loss or gradient is not finite.
+    checkpoints: Checkpoints | None = None,
+) -> Progress:
+    """Takes the steps that a checkpoint has not; returns the progress at the end. Diverged where loss or gradient is not finite.
 
-    on_step gets each step and the tokens so far.
+    on_step gets each step that is taken and the tokens so far.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, spec)
     rows = batches(examples, spec.batch_size, seed)
-    curve: list[Step] = []
-    tokens = positions = 0
+    checkpoints = checkpoints or Checkpoints.none(where)
+    done = checkpoints.resume(model, optimizer)
+    pass_over(rows, done.step * spec.gradient_accumulation)
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    clock = Clock(where)
-    for step in range(1, spec.steps + 1):
+    before, clock = done.seconds, Clock(where)
+    for step in range(done.step + 1, spec.steps + 1):
         rate = learning_rate(spec, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -119,14 +112,15 @@ def train(
             raise Diverged(step, "loss")
         if not math.isfinite(norm):
             raise Diverged(step, "gradient")
-        tokens += sum(b.tokens for b in micro)
-        positions += sum(b.ids.numel() for b in micro)
-        curve.append(Step(step, loss, rate, norm, clock.seconds()))
-        on_step(curve[-1], tokens)
+        done.tokens += sum(b.tokens for b in micro)
+        done.positions += sum(b.ids.numel() for b in micro)
+        done.curve.append(Step(step, loss, rate, norm, before + clock.seconds() - checkpoints.seconds))
+        on_step(done.curve[-1], done.tokens)
+        checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     model.eval()
-    return curve, tokens, positions
+    return done
 
 
 def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimizer: Any, max_grad_norm: float, autocast: torch.dtype | None, loss_of: Loss = token_loss) -> tuple[float, float]:
@@ -188,6 +182,11 @@ def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
 
     kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[spec.optimizer]
     return getattr(bitsandbytes.optim, kind)(groups, lr=spec.rate)
+
+
+def pass_over(rows: Iterator[list[Example]], count: int) -> None:
+    """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the state there is."""
+    next(itertools.islice(rows, count, count), None)
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:

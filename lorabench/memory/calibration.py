@@ -77,13 +77,13 @@ def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CO
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
         training = result.cell.training
-        if result.outcome != "finished" or not seconds or not tokens or padding is None or not is_on(card, result.environment):
+        if result.outcome != "finished" or not seconds or not tokens or padding is None or not result.steps or not is_on(card, result.environment):
             continue
-        passes = training.steps * training.gradient_accumulation
+        passes = result.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
         setting = on_card(setting_of(result.cell, card.kind, length), card)
         if setting in found or len(found) < most:
-            found.setdefault(setting, []).append(seconds / training.steps)
+            found.setdefault(setting, []).append(seconds / result.steps)
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.engine.data import steps_of
 from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
@@ -72,7 +73,7 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
         if other is None and one is not None:
             held = sum(step.held.values())
             other = guessed(condition, one, _sides(condition), held, gpu)
-        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(condition.training.steps) if one else None, other))
+        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(taken) if one and (taken := steps_of(condition)) else None, other))
     return tuple(rows)
 
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from lorabench.spec.study import Cell
 
 SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
-            "learning_rate", "steps", "batch_size", "sequence_length", "seed", "outcome")  # fmt: skip
+            "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome")  # fmt: skip
 METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
            "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity",
            "bits_per_byte", "validation_loss", "forgetting")  # fmt: skip
 
 
-def settings(cell: Cell) -> dict[str, Any]:
-    """The columns that say what a cell is; None where a setting does not apply."""
+def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
+    """The columns that say what a cell is; None where a setting does not apply. steps are those that its epochs came to."""
     targets = cell.method.target_modules
     trains = cell.training.steps > 0
     return {
@@ -37,7 +37,8 @@ def settings(cell: Cell) -> dict[str, Any]:
         "double_quant": cell.quantization.double_quant,
         "target_modules": targets if targets is None or isinstance(targets, str) else ",".join(targets),
         "learning_rate": cell.training.rate if trains else None,
-        "steps": cell.training.steps,
+        "steps": steps,
+        "epochs": cell.training.epochs,
         "batch_size": cell.training.batch_size,
         "sequence_length": cell.training.sequence_length,
         "seed": cell.seed if trains else None,
@@ -51,7 +52,7 @@ def frame(results: Iterable[CellResult]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for result in results:
-        own = {**settings(result.cell), "outcome": result.outcome}
+        own = {**settings(result.cell, result.steps), "outcome": result.outcome}
         rows.extend({**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings)
         if not result.readings:
             rows.append(own)
@@ -63,7 +64,7 @@ def wide(results: Iterable[CellResult]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:
-        row = {**settings(result.cell), "outcome": result.outcome}
+        row = {**settings(result.cell, result.steps), "outcome": result.outcome}
         for reading in result.readings:
             row[reading.metric] = reading.value
             extra.setdefault(reading.metric)
@@ -79,7 +80,7 @@ def wide(results: Iterable[CellResult]) -> pd.DataFrame:
 
 
 def _typed(data: pd.DataFrame) -> pd.DataFrame:
-    for column in ("rank", "seed", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes", *PREDICTED_PARTS):
+    for column in ("rank", "seed", "steps", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes", *PREDICTED_PARTS):
         if column in data:
             data[column] = data[column].astype("Float64").round().astype("Int64")
     return data

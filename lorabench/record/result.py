@@ -61,6 +61,8 @@ class Resolved(Frozen):
     """dtype of mixed precision in training, where it was on"""
     eval_dtype: str | None = None
     """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for all methods: then dtype's"""
+    steps: int | None = None
+    """of the optimizer, where the study gave epochs counted over the training rows; absent in results from before there were epochs"""
     optimizer: str | None = None
     """class that took the steps"""
     scaling: float | None = None
@@ -118,6 +120,13 @@ class CellResult(Frozen):
     def is_trained(self) -> bool:
         """Whether training was done, so that what failed can be repeated alone where the weights were saved."""
         return self.outcome == "finished" or (self.outcome in ("failed", "out_of_memory") and self.error is not None and self.error.phase == "evaluate")
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of its training; None where epochs were given and the rows were not counted."""
+        if self.resolved is not None and self.resolved.steps is not None:
+            return self.resolved.steps
+        return self.cell.training.steps if self.cell.training.epochs is None else None
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where it was not measured."""

@@ -3,7 +3,7 @@
     DIR/study.yaml            the study as run (after --set, paths absolute)
     DIR/plan.json             the cells that the study wants, so that a report needs no weights
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
-    DIR/cells/<id>.partial/   a cell that is being run
+    DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
 
 A cell is written to its .partial folder, synced, and renamed: a folder without the suffix is whole.
@@ -25,9 +25,10 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from lorabench.errors import StoreError
-from lorabench.record.result import SETTLED, CellResult
+from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.spec.study import Cell, Study
 
+CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
 
 
@@ -166,13 +167,18 @@ class Store:
             return None
 
     def put(self, result: CellResult) -> Path:
-        """Makes a cell's .partial folder its result, whole or not at all; a former failure is replaced."""
+        """Makes a cell's .partial folder its result, whole or not at all; a former failure is replaced.
+
+        The checkpoint of its training is deleted; where another start tries the cell again, it stays in a .partial folder for that.
+        """
         cell_id = result.cell.id
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
         plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
         plain["cell"] = result.cell.model_dump(mode="json")  # there None is a value: full fine-tuning has rank None, not the default
         write_atomically(partial / "result.json", _dump(plain))
+        if result.outcome not in RETRIED:
+            (partial / CHECKPOINT).unlink(missing_ok=True)
         _sync_tree(partial)
         if final.exists():
             retired = self.cells_folder / f"{cell_id}.old"
@@ -182,8 +188,22 @@ class Store:
             shutil.rmtree(retired, ignore_errors=True)
         else:
             partial.rename(final)
+        if (final / CHECKPOINT).exists():
+            partial.mkdir()
+            (final / CHECKPOINT).rename(partial / CHECKPOINT)
         _sync(self.cells_folder)
         return final
+
+    def emptied(self, cell_id: str) -> Path:
+        """A cell's .partial folder with nothing in it of a runner that was killed but the checkpoint of its training."""
+        folder = self.partial(cell_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left.name != CHECKPOINT:
+                left.unlink(missing_ok=True)
+        return folder
 
     def partial(self, cell_id: str) -> Path:
         """The folder that a cell is written to while it runs."""

@@ -52,6 +52,8 @@ class Live:
             now, _ = self._tally.see(event)
             if now is not None and event.warning:
                 self.console.print(Text(f"{self._number(now)} {now.words}: warning: ").append(event.warning, "yellow"))
+            if now is not None and event.note:
+                self.console.print(Text(f"{self._number(now)} {now.words}: {event.note}"))
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:
@@ -108,5 +110,5 @@ def part(now: Running) -> tuple[int, int]:
     """How much of its phase a cell has behind it, of how much: steps, rows or modules; of 0 where that is not known."""
     last = now.last
     if last is None:
-        return 0, now.cell.training.steps
-    return (last.step or 0, last.steps or now.cell.training.steps) if now.phase in ("start", "load", "train") else (last.done or 0, last.total or 0)
+        return 0, now.steps
+    return (last.step or 0, now.steps) if now.phase in ("start", "load", "train") else (last.done or 0, last.total or 0)

@@ -148,6 +148,8 @@ class Lines:
                 return
             if event.warning:
                 self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
+            if event.note:
+                self._say(f"{self._number(now)} {now.words}: {event.note}")
             if begins:
                 self._await(now)
             elif event.step and event.steps:

@@ -8,7 +8,6 @@ what is finished.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import deque
@@ -233,10 +232,7 @@ class _Work:
             return True
 
     def _run(self, cell: Cell, slot: Slot) -> CellResult:
-        folder = self.plan.store.partial(cell.id)
-        shutil.rmtree(folder, ignore_errors=True)  # of a runner that was killed
-        folder.mkdir(parents=True)
-        return slot.run(cell, folder, self._event, self.skip_infeasible)
+        return slot.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
 
     def _repeated(self, cell: Cell, slot: Slot) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it is to be trained."""

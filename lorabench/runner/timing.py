@@ -37,6 +37,7 @@ STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_se
 LESS = 0.6
 LONG = 1.0  # seconds of a phase that are worth a line
 MOST = 60  # measured cells that are looked at, the latest
+ROWS = 10_000  # of an epoch, whose rows a runner does not know: cells with epochs are held against each other
 LATEST = 5  # measured cells that a mean is over
 
 
@@ -75,7 +76,9 @@ class Running:
     last: Event | None = None
     loss: float | None = None
     trained_from: float | None = None
-    """when its first optimizer step was reported"""
+    """when its first optimizer step of this run was reported"""
+    first_step: int = 1
+    """which that was: a cell that goes on from a checkpoint has others behind it"""
     phase: str = "start"
     phase_from: float = 0.0
     took: dict[str, float] = field(default_factory=dict)
@@ -84,6 +87,11 @@ class Running:
     """the last phase that took long, as long as that is news"""
     ahead: Mapping[str, Sequence[float]] = field(default_factory=dict)
     new_base: bool = False
+    steps: int = 0
+    """optimizer steps in all, which epochs do not tell before the data are read"""
+
+    def __post_init__(self) -> None:
+        self.steps = self.steps or self.cell.training.steps
 
     def see(self, event: Event, now: float) -> bool:
         """Takes what it tells; true where a phase began."""
@@ -91,7 +99,8 @@ class Running:
         self.loss = event.loss if event.loss is not None else self.loss
         self.ahead = event.ahead or self.ahead
         if event.step and self.trained_from is None:
-            self.trained_from = now
+            self.trained_from, self.first_step = now, event.step
+        self.steps = event.steps or self.steps
         if event.phase in (self.phase, "foresee"):
             return False
         self.close(now)
@@ -106,16 +115,16 @@ class Running:
 
     def pace(self, now: float) -> float | None:
         """Seconds of an optimizer step; None before its second one."""
-        if self.trained_from is None or (steps := self.steps_taken) < 2:
+        if self.trained_from is None or (steps := self.steps_taken - self.first_step) < 1:
             return None
         if self.phase == "train":
-            return (now - self.trained_from) / (steps - 1)
-        return self.took["train"] / self.cell.training.steps if "train" in self.took else None
+            return (now - self.trained_from) / steps
+        return self.took["train"] / (steps + 1) if "train" in self.took else None
 
     @property
     def steps_taken(self) -> int:
         """Optimizer steps that are behind it."""
-        return (self.last.step or 0) if self.last is not None and self.phase == "train" else self.cell.training.steps if "train" in self.took else 0
+        return (self.last.step or 0) if self.last is not None and self.phase == "train" else self.steps if "train" in self.took else 0
 
 
 class Clockwork:
@@ -184,7 +193,7 @@ class Clockwork:
         found = expected(r.cell, others, base_is_new=r.new_base, text_is_new=not any(m.now and _ground(m.cell) == _ground(r.cell) for m in others))
         alike = any(_likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:
-            found["train"] = pace * r.cell.training.steps
+            found["train"] = pace * r.steps
             for phase, (seconds, steps) in r.ahead.items():
                 if not alike or phase not in found:
                     found[phase] = seconds + steps * pace
@@ -210,7 +219,7 @@ class Clockwork:
     def _of_phase(self, r: Running, expected: float | None, now: float) -> float:
         pace, spent, event = r.pace(now), now - r.phase_from, r.last
         if r.phase == "train" and pace is not None:
-            return pace * (r.cell.training.steps - r.steps_taken)
+            return pace * (r.steps - r.steps_taken)
         by_plan = max((expected or 0.0) - spent, 0.0)
         if event is None or not event.done or not event.total or event.done >= event.total:
             return by_plan
@@ -257,7 +266,8 @@ def _work(cell: Cell, phase: str) -> float:
     t, trains = cell.training, cell.training.steps > 0
     if phase == "train":
         passes = (3 if plugins.load("methods", cell.method.name).TRAINS_BASE else 2) + t.gradient_checkpointing
-        return float(t.steps * t.batch_size * t.gradient_accumulation * t.sequence_length * passes)
+        rows = t.epochs * ROWS if t.epochs is not None else t.steps * t.batch_size * t.gradient_accumulation
+        return float(rows * t.sequence_length * passes)
     if phase == "sample":
         return float(trains and cell.evaluation.forgetting != "none")
     if phase == "evaluate":

@@ -127,7 +127,16 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
     plain = dict(base)
     for dotted, value in changes:
         lay(plain, dotted.split("."), value)
+        named = set(_leaves({dotted: value}))
+        if "training.epochs" in named and _get(plain, "training.epochs") is not None and not _names(changes, "training.steps"):
+            lay(plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default)  # epochs stand in place of the base's steps
+        elif "training.steps" in named and not _names(changes, "training.epochs"):
+            lay(plain, ["training", "epochs"], None)
     return plain
+
+
+def _names(changes: list[tuple[str, Any]], field: str) -> bool:
+    return any(field in _leaves({dotted: value}) for dotted, value in changes)
 
 
 def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
@@ -196,6 +205,8 @@ def _check_axes(study: Study, place: Source) -> None:
                 raise StudyError(f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]")
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
+        if {"training.steps", "training.epochs"} <= {*grid}:
+            raise StudyError(f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two")
         _check_clashes(route, [*grid, *(k for k in (study.include[int(route[1])] if route[0] == "include" else ()) if k != "grid")], grid, place)
         count = math.prod(len(values) for values in grid.values())
         if count > MAX_CELLS:

@@ -30,6 +30,9 @@ def read_study(source: Source) -> Study:
     """The same from a Source."""
     if is_paper(source):
         raise StudyError(f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}")
+    training = source.data.get("training")
+    if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
+        raise StudyError(f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of the two")
     try:
         study = Study.model_validate(source.data, context=context(source))
     except ValidationError as e:

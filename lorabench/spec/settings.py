@@ -5,6 +5,7 @@ Every default of lorabench stands in this file.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -173,7 +174,7 @@ class TrainingSpec(Frozen):
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
-    """passes over the training rows, in place of steps"""
+    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) / gradient_accumulation)) steps, as transformers' Trainer counts"""
     batch_size: Whole = Field(8, ge=1, le=10**6)
     """sequences of one forward pass (the micro-batch)"""
     gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
@@ -197,7 +198,24 @@ class TrainingSpec(Frozen):
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never"""
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in bfloat16: 6 bytes a parameter), twice while it is replaced"""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSpec:
+        if self.epochs is not None and self.steps != type(self).model_fields["steps"].default:
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs:g} are both given; keep one of the two")
+        return self
+
+    def over(self, rows: int) -> TrainingSpec:
+        """The same with its steps for so many training rows where epochs were given (transformers 5, Trainer.set_initial_training_values).
+
+        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so that up to one step
+        of rows an epoch is seen more than asked for; the number of steps is Trainer's.
+        """
+        if self.epochs is None:
+            return self
+        each = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))
+        return self.model_copy(update={"steps": math.ceil(self.epochs * each), "epochs": None})
 
     @property
     def rate(self) -> float:

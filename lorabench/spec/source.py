@@ -149,6 +149,8 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
                 raise StudyError(f"--set {text}: {'.'.join(map(str, route[: i + 1]))} is {below!r}, which has no fields to set")
             place = below
         place[route[-1]] = value
+        if value is not None and route in (("training", "steps"), ("training", "epochs")):  # one stands in place of the other
+            place.pop("epochs" if route[-1] == "steps" else "steps", None)
         for known in [k for k in lines if k[: len(route)] == route]:
             del lines[known]
         lines[route] = 0  # 0: from the command line

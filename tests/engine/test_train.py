@@ -116,8 +116,8 @@ def test_tokens_are_counted_without_padding():
     model = small_model("llama")
     seen = []
     spec = TrainingSpec(steps=3, batch_size=2, sequence_length=4)
-    _, tokens, positions = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=lambda s, t: seen.append(t))
-    assert (tokens, positions) == (18, 24)
+    done = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=lambda s, t: seen.append(t))
+    assert (done.tokens, done.positions) == (18, 24)
     assert seen == [6, 12, 18]
 
 

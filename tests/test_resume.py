@@ -1,0 +1,77 @@
+"""A real worker that is killed at a random step of a long cell goes on with the next run, to the last digit of an undisturbed one."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+schema: 1
+name: long
+model: lorabench/tiny-300k
+task: python-docs
+method: {name: lora, rank: 4, dropout: 0.2}
+training: {steps: 150, batch_size: 4, sequence_length: 48, learning_rate: 3e-3, checkpoint_every: 4}
+evaluation: {lm_eval: [], max_sequences: 16, forgetting: none}
+"""
+COMMAND = [sys.executable, "-m", "lorabench", "run", "study.yaml", "--out", "out"]
+MEASURED = ["load_seconds", "train_seconds", "eval_seconds", "tokens_per_second"]
+
+
+def start(folder):
+    (folder / "study.yaml").write_text(STUDY)
+    return subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def worker_of(runner):
+    (child,) = (int(p) for p in Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split())
+    return child
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["the worker", "the runner", "SIGINT", "SIGTERM"])
+def test_killed_at_a_random_step_it_goes_on_to_the_last_digit(way, tmp_path, whole):
+    runner = start(tmp_path)
+    cells = tmp_path / "out" / "cells"
+    deadline = time.monotonic() + 120
+    while not list(cells.glob("*.partial/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.6))
+    if way == "the worker":
+        os.kill(worker_of(runner), signal.SIGKILL)
+    else:
+        runner.send_signal({"the runner": signal.SIGKILL, "SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}[way])
+    runner.communicate(timeout=120)
+    assert (left := list(cells.glob("*.partial/checkpoint.pt"))), "it was killed too late"
+    assert len(left) == 1
+
+    again = start(tmp_path)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    (step,) = map(int, re.findall(r"resumed at step (\d+) of 150", output))
+    assert step % 4 == 0
+    assert not list(cells.glob("*.partial"))
+    assert not list(cells.rglob("checkpoint*"))
+    ours, theirs = (pd.read_csv(next(d.glob("out/cells/*/curve.csv")), float_precision="round_trip") for d in (tmp_path, whole))
+    pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"), check_exact=True)
+    assert ours.seconds.is_monotonic_increasing
+    ours, theirs = (pd.read_csv(d / "out" / "cells.csv", float_precision="round_trip").drop(columns=MEASURED) for d in (tmp_path, whole))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    runner = start(folder)
+    output, _ = runner.communicate(timeout=120)
+    assert runner.returncode == 0, output
+    return folder
