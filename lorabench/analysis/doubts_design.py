@@ -21,7 +21,7 @@ _TUNE = "training.learning_rate: {tune: [...]}"
 
 def metric_absent(e: Evidence) -> Finding | None:
     """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
-    wanted, among = e.study.comparison.metric, list(e.chosen)
+    wanted, among = e.wanted, list(e.chosen)
     if wanted == e.metric:
         among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]
     cells = e.finished(among)
@@ -34,7 +34,8 @@ def metric_absent(e: Evidence) -> Finding | None:
     unknown = not some and wanted in e.metrics
     why = "of which lorabench does not know whether more is better" if unknown else f"which {number}{f' of {listed(lacking)}' if some else ''} has{' not' if len(cells) == 1 else ''}"
     said = "" if some else f"; the report answers with {e.metric}"
-    sentence = f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
+    named = "comparison.metric is" if e.study.comparison.metric != "auto" else "The task is to be judged by"
+    sentence = f"{named} {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
     return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
 
 

@@ -16,6 +16,7 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning
 from lorabench.record.result import CellResult
+from lorabench.spec.decision import deciding_metric
 from lorabench.spec.study import Study
 
 Kind = Literal[
@@ -66,6 +67,11 @@ class Evidence:
     pairing: Pairing
     file: Callable[[str, str], Path]
     """the path of a file beside a cell's result, from cell id and name"""
+
+    @cached_property
+    def wanted(self) -> str:
+        """The metric that the study asks for, measured or not."""
+        return deciding_metric(self.study.comparison, (g.setting.task for g in self.planned), self.metrics)
 
     def outcome(self, cell: str) -> str:
         """How a cell ended; missing where it has not been run."""
