@@ -34,8 +34,7 @@ def metric_absent(e: Evidence) -> Finding | None:
     unknown = not some and wanted in e.metrics
     why = "of which lorabench does not know whether more is better" if unknown else f"which {number}{f' of {listed(lacking)}' if some else ''} has{' not' if len(cells) == 1 else ''}"
     said = "" if some else f"; the report answers with {e.metric}"
-    named = "comparison.metric is" if e.study.comparison.metric != "auto" else "The task is to be judged by"
-    sentence = f"{named} {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
+    sentence = f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
     return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
 
 

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from lorabench.record.metrics import metric
+
 if TYPE_CHECKING:
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult
@@ -229,6 +231,9 @@ def verdict(result: CellResult, seconds: float) -> str:
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"
+    right = next((r for r in result.readings if r.metric in ("accuracy", "exact_match")), None)
+    if right is not None:
+        text += f", {metric(right.metric).label} {100 * right.value:.1f} %"
     return text + (f": {result.error.message}" if result.error else "")
 
 
