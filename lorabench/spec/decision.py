@@ -19,6 +19,6 @@ def deciding_metric(rules: ComparisonSpec, tasks: Iterable[TaskSpec], measured: 
     """The metric that a study asks for, by name; `measured` are those that its cells have."""
     if rules.metric != "auto":
         former = _FORMER.get(rules.metric)
-        return former if former in measured and rules.metric not in measured else rules.metric
+        return former if former is not None and former in measured and rules.metric not in measured else rules.metric
     own = {task.decided_by for task in tasks}
     return own.pop() if len(own) == 1 else "eval_loss"

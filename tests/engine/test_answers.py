@@ -98,7 +98,7 @@ def test_all_metrics_of_a_cell_are_over_the_same_rows(tmp_path, folder):
 
 
 def test_a_label_that_does_not_fit_whole_takes_its_row_from_every_metric(tmp_path):
-    model, tokenizer, data = loaded(f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}")
+    _, _, data = loaded(f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}")
     assert data.facts.test.dropped == data.facts.test.cut == 0
     room = max(len(c.ids) for row in data.test for c in row.choices) - 1
     _, _, tight = loaded(f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}", f"training.sequence_length={room}")
