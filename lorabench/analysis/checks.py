@@ -43,6 +43,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_data.prompts_leaked,
     doubts_data.unseen_labels,
     doubts_data.one_sided_labels,
+    doubts_data.test_rows_differ,
     # note: to know when using them
     doubts_design.no_reference,
     doubts_cells.rates_broke,
@@ -50,6 +51,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_cells.stored_quantised,
     doubts_cells.unreached,
     doubts_data.rows_changed,
+    doubts_data.rows_unmeasured,
 )
 
 

@@ -103,13 +103,50 @@ def one_sided_labels(e: Evidence) -> Finding | None:
     if found is None or not found.share:
         return None
     label, share = found.facts.test.majority or ("", 0.0)
-    best = max((v for g in found.groups if (v := e.by_condition[g.condition].mean(f"{g.setting.task.name}/acc")) is not None), default=None)  # of other items the labels say nothing
+    named = [(e.by_condition[g.condition], name) for g in found.groups for name in ("accuracy", f"{g.setting.task.name}/acc")]  # of other items the labels say nothing
+    best = max((v for summary, name in named if (v := summary.mean(name)) is not None), default=None)
     chance = 2 * math.sqrt(share * (1 - share) / found.facts.test.kept)  # two standard errors of a share: the accuracy may be of other rows of the test
     if share < ONE_SIDED and (best is None or best > share + chance):
         return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
     sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."
     return Finding("one_sided_labels", "caution", "Most test rows have one label", sentence, e.labels(found.groups), e.finished(found.groups))
+
+
+def test_rows_differ(e: Evidence) -> Finding | None:
+    """Conditions of one task that are measured on other rows, or on other parts of them."""
+    tests: dict[str, dict[tuple[int, int, int], list[Replicates]]] = {}
+    for g in e.chosen:
+        if (facts := _facts(e, g)) is not None and facts.unit == "rows":
+            seen = (min(facts.test.kept, g.setting.evaluation.max_sequences), facts.test.kept, facts.test.cut)
+            tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(seen, []).append(g)
+    parts, groups = [], []
+    for by_rows in (rows for rows in tests.values() if len(rows) > 1):
+        for (measured, kept, cut), members in by_rows.items():
+            parts.append(f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in {listed(e.labels(members))}")
+            groups += members
+    if not parts:
+        return None
+    sentence = (
+        f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may be one of the rows. "
+        "Give all conditions one training.sequence_length that keeps the test rows whole, and one evaluation.max_sequences."
+    )
+    return Finding("test_rows_differ", "caution", "Conditions are tested on other rows", sentence, e.labels(groups), e.finished(groups))
+
+
+def rows_unmeasured(e: Evidence) -> Finding | None:
+    """Test rows beyond evaluation.max_sequences."""
+    found = [(g, facts) for g in e.chosen if (facts := _facts(e, g)) is not None and facts.unit == "rows" and facts.test.kept > g.setting.evaluation.max_sequences]
+    if not found:
+        return None
+    group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
+    most = group.setting.evaluation.max_sequences
+    sentence = (
+        f"Every metric of the task is over the first {most:,} of {facts.test.kept:,} test rows, a fair sample of them (evaluation.max_sequences). "
+        f"All of them would make the intervals over rows {math.sqrt(facts.test.kept / most):.1f} times as narrow."
+    )
+    groups = [g for g, _ in found]
+    return Finding("rows_unmeasured", "note", "A part of the test rows is measured", sentence, e.labels(groups), e.finished(groups))
 
 
 def rows_changed(e: Evidence) -> Finding | None:
@@ -138,13 +175,17 @@ def _worst(e: Evidence, share: Callable[[DataFacts], float]) -> _Worst | None:
     """None where no finished cell has counts."""
     found: list[tuple[float, DataFacts, Replicates]] = []
     for g in e.chosen:
-        each = [r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None]
-        if each:
-            found.append((share(each[0]), each[0], g))  # a condition's cells read the same rows
+        if (facts := _facts(e, g)) is not None:
+            found.append((share(facts), facts, g))
     if not found:
         return None
     most, facts, group = max(found, key=lambda row: row[0])
     return _Worst(most, facts, group.setting.training.sequence_length, [g for part, _, g in found if part > 0])
+
+
+def _facts(e: Evidence, g: Replicates) -> DataFacts | None:
+    """A condition's counts: all its cells read the same rows."""
+    return next((r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None)
 
 
 def _most(facts: DataFacts, what: str) -> float:

@@ -21,7 +21,7 @@ _TUNE = "training.learning_rate: {tune: [...]}"
 
 def metric_absent(e: Evidence) -> Finding | None:
     """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
-    wanted, among = e.study.comparison.metric, list(e.chosen)
+    wanted, among = e.wanted, list(e.chosen)
     if wanted == e.metric:
         among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]
     cells = e.finished(among)

@@ -63,7 +63,7 @@ def at_chance(e: Evidence) -> Finding | None:
     parts = []
     for name in filter(is_accuracy, e.metrics):
         for g in e.trained or e.chosen:
-            said = _by_guessing(e, name, g) if choices(name, g.setting) else _by_base(e, name, g) if g.trains else None
+            said = _by_guessing(e, name, g) if _offered(e, name, g) else _by_base(e, name, g) if g.trains else None
             if said:
                 hit[g.condition] = g
                 parts.append(f"{metric(name).label} of {e.label(g.condition)} {said}")
@@ -82,7 +82,15 @@ def choices(name: str, cell: Cell) -> int | None:
     """How many answers an accuracy's items offer; None where the study does not say (lm-eval's own tasks)."""
     if (cell.task.name, name) == ("python-docs", "python-docs-cloze/acc"):
         return _CLOZE_CHOICES
-    return len({*getattr(cell.task, "choices", {}).values()}) or None if (cell.task.name, name) == ("classify", "classify/acc") else None
+    return len({*getattr(cell.task, "choices", {}).values()}) or None if cell.task.name == "classify" and name in ("accuracy", "classify/acc") else None
+
+
+def _offered(e: Evidence, name: str, g: Replicates) -> int | None:
+    """The same of a condition: where labels stand for themselves, they are those of the data."""
+    number, known = choices(name, g.setting), getattr(g.setting.task, "choices", {})
+    data = next((r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None)
+    seen = {*data.train.labels, *data.validation.labels, *data.test.labels} if data else set()
+    return len(seen) if number and seen - known.keys() else number
 
 
 def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bool:
@@ -102,7 +110,7 @@ def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bo
 
 
 def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
-    mean, error, number, items = _mean(e, name, g), _error(e, name, g), choices(name, g.setting), _count(e, name, g)
+    mean, error, number, items = _mean(e, name, g), _error(e, name, g), _offered(e, name, g), _count(e, name, g)
     if mean is None or error is None or number is None:
         return None
     half = quantile_over_items(items) * error

@@ -16,13 +16,14 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning
 from lorabench.record.result import CellResult
+from lorabench.spec.decision import deciding_metric
 from lorabench.spec.study import Study
 
 Kind = Literal[
     "metric_absent", "failed", "analysis_failed", "diverged", "out_of_memory", "missing", "one_seed", "base_better", "rows_lost", "test_leaked", "few_test_rows",
     "skipped", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate", "scaling_moves", "few_items", "mixed_environments", "mixed_precision", "still_falling",
-    "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels",
-    "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached", "rows_changed",
+    "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "test_rows_differ",
+    "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached", "rows_changed", "rows_unmeasured",
 ]  # fmt: skip
 Severity = Literal["grave", "caution", "note"]
 """grave: numbers are absent or mislead; caution: they hold, with less behind them; note: to know when using them"""
@@ -66,6 +67,11 @@ class Evidence:
     pairing: Pairing
     file: Callable[[str, str], Path]
     """the path of a file beside a cell's result, from cell id and name"""
+
+    @cached_property
+    def wanted(self) -> str:
+        """The metric that the study asks for, measured or not."""
+        return deciding_metric(self.study.comparison, (g.setting.task for g in self.planned), self.metrics)
 
     def outcome(self, cell: str) -> str:
         """How a cell ended; missing where it has not been run."""

@@ -13,6 +13,7 @@ import torch
 
 from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
+from lorabench.engine.answers import task_readings
 from lorabench.engine.cell_record import Adapted, CellRecord, Report, sentence
 from lorabench.engine.checkpoint import Checkpoints, Step
 from lorabench.engine.data import Example, TaskData, task_data
@@ -23,8 +24,6 @@ from lorabench.engine.evaluate import (
     SAMPLES,
     Losses,
     forgetting_reading,
-    held_out_items,
-    held_out_readings,
     losses,
     per_parameter,
     validation_reading,
@@ -258,13 +257,13 @@ class _Run(CellRecord):
         """Held-out loss and lm-eval of the model as it is now, and what they are means of."""
         adapted, spec = self.adapted, self.cell.evaluation
         with evaluated(adapted.model, self.cell):
-            seen = losses(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+            own, own_items = task_readings(adapted.model, adapted.tokenizer, data, spec, self.device)
             self.harness = self.harness or self._make_harness(data)
             readings, items = self.harness.score(adapted.model, adapted.tokenizer)
             if self.teacher is not None:
                 left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
                 readings, items = left + readings, left_items | items
-        return held_out_readings(seen, data) + readings, held_out_items(seen) | items
+        return own + readings, own_items | items
 
     def _loss(self) -> Loss:
         return self.teacher.divergence if self.teacher is not None else token_loss

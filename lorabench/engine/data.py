@@ -21,12 +21,21 @@ _LAST: dict[Any, TaskData] = {}
 class Example:
     """One sequence: ids (n,) int32; predicted (n,) bool, true where the token counts in the loss.
 
-    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text.
+    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text. A test row may bring what its answer is judged by,
+    so that every metric of the task is over the same rows.
     """
 
     ids: np.ndarray
     predicted: np.ndarray
     n_bytes: int
+    choices: tuple[Example, ...] = ()
+    """the same prompt with each of the task's answers after it, the right one among them"""
+    answer: int = 0
+    """which of the choices is right"""
+    given: int = 0
+    """ids that stand before the answer, where it is to be generated"""
+    reference: str = ""
+    """what the generated answer is held against"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,19 @@ class ChoiceSet:
 
     name: str
     items: tuple[Choice, ...]
+    scored: bool = False
+    """whether the engine itself scores these items (engine.answers), so that lm-eval does only where it is named"""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the answers of a test are generated and judged."""
+
+    max_new_tokens: int
+    pattern: str | None = None
+    """regular expression whose first group is the answer in a text; None: all of it"""
+    numeric: bool = False
+    """whether commas, currency signs and a last full stop do not count"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,8 @@ class TaskData:
     """where it is given, examples are places for text of the base, and what is learned is its teacher's distribution"""
     information_bits: float | None = None
     """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are made up"""
+    generation: Generation | None = None
+    """where it is given, the test's answers are generated and held against their references"""
     facts: DataFacts | None = None
     """what became of the rows; absent where a task makes its own"""
 

@@ -52,10 +52,9 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     """What is told before a study runs: a line for the task, one for each thing that its reader did of its own accord."""
     task, length = cell.task.name, cell.training.sequence_length
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
-    loss, items = min(facts.test.kept, cell.evaluation.max_sequences), facts.items
-    told = ""
-    if items is not None and cell.evaluation.lm_eval != () and facts.test.dropped:
-        told = f"; the held-out loss is over {loss:,} rows, the accuracy over {min(items, cell.evaluation.limit or items):,}"
+    measured, told = min(facts.test.kept, cell.evaluation.max_sequences), ""
+    if measured < facts.test.kept:
+        told = f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} (evaluation.max_sequences)"
     yield f"data of {task} at {length} tokens: {splits}{told}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
 

@@ -36,7 +36,7 @@ class Harness:
     def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:
         own = {s.name: s for s in sets}
         self.spec = spec
-        self.names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
+        self.names = [s.name for s in sets if not s.scored] if spec.lm_eval is None else list(spec.lm_eval)
         self.foreign = [n for n in self.names if n not in own]
         if not self.names:
             return

@@ -77,14 +77,17 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
 
 
 def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
-    """How many rows go through the model in an evaluation: held-out ones, the choices of the task's own sets, validation, the base's text; None where lm-eval alone knows."""
+    """How many rows go through the model in an evaluation: held-out ones, the choices of the task's own sets, validation, the base's text; None where lm-eval alone knows, or answers are generated."""
     spec = cell.evaluation
-    own = {s.name: s.items for s in data.choice_sets} if spec.lm_eval != () else {}
+    if data.generation is not None:
+        return None
+    own = {s.name: s.items for s in data.choice_sets if not s.scored or s.name in (spec.lm_eval or ())} if spec.lm_eval != () else {}
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None
     rows = sum(len(i.choices) for n in names for i in own[n][: spec.limit])
-    return rows + len(data.test[: spec.max_sequences]) + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
+    rows += sum(max(1, len(row.choices)) for row in data.test[: spec.max_sequences])
+    return rows + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
 
 
 def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:

@@ -165,7 +165,8 @@ def _tasks(cell: Cell) -> tuple[str, ...]:
 
 
 def _accuracies(cell: Cell, loss: float) -> dict[str, float]:
-    return {f"{name}/acc": 1 / (1 + math.exp(2 * (loss - 2.6))) for name in _tasks(cell)}
+    own = (cell.task.decided_by,) if is_accuracy(cell.task.decided_by) else ()
+    return {name: 1 / (1 + math.exp(2 * (loss - 2.6))) for name in (*own, *(f"{task}/acc" for task in _tasks(cell)))}
 
 
 def _parts(cell: Cell, weights: float, trainable: int, activations: float, predicted: float) -> dict[str, float]:

@@ -61,7 +61,7 @@ class DataFacts(Frozen):
     validation: SplitFacts
     test: SplitFacts
     items: int | None = None
-    """items of the task's own multiple-choice set: of all test rows, those that are too long for the loss, too"""
+    """of results from before loss and accuracy were over the same rows: items of the accuracy, those that were too long for the loss, too"""
     notes: tuple[str, ...] = ()
     """sentences: which layout was found, which column was left out"""
 

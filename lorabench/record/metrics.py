@@ -48,6 +48,11 @@ _TABLE = (
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
+    Metric("accuracy", "accuracy", "share", "higher", "share of the test rows whose right label the model finds likeliest"),
+    Metric("macro_f1", "macro F1", "share", "higher", "F1 of each label, averaged over the labels"),
+    Metric("exact_match", "exact match", "share", "higher", "share of the test rows whose generated answer is the reference's"),
+    Metric("unanswered", "without an answer", "share", "lower", "share of the generated texts in which the answer's pattern finds nothing"),
+    Metric("unended", "answers without an end", "share", "lower", "share of the generated texts that reached max_new_tokens before their end"),
     Metric("divergence", "divergence from the teacher", "nats", "lower", "KL(teacher || student) per predicted token on the test split"),
     Metric("validation_loss", "validation loss", "nats", "lower", "cross-entropy per predicted token on the validation split, by which a learning rate is chosen"),
     Metric("perplexity", "perplexity", "ratio", "lower", "exp(held-out loss)"),
@@ -108,8 +113,8 @@ def metric(name: str) -> Metric:
 
 
 def is_accuracy(name: str) -> bool:
-    """Whether a metric is the plain accuracy of an lm-eval task."""
-    return name.endswith("/acc")
+    """Whether a metric is a share of right answers: a task's own accuracy or exact match, or the plain accuracy of an lm-eval task."""
+    return name in ("accuracy", "exact_match") or name.endswith("/acc")
 
 
 _OF_LOADING = ("total_parameters", "trainable_parameters", "trainable_percent", "weight_bytes", "load_seconds")

@@ -20,6 +20,7 @@ from lorabench.record.store import Store
 from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View, make_view
+from lorabench.spec.decision import deciding_metric
 from lorabench.spec.grid import agrees
 from lorabench.spec.study import PublishedSpec, PublishedValue
 
@@ -49,7 +50,7 @@ def table_of(view: View) -> Table:
 
 
 def accuracies(view: View) -> tuple[str, ...]:
-    """The lm-eval accuracies that were measured."""
+    """The accuracies and exact matches that were measured."""
     return tuple(m for m in view.metrics if is_accuracy(m))
 
 
@@ -182,8 +183,9 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     gone = [view.label(r) for r in dict.fromkeys(view.references.values()) if not view.summary(r).outcomes.finished]
     if gone:
         notes.append(f"No Δ to {', '.join(gone)}: none of its cells finished.")
-    if view.metric != view.study.comparison.metric and view.results:
-        notes.append(f"The study's metric {view.study.comparison.metric} cannot be judged here; {view.metric} stands in for it.")
+    wanted = deciding_metric(view.study.comparison, (g.setting.task for g in view.planned), view.metrics)
+    if view.metric != wanted and view.results:
+        notes.append(f"The study's metric {wanted} cannot be judged here; {view.metric} stands in for it.")
     if view.tunings:
         trained = [s for s in view.summaries if s.seeds]
         whose = "all trained conditions" if len(view.tunings) == len(trained) else ", ".join(view.label(t.condition) for t in view.tunings)

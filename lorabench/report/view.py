@@ -23,6 +23,7 @@ from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
+from lorabench.spec.decision import deciding_metric
 from lorabench.spec.identity import canonical_json
 from lorabench.spec.study import Study
 
@@ -133,7 +134,7 @@ def make_view(store: Store, other: Store | None = None) -> View:
     names = metrics(data)
     summaries, against = aggregate(groups, data, results), references(study, groups)
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
-    wanted = study.comparison.metric
+    wanted = deciding_metric(study.comparison, (g.setting.task for g in planned), names)
     answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"
     told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names)))
     return View(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from lorabench.errors import StoreError
+from lorabench.record.metrics import metric
 from lorabench.runner.timing import LONG, Clockwork, Measured, Running, stored
 
 if TYPE_CHECKING:
@@ -255,6 +256,9 @@ def verdict(result: CellResult, seconds: float) -> str:
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"
+    right = next((r for r in result.readings if r.metric in ("accuracy", "exact_match")), None)
+    if right is not None:
+        text += f", {metric(right.metric).label} {100 * right.value:.1f} %"
     for fault in result.faults:
         text += f"; {AFTERWARDS[fault.phase or 'measure']} failed: {fault.message}"
     if result.error and result.error.phase == "evaluate":

@@ -236,7 +236,7 @@ class EvaluationSpec(Frozen):
     include_path: DataFile | None = None
     """folder of further lm-eval task files"""
     max_sequences: Whole = Field(256, ge=1)
-    """held-out sequences of the evaluation loss at most"""
+    """test rows (of running text: blocks) at most, the same for the loss, the accuracy and generated answers"""
     batch_size: Whole = Field(16, ge=1)
     """sequences of one evaluation pass"""
     forgetting: Literal["self", "none"] | DataFile = "self"
@@ -292,8 +292,8 @@ class SaveSpec(Frozen):
 class ComparisonSpec(Frozen):
     """What counts as a difference, for everything that the report concludes; no cell's outcome depends on it."""
 
-    metric: str = Field("eval_loss", min_length=1)
-    """what the answer is about: eval_loss, or an accuracy such as python-docs-cloze/acc"""
+    metric: str = Field("auto", min_length=1)
+    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it, else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
     loss_margin: Number = Field(0.02, gt=0)
     """difference of a loss, in nats, that does not matter: 2 % of perplexity"""
     accuracy_margin: Number = Field(0.01, gt=0, lt=1)
@@ -305,6 +305,11 @@ class TaskSpec(Named):
 
     name: str = Field(min_length=1)
     """text, instruct, classify, python-docs, planted, facts"""
+
+    @property
+    def decided_by(self) -> str:
+        """The metric that answers a study of this task where the study names none."""
+        return "eval_loss"
 
 
 def _plugin(kind: str, name: str) -> str:

@@ -49,6 +49,12 @@ class Marked(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
+def exchange(prompt: str, response: str, system: str | None = None) -> Chat:
+    """A prompt and its response as one turn of the user and one of the assistant."""
+    told = [{"role": "system", "content": system}] if system and system.strip() else []
+    return Chat((*told, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
+
+
 def is_conversation(value: Any) -> bool:
     """A list of turns: objects with role and content, or from and value."""
     return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)

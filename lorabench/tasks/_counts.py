@@ -23,9 +23,14 @@ RUN = 16  # tokens: some ten words, which two texts do not share by chance
 Examples = tuple[Example, ...]
 
 
-def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, notes: Sequence[str] = (), items: int | None = None) -> tuple[Examples, Examples, Examples, DataFacts]:
-    """(training, validation, test examples, what became of the rows); DataError where training or test loses every row."""
-    made = [each(part, make) for part in splits[:3]]
+def fit(
+    splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, notes: Sequence[str] = (), make_test: Callable[[Pair], Fitted] | None = None
+) -> tuple[Examples, Examples, Examples, DataFacts]:
+    """(training, validation, test examples, what became of the rows); DataError where training or test loses every row.
+
+    `make_test` makes those of the test, where they bring what their answers are judged by.
+    """
+    made = [each(splits.train, make), each(splits.validation, make), each(splits.test, make_test or make)]
     facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], made, strict=True)]
     for name, split in (("training", facts[0]), ("test", facts[2])):
         if not split.kept:
@@ -40,7 +45,7 @@ def fit(splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, no
     validation = validation.model_copy(update=_shared(splits.validation, seen, prompts))
     test = test.model_copy(update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))})
     kept = [tuple(row.example for row in rows if row.example is not None) for rows in made]
-    return kept[0], kept[1], kept[2], DataFacts(train=train, validation=validation, test=test, items=items, notes=tuple(dict.fromkeys([*splits.notes, *notes])))
+    return kept[0], kept[1], kept[2], DataFacts(train=train, validation=validation, test=test, notes=tuple(dict.fromkeys([*splits.notes, *notes])))
 
 
 def block_facts(train: Examples, validation: Examples, test: Examples, notes: Sequence[str] = ()) -> DataFacts:

@@ -114,8 +114,8 @@ def completion(tokenizer: Any, prompt: str, response: str, sequence_length: int)
     return fitted(tokenizer, prompt, response, sequence_length).example
 
 
-def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> Fitted:
-    """[begin] prompt, response, [end], the loss on response and end, and what was cut away.
+def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int, *, ends: bool = True) -> Fitted:
+    """[begin] prompt, response, [end], the loss on response and end, and what was cut away; no end where `ends` is false.
 
     Spaces that end the prompt are moved to the response, as lm-eval does, because tokenizers join a
     space to the word after it. The prompt is tokenised alone, as it is at generation. The response's
@@ -129,7 +129,7 @@ def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> 
     n = len(before.ids)
     clean = np.array_equal(whole.ids[:n], before.ids) and whole.n_bytes[:n].sum() == len(stem.encode())
     after = Tokens(whole.ids[n:], whole.n_bytes[n:]) if clean else encode(tokenizer, response)
-    begin, end = begin_ids(tokenizer), end_ids(tokenizer)
+    begin, end = begin_ids(tokenizer), end_ids(tokenizer) if ends else []
     ids = np.concatenate([begin, before.ids, after.ids, end]).astype(np.int32)
     length, ids = len(ids), ids[:sequence_length]
     start = max(len(begin) + n, 1)  # the first token of a sequence has nothing to be predicted from

@@ -1,21 +1,27 @@
 """classification as multiple choice by likelihood: trains on the right label's text, tests by accuracy
 
-Trained like `instruct`, the response being the text of the row's label. The test rows are also a
-multiple-choice set "classify": the choice to which the model gives the highest likelihood after the
-prompt is its answer, so any causal model has an accuracy.
+    ids = [begin] prompt [label]      loss on the label's text alone
+    answer = the label to which the model gives the highest likelihood after the prompt, so that any causal model has an accuracy
+
+No end-of-text stands after the label, in training nor in the test: an answer is chosen among the labels and never has to end, and before training
+its end would cost a model many times what the label does. Loss, accuracy and macro F1 are over the same test rows. A row whose label does not fit whole is dropped, of the test one of
+whose labels does not. The rows are lm-eval's multiple-choice set "classify", too, where evaluation.lm_eval names it (its scorer adds no begin token).
+
+A row without the column of the default prompt is read by the first of text, review and content that it has; labels other than 0 and 1 that are words are, without task.choices, their own text.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lorabench.engine.data import Choice, ChoiceSet, TaskData
 from lorabench.errors import DataError, unknown
-from lorabench.tasks import _rows
+from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
-from lorabench.tasks._encode import fitted
+from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
@@ -23,6 +29,9 @@ from lorabench.tasks._template import Template, fill
 __all__ = ["CHOICE_SETS", "PATH_FIELDS", "Options", "fingerprint", "load"]
 
 CHOICE_SETS = ("classify",)
+PROMPT, CHOICES = "Review: {sentence}\nSentiment:", {"0": " negative", "1": " positive"}
+COLUMNS = ("text", "review", "content")  # that stand for the default prompt's, in this order
+WORDS_AT_MOST = 100  # different labels that are taken as their own text: more are hardly labels
 
 
 def _label(value: Any) -> Any:
@@ -43,38 +52,106 @@ def _labels(choices: Any) -> Any:
 class Options(RowOptions):
     """Which rows, the template of the question and the text of each label."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"template"})
+
     name: Literal["classify"] = "classify"
     """classify"""
-    prompt: Template = "Review: {sentence}\nSentiment:"
+    prompt: Template = PROMPT
     """what is given; {column} stands for a field of the row"""
     label: str = "label"
     """the column that holds the label"""
     choices: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_labels), Field(min_length=2), AfterValidator(_told_apart)] = Field(
-        default_factory=lambda: {"0": " negative", "1": " positive"}
+        default_factory=lambda: dict(CHOICES)
     )
     """each label and the text that stands for it, with its leading space"""
+    template: Literal["plain", "chat"] = "plain"
+    """chat: the prompt is a user's turn and the label the assistant's, written by the tokenizer's chat template"""
+
+    @property
+    def decided_by(self) -> str:
+        """Accuracy."""
+        return "accuracy"
 
 
 def fingerprint(options: Options) -> str:
-    """Hash of the files' bytes, or of hub id and revision."""
-    return _rows.fingerprint(options)
+    """Hash of the files' bytes, or of hub id and revision, and of what is measured of them."""
+    return f"{_rows.fingerprint(options)}, the label alone"
 
 
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
-    """Examples of the three splits, and the test rows as a choice set."""
-    labels = list(options.choices)
-    texts = tuple(dict.fromkeys(options.choices.values()))  # several labels may mean one text: it is one choice
+    """Examples of the three splits; each of the test brings all labels after its prompt."""
+    read = _Reader(options)
+    splits = read_splits(options, read.pair)
+    texts = tuple(dict.fromkeys(read.choices.values()))  # several labels may mean one text: it is one choice
 
-    def pair(row: Row) -> Pair:
-        prompt = fill(options.prompt, row.fields, row.where).rstrip()  # a choice brings its own space
-        if options.label not in row.fields:
-            raise DataError(f"{row.where}: {unknown('column', options.label, row.fields)}; name the label's column as task.label")
-        seen = row.fields[options.label]
-        if seen not in options.choices:
-            raise DataError(f"{row.where}: {unknown('label', seen, labels)}; add it to task.choices or mend the row")
-        return Pair(row.where, prompt, options.choices[seen], label=seen)
+    def example(pair: Pair, text: str) -> Fitted:
+        made = _chat_label(pair, text, tokenizer, sequence_length) if options.template == "chat" else fitted(tokenizer, pair.prompt, text, sequence_length, ends=False)
+        return Fitted(None, made.length) if made.cut(sequence_length) else made  # a part of a label is none
 
-    splits = read_splits(options, pair)
-    train, validation, test, facts = fit(splits, lambda p: fitted(tokenizer, p.prompt, p.response, sequence_length), sequence_length, items=len(splits.test))
+    def judged(pair: Pair) -> Fitted:
+        made = [example(pair, text) for text in texts]
+        choices, longest, answer = tuple(m.example for m in made if m.example is not None), max(m.length for m in made), texts.index(pair.response)
+        if len(choices) < len(texts):
+            return Fitted(None, longest)
+        _told_apart_by_tokens(pair, texts, choices)
+        return Fitted(replace(choices[answer], choices=choices, answer=answer), longest)
+
+    train, validation, test, facts = fit(splits, lambda p: example(p, p.response), sequence_length, read.notes, judged)
     items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in splits.test)
-    return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items),), facts=facts)
+    return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts)
+
+
+class _Reader:
+    """Rows as pairs; where the template or the labels are left at their defaults, the rows say what stands in their place."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.choices = options, dict(options.choices)
+        self.open: bool | None = None if options.choices == CHOICES else False
+        """whether labels are their own text: the first row tells"""
+        self.column: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        notes = [f"the column {self.column} is read as the text, since there is no column sentence"] if self.column else []
+        return notes + ([f"labels are read as their own words: {', '.join(self.choices)}"] if self.open else [])
+
+    def pair(self, row: Row) -> Pair:
+        fields, options = row.fields, self.options
+        if options.label not in fields:
+            raise DataError(f"{row.where}: {unknown('column', options.label, fields)}; name the label's column as task.label")
+        if options.prompt == PROMPT and "sentence" not in fields and (found := next((c for c in COLUMNS if c in fields), None)):
+            self.column, fields = found, {**fields, "sentence": fields[found]}
+        prompt = fill(options.prompt, fields, row.where).rstrip()  # a choice brings its own space
+        seen = fields[options.label]
+        if self.open is None:
+            self.open = _is_word(seen)
+            self.choices = {} if self.open else self.choices
+        if self.open and _is_word(seen) and (seen in self.choices or len(self.choices) < WORDS_AT_MOST):
+            self.choices.setdefault(seen, f" {seen.strip()}")
+        if seen not in self.choices:
+            raise DataError(f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend the row")
+        return Pair(row.where, prompt, self.choices[seen], label=seen)
+
+
+def _is_word(label: str) -> bool:
+    return any(letter.isalpha() for letter in label)
+
+
+def _chat_label(pair: Pair, text: str, tokenizer: Any, sequence_length: int) -> Fitted:
+    """The label as the assistant's answer, the loss on its text alone: neither on what the template puts before it, nor on the token that ends the turn."""
+    said = text.strip()
+    whole, spans = _chat.marked(_chat.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
+    at = whole.rfind(said, *spans[-1])
+    return fitted_spans(tokenizer, whole, [(at, at + len(said))], sequence_length)
+
+
+def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Any, ...]) -> None:
+    """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has learned."""
+    ids = [tuple(c.ids.tolist()) for c in choices]
+    for i, short in enumerate(ids):
+        for j, long in enumerate(ids):
+            if i != j and long[: len(short)] == short:
+                raise DataError(
+                    f"{pair.where}: the text {texts[i]!r} begins the text {texts[j]!r}, so it is always the likelier answer; "
+                    "give texts of which none begins another as task.choices, such as words for numbers"
+                )

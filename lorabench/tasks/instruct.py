@@ -6,6 +6,10 @@
 cut at sequence_length; an example of which no predicted token is left is dropped, in the test split too, and counted.
 How prompt and response are tokenised at their border: tasks._encode.fitted.
 
+With template: chat a prompt is the user's turn and its response the assistant's, in the tokenizer's chat template; the default prompts are then the bare
+question, or instruction and input. With metric: exact_match the test's answers (of a conversation the last one) are also generated from what stands before them,
+greedily, on the same test rows as the loss, and held against the reference; the loss of a row that is cut is over what fits, its answer is judged whole.
+
 Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question and answer;
 messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and output (Alpaca,
 written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text alone, of which all is predicted.
@@ -13,12 +17,16 @@ written with Alpaca's own prompt); instruction, context and response (Dolly); pr
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lorabench.engine.data import TaskData
+from lorabench.engine.data import Generation, TaskData
+from lorabench.engine.extraction import extracted
 from lorabench.errors import DataError
+from lorabench.spec.settings import Whole
 from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans
@@ -32,13 +40,17 @@ PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
 ALPACA = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{instruction}}\n\n{}### Response:\n"
 UNHEARD = "the tokenizer's chat template leaves the system's words out of conversations that have them, so they are not seen in training"
 COLUMNS_SHOWN = 12  # in a sentence
+REFERENCE_SHOWN = 60  # characters
+GSM8K = r"####\s*(-?[\d,.]+)"
+ALPACAS = " (Alpaca's prompt)"
+BARE, BARE_WITH = "{instruction}", "{instruction}\n\n{%s}"  # in a chat, whose template brings the rest
 WITH, WITHOUT = ALPACA.format(", paired with an input that provides further context", "### Input:\n{%s}\n\n"), ALPACA.format("", "")
 
 
 class Options(RowOptions):
     """Which rows, and the two templates over their columns, or the field that holds a conversation."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"messages", "chat_template"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"messages", "chat_template", "template", "system", "metric", "answer_pattern", "max_new_tokens"})
 
     name: Literal["instruct"] = "instruct"
     """instruct"""
@@ -50,17 +62,54 @@ class Options(RowOptions):
     """field that holds a conversation, as role and content or from and value; absent: messages or conversations, where rows have them and no templates are given"""
     chat_template: Literal["tokenizer", "plain"] = "tokenizer"
     """how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
+    template: Literal["plain", "chat"] = "plain"
+    """chat: prompt and response are written as a conversation, too"""
+    system: str | None = Field(None, min_length=1)
+    """words of the system before each prompt, with template: chat"""
+    metric: Literal["eval_loss", "exact_match"] = "eval_loss"
+    """what decides; exact_match: answers are generated, too, and held against the reference (slow: evaluation.max_sequences limits the rows)"""
+    answer_pattern: str | None = Field(None, min_length=1)
+    """regular expression with one group that finds the answer in the reference and in the generated text; or gsm8k: the number after ####; absent: the whole text"""
+    max_new_tokens: Whole = Field(256, ge=1, le=100_000)
+    """tokens of a generated answer at most"""
 
     @model_validator(mode="after")
     def _one_layout(self) -> Options:
         if self.messages is not None and not self.layout_is_open:
             raise ValueError("messages (a conversation) and the templates prompt and response exclude each other; give one of them")
+        if self.system is not None and self.template == "plain":
+            raise ValueError("system is written by the chat template; give template: chat, too, or write it into prompt")
+        if self.answer_pattern is not None and self.metric != "exact_match":
+            raise ValueError("answer_pattern is of generated answers; give metric: exact_match, too")
+        if self.answer_pattern not in (None, "gsm8k"):
+            _one_group(self.answer_pattern)
         return self
+
+    @property
+    def decided_by(self) -> str:
+        """The loss, or the share of right answers where they are generated."""
+        return self.metric
+
+    @property
+    def generation(self) -> Generation | None:
+        """How answers are generated, where they are."""
+        if self.metric != "exact_match":
+            return None
+        return Generation(self.max_new_tokens, GSM8K, numeric=True) if self.answer_pattern == "gsm8k" else Generation(self.max_new_tokens, self.answer_pattern)
 
     @property
     def layout_is_open(self) -> bool:
         """Whether no templates are given."""
         return (self.prompt, self.response) == (PROMPT, RESPONSE)
+
+
+def _one_group(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as e:
+        raise ValueError(f"answer_pattern {pattern!r} is no regular expression ({e}); write one such as '#### (.+)', or gsm8k") from None
+    if groups != 1:
+        raise ValueError(f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: '#### (.+)' (others as (?:...))")
 
 
 def fingerprint(options: Options) -> str:
@@ -77,18 +126,49 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         layouts[layout] = None
         return made
 
+    def spoken(pair: Pair) -> _chat.Marked:
+        assert pair.chat is not None
+        made = _chat.marked(pair.chat, tokenizer, options.chat_template, pair.where)
+        if _chat.unheard(pair.chat, made.text) and UNHEARD not in notes:
+            notes.append(UNHEARD)
+        return made
+
     def example(pair: Pair) -> Fitted:
         if pair.chat is None:
             return fitted(tokenizer, pair.prompt, pair.response, sequence_length)
-        text, spans = _chat.marked(pair.chat, tokenizer, options.chat_template, pair.where)
-        if _chat.unheard(pair.chat, text) and UNHEARD not in notes:
-            notes.append(UNHEARD)
-        return fitted_spans(tokenizer, text, spans, sequence_length)
+        return fitted_spans(tokenizer, *spoken(pair), sequence_length)
 
+    def answered(pair: Pair) -> Fitted:
+        """A row with the ids that its answer is generated from, and the answer; none where they do not fit."""
+        if pair.chat is None:
+            made, answer = fitted(tokenizer, pair.prompt, pair.response, sequence_length), pair.response
+        else:
+            text, spans = spoken(pair)
+            made, last = fitted_spans(tokenizer, text, spans, sequence_length), fitted_spans(tokenizer, text, spans[-1:], sequence_length)
+            if made.example is None or last.example is None:
+                return Fitted(None, made.length)
+            made = Fitted(replace(made.example, given=int(last.example.predicted.argmax())), made.length)
+            answer = _without_special(tokenizer, text[slice(*spans[-1])])
+        if made.example is None:
+            return made
+        if generation is not None and extracted(answer, generation) is None:
+            raise DataError(f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the pattern or the row, or take the row out of the test")
+        given = made.example.given or int(made.example.predicted.argmax())
+        return Fitted(replace(made.example, given=given, reference=answer), made.length)
+
+    generation = options.generation
     splits = read_splits(options, pair)
     notes = [f"rows are read as {layout}" for layout in layouts if layout]
-    train, validation, test, facts = fit(splits, example, sequence_length, notes)
-    return TaskData(train, validation, test, "padded", facts=facts)
+    train, validation, test, facts = fit(splits, example, sequence_length, notes, answered if generation else None)
+    return TaskData(train, validation, test, "padded", generation=generation, facts=facts)
+
+
+def _without_special(tokenizer: Any, text: str) -> str:
+    return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REFERENCE_SHOWN else f"...{text[-REFERENCE_SHOWN:]}"
 
 
 def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
@@ -96,28 +176,42 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
     has = row.fields.keys()
     if options.messages is not None:
         return _conversation(row, options.messages)
+    chat = options.template == "chat"
     if not options.layout_is_open or {"question", "answer"} <= has:
-        return "", _filled(row, options.prompt, options.response)
+        return _written(options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response)
     for field in _chat.FIELDS:
         if field in has and _chat.holds_conversation(row.fields[field]):
             return _conversation(row, field)
     if {"prompt", "completion"} <= has:
         if _chat.holds_conversation(row.fields["prompt"]) and _chat.holds_conversation(row.fields["completion"]):
             return _conversation(row, "prompt", "completion")
-        return "prompt and completion", _filled(row, "{prompt}", "{completion}")
-    if {"instruction", "output"} <= has:
-        given = WITH % "input" if row.fields.get("input", "").strip() else WITHOUT
-        return "instruction, input and output (Alpaca's prompt)", _filled(row, given, "{output}")
-    if {"instruction", "response"} <= has:
-        given = WITH % "context" if row.fields.get("context", "").strip() else WITHOUT
-        return "instruction, context and response (Alpaca's prompt)", _filled(row, given, "{response}")
+        return _written(options, row, "prompt and completion", "{prompt}", "{completion}")
+    for more, said in (("input", "output"), ("context", "response")):
+        if {"instruction", said} <= has:
+            whole = bool(row.fields.get(more, "").strip())
+            given = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
+            return _written(options, row, f"instruction, {more} and {said}{'' if chat else ALPACAS}", given, f"{{{said}}}")
     if {"prompt", "response"} <= has:
-        return "prompt and response", _filled(row, "{prompt}", "{response}")
+        return _written(options, row, "prompt and response", "{prompt}", "{response}")
     if "text" in has and not has & {"label", "labels"}:
+        if chat:
+            raise DataError(f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: chat away, or give task.prompt and task.response")
         return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_chat.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _chat.FIELDS if field in has))
     raise DataError(f"{row.where}: {_unknown_layout(row.fields)}")
+
+
+def _written(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
+    """(the layout, the row's pair): as the two texts, or as two turns of a chat."""
+    made = _filled(row, prompt, response)
+    if options.template == "plain":
+        return layout, made
+    asked, said = made.prompt.strip(), made.response.strip()
+    if not asked:
+        raise DataError(f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column or take the row out")
+    chat = _chat.exchange(asked, said, options.system or row.fields.get("system"))
+    return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", made._replace(chat=chat)
 
 
 def _unknown_layout(fields: dict[str, str]) -> str:

@@ -17,7 +17,7 @@ from lorabench.report.view import make_view
 from tests.report.stores import filled
 
 CLEAN = {"train": {"read": 900, "whole_at": 50}, "validation": {"read": 100}, "test": {"read": 300, "whole_at": 50}}
-KINDS = {"rows_lost", "test_leaked", "few_test_rows", "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "rows_changed"}
+KINDS = {"rows_lost", "test_leaked", "few_test_rows", "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "rows_changed", "test_rows_differ"}
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,23 @@ def test_cut_responses(tmp_path: Path) -> None:
     found = seen(tmp_path, counted(facts(train={"cut": 144, "whole_at": 333}, test={"cut": 3})))
     assert "the response of 144 of 900 training rows and 3 of 300 test rows loses its end" in found["responses_cut"].sentence
     assert "333 keeps 95 %" in found["responses_cut"].sentence
+
+
+def test_conditions_that_are_tested_on_other_rows(tmp_path: Path) -> None:
+    found = seen(tmp_path / "a", counted(facts(test={"dropped": 10, "cut": 4}), lambda r: r.cell.method.name == "full"))
+    sentence = found["test_rows_differ"].sentence
+    assert "256 of 300 rows in LoRA r=1, " in sentence and "; 256 of 290 rows, 4 of those cut, in full)" in sentence
+    assert found["test_rows_differ"].severity == "caution" and "full" in found["test_rows_differ"].conditions
+    assert "test_rows_differ" not in seen(tmp_path / "b", counted(facts(test={"dropped": 10, "cut": 4})))
+
+
+def test_test_rows_beyond_max_sequences_are_told(tmp_path: Path) -> None:
+    def seen(folder: Path, read: int) -> dict[str, Finding]:
+        return {f.kind: f for f in make_view(filled(folder, change=counted(facts(test={"read": read})))).findings}
+
+    found = seen(tmp_path / "a", 1024)
+    assert "over the first 256 of 1,024 test rows" in found["rows_unmeasured"].sentence and "2.0 times as narrow" in found["rows_unmeasured"].sentence
+    assert "rows_unmeasured" not in seen(tmp_path / "b", 256)
 
 
 def test_test_rows_in_training(tmp_path: Path) -> None:

@@ -61,13 +61,13 @@ def test_validation_rows_are_needed_only_to_choose_a_rate_by():
 
 
 def test_every_count_stands_in_the_line_and_zeros_do_not():
-    cell = cell_of("training.sequence_length=128", "evaluation={lm_eval: null, limit: 200, max_sequences: 64}")
+    cell = cell_of("training.sequence_length=128", "evaluation={max_sequences: 64}")
     test = {"dropped": 5, "cut": 6, "repeated": 7, "in_training": 8, "prompt_in_training": 12, "in_validation": 9, "empty_prompts": 3, "labels": {"0": 59, "1": 236}, "whole_at": 200}
-    first, second = data_lines(counts(test=test, items=300, notes=("x.csv has an index",)), cell)
+    first, second = data_lines(counts(test=test, notes=("x.csv has an index",)), cell)
     assert first == (
         "data of python-docs at 128 tokens: train: 900 rows read; validation: 100 rows read; test: 300 rows read, 5 dropped because no response fits in 128 tokens, "
         "6 cut at 128 tokens (200 keeps 95 % whole), 8 also in training, 4 with a prompt of training and another response, 9 also in validation, 7 repeated, "
-        "3 with an empty prompt, 80 % of label 1; the held-out loss is over 64 rows, the accuracy over 200"
+        "3 with an empty prompt, 80 % of label 1; measured are the first 64 of the 295 test rows (evaluation.max_sequences)"
     )
     assert second == "data of python-docs: x.csv has an index"
 

@@ -316,3 +316,44 @@ def test_e2e_as_it_is(shared_data, tiny):
     for example in data.test:
         prompt, _, response = tiny.decode(example.ids, skip_special_tokens=True).partition("\n")
         assert f"{prompt}||{response}" in lines or f"{prompt} ||{response}" in lines
+
+
+def test_rows_of_other_names_need_no_more_than_the_file(tmp_path, tokenizer):
+    """As Hugging Face's text classification sets are written: text, and labels that are words."""
+    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"text": f"film {i}", "label": ("good", "bad", "mixed")[i % 3]}) + "\n" for i in range(40)))
+    data = classify.load(classify.Options(train=file), tokenizer, 64)
+    assert data.facts.notes == ("the column text is read as the text, since there is no column sentence", "labels are read as their own words: good, bad, mixed")
+    for row in data.test:
+        assert [tokenizer.decode(c.ids[c.predicted]).strip() for c in row.choices] == ["good", "bad", "mixed"]
+        assert "Review: film" in tokenizer.decode(row.ids)
+    mixed = write(tmp_path / "m.jsonl", '{"text": "a", "label": "good"}\n{"text": "b", "label": 3}\n')
+    with pytest.raises(DataError, match=r"m\.jsonl:2: unknown label '3'; allowed: good"):
+        classify.load(classify.Options(train=mixed), tokenizer, 64)
+
+
+def test_a_label_that_begins_another_is_refused(tmp_path, words):
+    """Its likelihood is a factor of the other's, so that it would win always."""
+    file = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a b{i}", "label": "{i % 2}"}}\n' for i in range(9)))
+    with pytest.raises(DataError, match="the text ' c' begins the text ' c d', so it is always the likelier answer"):
+        classify.load(classify.Options(train=file, prompt="{s}", choices={"0": " c", "1": " c d"}), words, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"answer_pattern": "x(.)", "metric": "eval_loss"}, "answer_pattern is of generated answers; give metric: exact_match"),
+        ({"answer_pattern": "####", "metric": "exact_match"}, r"answer_pattern '####' has 0 groups; put the answer, and it alone, into parentheses"),
+        ({"answer_pattern": "(", "metric": "exact_match"}, r"answer_pattern '\(' is no regular expression"),
+        ({"system": "Be brief."}, "system is written by the chat template; give template: chat"),
+    ],
+)
+def test_options_of_generated_answers_and_chats_that_do_not_go_together(given, words):
+    with pytest.raises(ValidationError, match=words):
+        instruct.Options(train="x.jsonl", **given)
+
+
+def test_a_reference_without_an_answer_is_told_with_its_row(tmp_path, words):
+    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"question": f"a{i}", "answer": "b" if i % 2 else "#### 3"}) + "\n" for i in range(20)))
+    options = instruct.Options(train=file, eval=copy_of(file), metric="exact_match", answer_pattern="gsm8k")
+    with pytest.raises(DataError, match=r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of 20 rows\)"):
+        instruct.load(options, words, 16)

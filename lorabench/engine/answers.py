@@ -1,0 +1,130 @@
+"""The test rows of a task, judged: loss, accuracy of labels, exact match of generated answers, all over the same rows.
+
+    label       argmin over the labels of  sum of -log p(token) of the label's text      the first one where two are equal (lm-eval's acc)
+    accuracy    share of rows whose label is right                                      macro_f1: F1 of each label that is right or given somewhere, averaged
+    eval_loss   of the right label, from the same passes
+
+    answer      greedy: the likeliest token until one that ends a text, or max_new_tokens; rows are padded on the left, and masked
+    exact_match share of rows whose answer, as engine.extraction finds it, is the reference's
+
+Limits: in low precision two tokens can be equally likely to within rounding, and then another batch size may give another text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from lorabench.engine.data import Example, Generation, TaskData
+from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
+from lorabench.engine.extraction import extracted
+from lorabench.record.items import Items
+from lorabench.record.result import Reading
+from lorabench.spec.settings import EvaluationSpec
+
+Seen = tuple[list[Reading], dict[str, Items]]
+Progress = Callable[[int, int], None]
+"""called with the answers that are generated, and all"""
+
+
+def task_readings(model: Any, tokenizer: Any, data: TaskData, spec: EvaluationSpec, where: torch.device, progress: Progress = lambda done, total: None) -> Seen:
+    """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean of."""
+    rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
+    if all(row.choices for row in rows):
+        seen, nats = choice_losses(model, rows, spec.batch_size, padding, where)
+        readings, items = accuracy(nats, np.array([row.answer for row in rows]))
+    else:
+        seen = losses(model, rows, spec.batch_size, padding, where)
+        readings, items = [], {}
+    if data.generation is not None and math.isfinite(seen.mean):
+        texts = generate(model, tokenizer, rows, data.generation.max_new_tokens, spec.batch_size, where, progress)
+        readings, items = exact_match(texts, rows, data.generation)
+    return held_out_readings(seen, data) + readings, held_out_items(seen) | items
+
+
+def choice_losses(model: Any, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> tuple[Losses, np.ndarray]:
+    """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many choices."""
+    every = losses(model, [choice for row in rows for choice in row.choices], batch_size, padding, where)
+    shape = (len(rows), len(rows[0].choices))
+    right = np.arange(len(rows)), [row.answer for row in rows]
+    nats = every.nats.reshape(shape)
+    return Losses(nats[right], every.tokens.reshape(shape)[right], every.n_bytes.reshape(shape)[right]), nats
+
+
+def accuracy(nats: np.ndarray, right: np.ndarray) -> Seen:
+    """accuracy and macro_f1 of the likeliest choices; nothing where a loss is not finite."""
+    if not np.isfinite(nats).all():
+        return [], {}
+    said = nats.argmin(axis=1)
+    hit = Items((said == right).astype(np.float64))
+    f1 = [2 * np.sum((said == k) & (right == k)) / (np.sum(said == k) + np.sum(right == k)) for k in np.union1d(said, right)]
+    return [_share("accuracy", hit), Reading(metric="macro_f1", value=float(np.mean(f1)), count=len(right))], {"accuracy": hit}
+
+
+def exact_match(texts: Sequence[Generated], rows: Sequence[Example], how: Generation) -> Seen:
+    """exact_match, and the shares of texts without an answer and without an end."""
+    answers = [extracted(text.text, how) for text in texts]
+    hit = Items(np.array([a is not None and a == extracted(row.reference, how) for a, row in zip(answers, rows, strict=True)], dtype=np.float64))
+    readings = [_share("exact_match", hit)]
+    if how.pattern is not None:
+        readings.append(_share("unanswered", Items(np.array([a is None for a in answers], dtype=np.float64))))
+    readings.append(_share("unended", Items(np.array([not text.ended for text in texts], dtype=np.float64))))
+    return readings, {"exact_match": hit}
+
+
+def _share(name: str, items: Items) -> Reading:
+    n, share = len(items.sums), items.value
+    return Reading(metric=name, value=share, stderr=math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None, count=n)
+
+
+class Generated(NamedTuple):
+    """An answer's text without special tokens, and whether it came to its end."""
+
+    text: str
+    ended: bool
+
+
+@torch.no_grad()
+def generate(
+    model: Any, tokenizer: Any, rows: Sequence[Example], max_new_tokens: int, batch_size: int, where: torch.device, progress: Progress = lambda done, total: None
+) -> list[Generated]:
+    """The model's answer to each row, in order; longest first, so that a batch that does not fit is met at once."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters are inside its layers
+    own, ends = inner.generation_config, end_tokens(inner, tokenizer, rows)
+    positions = getattr(inner.config, "max_position_embeddings", None) or math.inf
+    order = sorted(range(len(rows)), key=lambda i: -rows[i].given)
+    found: dict[int, Generated] = {}
+    try:
+        for start in range(0, len(order), batch_size):
+            picked = order[start : start + batch_size]
+            longest = rows[picked[0]].given
+            ids = torch.full((len(picked), longest), tokenizer.pad_token_id, device=where)
+            mask = torch.zeros_like(ids)
+            for line, i in enumerate(picked):
+                ids[line, longest - rows[i].given :] = torch.from_numpy(rows[i].ids[: rows[i].given].astype(np.int64)).to(where)
+                mask[line, longest - rows[i].given :] = 1
+            # all of its own: a model may bring sampling, penalties and filters, which generate() would fill in
+            inner.generation_config = GenerationConfig(
+                do_sample=False, max_new_tokens=int(min(max_new_tokens, max(1, positions - longest))), eos_token_id=ends or None, pad_token_id=tokenizer.pad_token_id, use_cache=True
+            )
+            made = inner.generate(ids, attention_mask=mask)[:, longest:].cpu().tolist()
+            for i, new in zip(picked, made, strict=True):
+                end = next((n for n, token in enumerate(new) if token in ends), len(new))
+                found[i] = Generated(str(tokenizer.decode(new[:end], skip_special_tokens=True)), end < len(new))
+            progress(len(found), len(rows))
+    finally:
+        inner.generation_config = own
+    return [found[i] for i in range(len(rows))]
+
+
+def end_tokens(model: Any, tokenizer: Any, rows: Sequence[Example]) -> list[int]:
+    """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own answers end, as a chat's turns do."""
+    named = model.generation_config.eos_token_id
+    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    last = {int(row.ids[-1]) for row in rows if row.predicted[-1]} & special
+    return sorted({*last, *(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id} - {None})
