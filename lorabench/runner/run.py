@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,10 @@ from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lorabench.record.result import Outcome
+    from lorabench.record.store import Store
     from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
@@ -42,10 +45,12 @@ def run(
     source: Source | None = None,
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
+    frame: Callable[[Store], pd.DataFrame] | None = None,
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
 
-    skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
+    frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the choice of learning rates, which is
+    analysis' and no business of the runner. skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
     """
     from lorabench.runner.plan import make_plan
 
@@ -61,12 +66,12 @@ def run(
             _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
         except BaseException:
             with suppress(LorabenchError):
-                write_cells_csv(plan)
+                write_cells_csv(plan, frame)
             raise
         finally:
             if progress:
                 progress.close()
-    write_cells_csv(plan)
+    write_cells_csv(plan, frame)
     return plan
 
 
@@ -98,17 +103,14 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
     return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
 
 
-def write_cells_csv(plan: Plan) -> Path:
+def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -> Path:
     """cells.csv: a row per result, absent values empty."""
-    from lorabench.record.frames import wide  # pandas: ~1 s, and not while a cell is being timed
-    from lorabench.record.store import write_atomically
+    from lorabench.record.frames import wide, write_csv  # pandas: ~1 s, and not while a cell is being timed
 
-    path = plan.store.folder / "cells.csv"
     try:
-        write_atomically(path, wide(plan.store.results()).to_csv(index=False, lineterminator="\n"))
+        return write_csv(frame(plan.store) if frame else wide(plan.store.results()), plan.store.folder / "cells.csv")
     except OSError as e:
         raise unwritable(plan, e) from None
-    return path
 
 
 def unwritable(plan: Plan, error: OSError) -> StoreError:
