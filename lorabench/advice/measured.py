@@ -117,8 +117,7 @@ def _quality(field: _Field, took: Option, behind: Comparison | None) -> Quality:
     lower = described(metric).better == "lower"
     low, high = (None, None) if behind.low is None or behind.high is None else (behind.low, behind.high) if lower else (-behind.high, -behind.low)
     shown = True if behind.within(field.tolerated) else False if behind.beyond(field.tolerated) else None
-    bound = None if behind.worse is None else behind.worse.at_most
-    return Quality("measured", against, metric, behind.difference if lower else -behind.difference, low, high, bound, field.tolerated, Shown(shown, behind.repeated, behind.family))
+    return Quality("measured", against, metric, behind.difference if lower else -behind.difference, low, high, behind.worse_at_most, field.tolerated, Shown(shown, behind.repeated, behind.family))
 
 
 def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None) -> Witness:

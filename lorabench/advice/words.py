@@ -75,7 +75,7 @@ def quality(q: Quality) -> str:
     margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
     if q.shown is not None and not q.shown.repeated:
         margin = ", one seed: not decisive"
-    elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.high is not None and (q.low > q.margin or q.high <= q.margin):
+    elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
         margin = f", not decisive once corrected for the {q.shown.family} comparisons of the study"
     if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
         margin += f" by its one-sided 95 % bound, {number(q.bound)}"

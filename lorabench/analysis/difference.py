@@ -182,31 +182,3 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
         running = max(running, min(1.0, (len(values) - place) * values[i]))
         adjusted[i] = running
     return tuple(adjusted)
-
-
-def holm_bounds(family: Sequence[Difference], side: Literal["low", "high"], tail: float) -> tuple[float | None, ...]:
-    """One-sided bounds of a family's differences, adjusted by Holm: the nearest threshold beyond which Holm's procedure rejects that the truth lies.
-
-    Step by step the difference whose bound at tail / k is nearest, k being those that are left, is settled there, or at the one settled before it where
-    that is farther; so a bound lies within a threshold exactly where Holm at `tail` rejects the hypothesis "at the threshold or beyond". Of one
-    difference it is its own. None where no noise is known.
-    """
-    turn, end = (1.0, 1) if side == "high" else (-1.0, 0)
-    known = [i for i, d in enumerate(family) if d.basis is not None]
-    value = np.array([turn * family[i].value for i in known])
-    seeds = np.array([family[i].seed_error or 0.0 for i in known])
-    items = np.array([(family[i].item_errors or (0.0, 0.0))[end] for i in known])
-    freedom, of_freedom = np.unique([family[i].pairs - 1 for i in known], return_inverse=True)
-    counts = [None if (n := family[i].items) is None or n >= FEW_ITEMS else n for i in known]
-    kinds = list(dict.fromkeys(counts))
-    of_kind = np.array([kinds.index(n) for n in counts], dtype=np.intp)
-    found: list[float | None] = [None] * len(family)
-    left, settled = np.ones(len(known), dtype=bool), -math.inf
-    for k in range(len(known), 0, -1):
-        over_seeds = np.array([-float(special.stdtrit(n, tail / k)) if n > 0 else 0.0 for n in freedom])[of_freedom] * seeds
-        over_items = np.array([quantile_over_items(n, tail / k) for n in kinds])[of_kind] * items
-        bounds = np.where(left, value + np.hypot(over_seeds, over_items), math.inf)
-        i = int(np.argmin(bounds))
-        settled, left[i] = max(settled, float(bounds[i])), False
-        found[known[i]] = turn * settled
-    return tuple(found)

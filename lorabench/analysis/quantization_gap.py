@@ -25,7 +25,7 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference
 from lorabench.analysis.pairing import SEEDLESS
 from lorabench.analysis.rank_curve import apart_from
-from lorabench.analysis.verdict import Comparison, Verdicts, adjusted, margin_of
+from lorabench.analysis.verdict import Comparison, Verdicts, adjusted, at_most, margin_of
 from lorabench.record.metrics import metric as described
 from lorabench.spec.study import Cell
 
@@ -125,7 +125,7 @@ def _share(ours: Summary, theirs: Summary) -> float | None:
     return small / large if small is not None and large else None
 
 
-def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> tuple[Comparison, Difference] | None:
+def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> Comparison | None:
     tables = [(verdicts.pairing.seeds(metric, g.condition), verdicts.pairing.seeds(metric, g.twin)) for g in gaps]
     if not tables:
         return None
@@ -139,7 +139,7 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
     margin = margin_of(metric, verdicts.rules)
     same = d.p_equivalent(margin) if margin is not None else None
     lost = sum(g.broken for g in gaps), sum({g.twin: g.twin_broken for g in gaps}.values())
-    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, *lost), d
+    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, *lost, *at_most(metric, d))
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:

@@ -214,6 +214,6 @@ def _step(metric: str, p: Point, best: Point, verdicts: Verdicts) -> Step:
         return Step(p.rank, None, pairs, "not all of its runs finished")
     if c is None or not c.repeated:
         return Step(p.rank, None, pairs, "it shares fewer than two seeds with the best")
-    if c.worse is None:
+    if c.worse_at_most is None:
         return Step(p.rank, None, pairs, "its difference does not vary over seeds, so its noise is unknown")
-    return Step(p.rank, c.worse.at_most, pairs)
+    return Step(p.rank, c.worse_at_most, pairs)

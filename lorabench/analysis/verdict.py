@@ -6,11 +6,10 @@
     not decisive     none of these
 
 The first that holds is the verdict, in the order equivalent, better, non-inferior, worse: what is worse beyond doubt, and shown to be so by less than the
-margin, is non-inferior. Two further claims rest on any tolerated loss in place of the margin: `within` (non-inferior) and `beyond` (worse by more than it,
-interval and all).
+margin, is non-inferior. Two further claims rest on any tolerated loss in place of the margin: `within` (non-inferior) and `beyond` (worse, and its interval lies
+beyond).
 
-A family is a study's comparisons in one metric: p values of difference, those of equivalence, and how much worse a condition is at the least are each
-adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.choose): its bound is taken
+A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.choose): its bound is taken
 alone, here and everywhere, and the sentence that gives it says so. What is equivalent or better is within the margin by that bound, too, and what is
 beyond it is worse, so that no two claims of one pair exclude each other. A pair that the study compares keeps its verdict whoever asks, whichever of
 the two stands first and whatever else is asked with it; another pair is taken alone.
@@ -26,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.difference import Basis, Difference, holm, holm_bounds
+from lorabench.analysis.difference import Basis, Difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
 from lorabench.record.metrics import metric as described
 from lorabench.spec.settings import ComparisonSpec
@@ -36,16 +35,6 @@ Verdict = Literal["better", "worse", "equivalent", "non-inferior", "not decisive
 VERDICTS: tuple[Verdict, ...] = ("better", "equivalent", "non-inferior", "worse", "not decisive")
 LEVEL_WITH: tuple[Verdict, ...] = ("better", "equivalent", "non-inferior")
 """what puts a condition level with its reference, or above it"""
-
-
-@dataclass(frozen=True)
-class Worse:
-    """How much worse a condition is than its reference, in the metric's unit; negative where it is better."""
-
-    at_most: float
-    """one-sided 95 % bound, taken alone"""
-    at_least: float
-    """lower end of the two-sided 95 % interval, adjusted by Holm over the family"""
 
 
 @dataclass(frozen=True)
@@ -77,10 +66,10 @@ class Comparison:
     """cells of the condition that ran and did not finish"""
     reference_broken: int = 0
     """the same of the reference"""
-    worse: Worse | None = None
-    """absent where no noise is known, or the metric has no better and worse"""
-    turned: Worse | None = None
-    """the same of the reference beside the condition"""
+    worse_at_most: float | None = None
+    """one-sided 95 % bound, taken alone, of how much worse the condition is, negative where it is better; absent where no noise is known, or the metric has no better and worse"""
+    better_at_most: float | None = None
+    """the same of how much better it is"""
     family: int = 1
     """comparisons that it is corrected for"""
 
@@ -96,11 +85,14 @@ class Comparison:
 
     def within(self, tolerated: float) -> bool:
         """Whether the condition is shown not to be worse by more than that."""
-        return self.repeated and not self.broken and self.worse is not None and self.worse.at_most <= tolerated
+        return self.repeated and not self.broken and self.worse_at_most is not None and self.worse_at_most <= tolerated
 
     def beyond(self, tolerated: float) -> bool:
-        """Whether the condition is shown to be worse by more than that."""
-        return self.repeated and not self.reference_broken and self.worse is not None and self.worse.at_least > tolerated
+        """Whether the condition is shown to be worse by more than that: worse beyond doubt, and its interval lies beyond."""
+        better = described(self.metric).better
+        if not self.decisive or self.reference_broken or self.low is None or self.high is None or better == "none":
+            return False
+        return (self.low if better == "lower" else -self.high) > max(tolerated, 0.0)
 
     @property
     def verdict(self) -> Verdict:
@@ -124,7 +116,7 @@ class Comparison:
         ahead = (self.difference < 0) == (better == "lower")
         if self.decisive and better != "none" and ahead:
             return "better"
-        if self.repeated and self.margin is not None and self.worse is not None and self.worse.at_most <= self.margin:
+        if self.repeated and self.margin is not None and self.worse_at_most is not None and self.worse_at_most <= self.margin:
             return "non-inferior"
         return "worse" if self.decisive and better != "none" else "not decisive"
 
@@ -133,7 +125,7 @@ class Comparison:
         low, high = (None, None) if self.low is None or self.high is None else (-self.high, -self.low)
         return replace(
             self, condition=self.reference, reference=self.condition, difference=-self.difference, low=low, high=high,
-            broken=self.reference_broken, reference_broken=self.broken, worse=self.turned, turned=self.worse,
+            broken=self.reference_broken, reference_broken=self.broken, worse_at_most=self.better_at_most, better_at_most=self.worse_at_most,
         )  # fmt: skip
 
 
@@ -142,30 +134,14 @@ def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
     return {"nats": rules.loss_margin, "share": rules.accuracy_margin}.get(described(metric).unit)
 
 
-def adjusted(family: Sequence[tuple[Comparison, Difference]]) -> tuple[Comparison, ...]:
+def adjusted(made: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons of one family and metric, corrected by Holm over it."""
-    made = [c for c, _ in family]
     p, q = ({i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None} for name in ("p_value", "p_equivalent"))
     differ, same = (dict(zip(values, holm(list(values.values())), strict=True)) for values in (p, q))
-    made = [replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made)]
-    better = described(made[0].metric).better if made else "none"
-    if better == "none":
-        return tuple(made)
-    each = [d for _, d in family]
-    low, high = holm_bounds(each, "low", LEVEL / 2), holm_bounds(each, "high", LEVEL / 2)
-    return tuple(_with_bounds(c, d, better == "lower", *ends) for c, d, ends in zip(made, each, zip(low, high, strict=True), strict=True))
+    return tuple(replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made))
 
 
-def _with_bounds(c: Comparison, d: Difference, lower: bool, low: float | None, high: float | None) -> Comparison:
-    """`low` and `high` are the ends of the adjusted interval of the difference."""
-    up, down = d.bound("high", LEVEL), d.bound("low", LEVEL)
-    if up is None or down is None or low is None or high is None:
-        return c
-    above, below = Worse(up, low), Worse(-down, -high)  # where lower is better, and the same turned round
-    return replace(c, worse=above, turned=below) if lower else replace(c, worse=below, turned=above)
-
-
-def compared(pairing: Pairing, metric: str, condition: str, reference: str, rules: ComparisonSpec) -> tuple[Comparison, Difference] | None:
+def compared(pairing: Pairing, metric: str, condition: str, reference: str, rules: ComparisonSpec) -> Comparison | None:
     """One pair, not yet corrected; None where no seed allows it."""
     d = pairing.difference(metric, condition, reference)
     if d is None:
@@ -175,7 +151,15 @@ def compared(pairing: Pairing, metric: str, condition: str, reference: str, rule
     repeated = d.pairs > 1 or SEEDLESS in pairing.seeds(metric, condition)
     equivalent = d.p_equivalent(margin) if margin is not None else None
     broken = pairing.broken(condition), pairing.broken(reference)
-    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated, *broken), d
+    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated, *broken, *at_most(metric, d))
+
+
+def at_most(metric: str, d: Difference) -> tuple[float | None, float | None]:
+    """One-sided 95 % bounds of how much worse, and how much better, a difference may be."""
+    up, down, better = d.bound("high", LEVEL), d.bound("low", LEVEL), described(metric).better
+    if up is None or down is None or better == "none":
+        return None, None
+    return (up, -down) if better == "lower" else (-down, up)
 
 
 class Verdicts:
