@@ -19,6 +19,7 @@ from lorabench.advice.witness import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
+from lorabench.analysis.verdict import Verdicts
 from lorabench.record.store import Store
 from lorabench.report.view import View, make_view
 
@@ -29,7 +30,8 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     """What is chosen among conditions, from one seed or from all."""
     data = view.data if seed is None else view.data[view.data["seed"] == seed]
     groups = tuple(_of_seed(g, seed) for g in members)
-    given = options(groups, aggregate(groups, data), Pairing(data, view.items), view.metric)
+    held = options(groups, aggregate(groups, data), Verdicts(Pairing(data, view.items), view.study.comparison), view.metric)
+    given = tuple(replace(o, repeated=True) for o in held)  # what the items of one seed say; a report does not claim it
     margin = view.study.comparison.loss_margin
     took, best = chosen(given, margin), min(given, key=lambda o: o.mean)
     heard = witness(took, given, lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)], view.file, view.metric, margin) if took else None

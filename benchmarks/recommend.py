@@ -63,7 +63,7 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
     found: list[Contest] = []
     for folder, v in others.items():
-        found += heard(Source(folder, v.study, v.groups, v.summaries, v.pairing, v.metric, v.of_condition, v.file), here)
+        found += heard(Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     given = families(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
@@ -122,7 +122,7 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
         others = {f: v for f, v in known.items() if f != folder}
         for whole in contests(view.groups):
             contest = [g for g in whole if not adapters or key_of(g) == ("lora", "none")]
-            given = options(contest, view.summaries, view.pairing, view.metric)
+            given = options(contest, view.summaries, view.verdicts, view.metric)
             if len({o.rank for o in given if o.rank}) < 2:
                 continue
             ranked = recommended(contest, others)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.result import RETRIED, Outcome
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lorabench.record.result import CellResult
+    from lorabench.report.dataframe import StudyTable
     from lorabench.report.examined import Examined
     from lorabench.runner.crew import Slot
     from lorabench.runner.progress import Progress
@@ -44,7 +46,7 @@ def run(
     unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
     if unknown_outcomes:
         raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
-    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible)
+    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible, frame=cells_frame)
     write_outputs(plan.store)
     return StudyResults(plan.store, study)
 
@@ -68,11 +70,28 @@ def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str
     return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None))
 
 
+def cells_frame(store: Store) -> pd.DataFrame:
+    """The rows of cells.csv, with the choice of each learning rate."""
+    from lorabench.analysis.tuning import cells  # pandas and scipy: ~1 s, and not while a cell is being timed
+
+    return cells(store)
+
+
+def write_report(store: Store, path: Path, other: Store | None = None) -> Path:
+    """Writes the HTML report, and cells.csv anew where the store may be written to; returns the report's path."""
+    from lorabench.record.frames import write_csv
+    from lorabench.report import page
+
+    written = page.write_report(store, path, other=other)
+    with suppress(OSError):  # of a store that one may only read the report is what was asked for
+        write_csv(cells_frame(store), store.folder / "cells.csv")
+    return written
+
+
 def write_outputs(store: Store) -> tuple[Path, Path]:
-    """Writes table.md and report.html; returns their paths."""
+    """Writes table.md, report.html and cells.csv; returns the paths of the first two."""
     from lorabench import plugins
     from lorabench.record.store import write_atomically
-    from lorabench.report.page import write_report
     from lorabench.report.tables import study_table
 
     table = store.folder / "table.md"
@@ -99,30 +118,36 @@ class StudyResults:
         """
         from lorabench.runner.run import evaluate
 
-        evaluate(self.store, cells, again=again, crew=Crew("local", workers), progress=progress)
+        evaluate(self.store, cells, again=again, crew=Crew("local", workers), progress=progress, frame=cells_frame)
         write_outputs(self.store)
         return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
-        """Tidy: a row per cell and metric."""
+        """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of rates that were rejected."""
+        from lorabench.analysis.tuning import chosen_of
         from lorabench.record.frames import frame
 
-        return frame(self.results)
+        return frame(self.results, chosen_of(self.store))
 
     def wide(self) -> pd.DataFrame:
-        """A row per cell, as in cells.csv."""
-        from lorabench.record.frames import wide
+        """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates that were rejected."""
+        return cells_frame(self.store)
 
-        return wide(self.results)
+    def conditions(self) -> pd.DataFrame:
+        """A row per condition: setting, chosen learning rate, what became of its cells, of each metric mean, 95 % interval, standard deviation and count, and
+        the verdict against its reference with difference, interval and p (Holm). report.dataframe.conditions names every column."""
+        from lorabench.report.dataframe import conditions
+        from lorabench.report.view import make_view
 
-    def table(self) -> Any:
-        """The table of conditions, means over seeds, as the report has it."""
+        return conditions(make_view(self.store))
+
+    def table(self) -> StudyTable:
+        """The table of conditions, means over seeds, as the report has it: prints as text, reads as a DataFrame; `.to_pandas()` gives one."""
+        from lorabench.report.dataframe import StudyTable
         from lorabench.report.tables import study_table
 
-        return study_table(self.store)
+        return StudyTable(study_table(self.store))
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the HTML report anew; returns its path."""
-        from lorabench.report.page import write_report
-
         return write_report(self.store, Path(path) if path else self.store.folder / "report.html")

@@ -61,10 +61,11 @@ def run(options: argparse.Namespace) -> int:
         study = read_study(source)
         if options.dry_run:
             return _dry_run(study, options.out, crew, source)
+        from lorabench import api
         from lorabench.runner.progress import open_progress
         from lorabench.runner.run import run as run_study
 
-        plan = run_study(study, options.out, crew=crew, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible)
+        plan = run_study(study, options.out, crew=crew, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible, frame=api.cells_frame)
     return _finish(plan)
 
 
@@ -113,10 +114,11 @@ def evaluate(options: argparse.Namespace) -> int:
     store = Store.open(options.directory)
     signal.signal(signal.SIGTERM, _terminate)
     with Crew(options.executor, options.workers) as crew:
+        from lorabench import api
         from lorabench.runner.progress import open_progress
         from lorabench.runner.run import evaluate as repeat
 
-        plan = repeat(store, (*options.cells, *options.cell), again=options.again, crew=crew, progress=open_progress())
+        plan = repeat(store, (*options.cells, *options.cell), again=options.again, crew=crew, progress=open_progress(), frame=api.cells_frame)
     return _finish(plan)
 
 
@@ -156,8 +158,8 @@ def _paper(path: str) -> Any:
 
 def report(options: argparse.Namespace) -> int:
     """Writes the HTML report anew."""
+    from lorabench.api import write_report
     from lorabench.record.store import Store
-    from lorabench.report.page import write_report
 
     store = Store.open(options.directory)
     other = Store.open(options.compare) if options.compare else None

@@ -126,7 +126,7 @@ def recommend(
             ahead=lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]),
             beyond=lambda c: room.beyond(setting_of(c, workload, first)),
         )  # fmt: skip
-        notes += [*_of_the_card(card, priority, advice), *_of_the_data(workload), *advice.notes, *_unread(contest, heard, named, tolerated_loss)]
+        notes += [*_of_the_card(card, priority, advice), *_of_the_data(workload), *_of_the_best(contest, priority, advice), *advice.notes, *_unread(contest, heard, named, tolerated_loss)]
         if not advice.recommendations:
             notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
@@ -199,7 +199,7 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Contest, ...]:
         try:
             with opened(folder) as store:
                 view = make_view(store)
-                source = Source(folder, view.study, view.groups, view.summaries, view.pairing, view.metric, view.of_condition, view.file)
+                source = Source(folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file)
                 found += heard(source, here)
         except LorabenchError:
             if named is not None:
@@ -263,6 +263,30 @@ def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]
         yield f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, of products that it takes through float32."
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
         yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
+
+
+def _of_the_best(contest: Contest | None, priority: Priority, advice: Advice) -> Iterator[str]:
+    """Why what the study's own report calls best does not stand first."""
+    if contest is None or not advice.recommendations:
+        return
+    first = advice.recommendations[0]
+    keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in advice.recommendations]
+    way = contest.way(keys[0])
+    if way is not None and way.option.condition == contest.best.condition:
+        return
+    if priority != "accuracy":
+        why = f"the order here is by {priority}"
+    elif contest.best_key not in keys:
+        why = "what it takes does not fit here"
+    elif keys[0] == contest.best_key:
+        why = "less of its kind is shown to be within the tolerated loss of it"
+    elif first.quality.enough and keys[0] != WHOLE:
+        why = f"{title(first.candidate)} stands first, since it is shown to be within the tolerated loss of {first.quality.against}, which settles the order before any mean"
+    elif keys[0] == WHOLE:
+        why = "that it is better than full fine-tuning, or within the tolerated loss of it, is not shown"
+    else:
+        why = "that it is better than what stands before it is not shown"
+    yield f"By its mean {contest.best.label} is the best of {contest.study}; {why}."
 
 
 def _of_the_data(w: Workload) -> Iterator[str]:

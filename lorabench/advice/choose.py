@@ -1,7 +1,7 @@
 """Which of a study's own conditions to take: the least that is not worse than the best by more than is tolerated.
 
-A condition is good enough where the one-sided 95 % bound of how much worse it is than the best, paired by seed (over items where there is one
-seed), lies within the tolerated loss (non-inferiority; Piaggio et al. 2012). Ranks of one family are tested from the best downwards and the
+A condition is good enough where it is shown not to be worse than the best by more than is tolerated (analysis.verdict: the one-sided 95 % bound of
+how much worse it is, paired by seed). With one seed nothing is shown. Ranks of one family are tested from the best downwards and the
 first that fails ends it (analysis.rank_curve says why); other conditions are tested alone. Of conditions of one cost, which differ in what is
 free (FREE), only the one of the best mean is taken: a rate is tuned, not decided by the noise of a peak.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.rank_curve import apart_from, families
+from lorabench.analysis.verdict import Verdicts, leader
 from lorabench.record.metrics import metric as described
 from lorabench.spec.identity import canonical_json
 
@@ -42,6 +42,10 @@ class Option:
     bound: float | None
     """one-sided 95 % bound of it; 0 for the best itself, absent where no noise is known"""
     seeds: int
+    repeated: bool = True
+    """whether a claim may rest on the bound: with one seed it speaks for the items alone"""
+    best: bool = False
+    """whether it is the one that the others stand beside"""
 
 
 def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]:
@@ -52,17 +56,20 @@ def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]
     return tuple(tuple(members) for members in found.values())
 
 
-def options(groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str) -> tuple[Option, ...]:
+def options(groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str) -> tuple[Option, ...]:
     """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no better and worse. Order of the study."""
     known = {s.condition: s for s in summaries}
-    better = described(metric).better
     able = [g for g in groups if g.trains and known[g.condition].comparable and metric in known[g.condition].statistics]
-    if better == "none" or not able:
+    best = leader([known[g.condition] for g in able], metric)
+    if best is None:
         return ()
-    sign = 1.0 if better == "lower" else -1.0
-    best = min(able, key=lambda g: (sign * known[g.condition].statistics[metric].mean, known[g.condition].mean("trainable_parameters") or 0)).condition
     place = {g.condition: i for i, members in enumerate(families(able, known)) for g in members}
-    return tuple(_option(g, known[g.condition], place.get(g.condition, -1), known[best], sign, pairing, metric) for g in able)
+    return tuple(_option(g, known[g.condition], place.get(g.condition, -1), best, verdicts, metric) for g in able)
+
+
+def best_of(given: Sequence[Option]) -> Option:
+    """The one that the others of a contest stand beside."""
+    return next(o for o in given if o.best)
 
 
 def chosen(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
@@ -85,17 +92,17 @@ def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
     mates = [o for o in given if o.family == option.family and o.family >= 0 and o.rank is not None]
     top = max((o.rank or 0 for o in mates if o.worse == min(m.worse for m in mates)), default=0)
     between = [o for o in mates if (option.rank or 0) <= (o.rank or 0) <= max(top, option.rank or 0)] or [option]
-    return all(o.bound is not None and o.bound <= tolerated for o in between)
+    return all(o.repeated and o.bound is not None and o.bound <= tolerated for o in between)
 
 
-def _option(g: Replicates, s: Summary, family: int, best: Summary, sign: float, pairing: Pairing, metric: str) -> Option:
-    statistic, peak = s.statistics[metric], s.mean(PEAK)
-    worse, bound = sign * (statistic.mean - best.statistics[metric].mean), 0.0 if s is best else None
-    found = None if s is best else pairing.difference(metric, s.condition, best.condition)
-    if found is not None:
-        worse, edge = sign * found.value, found.bound("high" if sign > 0 else "low")
-        bound = None if edge is None else sign * edge
+def _option(g: Replicates, s: Summary, family: int, best: Summary, verdicts: Verdicts, metric: str) -> Option:
+    statistic, peak, sign = s.statistics[metric], s.mean(PEAK), -1.0 if described(metric).better == "higher" else 1.0
+    worse, bound, repeated = sign * (statistic.mean - best.statistics[metric].mean), None, False
+    if s is best:
+        worse, bound, repeated = 0.0, 0.0, True
+    elif (c := verdicts.of(metric, s.condition, best.condition)) is not None:
+        worse, bound, repeated = sign * c.difference, c.worse_at_most, c.repeated
     return Option(
         g.condition, s.label.text, family, g.setting.method.rank, apart_from(g, *FREE), int(s.mean("trainable_parameters") or 0), None if peak is None else round(peak),
-        statistic.mean, worse, bound, statistic.n,
+        statistic.mean, worse, bound, statistic.n, repeated, s is best,
     )  # fmt: skip

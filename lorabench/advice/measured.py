@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorabench import plugins
-from lorabench.advice.choose import Option, chosen, contests, options, tuned
-from lorabench.advice.recommendation import Quality, Witness
+from lorabench.advice.choose import Option, best_of, chosen, contests, options, tuned
+from lorabench.advice.recommendation import Quality, Shown, Witness
 from lorabench.advice.way import FULL, Contest, Here, Key, Way, key_of
 from lorabench.advice.witness import FileOf, ResultsOf, witness
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import margin_of
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.difference import Difference
-from lorabench.analysis.pairing import Pairing
+from lorabench.analysis.verdict import Comparison, Verdicts, margin_of
 from lorabench.record.metrics import metric as described
 from lorabench.report import human
 from lorabench.spec.architectures import model_type
@@ -36,7 +34,7 @@ class Source:
     study: Study
     groups: tuple[Replicates, ...]
     summaries: tuple[Summary, ...]
-    pairing: Pairing
+    verdicts: Verdicts
     metric: str
     results: ResultsOf
     file: FileOf
@@ -57,12 +55,12 @@ def heard(source: Source, here: Here) -> tuple[Contest, ...]:
 
 def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> Contest | None:
     known, of = source.known, {g.condition: g for g in members}
-    given = options(members, source.summaries, source.pairing, source.metric)
+    given = options(members, source.summaries, source.verdicts, source.metric)
     if not given:
         return None
     full = [o for o in given if of[o.condition].setting.method.name == "full"]
-    best = min(given, key=lambda o: (o.worse, o.trainable_parameters))
-    field = _Field(source, tolerated, best, min(full, key=lambda o: o.worse) if full else best, bool(full))
+    best = best_of(given)
+    field = _Field(source, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full))
     keys: dict[Key, list[Option]] = {}
     for o in given:
         keys.setdefault(key_of(of[o.condition]), []).append(o)
@@ -71,7 +69,7 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
     distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
     made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
-    return Contest(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}))
+    return Contest(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}), best, key_of(of[best.condition]))
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,11 @@ class _Field:
 def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> Way:
     """`among` are the options of the members, beside the best of the whole contest."""
     source, tolerated = field.source, field.tolerated
-    own = options(members, source.summaries, source.pairing, source.metric)
-    best, level = min(own, key=lambda o: (o.worse, o.trainable_parameters)), chosen(among, tolerated)
+    own = options(members, source.summaries, source.verdicts, source.metric)
+    best, level = best_of(own), chosen(among, tolerated)
     took = level or chosen(own, tolerated) or best
     decided = took.trainable_parameters < best.trainable_parameters or (level is not None and took.condition != field.best.condition)
-    behind = None if took.condition == field.against.condition else source.pairing.difference(source.metric, took.condition, field.against.condition)
+    behind = None if took.condition == field.against.condition else source.verdicts.of(source.metric, took.condition, field.against.condition)
     alone = len(tuned(among)) == 1
     told = [_witness(field, took, best, level is not None, not alone, behind)]
     second = witness(took, among, source.results, source.file, source.metric, tolerated)
@@ -110,19 +108,19 @@ def _tuned(group: Replicates, took: Option, among: Sequence[Option]) -> bool:
     return isinstance(group.declared["training"]["learning_rate"], dict) or sum(o.cost == took.cost for o in among) > 1
 
 
-def _quality(field: _Field, took: Option, behind: Difference | None) -> Quality:
+def _quality(field: _Field, took: Option, behind: Comparison | None) -> Quality:
     metric, against = field.source.metric, FULL if field.full else f"{field.against.label}, the best of {field.source.study.name}"
     if took.condition == field.against.condition:
         return Quality("measured", against, metric, 0.0, 0.0, 0.0, 0.0, field.tolerated)
     if behind is None:
         return Quality("none")
-    sign = 1.0 if described(metric).better == "lower" else -1.0
-    low, high = sorted(sign * e for e in behind.interval) if behind.interval is not None else (None, None)
-    bound = behind.bound("high" if sign > 0 else "low")
-    return Quality("measured", against, metric, sign * behind.value, low, high, None if bound is None else sign * bound, field.tolerated)
+    lower = described(metric).better == "lower"
+    low, high = (None, None) if behind.low is None or behind.high is None else (behind.low, behind.high) if lower else (-behind.high, -behind.low)
+    shown = True if behind.within(field.tolerated) else False if behind.beyond(field.tolerated) else None
+    return Quality("measured", against, metric, behind.difference if lower else -behind.difference, low, high, behind.worse_at_most, field.tolerated, Shown(shown, behind.repeated, behind.family))
 
 
-def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Difference | None) -> Witness:
+def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None) -> Witness:
     """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
     source, known = field.source, field.source.known
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
@@ -141,9 +139,8 @@ def _witness(field: _Field, took: Option, best: Option, level: bool, several: bo
     else:
         text += f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so near to {field.best.label}, the best of all ({bound})"
     if behind is not None and (field.full or not level):
-        ends = behind.interval
-        told = f" [{human.number(ends[0], m.unit)}, {human.number(ends[1], m.unit)}]" if ends else ""
-        text += f"; {human.difference(behind.value, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
+        told = "" if behind.low is None or behind.high is None else f" [{human.number(behind.low, m.unit)}, {human.number(behind.high, m.unit)}]"
+        text += f"; {human.difference(behind.difference, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
     cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
     return Witness("cells", text, str(source.folder), cells)
 

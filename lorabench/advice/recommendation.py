@@ -55,6 +55,18 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a study's own comparison shows (analysis.verdict); of what was published the interval is all there is."""
+
+    within: bool | None
+    """within the margin, beyond it (False), or neither"""
+    repeated: bool
+    """false with one seed, which shows nothing"""
+    family: int
+    """comparisons that it is corrected for"""
+
+
+@dataclass(frozen=True)
 class Quality:
     """What is expected of it beside full fine-tuning, or beside the study's best where there is none; the end points are absent where nothing is known."""
 
@@ -71,12 +83,16 @@ class Quality:
     """one-sided 95 % upper bound: what a claim to be within the margin rests on, as in advice.choose"""
     margin: float | None = None
     """tolerated loss"""
+    shown: Shown | None = None
+    """absent for what was published, and for what is held against itself"""
     behind: bool = False
     """not measured itself, but a storage of something that is shown to be beyond the margin"""
 
     @property
     def enough(self) -> bool | None:
         """Whether it is shown to be within the margin (True), shown to be beyond it, interval and all (False), or neither (None)."""
+        if self.shown is not None:
+            return self.shown.within
         if self.bound is None or self.low is None or self.margin is None:
             return None
         return True if self.bound <= self.margin else False if self.low > self.margin else None

@@ -77,6 +77,10 @@ class Contest:
     """in what it lies farthest: "13 times fewer parameters"; empty at no distance"""
     ranks: int
     """that were tried"""
+    best: Option
+    """what the study's report calls best: of all ways the best mean"""
+    best_key: Key
+    """what that is a way of"""
 
     def way(self, key: Key) -> Way | None:
         """The one of a key."""

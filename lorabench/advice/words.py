@@ -73,6 +73,10 @@ def quality(q: Quality) -> str:
     ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
     said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
     margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
+    if q.shown is not None and not q.shown.repeated:
+        margin = ", one seed: not decisive"
+    elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
+        margin = f", not decisive once corrected for the {q.shown.family} comparisons of the study"
     if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
         margin += f" by its one-sided 95 % bound, {number(q.bound)}"
     return f"{number(q.worse)}{ends} {unit} worse than {q.against} ({q.basis}{margin})".replace("  ", " ")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from lorabench.analysis.compare import Comparison, compare
+from lorabench.analysis.compare import compare
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import ItemsOf, Pairing
+from lorabench.analysis.verdict import Comparison
 from lorabench.spec.identity import canonical_json
 from lorabench.spec.settings import ComparisonSpec
 

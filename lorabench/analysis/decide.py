@@ -2,6 +2,7 @@
 
     level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
                where that is less than the reference's, else the best by the mean
+    near       none is, but one is shown not to be worse by more than the margin: of these as of those
     behind     every condition is worse beyond doubt: the nearest by the mean
     open       neither: of those that are not decided the best by the mean, and what its interval leaves possible
     alone      no pair allows a comparison
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import Comparison
 from lorabench.analysis.pareto import MEMORY
+from lorabench.analysis.verdict import Comparison, leader
 from lorabench.record.metrics import metric as described
 
 _LESS = 0.995  # of the reference's memory: what counts as less
-Kind = Literal["level", "behind", "open"]
+Kind = Literal["level", "near", "behind", "open"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Decision:
     better: int
     worse: int
     equivalent: int
+    noninferior: int
     """of those compared; the rest is not decisive"""
     memory: float | None
     """training memory of the chosen condition as a share of the reference's"""
@@ -46,7 +48,7 @@ class Decision:
 
     @property
     def undecided(self) -> int:
-        return self.compared - self.better - self.worse - self.equivalent
+        return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 
 def decide(summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str) -> tuple[Decision, ...]:
@@ -69,12 +71,15 @@ def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[
     def quality(c: Comparison) -> float:
         return sign * c.difference
 
-    level = [c for c in members if c.verdict in ("better", "equivalent")]
+    shown = [c for c in members if c.verdict in ("better", "equivalent")]
+    level = shown or [c for c in members if c.verdict == "non-inferior"]
     undecided = [c for c in members if c.verdict == "not decisive"]
-    kind: Kind = "level" if level else "open" if undecided else "behind"
+    kind: Kind = "level" if shown else "near" if level else "open" if undecided else "behind"
     least, limit = min(level, key=cost, default=None), summaries[reference].mean(MEMORY)
     cheapest = least is not None and limit is not None and cost(least)[0] < _LESS * limit
-    chosen = least if least and cheapest else max(level or undecided or members, key=quality)
+    among = level or undecided or members
+    best = leader([summaries[c.condition] for c in among], metric)
+    chosen = least if least and cheapest else next((c for c in among if best and c.condition == best.condition), None) or max(among, key=quality)
     ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
-    counts = {v: sum(c.verdict == v for c in members) for v in ("better", "worse", "equivalent")}
+    counts = {v.replace("-", ""): sum(c.verdict == v for c in members) for v in ("better", "worse", "equivalent", "non-inferior")}
     return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None, cheapest=cheapest, family=total, broken=summaries[reference].outcomes.broken)

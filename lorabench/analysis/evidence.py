@@ -11,10 +11,10 @@ from typing import Literal
 import pandas as pd
 
 from lorabench.analysis.aggregate import Summary, metrics
-from lorabench.analysis.compare import Comparison
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning
+from lorabench.analysis.verdict import Comparison
 from lorabench.record.result import CellResult
 from lorabench.spec.decision import deciding_metric
 from lorabench.spec.study import Study

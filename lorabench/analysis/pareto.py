@@ -1,8 +1,9 @@
 """Which conditions are worth their memory: the Pareto front of training memory against quality, under uncertainty.
 
     front             no condition has a better mean at no more memory
-    open              one has, but not beyond doubt
-    dominated         one has, beyond doubt: p < 0.05 of their paired difference, adjusted by Holm over all pairs of a
+    level             one has, and it is shown to be within the margin of that one
+    open              one has, but nothing is shown of the two
+    dominated         one has, beyond doubt: its verdict beside it is `worse` (analysis.verdict), corrected by Holm over all pairs of a
                       condition behind the front and one on it that takes no more memory and has a better mean
     broken            cells of it ran and did not finish: its mean is that of survivors, so it has no place on the front or behind it
 
@@ -17,12 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import LEVEL, Comparison
-from lorabench.analysis.difference import holm
-from lorabench.analysis.pairing import Pairing
+from lorabench.analysis.verdict import LEVEL_WITH, Verdicts
 from lorabench.record.metrics import metric as described
 
-Standing = Literal["front", "open", "dominated", "broken"]
+Standing = Literal["front", "level", "open", "dominated", "broken"]
 MEMORY = "train_peak_bytes"
 
 
@@ -38,13 +37,13 @@ class Point:
     """half-width of the value's 95 % interval"""
     standing: Standing
     by: str | None = None
-    """a condition that is better at no more memory: beyond doubt where it is dominated, by the mean where it is open"""
+    """a condition of a better mean at no more memory: better beyond doubt where this one is dominated"""
 
 
-def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing, told: Sequence[Comparison] = ()) -> tuple[Point, ...]:
+def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tuple[Point, ...]:
     """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on the front nor dominate.
 
-    A pair that is among the study's comparisons (`told`) is beyond doubt only where it is decisive there, too: one report does not say both.
+    A pair that is among the study's comparisons keeps its verdict there.
     """
     sign = 1.0 if described(metric).better == "higher" else -1.0
     known = [(s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))]
@@ -54,22 +53,15 @@ def pareto(summaries: Sequence[Summary], metric: str, pairing: Pairing, told: Se
         if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
             front.append((s.condition, memory, value.mean))
     rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known if not s.outcomes.broken}
-    pairs = [(c, rival, p) for c, ahead in rivals.items() for rival in ahead if (p := _p(pairing, metric, rival, c)) is not None]
-    sure = {(c, rival) for (c, rival, _), p in zip(pairs, holm([p for *_, p in pairs]), strict=True) if p < LEVEL}
-    undecided = {(c.condition, c.reference) for c in told if c.metric == metric and not c.decisive}
-    sure -= undecided | {(r, c) for c, r in undecided}
+    told = {pair: c.verdict for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()}
     made = []
     for s, memory, value in known:
         if s.outcomes.broken:
             made.append(Point(s.condition, memory, value.mean, value.half, "broken"))
             continue
         ahead = rivals[s.condition]
-        surely = next((r for r in ahead if (s.condition, r) in sure), None)
-        standing: Standing = "dominated" if surely else "open" if ahead else "front"
-        made.append(Point(s.condition, memory, value.mean, value.half, standing, surely or next(iter(ahead), None)))
+        surely = next((r for r in ahead if told.get((s.condition, r)) == "worse"), None)
+        level = next((r for r in ahead if told.get((s.condition, r)) in LEVEL_WITH), None)
+        standing: Standing = "dominated" if surely else "level" if level else "open" if ahead else "front"
+        made.append(Point(s.condition, memory, value.mean, value.half, standing, surely or level or next(iter(ahead), None)))
     return tuple(made)
-
-
-def _p(pairing: Pairing, metric: str, ours: str, theirs: str) -> float | None:
-    found = pairing.difference(metric, ours, theirs)
-    return None if found is None or found.pairs < 2 else found.p_value

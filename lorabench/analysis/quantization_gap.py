@@ -9,7 +9,7 @@ types (Holm 1979). For accuracies the items' error joins that of the seeds: pair
 alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard deviation of a mean
 is at most the mean of the standard deviations). With one seed nothing is pooled but the value: there is no interval.
 Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells of a quantised condition broke, the seeds that are
-left flatter it: its type is then not called better or equivalent.
+left flatter it: its type is then not called better, equivalent or non-inferior; where cells of a twin broke, it is not called worse or equivalent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import Comparison, margin_of
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.difference import Difference, difference, holm
-from lorabench.analysis.pairing import SEEDLESS, Pairing
+from lorabench.analysis.difference import Difference, difference
+from lorabench.analysis.pairing import SEEDLESS
 from lorabench.analysis.rank_curve import apart_from
+from lorabench.analysis.verdict import Comparison, Verdicts, adjusted, at_most, margin_of
 from lorabench.record.metrics import metric as described
-from lorabench.spec.settings import ComparisonSpec
 from lorabench.spec.study import Cell
 
 
@@ -73,9 +72,10 @@ class TypeGap:
 
 
 def quantization_gaps(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str, rules: ComparisonSpec, told: Sequence[Comparison] = ()
+    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
 ) -> tuple[TypeGap, ...]:
-    """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the study's comparisons (`told`) keeps their p values."""
+    """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the study's comparisons keeps its verdict there."""
+    pairing = verdicts.pairing
     known = {s.condition: s for s in summaries}
     plain = {apart_from(g, "quantization"): g for g in groups if g.setting.quantization.name == "none"}
     names = kinds(groups)
@@ -93,12 +93,15 @@ def quantization_gaps(
             lost = pairing.broken(g.condition), pairing.broken(twin.condition)
             found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share, *lost))
     trains = {g.condition for g in groups if g.trains}
-    made = []
+    made, pooled = [], {}
     for kind, gaps in found.items():
         trained = tuple(g for g in gaps if g.condition in trains)
         bases = tuple(g for g in gaps if g.condition not in trains)
-        made.append(TypeGap(kind, trained, bases, wanted[kind], _pooled(metric, kind, trained, pairing, rules)))
-    return tuple(_as_told(t, told) for t in _adjusted(made))
+        made.append(TypeGap(kind, trained, bases, wanted[kind], None))
+        if (one := _pooled(metric, kind, trained, verdicts)) is not None:
+            pooled[kind] = one
+    of_kind = dict(zip(pooled, adjusted(list(pooled.values())), strict=True))
+    return tuple(_as_told(replace(t, pooled=of_kind.get(t.kind)), verdicts) for t in made)
 
 
 def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
@@ -122,8 +125,8 @@ def _share(ours: Summary, theirs: Summary) -> float | None:
     return small / large if small is not None and large else None
 
 
-def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules: ComparisonSpec) -> Comparison | None:
-    tables = [(pairing.seeds(metric, g.condition), pairing.seeds(metric, g.twin)) for g in gaps]
+def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> Comparison | None:
+    tables = [(verdicts.pairing.seeds(metric, g.condition), verdicts.pairing.seeds(metric, g.twin)) for g in gaps]
     if not tables:
         return None
     shared = sorted(set.intersection(*(set(ours) & set(theirs) for ours, theirs in tables)) - {SEEDLESS})
@@ -133,9 +136,10 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], pairing: Pairing, rules
     errors = _item_errors(metric, gaps) if len(shared) > 1 else None
     d = difference(ours, theirs, errors, min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None)
     low, high = d.interval or (None, None)
-    margin = margin_of(metric, rules)
+    margin = margin_of(metric, verdicts.rules)
     same = d.p_equivalent(margin) if margin is not None else None
-    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, sum(g.broken for g in gaps))
+    lost = sum(g.broken for g in gaps), sum({g.twin: g.twin_broken for g in gaps}.values())
+    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, *lost, *at_most(metric, d))
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
@@ -146,20 +150,10 @@ def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None
     return float(np.mean([k[0] for k in known])), float(np.mean([k[1] for k in known]))
 
 
-def _as_told(t: TypeGap, told: Sequence[Comparison]) -> TypeGap:
+def _as_told(t: TypeGap, verdicts: Verdicts) -> TypeGap:
     """One comparison has one verdict, in whatever family it stood first."""
     if t.pooled is None or len(t.gaps) != 1:
         return t
     (gap,) = t.gaps
-    same = next((c for c in told if (c.metric, c.condition, c.reference) == (t.pooled.metric, gap.condition, gap.twin)), None)
-    return t if same is None else replace(t, pooled=replace(t.pooled, p_adjusted=same.p_adjusted, p_equivalent=same.p_equivalent))
-
-
-def _adjusted(made: Sequence[TypeGap]) -> tuple[TypeGap, ...]:
-    """Holm over the types, of both p values."""
-    differ = {t.kind: t.pooled.p_value for t in made if t.pooled is not None and t.pooled.p_value is not None}
-    same = {t.kind: t.pooled.p_equivalent for t in made if t.pooled is not None and t.pooled.p_equivalent is not None}
-    ps, qs = (dict(zip(p, holm([v for v in p.values() if v is not None]), strict=True)) for p in (differ, same))
-    return tuple(
-        t if t.pooled is None else replace(t, pooled=replace(t.pooled, p_adjusted=ps.get(t.kind), p_equivalent=qs.get(t.kind))) for t in made
-    )
+    same = verdicts.told(t.pooled.metric, gap.condition, gap.twin)
+    return t if same is None else replace(t, pooled=replace(same, condition=t.pooled.condition, reference=t.pooled.reference, low=t.pooled.low, high=t.pooled.high, basis=t.pooled.basis))

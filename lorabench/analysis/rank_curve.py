@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 
 from lorabench.analysis.aggregate import Summary
-from lorabench.analysis.compare import margin_of
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.saturation import Fit, saturating
+from lorabench.analysis.verdict import Verdicts, margin_of
 from lorabench.record.metrics import metric as described
 from lorabench.spec.identity import canonical_json
-from lorabench.spec.settings import ComparisonSpec
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class RankCurve:
 
 
 def rank_curves(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], pairing: Pairing, metric: str, rules: ComparisonSpec
+    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
 ) -> tuple[RankCurve, ...]:
     """A curve for each family that has the metric at two ranks or more, in the study's order."""
     known = {s.condition: s for s in summaries}
@@ -106,7 +104,7 @@ def rank_curves(
             if rank is not None and (found := s.statistics.get(metric)) is not None:
                 points.append(Point(rank, g.condition, found.mean, found.half, found.n, s.comparable))
         if len(points) > 1:
-            made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), pairing, rules))
+            made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), verdicts))
     return tuple(made)
 
 
@@ -166,9 +164,9 @@ def _name(members: Sequence[Replicates], summaries: Mapping[str, Summary]) -> st
     return ", ".join([common_name(names), *([f"alpha={ratios.pop():g} r"] if len(ratios) == 1 else [])])
 
 
-def _curve(metric: str, family: str, points: tuple[Point, ...], pairing: Pairing, rules: ComparisonSpec) -> RankCurve:
-    tables = {p.rank: pairing.seeds(metric, p.condition) for p in points}
-    best = _best(points, tables, described(metric).better)
+def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdicts) -> RankCurve:
+    tables = {p.rank: verdicts.pairing.seeds(metric, p.condition) for p in points}
+    best = _best(points, described(metric).better)
     able = [p for p in points if p.whole]  # survivors would bend the curve
     found: Fit | str = "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
     if best is not None:
@@ -180,25 +178,20 @@ def _curve(metric: str, family: str, points: tuple[Point, ...], pairing: Pairing
             [p.half for p in able],
         )
     fit, why = (None, found) if isinstance(found, str) else (found, "")
-    return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, pairing, rules), fit, why)
+    return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why)
 
 
-def _best(points: Sequence[Point], tables: Mapping[int, Mapping[int, float]], better: str) -> Point | None:
-    """Over the seeds that all whole ranks share, since another seed shifts the mean; the lowest rank of equal ones."""
+def _best(points: Sequence[Point], better: str) -> Point | None:
+    """As analysis.verdict's leader is found, so that one condition is called best: by the mean, of those with the most finished replicates; the lowest rank of equal ones."""
     able = [p for p in points if p.whole]
     if better == "none" or not able:
         return None
-    shared = set.intersection(*(set(tables[p.rank]) for p in able))
-    sign = 1 if better == "lower" else -1
-
-    def score(p: Point) -> float:
-        return sign * (float(np.mean([tables[p.rank][s] for s in sorted(shared)])) if shared else p.mean)
-
-    return min(able, key=lambda p: (score(p), p.rank))
+    most, sign = max(p.n for p in able), 1 if better == "lower" else -1
+    return min((p for p in able if p.n == most), key=lambda p: (sign * p.mean, p.rank))
 
 
-def _knee(metric: str, points: Sequence[Point], best: Point | None, pairing: Pairing, rules: ComparisonSpec) -> Knee:
-    margin = margin_of(metric, rules)
+def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> Knee:
+    margin = margin_of(metric, verdicts.rules)
     if margin is None:
         return Knee(None, None, why="there is no margin for this metric")
     if best is None:
@@ -207,21 +200,20 @@ def _knee(metric: str, points: Sequence[Point], best: Point | None, pairing: Pai
         return Knee(None, margin, why="with one seed it is unknown how far a repetition would land")
     passed: list[Step] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
-        step = _step(metric, p, best, pairing)
-        if step.bound is None or step.bound >= margin:
+        step = _step(metric, p, best, verdicts)
+        if step.bound is None or step.bound > margin:
             return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed), step)
         passed.append(step)
     return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed))
 
 
-def _step(metric: str, p: Point, best: Point, pairing: Pairing) -> Step:
-    d = pairing.difference(metric, p.condition, best.condition)
-    pairs = 0 if d is None else d.pairs
+def _step(metric: str, p: Point, best: Point, verdicts: Verdicts) -> Step:
+    c = verdicts.of(metric, p.condition, best.condition)
+    pairs = 0 if c is None else c.pairs
     if not p.whole:
         return Step(p.rank, None, pairs, "not all of its runs finished")
-    if d is None or pairs < 2:
+    if c is None or not c.repeated:
         return Step(p.rank, None, pairs, "it shares fewer than two seeds with the best")
-    bound = d.bound("high") if described(metric).better == "lower" else d.bound("low")
-    if bound is None:
+    if c.worse_at_most is None:
         return Step(p.rank, None, pairs, "its difference does not vary over seeds, so its noise is unknown")
-    return Step(p.rank, bound if described(metric).better == "lower" else -bound, pairs)
+    return Step(p.rank, c.worse_at_most, pairs)

@@ -8,14 +8,17 @@ in the choice. A rate of which a cell broke is not chosen while another is whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.conditions import Replicates, replicates
 from lorabench.analysis.intervals import half_of
+from lorabench.record.frames import wide
+from lorabench.record.result import CellResult
+from lorabench.record.store import Store
 
 METRIC = "validation_loss"
 
@@ -82,6 +85,23 @@ def _chosen(tried: Sequence[Tried]) -> float | None:
     able = [t for t in tried if t.losses and len(t.losses) == most]  # fewer seeds, or survivors alone, are no fair mean
     able = [t for t in able if t.broken == min(a.broken for a in able)]
     return min(able, key=lambda t: (t.mean, t.rate)).rate if able else None
+
+
+def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
+    """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is open (a planned cell has no result, none finished) is left out."""
+    tuned = [g for g in planned if g.setting.tuned_over and all(i in results for i in g.ids)]
+    rates = {t.condition: t.chosen for t in tunings(tuned, wide(results[i] for g in tuned for i in g.ids)) if t.chosen is not None}
+    return {i: cell.training.rate == rates[g.condition] for g in tuned if g.condition in rates for cell, i in zip(g.cells, g.ids, strict=True)}
+
+
+def chosen_of(store: Store) -> dict[str, bool]:
+    """The same of a store."""
+    return chosen(replicates(store.plan()), {r.cell.id: r for r in store.results()})
+
+
+def cells(store: Store) -> pd.DataFrame:
+    """record.wide of a store's results with the choice of each rate: cells.csv."""
+    return wide(store.results(), chosen_of(store))
 
 
 def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple[Replicates, ...]:

@@ -6,7 +6,7 @@ import csv
 import io
 
 from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value
+from lorabench.report.layout import Table, Value, column_name
 
 EXTENSION = "csv"
 _PARTS = ("std", "low", "high")
@@ -33,14 +33,6 @@ def export(table: Table) -> str:
 
 def _by_column(table: Table) -> list[list[Value | None]]:
     return [[row.values[j] for row in table.rows] for j in range(len(table.columns))]
-
-
-def column_name(column: Column) -> str:
-    """eval_loss_nats, train_peak_bytes, tokens_per_second: the key, with its unit where it does not say so itself."""
-    unit = column.unit.replace(" ", "_")
-    if not unit or unit in ("count", "ratio", "tokens/s") or column.key.endswith(f"_{unit}"):
-        return column.key
-    return f"{column.key}_{unit}"
 
 
 def _raw(value: Value | None) -> object:

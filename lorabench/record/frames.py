@@ -1,13 +1,21 @@
-"""Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv)."""
+"""Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv).
+
+Where learning rates were tuned each rate is a cell with a row of its own. `chosen` says which count: true at the rate that was chosen for the
+condition, false at its others, empty while the choice is open (a cell of the condition has no result yet, or none finished); true where nothing was
+tuned. Average over `data[data.chosen]`: over all rows a mean holds the rates that were rejected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lorabench.record.metrics import PREDICTED_PARTS
+from lorabench.record.store import write_atomically
 from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
     from lorabench.spec.study import Cell
 
 SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
-            "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome")  # fmt: skip
+            "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome", "chosen")  # fmt: skip
 METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
            "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity",
            "bits_per_byte", "validation_loss", "forgetting")  # fmt: skip
@@ -45,26 +53,31 @@ def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
     }
 
 
-def frame(results: Iterable[CellResult]) -> pd.DataFrame:
-    """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count.
+def _of(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, Any]:
+    own = settings(result.cell, result.steps)
+    return {**own, "outcome": result.outcome, "chosen": chosen.get(own["cell"]) if result.cell.tuned_over else True}
+
+
+def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
+    """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count; `chosen` is by cell id, of those whose rate is tuned.
 
     A cell without readings (a failed one) has one row whose metric is absent.
     """
     rows: list[dict[str, Any]] = []
     for result in results:
-        own = {**settings(result.cell, result.steps), "outcome": result.outcome}
+        own = _of(result, chosen)
         rows.extend({**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings)
         if not result.readings:
             rows.append(own)
     return _typed(pd.DataFrame(rows, columns=[*SETTINGS, "metric", "value", "stderr", "count"]))
 
 
-def wide(results: Iterable[CellResult]) -> pd.DataFrame:
-    """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss."""
+def wide(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
+    """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss; `chosen` is by cell id, of those whose rate is tuned."""
     rows: list[dict[str, Any]] = []
     extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:
-        row = {**settings(result.cell, result.steps), "outcome": result.outcome}
+        row = _of(result, chosen)
         for reading in result.readings:
             row[reading.metric] = reading.value
             extra.setdefault(reading.metric)
@@ -79,8 +92,15 @@ def wide(results: Iterable[CellResult]) -> pd.DataFrame:
     return _typed(pd.DataFrame(rows, columns=columns))
 
 
+def write_csv(data: pd.DataFrame, path: Path) -> Path:
+    """A frame as a file, whole or not at all; absent values are empty, which pandas reads as such."""
+    write_atomically(path, data.to_csv(index=False, lineterminator="\n"))
+    return path
+
+
 def _typed(data: pd.DataFrame) -> pd.DataFrame:
     for column in ("rank", "seed", "steps", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes", *PREDICTED_PARTS):
         if column in data:
             data[column] = data[column].astype("Float64").round().astype("Int64")
+    data["chosen"] = data["chosen"].astype("boolean")
     return data

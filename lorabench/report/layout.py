@@ -94,3 +94,11 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
 def heading(column: Column) -> tuple[str, str]:
     """A column's label and the unit under it."""
     return human.one_line(column.label), human.head_unit(column.unit, column.signed)
+
+
+def column_name(column: Column) -> str:
+    """eval_loss_nats, train_peak_bytes, tokens_per_second: the key, with its unit where it does not say so itself."""
+    unit = column.unit.replace(" ", "_")
+    if not unit or unit in ("count", "ratio", "tokens/s") or column.key.endswith(f"_{unit}"):
+        return column.key
+    return f"{column.key}_{unit}"

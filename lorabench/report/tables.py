@@ -14,6 +14,7 @@ from typing import Any
 
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.rank_order import spearman
+from lorabench.analysis.verdict import candidates
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
@@ -136,13 +137,14 @@ def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
 
 
 def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], view: View) -> tuple[Row, ...]:
-    """The best of each column with a direction and each task, among trained conditions that finished whole; none where all are equal."""
+    """The best of each column with a direction and each task, among trained conditions that finished whole, with as many seeds as any (as analysis.verdict calls one best); none where all are equal."""
     marked = [list(r.values) for r in rows]
     tasks = [set(members) for members in view.by_task().values()]
     for (j, column), task in itertools.product(enumerate(columns), tasks):
         if column.better == "none" or column.signed:
             continue
-        eligible = [i for i, s in enumerate(view.summaries) if s.comparable and s.condition in task]
+        able = {s.condition for s in candidates([s for s in view.summaries if s.condition in task], column.key)}
+        eligible = [i for i, s in enumerate(view.summaries) if s.condition in able]
         seen = {i: v.value for i in eligible if (v := rows[i].values[j]) and isinstance(v.value, float)}
         if len(set(seen.values())) < 2:
             continue

@@ -13,10 +13,11 @@ import pandas as pd
 
 from lorabench.analysis.aggregate import Summary, aggregate, metrics
 from lorabench.analysis.checks import Evidence, Finding, check
-from lorabench.analysis.compare import Comparison, compare, references
+from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import Replicates, replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
+from lorabench.analysis.verdict import Comparison, Verdicts
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
@@ -51,7 +52,7 @@ class View:
     references: Mapping[str, str]
     """condition id to the id of its reference"""
     pairing: Pairing
-    """for whatever else is to be compared"""
+    """the values of any two conditions, paired by seed"""
     comparisons: tuple[Comparison, ...]
     tunings: tuple[Tuning, ...]
     """of the conditions whose learning rate is tuned"""
@@ -94,6 +95,11 @@ class View:
                 references=self.references, comparisons=self.comparisons, tunings=self.tunings, pairing=self.pairing, file=self.file,
             )
         )  # fmt: skip
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What may be said of any two conditions."""
+        return Verdicts(self.pairing, self.study.comparison, self.comparisons)
 
     # looked up once for each field of each table: a search would be quadratic in the conditions
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorabench.analysis.compare import Comparison
+from lorabench.analysis.verdict import LEVEL, Comparison
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 
@@ -38,6 +38,28 @@ def interval(c: Comparison, *, of_size: bool = False) -> str:
     over = {"items": " over items", "seeds and items": " over seeds and items"}.get(c.basis or "", "")
     low, high = (-c.high, -c.low) if of_size and c.difference < 0 else (c.low, c.high)
     return f"95 % interval{over} {human.number(low, m.unit)} to {human.number(high, m.unit)}, {seeds(c)}"
+
+
+def verdict(c: Comparison) -> str:
+    """What is said of a pair, the same in every section: "worse", "within the margin of 0.02 nats", "not decisive among so many comparisons"."""
+    if c.verdict == "equivalent":
+        return f"within the margin of {margin(c)}"
+    if c.verdict == "non-inferior":
+        return f"not worse by more than {margin(c)} ({bound(c)})"
+    if c.verdict != "not decisive":
+        return c.verdict
+    if not c.repeated:
+        return "not decisive (one seed)"
+    if c.flattered:
+        return f"not decisive, since {human.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
+    if c.of_those_that_finished == "worse":
+        return f"not decisive, since {human.plural(c.reference_broken, 'cell')} of the reference did not finish and those that did flatter it"
+    return "not decisive among so many comparisons" if c.p_value is not None and c.p_value < LEVEL else "not decisive"
+
+
+def bound(c: Comparison) -> str:
+    """ "one-sided 95 % bound 0.013" """
+    return "no noise is known" if c.worse_at_most is None else f"one-sided 95 % bound {human.number(c.worse_at_most, metric(c.metric).unit)}"
 
 
 def seeds(c: Comparison) -> str:

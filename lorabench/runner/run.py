@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING
 from lorabench.errors import LorabenchError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
+from lorabench.spec.decision import deciding_metric
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
     from lorabench.record.store import Store
@@ -43,10 +46,12 @@ def run(
     source: Source | None = None,
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
+    frame: Callable[[Store], pd.DataFrame] | None = None,
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
 
-    skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
+    frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the choice of learning rates, which is
+    analysis' and no business of the runner. skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
     """
     from lorabench.runner.plan import make_plan
 
@@ -62,19 +67,22 @@ def run(
             _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
         except BaseException:
             with suppress(LorabenchError):
-                write_cells_csv(plan)
+                write_cells_csv(plan, frame)
             raise
         finally:
             if progress:
                 progress.close()
-    write_cells_csv(plan)
+    write_cells_csv(plan, frame)
     return plan
 
 
-def evaluate(store: Store, cells: Sequence[str] = (), *, again: bool = False, crew: Crew | None = None, progress: Progress | None = None) -> Plan:
+def evaluate(
+    store: Store, cells: Sequence[str] = (), *, again: bool = False, crew: Crew | None = None, progress: Progress | None = None,
+    frame: Callable[[Store], pd.DataFrame] | None = None,
+) -> Plan:
     """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the evaluation of finished ones, too.
 
-    cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be repeated stands in the plan's notices.
+    cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be repeated stands in the plan's notices. frame: as for run.
     """
     from lorabench.runner.plan import Plan, describe_cells
     from lorabench.runner.repeat import chosen
@@ -92,7 +100,7 @@ def evaluate(store: Store, cells: Sequence[str] = (), *, again: bool = False, cr
             if progress:
                 progress.close()
             with suppress(LorabenchError):
-                write_cells_csv(plan)
+                write_cells_csv(plan, frame)
     return plan
 
 
@@ -125,17 +133,14 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
     return replace(plan, notices=tuple(dict.fromkeys((*(p.message for p in problems), *notes(plan.store, plan.cells, plan.pending)))))
 
 
-def write_cells_csv(plan: Plan) -> Path:
+def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -> Path:
     """cells.csv: a row per result, absent values empty."""
-    from lorabench.record.frames import wide  # pandas: ~1 s, and not while a cell is being timed
-    from lorabench.record.store import write_atomically
+    from lorabench.record.frames import wide, write_csv  # pandas: ~1 s, and not while a cell is being timed
 
-    path = plan.store.folder / "cells.csv"
     try:
-        write_atomically(path, wide(plan.store.results()).to_csv(index=False, lineterminator="\n"))
+        return write_csv(frame(plan.store) if frame else wide(plan.store.results()), plan.store.folder / "cells.csv")
     except OSError as e:
         raise unwritable(plan, e) from None
-    return path
 
 
 def unwritable(plan: Plan, error: OSError) -> StoreError:
@@ -226,7 +231,7 @@ class _Work:
             if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
-            keep_wanted(store, self.plan.cells, cell, self.plan.study.comparison.metric)
+            keep_wanted(store, self.plan.cells, cell, deciding_metric(self.plan.study.comparison, (c.task for c in self.plan.cells), {r.metric for r in result.readings}))
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True

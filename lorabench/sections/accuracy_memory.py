@@ -31,7 +31,7 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less memory. The grey line joins the Pareto front by the means. "
-        "Pale points are dominated beyond doubt: another condition takes no more memory and is better (paired by seed, corrected by Holm); or some of its cells did not finish."
+        "Pale points are dominated beyond doubt: another condition takes no more memory and is better by more than does not matter (paired by seed, corrected by Holm); or some of their cells did not finish."
     )
     words = tuple(sentence(view, p, m) for p in points)
     title = f"{m.label} against train peak{f', {task}' if task else ''}"
@@ -40,7 +40,7 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
 
 def decide(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
     """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
-    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.pairing, view.comparisons)
+    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts)
 
 
 def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
@@ -66,7 +66,7 @@ def sentence(view: View, p: Point, m: Metric) -> str:
     unit = "%" if m.unit == "share" else human.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
     lost = f"of {human.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
-    standing = {"front": "on the front", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.standing]
+    standing = {"front": "on the front", "level": f"behind {by} by the mean, and shown to be within the margin of it", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.standing]
     return f"{view.label(p.condition)}: {m.label} {human.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {human.size(p.memory)}; {standing}"
 
 
@@ -77,6 +77,8 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
 
     front = f"On the front (no condition has a better mean at no more memory): {named('front')}."
     items = [front if named("front") else "Nothing stands on the front, since no trained condition finished whole."]
+    if named("level"):
+        items.append(f"Behind the front by the mean, but shown to be within the margin: {named('level')}.")
     if named("open"):
         items.append(f"Behind the front by the mean, but not beyond doubt: {named('open')}.")
     if named("dominated"):

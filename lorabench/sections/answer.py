@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lorabench import plugins
-from lorabench.analysis.compare import LEVEL, Comparison
 from lorabench.analysis.decide import Decision, decide
 from lorabench.analysis.difference import CONFIDENCE
+from lorabench.analysis.verdict import LEVEL, Comparison, leader
 from lorabench.record.metrics import metric
-from lorabench.report import human
+from lorabench.report import human, words
 from lorabench.report.blocks import Block, Points, Section, Text
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
@@ -77,10 +77,12 @@ def _verdict(view: View, d: Decision) -> str:
     m = metric(d.chosen.metric)
     ours, theirs, c = view.label(d.chosen.condition), view.label(d.reference), d.chosen
     saving = f", with {human.number(d.memory, 'share')} % of its training memory" if d.memory is not None and d.cheapest else ""
-    level = d.better + d.equivalent
-    among = f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that do as well or better." if level > 1 else ""
+    level = d.noninferior if d.kind == "near" else d.better + d.equivalent
+    among = f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that {'are' if d.kind == 'near' else 'do as well or better'}." if level > 1 else ""
     if d.kind == "level" and c.verdict == "better":
         return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c, of_size=True)}){saving}.{among}"
+    if d.kind == "near":
+        return f"{ours} is not worse than {theirs} by more than {margin(c)} ({words.bound(c)}){saving}: {m.label} {signed(c)} ({interval(c)}); nothing more is shown of the two.{among}"
     if d.kind == "level":
         told = " (a difference from zero is not decisive)" if not c.decisive else ""
         return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{saving}{told}.{among}"
@@ -90,7 +92,8 @@ def _verdict(view: View, d: Decision) -> str:
     if not c.repeated:
         return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
     many = f" once corrected for {d.family} comparisons" if d.family > 1 and c.p_value is not None and c.p_value < LEVEL else ""
-    near = "" if d.compared == 1 else ", the best by the mean," if d.undecided == d.compared else f", the best by the mean of {d.undecided} that are not decided,"
+    ahead = (c.difference < 0) == (m.better == "lower")
+    near = "" if d.compared == 1 else f", the {'best' if ahead else 'nearest'} by the mean," if d.undecided == d.compared else f", the best by the mean of {d.undecided} that are not decided,"
     return f"Not decisive: the data do not tell {ours}{near} from {theirs}{many} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
 
 
@@ -99,7 +102,7 @@ def counts(view: View, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
     made = []
     for d in decisions:
         if d.compared > 1:
-            parts = [f"{n} {word}" for n, word in ((d.better, "better"), (d.equivalent, "within the margin"), (d.worse, "worse"), (d.undecided, "not decisive")) if n]
+            parts = [f"{n} {word}" for n, word in ((d.better, "better"), (d.equivalent, "within the margin"), (d.noninferior, "not worse by more than the margin"), (d.worse, "worse"), (d.undecided, "not decisive")) if n]
             made.append(f"Of {d.compared} conditions compared with {view.label(d.reference)}: {', '.join(parts)}.")
     return tuple(made)
 
@@ -118,6 +121,8 @@ def how_sure(view: View) -> str:
         said.append(f"{human.plural(len(found), 'comparison')} corrected by Holm" if len(found) > 1 else "one comparison")
         if found[0].margin is not None:
             said.append(f"a margin of {margin(found[0])} counts as no difference")
+        if any(c.verdict == "non-inferior" for c in found):
+            said.append("not to be worse by more than it is claimed by a one-sided 95 % bound, taken alone")
     first = f"How sure: {'; '.join(said)}."
     weak = [f.title[:1].lower() + f.title[1:] for f in view.findings if f.severity != "note"]
     return f"{first} What weakens it: {', '.join(weak)} (see below)." if weak else first
@@ -130,11 +135,7 @@ def sentence(view: View, c: Comparison) -> str:
     if c.difference == 0 and c.low is None:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
-    said = {"equivalent": f"within the margin of {margin(c)}"}.get(c.verdict, c.verdict) if c.repeated else "not decisive (one seed)"
-    if c.flattered:
-        said = f"not decisive, since {human.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
-    elif c.repeated and c.verdict == "not decisive" and c.p_value is not None and c.p_value < LEVEL:
-        said = "not decisive among so many comparisons"
+    said = words.verdict(c)
     if c.difference == 0:
         return f"{ours} has the same mean as {theirs} in {m.label} ({interval(c)}): {said}."
     return f"{ours} ends {size(c)} {where} {theirs} in {m.label} ({interval(c, of_size=True)}): {said}."
@@ -146,15 +147,13 @@ def best_sentence(view: View) -> str:
     unit = "%" if m.unit == "share" else human.head_unit(m.unit)
     if len(view.by_task()) > 1:  # what is lowest of two tasks says nothing
         return ""
-    known = [(v, s) for s in view.summaries if s.comparable and (v := s.mean(m.name)) is not None]
     bases = [(v, s) for s in view.summaries if s.method == "base" and (v := s.mean(m.name)) is not None]
     said = []
     if len(bases) == 1:
         said.append(f"The untrained {bases[0][1].label.text} has {_article(m.label)} of {human.number(bases[0][0], m.unit)} {unit}".rstrip() + ".")
-    if known:
-        value, best = (min if m.better == "lower" else max)(known, key=lambda pair: pair[0])
+    if (best := leader(view.summaries, m.name)) is not None:
         word = "lowest" if m.better == "lower" else "highest"
-        said.append(f"The {word} mean {m.label} is {human.number(value, m.unit)} {unit}".rstrip() + f", with {best.label.text} ({human.plural(best.outcomes.finished, 'seed')}).")
+        said.append(f"The {word} mean {m.label} is {human.number(best.statistics[m.name].mean, m.unit)} {unit}".rstrip() + f", with {best.label.text} ({human.plural(best.outcomes.finished, 'seed')}).")
     return " ".join(said)
 
 

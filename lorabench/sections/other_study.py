@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from lorabench.analysis.across import Across, Side, Twin, across
-from lorabench.analysis.compare import Comparison
+from lorabench.analysis.verdict import VERDICTS, Comparison
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Grid, Points, Section, Text
@@ -15,6 +15,7 @@ from lorabench.report.words import interval, signed
 ORDER = 85
 TITLE = "Beside another study"
 _AT_MOST = 12  # names in a sentence
+_COUNTED = {"equivalent": "within the margin", "non-inferior": "not worse by more than the margin"}
 
 
 def section(view: View) -> Section | None:
@@ -71,8 +72,8 @@ def summary(view: View, other: View, found: Across) -> str:
     if not found.twins:
         return f"No condition of this study has its like in {other.study.name} ({other.folder})."
     same = sum(_equal(c) for c in compared)
-    counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in ("better", "worse", "equivalent", "not decisive")]
-    parts = [f"{same} equal to the last digit"] * bool(same) + [f"{n} {'within the margin' if word == 'equivalent' else word}" for n, word in counts if n]
+    counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in VERDICTS]
+    parts = [f"{same} equal to the last digit"] * bool(same) + [f"{n} {_COUNTED.get(word, word)}" for n, word in counts if n]
     told = f": {', '.join(parts)}" if parts else ""
     return f"{human.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorabench.analysis.compare import LEVEL, Comparison
 from lorabench.analysis.quantization_gap import Gap, TypeGap, quantization_gaps
 from lorabench.analysis.rank_curve import common_name
+from lorabench.analysis.verdict import Comparison
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
+from lorabench.report import human, words
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.style import Style, palette
@@ -52,7 +52,7 @@ _NOTE = (
 
 def decide(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
-    return quantization_gaps(view.groups, view.summaries, view.pairing, name, view.study.comparison, view.comparisons)
+    return quantization_gaps(view.groups, view.summaries, view.verdicts, name)
 
 
 def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
@@ -107,11 +107,8 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    if c.flattered:
-        return c.verdict
-    if c.verdict == "not decisive" and c.repeated and c.p_value is not None and c.p_value < LEVEL:
-        return "not decisive among so many comparisons"
-    return c.verdict
+    known = c.verdict == "not decisive" and (c.flattered or c.reference_broken or not c.repeated)  # why, is told beside it
+    return c.verdict if known else words.verdict(c)
 
 
 def _shares(shares: Sequence[float]) -> str:

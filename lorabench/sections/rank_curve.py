@@ -48,7 +48,7 @@ def headline(view: View) -> tuple[str, ...]:
 
 def curves(view: View, name: str) -> tuple[RankCurve, ...]:
     """One for each family that has two ranks or more."""
-    return rank_curves(view.groups, view.summaries, view.pairing, name, view.study.comparison)
+    return rank_curves(view.groups, view.summaries, view.verdicts, name)
 
 
 def decide(view: View, name: str, model: str | None = None) -> Drawing | None:

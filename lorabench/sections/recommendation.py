@@ -7,10 +7,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.advice.choose import Option, chosen, contests, enough, options, tuned
+from lorabench.advice.choose import Option, best_of, chosen, contests, enough, options, tuned
 from lorabench.advice.witness import SecondWitness, witness
-from lorabench.analysis.compare import margin_of
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.verdict import margin_of
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Choice, Contest, Panel, Points, Section, Text
@@ -72,17 +72,18 @@ def section(view: View) -> Section | None:
 
 def decide(view: View) -> tuple[Recommended, ...]:
     """One for each contest of two options or more."""
-    margin, better = margin_of(view.metric, view.study.comparison), metric(view.metric).better
+    margin = margin_of(view.metric, view.study.comparison)
     made = []
     held = contests(view.groups)
     for name, groups in zip(_names(held), held, strict=True):
-        given = _short(options(groups, view.summaries, view.pairing, view.metric)) if name else options(groups, view.summaries, view.pairing, view.metric)
+        given = options(groups, view.summaries, view.verdicts, view.metric)
+        given = _short(given) if name else given
         if len(given) < 2:
             continue
-        best = min(given, key=lambda o: (o.mean if better == "lower" else -o.mean, o.trainable_parameters))
+        best = best_of(given)
         taken = chosen(given, margin or 0.0)
         told = _nearest(given, best) if taken is None or taken is best else taken
-        d = None if told is None else view.pairing.difference(view.metric, told.condition, best.condition)
+        d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
         seen = None if taken is None else witness(taken, given, view.of_condition, view.file, view.metric, margin)
         made.append(Recommended(name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen))
     return tuple(made)
@@ -91,28 +92,33 @@ def decide(view: View) -> tuple[Recommended, ...]:
 def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than 0.02 nats (one-sided 95 % bound ...\""""
     best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
-    alone = " With one seed the bound speaks for the items alone: a repetition may land elsewhere." if r.pairs == 1 else ""
     if took is not None and took is not best:
         peak = "its train peak was not measured" if took.peak_bytes is None else f"train peak {human.size(took.peak_bytes)}"
         why = "for fewer parameters" if took.trainable_parameters < best.trainable_parameters else "for less memory" if _lighter(took, best) else "as one of several of so few parameters"
         return (
             f"{took.label}: the fewest trained parameters ({human.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
-            f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}{alone}"
+            f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
         return f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is taken for it."
     others = [o for o in r.options if o is not best]
     if all(o.bound is None for o in others):
         return f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean {m.label}, is left."
+    if not any(o.repeated for o in others):
+        return f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that it is as good nor that it is worse, since a repetition may land elsewhere."
     near = _nearest(r.options, best)
+    lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
+    if lucky and len(r.enough) < 2:
+        named = ", ".join(o.label for o in lucky[:3]) + (f" and {len(lucky) - 3} more" if len(lucky) > 3 else "")
+        return f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be within {within} of it, but not every higher rank of the same family, so nothing less is taken."
     if took is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
         told = f" ({named}{_bound(near, r.pairs, m)})" if near else ""
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
-        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}.{alone}"
+        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
     return (
         f"{best.label}: the fewest trained parameters ({human.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
-        f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed.{alone}"
+        f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
     )
 
 
@@ -122,7 +128,7 @@ def _bound(o: Option, pairs: int, m: Metric) -> str:
 
 def _nearest(given: Sequence[Option], best: Option) -> Option | None:
     """The other option of the lowest bound."""
-    return min((o for o in given if o is not best and o.bound is not None), key=lambda o: o.bound or 0.0, default=None)
+    return min((o for o in given if o is not best and o.repeated and o.bound is not None), key=lambda o: o.bound or 0.0, default=None)
 
 
 def _lighter(one: Option, other: Option) -> bool:
@@ -174,7 +180,7 @@ def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
 
 def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
     beside = human.difference(o.worse, m.unit) + (f" [{human.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else "")
-    d = None if o is r.best else view.pairing.difference(view.metric, o.condition, r.best.condition)
+    d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
     return Choice(
         o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), human.count(o.trainable_parameters),
         human.DASH if o.peak_bytes is None else human.size(o.peak_bytes), human.number(o.mean, m.unit), beside, _bound(o, d.pairs, m) if d else "",
@@ -184,7 +190,7 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
 def needed(o: Option, given: Sequence[Option]) -> float | None:
     """The least tolerated loss at which an option is good enough: a bound of its family, found by asking for each."""
     mates = [p for p in given if p.family == o.family] if o.family >= 0 else [o]
-    bounds = sorted({p.bound for p in mates if p.bound is not None})
+    bounds = sorted({p.bound for p in mates if p.bound is not None and p.repeated})
     at = bisect_left(bounds, True, key=lambda b: enough(o, mates, b))
     return bounds[at] if at < len(bounds) else None
 
@@ -208,6 +214,8 @@ def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
         "Of those that are good enough and fit, the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. "
         "The grey line joins the Pareto front of those that fit. A card needs some room beside the peak, for its context and for fragmentation."
     ]
+    if any(not o.repeated and o.bound is not None for r in found for o in r.options):
+        said.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
     if any(len(tuned(r.options)) < len(r.options) for r in found):
         said.append("Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown.")
     if any(o.peak_bytes is None for r in found for o in r.options):

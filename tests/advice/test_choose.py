@@ -101,7 +101,7 @@ def test_of_one_cost_the_best_mean_is_chosen_whatever_the_noise_of_the_peak() ->
 
 def of(view: View) -> tuple[Option, ...]:
     (groups,) = contests(view.groups)
-    return options(groups, view.summaries, view.pairing, view.metric)
+    return options(groups, view.summaries, view.verdicts, view.metric)
 
 
 def test_the_options_of_a_store_stand_beside_the_best_and_hold_no_untrained_base(tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_conditions_of_two_models_are_never_held_against_each_other(tmp_path: Pa
 def test_a_metric_without_better_and_worse_has_no_options(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
     (groups,) = contests(view.groups)
-    assert options(groups, view.summaries, view.pairing, "train_tokens") == ()
-    higher = options(groups, view.summaries, view.pairing, "python-docs-cloze/acc")
+    assert options(groups, view.summaries, view.verdicts, "train_tokens") == ()
+    higher = options(groups, view.summaries, view.verdicts, "python-docs-cloze/acc")
     assert all(o.worse >= 0 for o in higher)

@@ -264,7 +264,7 @@ def test_a_claim_rests_on_the_same_bound_as_the_report_s(made):
     assert "by its one-sided 95 % bound" in in_words(level)
     view = make_view(store)
     (groups,) = contests(view.groups)
-    given = options(groups, view.summaries, view.pairing, view.metric)
+    given = options(groups, view.summaries, view.verdicts, view.metric)
     assert next(o for o in given if o.rank == 32 and "nf4" not in o.label).bound == pytest.approx(q.bound)
 
 

@@ -13,6 +13,7 @@ from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.decide import decide
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
+from lorabench.analysis.verdict import Verdicts
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.blocks import Points
 from lorabench.report.view import make_view
@@ -47,14 +48,14 @@ PLANTED = {
 
 def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
-    found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.pairing)}
+    found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.verdicts)}
     assert {n: p.standing for n, p in found.items()} == {
-        "LoRA r=1": "front", "LoRA r=1 nf4": "dominated", "LoRA r=4": "front", "LoRA r=4 nf4": "open", "LoRA r=16 nf4": "front",
-        "LoRA r=16": "dominated", "full": "front",
+        "LoRA r=1": "front", "LoRA r=1 nf4": "dominated", "LoRA r=4": "front", "LoRA r=4 nf4": "level", "LoRA r=16 nf4": "front",
+        "LoRA r=16": "level", "full": "front",
     }  # fmt: skip
-    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4"
+    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", "0.01 nats behind, beyond doubt, and within the margin of 0.02"
     one = make_view(filled(tmp_path / "one", STUDY.replace("seeds: [0, 1]", "seeds: [0]"), with_values(PLANTED)))
-    assert not any(p.standing == "dominated" for p in pareto(one.summaries, "eval_loss", one.pairing)), "one seed puts nothing beyond doubt"
+    assert not any(p.standing == "dominated" for p in pareto(one.summaries, "eval_loss", one.verdicts)), "one seed puts nothing beyond doubt"
 
 
 def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_of_equal_conditions_few_are_called_dominated(tmp_path: Path) -> None:
     draw, hit = np.random.default_rng(0), 0
     for _ in range(100):
         data = view.data.assign(eval_loss=2 + 0.01 * draw.standard_normal(len(view.data)), train_peak_bytes=1e6 * view.data["alpha"])
-        hit += any(p.standing == "dominated" for p in pareto(aggregate(view.groups, data), "eval_loss", Pairing(data)))
+        hit += any(p.standing == "dominated" for p in pareto(aggregate(view.groups, data), "eval_loss", Verdicts(Pairing(data), view.study.comparison)))
     assert hit <= 12
 
 
@@ -313,7 +314,9 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
     assert "shares a finished seed" not in text, "they do, and are compared below"
     for c in found:
         assert c.difference > 0 and not c.flattered, "what is behind is not flattered into being behind"
-        assert answer.sentence(view, c).endswith((": worse.", ": not decisive among so many comparisons.", ": not decisive."))
+        assert c.verdict == "not decisive" and not c.beyond(0.0), "full lost a cell as well, and what is left of it flatters it"
+        lost = ": not decisive, since 1 cell of the reference did not finish and those that did flatter it."
+        assert answer.sentence(view, c).endswith((lost, ": not decisive among so many comparisons.", ": not decisive."))
     front = accuracy_memory.section(view)
     assert front is not None
     (listed,) = (b for b in front.blocks if isinstance(b, Points))

@@ -15,6 +15,7 @@ from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.quantization_gap import TypeGap, quantization_gaps
+from lorabench.analysis.verdict import Verdicts
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
@@ -65,7 +66,7 @@ def found(cells: tuple[Cell, ...], value: Value, metric: str = "eval_loss", item
     data[metric] = data[metric].astype("float64")
     groups = replicates(cells)
     pairing = Pairing(data, lambda cell: {metric: items[cell]} if items else {})
-    return {t.kind: t for t in quantization_gaps(groups, aggregate(groups, data), pairing, metric, ComparisonSpec(**rules))}  # type: ignore[arg-type]
+    return {t.kind: t for t in quantization_gaps(groups, aggregate(groups, data), Verdicts(pairing, ComparisonSpec(**rules)), metric)}  # type: ignore[arg-type]
 
 
 def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:

@@ -16,6 +16,7 @@ from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.rank_curve import RankCurve, rank_curves
 from lorabench.analysis.saturation import Fit, saturating
+from lorabench.analysis.verdict import Verdicts
 from lorabench.executors import synthetic
 from lorabench.spec import Cell, expand
 from lorabench.spec.settings import ComparisonSpec
@@ -46,7 +47,7 @@ def found(cells: tuple[Cell, ...], value: Callable[[Cell], float | None], metric
     data = pd.DataFrame(rows)
     data[metric] = data[metric].astype("float64")
     groups = replicates(cells)
-    return rank_curves(groups, aggregate(groups, data), Pairing(data), metric, ComparisonSpec(**rules))  # type: ignore[arg-type]
+    return rank_curves(groups, aggregate(groups, data), Verdicts(Pairing(data), ComparisonSpec(**rules)), metric)  # type: ignore[arg-type]
 
 
 def only(cells: tuple[Cell, ...], values: dict[int, tuple[float | None, ...]], metric: str = "eval_loss", **rules: float) -> RankCurve:

@@ -82,12 +82,15 @@ def test_zero_effect_gives_the_choice_of_fewest_parameters_and_claims_no_prefere
     assert "that its held-out loss is better than theirs is not claimed." in sentence(swapped, LOSS)
 
 
-def test_one_seed_is_said_to_speak_for_items_alone(tmp_path: Path) -> None:
+def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -> None:
     text = STUDY.replace("seeds: [0, 1]", "seeds: [0]")
     for i, change in enumerate((alike, lambda r: r)):
-        r = only(make_view(filled(tmp_path / str(i), text, change)))
-        assert sentence(r, LOSS).endswith("With one seed the bound speaks for the items alone: a repetition may land elsewhere.")
-        assert (r.chosen is r.best) == bool(i)
+        view = make_view(filled(tmp_path / str(i), text, change))
+        r = only(view)
+        assert r.chosen is r.best and r.enough == (r.best,)
+        assert sentence(r, LOSS).startswith("full, the best by its mean held-out loss: with one seed nothing is shown of any other")
+        assert all(c.verdict == "not decisive" for c in view.comparisons)
+        assert "With one seed the bound speaks for the items alone, and nothing is shown by it." in recommendation.panel(view, [r]).caption
 
 
 def test_without_any_noise_known_there_is_no_evidence() -> None:
@@ -207,7 +210,7 @@ def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> 
 def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> None:
     given = random_options(seed, 15)
     best = given[0]
-    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), pairing=SimpleNamespace(difference=lambda *a: None), metric="eval_loss")
+    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss")
     contest = recommendation._contest(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
     assert [o for o in given if any(enough(o, given, t) != ((n := needed(o, given)) is not None and n <= t) for t in (0, 0.01, 0.02, 0.03, 0.25))] == []
     for rows in (contest.rows, choosable(contest.rows)):  # what is left out would never be chosen
@@ -222,7 +225,7 @@ def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None
     draw = random.Random(0)
     given = tuple(option(f"o{i:03}", draw.randrange(10, 10**6), w + 0.01, worse=w, peak=draw.randrange(100, 10**6)) for i in range(400) if (w := draw.random()))
     given = (*given, option("best", 10**6, 0.0, worse=0.0))
-    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), pairing=SimpleNamespace(difference=lambda *a: None), metric="eval_loss")
+    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss")
     r = Recommended("", given, 0, given[-1], given[-1], 0.02, 0, None)
     contest = recommendation._contest(fake, r, LOSS)
     assert (len(contest.rows), contest.left_out) == (MOST_ROWS, 401 - MOST_ROWS)
