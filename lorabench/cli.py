@@ -213,9 +213,9 @@ def parameters(options: argparse.Namespace) -> int:
 
 def gpus(options: argparse.Namespace) -> int:
     """Lists the known cards."""
-    from lorabench import forecast
+    from lorabench import catalogue
 
-    print(forecast.gpus())
+    print(catalogue.gpus())
     return 0
 
 
@@ -252,10 +252,10 @@ def quantization_error(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Lists the shipped models."""
-    from lorabench import show
+    """Lists the shipped models, or what matches words."""
+    from lorabench import catalogue
 
-    print(show.models())
+    print(catalogue.models(" ".join(options.search)))
     return 0
 
 

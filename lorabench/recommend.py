@@ -23,6 +23,7 @@ from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
 from lorabench.spec.architectures import find_architecture, model_type
 from lorabench.spec.checkpoint import stored_quantization
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
 from lorabench.spec.paths import model_label
 from lorabench.spec.settings import MethodSpec, TrainingSpec
@@ -69,7 +70,7 @@ def recommend(
     if batch_size > MOST:
         raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
     if task is not None and task not in plugins.names("tasks"):
-        raise LorabenchError(unknown("task", task, plugins.names("tasks")))
+        raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is no number above 0; give it in the unit of the study's metric, such as 0.02")
     card = find_gpu(gpu)
