@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorabench.errors import LorabenchError
 from lorabench.report.human import DASH, count, one_line, plural
+from lorabench.spec import hub
 from lorabench.spec.elsewhere import unknown_choice
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     for name in names:
         if name not in allowed:
             raise LorabenchError(unknown_choice("quantization", name, allowed))
+    hub.require_named(model)
     weights = open_base(model)
     if not weights.place.is_dir():
         raise LorabenchError(f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers")

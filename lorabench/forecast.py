@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
+from lorabench.spec import hub
 from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.paths import model_label
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lorabench.spec.source import Source
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
+
+MENDED = 6  # settings of a study whose remedy is looked for: each is some traces of about half a second
 
 _MEANING = {
     "weights": "base weights as stored",
@@ -43,6 +46,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     from lorabench.spec.gpus import find_gpu
 
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    hub.require_named(words["model"]["name"])
     with quick.lean_imports():
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.parameters import unreached_of
@@ -148,8 +152,8 @@ def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
     """What makes it fit, a line each, to be pasted behind the command."""
     if mended.fitting:
         several = len(mended.fitting) > 1
-        lines = [f"to make it fit, add {'one of these' if several else 'this'} (same data and model; the peak at most, and what stays free):"]
-        lines += [f"  {line}" for line in columns([(r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} free") for r in mended.fitting])]
+        lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
+        lines += [f"  {line}" for line in columns([(r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare") for r in mended.fitting])]
         if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
             total = setting.training.batch_size * setting.training.gradient_accumulation
             lines.append(f"a smaller batch with gradient accumulation keeps the optimizer step at {plural(total, 'sequence')}")
@@ -172,6 +176,8 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.plan import plan_conditions
+        from lorabench.memory.remedies import remedies
+        from lorabench.memory.room import Room
         from lorabench.memory.setting import setting_of
         from lorabench.spec.grid import conditions
 
@@ -182,6 +188,10 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     found = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
     left = [found[s] if s is not None else None for s in settings]
     told = {True: "fits", None: "may not fit", False: "does not fit"}
+    over = list(dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card)))[:MENDED]
+    with quick.uncollected():
+        room = Room(card)
+        mended = {s: remedies(s, room, most=1) for s in over}
     if as_json:
         plain = [
             {
@@ -193,6 +203,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
                 "high_bytes": row.high_bytes,
                 "fits": told[row.fits(card)] if row.step else None,
                 "seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+                "remedy": _mended_plain(mended[setting]) if setting in mended else None,
                 "unreached": _unreached_plain(one, setting) if setting is not None else None,
             }
             for word, row, one, setting in zip(words, rows, left, settings, strict=True)
@@ -209,7 +220,34 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     n = len(study.seeds)
     total = f"{n * sum(t.least for t in timed) / 3600:.2g} to {n * sum(t.most for t in timed) / 3600:.2g} {'hours' if card.kind == 'cpu' else 'GPU hours'} of training for {plural(n, 'seed')}{', without what does not fit' if any(r.fits(card) is False for r in rows) else ''}" if timed else ""
     notes = dict.fromkeys(f"note: {model_label(s.model.name)}, {s.quantization.name}: {_unreached_text(one, s)}" for s, one in zip(settings, left, strict=True) if s is not None and one is not None)
-    return "\n".join([*columns(lines), "", *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+    remedy = _plan_remedies(words, rows, settings, mended, card)
+    return "\n".join([*columns(lines), "", f"{card.name}: {card.capacity}", *remedy, *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+
+
+def _mended_plain(found: Remedies) -> dict[str, Any]:
+    one = found.fitting[0] if found.fitting else found.least
+    assert one is not None
+    return {**_remedy_plain(one), "fits": bool(found.fitting), "smallest_gpu": found.card}
+
+
+def _plan_remedies(words: Sequence[str], rows: Sequence[Row], settings: Sequence[Setting | None], mended: dict[Setting, Remedies], card: Gpu) -> list[str]:
+    """A line for each condition that does not surely fit: what to write into the study."""
+    lines, more = [], 0
+    for word, row, setting in zip(words, rows, settings, strict=True):
+        if setting is None or row.fits(card):
+            continue
+        if setting not in mended:
+            more += 1
+            continue
+        found = mended[setting]
+        if found.fitting:
+            one = found.fitting[0]
+            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most)")
+        else:
+            assert found.least is not None
+            lines.append(f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with {found.least.keys or 'the setting as it is'}; {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}")
+    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
+    return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []
 
 
 def _basis(calibration: Calibration | None, card: Gpu) -> str:
@@ -223,6 +261,7 @@ def _basis(calibration: Calibration | None, card: Gpu) -> str:
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
+    hub.require_named(model)
     with quick.lean_imports():
         from lorabench.engine.experts import unreached
         from lorabench.memory.parameters import any_model, count_parameters

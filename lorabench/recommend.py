@@ -21,6 +21,7 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
+from lorabench.spec import hub
 from lorabench.spec.architectures import find_architecture, model_type
 from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.elsewhere import unknown_choice
@@ -78,6 +79,7 @@ def recommend(
     for folder in named:
         with opened(folder):  # before the slow imports, so that a typing error is told at once
             pass
+    hub.require_named(model)
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.parameters import count_parameters, unreached_of
@@ -260,6 +262,7 @@ def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[
 
 
 def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]:
+    yield f"{card.name} is taken as a {card.capacity}." if card.nominal_gib is not None else f"{card.name} is {card.capacity}."
     if not card.bf16:
         yield f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, of products that it takes through float32."
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):

@@ -131,8 +131,8 @@ def _possible(setting: Setting, room: Room) -> list[str]:
         "adamw-8bit": training.optimizer == "adamw",
         "paged-adamw-8bit": room.gpu.kind == "cuda" and training.optimizer in states[:3],
         "bfloat16": not adapters and setting.model.dtype in ("auto", "float32") and room.gpu.bf16,
-        "nf4": adapters and not stored and not method.UNQUANTIZED_ONLY and setting.quantization.name in ("none", "int8") or not adapters and not stored,
-        "int8": smaller or (not adapters and not stored),
+        "nf4": smaller or (not stored and (not adapters or setting.quantization.name == "int8")),
+        "int8": smaller or (not stored and not adapters),
         "rank": adapters and (setting.method.rank or 0) > 8,
         "lora": not adapters,
     }
@@ -185,11 +185,11 @@ def _remedy(before: Setting, after: Setting, room: Room) -> Remedy:
 
 
 def _differences(before: Setting, after: Setting) -> dict[str, Any]:
-    places = {
-        "method.name": lambda s: s.method.name,
-        "model.dtype": lambda s: s.model.dtype,
-        "quantization.name": lambda s: s.quantization.name,
-        "method.rank": lambda s: s.method.rank if before.method.rank is not None else None,
-        **{f"training.{k}": (lambda s, k=k: getattr(s.training, k)) for k in ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")},
-    }
-    return {key: of(after) for key, of in places.items() if of(after) != of(before)}
+    old, new = _plain(before), _plain(after)
+    return {key: value for key, value in new.items() if value != old[key] and not (key == "method.rank" and old[key] is None)}  # lora in place of full: its default rank needs no word
+
+
+def _plain(s: Setting) -> dict[str, Any]:
+    fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
+    named = {"method.name": s.method.name, "model.dtype": s.model.dtype, "quantization.name": s.quantization.name, "method.rank": s.method.rank}
+    return {**named, **{f"training.{f}": getattr(s.training, f) for f in fields}}

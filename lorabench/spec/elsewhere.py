@@ -30,7 +30,7 @@ _CALLED: dict[str, dict[str, str]] = {
         "rankstabilizedlora": "rslora",
     },
     "optimizer": {
-        **dict.fromkeys(("adam", "adamwtorch", "adamwtorchfused", "adamwhf", "adamwfused"), "adamw"),
+        **dict.fromkeys(("adamwtorch", "adamwtorchfused", "adamwhf", "adamwfused"), "adamw"),
         **dict.fromkeys(("adam8bit", "adamwbnb8bit", "adamw8bit", "bnbadamw8bit"), "adamw-8bit"),
         **dict.fromkeys(("pagedadamw32bit", "pagedadamw", "pagedadam"), "paged-adamw"),
         **dict.fromkeys(("pagedadamw8bit", "pagedadam8bit"), "paged-adamw-8bit"),

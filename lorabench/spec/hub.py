@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from lorabench.errors import ModelError
 from lorabench.spec.architectures import find_architecture, near_names
 from lorabench.spec.checkpoint import local_folder
-from lorabench.spec.paths import model_directory, shipped_models
+from lorabench.spec.paths import find_model, model_directory, shipped_models
 
 SECONDS = 5.0  # until a hub that does not answer counts as absent
 KEPT = 60.0  # seconds that an answer is taken for the present one: a worker lives for days, a network comes back
@@ -91,6 +91,16 @@ def require(model: str, revision: str | None = None) -> None:
     """ModelError where a hub id is neither on this machine nor to be had, with what is like it and what to do."""
     if local_folder(model, revision) is None and not answers():
         raise ModelError(absent(model, revision))
+
+
+def require_named(name: str) -> None:
+    """The same for a name as it is typed, before anything slow is imported: nothing for presets, directories and what is no name of a model at all."""
+    try:
+        found = find_model(name, {})
+    except ValueError:  # which is told where the setting is read
+        return
+    if model_directory(found) is None and find_architecture(found) is None:
+        require(found)
 
 
 def absent(model: str, revision: str | None = None) -> str:
