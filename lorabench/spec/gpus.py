@@ -101,8 +101,9 @@ def find_gpu(text: str) -> Gpu:
         return found[0]
     if found:
         raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in found)}; say which")
-    if several := _SEVERAL.fullmatch(text.strip()):
-        number, card = int(several["before"] or several["after"]), find_gpu(several["card"] or several["first"])
+    several = _SEVERAL.fullmatch(text.strip())
+    if several and (cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)):  # "rtx4091" is no "rt" times 4,091
+        number, card = int(several["before"] or several["after"]), find_gpu(one)
         if number == 1:
             return card
         raise LorabenchError(
