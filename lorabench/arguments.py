@@ -77,7 +77,8 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
     _add_predictions(add)
     _add_examinations(add)
-    add("models", "the models that ship")
+    c = add("models", "the models that ship, and presets of others that match words")
+    c.add_argument("search", metavar="SEARCH", nargs="*", help="words of a model's name, such as: llama 8b")
     c = add("tasks", "the tasks there are, or all that one of them reads: its files, layouts and options")
     c.add_argument("name", metavar="TASK", nargs="?", help="one task: its options, each with its default")
     for kind in ("methods", "quantizations", "executors", "emitters"):

@@ -230,9 +230,9 @@ def parameters(options: argparse.Namespace) -> int:
 
 def gpus(options: argparse.Namespace) -> int:
     """Lists the known cards."""
-    from lorabench import forecast
+    from lorabench import catalogue
 
-    print(forecast.gpus())
+    print(catalogue.gpus())
     return 0
 
 
@@ -269,10 +269,10 @@ def quantization_error(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Lists the shipped models."""
-    from lorabench import show
+    """Lists the shipped models, or what matches words."""
+    from lorabench import catalogue
 
-    print(show.models())
+    print(catalogue.models(" ".join(options.search)))
     return 0
 
 

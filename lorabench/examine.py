@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorabench.errors import LorabenchError, unknown
+from lorabench.errors import LorabenchError
 from lorabench.report.human import DASH, count, one_line, plural
+from lorabench.spec import hub
+from lorabench.spec.elsewhere import unknown_choice
 
 if TYPE_CHECKING:
     from lorabench.analysis.summarise import Group
@@ -209,7 +211,8 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     allowed = [n for n in plugins.names("quantizations") if n != "none"]
     for name in names:
         if name not in allowed:
-            raise LorabenchError(unknown("quantization", name, allowed))
+            raise LorabenchError(unknown_choice("quantization", name, allowed))
+    hub.require_named(model)
     weights = open_base(model)
     if not weights.place.is_dir():
         raise LorabenchError(f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers")

@@ -1,4 +1,4 @@
-"""What the CLI shows of predictions: estimate, parameters, gpus, as text or JSON."""
+"""What the CLI shows of predictions: estimate, plan, parameters, as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench import quick
 from lorabench.report.human import DASH, count, plural, seconds, size
+from lorabench.spec import hub
 from lorabench.spec.checkpoint import stored_quantization
 from lorabench.spec.paths import model_label
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.hardware import Seconds
     from lorabench.memory.plan import Row
+    from lorabench.memory.remedies import Remedies, Remedy
     from lorabench.memory.setting import Setting
     from lorabench.record.unreached import Unreached
     from lorabench.report.layout import Table
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from lorabench.spec.source import Source
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
+
+MENDED = 6  # settings of a study whose remedy is looked for: each is some traces of about half a second
 
 _MEANING = {
     "weights": "base weights as stored",
@@ -43,19 +47,26 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     from lorabench.spec.gpus import find_gpu
 
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    hub.require_named(words["model"]["name"])
     with quick.lean_imports():
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.parameters import unreached_of
+        from lorabench.memory.remedies import remedies
         from lorabench.memory.request import positions_of, setting_from
+        from lorabench.memory.reuse import Reuse
+        from lorabench.memory.room import Room
         from lorabench.memory.skeleton import configuration
 
         setting = setting_from(words, card.kind if card else "cuda")  # transformers imports what a model needs when it is first built
-    made = predict(setting, card, positions_of(configuration(setting.model)))
+    with quick.uncollected():
+        known = Reuse()
+        made = predict(setting, card, positions_of(configuration(setting.model)), known)
+        mended = remedies(setting, Room(card, traced=known.traced), made.largest_sequence_length) if card and not made.fits else None
     left = unreached_of(setting)
-    return as_plain_json(setting, made, left) if as_json else as_text(setting, made, card, left)
+    return as_plain_json(setting, made, left, card, mended) if as_json else as_text(setting, made, card, left, mended)
 
 
-def as_plain_json(setting: Setting, made: Estimate, left: Unreached | None = None) -> str:
+def as_plain_json(setting: Setting, made: Estimate, left: Unreached | None = None, card: Gpu | None = None, mended: Remedies | None = None) -> str:
     """The estimate as JSON; bytes as whole numbers, absent values left out."""
     step = made.step
     plain: dict[str, Any] = {
@@ -71,15 +82,19 @@ def as_plain_json(setting: Setting, made: Estimate, left: Unreached | None = Non
         "low_bytes": made.low_bytes,
         "high_bytes": made.high_bytes,
         "peak_at": step.peak_at,
+        "gpu": card.name if card else None,
+        "gpu_memory_bytes": card.memory_bytes if card else None,
         "fits": made.fits,
         "largest_batch_size": made.largest_batch_size,
         "largest_sequence_length": made.largest_sequence_length,
+        "remedies": [_remedy_plain(r) for r in mended.fitting] if mended else None,
+        "least": {**_remedy_plain(mended.least), "smallest_gpu": mended.card, "largest_sequence_length": mended.length} if mended and mended.least else None,
         "unreached": _unreached_plain(left, setting),
     }
     return json.dumps({k: v for k, v in plain.items() if v is not None}, indent=2)
 
 
-def as_text(setting: Setting, made: Estimate, card: Gpu | None, left: Unreached | None = None) -> str:
+def as_text(setting: Setting, made: Estimate, card: Gpu | None, left: Unreached | None = None, mended: Remedies | None = None) -> str:
     """The estimate as a small table with bars."""
     step, method = made.step, setting.method
     rank = f" rank {method.rank}" if method.rank is not None else ""
@@ -97,7 +112,7 @@ def as_text(setting: Setting, made: Estimate, card: Gpu | None, left: Unreached 
             lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
     lines += ["", f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}"]
     if card is not None:
-        lines += ["", _verdict(made, card)]
+        lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
     if told := _unreached_text(left, setting):
         lines += ["", f"note: {told}"]
     return "\n".join(lines)
@@ -119,7 +134,7 @@ def _unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any]
 
 
 def _verdict(made: Estimate, card: Gpu) -> str:
-    room = f"{card.name} ({size(card.memory_bytes)})"
+    room = f"{card.name} ({card.capacity})"
     if made.fits:
         most = f"up to batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this batch size"
         return f"fits on {room}; {most}"
@@ -128,6 +143,28 @@ def _verdict(made: Estimate, card: Gpu) -> str:
     other = f"; batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
     shorter = f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this batch size would" if made.largest_sequence_length else ""
     return f"does not fit on {room}{other}{shorter}"
+
+
+def _remedy_plain(one: Remedy) -> dict[str, Any]:
+    return {"flags": one.flags, "set": one.changes, "peak_bytes": one.peak_bytes, "high_bytes": one.high_bytes, "headroom_bytes": one.headroom_bytes}
+
+
+def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
+    """What makes it fit, a line each, to be pasted behind the command."""
+    if mended.fitting:
+        several = len(mended.fitting) > 1
+        lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
+        lines += [f"  {line}" for line in columns([(r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare") for r in mended.fitting])]
+        if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
+            total = setting.training.batch_size * setting.training.gradient_accumulation
+            lines.append(f"a smaller batch with gradient accumulation keeps the optimizer step at {plural(total, 'sequence')}")
+        return lines
+    assert mended.least is not None
+    lines = [f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with: {mended.least.flags or 'the setting as it is'}"]
+    lines.append(f"the smallest known card that holds that is {mended.card}" if mended.card else "no known card holds that")
+    if mended.length:
+        lines.append(f"with these and --sequence-length {mended.length} it would fit here")
+    return lines
 
 
 def plan(source: Any, gpu: str, as_json: bool) -> str:
@@ -141,6 +178,8 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
         from lorabench.memory.calibration import calibrate, stored_results
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.plan import plan_conditions
+        from lorabench.memory.remedies import remedies
+        from lorabench.memory.room import Room
         from lorabench.memory.setting import setting_of
         from lorabench.spec.grid import conditions
 
@@ -152,6 +191,10 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     found = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
     left = [found[s] if s is not None else None for s in settings]
     told = {True: "fits", None: "may not fit", False: "does not fit"}
+    over = list(dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card)))[:MENDED]
+    with quick.uncollected():
+        room = Room(card)
+        mended = {s: remedies(s, room, most=1) for s in over}
     if as_json:
         plain = [
             {
@@ -164,6 +207,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
                 "fits": told[row.fits(card)] if row.step else None,
                 "seconds": [row.whole.least, row.whole.most] if row.whole else None,
                 "training_seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+                "remedy": _mended_plain(mended[setting]) if setting in mended else None,
                 "unreached": _unreached_plain(one, setting) if setting is not None else None,
             }
             for word, row, one, setting in zip(words, rows, left, settings, strict=True)
@@ -180,7 +224,34 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     n = len(study.seeds)
     total = _total(n, timed, [r.seconds for r in counted if r.seconds], card) + (", without what does not fit" if any(r.fits(card) is False for r in rows) else "") if timed else ""
     notes = dict.fromkeys(f"note: {model_label(s.model.name)}, {s.quantization.name}: {_unreached_text(one, s)}" for s, one in zip(settings, left, strict=True) if s is not None and one is not None)
-    return "\n".join([*_columns(lines), "", *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+    remedy = _plan_remedies(words, rows, settings, mended, card)
+    return "\n".join([*columns(lines), "", f"{card.name}: {card.capacity}", *remedy, *filter(None, (total, _basis(calibration, card))), *notes, "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory"])
+
+
+def _mended_plain(found: Remedies) -> dict[str, Any]:
+    one = found.fitting[0] if found.fitting else found.least
+    assert one is not None
+    return {**_remedy_plain(one), "fits": bool(found.fitting), "smallest_gpu": found.card}
+
+
+def _plan_remedies(words: Sequence[str], rows: Sequence[Row], settings: Sequence[Setting | None], mended: dict[Setting, Remedies], card: Gpu) -> list[str]:
+    """A line for each condition that does not surely fit: what to write into the study."""
+    lines, more = [], 0
+    for word, row, setting in zip(words, rows, settings, strict=True):
+        if setting is None or row.fits(card):
+            continue
+        if setting not in mended:
+            more += 1
+            continue
+        found = mended[setting]
+        if found.fitting:
+            one = found.fitting[0]
+            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most)")
+        else:
+            assert found.least is not None
+            lines.append(f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with {found.least.keys or 'the setting as it is'}; {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}")
+    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
+    return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []
 
 
 def _range(time: Seconds | None) -> str:
@@ -206,6 +277,7 @@ def _basis(calibration: Calibration | None, card: Gpu) -> str:
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
+    hub.require_named(model)
     with quick.lean_imports():
         from lorabench.engine.experts import unreached
         from lorabench.memory.parameters import any_model, count_parameters
@@ -226,7 +298,7 @@ def parameters(model: str, ranks: list[int], target_modules: Any, method: str, a
         lines.append((str(r.rank), f"{r.trainable_parameters:,}", f"{r.trainable_percent:.3g} %", size(r.adapter_bytes()), size(r.adapter_bytes(2))))
     form = f", stored in {stored.words}" + ("" if stored.readable else ", which lorabench cannot train on") if stored else ""
     note = ["", f"note: {left.words(quantised=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
-    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *_columns(lines), *note])
+    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *columns(lines), *note])
 
 
 def paper(source: Source) -> Table:
@@ -259,19 +331,7 @@ def _condition_words(row: Row, apart: str = "") -> str:
     return f"{method.name}{rank}" + (f" {quantization.name}" if quantization.name != "none" else "") + (" dq" if quantization.double_quant else "") + (f" {apart}" if apart else "")
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned: the first column to the left, numbers to the right."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
-
-
-def gpus() -> str:
-    """The known cards, a line each."""
-    from lorabench.spec.gpus import gpus as known
-
-    rows = [("gpu", "memory", "bandwidth", "bf16")]
-    for name, card in known().items():
-        bandwidth = f"{card.bandwidth / 1e9:,.0f} GB/s" if card.bandwidth else ""
-        rate = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s" if card.bf16_flops else ""
-        rows.append((name, size(card.memory_bytes), bandwidth, rate))
-    return "\n".join(_columns(rows))

@@ -21,8 +21,10 @@ from lorabench.advice.words import Answer, title
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.archive import FILE, opened
 from lorabench.report.human import size
+from lorabench.spec import hub
 from lorabench.spec.architectures import find_architecture, model_type
 from lorabench.spec.checkpoint import stored_quantization
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.gpus import Gpu, find_gpu, gpus
 from lorabench.spec.paths import model_label
 from lorabench.spec.settings import MethodSpec, TrainingSpec
@@ -69,7 +71,7 @@ def recommend(
     if batch_size > MOST:
         raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
     if task is not None and task not in plugins.names("tasks"):
-        raise LorabenchError(unknown("task", task, plugins.names("tasks")))
+        raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is no number above 0; give it in the unit of the study's metric, such as 0.02")
     card = find_gpu(gpu)
@@ -77,6 +79,7 @@ def recommend(
     for folder in named:
         with opened(folder):  # before the slow imports, so that a typing error is told at once
             pass
+    hub.require_named(model)
     with quick.lean_imports():
         from lorabench.memory.calibration import calibrate
         from lorabench.memory.parameters import count_parameters, unreached_of
@@ -259,6 +262,7 @@ def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[
 
 
 def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]:
+    yield f"{card.name} is taken as a {card.capacity}." if card.nominal_gib is not None else f"{card.name} is {card.capacity}."
     if not card.bf16:
         yield f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, of products that it takes through float32."
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):

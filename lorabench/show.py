@@ -173,23 +173,6 @@ def _in_unit(value: float, unit: str) -> str:
     return shown + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
 
 
-def models() -> str:
-    """The shipped models: parameters, size on disk, and how well they predict held-out text."""
-    from lorabench.spec.paths import shipped_models
-
-    rows = []
-    for name, folder in shipped_models().items():
-        card = folder / "pretraining.json"
-        facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-        size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-        said = [f"{facts['parameters']:>9,} parameters" if "parameters" in facts else "", _in_unit(size, "bytes")]
-        if "held_out_bits_per_byte" in facts:
-            said.append(f"{facts['held_out_bits_per_byte']:.3f} bits per byte held out")
-        rows.append(f"{name:<22}  {', '.join(s for s in said if s)}")
-    rows.append("and any transformers model: a directory (model: ./path) or a hub id (model: Qwen/Qwen3-0.6B, revision: main)")
-    return "\n".join(rows)
-
-
 def plugin_list(kind: str) -> str:
     """One line for each plug-in of a kind."""
     names = plugins.names(kind)

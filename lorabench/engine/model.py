@@ -33,6 +33,7 @@ from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
+from lorabench.spec import hub
 from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.spec.checkpoint_files import described_shards, weight_files
 from lorabench.spec.paths import model_directory, model_label, model_source
@@ -66,7 +67,8 @@ def load_config(model: ModelSpec) -> Any:
     from transformers import AutoConfig
 
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
-    with _explained(model):
+    hub.require(model.name, model.revision)
+    with _explained(model), hub.asked_for(model.name):
         return AutoConfig.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
@@ -77,7 +79,8 @@ def load_tokenizer(model: ModelSpec) -> Any:
     directory = model_directory(model.name)
     if directory is not None:
         refuse_missing(directory)
-    with _explained(model, _TOKENIZER, (Exception,)):  # tokenizers raises no kind of its own
+    hub.require(model.name, model.revision)
+    with _explained(model, _TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
@@ -100,7 +103,7 @@ def load_base(condition: Condition, where: torch.device) -> Any:
         _silence_int8_cast()
     folder = _fetched(spec)
     names = fitting_names(skeleton(spec), folder, stored)
-    with _explained(spec), quiet(), _whole(folder):
+    with _explained(spec), quiet(), _whole(folder), hub.asked_for(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -150,7 +153,7 @@ def _fetched(model: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    with _explained(model):
+    with _explained(model), hub.asked_for(model.name):
         for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
             try:
                 folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))

@@ -42,10 +42,10 @@ class Estimate:
     """at the given batch size; the model's positions at most; 0 where none fits"""
 
 
-def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None) -> Estimate:
-    """Predicts a setting's memory, and with a GPU what fits on it."""
+def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None) -> Estimate:
+    """Predicts a setting's memory, and with a GPU what fits on it; `known` keeps what was traced."""
     setting = on_card(setting, gpu)
-    known = Reuse()
+    known = Reuse() if known is None else known
     known.extend(setting)
     step = known.step(setting)
     parts = with_framework(step, setting)

@@ -17,11 +17,12 @@ from lorabench import plugins
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import quiet
-from lorabench.errors import LorabenchError, ModelError, unknown
+from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.setting import Setting
 from lorabench.memory.skeleton import build, configuration, explained
 from lorabench.memory.step import resolve_dtype
 from lorabench.record.unreached import Unreached
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
@@ -48,7 +49,7 @@ class Count:
 def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora") -> tuple[Count, ...]:
     """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
     if method not in plugins.names("methods"):
-        raise LorabenchError(unknown("method", method, plugins.names("methods")))
+        raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
     whole = any_model(configuration(model), model.trust_remote_code)
     base = sum(p.numel() for p in whole.parameters())
     if not plugins.load("methods", method).FIELDS:

@@ -20,7 +20,7 @@ from lorabench.engine.model import load_config, quiet
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.setting import Setting
 from lorabench.spec.architectures import architectures, find_architecture
-from lorabench.spec.checkpoint import declared_quantization, refusal
+from lorabench.spec.checkpoint import declared_quantization, local_folder, refusal
 from lorabench.spec.paths import model_directory
 from lorabench.spec.settings import ModelSpec, QuantizationSpec
 
@@ -65,7 +65,7 @@ def _check_name(model: ModelSpec) -> None:
         return
     known = [word for a in architectures().values() for word in (a.name, *a.aliases)]
     near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
-    if near:
+    if near and local_folder(model.name, model.revision) is None:
         raise ModelError(f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name")
 
 

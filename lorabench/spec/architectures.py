@@ -6,7 +6,9 @@ parameters and the fields of transformers' configuration.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -56,8 +58,24 @@ def architectures() -> dict[str, Architecture]:
 
 
 def find_architecture(name: str) -> Architecture | None:
-    """The preset of a hub id or alias, in any case; None where there is none."""
-    return _by_word().get(name.lower())
+    """The preset of a hub id or alias, in any case and with blanks or underscores for hyphens, a name without "/" also without its vendor; None where there is none."""
+    return _by_word().get(name.strip().lower()) or _by_name().get(_plain(name))
+
+
+def search(words: str) -> tuple[Architecture, ...]:
+    """The presets that hold every one of the words ("llama 8b") in id or aliases, vendor and case aside: whole words first, then parts of them."""
+    wanted = re.findall(r"[a-z0-9.]+", words.lower())
+    texts = {a.name: " ".join((a.name, *a.aliases, str(a.config.get("model_type", "")))).lower() for a in architectures().values()}
+    whole = [a for a in architectures().values() if set(wanted) <= set(re.findall(r"[a-z0-9.]+", texts[a.name]))]
+    parts = [a for a in architectures().values() if all(w in texts[a.name] for w in wanted)]
+    return tuple(whole or parts)
+
+
+def near_names(name: str, most: int = 3) -> list[str]:
+    """The hub ids of presets that a name that is none is like."""
+    words = {word: a.name for a in architectures().values() for word in map(_plain, (a.name.rpartition("/")[2], *a.aliases))}
+    near = difflib.get_close_matches(_plain(name.rpartition("/")[2]), list(words), n=3 * most, cutoff=0.6)
+    return list(dict.fromkeys(words[w] for w in near))[:most]
 
 
 def model_type(name: str) -> str | None:
@@ -78,3 +96,18 @@ def model_type(name: str) -> str | None:
 @cache
 def _by_word() -> dict[str, Architecture]:
     return {word.lower(): a for a in architectures().values() for word in (a.name, *a.aliases)}
+
+
+def _plain(name: str) -> str:
+    """ "Llama 3.1 8B" and "llama_3.1-8b" are one name."""
+    return re.sub(r"[\s_-]+", "-", name.strip().lower())
+
+
+@cache
+def _by_name() -> dict[str, Architecture]:
+    """Ids and aliases without their vendor, where that leaves one model."""
+    found: dict[str, set[str]] = {}
+    for a in architectures().values():
+        for word in (a.name, *a.aliases):
+            found.setdefault(_plain(word.rpartition("/")[2]), set()).add(a.name)
+    return {word: architectures()[next(iter(names))] for word, names in found.items() if len(names) == 1}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from lorabench import plugins
 from lorabench.errors import unknown
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.source import Route
 from lorabench.spec.study import Condition, Study
 
@@ -55,7 +56,9 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         return f"{key}: {context.get('error', detail['msg'])}" if key else str(context.get("error", detail["msg"]))
     if kind == "literal_error":
         allowed = str(context.get("expected", "")).replace(" or ", ", ").replace("'", "")
-        return f"{key}: {unknown('value', seen, [a.strip() for a in allowed.split(',')])}"
+        names = [a.strip() for a in allowed.split(",")]
+        part = next((str(p) for p in reversed(route) if isinstance(p, str)), "").rpartition(".")[2]
+        return f"{key}: {unknown_choice(part, seen, names) if part in ('optimizer', 'schedule') else unknown('value', seen, names)}"
     bounds = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "above"), "less_than_equal": ("le", "at most"), "less_than": ("lt", "below")}
     if kind in bounds:
         name, words = bounds[kind]

@@ -3,10 +3,15 @@
 A name is understood as people and drivers write it: "rtx4090", "4090" and "NVIDIA GeForce RTX 4090" are one card. Vendor words are
 left out, a size ("40GB") and a bus ("PCIe", "SXM4") choose between cards of one chip, and every other word must be the card's own, so that
 "RTX 4090 Laptop GPU" and "RTX 4070 Ti SUPER" are not the cards whose names they hold.
+
+A size in GB is a class of cards as they are sold: "12GB" has what the least of the known 12 GB cards lets PyTorch use, 11.6 GiB. Between the
+known classes at least the lowest share that any of them has (0.91, with ECC), and never less than a smaller class. A size in GiB or MiB is an
+amount of usable memory, as PyTorch prints it, and taken as it is.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +19,14 @@ from typing import Literal
 
 import yaml
 
-from lorabench.errors import LorabenchError, unknown
+from lorabench.errors import LorabenchError
 from lorabench.spec.paths import MODELS
 
 MOST_GIB = 100 * 1024  # a larger size is a slip of the keyboard: the largest card has 288
-GIB = {"gb": 1, "gib": 1, "tb": 1024, "tib": 1024}  # as cards are sold: a 24GB card has 24 * 2**30 bytes
-_SIZE = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*(gb|gib|tb|tib)", re.IGNORECASE)
+GIB = {"m": 1 / 1024, "g": 1, "t": 1024}
+_SIZE = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf(?:inity)?))\s*([mgt])(i?)b?", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?P<before>\d{1,6})\s*[x×*]\s*(?P<card>.*\S)|(?P<first>.*\S)\s*[x×*:]\s*(?P<after>\d{1,6})", re.IGNORECASE)
+_APPLE = re.compile(r"(?:apple)?m[1-9](?:pro|max|ultra)?|mps|metal|apple.*")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9])(\d+)\s*(?:gb|gib|g)(?![a-z0-9])")
 _BUS = re.compile(r"pcie?|sxm\d?")
@@ -32,7 +39,7 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """usable: what PyTorch names as a known card's total capacity in public error messages, the lowest seen or a little below; a size that was typed is as typed"""
+    """usable: what PyTorch names as a known card's total capacity in public error messages, the lowest seen or a little below; of a size in GB that of the least card of its class, of one in GiB as typed"""
     bandwidth: float | None = None
     """bytes a second"""
     bf16_flops: float | None = None
@@ -44,7 +51,15 @@ class Gpu:
     bf16: bool = True
     """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of bfloat16 weights go through float32"""
     nominal_gib: float | None = None
-    """as sold, and as its driver names it"""
+    """as sold, and as its driver names it; absent of this machine and of an amount in GiB"""
+
+    @property
+    def capacity(self) -> str:
+        """ "24 GB card: 23.6 GiB = 25.3 GB usable": GB as sold, GiB as PyTorch prints it, decimal GB as all predictions are shown."""
+        usable = f"{_three(self.memory_bytes / 2**30)} GiB = {_three(self.memory_bytes / 1e9)} GB"
+        if self.kind == "cpu":
+            return f"{usable} of memory"
+        return f"{usable} usable" if self.nominal_gib is None else f"{self.nominal_gib:g} GB card: {usable} usable"
 
 
 @cache
@@ -68,7 +83,10 @@ def gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(text: str) -> Gpu:
-    """A card by name, one of a size ("24GB", "1TB"), or "cpu", this machine; LorabenchError for any other word, and for a name of two cards."""
+    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine.
+
+    LorabenchError for any other word, for a name of two cards, and for several cards at once.
+    """
     shown = _short(text)
     if not shown:
         raise LorabenchError("no gpu is named; say a card such as rtx4090, a size such as 24GB, or cpu for this machine")
@@ -76,20 +94,60 @@ def find_gpu(text: str) -> Gpu:
         import psutil
 
         return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
-    size = _SIZE.fullmatch(text.strip())
-    if size:
-        gib = float(size.group(1)) * GIB[size.group(2).lower()]  # infinite for 400 digits
-        if not 2**-30 <= gib <= MOST_GIB:  # a byte at least
-            raise LorabenchError(f"a gpu of {shown} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB")
-        return Gpu(text.strip(), int(gib * 2**30))
+    if size := _SIZE.fullmatch(text.strip()):
+        return _of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
     found = cards_named(text)
     if len(found) == 1:
         return found[0]
     if found:
         raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in found)}; say which")
+    several = _SEVERAL.fullmatch(text.strip())
+    if several and (cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)):  # "rtx4091" is no "rt" times 4,091
+        number, card = int(several["before"] or several["after"]), find_gpu(one)
+        if number == 1:
+            return card
+        raise LorabenchError(
+            f"gpu '{shown}' is {number} cards, but memory and time are predicted for one card so far; say --gpu {_short(card.name)}, which holds where "
+            "each card has a copy of the whole model (data parallel); a model that is split over cards cannot be predicted yet"
+        )
     if _NUMBER.fullmatch(text.strip()):
         raise LorabenchError(f"gpu '{shown}' is a number without a unit; say {shown if len(shown) < 5 else 24}GB for a size")
-    raise LorabenchError(unknown("gpu", shown, gpus()) + ", a size such as 24GB, or cpu for this machine")
+    if _APPLE.fullmatch(re.sub(r"[^a-z0-9]", "", shown.lower())):
+        raise LorabenchError(f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a size such as 24GB, or cpu for this machine")
+    near = f"; did you mean '{_nearest(shown)}'?" if _nearest(shown) else ";"
+    raise LorabenchError(f"unknown gpu '{shown}'{near} allowed: {', '.join(gpus())}, a size such as 24GB, or cpu for this machine")
+
+
+def _of_size(name: str, gib: float, exact: bool) -> Gpu:
+    if not 2**-30 <= gib <= MOST_GIB:  # a byte at least; infinite for 400 digits, and nan is neither
+        raise LorabenchError(f"a gpu of {_short(name)} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB")
+    if exact:
+        return Gpu(name, int(gib * 2**30))
+    return Gpu(name, usable_bytes(gib), nominal_gib=gib)
+
+
+def usable_bytes(nominal_gib: float) -> int:
+    """What a card that is sold with so much memory lets PyTorch use at least, by the known cards: rises with the size."""
+    same = [c.memory_bytes for c in gpus().values() if c.nominal_gib == nominal_gib]
+    if same:
+        return min(same)
+    classes = {c.nominal_gib for c in gpus().values() if c.nominal_gib is not None and c.nominal_gib < nominal_gib}
+    share = min(c.memory_bytes / (c.nominal_gib * 2**30) for c in gpus().values() if c.nominal_gib)
+    above = [c.memory_bytes for c in gpus().values() if c.nominal_gib and c.nominal_gib > nominal_gib]
+    at_least = max([int(share * nominal_gib * 2**30), *(usable_bytes(g) for g in classes)])
+    return min([at_least, *above])
+
+
+def _nearest(seen: str) -> str:
+    """The card whose chip is spelled most alike; empty where none is."""
+    chips = {_chip(c.name): c.name for c in gpus().values()}
+    near = difflib.get_close_matches(_chip(seen), list(chips), n=1, cutoff=0.6)
+    return chips[near[0]] if near else ""
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.3g}" if 0.001 <= value < 999.5 else f"{value:,.0f}" if value >= 999.5 else f"{value:.1g}"
 
 
 def cards_named(text: str) -> list[Gpu]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError, ModelError
+from lorabench.spec import hub
 from lorabench.spec.checkpoint_files import stored_tensors
 from lorabench.spec.paths import model_directory
 from lorabench.spec.settings import FLOAT32_BELOW, Frozen, ModelSpec
@@ -128,7 +129,7 @@ def pinned(model: ModelSpec) -> ModelSpec:
     ref = Path(constants.HF_HUB_CACHE) / f"models--{model.name.replace('/', '--')}" / "refs" / (model.revision or "main")
     if ref.is_file():
         return model.model_copy(update={"revision": ref.read_text().strip()})
-    if constants.HF_HUB_OFFLINE:
+    if not hub.answers():
         return model
     try:
         commit = HfApi().model_info(model.name, revision=model.revision, timeout=10).sha

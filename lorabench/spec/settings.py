@@ -25,6 +25,7 @@ from pydantic import (
 
 from lorabench import plugins
 from lorabench.errors import unknown
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.paths import DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
@@ -314,7 +315,7 @@ class TaskSpec(Named):
 
 def _plugin(kind: str, name: str) -> str:
     if name not in plugins.names(kind):
-        raise ValueError(unknown(kind.removesuffix("s"), name, plugins.names(kind)))
+        raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
     return name
 
 
@@ -327,7 +328,7 @@ def _task_options(data: Any, info: ValidationInfo) -> Any:
         raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
     name = data["name"]
     if name not in plugins.names("tasks"):
-        raise ValueError(unknown("task", name, plugins.names("tasks")))
+        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
     options = plugins.load("tasks", name).Options
     odd = next((key for key in data if key not in options.model_fields), None)
     if odd is not None:

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint import declared_quantization, read_config
+from lorabench.spec import hub
+from lorabench.spec.checkpoint import declared_quantization, local_folder, read_config
 from lorabench.spec.checkpoint_files import refuse_pointer, weight_files
 from lorabench.spec.paths import model_directory
 from lorabench.spectra.dequantised import ADVICE, BLOCK, FLOAT8, METHODS, Codes, beside, codes, dequantised, foreign, logical_shape
@@ -208,6 +209,7 @@ def checkpoint_directory(name: str, revision: str | None = None, download: bool 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    download = download and (local_folder(name, revision) is not None or hub.answers())
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=not download, allow_patterns=["*.json", "*.safetensors"] if download else None))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):

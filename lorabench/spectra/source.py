@@ -12,6 +12,7 @@ from lorabench.errors import LorabenchError, ModelError, StoreError
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
 from lorabench.record.store import read_result
+from lorabench.spec import hub
 from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.adapter_files import is_adapter
@@ -109,6 +110,8 @@ def open_base(name: str) -> Weights:
     if path.exists():
         return Weights(path)
     found = checkpoint_directory(name) or (checkpoint_directory(name, download=True) if _looks_like_hub(name) else None)
+    if found is None and _looks_like_hub(name) and not hub.answers():
+        raise ModelError(f"the base {hub.absent(name)}")
     if found is None:
         raise ModelError(f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy")
     return Weights(found)

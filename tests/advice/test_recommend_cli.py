@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 
 @pytest.mark.slow
 def test_json_has_every_key_and_bytes_as_whole_numbers(capsys):
-    code, out, err = call(capsys, *TINY, "--gpu", "1GB", "--json")
+    code, out, err = call(capsys, *TINY, "--gpu", "1GiB", "--json")
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert told["recommendations"]

@@ -58,10 +58,11 @@ def test_a_name_of_two_cards_is_told_with_both(text):
         find_gpu(text)
 
 
-@pytest.mark.parametrize(("text", "gib"), [("24GB", 24), ("24 gib", 24), (" 24.0gb ", 24), ("1TB", 1024), ("0.5GB", 0.5)])
+@pytest.mark.parametrize(("text", "gib"), [("24GiB", 24), ("24 gib", 24), (" 24.0gib ", 24), ("1TiB", 1024), ("0.5GiB", 0.5), ("12288MiB", 12), ("12GB", 11.6), ("12 gb", 11.6), ("12g", 11.6), ("24GB", 21.96), ("16GB", 14.56)])
 def test_a_size_is_a_card_without_rates_named_as_typed(text, gib):
+    """GiB is an amount as typed; GB is a class of cards, with what the least of them can use (of 12 GB 11.6 GiB, of 24 GB an L4's)."""
     card = find_gpu(text)
-    assert card.memory_bytes == gib * 2**30
+    assert card.memory_bytes == int(gib * 2**30)
     assert card.name == text.strip()
     assert (card.bandwidth, card.bf16_flops, card.fp32_flops) == (None, None, None)
 
@@ -129,3 +130,35 @@ def test_float32_is_computed_outside_the_tensor_cores():
     assert (packed.least, packed.most) == pytest.approx((1.05 * plain.least, 1.3 * plain.most))
     idle = SimpleNamespace(flops=1, moved_bytes=1, kernels=1000)
     assert step_seconds(idle, a100, products=torch.float32).least == 1000 * LAUNCH
+
+
+def test_a_class_never_has_more_than_a_card_of_that_size_and_grows_with_it():
+    from lorabench.spec.gpus import usable_bytes
+
+    assert all(usable_bytes(c.nominal_gib) <= c.memory_bytes for c in gpus().values())
+    sizes = [usable_bytes(quarter / 4) for quarter in range(1, 1200)]
+    assert sizes == sorted(sizes)
+    assert usable_bytes(20) == int(20 * 2**30 * gpus()["t4"].memory_bytes / 2**34), "no known card has 20 GB: the lowest known share, a T4's"
+
+
+def test_what_a_size_means_is_said_in_both_units():
+    assert find_gpu("12GB").capacity == "12 GB card: 11.6 GiB = 12.5 GB usable"
+    assert find_gpu("12GiB").capacity == "12 GiB = 12.9 GB usable"
+    assert find_gpu("rtx4090").capacity == "24 GB card: 23.6 GiB = 25.3 GB usable"
+
+
+@pytest.mark.parametrize(("text", "one"), [("2xrtx4090", "rtx4090"), ("2x4090", "rtx4090"), ("rtx4090x2", "rtx4090"), ("2 x rtx4090", "rtx4090"), ("8xH100", "h100"), ("A100-80GB:8", "a100-80gb"), ("4x24GB", "24GB")])
+def test_several_cards_are_told_to_be_one_so_far(text, one):
+    with pytest.raises(LorabenchError, match=f"cards, but memory and time are predicted for one card so far; say --gpu {one},"):
+        find_gpu(text)
+
+
+def test_one_times_a_card_is_that_card():
+    assert find_gpu("1x4090") is gpus()["rtx4090"]
+    assert find_gpu("mi300x") is gpus()["mi300x"]
+
+
+@pytest.mark.parametrize("text", ["apple m2", "M2 Max", "mps"])
+def test_apples_chips_are_told_not_to_be_known(text):
+    with pytest.raises(LorabenchError, match="Apple's chips are not"):
+        find_gpu(text)

@@ -1,0 +1,195 @@
+"""What makes a setting fit a card that it does not fit: the changes that do it alone, or else the smallest combinations of them.
+
+Each figure is that of the traced step of the changed setting (room.Room), never of a formula. Only what is hopeless is left out untraced:
+the moment of the present peak stays in the changed step, so it needs no less than that moment without the parts that a change can shrink.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorabench import plugins
+from lorabench.memory.estimate import HIGH, with_framework
+from lorabench.memory.room import Need, Room
+from lorabench.memory.setting import Setting
+from lorabench.spec.checkpoint import stored_quantization
+from lorabench.spec.gpus import gpus
+from lorabench.spec.settings import MethodSpec, QuantizationSpec
+
+LISTED = 4  # of combinations
+TOGETHER = 3  # changes at most, before all of them are tried
+TRIED = 12  # combinations of each size that are traced: a trace is about half a second
+USUAL_LENGTH = 64  # tokens: lengths are named as multiples of it, and none below it
+_SHRINKS = {
+    "micro_batch": ("activations", "logits", "workspace"),
+    "checkpointing": ("activations", "workspace"),
+    "paged-adamw": ("optimizer",),
+    "adamw-8bit": ("optimizer",),
+    "paged-adamw-8bit": ("optimizer",),
+    "bfloat16": ("weights", "gradients", "optimizer", "activations", "workspace"),
+    "nf4": ("weights", "activations"),
+    "int8": ("weights", "activations"),
+    "rank": ("adapters", "gradients", "optimizer", "activations"),
+    "lora": ("weights", "gradients", "optimizer", "activations", "workspace"),
+}
+"""change, those first that do not touch the result: the parts of a step that it can make smaller"""
+_EXCLUSIVE = (("paged-adamw", "adamw-8bit", "paged-adamw-8bit"), ("nf4", "int8"), ("bfloat16", "lora"))
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A changed setting that fits, or the least that a setting can need."""
+
+    setting: Setting
+    changes: dict[str, Any]
+    """dotted keys of a study: what they become"""
+    peak_bytes: int
+    high_bytes: int
+    headroom_bytes: int
+    """below zero where it does not fit"""
+
+    @property
+    def flags(self) -> str:
+        """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
+        words = {k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()}
+        return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
+
+    @property
+    def keys(self) -> str:
+        """As a study has them: "training.gradient_checkpointing: true, quantization.name: nf4"."""
+        return ", ".join(f"{k}: {str(v).lower() if isinstance(v, bool) else v}" for k, v in self.changes.items())
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What can be done about a setting that does not fit."""
+
+    fitting: tuple[Remedy, ...]
+    least: Remedy | None = None
+    """where nothing fits: all changes together"""
+    card: str | None = None
+    """the smallest known card that holds the least"""
+    length: int | None = None
+    """the longest sequence at which the least would fit; absent below 64 tokens"""
+
+
+def remedies(setting: Setting, room: Room, length: int | None = None, most: int = LISTED) -> Remedies:
+    """The changes that make a setting fit the card of a room; `length` is the longest sequence that fits without any other change, where known."""
+    at_first = room.need(setting)
+    fitting: list[Remedy] = []
+    for size in range(1, TOGETHER + 1):
+        tried = 0
+        for names in _sets(setting, room, size):
+            if _hopeless(at_first, names, setting, room) or tried >= TRIED or len(fitting) >= most:
+                continue
+            tried += 1
+            made = _made(setting, names, room)
+            if made is not None and made.headroom_bytes >= 0:
+                fitting.append(made)
+        if size == 1 and length is not None and length >= USUAL_LENGTH and len(fitting) < most:
+            fitting.append(_remedy(setting, setting.trained(sequence_length=length // USUAL_LENGTH * USUAL_LENGTH), room))
+        if fitting:
+            return Remedies(tuple(fitting))
+    least = _made(setting, _all(setting, room), room)
+    assert least is not None
+    if least.headroom_bytes >= 0:
+        return Remedies((least,))
+    card = next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
+    longest = room.longest(least.setting, setting.training.sequence_length)
+    return Remedies((), least, card, longest // USUAL_LENGTH * USUAL_LENGTH or None)
+
+
+def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
+    for names in itertools.combinations(_possible(setting, room), size):
+        if any(len(set(names) & set(group)) > 1 for group in _EXCLUSIVE):
+            continue
+        if setting.method.name == "full" and set(names) & {"nf4", "int8"} and "lora" not in names:
+            continue
+        yield names
+
+
+def _all(setting: Setting, room: Room) -> tuple[str, ...]:
+    possible = _possible(setting, room)
+    wanted = ("lora", "nf4", "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
+    return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
+
+
+def _possible(setting: Setting, room: Room) -> list[str]:
+    """The changes that this setting leaves open, in the order of _SHRINKS."""
+    training, method = setting.training, plugins.load("methods", setting.method.name)
+    stored = stored_quantization(setting.model.name, setting.model.revision) is not None
+    adapters = not method.TRAINS_BASE
+    smaller = setting.quantization.name == "none" and not stored and not method.UNQUANTIZED_ONLY
+    states = ("adamw", "paged-adamw", "adamw-8bit", "paged-adamw-8bit")
+    able = {
+        "micro_batch": training.batch_size > 1,
+        "checkpointing": not training.gradient_checkpointing,
+        "paged-adamw": room.gpu.kind == "cuda" and training.optimizer == "adamw",
+        "adamw-8bit": training.optimizer == "adamw",
+        "paged-adamw-8bit": room.gpu.kind == "cuda" and training.optimizer in states[:3],
+        "bfloat16": not adapters and setting.model.dtype in ("auto", "float32") and room.gpu.bf16,
+        "nf4": smaller or (not stored and (not adapters or setting.quantization.name == "int8")),
+        "int8": smaller or (not stored and not adapters),
+        "rank": adapters and (setting.method.rank or 0) > 8,
+        "lora": not adapters,
+    }
+    return [name for name in _SHRINKS if able[name]]
+
+
+def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: Room) -> bool:
+    shrunk = {part for name in names for part in _SHRINKS[name]}
+    kept = {part: (0 if part in shrunk else value) for part, value in need.step.parts.items()}
+    least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
+    return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
+
+
+def _made(setting: Setting, names: tuple[str, ...], room: Room) -> Remedy | None:
+    """The setting with changes; the micro-batch is the largest that fits with the others, else 1."""
+    changed = setting
+    for name in ("lora", "bfloat16", "nf4", "int8", "rank", "checkpointing", *_EXCLUSIVE[0]):
+        if name in names:
+            changed = _changed(changed, name)
+    if "micro_batch" not in names:
+        return _remedy(setting, changed, room)
+    whole, made = setting.training.batch_size, None
+    for batch in (n for n in range(1, whole) if whole % n == 0):
+        one = _remedy(setting, changed.trained(batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch), room)
+        if made is not None and one.headroom_bytes < 0:
+            break
+        made = one
+        if one.headroom_bytes < 0:
+            break
+    return made
+
+
+def _changed(setting: Setting, name: str) -> Setting:
+    if name == "checkpointing":
+        return setting.trained(gradient_checkpointing=True)
+    if name in ("nf4", "int8"):
+        return replace(setting, quantization=QuantizationSpec(name=name))
+    if name == "bfloat16":
+        return replace(setting, model=setting.model.model_copy(update={"dtype": "bfloat16"}))
+    if name == "lora":
+        return replace(setting, method=MethodSpec())
+    if name == "rank":
+        return replace(setting, method=setting.method.model_copy(update={"rank": 8}))
+    return setting.trained(optimizer=name)
+
+
+def _remedy(before: Setting, after: Setting, room: Room) -> Remedy:
+    need = room.need(after)
+    return Remedy(after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes)
+
+
+def _differences(before: Setting, after: Setting) -> dict[str, Any]:
+    old, new = _plain(before), _plain(after)
+    return {key: value for key, value in new.items() if value != old[key] and not (key == "method.rank" and old[key] is None)}  # lora in place of full: its default rank needs no word
+
+
+def _plain(s: Setting) -> dict[str, Any]:
+    fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
+    named = {"method.name": s.method.name, "model.dtype": s.model.dtype, "quantization.name": s.quantization.name, "method.rank": s.method.rank}
+    return {**named, **{f"training.{f}": getattr(s.training, f) for f in fields}}

@@ -1,0 +1,39 @@
+"""A remedy fits by the trace of its own setting, says so in flags that estimate takes, and stands alone where one change is enough."""
+
+import pytest
+
+from lorabench.arguments import make_parser, settings_of
+from lorabench.memory.estimate import estimate
+from lorabench.memory.remedies import remedies
+from lorabench.memory.request import setting_from
+from lorabench.memory.room import Room
+from lorabench.spec.gpus import Gpu
+
+TINY = ["estimate", "--model", "lorabench/tiny-4m", "--batch-size", "8", "--sequence-length", "256"]
+
+
+def setting(flags=()):
+    return setting_from(settings_of(make_parser().parse_args([*TINY, *flags])))
+
+
+def test_each_remedy_fits_when_its_flags_are_typed_and_has_the_figure_told():
+    high = estimate(setting()).high_bytes
+    card = Gpu("small", round(0.97 * high))
+    found = remedies(setting(), Room(card), length=192)
+    assert len(found.fitting) > 1
+    assert any(set(r.changes) == {"training.batch_size", "training.gradient_accumulation"} for r in found.fitting)
+    for remedy in found.fitting:
+        typed = estimate(setting(remedy.flags.split()), card)
+        assert typed.fits
+        assert typed.high_bytes == pytest.approx(remedy.high_bytes, rel=0.001)
+        assert remedy.headroom_bytes == card.memory_bytes - remedy.high_bytes
+        total = remedy.changes.get("training.batch_size", 8) * remedy.changes.get("training.gradient_accumulation", 1)
+        assert total == 8
+
+
+def test_where_nothing_fits_the_least_is_told_and_a_card_that_holds_it():
+    found = remedies(setting(), Room(Gpu("tiny", 2**20)))
+    assert found.fitting == ()
+    assert found.least.headroom_bytes < 0
+    assert found.least.high_bytes < estimate(setting()).high_bytes
+    assert found.card == "rtx3080"
