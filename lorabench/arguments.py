@@ -57,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
     c = add("status", "what a results directory holds and lacks")
     c.add_argument("directory", metavar="DIR")
+    c.add_argument("--cells", action="store_true", help="a line for each cell: id, outcome, seconds of training, the study's metric, its words")
     c = add("table", "the table of a study's conditions, or of the literature (studies/paper/NAME.yaml)")
     c.add_argument("directory", metavar="DIR", help="results directory, or a file of studies/paper/")
     c.add_argument("--format", metavar="FORMAT", help=f"{', '.join(plugins.names('exporters'))} (default: text for a terminal)")

@@ -110,7 +110,7 @@ def status(options: argparse.Namespace) -> int:
     from lorabench import show
     from lorabench.record.store import Store
 
-    print(show.status(Store.open(options.directory)))
+    print(show.status(Store.open(options.directory), options.cells))
     return 0
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorabench import plugins
 from lorabench.errors import StoreError
+from lorabench.runner.progress import count
 from lorabench.spec.identity import flattened
 
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult
     from lorabench.record.store import Store
     from lorabench.runner.plan import Plan
+    from lorabench.spec.study import Cell
 
 
 def dry_run(plan: Plan) -> str:
@@ -29,8 +32,9 @@ def dry_run(plan: Plan) -> str:
     return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written"])
 
 
-def status(store: Store) -> str:
-    """Cells by outcome, then each that runs, failed or is missing."""
+def status(store: Store, every: bool = False) -> str:
+    """Cells by outcome, then each that runs, failed or is missing; with `every` a line for each cell, to be searched."""
+    from lorabench.runner.changes import standing_changes
     from lorabench.runner.plan import describe_cells
 
     cells = store.plan()
@@ -41,11 +45,52 @@ def status(store: Store) -> str:
         told.append(word)
         if word != "finished":
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
+    if every:
+        rows = cell_rows(store, cells, words)
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
     lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
+    lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
     if {"missing", "failed", "skipped"} & set(told):
         lines.append(f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+    if not every:
+        lines.append(f"each cell with its id and result: lorabench status {store.folder} --cells")
     return "\n".join(lines)
+
+
+def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> list[str]:
+    """A line for each cell: id, outcome, seconds of training, the study's metric, its words."""
+    from lorabench.record.metrics import metric
+
+    name = main_metric(store)
+    rows = [("cell", "outcome", "seconds", name, "words")]
+    for cell in cells:
+        word, _ = _standing(store, cell.id)
+        result = None
+        with contextlib.suppress(StoreError):
+            result = store.get(cell.id)
+        seconds = None if result is None else result.value("train_seconds")
+        value = None if result is None else result.value(name)
+        rows.append((
+            cell.id, word.replace("_", " "), "-" if seconds is None else f"{seconds:.1f}",
+            "-" if value is None else _in_unit(value, metric(name).unit).strip(), words[cell.id],
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return ["  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4]]) for row in rows]
+
+
+def main_metric(store: Store) -> str:
+    """What the study's answer is about."""
+    return store.study().comparison.metric
+
+
+def _left_behind(store: Store) -> list[str]:
+    """What cells/ holds beside what the study asks for, and by which changes."""
+    left = set(store.left_behind())
+    if not left:
+        return []
+    told = [f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to earlier forms of this study, which no table or report shows"]
+    told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
+    return told
 
 
 def _standing(store: Store, cell_id: str) -> tuple[str, str]:

@@ -95,7 +95,7 @@ def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    return replace(plan, notices=tuple(dict.fromkeys(p.message for p in problems)))
+    return replace(plan, notices=(*plan.notices, *dict.fromkeys(p.message for p in problems)))
 
 
 def write_cells_csv(plan: Plan) -> Path:
