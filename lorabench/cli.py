@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         source = override(read_source(options.study), tuple(options.set))
         study = read_study(source)
         if options.dry_run:
-            return _dry_run(study, options.out, crew, source)
+            return _dry_run(study, options, crew, source)
         from lorabench.runner.progress import open_progress
         from lorabench.runner.run import run as run_study
 
@@ -68,14 +68,14 @@ def run(options: argparse.Namespace) -> int:
     return _finish(plan)
 
 
-def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
+def _dry_run(study: Any, options: argparse.Namespace, crew: Any, source: Any) -> int:
     from lorabench import show
     from lorabench.runner.plan import make_plan
     from lorabench.runner.run import check
 
-    plan = make_plan(study, out)
+    plan = make_plan(study, options.out)
     if plan.pending:
-        plan = check(plan, crew, source)
+        plan = check(plan, crew, source, options.skip_infeasible)
     print(show.dry_run(plan))
     return 0
 

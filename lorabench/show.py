@@ -28,6 +28,7 @@ def dry_run(plan: Plan) -> str:
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
+    checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
     return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written"])
 

@@ -43,7 +43,7 @@ class Changes:
         """What is kept of it in the plan."""
         if not self.left:
             return ()
-        return (Earlier(at=datetime.now(UTC).isoformat(timespec="seconds"), words="; ".join(self.words), cells=self.left),)
+        return (Earlier(at=datetime.now(UTC).isoformat(timespec="seconds"), words="; ".join(w.removesuffix(f"; {SHOWN}") for w in self.words), cells=self.left),)
 
 
 def changes(store: Store, cells: Sequence[Cell]) -> Changes:

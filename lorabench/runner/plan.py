@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ class Plan:
     """cell id: what the cell is, in words"""
     notices: tuple[str, ...] = ()
     """what is to be told before the run: what has changed since the last one, then what checking the cells found"""
+    large: int = 0
+    """conditions that are not sure to fit into memory"""
     changes: Changes = Changes()
     """since the last run in the same folder"""
 
@@ -123,6 +125,11 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
             parts.append(f"seed {cell.seed}")
         words[cell.id] = ", ".join(parts)
     return words
+
+
+def condition_words(words: Mapping[str, str], cell: Cell) -> str:
+    """A cell's words without its seed: its condition, as its study's cells are told apart."""
+    return words[cell.id].removesuffix(f", seed {cell.seed}")
 
 
 def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
