@@ -156,10 +156,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Prints all that is known of a cell."""
-    from lorabench import show
+    """Prints all that is known of a cell, or of a condition."""
+    from lorabench import named, show
 
-    print(show.explain(*show.find_cell(options.cell, options.directory)))
+    print(show.explain_named(named.find(options.cell, options.directory)))
     return 0
 
 
@@ -223,7 +223,7 @@ def spectrum(options: argparse.Namespace) -> int:
     """Decomposes what an adapter, a cell or a checkpoint learned."""
     from lorabench import examine
 
-    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory), options.intruders)
+    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory, _note), options.intruders)
     if options.html:
         path = examine.write_page(found, options.html)
         if not options.json:
@@ -237,7 +237,7 @@ def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
     from lorabench import examine
 
-    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory)))
+    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory, _note)))
     return 0
 
 
@@ -245,7 +245,7 @@ def quantization_error(options: argparse.Namespace) -> int:
     """Measures what quantisation alone does to a model's weights."""
     from lorabench import examine
 
-    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory))
+    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory, _note))
     note = examine.stored_note(options.model)
     print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
     return 0
@@ -311,6 +311,10 @@ def _emit(text: str, output: str | None) -> None:
         Path(output).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     except OSError as e:
         raise StoreError(f"{output} cannot be written ({e.strerror}); choose another file with -o FILE") from None
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
 def _say(sentence: str, code: int) -> int:

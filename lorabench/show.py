@@ -15,6 +15,7 @@ from lorabench.runner.progress import count
 from lorabench.spec.identity import flattened
 
 if TYPE_CHECKING:
+    from lorabench.named import Named
     from lorabench.record.result import CellResult
     from lorabench.record.store import Store
     from lorabench.runner.plan import Plan
@@ -126,25 +127,41 @@ def unfinished(plan: Plan) -> list[tuple[bool, str]]:
     return rows
 
 
-def find_cell(prefix: str, folder: str | None) -> tuple[Store, CellResult]:
-    """A cell by its id's beginning, in one results directory or in all under reports/."""
-    from lorabench.record.store import Store
+def explain_named(named: Named) -> str:
+    """A cell, or a condition: its metrics over the seeds, then its cells."""
+    if not named.is_condition:
+        return explain(named.store, named.store.find(named.cells[0].id))
+    if len(named.cells) == 1:
+        result = named.store.get(named.cells[0].id)
+        if result is not None:
+            return explain(named.store, result)
+    return explain_condition(named)
 
-    if folder is not None:
-        store = Store.open(folder)
-        return store, store.find(prefix)
-    stores = [Store(p.parent) for p in sorted(Path("reports").glob("*/plan.json"))]
-    found = {}
-    for s in stores:
-        with contextlib.suppress(StoreError):  # a broken folder hides no other
-            found.update({(s.folder, c.id): s for c in s.plan() if c.id.startswith(prefix)})
-    ids = sorted({cell_id for _, cell_id in found})
-    if len(ids) != 1:
-        which = f"several cells start with '{prefix}': {', '.join(ids[:8])}" if ids else f"no cell's id starts with '{prefix}'"
-        where = ", ".join(s.folder.name for s in stores) or "no study yet"
-        raise StoreError(f"{which}; looked in reports/ ({where}): name another directory with --in DIR")
-    best = next((s for s in found.values() if s.get(ids[0]) is not None), next(iter(found.values())))
-    return best, best.find(ids[0])
+
+def explain_condition(named: Named) -> str:
+    """A condition: what it declares, its metrics as the table has them, and a line for each cell."""
+    from lorabench.record.metrics import metric
+    from lorabench.report.view import make_view
+    from lorabench.runner.plan import describe_cells
+
+    store, view = named.store, make_view(named.store)
+    summary = view.summary(named.cells[0].condition_id)
+    parts = [f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"]
+    tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
+    if tuning is not None and tuning.chosen is not None:
+        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        parts.append(f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells")
+    parts.append(_block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"})))
+    readings = []
+    for name, statistic in summary.statistics.items():
+        unit = metric(name).unit
+        half = f" ± {_in_unit(statistic.half, unit)}" if statistic.half is not None else ""
+        readings.append((name, f"{_in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}"))
+    parts.append(_block("metrics, means with the half-width of their 95 % intervals", readings) if readings else "metrics    none yet")
+    parts.append("cells")
+    parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
+    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    return "\n".join(parts)
 
 
 def explain(store: Store, result: CellResult) -> str:
