@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("--compare", metavar="OTHER_DIR", help="another results directory whose like conditions are held beside these")
     c = add("explain", "all that is known of a cell: settings, readings, files, environment; of a condition: its metrics and cells")
     c.add_argument("cell", metavar="CELL_OR_CONDITION", help="id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8, seed 0'")
-    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
+    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/ and runs/)")
     _add_predictions(add)
     _add_examinations(add)
     add("models", "the models that ship")
@@ -153,7 +153,7 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     learned = "PEFT folder, file of factors (loralib, kohya, diffusers, mlx, torchtune), cell's folder or id, condition's label ('lora rank 8'), or a fully fine-tuned checkpoint (with --base)"
 
     def add_place(c: argparse.ArgumentParser) -> None:
-        c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id or a condition's label is looked up (default: all under reports/)")
+        c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id or a condition's label is looked up (default: all under reports/ and runs/)")
 
     c = add("spectrum", "singular values of what was learned, module by module: how much of a rank is used, and where")
     c.add_argument("source", metavar="ADAPTER_OR_CELL_OR_CHECKPOINT", help=learned)

@@ -20,6 +20,7 @@ from lorabench.record.store import Store
 from lorabench.spec.study import Cell
 
 SPELLINGS = ((r"[,=\[\]]", " "), (r"\brank\b", "r"), (r"\br(\d+)\b", r"r \1"), (r"\blearning rate\b", "lr"), (r"\bbatch size\b", "batch"), (r"\bseed(\d+)\b", r"seed \1"))
+PLACES = ("reports", "runs")  # where results directories are looked for
 LISTED = 8  # names in a sentence
 
 
@@ -35,8 +36,8 @@ class Named:
 
 
 def find(name: str, folder: str | None) -> Named:
-    """What a name means in one results directory, or in all under reports/; StoreError with the near ones where that is nothing or several things."""
-    stores = [Store.open(folder)] if folder is not None else [Store(p.parent) for p in sorted(Path("reports").glob("*/plan.json"))]
+    """What a name means in one results directory, or in all under reports/ and runs/; StoreError with the near ones where that is nothing or several things."""
+    stores = [Store.open(folder)] if folder is not None else [Store(p.parent) for place in PLACES for p in sorted(Path(place).glob("*/plan.json"))]
     found: list[Named] = []
     for store in stores:
         try:
@@ -149,8 +150,9 @@ def _words(text: str) -> Counter[str]:
 
 
 def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Sequence[Named]) -> str:
-    where = ", ".join(s.folder.name for s in stores) or "no study yet"
-    place = f"in {folder}" if folder is not None else f"looked in reports/ ({where})"
+    inside = {p: ", ".join(s.folder.name for s in stores if s.folder.parent == Path(p)) for p in PLACES}
+    where = " and ".join(f"{p}/ ({names})" for p, names in inside.items() if names) or "reports/ and runs/ (no study yet)"
+    place = f"in {folder}" if folder is not None else f"looked in {where}"
     elsewhere = "" if folder is not None else ": name another directory with --in DIR"
     if found:
         several = len({n.store.folder for n in found}) > 1
@@ -158,8 +160,9 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Seq
         listed = f"{', '.join(told[:LISTED])}{' ...' if len(told) > LISTED else ''}"
         return f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed}; {'name one with --in DIR' if several else 'write more of it'}"
     if is_id(name):
-        lists = f"; `lorabench status {folder} --cells` lists them" if folder is not None else ""
-        return f"no cell's id starts with '{name}'; {place}{elsewhere}{lists}"
+        if folder is not None:
+            return f"there is none of the cells in {folder} whose id starts with '{name}'; `lorabench status {folder} --cells` lists them"
+        return f"no cell's id starts with '{name}'; {place}{elsewhere}"
     known: list[str] = []
     for store in stores:
         with contextlib.suppress(StoreError):

@@ -61,7 +61,7 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     renamed = refuse_foreign(store, study, cells)
     changed = changes(store, cells)
     pending = tuple(c for c in cells if is_pending(store, c, retry))
-    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words), changed)
+    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words), changes=changed)
 
 
 def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple[str, ...]:

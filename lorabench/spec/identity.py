@@ -110,7 +110,6 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
     return total.hexdigest()[:16]
 
 
-@lru_cache(maxsize=256)
 def model_files(directory: str) -> tuple[tuple[str, str], ...]:
     """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be read."""
     found = []
