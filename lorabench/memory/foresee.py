@@ -30,7 +30,6 @@ from lorabench.memory.step import Step, predict_step
 from lorabench.record.foresight import Foresight
 from lorabench.spec.study import Cell
 
-
 CERTAIN = 2  # times what the device has in all
 
 

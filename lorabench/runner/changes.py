@@ -189,8 +189,8 @@ def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: I
     from lorabench import __version__
 
     by = f" ({then.version} then, {__version__} now)" if then.version != __version__ else ""
-    files = " while its files are the same" if before else ""
-    return f"how lorabench reads the task {new.task.name} has changed{by}{files}"
+    unmoved = " while its files are the same" if before else ""
+    return f"how lorabench reads the task {new.task.name} has changed{by}{unmoved}"
 
 
 def _model_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: Inputs | None) -> str:

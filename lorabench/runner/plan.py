@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Plan:
     """what is to be told before the run: what has changed since the last one, then what checking the cells found"""
     large: int = 0
     """conditions that are not sure to fit into memory"""
-    changes: Changes = Changes()
+    changes: Changes = field(default_factory=Changes)
     """since the last run in the same folder"""
 
     @property

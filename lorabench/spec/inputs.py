@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import Field
+
 from lorabench import __version__, plugins
 from lorabench.spec.identity import hash_path, model_files
 from lorabench.spec.paths import model_directory
@@ -35,8 +37,10 @@ class Inputs(Frozen):
     """of the lorabench that read it"""
     read_at: str = ""
     """ISO 8601, UTC"""
-    models: dict[str, tuple[Input, ...]] = {}
-    data: dict[str, tuple[Input, ...]] = {}
+    models: dict[str, tuple[Input, ...]] = Field(default_factory=dict)
+    """by the fingerprint of the model"""
+    data: dict[str, tuple[Input, ...]] = Field(default_factory=dict)
+    """by the fingerprint of the data"""
 
     @property
     def day(self) -> str:
