@@ -57,17 +57,17 @@ def open_results(folder: str | Path) -> StudyResults:
     return StudyResults(store, store.study())
 
 
-def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str | Path | None = None, alpha: float | None = None) -> Examined:
-    """What an adapter (PEFT or loralib), a cell (its folder, or its id under reports/) or a checkpoint learned, module by module.
+def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str | Path | None = None, alpha: float | None = None, directory: str | Path | None = None) -> Examined:
+    """What an adapter (PEFT or loralib), a cell (its folder, id or words), a condition (its label: the first seed's cell) or a checkpoint learned, module by module.
 
     `base` names the weights before (a cell knows its own), `compare` a second one whose subspaces are held beside it, `alpha` the
-    lora_alpha of a file without configuration. Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
+    lora_alpha of a file without configuration, `directory` where cells are looked up (all under reports/ and runs/ where absent). Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
     LorabenchError where there is nothing of the kind, or the files are damaged.
     """
     from lorabench import examine
 
     named = [None if n is None else str(n) for n in (base, compare)]
-    return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None))
+    return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None if directory is None else str(directory)))
 
 
 def cells_frame(store: Store) -> pd.DataFrame:

@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local)")
     c = add("status", "what a results directory holds and lacks")
     c.add_argument("directory", metavar="DIR")
+    c.add_argument("--cells", action="store_true", help="a line for each cell: id, outcome, seconds of training, the study's metric, its words")
     c = add("table", "the table of a study's conditions, or of the literature (studies/paper/NAME.yaml)")
     c.add_argument("directory", metavar="DIR", help="results directory, or a file of studies/paper/")
     c.add_argument("--format", metavar="FORMAT", help=f"{', '.join(plugins.names('exporters'))} (default: text for a terminal)")
@@ -72,9 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument("directory", metavar="DIR")
     c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
     c.add_argument("--compare", metavar="OTHER_DIR", help="another results directory whose like conditions are held beside these")
-    c = add("explain", "all that is known of a cell: settings, readings, files, environment")
-    c.add_argument("cell", metavar="CELL", help="id of a cell, or its beginning")
-    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/)")
+    c = add("explain", "all that is known of a cell: settings, readings, files, environment; of a condition: its metrics and cells")
+    c.add_argument("cell", metavar="CELL_OR_CONDITION", help="id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8, seed 0'")
+    c.add_argument("--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/ and runs/)")
     _add_predictions(add)
     _add_examinations(add)
     c = add("models", "the models that ship, and presets of others that match words")
@@ -157,10 +158,10 @@ def _amount(text: str) -> int:
 
 
 def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    learned = "PEFT folder, file of factors (loralib, kohya, diffusers, mlx, torchtune), cell's folder or id, or a fully fine-tuned checkpoint (with --base)"
+    learned = "PEFT folder, file of factors (loralib, kohya, diffusers, mlx, torchtune), cell's folder or id, condition's label ('lora rank 8'), or a fully fine-tuned checkpoint (with --base)"
 
     def add_place(c: argparse.ArgumentParser) -> None:
-        c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id is looked up (default: all under reports/)")
+        c.add_argument("--in", metavar="DIR", dest="directory", help="results directory in which a cell's id or a condition's label is looked up (default: all under reports/ and runs/)")
 
     c = add("spectrum", "singular values of what was learned, module by module: how much of a rank is used, and where")
     c.add_argument("source", metavar="ADAPTER_OR_CELL_OR_CHECKPOINT", help=learned)
@@ -172,7 +173,7 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     c.add_argument("--html", metavar="FILE", help="write a page with figures")
     add_place(c)
     c = add("truncate", "the nearest adapter of a lower rank, in PEFT's format")
-    c.add_argument("source", metavar="ADAPTER", help="PEFT folder, file of factors (loralib, diffusers, mlx), cell's folder or id; --energy 1 turns it into PEFT's format uncut")
+    c.add_argument("source", metavar="ADAPTER", help="PEFT folder, file of factors (loralib, diffusers, mlx), cell's folder or id, condition's label; --energy 1 turns it into PEFT's format uncut")
     c.add_argument("--rank", metavar="K", type=int, help="rank of every module; with --per-module as many parameters")
     c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
     c.add_argument("--per-module", action="store_true", help="spread ranks over the modules by energy")
@@ -182,7 +183,7 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     c = add("quantization-error", "what quantisation alone does to each weight of a model, without training")
     c.add_argument("model", metavar="MODEL", help="directory, shipped model or hub id")
     c.add_argument("--quantization", metavar="NAME", nargs="+", default=["int8", "fp4", "nf4"], help="int8, fp4, nf4 (default: all)")
-    c.add_argument("--adapter", metavar="ADAPTER_OR_CELL", help="does what this one learned undo the error?")
+    c.add_argument("--adapter", metavar="ADAPTER_OR_CELL", help="does what this one learned undo the error? (a folder, a cell's id, a condition's label)")
     c.add_argument("--json", action="store_true")
     add_place(c)
 

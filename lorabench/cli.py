@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         source = override(read_source(options.study), tuple(options.set))
         study = read_study(source)
         if options.dry_run:
-            return _dry_run(study, options.out, crew, source)
+            return _dry_run(study, options, crew, source)
         from lorabench import api
         from lorabench.runner.progress import open_progress
         from lorabench.runner.run import run as run_study
@@ -69,14 +69,14 @@ def run(options: argparse.Namespace) -> int:
     return _finish(plan)
 
 
-def _dry_run(study: Any, out: str | None, crew: Any, source: Any) -> int:
+def _dry_run(study: Any, options: argparse.Namespace, crew: Any, source: Any) -> int:
     from lorabench import show
     from lorabench.runner.plan import make_plan
     from lorabench.runner.run import check
 
-    plan = make_plan(study, out)
+    plan = make_plan(study, options.out)
     if plan.pending:
-        plan = check(plan, crew, source)
+        plan = check(plan, crew, source, options.skip_infeasible)
     print(show.dry_run(plan))
     return 0
 
@@ -127,7 +127,7 @@ def status(options: argparse.Namespace) -> int:
     from lorabench import show
     from lorabench.record.store import Store
 
-    print(show.status(Store.open(options.directory)))
+    print(show.status(Store.open(options.directory), options.cells))
     return 0
 
 
@@ -173,10 +173,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Prints all that is known of a cell."""
-    from lorabench import show
+    """Prints all that is known of a cell, or of a condition."""
+    from lorabench import named, show
 
-    print(show.explain(*show.find_cell(options.cell, options.directory)))
+    print(show.explain_named(named.find(options.cell, options.directory)))
     return 0
 
 
@@ -240,7 +240,7 @@ def spectrum(options: argparse.Namespace) -> int:
     """Decomposes what an adapter, a cell or a checkpoint learned."""
     from lorabench import examine
 
-    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory), options.intruders)
+    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory, _note), options.intruders)
     if options.html:
         path = examine.write_page(found, options.html)
         if not options.json:
@@ -254,7 +254,7 @@ def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
     from lorabench import examine
 
-    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory)))
+    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory, _note)))
     return 0
 
 
@@ -262,7 +262,7 @@ def quantization_error(options: argparse.Namespace) -> int:
     """Measures what quantisation alone does to a model's weights."""
     from lorabench import examine
 
-    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory))
+    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory, _note))
     note = examine.stored_note(options.model)
     print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
     return 0
@@ -328,6 +328,10 @@ def _emit(text: str, output: str | None) -> None:
         Path(output).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     except OSError as e:
         raise StoreError(f"{output} cannot be written ({e.strerror}); choose another file with -o FILE") from None
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -27,13 +27,13 @@ Found = TypeVar("Found")
 Find = Callable[[str], Path]
 
 
-def cell_finder(directory: str | None) -> Find:
-    """Looks a cell up by its id's beginning, in one results directory or in all under reports/; gives its folder."""
+def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sentence: None) -> Find:
+    """Looks a cell up by its id or its condition's label, in one results directory or in all under reports/; gives its folder, and says which of several was taken."""
 
-    def find(prefix: str) -> Path:
-        from lorabench import show
+    def find(name: str) -> Path:
+        from lorabench import named
 
-        store, result = show.find_cell(prefix, directory)
+        store, result = named.find_cell(name, directory, say)
         return store.cells_folder / result.cell.id
 
     return find

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lorabench import plugins
 from lorabench.errors import StoreError
+from lorabench.runner.progress import count
+from lorabench.spec.decision import deciding_metric
 from lorabench.spec.identity import flattened
 
 if TYPE_CHECKING:
+    from lorabench.named import Named
     from lorabench.record.result import CellResult
     from lorabench.record.store import Store
     from lorabench.runner.plan import Plan
+    from lorabench.spec.study import Cell
 
 
 def dry_run(plan: Plan) -> str:
@@ -25,12 +29,14 @@ def dry_run(plan: Plan) -> str:
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
+    checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
     return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written"])
 
 
-def status(store: Store) -> str:
-    """Cells by outcome, then each that runs, failed or is missing."""
+def status(store: Store, every: bool = False) -> str:
+    """Cells by outcome, then each that runs, failed or is missing; with `every` a line for each cell, to be searched."""
+    from lorabench.runner.changes import standing_changes
     from lorabench.runner.plan import describe_cells
 
     cells = store.plan()
@@ -41,13 +47,55 @@ def status(store: Store) -> str:
         told.append(word)
         if word != "finished" or reason:
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
+    repeatable = any(" failed: " in row for row in rows if row.startswith("finished"))
+    if every:
+        rows = cell_rows(store, cells, words)
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
     lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
-    if any(" failed: " in row for row in rows if row.startswith("finished")):
+    lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
+    if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
     if {"missing", "failed", "skipped"} & set(told):
         lines.append(f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+    if not every:
+        lines.append(f"each cell with its id and result: lorabench status {store.folder} --cells")
     return "\n".join(lines)
+
+
+def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> list[str]:
+    """A line for each cell: id, outcome, seconds of training, the study's metric, its words."""
+    from lorabench.record.metrics import metric
+
+    name = main_metric(store)
+    rows = [("cell", "outcome", "seconds", name, "words")]
+    for cell in cells:
+        word, _ = _standing(store, cell.id)
+        result = None
+        with contextlib.suppress(StoreError):
+            result = store.get(cell.id)
+        seconds = None if result is None else result.value("train_seconds")
+        value = None if result is None else result.value(name)
+        rows.append((
+            cell.id, word.replace("_", " "), "-" if seconds is None else f"{seconds:.1f}",
+            "-" if value is None else _in_unit(value, metric(name).unit).strip(), words[cell.id],
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return ["  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4]]) for row in rows]
+
+
+def main_metric(store: Store) -> str:
+    """What the study's answer is about."""
+    return deciding_metric(store.study().comparison, (c.task for c in store.plan()))
+
+
+def _left_behind(store: Store) -> list[str]:
+    """What cells/ holds beside what the study asks for, and by which changes."""
+    left = set(store.left_behind())
+    if not left:
+        return []
+    told = [f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to earlier forms of this study, which no table or report shows"]
+    told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
+    return told
 
 
 def _standing(store: Store, cell_id: str) -> tuple[str, str]:
@@ -93,25 +141,41 @@ def unfinished(plan: Plan) -> list[tuple[bool, str]]:
     return rows
 
 
-def find_cell(prefix: str, folder: str | None) -> tuple[Store, CellResult]:
-    """A cell by its id's beginning, in one results directory or in all under reports/."""
-    from lorabench.record.store import Store
+def explain_named(named: Named) -> str:
+    """A cell, or a condition: its metrics over the seeds, then its cells."""
+    if not named.is_condition:
+        return explain(named.store, named.store.find(named.cells[0].id))
+    if len(named.cells) == 1:
+        result = named.store.get(named.cells[0].id)
+        if result is not None:
+            return explain(named.store, result)
+    return explain_condition(named)
 
-    if folder is not None:
-        store = Store.open(folder)
-        return store, store.find(prefix)
-    stores = [Store(p.parent) for p in sorted(Path("reports").glob("*/plan.json"))]
-    found = {}
-    for s in stores:
-        with contextlib.suppress(StoreError):  # a broken folder hides no other
-            found.update({(s.folder, c.id): s for c in s.plan() if c.id.startswith(prefix)})
-    ids = sorted({cell_id for _, cell_id in found})
-    if len(ids) != 1:
-        which = f"several cells start with '{prefix}': {', '.join(ids[:8])}" if ids else f"no cell's id starts with '{prefix}'"
-        where = ", ".join(s.folder.name for s in stores) or "no study yet"
-        raise StoreError(f"{which}; looked in reports/ ({where}): name another directory with --in DIR")
-    best = next((s for s in found.values() if s.get(ids[0]) is not None), next(iter(found.values())))
-    return best, best.find(ids[0])
+
+def explain_condition(named: Named) -> str:
+    """A condition: what it declares, its metrics as the table has them, and a line for each cell."""
+    from lorabench.record.metrics import metric
+    from lorabench.report.view import make_view
+    from lorabench.runner.plan import describe_cells
+
+    store, view = named.store, make_view(named.store)
+    summary = view.summary(named.cells[0].condition_id)
+    parts = [f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"]
+    tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
+    if tuning is not None and tuning.chosen is not None:
+        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        parts.append(f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells")
+    parts.append(_block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"})))
+    readings = []
+    for name, statistic in summary.statistics.items():
+        unit = metric(name).unit
+        half = f" ± {_in_unit(statistic.half, unit)}" if statistic.half is not None else ""
+        readings.append((name, f"{_in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}"))
+    parts.append(_block("metrics, means with the half-width of their 95 % intervals", readings) if readings else "metrics    none yet")
+    parts.append("cells")
+    parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
+    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    return "\n".join(parts)
 
 
 def explain(store: Store, result: CellResult) -> str:

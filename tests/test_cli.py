@@ -94,7 +94,7 @@ def test_cells_that_do_not_finish_are_told_with_exit_code_1(tmp_path, capsys):
 
 def test_status_table_report_explain(ran, capsys, tmp_path):
     assert cli.main(["status", str(ran)]) == 0
-    assert capsys.readouterr().out.strip().endswith("15 cells: 15 finished")
+    assert "15 cells: 15 finished\neach cell with its id and result: lorabench status" in capsys.readouterr().out
     assert cli.main(["table", str(ran)]) == 0
     assert "r=16" in capsys.readouterr().out
     for name in plugins.names("exporters"):

@@ -43,3 +43,5 @@ class Problem:
     """one sentence without its place"""
     fatal: bool = True
     """whether the cell cannot run; else it is only to be told before the run"""
+    about_cell: bool = False
+    """whether the sentence lacks its subject, which is the cell: the runner, which has words for it, puts them before"""

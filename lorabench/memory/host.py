@@ -21,6 +21,20 @@ def free_host_bytes(cgroup: Path = CGROUP) -> int:
     return available if left is None else min(available, left)
 
 
+def host_bytes(cgroup: Path = CGROUP) -> int:
+    """Bytes that the host has, or its control group allows, whoever uses them now."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    for limit, *_ in VERSIONS:
+        try:
+            most = (cgroup / limit).read_text().strip()
+            return total if most == "max" else min(total, int(most))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
 def _left(cgroup: Path) -> int | None:
     """What the control group leaves; None where there is none or it sets no limit."""
     for limit, usage, statistics, cached in VERSIONS:

@@ -39,6 +39,16 @@ class Foresight:
         may = "may not fit" if self.fits is None else "predicted not to fit"
         return f"{may} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} GB free"
 
+    def sentence(self, total_bytes: int) -> str | None:
+        """What is told of a cell that is not sure to fit before anything runs, its subject left to others; total_bytes is all that the device has."""
+        if self.fits:
+            return None
+        fate = "may not fit" if self.fits is None else "would not fit"
+        return (
+            f"{fate} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free; "
+            "take a smaller training.batch_size with gradient_accumulation, or training.gradient_checkpointing; --skip-infeasible leaves out what would not fit"
+        )
+
     def readings(self) -> tuple[Reading, ...]:
         """What is stored with the result."""
         parts = (Reading(metric=f"predicted_{part}_bytes", value=float(n)) for part, n in self.parts.items())

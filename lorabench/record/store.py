@@ -1,7 +1,8 @@
 """The results directory of a study, and how it stays whole when runs are killed or share it.
 
     DIR/study.yaml            the study as run (after --set, paths absolute)
-    DIR/plan.json             the cells that the study wants, so that a report needs no weights
+    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file that they read,
+                              and what has changed from one run to the next ("earlier")
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
@@ -16,20 +17,37 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from lorabench.errors import StoreError
 from lorabench.record.result import RETRIED, SETTLED, CellResult
+from lorabench.spec.inputs import Inputs
+from lorabench.spec.settings import Frozen
 from lorabench.spec.study import Cell, Study
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
+Block = TypeVar("Block")
+
+
+class Earlier(Frozen):
+    """A change between two runs in one results directory, which left finished cells behind."""
+
+    at: str
+    """ISO 8601, UTC"""
+    words: str
+    """what changed, a sentence"""
+    cells: tuple[str, ...]
+    """ids of the finished cells of before, which the study no longer asks for"""
+
+
+_EARLIER = TypeAdapter(tuple[Earlier, ...])
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -98,15 +116,41 @@ class Store:
 
     # what the study wants
 
-    def save_plan(self, study: Study, cells: Iterable[Cell]) -> None:
-        """Records the study as run and its cells."""
+    def save_plan(self, study: Study, cells: Iterable[Cell], inputs: Inputs | None = None, earlier: Iterable[Earlier] = ()) -> None:
+        """Records the study as run, its cells, what they read, and what was left behind by changes since the first run."""
         import yaml
 
         self.cells_folder.mkdir(parents=True, exist_ok=True)
         self.claims_folder.mkdir(exist_ok=True)
         plain = {k: v for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items() if v not in ({}, [])}
         write_atomically(self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
-        write_atomically(self.folder / "plan.json", _dump({"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}))
+        plan: dict[str, Any] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
+        if inputs is not None:
+            plan["inputs"] = inputs.model_dump(mode="json")
+        if known := [e.model_dump(mode="json") for e in earlier]:
+            plan["earlier"] = known
+        write_atomically(self.folder / "plan.json", _dump(plan))
+
+    def inputs(self) -> Inputs | None:
+        """What the cells read when the study was last run; None where that was not recorded."""
+        return self._block("inputs", Inputs.model_validate, None)
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        """What changed between runs, oldest first."""
+        return self._block("earlier", _EARLIER.validate_python, ())
+
+    def _block(self, name: str, read: Callable[[Any], Block], absent: Block) -> Block:
+        """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but sentences."""
+        try:
+            plain = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            return read(plain[name]) if name in plain else absent
+        except (OSError, ValueError, TypeError, RecursionError):
+            return absent
+
+    def left_behind(self) -> tuple[str, ...]:
+        """Ids of results in cells/ that the plan does not ask for: of earlier forms of the study, shown in no table."""
+        wanted = {c.id for c in self.plan()}
+        return tuple(sorted(p.parent.name for p in self.cells_folder.glob("*/result.json") if p.parent.name not in wanted and "." not in p.parent.name))
 
     def study(self) -> Study:
         """The study as run, paths as they were."""
@@ -222,7 +266,7 @@ class Store:
         near = [c.id for c in self.plan() if c.id.startswith(prefix)]
         if len(near) != 1:
             which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder}` lists them")
+            raise StoreError(f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder} --cells` lists them")
         result = self.get(near[0])
         if result is None:
             raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")

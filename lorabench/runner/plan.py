@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorabench.errors import StoreError
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
+from lorabench.runner.changes import Changes, changes
 from lorabench.spec.grid import SETTINGS, conditions, expand
+from lorabench.spec.inputs import inputs_of
 from lorabench.spec.paths import model_label
 from lorabench.spec.source import Route, Source
 from lorabench.spec.study import Cell, Study
@@ -31,7 +33,11 @@ class Plan:
     words: dict[str, str]
     """cell id: what the cell is, in words"""
     notices: tuple[str, ...] = ()
-    """what is to be told before the run, found by checking the cells"""
+    """what is to be told before the run: what has changed since the last one, then what checking the cells found"""
+    large: int = 0
+    """conditions that are not sure to fit into memory"""
+    changes: Changes = field(default_factory=Changes)
+    """since the last run in the same folder"""
 
     @property
     def done(self) -> int:
@@ -41,7 +47,7 @@ class Plan:
     def save(self) -> None:
         """Writes study.yaml and plan.json; StoreError where the folder cannot be written."""
         try:
-            self.store.save_plan(self.study, self.cells)
+            self.store.save_plan(self.study, self.cells, inputs_of(self.cells), (*self.store.earlier(), *self.changes.earlier()))
         except OSError as e:
             raise StoreError(f"{self.store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR") from None
 
@@ -52,8 +58,42 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
         raise StoreError("the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>")
     cells = expand(study)
     store = Store(out if out is not None else Path("reports") / study.name)
+    renamed = refuse_foreign(store, study, cells)
+    changed = changes(store, cells)
     pending = tuple(c for c in cells if is_pending(store, c, retry))
-    return Plan(study, store, cells, pending, describe_cells(cells))
+    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words), changes=changed)
+
+
+def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple[str, ...]:
+    """StoreError where a folder belongs to another study, or to none; a note where the study has another name there.
+
+    A study of another name that shares no cell with this one is another study. A folder that holds things and nothing of a run
+    (a project's own, somebody's home) is no place for results either.
+    """
+    if not store.exists():
+        try:
+            inside = sorted(p.name for p in store.folder.iterdir() if not p.name.startswith(".")) if store.folder.is_dir() else []
+        except OSError:  # not readable: `save` will tell
+            inside = []
+        if inside and not set(inside) & {"cells", "cells.csv", "table.md"}:
+            seen = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
+            raise StoreError(f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty folder with --out DIR")
+        return ()
+    try:
+        other, before = store.study(), store.plan()
+    except StoreError:  # a damaged plan is written anew, its results are kept
+        return ()
+    if other.name == study.name:
+        return ()
+    same = {c.id for c in before} & {c.id for c in cells}
+    if same:
+        return (f"in {store.folder} this study is called {other.name}; {len(same)} of its cells are the same and are kept, it is called {study.name} from now on",)
+    done = sum(store.settled(c.id) for c in before)
+    asked = f" ({other.question})" if other.question else ""
+    raise StoreError(
+        f"{store.folder} holds another study, {other.name}{asked}, {done} of {len(before)} cells done, and none of them is a cell of {study.name}; "
+        f"choose another folder with --out DIR, or set its name back (name: {other.name}) if it is the same study and has changed"
+    )
 
 
 def is_pending(store: Store, cell: Cell, retry: Iterable[Outcome]) -> bool:
@@ -85,6 +125,11 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
             parts.append(f"seed {cell.seed}")
         words[cell.id] = ", ".join(parts)
     return words
+
+
+def condition_words(words: Mapping[str, str], cell: Cell) -> str:
+    """A cell's words without its seed: its condition, as its study's cells are told apart."""
+    return words[cell.id].removesuffix(f", seed {cell.seed}")
 
 
 def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lorabench.spec.source import Source
     from lorabench.spec.study import Cell, Study
 
+SHOWN_LARGE = 3  # conditions that would not fit are named before a run, the largest first; the others are counted
 POLL_SECONDS = 0.5  # between looks at cells that another runner has
 
 
@@ -59,7 +60,7 @@ def run(
         plan = make_plan(study, out, retry)
         refuse_mixture(plan, crew.executor)
         if plan.pending:
-            plan = check(plan, crew, source)
+            plan = check(plan, crew, source, skip_infeasible)
         plan.save()
         if progress:
             progress.begin(plan, min(crew.workers, len(plan.pending)))
@@ -117,20 +118,29 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, crew: Crew, source: Source | None) -> Plan:
+def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool = False) -> Plan:
     """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
 
-    One replicate of each condition is asked.
+    One replicate of each condition is asked. With skip_infeasible a condition that cannot fit into memory is no fault: it will be skipped.
     """
     from lorabench.runner.keep import notes
-    from lorabench.runner.plan import problem_sentence
+    from lorabench.runner.plan import condition_words, problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
-    problems = crew.first.check(cells)
+    by_id = {c.id: c for c in cells}
+    problems = tuple(
+        replace(p, message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}", fatal=p.fatal and not skip_infeasible) if p.about_cell else p
+        for p in crew.first.check(cells)
+    )
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    return replace(plan, notices=tuple(dict.fromkeys((*(p.message for p in problems), *notes(plan.store, plan.cells, plan.pending)))))
+    told = list(dict.fromkeys(p.message for p in problems if not p.about_cell))
+    large = [p.message for p in problems if p.about_cell]
+    told += large[:SHOWN_LARGE]
+    if len(large) > SHOWN_LARGE:
+        told.append(f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too")
+    return replace(plan, notices=(*plan.notices, *told, *notes(plan.store, plan.cells, plan.pending)), large=len(large))
 
 
 def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -> Path:

@@ -42,14 +42,15 @@ def main(arguments: list[str]) -> None:
         check_cells = importlib.import_module(f"{engine}.check").check_cells
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
         repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
-        foresee = importlib.import_module(arguments[3]).foresee
+        foresight = importlib.import_module(arguments[3])
+        foresee, foretell = foresight.foresee, getattr(foresight, "foretell", lambda cells: ())
         if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
             for name in LATE:
                 importlib.import_module(name)
     while True:
         command = commands.get()
         if command["do"] == "check":
-            send(_check(check_cells, command))
+            send(_check(check_cells, foretell, command))
         else:
             work = repeat_cell if command["do"] == "repeat" else run_cell
             reply = _run(work, foresee, command, send)
@@ -68,11 +69,15 @@ def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
     return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
-def _check(check_cells: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
+def _check(check_cells: Callable[..., Any], foretell: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
     from lorabench.errors import LorabenchError
 
     try:
-        return {"problems": [dataclasses.asdict(p) for p in check_cells(tuple(_cell(c) for c in command["cells"]))]}
+        cells = tuple(_cell(c) for c in command["cells"])
+        problems = check_cells(cells)
+        if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
+            problems = (*problems, *foretell(cells))
+        return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
     except Exception:

@@ -105,15 +105,23 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
         return f"{name}@{revision or 'main'}"
     if not directory.is_dir():
         raise ModelError(f"there is no model directory {name}; give the path of a local copy as the model")
-    files = [f for f in sorted(directory.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")]
     total = hashlib.sha256()
-    for file in files:
-        if file.name not in ("generation_config.json", "pretraining.json"):
+    for file, mark in model_files(str(directory)):
+        total.update(f"{file}:{mark};".encode())
+    return total.hexdigest()[:16]
+
+
+def model_files(directory: str) -> tuple[tuple[str, str], ...]:
+    """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be read."""
+    found = []
+    for file in sorted(Path(directory).iterdir()):
+        counts = file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
+        if counts and file.name not in ("generation_config.json", "pretraining.json"):
             try:
-                total.update(f"{file.name}:{_hash_file(file)};".encode())
+                found.append((file.name, _hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
                 raise ModelError(f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions") from None
-    return total.hexdigest()[:16]
+    return tuple(found)
 
 
 @lru_cache(maxsize=256)

@@ -81,7 +81,7 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
         raise LorabenchError("no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint")
     weights = open_base(base) if base is not None else None
     path = Path(name).expanduser()
-    if not path.exists() and find is not None and _is_cell_id(name):
+    if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
         path = find(name)
     if (path / "result.json").is_file():
         return _of_cell(path, weights, alpha)
@@ -205,8 +205,8 @@ def _change(before: Weights, after: Weights, module: str) -> Delta | None:
     return of_weights(module, old.to(where), new.to(where))
 
 
-def _is_cell_id(name: str) -> bool:
-    return 3 <= len(name) <= 12 and all(c in "0123456789abcdef" for c in name)
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "~")) or ("/" in name and " " not in name)
 
 
 def _looks_like_hub(name: str) -> bool:

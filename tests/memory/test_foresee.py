@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lorabench.engine.model import resolve_autocast as engine_autocast
+from lorabench.memory import foresee as of_cells
 from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, with_framework
-from lorabench.memory.foresee import available_bytes, compared, foresee, setting_here
-from lorabench.memory.host import free_host_bytes
+from lorabench.memory.foresee import available_bytes, compared, foresee, foretell, setting_here
+from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.ledger import CATEGORIES
 from lorabench.memory.request import setting_from
 from lorabench.memory.step import predict_step
@@ -108,3 +109,52 @@ def test_a_cell_is_foreseen_as_the_engine_resolves_it_here(foreseen, monkeypatch
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, supported=supported: supported or including_emulation)
         setting = setting_here(cell, torch.device("cuda"), 32)
         assert predicted_autocast(setting) == engine_autocast(cell.training, torch.device("cuda")) == (torch.bfloat16 if supported else None)
+
+
+GRID = STUDY.replace("[1, 4, 16]", "[2, 8]").replace("seeds: [0, 1]", "seeds: [0]")
+
+
+def told(monkeypatch, tmp_path, free, whole, more=lambda text: text):
+    """What is foretold of the study on a machine that has so much memory, by method, rank and quantization."""
+    monkeypatch.setattr(of_cells, "free_host_bytes", lambda: free)
+    monkeypatch.setattr(of_cells, "host_bytes", lambda: whole)
+    cells = {c.id: c for c in expand(study_of(tmp_path, more(GRID)))}
+    return cells, foretell(tuple(cells.values()))
+
+
+def test_a_study_is_foretold_from_few_traces_as_each_of_its_cells_is(monkeypatch, tmp_path):
+    free = 10_000_000
+    cells, problems = told(monkeypatch, tmp_path, free, free)
+    trained = [c for c in cells.values() if c.training.steps]
+    alone = {c.id: foresee(c) for c in trained}
+    assert {p.cell for p in problems} == {i for i, f in alone.items() if not f.fits} and problems
+    assert [alone[p.cell].high_bytes for p in problems] == sorted((alone[p.cell].high_bytes for p in problems), reverse=True)
+    for p in problems:
+        assert alone[p.cell].sentence(free) in p.message and p.about_cell
+
+
+def test_nothing_is_said_where_all_fits_and_one_trace_a_family_shows_it(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(of_cells, "_step", lambda setting: asked.append(setting) or predict_step(setting))
+    _, problems = told(monkeypatch, tmp_path, 10**12, 10**12)
+    assert problems == ()
+    assert sorted((s.method.name, s.method.rank or 0, s.quantization.name) for s in asked) == [("full", 0, "none"), ("lora", 8, "nf4"), ("lora", 8, "none")]
+
+
+def test_what_needs_twice_the_machine_is_a_fault_and_what_is_between_a_note(monkeypatch, tmp_path):
+    def few(text):
+        return text.replace("[2, 8]", "[8]").replace("[none, nf4]", "[none]")
+
+    cells, problems = told(monkeypatch, tmp_path, 1_000_000, 10**12, few)
+    assert problems and not any(p.fatal for p in problems), "other programs may end"
+    need = {c.id: foresee(c).low_bytes for c in cells.values() if c.training.steps}
+    whole = max(need.values()) // 2 - 1
+    _, problems = told(monkeypatch, tmp_path, whole, whole, few)
+    assert {p.cell for p in problems if p.fatal} == {i for i, low in need.items() if low > 2 * whole}, "full fine-tuning alone"
+
+
+def test_the_host_has_what_its_group_allows(tmp_path):
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert host_bytes(tmp_path) == 5000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert host_bytes(tmp_path) == host_bytes(tmp_path / "no such group") > 5000

@@ -1,0 +1,268 @@
+"""What has changed between two runs in one results directory: a data file, a model's file, a setting, or lorabench's own reading.
+
+Cells that are wanted now and were not before are held against those that were wanted before and are not now. Two that differ in the
+fewest settings belong together; what they differ in is what has changed. A wanted cell without such a partner is simply added (a new
+rank, a new seed), which is no news; cells that nobody asks for any more stay in cells/, and that is told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lorabench.errors import LorabenchError, StoreError
+from lorabench.record.store import Earlier, Store
+from lorabench.runner.progress import count
+from lorabench.spec.identity import flattened, path_fields, uncounted
+from lorabench.spec.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
+from lorabench.spec.paths import model_directory, model_label
+from lorabench.spec.study import Cell
+
+MODEL, DATA = "fingerprints.model", "fingerprints.data"
+ORDER = 60  # pairs of a group that are matched by fewest differences; beyond, in the study's order
+SHOWN = "the table and the report show what is asked for now"
+
+Leaves = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a study wants beside what was wanted when it was last run in the same folder."""
+
+    words: tuple[str, ...] = ()
+    """a sentence for each thing that changed"""
+    left: tuple[str, ...] = ()
+    """ids of the finished cells that are asked for no longer"""
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        """What is kept of it in the plan."""
+        if not self.left:
+            return ()
+        return (Earlier(at=datetime.now(UTC).isoformat(timespec="seconds"), words="; ".join(w.removesuffix(f"; {SHOWN}") for w in self.words), cells=self.left),)
+
+
+def changes(store: Store, cells: Sequence[Cell]) -> Changes:
+    """What changed since the study was last run in a store; nothing where there is none, or its plan cannot be read."""
+    if not store.exists():
+        return Changes()
+    try:
+        before = store.plan()
+    except StoreError:
+        return Changes()
+    old_ids, new_ids = {c.id for c in before}, {c.id for c in cells}
+    gone, fresh = [c for c in before if c.id not in new_ids], [c for c in cells if c.id not in old_ids]
+    finished = {c.id for c in gone if (store.cells_folder / c.id / "result.json").is_file()}
+    if not gone:
+        return Changes()
+    then = store.inputs()
+    now = inputs_of(fresh) if then is not None else None
+    groups: dict[tuple[str, ...], list[tuple[Cell, Cell]]] = defaultdict(list)
+    matched = set()
+    for old, new, keys in _pairs(gone, fresh):
+        groups[keys].append((old, new))
+        matched.add(old.id)
+    day = then.day if then is not None and then.day else _day(store)
+    words = [_sentence(keys, pairs, finished, then, now, day) for keys, pairs in groups.items()]
+    rest = [c for c in gone if c.id not in matched and c.id in finished]
+    if rest:
+        words.append(f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in cells/; {SHOWN}")
+    return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
+
+
+def standing_changes(store: Store) -> tuple[str, ...]:
+    """What of the files that a study read is another now, for `status`: told before anything runs. Models of the hub are not asked for."""
+    then = store.inputs()
+    if then is None:
+        return ()
+    told = []
+    cells = store.plan()
+    for marks, part, read in ((then.models, MODEL, model_inputs), (then.data, DATA, data_inputs)):
+        for mark, inputs in marks.items():
+            own = [c for c in cells if getattr(c.fingerprints, part.rpartition(".")[2]) == mark]
+            if not own or not inputs:
+                continue
+            try:
+                current = read(own[0])
+            except (LorabenchError, OSError):
+                current = ()
+            other = moved(inputs, current)
+            if other:
+                what = _model_words(own[0].model.name, other) if part == MODEL else _files(other)
+                gone = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
+                fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
+                told.append(f"{what} {fate} since this study was run ({then.day}): the next run makes {count(len(own), 'cell')} new")
+    return tuple(told)
+
+
+def _pairs(gone: Sequence[Cell], fresh: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, tuple[str, ...]]]:
+    """Cells of before and of now that belong together, with the settings in which they differ."""
+    old, new = {c.id: _counted(c) for c in gone}, {c.id: _counted(c) for c in fresh}
+    keys = dict.fromkeys(k for leaves in (*old.values(), *new.values()) for k in leaves)
+    varied = [k for k in keys if _values(old.values(), k) != _values(new.values(), k)]
+    rest = [k for k in keys if k not in varied]
+    alike: dict[tuple[str, ...], tuple[list[Cell], list[Cell]]] = defaultdict(lambda: ([], []))
+    for side, leaves_of in ((0, old), (1, new)):
+        for cell in (gone, fresh)[side]:
+            alike[tuple(repr(leaves_of[cell.id].get(k)) for k in rest)][side].append(cell)
+    for olds, news in alike.values():
+        scored = (
+            sorted((sum(old[o.id].get(k) != new[n.id].get(k) for k in varied), i, j) for i, o in enumerate(olds) for j, n in enumerate(news))
+            if len(olds) * len(news) <= ORDER**2
+            else [(0, i, i) for i in range(min(len(olds), len(news)))]
+        )
+        taken_old, taken_new = set(), set()
+        for _, i, j in scored:
+            if i not in taken_old and j not in taken_new:
+                taken_old.add(i)
+                taken_new.add(j)
+                differ = tuple(k for k in varied if old[olds[i].id].get(k) != new[news[j].id].get(k))
+                yield olds[i], news[j], differ
+
+
+def _values(leaves: Iterable[Leaves], key: str) -> dict[str, int]:
+    counted: dict[str, int] = defaultdict(int)
+    for own in leaves:
+        counted[repr(own.get(key))] += 1
+    return counted
+
+
+def _counted(cell: Cell) -> dict[str, Any]:
+    """The settings that make a cell what it is, in one level; paths left out, since what they lead to counts."""
+    plain = cell.model_dump(mode="json", exclude={"save", "tuned_over"})
+    for part in ("training", "evaluation", "analysis", "task"):
+        aside = {*uncounted(getattr(cell, part)), *(path_fields(cell.task) if part == "task" else ()), *(("include_path",) if part == "evaluation" else ())}
+        plain[part] = {k: v for k, v in plain[part].items() if k not in aside}
+    if plain["evaluation"]["forgetting"] not in ("self", "none"):
+        plain["evaluation"]["forgetting"] = "a file"
+    plain["model"] = {"dtype": plain["model"]["dtype"]}
+    plain["training"]["learning_rate is tuned"] = bool(cell.tuned_over)
+    del plain["fingerprints"]["large"]
+    return flattened(plain)
+
+
+def _sentence(
+    keys: tuple[str, ...], pairs: Sequence[tuple[Cell, Cell]], finished: set[str], then: Inputs | None, now: Inputs | None, day: str
+) -> str:
+    """What changed for some cells, how many are new by it, and what becomes of the old ones."""
+    told, own = [], [k for k in keys if k not in (MODEL, DATA)]
+    if MODEL in keys:
+        told.append(_model_change(pairs, then, now))
+    if DATA in keys:
+        told.append(_data_change(pairs, then, now))
+    told += [_setting_change(k, pairs) for k in own]
+    if not told:
+        told = ["what makes a cell has changed with lorabench's version"]
+    since = f" since this study was run ({day})" if DATA in keys or MODEL in keys else ""
+    done = [o for o, _ in pairs if o.id in finished]
+    new = f"{count(len(pairs), 'cell')} {_is(pairs)} new"
+    if not done:
+        return f"{' and '.join(told)}{since}: {new}"
+    of = "the old file" if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0] else "what it was"
+    old = f"{count(len(done), 'finished cell')} belong{'s' if len(done) == 1 else ''} to {of} and {_stay(done)} in cells/"
+    return f"{' and '.join(told)}{since}: {old}, {new}; {SHOWN}"
+
+
+def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: Inputs | None) -> str:
+    old, new = pairs[0]
+    before = then.data.get(old.fingerprints.data) if then else None
+    after = now.data.get(new.fingerprints.data) if now else None
+    if then is None or before is None or after is None:
+        files = [i for i in _quietly(new) if i.field.startswith("task.")]
+        return f"what the task {new.task.name} reads{f' ({_files(files)})' if files else ''} has changed"
+    told = []
+    here = {(i.field, i.path) for i in after}
+    renamed = [(i, n) for i in moved(before, after) if (i.field, i.path) not in here for n in after if n.field == i.field and n not in before][:1]
+    told += [f"{i.field} {_path(i.path)} -> {_path(n.path)} (other data)" for i, n in renamed]
+    same_place = [i for i in moved(before, after) if (i.field, i.path) in here]
+    told += [f"{_files(same_place)} {_fate(same_place, False)}"] if same_place else []
+    if told:
+        return " and ".join(told)
+    if added := moved(after, before):
+        return f"{', '.join(f'{i.field} {_path(i.path)}' for i in added)} has been added"
+    if left_out := moved(before, after):
+        return f"{', '.join(f'{i.field} {_path(i.path)}' for i in left_out)} has been left out"
+    from lorabench import __version__
+
+    by = f" ({then.version} then, {__version__} now)" if then.version != __version__ else ""
+    unmoved = " while its files are the same" if before else ""
+    return f"how lorabench reads the task {new.task.name} has changed{by}{unmoved}"
+
+
+def _model_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: Inputs | None) -> str:
+    old, new = pairs[0]
+    if old.model.name != new.model.name:
+        names = dict.fromkeys((model_label(o.model.name), model_label(n.model.name)) for o, n in pairs)
+        return ", ".join(f"model {a} -> {b}" for a, b in names)
+    if model_directory(new.model.name) is None:
+        a, b = (c.fingerprints.model.rpartition("@")[2][:12] for c in (old, new))
+        return f"the revision of {new.model.name} has moved ({a} -> {b}; pin one with model.revision)"
+    before = then.models.get(old.fingerprints.model) if then else None
+    after = now.models.get(new.fingerprints.model) if now else None
+    other = (*moved(before, after), *moved(after, before)) if before and after else ()
+    return f"{_model_words(new.model.name, other)} has changed"
+
+
+def _model_words(name: str, other: Sequence[Input]) -> str:
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for i in other:
+        if i.path not in kinds[i.field]:
+            kinds[i.field].append(i.path)
+    told = "; ".join(f"{kind}: {', '.join(paths[:3])}{' ...' if len(paths) > 3 else ''}" for kind, paths in kinds.items())
+    return f"the model {_path(name) if Path(name).is_absolute() else name}{f' ({told})' if told else ''}"
+
+
+def _setting_change(key: str, pairs: Sequence[tuple[Cell, Cell]]) -> str:
+    """ "training.steps 200 -> 400" """
+    if key == "training.learning_rate is tuned":
+        return "training.learning_rate is " + ("chosen from a grid now" if pairs[0][1].tuned_over else "no longer chosen from a grid")
+    seen = dict.fromkeys((_short(_counted(o).get(key)), _short(_counted(n).get(key))) for o, n in pairs)
+    olds, news = (list(dict.fromkeys(side)) for side in zip(*seen, strict=True))
+    return f"{key} {', '.join(olds[:6])} -> {', '.join(news[:6])}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fate(inputs: Sequence[Input], gone: bool) -> str:
+    several = len({i.path for i in inputs}) > 1
+    return ("are" if several else "is") + " no longer there" if gone else ("have" if several else "has") + " changed"
+
+
+def _files(inputs: Iterable[Input]) -> str:
+    return ", ".join(dict.fromkeys(_path(i.path) for i in inputs))
+
+
+def _path(path: str) -> str:
+    """As the user would type it: relative where it lies below the working directory."""
+    with suppress(ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return path
+
+
+def _quietly(cell: Cell) -> tuple[Input, ...]:
+    try:
+        return data_inputs(cell)
+    except (LorabenchError, OSError):
+        return ()
+
+
+def _day(store: Store) -> str:
+    return datetime.fromtimestamp((store.folder / "plan.json").stat().st_mtime, UTC).date().isoformat()
+
+
+def _is(things: Sequence[Any]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _stay(things: Sequence[Any]) -> str:
+    return "stays" if len(things) == 1 else "stay"
