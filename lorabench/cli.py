@@ -247,6 +247,11 @@ def quantization_error(options: argparse.Namespace) -> int:
 
     errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory))
     note = examine.stored_note(options.model)
+    if options.html:
+        path = examine.write_errors_page(options.model, errors, options.html, options.adapter, note)
+        if not options.json:
+            print(path)
+            return 0
     print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
     return 0
 

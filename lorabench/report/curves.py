@@ -46,7 +46,7 @@ def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
     for seed, style in zip(seeds, palette(len(seeds)), strict=True):
         for i, _ in enumerate(PANELS):
             figure.add_trace(go.Scatter(
-                x=first["x"][at], y=first["y"][at], name=f"seed {seed}", legendgroup=f"seed {seed}", showlegend=i == 0, mode="lines", xaxis="x", yaxis=_axis_of(i),
+                x=first["x"][at], y=first["y"][at], name=f"seed {seed}" if i == 0 else f"seed {seed}, {_TITLES[i]}", legendgroup=f"seed {seed}", showlegend=i == 0, mode="lines", xaxis="x", yaxis=_axis_of(i),
                 line={"color": style.colour, "dash": style.dash, "width": 1.6}, hovertemplate="step %{x:.0f}: %{y:.4g}<extra>%{fullData.name}</extra>",
             ))  # fmt: skip
             at += 1
