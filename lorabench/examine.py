@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorabench.errors import LorabenchError, unknown
-from lorabench.report.human import DASH, count, one_line, plural
+from lorabench.report.human import count, one_line, plural
 
 if TYPE_CHECKING:
     from lorabench.analysis.summarise import Group

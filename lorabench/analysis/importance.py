@@ -125,9 +125,9 @@ def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: M
         rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
         found = [g for g in groups if agrees(g.declared, rule)]
         if found:  # the grid's own comes first
-            seeds = {c.seed: by_cell[i] for c, i in zip(found[0].cells, found[0].ids, strict=True) if i in by_cell}
-            if seeds:
-                seeds_of[point] = seeds
+            values = {c.seed: by_cell[i] for c, i in zip(found[0].cells, found[0].ids, strict=True) if i in by_cell}
+            if values:
+                seeds_of[point] = values
     kept = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
     varied = {a: k for a, k in zip(axes, kept, strict=True) if len(k) > 1}
     if not varied:

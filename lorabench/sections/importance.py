@@ -72,7 +72,7 @@ def _caption(view: View, info: Importance) -> str:
     m = metric(info.metric)
     values = "; ".join(f"{_short(a, info)} ({', '.join(v)})" for a, v in info.axes.items())
     said = [
-        f"How far the means of the conditions lie apart (standard deviation {human.number(info.std, m.unit)} {human.head_unit(m.unit)}".rstrip() + f"), and how much of it goes with each axis: {values}. "
+        f"How far the means of the conditions lie apart (root mean square {human.number(info.std, m.unit)} {human.head_unit(m.unit)}".rstrip() + f"), and how much of it goes with each axis: {values}. "
         f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {human.plural(info.seeds, 'seed')} that all have."
     ]
     if info.seeds > 1:

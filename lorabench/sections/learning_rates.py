@@ -68,7 +68,7 @@ def decide_by_seed(view: View) -> dict[str, Drawing]:
             value = None if r is None or r.outcome != "finished" else next((x.value for x in r.readings if x.metric == METRIC), None)
             if value is not None:
                 points.setdefault(cell.seed, {})[cell.training.rate] = value
-        lines = [Line(f"seed {seed}", styles[seed], *zip(*sorted(found.items()), strict=True)) for seed, found in sorted(points.items())]
+        lines = [Line(f"seed {seed}", styles[seed], tuple(sorted(found)), tuple(found[rate] for rate in sorted(found))) for seed, found in sorted(points.items())]
         best = next((x for x in t.tried if x.rate == t.chosen), None)
         if best is not None and best.mean is not None:
             lines.append(Line(_CHOSEN, Style(GREY, "solid", "star"), (best.rate,), (best.mean,), mode="markers"))
