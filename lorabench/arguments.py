@@ -184,6 +184,7 @@ def _add_examinations(add: Callable[[str, str], argparse.ArgumentParser]) -> Non
     c.add_argument("model", metavar="MODEL", help="directory, shipped model or hub id")
     c.add_argument("--quantization", metavar="NAME", nargs="+", default=["int8", "fp4", "nf4"], help="int8, fp4, nf4 (default: all)")
     c.add_argument("--adapter", metavar="ADAPTER_OR_CELL", help="does what this one learned undo the error? (a folder, a cell's id, a condition's label)")
+    c.add_argument("--html", metavar="FILE", help="write a page with figures")
     c.add_argument("--json", action="store_true")
     add_place(c)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lorabench import own_process, plugins, quick
 from lorabench.arguments import make_parser, modules, settings_of
 from lorabench.errors import LorabenchError, StoreError
+from lorabench.output import drawn, emit, left_out, note, say
 
 if TYPE_CHECKING:
     from lorabench.runner.plan import Plan
@@ -38,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LorabenchError as e:
-        return _say(str(e), 2)
+        return say(str(e), 2)
     except BrokenPipeError:  # `lorabench status DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 141  # what a shell shows for SIGPIPE
     except KeyboardInterrupt as e:
         code = e.code if isinstance(e, _Terminated) else 130
         again = f"; what has finished is kept, the same command goes on from there: {shlex.join(['lorabench', *argv])}"
-        return _say("stopped" + (again if argv[:1] == ["run"] and "--dry-run" not in argv else ""), code)
+        return say("stopped" + (again if argv[:1] == ["run"] and "--dry-run" not in argv else ""), code)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,7 +90,7 @@ def _finish(plan: Plan) -> int:
     code = 0
     try:
         print()
-        print(_drawn(study_table(plan.store)))
+        print(drawn(study_table(plan.store)))
         paths = api.write_outputs(plan.store)
         print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
     except BrokenPipeError:
@@ -97,7 +98,7 @@ def _finish(plan: Plan) -> int:
     except Exception as e:  # whatever it is, the results are on disk
         reason, folder = " ".join(str(e).split()) or "no message", plan.store.folder
         told = f"the report could not be written ({type(e).__name__}: {reason})"
-        code = _say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
+        code = say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
     rows = show.unfinished(plan)
     if rows:
         print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
@@ -134,15 +135,15 @@ def status(options: argparse.Namespace) -> int:
 def table(options: argparse.Namespace) -> int:
     """Prints or writes the table of conditions, or one of the literature."""
     if options.directory.endswith((".yaml", ".yml")):
-        _emit(_drawn(_paper(options.directory), options.format), options.output)
+        emit(drawn(_paper(options.directory), options.format), options.output)
         return 0
     from lorabench.record.store import Store
     from lorabench.report.tables import study_table
 
     store = Store.open(options.directory)
     with quick.uncollected():
-        _emit(_drawn(study_table(store), options.format), options.output)
-    return _left_out(store)
+        emit(drawn(study_table(store), options.format), options.output)
+    return left_out(store)
 
 
 def _paper(path: str) -> Any:
@@ -169,7 +170,7 @@ def report(options: argparse.Namespace) -> int:
             print(write_report(store, path, other=other))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
-    return _left_out(store)
+    return left_out(store)
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -240,7 +241,7 @@ def spectrum(options: argparse.Namespace) -> int:
     """Decomposes what an adapter, a cell or a checkpoint learned."""
     from lorabench import examine
 
-    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory, _note), options.intruders)
+    found = examine.spectrum(options.source, options.base, options.compare, options.alpha, examine.cell_finder(options.directory, note), options.intruders)
     if options.html:
         path = examine.write_page(found, options.html)
         if not options.json:
@@ -254,7 +255,7 @@ def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
     from lorabench import examine
 
-    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory, _note)))
+    print(examine.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, examine.cell_finder(options.directory, note)))
     return 0
 
 
@@ -262,9 +263,14 @@ def quantization_error(options: argparse.Namespace) -> int:
     """Measures what quantisation alone does to a model's weights."""
     from lorabench import examine
 
-    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory, _note))
-    note = examine.stored_note(options.model)
-    print(examine.errors_json(options.model, errors, note) if options.json else examine.errors_text(errors, note))
+    errors = examine.quantization_errors(options.model, options.quantization, options.adapter, examine.cell_finder(options.directory, note))
+    stored = examine.stored_note(options.model)
+    if options.html:
+        path = examine.write_errors_page(options.model, errors, options.html, options.adapter, stored)
+        if not options.json:
+            print(path)
+            return 0
+    print(examine.errors_json(options.model, errors, stored) if options.json else examine.errors_text(errors, stored))
     return 0
 
 
@@ -299,44 +305,6 @@ def plugin_list(options: argparse.Namespace) -> int:
     name = getattr(options, "name", None)
     print(show.task_options(name) if name else show.plugin_list(options.command))
     return 0
-
-
-def _left_out(store: Any) -> int:
-    """Tells of results that cannot be read, which tables and reports leave out."""
-    told = store.unreadable()
-    for sentence in told:
-        _say(f"left out: {sentence}", 1)
-    return 1 if told else 0
-
-
-def _drawn(table: Any, form: str | None = None) -> str:
-    import shutil
-
-    if form is not None:
-        return str(plugins.load("exporters", form).export(table))
-    from lorabench.report.tables import as_text
-
-    # a file or a pipe has no width: nothing is to be folded there
-    return str(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 200)).rstrip("\n")
-
-
-def _emit(text: str, output: str | None) -> None:
-    if output is None:
-        print(text.rstrip("\n"))
-        return
-    try:
-        Path(output).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as e:
-        raise StoreError(f"{output} cannot be written ({e.strerror}); choose another file with -o FILE") from None
-
-
-def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr, flush=True)
-
-
-def _say(sentence: str, code: int) -> int:
-    print(f"lorabench: {sentence}", file=sys.stderr, flush=True)
-    return code
 
 
 class _Terminated(KeyboardInterrupt):

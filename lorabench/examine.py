@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorabench.errors import LorabenchError
-from lorabench.report.human import DASH, count, one_line, plural
+from lorabench.report.human import count, one_line, plural
 from lorabench.spec import hub
 from lorabench.spec.elsewhere import unknown_choice
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lorabench.analysis.summarise import Group
     from lorabench.record.spectrum import Spectrum
     from lorabench.record.trained import Trained
+    from lorabench.report.blocks import Section
     from lorabench.report.examined import Examined, Likeness
+    from lorabench.report.quantization_page import ModuleError
     from lorabench.spectra.files import Weights
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
@@ -99,13 +101,15 @@ def _base_words(base: Weights, after: Weights | None) -> str:
 
 def spectrum_text(found: Examined) -> str:
     """The groups as an aligned table, notes below."""
+    from lorabench.report.column_legend import legend
     from lorabench.report.examined import grid, lead, likeness_words
 
     heads, rows = grid(found.summary)
     lines = [one_line(found.title), *(f"  {name:<8} {one_line(value)}" for name, value in found.facts), "", *aligned([heads, *rows]), "", lead(found.summary.model)]
     if found.likeness is not None:
         lines += ["", likeness_words(found.likeness)]
-    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)])
+    lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
+    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)]).rstrip()
 
 
 def spectrum_json(found: Examined) -> str:
@@ -155,15 +159,20 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def write_page(found: Examined, path: str) -> Path:
-    """Writes the page; LorabenchError where it cannot."""
-    from lorabench.record.store import write_atomically
+    """Writes the page of spectrum; LorabenchError where it cannot."""
     from lorabench.report.examined_page import examined_sections
+
+    return _write(path, found.title, f"{plural(len(found.spectra), 'module')}.", examined_sections(found))
+
+
+def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> Path:
+    from lorabench.record.store import write_atomically
     from lorabench.report.page import sections_page
 
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, sections_page(found.title, f"{plural(len(found.spectra), 'module')}.", examined_sections(found)))
+        write_atomically(target, sections_page(title, told, sections))
     except OSError as e:
         raise LorabenchError(f"{path} cannot be written ({e.strerror}); choose another file with --html FILE") from None
     return target
@@ -259,27 +268,28 @@ def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantis
 
 
 def errors_text(errors: Sequence[QuantizationError], note: str | None = None) -> str:
-    """Means by form and module type, the worst module of each form."""
-    import statistics
+    """Means by form and module type, the worst module of each form, and what the columns mean."""
+    from lorabench.report.column_legend import legend
+    from lorabench.report.quantization_page import group_rows
 
-    from lorabench.record.spectrum import place
+    heads, rows = group_rows(_module_errors(errors))
+    meanings = [f"  {line}" for line in legend(heads)]
+    return "\n".join([*aligned([heads, *rows]), "", "columns (nothing was trained):", *meanings, *([f"note: {one_line(note)}"] if note else [])])
 
-    with_repair = any(e.repair for e in errors)
-    heads = ["quantization", "type", "modules", "relative error", "worst", "maximum", "SNR (dB)", "stable rank"] + (["repair cosine", "repaired", "at best"] if with_repair else [])
-    rows = [tuple(heads)]
-    for form in dict.fromkeys(e.form for e in errors):
-        of_form = [e for e in errors if e.form == form]
-        types = list(dict.fromkeys(place(e.module)[1] for e in of_form))
-        for kind in (*types, "all"):
-            some = [e for e in of_form if kind in (place(e.module)[1], "all")]
-            noise = [e.signal_to_noise for e in some if e.signal_to_noise is not None]
-            row = [form, kind, str(len(some)), f"{100 * statistics.fmean(e.relative_error for e in some):.3g} %", f"{100 * max(e.relative_error for e in some):.3g} %",
-                   f"{100 * max(e.maximum_error for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else DASH, f"{statistics.fmean(e.spectrum.stable_rank for e in some):.1f}"]  # fmt: skip
-            if with_repair:
-                repairs = [e.repair for e in some if e.repair]
-                row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else DASH for field in ("cosine", "repaired_share", "best_share")]
-            rows.append(tuple(row))
-    return "\n".join([*aligned(rows), "", "relative error: ||W_q − W|| / ||W||, mean and worst of the modules; maximum: max |W_q − W| / max |W|; nothing was trained", *([f"note: {one_line(note)}"] if note else [])])
+
+def write_errors_page(model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None) -> Path:
+    """Writes the page of quantization-error; LorabenchError where it cannot."""
+    from lorabench.report.quantization_page import quantization_sections
+
+    told = f"{plural(len({e.module for e in errors}), 'linear module')} of {model}."
+    return _write(path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note))
+
+
+def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:
+    """The same without tensors, as the report shows it."""
+    from lorabench.report.quantization_page import ModuleError
+
+    return tuple(ModuleError(e.module, e.form, e.relative_error, e.maximum_error, e.signal_to_noise, e.spectrum.stable_rank, e.repair) for e in errors)
 
 
 def errors_json(model: str, errors: Sequence[QuantizationError], note: str | None = None) -> str:

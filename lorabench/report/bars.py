@@ -20,7 +20,7 @@ _EACH, _EACH_OF_TWO = 30, 42  # pixels for a bar, with a label of one and of two
 _AROUND = 136  # pixels above and below the bars, which the page knows of a figure's height
 _LEAST = 400
 _ROOM = 1.03  # of the longest bar
-_BEHIND = 66  # pixels on the right, for the note behind the longest bar: more than a share of a phone's plot would give
+_BEHIND = 70  # pixels on the right, for the note behind the longest bar: more than a share of a phone's plot would give
 _FILL, _EDGE = "#ffffff", "#1c2024"  # of a marker that is seen on every bar and on every page
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from lorabench.analysis.learned import fields, type_decays
 from lorabench.record.spectrum import Spectrum
 from lorabench.report.blocks import Block, Facts, Figure, Grid, Points, Section, Text
+from lorabench.report.column_legend import legend
 from lorabench.report.examined import Examined, Likeness, grid, last, lead, likeness_words, share
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.heat import HeatMap, Plane, draw_heat
@@ -24,8 +25,8 @@ def examined_sections(found: Examined) -> tuple[Section, ...]:
     heads, rows = grid(found.summary)
     modules = tuple(_module_row(s) for s in found.spectra)
     every = ("module", "norm", "stable rank", "entropy rank", "k(0.9)", "k(0.99)", "numerical rank", "utilisation")
-    made.append(Section("Summed up", (Grid(heads, rows),)))
-    made.append(Section("Every module", (Grid(every, modules),)))
+    made.append(Section("Summed up", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+    made.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
     return tuple(made)
 
 

@@ -21,6 +21,9 @@ _MENU = 40  # letters of a menu's entry
 _RING = 22  # pixels
 _BEYOND = 0.7  # of what the means span: as far as error bars may stretch the y axis
 _PAD = 0.06  # of the y axis, free at each end
+_NAME_LINE = 0.075  # of the y axis: what a line of letters takes at its edge
+_NEAR = 0.25  # of the y axis: as far as it grows to hold a level
+_ARROW = 20  # pixels
 _GAP = 0.7  # of the distance between two ticks stays free of points
 
 
@@ -105,6 +108,8 @@ class Drawing:
     """from where to where on the y axis is shaded, with a line at zero"""
     beside: bool = False
     """points of several lines at one x stand next to each other"""
+    beyond: tuple[Level, ...] = ()
+    """levels outside of the y axis's span: an arrow at the edge names each with its value"""
 
 
 def safe(text: str) -> str:
@@ -120,7 +125,7 @@ def draw(drawing: Drawing) -> go.Figure:
     if drawing.rings:
         figure.add_trace(go.Scatter(**_marks(drawing)))
     span = _span(drawing)
-    for i, level in enumerate(drawing.levels):
+    for i, level in enumerate((*drawing.levels, *drawing.beyond)):
         shown = f"{level.y:.4g}" + (f" ± {level.error:.2g}" if level.error is not None else "")
         figure.add_trace(
             go.Scatter(
@@ -142,6 +147,7 @@ def draw(drawing: Drawing) -> go.Figure:
         yaxis=_axis(drawing.y),
         showlegend=True,
         shapes=_shapes(drawing),
+        annotations=_arrows(drawing),
     )
     if drawing.beside:
         figure.update_layout(scattermode="group", scattergap=_GAP)
@@ -158,6 +164,41 @@ def bounded(drawing: Drawing) -> Drawing:
     least, most = max(min([low, *ends]), low - _BEYOND * (high - low)), min(max([high, *ends]), high + _BEYOND * (high - low))
     pad = _PAD * (most - least)
     return replace(drawing, y=replace(drawing.y, span=(least - pad, most + pad))) if pad else drawing
+
+
+def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
+    """The drawing with the levels that its y axis was not made for: it grows to those that are near, and the others are named at its edge, for which it has a line of room each."""
+    if drawing.y.span is None or not far:
+        return drawing
+    low, high = drawing.y.span
+    wide = high - low
+    near = tuple(v for v in far if low - _NEAR * wide <= v.y <= high + _NEAR * wide)
+    low, high = min(low, *(v.y - _PAD * wide for v in near), low), max(high, *(v.y + _PAD * wide for v in near), high)
+    beyond = tuple(v for v in far if v not in near)
+    above = sum(v.y > high for v in beyond)
+    below = len(beyond) - above
+    line = _NAME_LINE * (high - low)
+    grown = (low - (below and (below + 1) * line), high + (above and (above + 1) * line))
+    return replace(drawing, y=replace(drawing.y, span=grown), levels=(*drawing.levels, *near), beyond=beyond)
+
+
+def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
+    """An arrow at each edge of the y axis that levels lie beyond, their names and values beside it, where the curves leave most room."""
+    made: list[dict[str, Any]] = []
+    span = drawing.y.span
+    rising = sum(line.y[-1] - line.y[0] for line in drawing.lines if line.y) > 0
+    for top in (True, False):
+        found = [v for v in drawing.beyond if span and (v.y > span[1]) == top]
+        if found:
+            left = rising == top  # under a rising curve there is room on the left above, on the right below
+            names = "<br>".join(f'<span style="color:{v.style.colour}">\u25a0</span> {safe(v.label)}: {v.y:.4g}' for v in found)
+            side = {"x": 0.02, "xanchor": "left", "align": "left"} if left else {"x": 0.98, "xanchor": "right", "align": "right"}
+            tail = _ARROW if top else -_ARROW
+            made.append({
+                "text": names, "xref": "paper", "yref": "paper", "y": int(top), **side, "ax": 0, "ay": tail, "yanchor": "top" if top else "bottom",
+                "showarrow": True, "arrowhead": 2, "arrowwidth": 1.6, "arrowcolor": GREY,
+            })  # fmt: skip
+    return made
 
 
 def cut_off(drawing: Drawing) -> str:
@@ -207,7 +248,7 @@ def _restyled(drawing: Drawing, order: Sequence[str]) -> dict[str, list[Any]]:
     lines = {line.label: line for line in drawing.lines}
     found = [lines.get(name) for name in order]
     points = {"x": [list(f.x) if f else [] for f in found], "y": [list(f.y) if f else [] for f in found]}
-    return {**points, "mode": [drawing.mode] * len(order), "showlegend": [f is not None for f in found]}
+    return {**points, "mode": [f.mode or drawing.mode if f else drawing.mode for f in found], "showlegend": [f is not None for f in found]}
 
 
 def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const root = document.documentElement;
-  const HIDEABLE = 6; // columns that matter less start hidden where the table is too wide
+  const HIDEABLE = window.innerWidth < 1180 ? 6 : 3; // columns that matter less start hidden where the table is too wide; a wide screen shows all of it, a narrow one lets it scroll
 
   function make(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -184,9 +184,10 @@
   // the legend stands below the plot in as many rows as the width asks for; the height grows by them
   function legendHeight({ data, layout }, width) {
     if (layout.showlegend === false) return 0;
-    const longest = Math.max(0, ...data.map((trace) => unescaped(trace.name || "").length));
+    const listed = data.filter((trace) => !trace.legendgroup || trace.showlegend !== false); // of a group one entry stands for all
+    const longest = Math.max(0, ...listed.map((trace) => unescaped(trace.name || "").length));
     const each = Math.max(1, Math.floor((width - 20) / (longest * 7.2 + 52)));
-    return Math.ceil(data.length / each) * 21 + 8;
+    return Math.ceil(listed.length / each) * 21 + 8;
   }
 
   function themed(figure, width) {
@@ -333,7 +334,7 @@
     for (const t of ticks(low * factor, high * factor, 5)) made.push(line(left, y(t / factor), right, y(t / factor), "grid"), text(digits(t), left - 7, y(t / factor) + 4, "end"));
     for (const t of ticks(x0 / one, x1 / one, width < 500 ? 4 : 7)) made.push(text(digits(t), x(t * one), bottom + 18, "middle"));
     made.push(text(`train peak (${one === 1e9 ? "GB" : "MB"})`, (left + right) / 2, height - 6, "middle"));
-    made.push(text(`worse than the best by${unit ? ` (${unit})` : ""}`, 0, 11, "start"));
+    made.push(text(`worse than the best by${unit ? ` (${unit})` : ""}`, 0, 13, "start"));
     if (memory !== null && memory < x1) {
       const from = Math.max(left, x(memory)), side = from > (left + right) / 2 ? "end" : "start";
       made.push(svg("rect", { x: from, y: top, width: right - from, height: bottom - top, class: "beyond" }), line(from, top, from, bottom, "limit"));
@@ -379,7 +380,9 @@
     const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${given.unit ? ` (${given.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
     box.querySelector("figcaption").before(make("div", { class: "controls" }, ...(contests.length > 1 ? [field("Of", contest)] : []), ...controls), told, make("div", { class: "shown" }, place, table));
 
-    let width = 0;
+    let width = 0, touched = false;
+    box.addEventListener("input", () => { touched = true; }, true);
+    box.addEventListener("change", () => { touched = true; }, true);
     function draw() {
       width = Math.min(place.clientWidth, 760);
       const now = contests[contest.selectedIndex], picked = now.rows.find((row) => fits(row, memory) && enough(row, tolerated));
@@ -391,7 +394,10 @@
         return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)));
       }));
       const row = body.querySelector(".chosen");
-      table.scrollTop = row ? row.offsetTop - head.offsetHeight - row.offsetHeight : 0; // the row above is seen, too
+      if (row && touched) { // the table opens at its top; later the chosen row is kept in view
+        const above = row.offsetTop - head.offsetHeight, below = row.offsetTop + row.offsetHeight - table.clientHeight;
+        table.scrollTop = Math.min(above, Math.max(below, table.scrollTop));
+      }
       place.replaceChildren(plane(given, now.rows, picked, memory, tolerated, width));
     }
     const slide = () => { range.value = Math.sqrt(Math.min(1, tolerated / most)); range.setAttribute("aria-valuetext", loss(tolerated)); };
@@ -426,6 +432,20 @@
     new ResizeObserver(() => { if (Math.min(place.clientWidth, 760) !== width) draw(); }).observe(place);
   }
 
+  // ---- a box that holds more than it shows fades where it goes on
+
+  function fading(box) {
+    const look = () => {
+      box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+      box.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
+    };
+    box.addEventListener("scroll", look, { passive: true });
+    const seen = new ResizeObserver(look);
+    seen.observe(box);
+    if (box.firstElementChild) seen.observe(box.firstElementChild);
+    look();
+  }
+
   // ---- the section being read is marked among the links
 
   function reading() {
@@ -443,5 +463,6 @@
 
   for (const table of document.querySelectorAll(".results")) enhance(table.parentElement);
   document.querySelectorAll(".panel").forEach(panel);
+  document.querySelectorAll(".scroll, nav").forEach(fading);
   document.addEventListener("DOMContentLoaded", () => { reading(); figures(); }); // plotly stands below this script
 })();

@@ -8,6 +8,7 @@ no `<` stands. The same store gives the same bytes, but for the date.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,20 +18,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lorabench import plugins
+from lorabench.record.result import BROKEN
 from lorabench.record.store import Store, write_atomically
 from lorabench.report import human
-from lorabench.report.blocks import Figure, Section
+from lorabench.report.blocks import Block, Figure, Notice, Section, Text
 from lorabench.report.layout import Table, heading, parts
 from lorabench.report.view import View, make_view
 
+_NOT_YET = "Not complete"
+_WAITING = 12  # conditions that are named
 _FOLDER = Path(__file__).parent
 
 
 def write_report(store: Store, path: str | Path, today: date | None = None, other: Store | None = None) -> Path:
-    """Writes the report of a store, beside another one where that is given; `today` is the date it bears."""
+    """Writes the report of a store, beside another one where that is given; `today` is the date it bears, with the time of day where the study is not complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, page(make_view(store, other), today or datetime.now(UTC).date()))
+    write_atomically(target, page(make_view(store, other), today or datetime.now(UTC)))
     return target
 
 
@@ -41,7 +45,36 @@ def page(view: View, today: date) -> str:
     tried = sum(len(g.ids) for g in view.planned)
     if tried > total:
         told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
-    return sections_page(view.study.name, told, sections(view), today)
+    made, first = sections(view), unfinished(view)
+    if first:
+        made = (Section(_NOT_YET, first), *(_so_far(section) for section in made))
+    elif isinstance(today, datetime):
+        today = today.date()
+    return sections_page(view.study.name, told, made, today)
+
+
+def unfinished(view: View) -> tuple[Block, ...]:
+    """What a reader must know of a study whose cells have not all been run, or of the other one beside it; empty where all have."""
+    blocks: list[Block] = []
+    for one, whose in ((view, "This study"), *(((view.other, f"The other study, {view.other.study.name},"),) if view.other else ())):
+        wanted = sum(len(g.ids) for g in one.planned)
+        missing = [len(g.ids) - sum(i in one.results for i in g.ids) for g in one.planned]
+        if not sum(missing):
+            continue
+        ended = list(one.results.values())
+        broken = sum(r.outcome in BROKEN for r in ended)
+        parts = [f"{sum(r.outcome == 'finished' for r in ended)} of {human.plural(wanted, 'cell')} have finished", f"{broken} ended otherwise" if broken else "", f"{sum(missing)} have no result yet"]
+        waiting = [f"{one.label(g.condition)} ({n} of {len(g.ids)})" for g, n in zip(one.planned, missing, strict=True) if n]
+        more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
+        again = "Whatever is said of these conditions below is provisional and may change. Make the report again when more cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which makes it, too."
+        blocks.append(Notice(f"{whose} is still running, or was stopped", f"{', '.join(p for p in parts if p)}. {again}", ("without a result: " + waiting[0], *waiting[1:_WAITING], *more)))
+    return tuple(blocks)
+
+
+def _so_far(section: Section) -> Section:
+    """The section with its decisions marked as those of the cells that have finished."""
+    blocks = (replace(b, text=f"So far: {b.text}") if isinstance(b, Text) and b.tone == "lead" else b for b in section.blocks)
+    return replace(section, blocks=tuple(blocks))
 
 
 def sections_page(title: str, told: str, made: tuple[Section, ...], today: date | None = None) -> str:
@@ -54,11 +87,15 @@ def sections_page(title: str, told: str, made: tuple[Section, ...], today: date 
             title=title,
             told=told,
             sections=made,
-            today=(today or datetime.now(UTC).date()).isoformat(),
+            today=_stamp(today or datetime.now(UTC).date()),
             figures=_as_script(figures),
             plotly=_plotly() if figures else "",
         )
     )
+
+
+def _stamp(day: date) -> str:
+    return f"{day:%Y-%m-%d %H:%M} UTC" if isinstance(day, datetime) else day.isoformat()
 
 
 def table_page(table: Table) -> str:

@@ -10,6 +10,7 @@ from lorabench.analysis.learned import Measure, fields, measured
 from lorabench.record.spectrum import Spectrum
 from lorabench.report import human, learned
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
+from lorabench.report.column_legend import legend
 from lorabench.report.figures import Axis, Drawing, bounded, cut_off, draw
 from lorabench.report.heat import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
@@ -29,6 +30,7 @@ def section(view: View) -> Section | None:
     said = tuple(sentence(u) for u in used if u.condition in tops)[:_AT_MOST]
     blocks: list[Block] = [Points(said)] if said else []
     blocks.extend(b for b in (_curve(view, used), _map(view), *_beside(view)) if b is not None)
+    blocks.append(Points(legend(("k(q)", "stable rank", "entropy rank", "utilisation", "amplification", "intruders")), "What the measures mean"))
     return Section(TITLE, tuple(blocks))
 
 

@@ -8,12 +8,15 @@ from lorabench.analysis.tuning import METRIC, Tried, Tuning
 from lorabench.record.metrics import metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
-from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw
+from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw, draw_choice
+from lorabench.report.style import GREY, Style, palette
 from lorabench.report.view import View
 from lorabench.spec.identity import canonical_json
 
 ORDER = 62
 TITLE = "Learning rates"
+_MOST_BY_SEED = 60  # conditions in the menu of seeds
+_CHOSEN = "chosen rate"
 _MOST_LINES = 12  # with more conditions the figure shows a part, the table all
 
 
@@ -34,7 +37,44 @@ def section(view: View) -> Section | None:
         caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
     words = tuple(sentence(view, t) for t in view.tunings)
     blocks: list[Block] = [Points(told(view)), Figure("learning-rates", draw(info), "validation loss against learning rate", caption, words)]
-    return Section(TITLE, (*blocks, table(view)))
+    return Section(TITLE, (*blocks, *_by_seed(view), table(view)))
+
+
+def _by_seed(view: View) -> tuple[Figure, ...]:
+    made = decide_by_seed(view)
+    if not made:
+        return ()
+    labels, drawings = zip(*made.items(), strict=True)
+    several = " Choose a condition above the figure." if len(made) > 1 else ""
+    caption = (
+        f"Validation loss of every seed at every rate of one condition, measured once at the end of training; the star is the rate that was chosen, at the mean of its seeds.{several} "
+        "Look whether all seeds have their lowest point at the same rate: where they part, the choice is partly luck."
+    )
+    words = tuple(f"{label}: {line.label} lowest at {line.x[line.y.index(min(line.y))]:g}" for label, d in made.items() for line in d.lines if line.label != _CHOSEN)
+    return (Figure("rates-by-seed", draw_choice(labels, drawings, 0), "validation loss of each seed by learning rate", caption, words),)
+
+
+def decide_by_seed(view: View) -> dict[str, Drawing]:
+    """A line for each seed and a mark at the chosen rate, for each tuned condition by its label."""
+    made: dict[str, Drawing] = {}
+    all_seeds = sorted({c.seed for g in view.planned for c in g.cells})
+    styles = dict(zip(all_seeds, palette(len(all_seeds)), strict=True))
+    rates = tuple(sorted({x.rate for t in view.tunings for x in t.tried}))
+    groups = {g.condition: g for g in view.planned}
+    for t in view.tunings[:_MOST_BY_SEED]:
+        points: dict[int, dict[float, float]] = {}
+        for cell, i in zip(groups[t.condition].cells, groups[t.condition].ids, strict=True):
+            r = view.results.get(i)
+            value = None if r is None or r.outcome != "finished" else next((x.value for x in r.readings if x.metric == METRIC), None)
+            if value is not None:
+                points.setdefault(cell.seed, {})[cell.training.rate] = value
+        lines = [Line(f"seed {seed}", styles[seed], tuple(sorted(found)), tuple(found[rate] for rate in sorted(found))) for seed, found in sorted(points.items())]
+        best = next((x for x in t.tried if x.rate == t.chosen), None)
+        if best is not None and best.mean is not None:
+            lines.append(Line(_CHOSEN, Style(GREY, "solid", "star"), (best.rate,), (best.mean,), mode="markers"))
+        if lines:
+            made[view.label(t.condition)] = Drawing(Axis("learning rate", log=True, ticks=rates), Axis(f"{metric(METRIC).label} (nats)"), tuple(lines), mode="lines+markers")
+    return made
 
 
 def headline(view: View) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw
+from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw, with_beyond
 from lorabench.report.learned import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
@@ -71,20 +71,21 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
             along = np.geomspace(x[0], x[-1], _SMOOTH)
             trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
         rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)]
+    drawn, compared = {p.condition for c in found for p in c.points}, set(view.references.values())
     levels = [
         Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
         for g, s in zip(view.groups, view.summaries, strict=True)
-        if g.setting.method.rank is None and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
+        if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn)) and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
     ]
     ticks = tuple(sorted({x for line in lines for x in line.x}))
     return Drawing(Axis("rank", log=True, ticks=ticks), Axis(_titled(m)), tuple(lines), tuple(levels), "lines+markers", tuple(trends), tuple(rings), "smallest sufficient rank")
 
 
-def legible(info: Drawing) -> tuple[Drawing, tuple[Level, ...]]:
-    """The drawing without levels that would press the curves flat, nor bars that would; and the levels left out."""
+def legible(info: Drawing) -> Drawing:
+    """The drawing with an axis that no level and no bar presses the curves flat on: levels beyond it are named at its edge."""
     low, high = (f(chain(*(line.y for line in info.lines))) for f in (min, max))
     far = tuple(v for v in info.levels if low < high and not 2 * low - high <= v.y <= 2 * high - low)
-    return bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far
+    return with_beyond(bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far)
 
 
 def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
@@ -154,13 +155,13 @@ def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) ->
     made: list[Block] = []
     for model in models:
         only = model if len(models) > 1 else None
-        shown, far = legible(drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only))
+        shown = legible(drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only))
         title = f"{m.label} against rank" + (f", {short_model(model)}" if only else "")
-        made.append(Figure(f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown, far), _words(view, name, only)))
+        made.append(Figure(f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown), _words(view, name, only)))
     return made
 
 
-def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[Level, ...]) -> str:
+def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
     m = metric(name)
     said = [f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more rank buys nothing there."]
     if info.rings:
@@ -175,9 +176,10 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing, far: tuple[
         lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
         said.append(f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}.")
     if info.levels:
-        said.append("Level lines are conditions without a rank.")
-    if far:
-        said.append(f"Too far away to be drawn: {', '.join(f'{v.label} at {_drawn(v.y, m)}' for v in far)}.")
+        said.append("Level lines are conditions without a rank, or the reference where it is on no curve.")
+    if info.beyond:
+        named = ", ".join(f"{v.label} at {_drawn(v.y, m)}" for v in info.beyond)
+        said.append(f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A double click on the plot shows all.")
     return " ".join(said)
 
 

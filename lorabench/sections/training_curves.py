@@ -1,4 +1,4 @@
-"""training loss of each condition, step by step"""
+"""training loss of each condition, step by step, and below it loss, gradient norm and learning rate of every seed"""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pandas as pd
 
 from lorabench.report import human
 from lorabench.report.blocks import Figure, Section
+from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
 from lorabench.report.figures import Axis, Drawing, Line, draw, thinned
 from lorabench.report.view import View
 
 ORDER = 60
 TITLE = "Training"
+_MOST_CONDITIONS = 60  # in the menu of seeds
+_MOST_WORDS = 60
+_ALL_POINTS = 24_000  # of all curves of seeds: some 400 kB
 MOST_POINTS = 200  # a line of a phone's width shows no more, and 100 conditions stay below 1 MB
 
 
@@ -33,7 +37,68 @@ def section(view: View) -> Section | None:
         f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
         for line in info.lines
     )
-    return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words),))
+    return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view)))
+
+
+def _by_seed(view: View) -> tuple[Figure, ...]:
+    found = decide_by_seed(view)
+    if not found:
+        return ()
+    several = " Choose a condition above the figure." if len(found) > 1 else ""
+    caption = (
+        f"Every seed of one condition: training loss, norm of the gradient before clipping, with a dashed line where it is clipped, and learning rate.{several} "
+        "Look for norms that keep to the dashed line or above it (every step is cut short), for spikes, and for seeds that part. "
+        "Validation and held-out loss are measured once, after the last step: there is no curve of them along training."
+    )
+    if any(len(s.step) >= _points(view) for c in found for s in c.seeds):
+        caption += f" Long curves are averaged to {_points(view)} points."
+    trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.summaries)
+    if trained > len(found):
+        caption += f" {len(found)} of {trained} conditions are here; the others' steps are in their cells' curve.csv."
+    words = tuple(f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip)))[:_MOST_WORDS]
+    return (Figure("training-by-seed", draw_curves(found), "loss, gradient norm and learning rate of each seed", caption, words or ("No gradient norm was kept.",)),)
+
+
+def decide_by_seed(view: View) -> tuple[ConditionCurves, ...]:
+    """Of the first conditions that kept curves."""
+    made = []
+    for group, s in zip(view.groups, view.summaries, strict=True):
+        seeds = []
+        for r in view.of_condition(s.condition):
+            rows = _rows(view, r.cell.id)
+            if rows:
+                x = [row[0] for row in rows]
+                columns = [_thin(x, [row[1 + i] for row in rows], _points(view)) for i, _ in enumerate(PANELS)]
+                seeds.append(SeedCurves(r.cell.seed, columns[0][0], tuple(y for _, y in columns)))
+        if seeds:
+            made.append(ConditionCurves(s.label.text, tuple(seeds), group.setting.training.max_grad_norm))
+        if len(made) == _MOST_CONDITIONS:
+            break
+    return tuple(made)
+
+
+def _points(view: View) -> int:
+    """Points of a seed's curve: fewer where there are many, so that the page stays small (about 16 bytes a point)."""
+    cells = sum(len(s.cells) for s in view.summaries[:_MOST_CONDITIONS])
+    return max(24, min(120, _ALL_POINTS // max(1, len(PANELS) * cells)))
+
+
+def _thin(x: list[float], y: list[float | None], most: int) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+    """The same thinning for values of which some are absent: an average over none is absent."""
+    known = [0.0 if v is None else v for v in y]
+    share = thinned(x, [float(v is not None) for v in y], most)[1]
+    places, values = thinned(x, known, most)
+    return tuple(round(p, 1) for p in places), tuple(v / n if n else None for v, n in zip(values, share, strict=True))
+
+
+def _norm_words(s: SeedCurves, clip: float) -> str:
+    """ "gradient norm 0.53 at most, never clipped (1)" """
+    norms = [v for v in s.values[PANELS.index("grad_norm")] if v is not None]
+    if not norms:
+        return ""
+    above = sum(v > clip for v in norms)
+    cut = "never above" if not above else f"above in {above} of {len(norms)} shown points"
+    return f"gradient norm {human.decimals(min(norms))} to {human.decimals(max(norms))}; clipped at {clip:g}, {cut}"
 
 
 def decide(view: View) -> Drawing | None:
@@ -54,16 +119,27 @@ def decide(view: View) -> Drawing | None:
 
 
 def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
+    kept = [(row[0], row[1]) for row in _rows(view, cell_id) if row[1] is not None]
+    return pd.DataFrame(kept, columns=["step", "loss"]) if kept else None
+
+
+def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | None, float | None]]:
+    """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is absent."""
     path = view.file(cell_id, "curve.csv")
     if not path.is_file():
-        return None
+        return []
     kept = []
     try:
         with path.open(encoding="utf-8", newline="") as stream:  # pandas takes 4 ms a file, 4 s for 1,000 cells
             for row in csv.DictReader(stream):
-                step, loss = float(row["step"]), float(row["loss"])
-                if math.isfinite(step) and math.isfinite(loss):
-                    kept.append((step, loss))
-    except (ValueError, KeyError, TypeError, csv.Error):  # a cell that was cut off, or a damaged file: what stands before it is shown
+                step, loss = float(row["step"]), _finite(row["loss"])
+                if math.isfinite(step):
+                    kept.append((step, loss, _finite(row.get("grad_norm")), _finite(row.get("learning_rate"))))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
         pass
-    return pd.DataFrame(kept, columns=["step", "loss"]) if kept else None
+    return kept
+
+
+def _finite(text: str | None) -> float | None:
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None

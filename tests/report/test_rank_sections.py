@@ -71,7 +71,7 @@ def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None
     figure = blocks(rank_curve.section(view), Figure)[0]
     assert isinstance(figure, Figure)
     drawn = plotted(figure)
-    assert [t["name"] for t in drawn["data"]] == ["LoRA", "LoRA nf4", "smallest sufficient rank", "full"]
+    assert [t["name"] for t in drawn["data"]] == ["LoRA", "LoRA nf4", "smallest sufficient rank", "full", "base", "base nf4"]
     assert drawn["data"][2]["marker"]["color"] == [line.style.colour for line in info.lines]
     paths = [s for s in drawn["layout"]["shapes"] if s["type"] == "path"]
     assert [p["line"]["color"] for p in paths] == [t.colour for t in info.trends]
@@ -82,19 +82,33 @@ def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None
     assert float(start[2]) == pytest.approx(fits[0].at(float(start[1])), rel=1e-5)
 
 
-def test_far_levels_are_told_and_not_drawn(view: View) -> None:
+def test_a_far_reference_is_named_at_the_axis_edge_with_its_value(view: View) -> None:
     figure = blocks(rank_curve.section(view), Figure)[0]
     assert isinstance(figure, Figure)
-    assert "Too far away to be drawn: base at 3.200, base nf4 at 3.250." in figure.caption
+    assert "named at its edge beside an arrow: base at 3.200, base nf4 at 3.250." in figure.caption
     span = figure.plot.layout.yaxis.range
-    assert span[0] > 1.5 and span[1] < 3
+    assert span[0] > 1.5 and span[1] < 3.1  # the curves are not pressed flat
+    (arrow,) = figure.plot.layout.annotations
+    assert arrow.showarrow and (arrow.yref, arrow.y, arrow.ay > 0) == ("paper", 1, True)  # upwards, ending at the upper edge
+    assert re.sub("<[^>]*>", "", arrow.text).split("\u25a0 ")[1:] == ["base: 3.2", "base nf4: 3.25"]
+    lines = {trace.name: trace.y for trace in figure.plot.data}
+    assert lines["base"] == (pytest.approx(3.2), pytest.approx(3.2))  # there for who zooms out, and in the figure's data
+
+
+def test_a_reference_below_the_axis_has_its_arrow_at_the_lower_edge(view: View) -> None:
+    info = rank_curve.decide(view, "eval_loss")
+    assert info is not None
+    low = replace(info, levels=(replace(info.levels[0], label="full", y=-7.0),))
+    (arrow,) = draw(rank_curve.legible(low)).layout.annotations
+    assert (arrow.y, arrow.ay < 0) == (0, True)
+    assert "full: -7" in arrow.text
 
 
 def test_bars_that_would_press_the_curves_flat_are_cut(view: View) -> None:
     info = rank_curve.decide(view, "eval_loss")
     assert info is not None
     huge = replace(info, lines=tuple(replace(line, error=(5.0,) * 4) for line in info.lines))
-    shown, _ = rank_curve.legible(huge)
+    shown = rank_curve.legible(huge)
     assert shown.y.span is not None
     assert shown.y.span[1] - shown.y.span[0] < 3 * (max(max(line.y) for line in info.lines) - 2.0 + 0.1)
     assert draw(shown).layout.yaxis.range == shown.y.span

@@ -1,0 +1,207 @@
+"""How much of what a metric varies by goes with each axis of a full grid: a functional analysis of variance, exact where the grid is whole.
+
+    y(c)   mean of a metric over the seeds that all conditions have         c = (c_1 ... c_k), a point of the grid
+    f_U    = mean of y over the axes outside of U, minus f_W of every W below U          (f of no axis is the mean of all)
+    V_U    = mean over the grid of f_U^2,   V = sum of all V_U = variance of y over the grid
+    share  = V_U / V                                                        Hutter, Hoos, Leyton-Brown 2014, ICML 32(1), equations 3 to 6; Sobol 1993
+
+Theirs is of a forest fitted to scattered points; a whole grid needs no model. What the noise between seeds adds to V_U is known (a two-way
+analysis of variance with seeds as blocks, Fisher 1925: a seed that shifts all conditions alike adds nothing):
+
+    s^2    = sum (y_cs - y_c - y_s + y)^2 / ((C - 1)(S - 1)),   E[noise in V_U] = s^2 / S * df_U / C,   df_U = product over U of (values - 1)
+    F      = S C V_U / df_U / s^2                               on df_U and (C - 1)(S - 1) degrees of freedom
+
+Limits: shares are of the values that were tried, evenly weighted; another grid gives others. A tuned learning rate is chosen for each condition and is
+no axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from lorabench.analysis.conditions import Replicates
+from lorabench.spec.grid import agrees, base_of
+from lorabench.spec.identity import canonical_json, flattened
+from lorabench.spec.study import Study
+
+_SETTINGS = ("method", "quantization", "training", "evaluation")
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one axis explains alone, or several only together."""
+
+    axes: tuple[str, ...]
+    share: float
+    """of the variance of the conditions' means, 0 to 1"""
+    noise: float | None
+    """the share that the noise between seeds is expected to have given it; None for one seed"""
+    p_value: float | None
+    """of an F test; None for one seed, or without any noise"""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The decomposition of one grid in one metric."""
+
+    metric: str
+    within: str
+    """the task or other thing that the grid is of; empty for a single one"""
+    axes: Mapping[str, tuple[str, ...]]
+    """the values of each axis that the grid is whole over"""
+    left_out: Mapping[str, tuple[str, ...]]
+    """values that lack a condition with a result, and axes with one value left"""
+    conditions: int
+    seeds: int
+    """that all these conditions have"""
+    std: float
+    """of the conditions' means over the grid, in the metric's unit"""
+    effects: tuple[Effect, ...]
+    """by falling share; of all subsets of the axes"""
+
+
+def importances(groups: Sequence[Replicates], data: pd.DataFrame, metric: str, study: Study) -> tuple[tuple[Importance, ...], str]:
+    """Of the study's grid, for each of its tasks (losses of two cannot be held against each other); and why there is none, empty where there is one.
+
+    `data` is record.wide(results) of the cells that conditions are made of.
+    """
+    grid, base = study.grid, flattened({k: v for k, v in base_of(study).items() if k in _SETTINGS})
+    axes = {a: v for a, v in varied_axes(study).items() if not any(isinstance(x, Mapping) and "tune" in x for x in v)}
+    if not axes:
+        return (), "the study's grid has no axis with two values or more"
+    if metric not in data or not data[metric].notna().any():
+        return (), f"no cell has finished with {metric}"
+    ready = data[data["outcome"] == "finished"]
+    by_cell = {c: float(v) for c, v in zip(ready["cell"], ready[metric], strict=True) if v == v}
+    tasks: dict[str, list[Replicates]] = {}
+    for g in groups:
+        if _of_base(g, base, grid):
+            tasks.setdefault(canonical_json(g.declared["task"]), []).append(g)
+    made, why = [], ""
+    for i, members in enumerate(tasks.values()):
+        found = _of_grid(members, by_cell, axes)
+        if isinstance(found, str):
+            why = why or found
+        else:
+            made.append(_importance(metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, found))
+    return tuple(made), "" if made else why
+
+
+def varied_axes(study: Study) -> dict[str, tuple[Any, ...]]:
+    """The axes of the grid that vary something else than the task."""
+    return {a: tuple(v) for a, v in study.grid.items() if len(v) > 1 and a.partition(".")[0] != "task"}
+
+
+def _of_base(group: Replicates, base: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
+    """Whether a condition differs from the base setting in nothing but axes and what they leave unused: `include` may have put others beside the grid."""
+    own = flattened({k: group.declared[k] for k in _SETTINGS if group.trains or k != "training"})
+    free = [k for k, v in own.items() if v is not None and base.get(k) is not None and v != base[k]]
+    return all(any(k == axis or k.startswith(f"{axis}.") for axis in grid) for k in free)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A grid that lacks nothing: values of each axis by place, and y by point and seed."""
+
+    kept: dict[str, tuple[int, ...]]
+    y: Values
+    """(values of axis 1, ..., values of axis k, seeds)"""
+
+
+def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]) -> _Whole | str:
+    """The largest whole part of the grid that leaving out values one by one finds; a sentence where none is left."""
+    seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
+    for point in itertools.product(*(range(len(v)) for v in axes.values())):
+        rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
+        found = [g for g in groups if agrees(g.declared, rule)]
+        if found:  # the grid's own comes first
+            values = {c.seed: by_cell[i] for c, i in zip(found[0].cells, found[0].ids, strict=True) if i in by_cell}
+            if values:
+                seeds_of[point] = values
+    kept = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
+    varied = {a: k for a, k in zip(axes, kept, strict=True) if len(k) > 1}
+    if not varied:
+        return "no part of the grid with two values of an axis has a result at every point"
+    points = list(itertools.product(*kept))
+    seeds = sorted(set.intersection(*(set(seeds_of[p]) for p in points)))
+    if not seeds:
+        return "the conditions of the grid have no seed in common"
+    y = np.array([[seeds_of[p][s] for s in seeds] for p in points]).reshape(*(len(k) for k in varied.values()), len(seeds))
+    return _Whole(dict(zip(axes, kept, strict=True)), y)
+
+
+def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
+    """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several the last."""
+    kept = [list(range(n)) for n in sizes]
+    while True:
+        gaps = [p for p in itertools.product(*kept) if p not in present]
+        if not gaps:
+            return [tuple(k) for k in kept]
+        total = math.prod(map(len, kept))
+        share = {(axis, v): sum(p[axis] == v for p in gaps) * len(kept[axis]) / total for axis, k in enumerate(kept) for v in k}
+        axis, value = max(share, key=lambda at: (share[at], len(kept[at[0]]), at))
+        kept[axis].remove(value)
+        if not kept[axis]:
+            return [() for _ in sizes]
+
+
+def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], whole: _Whole) -> Importance:
+    varied = [a for a, k in whole.kept.items() if len(k) > 1]
+    seeds = whole.y.shape[-1]
+    means = whole.y.mean(axis=-1)
+    variance = float(means.var())
+    noise = _noise(whole.y)
+    freedom = (means.size - 1) * (seeds - 1)
+    effects = []
+    for places, v in variances(means).items():
+        df = math.prod(means.shape[i] - 1 for i in places)
+        share = v / variance if variance else 0.0
+        expected = None if noise is None or not variance else noise / seeds * df / means.size / variance
+        p = float(stats.f.sf(seeds * means.size * v / df / noise, df, freedom)) if noise else None
+        effects.append(Effect(tuple(varied[i] for i in places), share, expected, p))
+    effects.sort(key=lambda e: (-e.share, len(e.axes)))
+    return Importance(
+        metric, within,
+        axes={a: tuple(_name(axes[a][i]) for i in whole.kept[a]) for a in varied},
+        left_out={a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a]) for a in axes if len(whole.kept[a]) < len(axes[a])},
+        conditions=means.size, seeds=seeds, std=math.sqrt(variance), effects=tuple(effects),
+    )  # fmt: skip
+
+
+def variances(means: Values) -> dict[tuple[int, ...], float]:
+    """V_U of every set of axes but the empty one, of a whole grid of means: their sum is the grid's variance."""
+    parts: dict[tuple[int, ...], Values] = {(): means.mean(keepdims=True).reshape((1,) * means.ndim)}
+    for n in range(1, means.ndim + 1):
+        for axes in itertools.combinations(range(means.ndim), n):
+            outside = tuple(i for i in range(means.ndim) if i not in axes)
+            marginal: Values = means.mean(axis=outside, keepdims=True) if outside else means
+            below = [parts[s] for k in range(n) for s in itertools.combinations(axes, k)]
+            parts[axes] = marginal - sum(below, np.zeros((1,) * means.ndim))
+    return {axes: float(np.square(f).mean()) for axes, f in parts.items() if axes}
+
+
+def _noise(y: Values) -> float | None:
+    """s^2 of conditions by seeds, without what a seed does to all alike; None for one seed."""
+    flat = y.reshape(-1, y.shape[-1])
+    if flat.shape[1] < 2:
+        return None
+    rest = flat - flat.mean(axis=1, keepdims=True) - flat.mean(axis=0, keepdims=True) + flat.mean()
+    return float(np.square(rest).sum() / ((flat.shape[0] - 1) * (flat.shape[1] - 1)))
+
+
+def _name(value: Any) -> str:
+    """A value of an axis as a word."""
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{k}={_name(v)}" for k, v in value.items() if k != "name")
+        return " ".join(part for part in (str(value.get("name", "")), f"({rest})" if rest else "") if part)
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)

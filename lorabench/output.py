@@ -1,0 +1,51 @@
+"""Where a command's words go: tables and texts to standard output or a file, notes and faults to standard error."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from lorabench import plugins
+from lorabench.errors import StoreError
+
+
+def left_out(store: Any) -> int:
+    """Tells of results that cannot be read, which tables and reports leave out."""
+    told = store.unreadable()
+    for sentence in told:
+        say(f"left out: {sentence}", 1)
+    return 1 if told else 0
+
+
+def drawn(table: Any, form: str | None = None) -> str:
+    """A table as text for the terminal, or in an exporter's form."""
+    if form is not None:
+        return str(plugins.load("exporters", form).export(table))
+    from lorabench.report.tables import as_text
+
+    # a file or a pipe has no width: nothing is to be folded there
+    return str(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 200)).rstrip("\n")
+
+
+def emit(text: str, output: str | None) -> None:
+    """Prints a text, or writes it to a file."""
+    if output is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        Path(output).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as e:
+        raise StoreError(f"{output} cannot be written ({e.strerror}); choose another file with -o FILE") from None
+
+
+def note(sentence: str) -> None:
+    """What a user is to know beside what was asked for; on standard error, so that a pipe gets the answer alone."""
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
+
+
+def say(sentence: str, code: int) -> int:
+    """Tells on standard error what went wrong; returns the exit code."""
+    print(f"lorabench: {sentence}", file=sys.stderr, flush=True)
+    return code
