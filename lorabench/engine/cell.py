@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import traceback
@@ -215,7 +216,8 @@ class _Run(CellRecord):
             save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
         self.read("adapter_bytes", save_adapter(self.adapted.model, self.folder))
         self._write_curve()
-        write_trained(self.folder, self.result("failed"))
+        with contextlib.suppress(OSError):  # a full disk: only a death in the evaluation would ask for it
+            write_trained(self.folder, self.result("failed"))
 
     def analyse(self, data: TaskData, phases: Sequence[Phase]) -> None:
         """What comes after the evaluation: a fault there leaves its readings absent and is recorded, the cell has finished all the same."""

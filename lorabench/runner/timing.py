@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PHASES = ("start", "load", "sample", "prepare", "train", "evaluate", "save", "decompose", "truncate", "measure", "rest")
 OVER = {  # what a cell has behind it once it is in a phase, whether it told of it or not
-    "train": {"start", "load"}, "evaluate": {"start", "load", "sample", "prepare", "train"},
+    "train": {"start", "load"}, "evaluate": {"start", "load", "sample", "prepare", "train", "save"},
     "decompose": set(PHASES[:7]), "truncate": set(PHASES[:8]), "measure": set(PHASES[:9]),
 }  # fmt: skip
 STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_seconds"} | {p: f"{p}_seconds" for p in ("sample", "prepare", "save", "decompose", "truncate", "measure")}

@@ -104,7 +104,7 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
     assert len(items["python-docs-cloze/acc"].sums) == 20
     assert set(items["python-docs-cloze/acc"].sums) <= {0.0, 1.0}
     assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
-    assert [e.phase for e in events if e.step is None and e.done is None] == ["load", "train", "sample", "prepare", "evaluate", "save", "decompose", "measure"]
+    assert [e.phase for e in events if e.step is None and e.done is None] == ["load", "train", "save", "sample", "prepare", "evaluate", "decompose", "measure"]
     counted = {e.phase: e.total for e in events if e.step is None and e.total}
     assert counted == {"sample": 64 * 48, "evaluate": 8 + 20 * 4 + 64, "decompose": 28}, "rows: held-out ones, choices, the base's text"
     ahead = next(e.ahead for e in events if e.ahead)

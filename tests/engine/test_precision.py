@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lorabench.engine import answers, domain
 from lorabench.engine import cell as engine
-from lorabench.engine import domain
 from lorabench.engine.cell import run_cell
 from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
@@ -54,6 +54,7 @@ def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
         return wrapper
 
     monkeypatch.setattr(engine, "losses", watched(engine.losses))
+    monkeypatch.setattr(answers, "losses", watched(answers.losses))
     monkeypatch.setattr(domain, "losses", watched(domain.losses))
     monkeypatch.setattr(domain, "base_text", watched(domain.base_text))
     score = engine.Harness.score
