@@ -13,6 +13,7 @@ from lorabench.record.data import DataFacts, SplitFacts
 from lorabench.spec.study import Cell
 
 LEAST_ROWS = 30
+FEW_VALIDATION = 50  # rows, of some dozen tokens each, by which a learning rate is chosen
 WHOLE_TEXT = 0.9  # of the test blocks: the training text lacks what validation took of it
 
 
@@ -57,6 +58,11 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
         told = f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} (evaluation.max_sequences)"
     yield f"data of {task} at {length} tokens: {splits}{told}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
+    if cell.tuned_over and facts.validation.kept < FEW_VALIDATION:
+        yield (
+            f"learning rates are chosen by {facts.validation.kept} validation {facts.unit}, which may not tell two rates apart; "
+            "task.validation_percent takes more of the training data"
+        )
 
 
 def _split(split: SplitFacts, unit: str, length: int) -> str:

@@ -191,7 +191,9 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     if view.tunings:
         trained = [s for s in view.summaries if s.seeds]
         whose = "all trained conditions" if len(view.tunings) == len(trained) else ", ".join(view.label(t.condition) for t in view.tunings)
-        notes.append(f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.")
+        ends = [f"{view.label(t.condition)} ({t.chosen:g})" for t in view.tunings if t.chosen is not None and t.edge]
+        beyond = f" The grid ends at what {', '.join(ends)} chose: a better rate may lie beyond." if ends else ""
+        notes.append(f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.{beyond}")
     notes += [_agreement(view, i) for i in range(len(view.study.published))]
     return tuple(notes)
 

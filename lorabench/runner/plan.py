@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorabench.errors import StoreError
+from lorabench.errors import StoreError, StudyError, unknown
+from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
@@ -57,11 +58,31 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     if out is not None and not str(out).strip():
         raise StoreError("the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>")
     cells = expand(study)
+    refuse_metric(study, cells)
     store = Store(out if out is not None else Path("reports") / study.name)
     renamed = refuse_foreign(store, study, cells)
     changed = changes(store, cells)
     pending = tuple(c for c in cells if is_pending(store, c, retry))
     return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words), changes=changed)
+
+
+def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
+    """StudyError where the study is to be decided by what is no metric, or by what none of its tasks measures.
+
+    A name with a slash is lm-eval's, of which only a run can tell whether it was measured; a finding does.
+    """
+    name = study.comparison.metric
+    if name == "auto" or "/" in name:
+        return
+    own = {c.task.decided_by for c in cells}
+    known = ["auto", *(m.name for m in TABLE.values() if m.better != "none" and m.unit not in ("seconds", "bytes", "count", "percent", "tokens/s"))]
+    if name not in TABLE:
+        raise StudyError(f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as NAME/acc")
+    of_a_task = {"accuracy": "accuracy", "macro_f1": "accuracy", "exact_match": "exact_match", "unanswered": "exact_match", "unended": "exact_match"}
+    if name in of_a_task and of_a_task[name] not in own:
+        tasks = ", ".join(sorted({c.task.name for c in cells}))
+        remedy = "take the task classify" if of_a_task[name] == "accuracy" else "task.metric: exact_match has an instruct task measure it"
+        raise StudyError(f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or leave comparison.metric away")
 
 
 def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple[str, ...]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from lorabench import cli
+from lorabench.errors import StudyError
 from lorabench.record.store import Store
+from lorabench.runner.plan import make_plan
 from lorabench.spec.inputs import data_inputs, model_inputs
 from lorabench.spec.paths import model_directory
 from lorabench.tasks import instruct
+from tests.runner.conftest import study_of
 
 STUDY = """
 schema: 1
@@ -156,3 +160,14 @@ def test_a_folder_with_other_things_in_it_is_no_place_for_results(ran, capsys):
     Path("kept").mkdir()
     shutil.copy("reports/mine/table.md", "kept")  # of a store whose cells were not committed
     assert run("--out", "empty") == 0 and run("--out", "kept") == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [("acuracy", "did you mean 'accuracy'?"), ("accuracy", "the task python-docs does not measure"), ("exact_match", "task.metric: exact_match")],
+)
+def test_a_study_is_not_decided_by_what_nothing_measures(metric, told, tmp_path):
+    with pytest.raises(StudyError, match=re.escape(told)):
+        make_plan(study_of(0, more=f"comparison: {{metric: {metric}}}\n"), tmp_path)
+    for fine in ("auto", "eval_loss", "python-docs-cloze/acc", "forgetting"):
+        make_plan(study_of(0, more=f"comparison: {{metric: {fine}}}\n"), tmp_path)
