@@ -31,9 +31,9 @@ def analysis_failed(e: Evidence) -> Finding | None:
     if not cells:
         return None
     kinds = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
-    why = listed([f"{phase} in {n}" for phase, n in kinds.items()])
+    why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in kinds.items()])
     groups = [g for g in e.chosen if not set(g.ids).isdisjoint(cells)]
-    sentence = f"A phase after training failed ({why} cells; {e.results[cells[0]].faults[0].message}), and its numbers are absent. Repeat it alone with: lorabench evaluate DIR."
+    sentence = f"A phase after training failed ({why}; {e.results[cells[0]].faults[0].message}), and its numbers are absent. Repeat it alone with: lorabench evaluate DIR."
     return Finding("analysis_failed", "caution", "Analyses failed", sentence, e.labels(groups), cells)
 
 

@@ -106,7 +106,8 @@ def one_sided_labels(e: Evidence) -> Finding | None:
     named = [(e.by_condition[g.condition], name) for g in found.groups for name in ("accuracy", f"{g.setting.task.name}/acc")]  # of other items the labels say nothing
     best = max((v for summary, name in named if (v := summary.mean(name)) is not None), default=None)
     chance = 2 * math.sqrt(share * (1 - share) / found.facts.test.kept)  # two standard errors of a share: the accuracy may be of other rows of the test
-    if share < ONE_SIDED and (best is None or best > share + chance):
+    even = share <= 1 / len(found.facts.test.labels) + chance  # then an accuracy that low is one of guessing: at_chance says so
+    if share < ONE_SIDED and (even or best is None or best > share + chance):
         return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
     sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."

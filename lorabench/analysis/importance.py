@@ -119,7 +119,7 @@ class _Whole:
 
 
 def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]) -> _Whole | str:
-    """The largest whole part of the grid that leaving out values one by one finds; a sentence where none is left."""
+    """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where none is left."""
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
     for point in itertools.product(*(range(len(v)) for v in axes.values())):
         rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
@@ -141,7 +141,7 @@ def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: M
 
 
 def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
-    """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several the last."""
+    """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several the last. Greedy: a larger whole part may exist."""
     kept = [list(range(n)) for n in sizes]
     while True:
         gaps = [p for p in itertools.product(*kept) if p not in present]

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class Harness:
     """lm-eval made ready for a cell: imported, its tasks written and found. Making it takes seconds the first time."""
 
     def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:
-        own = {s.name: s for s in sets}
+        # one test set for all metrics of a condition: what the engine scores over its first rows, lm-eval does over no others
+        own = {s.name: replace(s, items=s.items[: spec.max_sequences]) if s.scored else s for s in sets}
         self.spec = spec
         self.names = [s.name for s in sets if not s.scored] if spec.lm_eval is None else list(spec.lm_eval)
         self.foreign = [n for n in self.names if n not in own]

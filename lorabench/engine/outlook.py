@@ -81,7 +81,7 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
     spec = cell.evaluation
     if data.generation is not None:
         return None
-    own = {s.name: s.items for s in data.choice_sets if not s.scored or s.name in (spec.lm_eval or ())} if spec.lm_eval != () else {}
+    own = {s.name: s.items[: spec.max_sequences] if s.scored else s.items for s in data.choice_sets if not s.scored or s.name in (spec.lm_eval or ())} if spec.lm_eval != () else {}
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None
@@ -150,7 +150,7 @@ def _harness_positions(data: TaskData, cell: Cell) -> float | None:
     spec = cell.evaluation
     if spec.lm_eval == ():
         return 0.0
-    own = {s.name: s.items for s in data.choice_sets}
+    own = {s.name: s.items[: spec.max_sequences] if s.scored else s.items for s in data.choice_sets}
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None

@@ -36,7 +36,7 @@ def conditions(view: View) -> pd.DataFrame:
     learning_rate, tuned                   the rate that its numbers are reported at (NaN where none was chosen yet), whether it was chosen among several
     seeds, finished ... missing            how many seeds are planned, and what became of their cells at that rate
     reference                              label of the condition it is compared with
-    <metric>_mean, _std, _n                mean and sample standard deviation over the n finished seeds, in the metric's own unit
+    <metric>_mean, _std, _n                mean and sample deviation over the n finished seeds, in the metric's own unit
     <metric>_ci_low, _ci_high              95 % interval of the mean (NaN where no noise is known)
     <metric>_difference, _ci_low, _ci_high mean paired difference to the reference, and its 95 % interval taken alone
     <metric>_p                             of no difference, corrected by Holm over the study's comparisons in this metric; these three, and the
@@ -110,7 +110,7 @@ class StudyTable:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The raw values: a row for each condition; a number with its standard deviation and interval where they are known; the condition's id and the ids of its cells."""
+        """The raw values: a row for each condition; a number with its sample deviation (_std) and interval where they are known; the condition's id and the ids of its cells."""
         values = [[row.values[j] for row in self.layout.rows] for j in range(len(self.layout.columns))]
         data: dict[str, Any] = {}
         for column, seen in zip(self.layout.columns, values, strict=True):

@@ -88,16 +88,19 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         made = _chat_label(pair, text, tokenizer, sequence_length) if options.template == "chat" else fitted(tokenizer, pair.prompt, text, sequence_length, ends=False)
         return Fitted(None, made.length) if made.cut(sequence_length) else made  # a part of a label is none
 
+    kept: list[Pair] = []  # test rows that are measured: lm-eval's set is of the same
+
     def judged(pair: Pair) -> Fitted:
         made = [example(pair, text) for text in texts]
         choices, longest, answer = tuple(m.example for m in made if m.example is not None), max(m.length for m in made), texts.index(pair.response)
         if len(choices) < len(texts):
             return Fitted(None, longest)
         _told_apart_by_tokens(pair, texts, choices)
+        kept.append(pair)
         return Fitted(replace(choices[answer], choices=choices, answer=answer), longest)
 
     train, validation, test, facts = fit(splits, lambda p: example(p, p.response), sequence_length, read.notes, judged)
-    items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in splits.test)
+    items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in kept)
     return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts)
 
 

@@ -121,6 +121,13 @@ def test_a_clean_study_has_no_findings(tmp_path: Path) -> None:
 # cells
 
 
+def test_a_phase_that_failed_after_training_is_named_with_its_cells(tmp_path: Path) -> None:
+    fault = Fault(kind="MemoryError", message="planted", phase="decompose")
+    view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), lambda r: r.model_copy(update={"faults": (fault,)}) if r.cell.method.rank == 4 and r.cell.seed == 1 else r)
+    assert found["analysis_failed"].sentence.startswith("A phase after training failed (decompose in 1 cell; planted), and its numbers are absent.")
+    assert set(found["analysis_failed"].cells) == ids(view, lambda r: bool(r.faults))
+
+
 def test_failed_cells_are_named_with_their_faults(tmp_path: Path) -> None:
     view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), lambda r: ended(r, "failed", "KeyError") if r.cell.method.rank == 4 else r)
     assert found["failed"].sentence.startswith("2 of 7 cells failed (KeyError 2 times).")

@@ -137,6 +137,16 @@ def test_an_accuracy_that_always_saying_one_label_would_have_too(tmp_path: Path,
         assert f"66.7 % of the 300 test rows have the label 1, so always saying it is right as often; the best accuracy here is {100 * accuracy:.1f} %" in found["one_sided_labels"].sentence
 
 
+def test_labels_that_are_about_even_are_not_one_sided_however_low_the_accuracy(tmp_path: Path) -> None:
+    counts = counted(facts(train={"labels": {"0": 500, "1": 400}}, test={"labels": {"0": 147, "1": 153}}))
+
+    def change(result: CellResult) -> CellResult:
+        others = tuple(r for r in result.readings if not r.metric.endswith("/acc"))
+        return counts(result.model_copy(update={"readings": (*others, Reading(metric=f"{result.cell.task.name}/acc", value=0.5))}))
+
+    assert "one_sided_labels" not in seen(tmp_path, change)
+
+
 def test_repeated_rows_are_a_note(tmp_path: Path) -> None:
     found = seen(tmp_path, counted(facts(train={"repeated": 450})))
     assert list(found) == ["rows_changed"]

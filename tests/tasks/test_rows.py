@@ -267,6 +267,16 @@ def test_classify_brings_an_item_for_each_test_row(tmp_path, tokenizer):
         assert example.n_bytes == len(item.choices[item.answer])
 
 
+def test_a_row_that_is_dropped_is_in_no_metric(tmp_path, words):
+    """lm-eval's set is of the rows that loss and accuracy are over."""
+    train = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a{i}", "label": "{i % 2}"}}\n' for i in range(9)))
+    test = write(tmp_path / "e.jsonl", '{"s": "a", "label": "0"}\n{"s": "a b c d e f g h i", "label": "1"}\n{"s": "b", "label": "1"}\n')
+    data = classify.load(classify.Options(train=train, eval=test, prompt="{s}", choices={"0": " c", "1": " d"}), words, 6)
+    assert data.facts.test.dropped == 1
+    assert {item.context for item in data.choice_sets[0].items} == {"a", "b"}
+    assert len(data.test) == len(data.choice_sets[0].items) == 2
+
+
 def test_labels_are_compared_as_text(tmp_path, words):
     file = write(tmp_path / "t.jsonl", '{"s": "a", "label": true}\n{"s": "b", "label": false}\n' * 5)
     options = classify.Options.model_validate({"train": file, "eval": copy_of(file), "prompt": "{s}", "choices": {True: " c", False: " d"}})
