@@ -31,6 +31,7 @@ from lorabench.spectra.decompose import leading
 Ahead = dict[str, tuple[float, float]]
 IMPORT_SECONDS = 6.0  # of lm-eval, once a process
 ONE_BY_ONE = 3.0  # how much longer a position takes that is sampled than one that is read with others
+FEW = 16  # rows, below which a step of generation reads the weights and does little else
 SIDE, TRIES = 512, 4  # of the matrix that is tried, and how often: the quickest counts, beside busy processes too
 MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decompositions
 BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
@@ -62,7 +63,7 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
     if asked is None or asked:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
     if asked is not None:
-        held_out = _read(data.test[: spec.max_sequences], spec.batch_size)
+        held_out = _read([one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size) + _generated(data, cell)
         validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
         ahead["evaluate"] = (0.0, (held_out + asked + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
@@ -74,6 +75,14 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
         longest = max((len(e.ids) for e in data.train), default=1) * training.batch_size * training.gradient_accumulation * passes
         ahead["measure"] = (0.0, (2 * longest + _read(data.test[: spec.batch_size], spec.batch_size)) / step)
     return ahead
+
+
+def _generated(data: TaskData, cell: Cell) -> float:
+    """Positions' worth of generating the test rows' answers, none of which ends early; a small batch takes as long as one of FEW rows."""
+    if data.generation is None:
+        return 0.0
+    rows, size = len(data.test[: cell.evaluation.max_sequences]), cell.evaluation.batch_size
+    return ONE_BY_ONE * math.ceil(rows / size) * max(size, FEW) * data.generation.max_new_tokens
 
 
 def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
