@@ -226,10 +226,12 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
     further = [t for t in cell.evaluation.lm_eval or () if t not in own]
     if not further:
         return None
-    from lorabench.engine.harness import fetch_tasks, known_tasks
+    from lorabench.engine.harness import brings, fetch_tasks, known_tasks, unreadable
 
+    if harmed := unreadable(further, cell.evaluation.include_path):
+        return "evaluation.lm_eval", harmed
     try:
-        known = known_tasks(cell.evaluation.include_path)
+        known = further if brings(further, cell.evaluation.include_path) else known_tasks(cell.evaluation.include_path)
     except LorabenchError as e:
         return "evaluation.lm_eval", str(e)
     for name in further:

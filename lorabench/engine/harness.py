@@ -51,7 +51,8 @@ class Harness:
         for choices in used:
             if not (folder / f"{choices.name}.yaml").exists():
                 write_task(choices, folder)
-        self.manager = _manager(str(folder) if used else None, spec.include_path, not self.foreign)
+        own_only = not self.foreign or brings(self.foreign, spec.include_path)
+        self.manager = _manager(str(folder) if used else None, spec.include_path, own_only)
 
     def score(self, model: Any, tokenizer: Any) -> tuple[list[Reading], dict[str, Items]]:
         """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of its items.
@@ -90,6 +91,24 @@ def known_tasks(include_path: str | None) -> list[str]:
     return sorted(_manager(None, include_path, False).all_tasks)
 
 
+def brings(names: Sequence[str], include_path: str | None) -> bool:
+    """Whether a folder alone has tasks of these names: lm-eval's own need not be read."""
+    return include_path is not None and set(names) <= set(_manager(None, include_path, True).all_tasks)
+
+
+def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
+    """The first YAML file of a folder that names one of these tasks and cannot be read, in a sentence; lm-eval passes over it without a word."""
+    for path in sorted(Path(include_path).rglob("*.yaml")) if include_path else ():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            for _ in yaml.parse(text, Loader=yaml.SafeLoader):  # syntax alone: !function is lm-eval's
+                pass
+        except yaml.YAMLError as e:
+            if path.stem in names or any(f"task: {n}" in text for n in names):
+                return f"{path} is no YAML ({_line(e)}); mend it"
+    return None
+
+
 def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
     """Gets the data of tasks that are not the study's own, and makes the first question of each, before anything is trained.
 
@@ -99,11 +118,12 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
     if not names or key in _FETCHED:
         return
     _quieten()
+    own_only = brings(names, spec.include_path)
     answers = hub_answers("nyu-mll/glue")  # any one: it is the hub that is asked for
     with told_offline(not answers):
         for name in names:
             try:
-                found = _manager(None, spec.include_path, False).load([name])["tasks"]
+                found = _manager(None, spec.include_path, own_only).load([name])["tasks"]
             except Exception as e:  # YAML, datasets, the network and further packages fail in many classes
                 raise DataError(f"lm-eval task {name}: {_why(e, answers)}") from e
             for task_name, task in found.items():
@@ -121,9 +141,13 @@ def _ask_first(task: Any, shots: int | None) -> None:
     if doc is None:
         raise ValueError("its split has no rows")
     task.doc_to_text(doc)
-    task.doc_to_target(doc)
+    target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "multiple_choice":
-        task.doc_to_choice(doc)
+        choices = task.doc_to_choice(doc)
+        plain = not task.multiple_input and not callable(task.config.process_results)
+        for one in (target if isinstance(target, list) else [target]) if plain else ():  # lm-eval counts a missing answer as a wrong one
+            if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
+                raise ValueError(f"its answer {one!r} is none of its {len(choices)} choices")
     wanted = shots if shots is not None else (task.config.num_fewshot or 0)
     if wanted:
         have = len(list(task.fewshot_docs() or ()))
@@ -132,8 +156,12 @@ def _ask_first(task: Any, shots: int | None) -> None:
 
 
 def _why(error: BaseException, answers: bool) -> str:
+    if isinstance(error, ImportError) and "for function" in str(error):  # lm-eval's words for its !function
+        return f"it cannot be loaded ({_line(error)}); mend its file"
     if isinstance(error, ImportError):
         return f"it needs a package that is not installed ({_line(error)}); install it, or leave the task away"
+    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(error):  # datasets' words for a file of data_files
+        return f"its data cannot be had ({_line(error)}); mend its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
         there = "" if answers else "there is no network, or the hub does not answer, and "
         return f"its data cannot be had: {there}they are not in the cache ({_line(error)}); download them on a machine with a network, or take a task with local data (evaluation.include_path)"

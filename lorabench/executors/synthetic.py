@@ -61,6 +61,7 @@ SIDES = {"self_attn.q_proj": (HIDDEN, HIDDEN), "mlp.down_proj": (HIDDEN, 4 * HID
 FALL = {"self_attn.q_proj": 0.7, "mlp.down_proj": 0.4}
 DIVERGES_AT, LARGEST_BATCH, HIGHEST_RANK = 12, 4096, 4096
 ITEMS, ALIKE, SEQUENCES = 200, 0.7, 64
+ROWS = 1000  # of the training data, that epochs are counted over
 STARTED_AT = "2026-01-01T00:00:00+00:00"
 
 
@@ -86,7 +87,7 @@ def expected(cell: Cell) -> dict[str, float]:
     }
     found["trainable_percent"] = 100 * trainable / found["total_parameters"]
     if _trains(cell):
-        tokens = float(cell.training.steps * cell.training.batch_size * cell.training.sequence_length)
+        tokens = float(_steps(cell) * cell.training.batch_size * cell.training.sequence_length)
         speed = 20_000.0 if quantization == "none" else 14_000.0
         activations = 4.0 * cell.training.batch_size * cell.training.sequence_length * HIDDEN * LAYERS * 8
         found |= {
@@ -125,7 +126,7 @@ class Slot:
         diverges = cell.training.rate > 1
         readings = expected(cell)
         if _trains(cell):
-            steps = min(cell.training.steps, DIVERGES_AT) if diverges else cell.training.steps
+            steps = min(_steps(cell), DIVERGES_AT) if diverges else _steps(cell)
             _train(cell, steps, readings["train_loss"], folder / "curve.csv", on_event)
             if diverges:
                 kept = {m: readings[m] for m in ("total_parameters", "trainable_parameters", "weight_bytes", "load_seconds")}
@@ -158,6 +159,10 @@ def open_slot(threads: int | None = None) -> Slot:
 
 def _trains(cell: Cell) -> bool:
     return cell.training.steps > 0
+
+
+def _steps(cell: Cell) -> int:
+    return cell.training.over(ROWS).steps
 
 
 def _tasks(cell: Cell) -> tuple[str, ...]:
@@ -213,7 +218,7 @@ def _uniform(key: str) -> float:
 
 
 def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[Event], None]) -> None:
-    t, start = cell.training, FLOOR + BASE_GAP
+    t, start = cell.training.over(ROWS), FLOOR + BASE_GAP
     with path.open("w", encoding="utf-8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
         lines.writerow(["step", "loss", "learning_rate", "grad_norm", "seconds"])
@@ -295,7 +300,7 @@ def _result(cell: Cell, outcome: Outcome, readings: dict[str, float], error: Fau
     return CellResult(
         cell=cell,
         outcome=outcome,
-        resolved=Resolved(dtype="float32", scaling=scaling),
+        resolved=Resolved(dtype="float32", steps=_steps(cell) if cell.training.epochs else None, scaling=scaling),
         readings=_readings(readings),
         environment=environment,
         started_at=STARTED_AT,

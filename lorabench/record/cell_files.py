@@ -39,7 +39,9 @@ def has_weights(folder: Path) -> bool:
 def make_readable(folder: Path) -> None:
     """Mode 0644 for files and 0755 for folders: safetensors writes for the owner alone."""
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        mode = 0o755 if path.is_dir() else 0o644
+        if path.stat().st_mode & 0o777 != mode:  # what is so already may be another user's
+            path.chmod(mode)
 
 
 def remove_weights(folder: Path, name: str) -> None:

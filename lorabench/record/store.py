@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from lorabench.errors import StoreError
+from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.spec.inputs import Inputs
 from lorabench.spec.settings import Frozen
@@ -223,6 +224,7 @@ class Store:
         write_atomically(partial / "result.json", _dump(plain))
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
+        make_readable(partial)
         _sync_tree(partial)
         if final.exists():
             retired = self.cells_folder / f"{cell_id}.old"

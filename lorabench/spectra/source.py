@@ -140,9 +140,11 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if (folder / "adapter").is_dir():
         return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
-        raise ModelError(f"{title} kept nothing of what it learned: full fine-tuning keeps no weights, and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder")
+        key = "full" if cell.method.target_modules is None else "adapter"
+        raise ModelError(f"{title} kept nothing of what it learned: its weights were not kept (save.{key}: {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder")
     spectra = load_spectra(folder / "spectra.safetensors")
-    return Learned(title, base, None, result, spectra, notes=("full fine-tuning keeps no weights: what is shown was computed when the cell ran",))
+    kept = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
+    return Learned(title, base, None, result, spectra, notes=(f"{kept}: what is shown was computed when the cell ran",))
 
 
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:

@@ -130,6 +130,7 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
+        (folder / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
     except (OSError, SafetensorError) as e:
         raise ModelError(f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR") from None
     rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})

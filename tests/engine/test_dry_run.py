@@ -185,3 +185,37 @@ def test_on_the_command_line_it_is_exit_code_2_and_one_line(tmp_path, capfd):
     assert main(["run", str(study), "--dry-run", "--set", f"model={path}", "--out", str(tmp_path / "out")]) == 2
     told = [line for line in capfd.readouterr().err.splitlines() if "kernels" not in line]
     assert told == [f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"]
+
+
+LOCAL = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: answer
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("dataset_path: json", "dataset_path: [json", "mine.yaml is no YAML (while parsing a flow sequence"),
+        ("DATA", "/nowhere/rows.jsonl", "its data cannot be had (Unable to find '/nowhere/rows.jsonl'); mend its data_files"),
+        ("doc_to_text: question", "doc_to_text: '{{prompt}}'", "'prompt' is undefined"),
+        ("doc_to_target: answer", "doc_to_target: label", "its answer 'label' is none of its 2 choices"),
+        ("test_split: test", "test_split: tset", "tset"),
+        ("doc_to_text: question", "doc_to_text: !function lost.text", "it cannot be loaded (Cannot import module 'lost' for function 'text'"),
+    ],
+    ids=["broken YAML", "a missing data file", "a missing column", "a missing answer", "a missing split", "a missing function"],
+)
+def test_a_broken_local_lm_eval_task_is_a_sentence(tmp_path, old, new, words):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "The sky is", "choices": [" blue", " green"], "answer": 0}) + "\n")
+    (tmp_path / "mine.yaml").write_text(LOCAL.replace(old, new).replace("DATA", str(rows)))
+    (problem,) = check_cells((cell_of("evaluation.lm_eval=[mine]", f"evaluation.include_path={tmp_path}"),))
+    assert problem.fatal and problem.field == "evaluation.lm_eval"
+    assert words in problem.message
+    assert "network" not in problem.message

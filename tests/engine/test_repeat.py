@@ -4,6 +4,7 @@ import stat
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lorabench.engine import cell as engine
@@ -13,6 +14,7 @@ from tests.engine.conftest import cell_of
 
 
 def numbers(result):
+    """All but clocks."""
     return {r.metric: r for r in result.readings if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"}
 
 
@@ -24,7 +26,7 @@ def settings(*more):
     return cell_of("evaluation.forgetting=self", "training.steps=3", *more)
 
 
-@pytest.mark.parametrize("more", [["method=lora"], ["method=dora"], ["method=pissa"], ["method=full"], ["method=full", "save.full=all"], ["quantization=nf4"]], ids=" ".join)
+@pytest.mark.parametrize("more", [["method=lora"], ["method=dora"], ["method=pissa"], ["method=pissa", "model.dtype=bfloat16"], ["method=full"], ["method=full", "save.full=all"], ["quantization=nf4"]], ids=" ".join)
 def test_a_repeated_evaluation_gives_an_undisturbed_run_to_the_last_digit(more, tmp_path, monkeypatch):
     cell = settings(*more)
     whole, broken = tmp_path / "a" / "cells" / "x", tmp_path / "b" / "cells" / "x"
@@ -39,6 +41,8 @@ def test_a_repeated_evaluation_gives_an_undisturbed_run_to_the_last_digit(more, 
     repeated = repeat_cell(cell, broken, failed, REPEATED)
     assert repeated.outcome == "finished", repeated.error
     assert numbers(repeated) == numbers(undisturbed)
+    ours, theirs = (load_file(d / "spectra.safetensors") for d in (broken, whole))
+    assert {n: t.tolist() for n, t in ours.items()} == {n: t.tolist() for n, t in theirs.items()}
     assert repeated.value("train_seconds") == failed.value("train_seconds"), "training was not repeated"
     assert repeated.started_at == failed.started_at
 
@@ -56,8 +60,7 @@ def test_a_failed_analysis_is_named_and_can_be_repeated_alone(folder, monkeypatc
     assert [(f.phase, f.kind) for f in result.faults] == [("decompose", "OutOfMemoryError")]
     assert not (folder / "spectra.safetensors").exists()
     repeated = repeat_cell(cell, folder, result, ("decompose",))
-    assert repeated.faults == ()
-    assert numbers(repeated) == numbers(result)
+    assert (repeated.faults, numbers(repeated)) == ((), numbers(result))
     assert (folder / "spectra.safetensors").exists()
 
 

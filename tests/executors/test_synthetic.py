@@ -69,3 +69,16 @@ def test_a_rank_above_every_matrix_is_a_problem(tmp_path: Path) -> None:
     huge = cell.model_copy(update={"method": cell.method.model_copy(update={"rank": 5000})})
     assert open_slot().check([cell]) == ()
     assert [p.field for p in open_slot().check([cell, huge])] == ["method.rank"]
+
+
+def test_epochs_come_to_steps_in_curve_result_and_cost(tmp_path: Path) -> None:
+    """1,000 invented rows in batches of 8 are 125 steps an epoch."""
+    text = STUDY.replace("steps: 40", "epochs: 1") + "\n"
+    assert "epochs: 1" in text
+    one, two = (cells(tmp_path, text.replace("epochs: 1", f"epochs: {n}"))[0] for n in (0.5, 2))
+    each = math.ceil(1000 / one.training.batch_size)
+    for cell, steps in ((one, math.ceil(each / 2)), (two, 2 * each)):
+        result = open_slot().run(cell, tmp_path / cell.id, lambda event: None)
+        assert len(pd.read_csv(tmp_path / cell.id / "curve.csv")) == steps
+        assert result.steps == steps
+    assert expected(two)["train_seconds"] / expected(one)["train_seconds"] == pytest.approx(2 * each / math.ceil(each / 2))

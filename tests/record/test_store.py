@@ -178,3 +178,12 @@ def test_stored_json_is_plain(store):
     plain = json.loads((store.cells_folder / cell.id / "result.json").read_text())
     assert plain["schema"] == 1
     assert plain["cell"]["fingerprints"]["model"]
+
+
+def test_every_file_of_a_cell_is_readable_by_all(store):
+    """safetensors writes for the owner alone."""
+    cell = store.plan()[0]
+    run(store, cell)
+    files = [f for f in (store.cells_folder / cell.id).rglob("*") if f.is_file()]
+    assert {f.suffix for f in files} >= {".safetensors", ".csv", ".json"}
+    assert {f.stat().st_mode & 0o777 for f in files} == {0o644}
