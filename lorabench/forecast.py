@@ -158,6 +158,8 @@ def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
         if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
             total = setting.training.batch_size * setting.training.gradient_accumulation
             lines.append(f"a smaller batch with gradient accumulation keeps the optimizer step at {plural(total, 'sequence')}")
+        if mended.least is not None:
+            lines.append(_kept_method(mended, setting, mended.least.flags))
         return lines
     assert mended.least is not None
     lines = [f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with: {mended.least.flags or 'the setting as it is'}"]
@@ -165,6 +167,13 @@ def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
     if mended.length:
         lines.append(f"with these and --sequence-length {mended.length} it would fit here")
     return lines
+
+
+def _kept_method(found: Remedies, setting: Setting, changes: str) -> str:
+    """What the method itself would need, where only another one fits."""
+    assert found.least is not None
+    method = "full fine-tuning" if setting.method.name == "full" else setting.method.name
+    return f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}: {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"
 
 
 def plan(source: Any, gpu: str, as_json: bool) -> str:
@@ -246,7 +255,8 @@ def _plan_remedies(words: Sequence[str], rows: Sequence[Row], settings: Sequence
         found = mended[setting]
         if found.fitting:
             one = found.fitting[0]
-            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most)")
+            kept = f"; {_kept_method(found, setting, found.least.keys)}" if found.least is not None else ""
+            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most){kept}")
         else:
             assert found.least is not None
             lines.append(f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with {found.least.keys or 'the setting as it is'}; {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}")

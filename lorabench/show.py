@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lorabench import plugins
-from lorabench.errors import StoreError
+from lorabench.errors import LorabenchError, StoreError
 from lorabench.runner.progress import count
 from lorabench.spec.decision import deciding_metric
+from lorabench.spec.elsewhere import unknown_choice
 from lorabench.spec.identity import flattened
 
 if TYPE_CHECKING:
@@ -246,6 +247,8 @@ def plugin_list(kind: str) -> str:
 
 def task_options(name: str) -> str:
     """What a task reads: its own page, then each option with its default."""
+    if name not in plugins.names("tasks"):
+        raise LorabenchError(unknown_choice("task", name, plugins.names("tasks")))
     task = plugins.load("tasks", name)
     rows = []
     for option, field in task.Options.model_fields.items():

@@ -208,6 +208,16 @@ def test_lists_have_one_line_each(capsys):
     assert "lorabench/tiny-300k" in capsys.readouterr().out
 
 
+def test_models_and_tasks_are_searched_by_words_of_other_tools(capsys):
+    assert cli.main(["models", "smol"]) == 0
+    out = capsys.readouterr().out
+    assert "HuggingFaceTB/SmolLM2-135M" in out and "meta-llama" not in out and "3 presets" in out
+    assert cli.main(["models", "zzz"]) == 2
+    assert "no preset matches 'zzz'" in capsys.readouterr().err
+    assert cli.main(["tasks", "gsm8k"]) == 2
+    assert "called otherwise here: instruct" in capsys.readouterr().err
+
+
 def test_a_task_has_all_its_options_with_their_defaults(capsys):
     for name in plugins.names("tasks"):
         assert cli.main(["tasks", name]) == 0

@@ -104,7 +104,7 @@ class CellRecord:
         fault = None
         if error is not None:
             phase = self.phase if self.before is None else self.repeated[0]  # what cannot be repeated is not to be trained anew
-            fault = Fault(kind=type(error).__name__, message=sentence(error), step=step if step is not None else self.step, phase=phase)
+            fault = Fault(kind=type(error).__name__, message=sentence(error), step=step if step is not None or phase != "train" else self.step, phase=phase)
             if phase == "evaluate" and outcome != "diverged":
                 self._keep_weights()
         if outcome == "diverged":  # its weights are of no use

@@ -20,11 +20,11 @@ import numpy as np
 import yaml
 
 from lorabench.engine.data import ChoiceSet
-from lorabench.engine.hub import hub_answers, told_offline
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
+from lorabench.spec import hub
 from lorabench.spec.settings import EvaluationSpec
 
 _FETCHED: set[Any] = set()
@@ -119,13 +119,13 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
         return
     _quieten()
     own_only = brings(names, spec.include_path)
-    answers = hub_answers("nyu-mll/glue")  # any one: it is the hub that is asked for
-    with told_offline(not answers):
+    offline = "" if hub.answers() else hub.why_not()
+    with hub.told_offline(bool(offline)):
         for name in names:
             try:
                 found = _manager(None, spec.include_path, own_only).load([name])["tasks"]
             except Exception as e:  # YAML, datasets, the network and further packages fail in many classes
-                raise DataError(f"lm-eval task {name}: {_why(e, answers)}") from e
+                raise DataError(f"lm-eval task {name}: {_why(e, offline)}") from e
             for task_name, task in found.items():
                 try:
                     _ask_first(task, spec.num_fewshot)
@@ -155,7 +155,7 @@ def _ask_first(task: Any, shots: int | None) -> None:
             raise ValueError(f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most")
 
 
-def _why(error: BaseException, answers: bool) -> str:
+def _why(error: BaseException, offline: str) -> str:
     if isinstance(error, ImportError) and "for function" in str(error):  # lm-eval's words for its !function
         return f"it cannot be loaded ({_line(error)}); mend its file"
     if isinstance(error, ImportError):
@@ -163,8 +163,8 @@ def _why(error: BaseException, answers: bool) -> str:
     if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(error):  # datasets' words for a file of data_files
         return f"its data cannot be had ({_line(error)}); mend its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
-        there = "" if answers else "there is no network, or the hub does not answer, and "
-        return f"its data cannot be had: {there}they are not in the cache ({_line(error)}); download them on a machine with a network, or take a task with local data (evaluation.include_path)"
+        seen = f"they are not in the local cache, and {offline}" if offline else _line(error)
+        return f"its data cannot be loaded: {seen}; download them on a machine with a network, or take a task with local data (evaluation.include_path)"
     return f"it cannot be loaded ({type(error).__name__}: {_line(error)}); mend its file, or leave the task away"
 
 

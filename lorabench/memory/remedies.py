@@ -69,7 +69,7 @@ class Remedies:
 
     fitting: tuple[Remedy, ...]
     least: Remedy | None = None
-    """where nothing fits: all changes together"""
+    """where nothing fits: all changes together; where only another method fits: the least that the method asked for needs"""
     card: str | None = None
     """the smallest known card that holds the least"""
     length: int | None = None
@@ -77,13 +77,30 @@ class Remedies:
 
 
 def remedies(setting: Setting, room: Room, length: int | None = None, most: int = LISTED) -> Remedies:
-    """The changes that make a setting fit the card of a room; `length` is the longest sequence that fits without any other change, where known."""
-    at_first = room.need(setting)
-    fitting: list[Remedy] = []
+    """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest sequence that fits without any other change, where known."""
+    if fitting := _fitting(setting, room, length, most, with_lora=False):
+        return Remedies(fitting)
+    own = _made(setting, _all(setting, room, with_lora=False), room) or _remedy(setting, setting, room)
+    if own.headroom_bytes >= 0:
+        return Remedies((own,))
+    if "lora" in _possible(setting, room):
+        if fitting := _fitting(setting, room, None, most, with_lora=True):
+            return Remedies(fitting, own, _smallest_card(own))
+        least = _made(setting, _all(setting, room, with_lora=True), room) or own
+        if least.headroom_bytes >= 0:
+            return Remedies((least,), own, _smallest_card(own))
+        own = least
+    longest = room.longest(own.setting, setting.training.sequence_length)
+    return Remedies((), own, _smallest_card(own), longest // USUAL_LENGTH * USUAL_LENGTH or None)
+
+
+def _fitting(setting: Setting, room: Room, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
+    """The smallest sets of changes that fit: those that keep the method, or those with LoRA in its place."""
+    at_first, fitting = room.need(setting), list[Remedy]()
     for size in range(1, TOGETHER + 1):
         tried = 0
         for names in _sets(setting, room, size):
-            if _hopeless(at_first, names, setting, room) or tried >= TRIED or len(fitting) >= most:
+            if ("lora" in names) != with_lora or _hopeless(at_first, names, setting, room) or tried >= TRIED or len(fitting) >= most:
                 continue
             tried += 1
             made = _made(setting, names, room)
@@ -92,14 +109,12 @@ def remedies(setting: Setting, room: Room, length: int | None = None, most: int 
         if size == 1 and length is not None and length >= USUAL_LENGTH and len(fitting) < most:
             fitting.append(_remedy(setting, setting.trained(sequence_length=length // USUAL_LENGTH * USUAL_LENGTH), room))
         if fitting:
-            return Remedies(tuple(fitting))
-    least = _made(setting, _all(setting, room), room)
-    assert least is not None
-    if least.headroom_bytes >= 0:
-        return Remedies((least,))
-    card = next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
-    longest = room.longest(least.setting, setting.training.sequence_length)
-    return Remedies((), least, card, longest // USUAL_LENGTH * USUAL_LENGTH or None)
+            break
+    return tuple(fitting)
+
+
+def _smallest_card(least: Remedy) -> str | None:
+    return next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
 
 
 def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
@@ -111,9 +126,10 @@ def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
         yield names
 
 
-def _all(setting: Setting, room: Room) -> tuple[str, ...]:
+def _all(setting: Setting, room: Room, with_lora: bool) -> tuple[str, ...]:
     possible = _possible(setting, room)
-    wanted = ("lora", "nf4", "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
+    method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
+    wanted = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
     return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 
 

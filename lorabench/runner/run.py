@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorabench.errors import LorabenchError, StoreError, StudyError
+from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.crew import Crew
 from lorabench.spec.decision import deciding_metric
@@ -90,7 +90,8 @@ def evaluate(
 
     wanted, told = chosen(store, cells, again)
     planned = store.plan()
-    plan = Plan(store.study(), store, planned, tuple(c for c in planned if c.id in wanted), describe_cells(planned), told)
+    repeated, words = tuple(c for c in planned if c.id in wanted), describe_cells(planned)
+    plan = Plan(store.study(), store, repeated, repeated, words, told)  # the others are no part of it: nothing is to be run of them
     with crew or Crew() as crew:
         refuse_mixture(plan, crew.executor)
         if progress:
@@ -127,6 +128,8 @@ def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool =
     from lorabench.runner.plan import condition_words, problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
+    if crew.executor == "local":
+        refuse_absent_models(plan, source, cells)
     by_id = {c.id: c for c in cells}
     problems = tuple(
         replace(p, message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}", fatal=p.fatal and not skip_infeasible) if p.about_cell else p
@@ -141,6 +144,19 @@ def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool =
     if len(large) > SHOWN_LARGE:
         told.append(f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too")
     return replace(plan, notices=(*plan.notices, *told, *notes(plan.store, plan.cells, plan.pending)), large=len(large))
+
+
+def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:
+    """StudyError where a hub model is neither on this machine nor to be had: known here, without the worker's imports."""
+    from lorabench.runner.plan import place_of
+    from lorabench.spec import hub
+
+    for cell in {(c.model.name, c.model.revision): c for c in reversed(cells)}.values():
+        try:
+            hub.require(cell.model.name, cell.model.revision)
+        except ModelError as e:
+            place = source.at(place_of(plan.study, source, cell, "model")) if source else f"study {plan.study.name}"
+            raise StudyError(f"{place}: {e}") from None
 
 
 def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -> Path:
@@ -241,7 +257,8 @@ class _Work:
             if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
-            keep_wanted(store, self.plan.cells, cell, deciding_metric(self.plan.study.comparison, (c.task for c in self.plan.cells), {r.metric for r in result.readings}))
+            planned = store.plan()  # a repetition's own plan holds only what is repeated
+            keep_wanted(store, planned, cell, deciding_metric(self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}))
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True

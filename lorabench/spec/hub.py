@@ -87,6 +87,11 @@ def asked_for(model: str) -> Iterator[None]:
         yield
 
 
+def why_not() -> str:
+    """Why nothing is fetched from the hub: the clause for a sentence that says what is missing."""
+    return "HF_HUB_OFFLINE is set" if switched_off() else "the hub cannot be reached (no network, or it does not answer)"
+
+
 def require(model: str, revision: str | None = None) -> None:
     """ModelError where a hub id is neither on this machine nor to be had, with what is like it and what to do."""
     if local_folder(model, revision) is None and not answers():
@@ -106,7 +111,6 @@ def require_named(name: str) -> None:
 def absent(model: str, revision: str | None = None) -> str:
     """The sentence for a model that is not on this machine while the hub does not answer."""
     at = f" at revision {revision}" if revision else ""
-    why = "HF_HUB_OFFLINE is set" if switched_off() else "the hub cannot be reached (no network, or it does not answer)"
     known = find_architecture(model)
     near = near_names(model) or difflib.get_close_matches(model.lower(), shipped_models(), n=1)
     if known:
@@ -114,6 +118,6 @@ def absent(model: str, revision: str | None = None) -> str:
     else:
         shape = "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets need no file" + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
     return (
-        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and {why}; give the path of a local copy as the model "
+        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and {why_not()}; give the path of a local copy as the model "
         f"(in a study: --set model=/path/to/directory); {shape} (lorabench models SEARCH lists them)"
     )

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from lorabench.engine.data_files import foreign, table_kind
-from lorabench.engine.hub import hub_answers, switched_off, told_offline
 from lorabench.errors import DataError
+from lorabench.spec import hub
 from lorabench.spec.identity import hash_path
 from lorabench.spec.paths import DataFile
 from lorabench.spec.settings import Number, TaskSpec, Whole
@@ -226,9 +226,9 @@ def read_file(options: RowOptions, file: str) -> list[Row]:
 def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     import datasets
 
-    answers = hub_answers(str(options.dataset), options.revision)
+    answers = hub.answers()
     try:
-        with told_offline(not answers):
+        with hub.told_offline(not answers):
             rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]
@@ -237,10 +237,8 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
             raise DataError(f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}") from None
         if "Config name is missing" in first or "BuilderConfig" in first:
             raise DataError(f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset") from None
-        if not answers and not switched_off():
-            first = first.replace("OfflineModeIsEnabled", "there is no network, or it does not answer")
         raise DataError(
-            f"data set {options.dataset} (split {split}) is neither cached nor to be had from the hub: {first}; "
+            f"data set {options.dataset} (split {split}) cannot be loaded: {first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
             "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
         ) from None
     for number, data in enumerate(rows, 1):

@@ -37,3 +37,12 @@ def test_where_nothing_fits_the_least_is_told_and_a_card_that_holds_it():
     assert found.least.headroom_bytes < 0
     assert found.least.high_bytes < estimate(setting()).high_bytes
     assert found.card == "rtx3080"
+
+
+def test_full_fine_tuning_that_can_fit_is_kept_and_else_the_card_that_would_hold_it_is_named():
+    full = setting(["--method", "full"])
+    high = estimate(full).high_bytes
+    roomy = remedies(full, Room(Gpu("roomy", round(0.8 * high)))).fitting
+    assert roomy and not any("method.name" in remedy.changes for remedy in roomy)
+    cramped = remedies(full, Room(Gpu("cramped", 1)))
+    assert not cramped.fitting and cramped.least.changes["method.name"] == "lora" and cramped.card

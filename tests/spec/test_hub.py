@@ -3,12 +3,17 @@
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
 
-from lorabench.errors import ModelError
+from lorabench.errors import ModelError, StudyError
+from lorabench.runner.plan import make_plan
+from lorabench.runner.run import check
 from lorabench.spec import hub
+from lorabench.spec.load import read_study
+from lorabench.spec.source import read_source
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +60,15 @@ def test_switched_off_is_told_as_such_and_asks_nobody(monkeypatch):
     monkeypatch.setattr(hub, "_ask", lambda: pytest.fail("asked"))
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
         hub.require("org/name")
+
+
+def test_the_runner_tells_it_with_its_place_and_asks_no_worker(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    (tmp_path / "far.yaml").write_text("schema: 1\nname: far\nquestion: q\nmodel: org/name\ntask: python-docs\ntraining: {steps: 1}\nreference: {}\n")
+    source = read_source(tmp_path / "far.yaml")
+    unasked = SimpleNamespace(check=lambda cells: pytest.fail("a worker was asked"))
+    with pytest.raises(StudyError, match=r"far.yaml:4: org/name cannot be loaded: .*the hub cannot be reached"):
+        check(make_plan(read_study(source), tmp_path / "out"), SimpleNamespace(executor="local", first=unasked), source)
 
 
 def test_a_cached_model_is_asked_for_nowhere(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lorabench.errors import DataError
+from lorabench.spec import hub
 from lorabench.tasks import classify, instruct
 from lorabench.tasks._rows import Row, hold_out, read_file
 from lorabench.tasks._template import fill, parse
@@ -170,11 +171,12 @@ def test_an_empty_response_is_told_with_its_line(tmp_path, words):
 def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
     import datasets
 
-    def offline(*_, **__):
-        raise ConnectionError("no network\nmore")
+    def refused(*_, **__):
+        raise ConnectionError("access is gated\nmore")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r"data set x/y \(split train\) is neither cached .* no network; save it as JSON lines"):
+    monkeypatch.setattr(hub, "answers", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", refused)
+    with pytest.raises(DataError, match=r"data set x/y \(split train\) cannot be loaded: access is gated; save it as JSON lines"):
         instruct.load(instruct.Options(dataset="x/y"), words, 8)
 
 
@@ -200,32 +202,25 @@ def test_a_split_or_configuration_that_is_not_there_is_named(words, monkeypatch,
 
 def test_without_a_network_the_hub_is_asked_once_and_then_the_cache_alone(words, monkeypatch):
     import datasets
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub import constants
 
     asked, told_offline = [], []
 
     def load(*_, **__):
         told_offline.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
-        raise ConnectionError("not in the cache")
-
-    def answer(error):
-        def dataset_info(self, name, revision=None, timeout=None):
-            asked.append((name, timeout))
-            raise error
-
-        return dataset_info
+        raise ConnectionError("refused")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    refused = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # which needs a response of the client's own
-    for error in (OSError("no network"), refused):
-        monkeypatch.setattr(HfApi, "dataset_info", answer(error))
-        with pytest.raises(DataError, match="neither cached nor to be had from the hub: not in the cache; save it as JSON lines or Parquet"):
-            instruct.load(instruct.Options(dataset="x/y"), words, 8)
-    assert told_offline == [(True, True), (False, False)]
-    assert asked == [("x/y", 5), ("x/y", 5)]
+    for there, why in ((False, "it is not in the local cache, and the hub cannot be reached"), (True, "refused")):
+        monkeypatch.setattr(hub, "_ANSWER", [])
+        monkeypatch.setattr(hub, "_ask", lambda there=there: asked.append(there) or there)
+        for _ in range(2):
+            with pytest.raises(DataError, match=rf"data set x/y \(split train\) cannot be loaded: {why}.*; save it as JSON lines or Parquet"):
+                instruct.load(instruct.Options(dataset="x/y"), words, 8)
+    assert told_offline == [(True, True)] * 2 + [(False, False)] * 2
+    assert asked == [False, True], "once, not once a data set"
     assert not constants.HF_HUB_OFFLINE
 
 
