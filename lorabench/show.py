@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lorabench.spec.study import Cell
 
 
+LONGER = "; how long it takes and what it needs: lorabench plan STUDY --gpu cpu, or a card"
+
+
 def dry_run(plan: Plan) -> str:
     """The cells of a study, which of them would run, and what the check had to tell."""
     from lorabench.runner.progress import headline
@@ -32,7 +35,7 @@ def dry_run(plan: Plan) -> str:
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
     checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
-    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written"])
+    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written{LONGER if plan.pending else ''}"])
 
 
 def status(store: Store, every: bool = False) -> str:

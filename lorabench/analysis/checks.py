@@ -33,6 +33,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     doubts_design.shared_rate,
     doubts_design.untuned_rates,
     doubts_design.edge_rate,
+    doubts_design.few_validation_rows,
     doubts_design.scaling_moves,
     doubts_values.few_items,
     doubts_cells.mixed_environments,

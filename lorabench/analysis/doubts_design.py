@@ -14,6 +14,7 @@ from lorabench.record.metrics import metric
 from lorabench.spec.identity import canonical_json
 
 ENOUGH_SEEDS = 5  # t(0.975) is 12.7 with 2 seeds, 4.3 with 3, 2.8 with 5
+FEW_VALIDATION = 50  # rows by which a rate is chosen
 _ROOT = ("rslora",)  # scaling alpha / sqrt(rank)
 _SCALED = ("lora", "dora", "pissa", *_ROOT)  # alpha / rank
 _TUNE = "training.learning_rate: {tune: [...]}"
@@ -152,6 +153,23 @@ def edge_rate(e: Evidence) -> Finding | None:
     sentence = f"{numbers} chosen learning rates end their grid, and a better one may lie outside: {'; '.join(parts)}."
     groups = [e.groups[t.condition] for t in hit]
     return Finding("edge_rate", "caution", "The best learning rate may lie outside the grid", sentence, e.labels(groups), e.finished(groups))
+
+
+def few_validation_rows(e: Evidence) -> Finding | None:
+    """A learning rate was chosen by a handful of validation rows."""
+    few: dict[str, int] = {}
+    for t in e.tunings:
+        rows = [r.resolved.data.validation.kept for i in e.groups[t.condition].ids if (r := e.results.get(i)) and r.resolved and r.resolved.data]
+        if t.chosen is not None and rows and min(rows) < FEW_VALIDATION:
+            few[t.condition] = min(rows)
+    if not few:
+        return None
+    sentence = (
+        f"{len(few)} of {sum(t.chosen is not None for t in e.tunings)} learning rates were chosen by no more than {max(few.values())} validation rows, on which two rates may not be told apart: "
+        "task.validation_percent takes more of the training data."
+    )
+    groups = [e.groups[c] for c in few]
+    return Finding("few_validation_rows", "caution", "Rates were chosen by few validation rows", sentence, e.labels(groups), e.finished(groups))
 
 
 def scaling_moves(e: Evidence) -> Finding | None:

@@ -17,7 +17,7 @@ from lorabench.analysis.aggregate import Outcomes, Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import Comparison
 from lorabench.record.frames import settings
-from lorabench.record.metrics import metric
+from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.report.layout import Column, Table, Value, column_name, heading, shown
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View
@@ -36,7 +36,8 @@ def conditions(view: View) -> pd.DataFrame:
     learning_rate, tuned                   the rate that its numbers are reported at (NaN where none was chosen yet), whether it was chosen among several
     seeds, finished ... missing            how many seeds are planned, and what became of their cells at that rate
     reference                              label of the condition it is compared with
-    <metric>_mean, _std, _n                mean and sample deviation over the n finished seeds, in the metric's own unit
+    <metric>_mean, _std, _n                mean and sample deviation over the n finished seeds, in the metric's own unit; counts, bytes and seconds
+                                           have their mean alone, the parts of a predicted peak are in wide()
     <metric>_ci_low, _ci_high              95 % interval of the mean (NaN where no noise is known)
     <metric>_difference, _ci_low, _ci_high mean paired difference to the reference, and its 95 % interval taken alone
     <metric>_p                             of no difference, corrected by Holm over the study's comparisons in this metric; these three, and the
@@ -60,6 +61,9 @@ def conditions(view: View) -> pd.DataFrame:
 _NUMBERS = ("_mean", "_std", "_ci_low", "_ci_high", "_difference", "_difference_ci_low", "_difference_ci_high", "_p")
 
 
+_PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")
+
+
 def _further(view: View) -> tuple[str, ...]:
     """Dotted fields that differ between conditions and have no column of their own."""
     known = {"model.name", "task.name", "method.name", "method.rank", "method.alpha", "method.target_modules", "quantization.name", "quantization.double_quant",
@@ -80,6 +84,8 @@ def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: 
     reference = view.references.get(s.condition)
     row["reference"] = None if reference is None else view.label(reference)
     for name in dict.fromkeys((*told, *view.metrics)):  # what is compared stands first
+        if name in PREDICTED_PARTS:
+            continue
         row |= _of_metric(s, name) | (_of_comparison(name, view.comparison(name, s.condition)) if name in told else {})
     return row
 
@@ -90,6 +96,8 @@ def _of_metric(s: Summary, name: str) -> dict[str, Any]:
     low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
     if low is not None and high is not None and metric(name).unit == "share":
         low, high = max(0.0, low), min(1.0, high)
+    if metric(name).unit in _PLAIN:
+        return {f"{name}_mean": mean}
     return {f"{name}_mean": mean, f"{name}_ci_low": low, f"{name}_ci_high": high, f"{name}_std": std, f"{name}_n": n}
 
 

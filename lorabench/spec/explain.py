@@ -30,7 +30,8 @@ _KINDS = {
 def sentence(error: ValidationError, root: type[BaseModel] = Study) -> tuple[Route, str]:
     """(route of the fault, sentence without its place), of the most telling of an error's parts."""
     details = error.errors(include_url=False)
-    first = details[0]
+    first = next((d for d in details if d["type"] == "extra_forbidden"), None) if details[0]["type"] == "missing" else None
+    first = first or details[0]  # a key that is misspelt is missing, too
     route = _fields_only(first["loc"])
     same = [d for d in details if _fields_only(d["loc"]) == route]
     # of a union's several complaints our own sentence tells most, then a list of allowed values

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,23 +127,22 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
     tensors = {_PREFIX + n: t for n, t in others.items()}
     for name, one in wanted.items():
         tensors |= _tensors(adapter, name, one)
-    new = not folder.exists()
+    half = folder.with_name(f".{folder.name}.partial")  # a cut that is stopped leaves nothing under the name that was asked for
+    rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
-        (folder / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        save_file(tensors, half / FILES[0], metadata={"format": "pt"})
+        (half / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
+        write_atomically(half / CONFIG, json.dumps(_config(adapter, ranks, rest), indent=2) + "\n")
+        check(half, wanted, others)
+        folder.mkdir(exist_ok=True)
+        for name in (FILES[0], CONFIG):
+            (half / name).replace(folder / name)
     except (OSError, SafetensorError) as e:
         raise ModelError(f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR") from None
-    rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})
-    write_atomically(folder / CONFIG, json.dumps(_config(adapter, ranks, rest), indent=2) + "\n")
-    try:
-        check(folder, wanted, others)
-    except ModelError:
-        for name in (FILES[0], CONFIG):
-            (folder / name).unlink()
-        if new:
-            folder.rmdir()
-        raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
     return left_out
 
 

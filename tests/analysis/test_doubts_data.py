@@ -14,7 +14,7 @@ from lorabench.record import store as stores_module
 from lorabench.record.data import DataFacts, SplitFacts
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.view import make_view
-from tests.report.stores import filled
+from tests.report.stores import STUDY, filled
 
 CLEAN = {"train": {"read": 900, "whole_at": 50}, "validation": {"read": 100}, "test": {"read": 300, "whole_at": 50}}
 KINDS = {"rows_lost", "test_leaked", "few_test_rows", "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "rows_changed", "test_rows_differ"}
@@ -151,3 +151,15 @@ def test_repeated_rows_are_a_note(tmp_path: Path) -> None:
     found = seen(tmp_path, counted(facts(train={"repeated": 450})))
     assert list(found) == ["rows_changed"]
     assert "450 of 900 training rows repeat an earlier one" in found["rows_changed"].sentence
+
+
+def test_rates_that_a_handful_of_rows_chose(tmp_path: Path) -> None:
+    def kinds(folder: Path, kept: int) -> dict[str, Finding]:
+        tuned = STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")
+        view = make_view(filled(folder, tuned, counted(facts(validation={"read": kept}))))
+        assert view.tunings
+        return {f.kind: f for f in view.findings}
+
+    assert "few_validation_rows" not in kinds(tmp_path / "many", 60)
+    finding = kinds(tmp_path / "few", 8)["few_validation_rows"]
+    assert "were chosen by no more than 8 validation rows" in finding.sentence and finding.severity == "caution"
