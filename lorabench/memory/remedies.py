@@ -106,8 +106,9 @@ def _fitting(setting: Setting, room: Room, length: int | None, most: int, with_l
             made = _made(setting, names, room)
             if made is not None and made.headroom_bytes >= 0:
                 fitting.append(made)
-        if size == 1 and length is not None and length >= USUAL_LENGTH and len(fitting) < most:
-            fitting.append(_remedy(setting, setting.trained(sequence_length=length // USUAL_LENGTH * USUAL_LENGTH), room))
+        shorter = (length or 0) // USUAL_LENGTH * USUAL_LENGTH
+        if size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most:  # less than half is another training
+            fitting.append(_remedy(setting, setting.trained(sequence_length=shorter), room))
         if fitting:
             break
     return tuple(fitting)

@@ -13,6 +13,7 @@ from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
+from lorabench.runner.repeat import lacking
 from lorabench.spec.grid import SETTINGS, conditions, expand
 from lorabench.spec.inputs import inputs_of
 from lorabench.spec.paths import model_label
@@ -63,7 +64,9 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     renamed = refuse_foreign(store, study, cells)
     changed = changes(store, cells)
     pending = tuple(c for c in cells if is_pending(store, c, retry))
-    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words), changes=changed)
+    asked = {c.id for c in pending}
+    lacks = lacking(store, (c for c in cells if c.id not in asked)) if store.exists() else ()
+    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words, *lacks), changes=changed)
 
 
 def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:

@@ -40,6 +40,26 @@ def phases_of(cell: Cell, result: CellResult, folder: Path, *, again: bool = Fal
     return tuple(p for p in REPEATED if p in wanted)
 
 
+def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
+    """A sentence where finished cells lack analyses that the study asks for now: what is analysed is no part of a cell's id, so no run makes them."""
+    found = [cell for cell in cells if cell.training.steps and cell.analysis.spectra != "none" and _lacks(store, cell)]
+    if not found:
+        return ()
+    able = sum(can_repeat(cell, store.cells_folder / cell.id) for cell in found)
+    way = f"lorabench evaluate {store.folder} makes them without training" if able == len(found) else f"the weights of {len(found) - able} were not kept, so these have to be trained again"
+    return (f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than analysis.spectra asks for now; {way}",)
+
+
+def _lacks(store: Store, cell: Cell) -> bool:
+    try:
+        result = store.get(cell.id, cell)
+    except StoreError:
+        return False
+    if result is None or result.outcome != "finished" or (result.environment is not None and result.environment.device == "synthetic"):
+        return False
+    return "decompose" in phases_of(cell, result, store.cells_folder / cell.id) and not any(f.phase == "decompose" for f in result.faults)
+
+
 def can_repeat(cell: Cell, folder: Path) -> bool:
     """Whether the weights that it needs are there; an untrained base needs none."""
     return not cell.training.steps or has_weights(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 from lorabench.record.result import REPEATED, CellResult, Fault, Reading
 from lorabench.record.store import Store
 from lorabench.runner.keep import keep_wanted, notes
-from lorabench.runner.repeat import chosen, phases_of
+from lorabench.runner.repeat import chosen, lacking, phases_of
 from lorabench.spec.grid import expand
 from lorabench.spec.load import read_study
 from lorabench.spec.source import parse_source
@@ -77,3 +77,14 @@ def test_what_was_not_kept_is_told(tmp_path):
     assert "save.full: all" in told[0]
     assert "not kept" not in " ".join(notes(store, cells, ())), "nothing is to run"
     assert "are not kept" in notes(store, cells, cells)[0]
+
+
+def test_spectra_that_are_asked_for_later_are_told_with_what_makes_them(tmp_path):
+    store, cells, _ = stored(tmp_path / "all", [(1.0, 2.0), (1.0, 1.5)], full="all")
+    (told,) = lacking(store, cells)
+    assert told.startswith("2 finished cells have no spectra") and f"lorabench evaluate {store.folder}" in told
+    for cell in cells:
+        (store.cells_folder / cell.id / "spectra.safetensors").write_text("")
+    assert lacking(store, cells) == ()
+    store, cells, _ = stored(tmp_path / "none", [(1.0, 2.0), (1.0, 1.5)], full="none")
+    assert "the weights of 2 were not kept" in lacking(store, cells)[0]
