@@ -104,7 +104,7 @@ def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("{tune: [1e-3]}", "two or more different"), ("{tune: [1e-3, 1e-3]}", "two or more different"), ("{tune: [0, 1e-3]}", "above 0"), ("{tunes: [1, 2]}", "learning_rate.tune' is missing"), ("abc", "must be a number")],
+    [("{tune: [1e-3]}", "two or more different"), ("{tune: [1e-3, 1e-3]}", "two or more different"), ("{tune: [0, 1e-3]}", "above 0"), ("{tunes: [1, 2]}", "did you mean 'training.learning_rate.tune'"), ("abc", "must be a number")],
 )
 def test_a_grid_that_is_none_is_one_sentence_with_its_line(tmp_path: Path, value: str, words: str) -> None:
     with pytest.raises(StudyError, match=words) as caught:
