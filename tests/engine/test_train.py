@@ -150,3 +150,18 @@ def test_a_loss_that_is_not_finite_ends_the_cell_as_diverged_with_its_step(folde
     assert result.value("trainable_parameters"), "what was read before is kept"
     assert len((folder / "curve.csv").read_text().splitlines()) == result.error.step, "the steps before it are kept"
     assert all(math.isfinite(float(v)) for row in (folder / "curve.csv").read_text().splitlines()[1:] for v in row.split(","))
+
+
+def test_epochs_are_counted_as_transformers_counts_them(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    row = {"input_ids": torch.tensor([1, 2, 3]), "labels": torch.tensor([1, 2, 3])}
+    for rows, batch, accumulation, epochs in [(10, 4, 1, 1), (10, 4, 2, 1), (17, 4, 3, 2), (8, 4, 1, 1.5), (3, 8, 1, 3), (10, 3, 4, 0.3)]:
+        asked = TrainingArguments(
+            output_dir=str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+            report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(small_model("llama"), asked, train_dataset=[row] * rows)
+        trainer.train()
+        spec = TrainingSpec(epochs=epochs, batch_size=batch, gradient_accumulation=accumulation)
+        assert spec.over(rows).steps == trainer.state.max_steps == trainer.state.global_step
