@@ -89,14 +89,15 @@ def write_report(store: Store, path: Path, other: Store | None = None) -> Path:
 
 
 def write_outputs(store: Store) -> tuple[Path, Path]:
-    """Writes table.md, report.html and cells.csv; returns the paths of the first two."""
+    """Writes table.md and report.html after a run, which has written cells.csv; returns their paths."""
     from lorabench import plugins
     from lorabench.record.store import write_atomically
+    from lorabench.report import page
     from lorabench.report.tables import study_table
 
     table = store.folder / "table.md"
     write_atomically(table, plugins.load("exporters", "md").export(study_table(store)))
-    return table, write_report(store, store.folder / "report.html")
+    return table, page.write_report(store, store.folder / "report.html")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from scipy import special
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.evidence import Evidence, Finding, listed
 from lorabench.analysis.labels import method_label
+from lorabench.record.data import FEW_VALIDATION
 from lorabench.record.metrics import metric
 from lorabench.spec.identity import canonical_json
 
 ENOUGH_SEEDS = 5  # t(0.975) is 12.7 with 2 seeds, 4.3 with 3, 2.8 with 5
-FEW_VALIDATION = 50  # rows by which a rate is chosen
 _ROOT = ("rslora",)  # scaling alpha / sqrt(rank)
 _SCALED = ("lora", "dora", "pissa", *_ROOT)  # alpha / rank
 _TUNE = "training.learning_rate: {tune: [...]}"

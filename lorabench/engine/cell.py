@@ -32,7 +32,7 @@ from lorabench.engine.evaluate import (
 from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.harness import Harness, fetch_tasks
+from lorabench.engine.harness import Harness, fetch_tasks, further_tasks
 from lorabench.engine.learned import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.engine.model import (
     load_base,
@@ -55,7 +55,6 @@ from lorabench.record.result import CellResult, Fault, Phase, Reading
 from lorabench.spec.study import Cell
 
 _DOMAINS: dict[Ground, Domain] = {}
-
 
 
 def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> CellResult:
@@ -113,9 +112,8 @@ class _Run(CellRecord):
         self._enter("load")
         tokenizer = load_tokenizer(cell.model)
         data = task_data(cell, tokenizer)
-        own = getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ())
         if self.before is None or "evaluate" in self.repeated:
-            fetch_tasks([t for t in cell.evaluation.lm_eval or () if t not in own], cell.evaluation)
+            fetch_tasks(further_tasks(cell), cell.evaluation)
         data, self.teacher = distilled(cell, data, tokenizer, self.device)
         method = plugins.load("methods", cell.method.name)
         with Probe(self.device) as phase:

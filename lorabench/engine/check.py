@@ -222,12 +222,11 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
 
 
 def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
-    own = getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ())
-    further = [t for t in cell.evaluation.lm_eval or () if t not in own]
+    from lorabench.engine.harness import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
+
+    further = further_tasks(cell)
     if not further:
         return None
-    from lorabench.engine.harness import brings, fetch_tasks, known_tasks, unreadable
-
     if harmed := unreadable(further, cell.evaluation.include_path):
         return "evaluation.lm_eval", harmed
     try:
@@ -236,7 +235,7 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
         return "evaluation.lm_eval", str(e)
     for name in further:
         if name not in known:
-            near = [*own, *(t for t in known if t.startswith(name[:3]))][:12]
+            near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
             return "evaluation.lm_eval", unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists"
     try:
         fetch_tasks(further, cell.evaluation)

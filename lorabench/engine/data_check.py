@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lorabench.record.data import DataFacts, SplitFacts
+from lorabench.record.data import FEW_VALIDATION, DataFacts, SplitFacts
 from lorabench.spec.study import Cell
 
 LEAST_ROWS = 30
-FEW_VALIDATION = 50  # rows, of some dozen tokens each, by which a learning rate is chosen
 WHOLE_TEXT = 0.9  # of the test blocks: the training text lacks what validation took of it
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lorabench import plugins
 from lorabench.engine.data import ChoiceSet
 from lorabench.errors import DataError
 from lorabench.record.items import Items
@@ -26,6 +27,7 @@ from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
 from lorabench.spec import hub
 from lorabench.spec.settings import EvaluationSpec
+from lorabench.spec.study import Cell
 
 _FETCHED: set[Any] = set()
 """tasks whose data this process has had, with their folder and number of examples"""
@@ -83,6 +85,17 @@ class Harness:
             raise DataError(f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data") from e
         readings = [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
         return readings, {r.metric: items for r in readings if (items := _items(r, found or {})) is not None}
+
+
+def further_tasks(cell: Cell) -> list[str]:
+    """The lm-eval tasks that a cell names and its own task does not bring."""
+    own = own_sets(cell)
+    return [name for name in cell.evaluation.lm_eval or () if name not in own]
+
+
+def own_sets(cell: Cell) -> tuple[str, ...]:
+    """The names of the multiple-choice sets that a cell's own task brings."""
+    return tuple(getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ()))
 
 
 def known_tasks(include_path: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lorabench.spec.settings import Frozen
 
+FEW_VALIDATION = 50  # rows, of some dozen tokens each, by which a learning rate is chosen
 WHOLE_SHARE = 0.95  # of a split's rows, that a sequence length is named for
 
 

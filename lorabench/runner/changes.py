@@ -18,7 +18,7 @@ from typing import Any
 from lorabench.errors import LorabenchError, StoreError
 from lorabench.record.store import Earlier, Store
 from lorabench.runner.progress import count
-from lorabench.spec.identity import flattened, path_fields, uncounted
+from lorabench.spec.identity import counted, flattened
 from lorabench.spec.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
 from lorabench.spec.paths import model_directory, model_label
 from lorabench.spec.study import Cell
@@ -132,16 +132,13 @@ def _values(leaves: Iterable[Leaves], key: str) -> dict[str, int]:
 
 
 def _counted(cell: Cell) -> dict[str, Any]:
-    """The settings that make a cell what it is, in one level; paths left out, since what they lead to counts."""
-    plain = cell.model_dump(mode="json", exclude={"save", "tuned_over"})
-    for part in ("training", "evaluation", "analysis", "task"):
-        aside = {*uncounted(getattr(cell, part)), *(path_fields(cell.task) if part == "task" else ()), *(("include_path",) if part == "evaluation" else ())}
-        plain[part] = {k: v for k, v in plain[part].items() if k not in aside}
-    if plain["evaluation"]["forgetting"] not in ("self", "none"):
+    """The settings that make a cell what it is, in one level."""
+    marks = cell.fingerprints.model_dump(exclude={"large"})
+    plain = counted(cell) | {"seed": cell.seed, "fingerprints": marks}
+    if plain["evaluation"]["forgetting"] == "file":
         plain["evaluation"]["forgetting"] = "a file"
     plain["model"] = {"dtype": plain["model"]["dtype"]}
     plain["training"]["learning_rate is tuned"] = bool(cell.tuned_over)
-    del plain["fingerprints"]["large"]
     return flattened(plain)
 
 

@@ -79,7 +79,8 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
     """What is kept of full fine-tuning, with its size where that can be told, and which finished cells lack weights that `save` asks for now."""
     told = []
     whole = [c for c in cells if c.method.name == "full" and c.training.steps]
-    to_run = [c for c in whole if c in pending]
+    asked_now = {c.id for c in pending}
+    to_run = [c for c in whole if c.id in asked_now]
     if to_run:
         asked = to_run[0].save.full
         size = _bytes_of(to_run[0])
@@ -90,7 +91,7 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
             number = len(to_run) if asked == "all" else len({c.condition_id for c in to_run})
             told.append(f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full: {asked})")
     for name, which in ((MODEL, whole), (ADAPTER, [c for c in cells if c.method.target_modules is not None and c.training.steps])):
-        lacking = [c for c in which if (c.save.full if name == MODEL else c.save.adapter) == "all" and c not in pending and not (store.cells_folder / c.id / name).is_dir()
+        lacking = [c for c in which if (c.save.full if name == MODEL else c.save.adapter) == "all" and c.id not in asked_now and not (store.cells_folder / c.id / name).is_dir()
                    and (r := _result(store, c)) is not None and r.outcome == "finished" and not (r.environment and r.environment.device == "synthetic")]  # fmt: skip
         if lacking:
             what = "weights" if name == MODEL else "adapters"

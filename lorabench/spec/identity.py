@@ -36,18 +36,12 @@ def canonical_json(value: Any) -> str:
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
     """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then stands for the whole grid."""
-    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"})
-    for part in ("training", "evaluation", "analysis", "task"):
-        plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
+    plain = counted(cell)
     if cell.tuned_over and with_seed:
         plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
     elif cell.tuned_over:
         plain["training"]["learning_rate"] = {"tune": cell.tuned_over}
     plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
-    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
-    plain["evaluation"] = {k: v for k, v in plain["evaluation"].items() if k != "include_path"}
-    if plain["evaluation"]["forgetting"] not in ("self", "none"):
-        plain["evaluation"]["forgetting"] = "file"
     if not cell.analysis.truncation:
         del plain["analysis"]  # the ids of cells that ask for none are as they were before there was any
     if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
@@ -57,6 +51,18 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
     if with_seed:
         plain["seed"] = cell.seed
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:12]
+
+
+def counted(cell: Cell) -> dict[str, Any]:
+    """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they lead to counts."""
+    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"})
+    for part in ("training", "evaluation", "analysis", "task"):
+        plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
+    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
+    del plain["evaluation"]["include_path"]
+    if plain["evaluation"]["forgetting"] not in ("self", "none"):
+        plain["evaluation"]["forgetting"] = "file"
+    return plain
 
 
 def path_fields(options: Any) -> frozenset[str]:
