@@ -5,8 +5,12 @@
 A check that would begin after the limit is left out and named in session.json, so that the command ends well
 inside its time. Without a GPU the same checks run on the CPU at toy size: a rehearsal, not a measurement.
 
-    memory       predicted against measured memory of random-weight models of 0.1B to 8B parameters (benchmarks/memory.py device)
+    trainers     memory and step time of transformers' Trainer, TRL's SFTTrainer and the plain loop (benchmarks/trainers.py)
+    memory       memory of lorabench's own loop, random weights of 0.1B to 8B parameters; predicted afterwards, on any machine, with
+                 `benchmarks/memory.py device --measured memory.json`
     methods      every method with every quantization trains, and its adapter loads again
+    packed       several adapters on one frozen base against one after another (benchmarks/packed.py)
+    ranks        a rank study of SmolLM2-135M (studies/smollm2.yaml), where --smollm2 and --data name its folders
     throughput   tokens per second and memory peaks of a random 160M Llama: full, lora, and lora on int8, fp4, nf4
     pretrain     the shipped models on more tokens, where the books are given with --books DIR
 """
@@ -16,6 +20,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
+import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -67,14 +74,60 @@ def run_all(found: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def memory(options: argparse.Namespace) -> Any:
-    from benchmarks.memory import measure
+def trainers(options: argparse.Namespace) -> Any:
+    return _measured("trainers", options, 230)
 
-    return measure("device")
+
+def packed(options: argparse.Namespace) -> Any:
+    return _measured("packed", options, 60)
+
+
+def _measured(name: str, options: argparse.Namespace, limit: int) -> Any:
+    """A benchmark in a process of its own, whose peaks start at nothing."""
+    file = options.out / f"{name}-rows.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), "--limit", str(limit if CUDA else 30)]
+    ended = subprocess.run(command, check=False, timeout=limit + 60)
+    return json.loads(file.read_text()) | {"exit": ended.returncode}
+
+
+def memory(options: argparse.Namespace) -> Any:
+    from benchmarks.memory import measured_rows
+
+    return measured_rows()
+
+
+def ranks(options: argparse.Namespace) -> Any:
+    """studies/smollm2.yaml, by the command line, as long as the time allows; what ran is packed into one file."""
+    if not options.smollm2:
+        return "left out: --smollm2 names no folder"
+    out = options.work / "study-smollm2"
+    data = [f"--set=task.train={options.data}/valid.txt", f"--set=task.eval={options.data}/test.txt"]
+    study = ["studies/smollm2.yaml", f"--set=model={options.smollm2}", *data]
+    toy = [] if CUDA else ["--set=training.steps=1", "--set=evaluation.max_sequences=4", "--set=seeds=[0]", "--set=grid={method.rank: [1]}"]
+    command = [
+        "timeout",
+        "-s",
+        "INT",
+        str(options.study_seconds),
+        sys.executable,
+        "-m",
+        "lorabench",
+        "run",
+        *study,
+        *toy,
+        f"--out={out}",
+        "--workers=6",
+    ]
+    ended = subprocess.run(command, check=False)
+    with tarfile.open(options.out / "smollm2.tar.xz", "w:xz") as archive:
+        archive.add(out, "smollm2", filter=lambda f: None if f.name.endswith(".safetensors") else f)
+    return {"exit": ended.returncode, "cells": sorted(p.name for p in (out / "cells").iterdir())}
 
 
 def methods(options: argparse.Namespace) -> Any:
-    adapters = [m for m in plugins.names("methods") if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY]
+    adapters = [
+        m for m in plugins.names("methods") if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY
+    ]
     steps = "training.steps=20" if CUDA else "training.steps=2"
     grid = f"grid={{method: [{', '.join(adapters)}], quantization: [none, int8, fp4, nf4, {{name: nf4, double_quant: true}}]}}"
     extra = [cells(steps, f"method={m}") for m in ("base", "full", "pissa")]
@@ -92,9 +145,15 @@ def throughput(options: argparse.Namespace) -> Any:
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(big if CUDA else small), max_position_embeddings=2048))
         model.to(torch.bfloat16).save_pretrained(folder)
         del model
-        size = ("training.batch_size=8", "training.sequence_length=1024", "training.steps=40") if CUDA else ("training.batch_size=2", "training.steps=3")
+        size = (
+            ("training.batch_size=8", "training.sequence_length=1024", "training.steps=40")
+            if CUDA
+            else ("training.batch_size=2", "training.steps=3")
+        )
         base = (f"model={folder}", *size)
-        grid = "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
+        grid = (
+            "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
+        )
         return run_all((*cells(*base, "method=full"), *cells(*base, grid)))
 
 
@@ -108,7 +167,7 @@ def pretrain(options: argparse.Namespace) -> Any:
     return [make(options.books, size, options.out / f"tiny-{size}", tokens[size]) for size in SIZES]
 
 
-CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (memory, methods, throughput, pretrain)
+CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (trainers, memory, methods, packed, ranks, throughput, pretrain)
 
 
 def main() -> None:
@@ -117,6 +176,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=540, help="seconds after which no further check begins")
     parser.add_argument("--only", nargs="*", choices=[c.__name__ for c in CHECKS])
     parser.add_argument("--books", type=Path)
+    parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct, for ranks")
+    parser.add_argument("--data", type=Path, help="folder of the E2E data, for ranks")
+    parser.add_argument("--study-seconds", type=int, default=240)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where what need not come back is written")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began, session = time.monotonic(), {"environment": dataclasses.asdict(_Session()), "checks": {}}

@@ -3,6 +3,7 @@
     python benchmarks/memory.py cpu         the CPU probe on the shipped models, 72 combinations
     python benchmarks/memory.py published   GPU memory that others measured and published (measured_memory.csv)
     python benchmarks/memory.py device      random weights of 0.1B to 8B parameters on this machine's GPU, 30 combinations (on a CPU: a rehearsal, tiny)
+    python benchmarks/memory.py device --measured FILE    the same, predicted here, against what a GPU measured earlier (benchmarks/gpu_session.py)
 
 Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the allocator holds, no
 CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is tested with; the row is then predicted
@@ -52,14 +53,30 @@ def cpu_settings() -> list[Setting]:
     ranks, steps = itertools.cycle((1, 4, 8, 16, 32)), itertools.cycle(((False, 1), (True, 1), (False, 2), (True, 2)))
     targets = itertools.cycle(("all-linear", "attention", "mlp"))
     found = []
-    pairs = [("full", "none"), ("lora", "none"), ("rslora", "none"), ("dora", "none"), ("pissa", "none"), ("lora", "nf4"), ("dora", "nf4"), ("lora", "fp4"), ("lora", "int8")]
-    for (method, quantization), optimizer, autocast in itertools.product(pairs, ("adamw", "adamw-8bit", "sgd", "adamw"), ("none", "bfloat16")):
+    pairs = [
+        ("full", "none"),
+        ("lora", "none"),
+        ("rslora", "none"),
+        ("dora", "none"),
+        ("pissa", "none"),
+        ("lora", "nf4"),
+        ("dora", "nf4"),
+        ("lora", "fp4"),
+        ("lora", "int8"),
+    ]
+    for (method, quantization), optimizer, autocast in itertools.product(
+        pairs, ("adamw", "adamw-8bit", "sgd", "adamw"), ("none", "bfloat16")
+    ):
         (batch, length), (checkpointing, accumulation) = next(shapes), next(steps)
         spec = FULL if method == "full" else MethodSpec(name=method, rank=next(ranks), target_modules=next(targets))
         training = TrainingSpec(
             batch_size=batch, sequence_length=length, optimizer=optimizer, gradient_checkpointing=checkpointing, gradient_accumulation=accumulation, autocast=autocast
         )  # fmt: skip
-        found.append(Setting(ModelSpec(name=next(models)), QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0), spec, training, "cpu"))
+        found.append(
+            Setting(
+                ModelSpec(name=next(models)), QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0), spec, training, "cpu"
+            )
+        )
     return found
 
 
@@ -77,19 +94,19 @@ def cpu(setting: Setting) -> dict[str, Any]:
     return compared(_words(setting), predict_step(setting).peak_bytes, measured)
 
 
-def device_settings() -> list[Setting]:
+def device_settings(on_cuda: bool = CUDA) -> list[Setting]:
     """30 combinations for a GPU of 80 GB."""
     found = []
     for line in DEVICE.strip().splitlines():
         model, method, quantization, rank, batch, length, *more = line.split()
         kind, _, double = quantization.partition("-")
         training = TrainingSpec(
-            batch_size=int(batch) if CUDA else 2, sequence_length=int(length) if CUDA else 64, gradient_checkpointing="ckpt" in more,
-            optimizer=next((w for w in more if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (CUDA or not w.startswith("paged"))), "adamw"),
+            batch_size=int(batch) if on_cuda else 2, sequence_length=int(length) if on_cuda else 64, gradient_checkpointing="ckpt" in more,
+            optimizer=next((w for w in more if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (on_cuda or not w.startswith("paged"))), "adamw"),
         )  # fmt: skip
-        spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if CUDA else 4)
-        name = ModelSpec(name=model if CUDA else "lorabench/tiny-300k", dtype="bfloat16" if CUDA else "float32")
-        found.append(Setting(name, QuantizationSpec(name=kind, double_quant=double == "dq"), spec, training, "cuda" if CUDA else "cpu"))
+        spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if on_cuda else 4)
+        name = ModelSpec(name=model if on_cuda else "lorabench/tiny-300k", dtype="bfloat16" if on_cuda else "float32")
+        found.append(Setting(name, QuantizationSpec(name=kind, double_quant=double == "dq"), spec, training, "cuda" if on_cuda else "cpu"))
     return found
 
 
@@ -127,15 +144,14 @@ llama-3.1-8b  lora nf4-dq  16  1   2048
 """
 
 
-def on_device(setting: Setting) -> dict[str, Any]:
-    """One combination with random weights on this machine's device; on CUDA against the allocator's peak, with two cuBLAS workspaces."""
-    predicted = predict_step(setting).peak_bytes + (CUBLAS_BYTES if CUDA else 0)
+def measured_on_device(setting: Setting) -> dict[str, int]:
+    """Peak bytes of one combination with random weights on this machine's device; on CUDA the allocator's."""
     model = with_random_weights(setting)
     spec, where = setting.training, torch.device("cuda" if CUDA else "cpu")
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length), device=where)
     micro = [Batch(ids, ids.clone(), ids.numel())]
     if not CUDA:
-        return compared(_words(setting), predicted, peak_of_two_steps(model, micro, spec, None))
+        return {"measured_bytes": peak_of_two_steps(model, micro, spec, None)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -145,11 +161,34 @@ def on_device(setting: Setting) -> dict[str, Any]:
     for _ in range(3):
         take_step(model, micro, parameters, optimizer, spec.max_grad_norm, torch.bfloat16)
     torch.cuda.synchronize()
-    row = compared(_words(setting), predicted, torch.cuda.max_memory_allocated())
-    row["reserved_bytes"] = torch.cuda.max_memory_reserved()
     free, total = torch.cuda.mem_get_info()
-    row["context_bytes"] = total - free - torch.cuda.memory_reserved()
-    return row
+    return {
+        "measured_bytes": torch.cuda.max_memory_allocated(),
+        "reserved_bytes": torch.cuda.max_memory_reserved(),
+        "context_bytes": total - free - torch.cuda.memory_reserved(),
+    }
+
+
+def measured_rows() -> list[dict[str, Any]]:
+    """Every combination measured, none predicted; a row that fails is told and costs no other."""
+    rows: list[dict[str, Any]] = []
+    for setting in device_settings():
+        try:
+            rows.append({"setting": _words(setting), **measured_on_device(setting)})
+        except (RuntimeError, MemoryError) as e:
+            rows.append({"setting": _words(setting), "fault": str(e)[:300]})
+        print(rows[-1], flush=True)
+        if CUDA:
+            torch.cuda.empty_cache()
+    return rows
+
+
+def predicted_beside(row: dict[str, Any], setting: Setting, on_cuda: bool) -> dict[str, Any]:
+    """A measured row with its prediction; on CUDA two cuBLAS workspaces belong to what the allocator holds."""
+    if "fault" in row:
+        return row
+    predicted = predict_step(setting).peak_bytes + (CUBLAS_BYTES if on_cuda else 0)
+    return {**row, **compared(row["setting"], predicted, row["measured_bytes"])}
 
 
 def with_random_weights(setting: Setting) -> Any:
@@ -166,7 +205,11 @@ def with_random_weights(setting: Setting) -> Any:
     spec = setting.quantization
     quantization = plugins.load("quantizations", spec.name).config(spec.double_quant, torch.bfloat16 if CUDA else dtype)
     if quantization is not None:
-        weights = {n: (m.weight.data, m.bias) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)}
+        weights = {
+            n: (m.weight.data, m.bias)
+            for n, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)
+        }
         with quiet():
             quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
             quantizer.preprocess_model(model=model, device_map={"": where}, dtype=dtype)
@@ -177,7 +220,9 @@ def with_random_weights(setting: Setting) -> Any:
             weight = weight.T.contiguous() if module.source_cls is transformers.pytorch_utils.Conv1D else weight
             if isinstance(module, bnb.nn.Linear4bit):
                 old = module.weight
-                made = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=old.compress_statistics, quant_type=old.quant_type, module=module)
+                made = bnb.nn.Params4bit(
+                    weight, requires_grad=False, compress_statistics=old.compress_statistics, quant_type=old.quant_type, module=module
+                )
             else:
                 made = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
             module.weight = made.to(where)
@@ -286,35 +331,42 @@ def _words(s: Setting) -> str:
     return f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double} {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
 
 
-def measure(part: str) -> dict[str, Any]:
+def measure(part: str, measured: Path | None = None) -> dict[str, Any]:
     """The rows of a part, and their median and worst errors; a row that fails is told and costs no other."""
     if part == "published":
         with (Path(__file__).parent / "measured_memory.csv").open(encoding="utf-8", newline="") as stream:
             rows = [published(r) for r in csv.DictReader(stream)]
+    elif part == "device":
+        found = json.loads(measured.read_text()) if measured else measured_rows()
+        on_cuda = CUDA or measured is not None
+        rows = [predicted_beside(r, s, on_cuda) for r, s in zip(found, device_settings(on_cuda), strict=True)]
     else:
         rows = []
-        for setting in cpu_settings() if part == "cpu" else device_settings():
+        for setting in cpu_settings():
             try:
-                rows.append(cpu(setting) if part == "cpu" else on_device(setting))
+                rows.append(cpu(setting))
             except (RuntimeError, MemoryError) as e:
                 print(f"failed: {_words(setting)}: {e}", flush=True)
                 rows.append({"setting": _words(setting), "fault": str(e)[:300]})
-            if CUDA:
-                torch.cuda.empty_cache()
     groups = {"all": rows} | ({"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {})
     summary = {}
     for name, chosen in groups.items():
         errors = sorted(abs(r["error_percent"]) for r in chosen if "error_percent" in r)
         summary[name] = {"rows": len(errors), "median_percent": round(statistics.median(errors), 3), "worst_percent": errors[-1]}
-    return {"summary": summary, "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}, "rows": rows}
+    return {
+        "summary": summary,
+        "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()},
+        "rows": rows,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("part", choices=("cpu", "published", "device"))
     parser.add_argument("--json", type=Path, help="default: reports/memory-PART.json")
+    parser.add_argument("--measured", type=Path, help="rows that a GPU measured (memory.json of a session), with device")
     options = parser.parse_args()
-    found = measure(options.part)
+    found = measure(options.part, options.measured)
     print(json.dumps(found["summary"], indent=1))
     (options.json or ROOT / "reports" / f"memory-{options.part}.json").write_text(json.dumps(found, indent=1) + "\n")
 
