@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lorabench.own_process import POLICIES, waiting
 from lorabench.runner.threads import COUNTS, usable_cores
+from lorabench.startup import POLICIES, waiting
 
 HERE = Path(__file__).parent
 CLEAN = {k: v for k, v in os.environ.items() if k not in (*POLICIES, *COUNTS)}

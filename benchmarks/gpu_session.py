@@ -26,12 +26,12 @@ import torch
 import transformers
 
 from lorabench import plugins
+from lorabench.config import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import override, parse_source
 from lorabench.engine.cell import run_cell
 from lorabench.engine.environment import environment
 from lorabench.engine.model import device
-from lorabench.spec import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import override, parse_source
 
 CUDA = torch.cuda.is_available()
 STUDY = """

@@ -30,15 +30,15 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
 from lorabench.memory.estimate import CUBLAS_BYTES
-from lorabench.memory.setting import Setting
-from lorabench.memory.skeleton import configuration
-from lorabench.memory.step import predict_step
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.memory.meta_model import configuration
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import Setting
 
 CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]

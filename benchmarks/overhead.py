@@ -26,11 +26,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
+from lorabench.config import TrainingSpec
+from lorabench.config.paths import model_directory
 from lorabench.engine.data import Example
 from lorabench.engine.events import Event
 from lorabench.engine.train import batches, train
-from lorabench.spec import TrainingSpec
-from lorabench.spec.paths import model_directory
 
 CPU = torch.device("cpu")
 

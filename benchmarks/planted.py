@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.choose import chosen, contests, options
-from lorabench.advice.witness import witness
+from lorabench.advice.selection import chosen, contests, options
+from lorabench.advice.spectral_check import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing

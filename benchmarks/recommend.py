@@ -24,20 +24,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.choose import Option, contests, options
-from lorabench.advice.decide import order
-from lorabench.advice.families import Family, families
-from lorabench.advice.measured import Source, heard
-from lorabench.advice.recommendation import Needs, Recommendation
-from lorabench.advice.rules import rules
-from lorabench.advice.way import Contest, Here, key_of, nearest
+from lorabench.advice.candidates import Family, families
+from lorabench.advice.evidence import Contest, Here, key_of, nearest
+from lorabench.advice.from_study import Source, heard
+from lorabench.advice.priors import rules
+from lorabench.advice.ranking import order
+from lorabench.advice.selection import Option, contests, options
+from lorabench.advice.types import Needs, Recommendation
 from lorabench.analysis.conditions import Replicates
+from lorabench.config.architectures import model_type
 from lorabench.memory.parameters import count_parameters
-from lorabench.memory.request import model_from
+from lorabench.memory.validate import model_from
 from lorabench.record.archive import FILE, opened
 from lorabench.record.metrics import metric as described
 from lorabench.report.view import View, make_view
-from lorabench.spec.architectures import model_type
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "reports" / "recommend.json"

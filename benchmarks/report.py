@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lorabench.config import expand, load_study
 from lorabench.executors import synthetic
 from lorabench.record.store import Store
-from lorabench.spec import expand, load_study
 
 OUT = Path(__file__).parents[1] / "reports" / "report-cost.json"
 STUDY = """
@@ -56,7 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
 _RUN = """
 import resource, sys, time
 began = time.perf_counter()
-from lorabench.cli import main
+from lorabench.commands.main import main
 code = main(sys.argv[1:])
 seconds = time.perf_counter() - began
 import json

@@ -45,7 +45,7 @@ def write_adapter(folder: Path) -> None:
 
 def whole_command(folder: Path) -> tuple[float, int]:
     """(seconds, peak bytes) of the command in a process of its own."""
-    code = "import resource, sys; from lorabench.cli import main; code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    code = "import resource, sys; from lorabench.commands.main import main; code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, "spectrum", str(folder), "--json"], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - started

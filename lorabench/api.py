@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from lorabench.config import Study, load_study
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
-from lorabench.runner.crew import Crew
 from lorabench.runner.run import run as run_study
-from lorabench.spec import Study, load_study
+from lorabench.runner.worker_pool import Crew
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lorabench.record.result import CellResult
+    from lorabench.report.adapter_summary import Examined
     from lorabench.report.dataframe import StudyTable
-    from lorabench.report.examined import Examined
-    from lorabench.runner.crew import Slot
     from lorabench.runner.progress import Progress
+    from lorabench.runner.worker_pool import Slot
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
 
     `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; what is predicted not
     to fit into memory is warned of, and with skip_infeasible recorded as skipped instead of run; `progress`
-    shows what goes on (lorabench.runner.progress.open_progress() as the CLI does), nothing where absent.
+    shows what goes on (lorabench.runner.display.open_progress() as the CLI does), nothing where absent.
     """
     if not isinstance(study, Study):
         study = load_study(study)
@@ -64,10 +64,10 @@ def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str
     lora_alpha of a file without configuration, `directory` where cells are looked up (all under reports/ and runs/ where absent). Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
     LorabenchError where there is nothing of the kind, or the files are damaged.
     """
-    from lorabench import examine
+    from lorabench.workflows import spectrum
 
     named = [None if n is None else str(n) for n in (base, compare)]
-    return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None if directory is None else str(directory)))
+    return spectrum.spectrum(str(source), named[0], named[1], alpha, spectrum.cell_finder(None if directory is None else str(directory)))
 
 
 def cells_frame(store: Store) -> pd.DataFrame:

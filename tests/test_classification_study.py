@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from lorabench import cli
-from lorabench.analysis.decide import decide
+from lorabench.analysis.decisions import decide
 from lorabench.api import write_outputs
+from lorabench.commands import main as cli
+from lorabench.config.decision import deciding_metric
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import load_items
 from lorabench.record.store import Store
 from lorabench.report.view import View, make_view
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.settings import ComparisonSpec
 
 STUDY = """schema: 1
 name: films

@@ -10,14 +10,15 @@ import pytest
 from lorabench import plugins
 
 PACKAGE = Path(__file__).parents[1] / "lorabench"
-LIGHT = {"errors", "plugins", "quick", "own_process", "spec", "record"}
+LIGHT = {"errors", "plugins", "formatting", "startup", "config", "record"}
+ARMS = {"spectra", "engine", "memory", "runner", "analysis", "report", "advice"}
 ALLOWED = {  # layer: the layers that it may import
     "errors": set(),
     "plugins": {"errors"},
-    "quick": set(),
-    "own_process": set(),
-    "spec": {"errors", "plugins"},
-    "record": {"errors", "plugins", "spec"},
+    "formatting": set(),
+    "startup": set(),
+    "config": {"errors", "plugins", "formatting"},
+    "record": {"errors", "plugins", "formatting", "config"},
     "spectra": LIGHT,
     "engine": LIGHT | {"spectra"},
     "memory": LIGHT | {"spectra", "engine"},
@@ -32,6 +33,9 @@ ALLOWED = {  # layer: the layers that it may import
     "sections": LIGHT | {"analysis", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
     "emitters": LIGHT | {"advice"},
+    "workflows": LIGHT | ARMS,
+    "api": LIGHT | ARMS | {"workflows"},
+    "commands": LIGHT | ARMS | {"workflows", "api"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "lm_eval", "datasets"}
 
@@ -57,13 +61,13 @@ def test_imports_run_one_way(layer):
                 assert parts[1] == layer or parts[1] in ALLOWED[layer], f"{file.relative_to(PACKAGE)} imports {name}"
 
 
-@pytest.mark.parametrize("layer", ["spec", "record", "analysis", "advice", "report", "sections", "exporters", "emitters"])
+@pytest.mark.parametrize("layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters"])
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
         assert not {n.split(".")[0] for n in imports_of(file)} & HEAVY, file
 
 
-@pytest.mark.parametrize("module", ["lorabench", "lorabench.cli", "lorabench.spec", "lorabench.record.frames", "lorabench.report.page", "lorabench.runner.run"])
+@pytest.mark.parametrize("module", ["lorabench", "lorabench.commands.main", "lorabench.config", "lorabench.record.frames", "lorabench.report.page", "lorabench.runner.run"])
 def test_importing_it_leaves_torch_alone(module):
     code = f"import {module}, sys; print([m for m in {sorted(HEAVY)!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)

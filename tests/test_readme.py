@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.arguments import make_parser
-from lorabench.spec import load_study
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.grid import expand
+from lorabench.commands.parser import make_parser
+from lorabench.config import load_study
+from lorabench.config.decision import deciding_metric
+from lorabench.config.grid import expand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lorabench.spec.study import Cell
+from lorabench.config.study import Cell
 
 
 @dataclass(frozen=True)

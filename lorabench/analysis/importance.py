@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.spec.grid import agrees, base_of
-from lorabench.spec.identity import canonical_json, flattened
-from lorabench.spec.study import Study
+from lorabench.config.fingerprint import canonical_json, flattened
+from lorabench.config.grid import agrees, base_of
+from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")
 Values = NDArray[np.float64]

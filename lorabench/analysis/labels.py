@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.spec.identity import flattened
-from lorabench.spec.paths import short_model
+from lorabench.config.fingerprint import flattened
+from lorabench.config.paths import short_model
 
 _METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
 _SHORT = {

@@ -23,11 +23,11 @@ import numpy as np
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference
+from lorabench.analysis.families import apart_from
 from lorabench.analysis.pairing import SEEDLESS
-from lorabench.analysis.rank_curve import apart_from
 from lorabench.analysis.verdict import Comparison, Verdicts, adjusted, at_most, margin_of
+from lorabench.config.study import Cell
 from lorabench.record.metrics import metric as described
-from lorabench.spec.study import Cell
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from typing import Literal
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.difference import Basis, Difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.metrics import metric as described
-from lorabench.spec.settings import ComparisonSpec
 
 LEVEL = 0.05  # not 1 - CONFIDENCE, which is a little more
 Verdict = Literal["better", "worse", "equivalent", "non-inferior", "not decisive"]

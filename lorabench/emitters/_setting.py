@@ -11,11 +11,11 @@ import yaml
 from safetensors import safe_open
 
 from lorabench import plugins
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.architectures import find_architecture, model_type
+from lorabench.config.paths import model_directory, model_source
+from lorabench.config.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
 from lorabench.errors import LorabenchError, unknown
-from lorabench.spec.architectures import find_architecture, model_type
-from lorabench.spec.paths import model_directory, model_source
-from lorabench.spec.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
 
 DATA = "data.jsonl"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_source
 
 _NAME = "data"
 

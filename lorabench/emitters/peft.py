@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.architectures import model_type
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.architectures import model_type
-from lorabench.spec.paths import model_source
 
 _BODY = '''
 import argparse

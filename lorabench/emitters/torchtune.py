@@ -8,10 +8,10 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_directory
+from lorabench.config.settings import ModelSpec
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from lorabench.config.settings import GROUPS, MethodSpec
 from lorabench.errors import ModelError, unknown
-from lorabench.spec.settings import GROUPS, MethodSpec
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 

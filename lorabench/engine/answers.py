@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from lorabench.config.settings import EvaluationSpec
 from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.spec.settings import EvaluationSpec
 
 Seen = tuple[list[Reading], dict[str, Items]]
 Progress = Callable[[int, int], None]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
 from lorabench.engine.answers import task_readings
 from lorabench.engine.cell_record import Adapted, CellRecord, Report, sentence
@@ -29,11 +30,13 @@ from lorabench.engine.evaluate import (
     per_parameter,
     validation_reading,
 )
+from lorabench.engine.evaluate_truncated import truncations
 from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.harness import Harness, fetch_tasks, further_tasks
-from lorabench.engine.learned import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
+from lorabench.engine.lm_eval_runner import Harness, fetch_tasks, further_tasks
+from lorabench.engine.measure import LiveBytes, held_tensors, is_out_of_memory
+from lorabench.engine.measure import Phase as Probe
 from lorabench.engine.model import (
     load_base,
     load_tokenizer,
@@ -42,17 +45,14 @@ from lorabench.engine.model import (
 )
 from lorabench.engine.outlook import Ahead, outlook, rows_evaluated
 from lorabench.engine.precision import evaluated
-from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
-from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored, save_adapter, save_model
 from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss, train
-from lorabench.engine.truncation import truncations
+from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.record.cell_files import write_trained
 from lorabench.record.items import FILE, Items, save_items
-from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Phase, Reading
-from lorabench.spec.study import Cell
+from lorabench.record.truncations import save_truncations
 
 _DOMAINS: dict[Ground, Domain] = {}
 

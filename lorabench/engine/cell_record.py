@@ -14,22 +14,22 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.data import Example
 from lorabench.engine.distill import Teacher
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses
 from lorabench.engine.events import Event
-from lorabench.engine.harness import Harness
-from lorabench.engine.learned import Factors
+from lorabench.engine.lm_eval_runner import Harness
 from lorabench.engine.model import device, logical_numel, resolve_autocast
 from lorabench.engine.phases import Phases
 from lorabench.engine.saved import save_model
 from lorabench.engine.train import Diverged, Step
+from lorabench.engine.weight_deltas import Factors
 from lorabench.errors import LorabenchError
 from lorabench.record.cell_files import ADAPTER, MODEL, TRAINED
 from lorabench.record.metrics import read_in
 from lorabench.record.result import CellResult, Fault, Outcome, Phase, Reading, Resolved
-from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
 _NOT_OF_A_CUT = ("forgetting", "validation_loss", "learned_bits_per_parameter", "eval_seconds", "eval_peak_bytes", "eval_reserved_bytes")

@@ -13,6 +13,11 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.checkpoint import local_folder
+from lorabench.config.checkpoint_files import has_weights
+from lorabench.config.paths import model_directory, model_label
+from lorabench.config.settings import ModelSpec
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -26,11 +31,6 @@ from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, 
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
-from lorabench.spec.checkpoint import local_folder
-from lorabench.spec.checkpoint_files import has_weights
-from lorabench.spec.paths import model_directory, model_label
-from lorabench.spec.settings import ModelSpec
-from lorabench.spec.study import Cell
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
@@ -222,7 +222,7 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
 
 
 def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
-    from lorabench.engine.harness import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
+    from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
 
     further = further_tasks(cell)
     if not further:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from lorabench.engine.events import Event
-from lorabench.engine.probe import Phase
+from lorabench.engine.measure import Phase
 from lorabench.record.store import CHECKPOINT
 
 FORMAT = 1

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lorabench import plugins
+from lorabench.config.study import Cell, Condition
 from lorabench.errors import LorabenchError
 from lorabench.record.data import DataFacts
-from lorabench.spec.study import Cell, Condition
 
 _LAST: dict[Any, TaskData] = {}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lorabench.config.study import Cell
 from lorabench.record.data import FEW_VALIDATION, DataFacts, SplitFacts
-from lorabench.spec.study import Cell
 
 LEAST_ROWS = 30
 WHOLE_TEXT = 0.9  # of the test blocks: the training text lacks what validation took of it

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from lorabench.config.settings import QuantizationSpec
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import resolve_targets
 from lorabench.engine.data import Example, Planted, TaskData
 from lorabench.engine.evaluate import base_text, losses, ratio_stderr
@@ -24,8 +26,6 @@ from lorabench.engine.train import IGNORED, Batch
 from lorabench.errors import ModelError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.spec.settings import QuantizationSpec
-from lorabench.spec.study import Cell
 
 _LAST: dict[Any, tuple[TaskData, Teacher]] = {}
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from lorabench.config.settings import EvaluationSpec, ModelSpec, QuantizationSpec
+from lorabench.config.study import Cell, Fingerprints
 from lorabench.engine.data import Example
 from lorabench.engine.evaluate import SAMPLE_TOKENS, Losses, base_text, file_text, losses
 from lorabench.engine.model import resolve_compute_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
-from lorabench.spec.settings import EvaluationSpec, ModelSpec, QuantizationSpec
-from lorabench.spec.study import Cell, Fingerprints
 
 MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]

@@ -24,21 +24,21 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from lorabench import plugins
+from lorabench.config import hub
+from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
+from lorabench.config.checkpoint_files import described_shards, weight_files
+from lorabench.config.paths import model_directory, model_label, model_source
+from lorabench.config.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
+from lorabench.config.study import Condition
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
-from lorabench.engine.probe import is_out_of_memory
+from lorabench.engine.measure import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
 from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
-from lorabench.spec import hub
-from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
-from lorabench.spec.checkpoint_files import described_shards, weight_files
-from lorabench.spec.paths import model_directory, model_label, model_source
-from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
-from lorabench.spec.study import Condition
 
 
 def device() -> torch.device:

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.data import Example, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
-from lorabench.engine.learned import adapted_layers
-from lorabench.spec.study import Cell
+from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 from lorabench.spectra.decompose import leading
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.study import Condition
 from lorabench.engine.model import load_config, quiet, resolve_dtype
-from lorabench.spec.settings import MethodSpec, ModelSpec
-from lorabench.spec.study import Condition
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 

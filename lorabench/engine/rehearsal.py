@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
-from lorabench.spec.study import Cell
 
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
 COPY_BELOW = 150_000_000  # parameters of a copy: more would take seconds to draw

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
-from lorabench.engine.learned import adapted_layers
 from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
 from lorabench.engine.precision import resolve_eval_dtype
+from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
 from lorabench.record.unreached import Unreached
-from lorabench.spec.study import Cell
 
 
 def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, autocast: torch.dtype | None, left: Unreached | None) -> Resolved:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import attach_lora
-from lorabench.engine.learned import Factors, adapted_layers, start_factors
 from lorabench.engine.model import load_base, quiet
+from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factors
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable
-from lorabench.spec.study import Cell
 
 
 def save_adapter(model: Any, folder: Path) -> int:

@@ -21,11 +21,11 @@ import torch
 from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
+from lorabench.config.checkpoint import CheckpointQuantization
+from lorabench.config.checkpoint_files import weight_files
 from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
 from lorabench.engine.tensors import described, read_pickled, some
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint import CheckpointQuantization
-from lorabench.spec.checkpoint_files import weight_files
 from lorabench.spectra.names import plain
 
 Names = dict[str, str]

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from lorabench.config.checkpoint import CheckpointQuantization
+from lorabench.config.checkpoint_files import Stored
 from lorabench.engine.tensors import some
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint import CheckpointQuantization
-from lorabench.spec.checkpoint_files import Stored
 
 CONSTANTS = re.compile(r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

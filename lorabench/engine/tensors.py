@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from lorabench.config.checkpoint_files import stored_tensors, weight_files
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint_files import stored_tensors, weight_files
 
 
 def described(files: tuple[Path, ...]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lorabench.config.settings import TrainingSpec
 from lorabench.engine.checkpoint import Checkpoints, Progress, Step
 from lorabench.engine.data import Example
-from lorabench.engine.probe import Clock, LiveBytes, held_tensors
-from lorabench.spec.settings import TrainingSpec
+from lorabench.engine.measure import Clock, LiveBytes, held_tensors
 
 IGNORED = -100
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint_files import refuse_pointer
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")

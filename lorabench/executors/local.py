@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from lorabench import errors
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
     from lorabench.record.result import CellResult, Phase
-    from lorabench.spec.study import Cell
 
 ENGINE = "lorabench.engine"
-FORESIGHT = "lorabench.memory.foresee"
+FORESIGHT = "lorabench.memory.predict_cell"
 
 
 def open_slot(threads: int | None = None, *, engine: str = ENGINE, foresight: str = FORESIGHT) -> LocalSlot:

@@ -40,13 +40,13 @@ from statistics import NormalDist
 
 import numpy as np
 
+from lorabench.config.study import Cell
 from lorabench.engine.events import Event, Problem
 from lorabench.record.items import FILE, Items, save_items
-from lorabench.record.learned import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
 from lorabench.record.metrics import is_accuracy
 from lorabench.record.result import CellResult, Environment, Fault, Outcome, Phase, Reading, Resolved
 from lorabench.record.spectrum import Alignment, Intruders, Repair, Spectrum, place, save_spectra
-from lorabench.spec.study import Cell
+from lorabench.record.truncations import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
 
 FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
 BEST_RATE, RATE_COST = {"full": 1e-3, "adapter": 3e-3}, 0.05  # nats for a rate ten times too high or too low

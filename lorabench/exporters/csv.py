@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Table, Value, column_name
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Table, Value, column_name
 
 EXTENSION = "csv"
 _PARTS = ("std", "low", "high")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value, heading, shown
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Column, Table, Value, heading, shown
 
 EXTENSION = "md"
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$])")

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from lorabench import plugins
+from lorabench.config.gpus import Gpu
+from lorabench.config.study import Condition
 from lorabench.engine.outlook import ONE_BY_ONE
 from lorabench.engine.outlook import speed as speed_here
 from lorabench.memory.calibration import is_on
-from lorabench.memory.hardware import Seconds
+from lorabench.memory.roofline import Seconds
 from lorabench.record.result import CellResult
-from lorabench.spec.gpus import Gpu
-from lorabench.spec.study import Condition
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 
 SPREAD = 1.5  # of measured ones: the first cell of a process and of a base takes longer than the others

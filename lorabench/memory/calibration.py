@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lorabench.config.gpus import Gpu, cards_named
 from lorabench.errors import LorabenchError
-from lorabench.memory.hardware import Seconds, optimizer_step_seconds
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting, on_card, setting_of
-from lorabench.memory.step import Step, Work, product_dtype
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.roofline import Seconds, optimizer_step_seconds
+from lorabench.memory.step_profile import Step, Work, product_dtype
+from lorabench.memory.train_config import Setting, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
-from lorabench.spec.gpus import Gpu, cards_named
 
 SPREAD = 0.10  # of a step's time: two runs of one cell on a quiet machine differ by as much
 SPREAD_OF_FEW = 0.30

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting, on_card
-from lorabench.memory.step import Step
-from lorabench.spec.gpus import Gpu
+from lorabench.config.gpus import Gpu
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.step_profile import Step
+from lorabench.memory.train_config import Setting, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8

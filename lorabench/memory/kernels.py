@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from lorabench.memory.setting import DeviceKind
+from lorabench.memory.train_config import DeviceKind
 
 NO_ANSWER = object()
 CUBLAS_WORKSPACE = 8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9

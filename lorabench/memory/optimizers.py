@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorabench.spec.settings import TrainingSpec
+from lorabench.config.settings import TrainingSpec
 
 SMALLEST_8BIT = 4096
 SMALLEST_PAGED = 100_000

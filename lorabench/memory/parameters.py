@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.memory.setting import Setting
-from lorabench.memory.skeleton import build, configuration, explained
-from lorabench.memory.step import resolve_dtype
+from lorabench.memory.meta_model import build, configuration, explained
+from lorabench.memory.step_profile import resolve_dtype
+from lorabench.memory.train_config import Setting
 from lorabench.record.unreached import Unreached
-from lorabench.spec.elsewhere import unknown_choice
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 @dataclass(frozen=True)

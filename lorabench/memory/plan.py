@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
+from lorabench.config.gpus import Gpu
+from lorabench.config.study import Condition
 from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.data import steps_of
 from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
-from lorabench.memory.hardware import Seconds
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.meta_model import configuration
 from lorabench.memory.parameters import any_model
-from lorabench.memory.request import check
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.skeleton import configuration
-from lorabench.memory.step import Step
-from lorabench.spec.gpus import Gpu
-from lorabench.spec.study import Condition
+from lorabench.memory.roofline import Seconds
+from lorabench.memory.step_profile import Step
+from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.validate import check
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorabench import plugins
+from lorabench.config.checkpoint import stored_quantization
+from lorabench.config.gpus import gpus
+from lorabench.config.settings import MethodSpec, QuantizationSpec
+from lorabench.memory.card_planner import Need, Room
 from lorabench.memory.estimate import HIGH, with_framework
-from lorabench.memory.room import Need, Room
-from lorabench.memory.setting import Setting
-from lorabench.spec.checkpoint import stored_quantization
-from lorabench.spec.gpus import gpus
-from lorabench.spec.settings import MethodSpec, QuantizationSpec
+from lorabench.memory.train_config import Setting
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried

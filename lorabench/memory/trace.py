@@ -18,8 +18,8 @@ from lorabench.engine.train import Batch, token_loss
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
-from lorabench.memory.ledger import Ledger, Segment
-from lorabench.memory.setting import Setting
+from lorabench.memory.tensor_tracker import Ledger, Segment
+from lorabench.memory.train_config import Setting
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lorabench.config.paths import model_label
 from lorabench.record.metrics import PREDICTED_PARTS
 from lorabench.record.store import write_atomically
-from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.record.result import CellResult
-    from lorabench.spec.study import Cell
 
 SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
             "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome", "chosen")  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from lorabench.config.settings import Frozen
+from lorabench.config.study import Cell
 from lorabench.record.data import DataFacts
 from lorabench.record.unreached import Unreached
-from lorabench.spec.settings import Frozen
-from lorabench.spec.study import Cell
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way

@@ -25,12 +25,12 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from lorabench.config.inputs import Inputs
+from lorabench.config.settings import Frozen
+from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
-from lorabench.spec.inputs import Inputs
-from lorabench.spec.settings import Frozen
-from lorabench.spec.study import Cell, Study
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])

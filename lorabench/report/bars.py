@@ -12,8 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lorabench.formatting import one_line
 from lorabench.report.figures import safe
-from lorabench.report.human import one_line
 
 _LINE = 20  # letters of a label's line: a third of a phone's width
 _EACH, _EACH_OF_TWO = 30, 42  # pixels for a bar, with a label of one and of two lines

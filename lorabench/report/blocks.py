@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lorabench.report.layout import Table
+from lorabench.report.table_model import Table
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import pandas as pd
 from lorabench.analysis.aggregate import Outcomes, Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import Comparison
+from lorabench.config.fingerprint import flattened
 from lorabench.record.frames import settings
 from lorabench.record.metrics import PREDICTED_PARTS, metric
-from lorabench.report.layout import Column, Table, Value, column_name, heading, shown
+from lorabench.report.table_model import Column, Table, Value, column_name, heading, shown
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View
-from lorabench.spec.identity import flattened
 
 _OF_A_CELL = ("cell", "seed", "learning_rate")
 _WHOLE = ("rank", "seeds", "steps", "batch_size", "sequence_length", *(f.name for f in fields(Outcomes)))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from lorabench.report.human import one_line
+from lorabench.formatting import one_line
 from lorabench.report.style import GREY, Style
 
 _MENU = 40  # letters of a menu's entry

@@ -17,12 +17,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lorabench import plugins
+from lorabench import formatting, plugins
 from lorabench.record.result import BROKEN
 from lorabench.record.store import Store, write_atomically
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Notice, Section, Text
-from lorabench.report.layout import Table, heading, parts
+from lorabench.report.table_model import Table, heading, parts
 from lorabench.report.view import View, make_view
 
 _NOT_YET = "Not complete"
@@ -41,7 +40,7 @@ def write_report(store: Store, path: str | Path, today: date | None = None, othe
 def page(view: View, today: date) -> str:
     """The whole page as text."""
     finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
-    told = f"{human.plural(len(view.summaries), 'condition')}, {finished} of {human.plural(total, 'cell')} finished."
+    told = f"{formatting.plural(len(view.summaries), 'condition')}, {finished} of {formatting.plural(total, 'cell')} finished."
     tried = sum(len(g.ids) for g in view.planned)
     if tried > total:
         told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
@@ -63,7 +62,7 @@ def unfinished(view: View) -> tuple[Block, ...]:
             continue
         ended = list(one.results.values())
         broken = sum(r.outcome in BROKEN for r in ended)
-        parts = [f"{sum(r.outcome == 'finished' for r in ended)} of {human.plural(wanted, 'cell')} have finished", f"{broken} ended otherwise" if broken else "", f"{sum(missing)} have no result yet"]
+        parts = [f"{sum(r.outcome == 'finished' for r in ended)} of {formatting.plural(wanted, 'cell')} have finished", f"{broken} ended otherwise" if broken else "", f"{sum(missing)} have no result yet"]
         waiting = [f"{one.label(g.condition)} ({n} of {len(g.ids)})" for g, n in zip(one.planned, missing, strict=True) if n]
         more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
         again = "Whatever is said of these conditions below is provisional and may change. Make the report again when more cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which makes it, too."
@@ -131,7 +130,7 @@ def _environment() -> Environment:
         js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
         heading=heading,
         parts=parts,
-        plural=human.plural,
+        plural=formatting.plural,
     )
     made.filters["kind"] = lambda block: type(block).__name__
     return made

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorabench.report.layout import Column, Row, Table, Value
-from lorabench.spec.paper import UNITS, Paper, Reproduced, published
+from lorabench.config.published_tables import UNITS, Paper, Reproduced, published
+from lorabench.report.table_model import Column, Row, Table, Value
 
 
 def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:

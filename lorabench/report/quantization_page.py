@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorabench import formatting
 from lorabench.record.spectrum import Repair, place
-from lorabench.report import human
+from lorabench.report.adapter_summary import share
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.examined import share
 from lorabench.report.figures import Axis, Drawing, Line, draw
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 
 
@@ -46,10 +46,10 @@ def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tu
             some = [e for e in of_form if kind in (place(e.module)[1], "all")]
             noise = [e.signal_to_noise for e in some if e.signal_to_noise is not None]
             row = [form, kind, str(len(some)), f"{100 * statistics.fmean(e.relative for e in some):.3g} %", f"{100 * max(e.relative for e in some):.3g} %",
-                   f"{100 * max(e.maximum for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else human.DASH, f"{statistics.fmean(e.stable_rank for e in some):.1f}"]  # fmt: skip
+                   f"{100 * max(e.maximum for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else formatting.DASH, f"{statistics.fmean(e.stable_rank for e in some):.1f}"]  # fmt: skip
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
-                row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else human.DASH for field in ("cosine", "repaired_share", "best_share")]
+                row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else formatting.DASH for field in ("cosine", "repaired_share", "best_share")]
             rows.append(tuple(row))
     return heads, tuple(rows)
 
@@ -87,7 +87,7 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
-        f"On average over {human.plural(len({e.module for e in errors}), 'module')}, the weights are changed {told} of their norm.{least}",
+        f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed {told} of their norm.{least}",
         f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this is the error of the stored weights alone, not of what the model says.",
     )
 
@@ -150,5 +150,5 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:
-    noise = human.DASH if e.signal_to_noise is None else f"{e.signal_to_noise:.1f}"
+    noise = formatting.DASH if e.signal_to_noise is None else f"{e.signal_to_noise:.1f}"
     return (e.module, e.form, share(e.relative), share(e.maximum), noise, f"{e.stable_rank:.1f}")

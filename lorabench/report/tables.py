@@ -15,15 +15,15 @@ from typing import Any
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.rank_order import spearman
 from lorabench.analysis.verdict import candidates
+from lorabench.config.decision import deciding_metric
+from lorabench.config.grid import agrees
+from lorabench.config.study import PublishedSpec, PublishedValue
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View, make_view
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.grid import agrees
-from lorabench.spec.study import PublishedSpec, PublishedValue
 
 __all__ = ["Column", "Row", "Table", "Value", "as_text", "study_table", "table_of"]
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value, heading, parts
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Column, Table, Value, heading, parts
 
 _LABEL_AT_MOST = 28
 _HEAD_AT_MOST = 12

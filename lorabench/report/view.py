@@ -12,21 +12,21 @@ from typing import Any
 import pandas as pd
 
 from lorabench.analysis.aggregate import Summary, aggregate, metrics
-from lorabench.analysis.checks import Evidence, Finding, check
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.analysis.findings.registry import Evidence, Finding, check
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.analysis.verdict import Comparison, Verdicts
+from lorabench.config.decision import deciding_metric
+from lorabench.config.fingerprint import canonical_json
+from lorabench.config.study import Study
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.identity import canonical_json
-from lorabench.spec.study import Study
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lorabench.config.fingerprint import counted, flattened
+from lorabench.config.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
+from lorabench.config.paths import model_directory, model_label
+from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
 from lorabench.record.store import Earlier, Store
 from lorabench.runner.progress import count
-from lorabench.spec.identity import counted, flattened
-from lorabench.spec.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
-from lorabench.spec.paths import model_directory, model_label
-from lorabench.spec.study import Cell
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
 ORDER = 60  # pairs of a group that are matched by fewest differences; beyond, in the study's order

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 from filelock import FileLock
 
+from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
 from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
 from lorabench.record.store import Store
-from lorabench.spec.study import Cell
 
 
 def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
@@ -101,8 +101,8 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
 
 def _bytes_of(cell: Cell) -> int | None:
     """Bytes of a local model's weights in the precision that full fine-tuning trains in."""
-    from lorabench.spec.checkpoint_files import stored_tensors
-    from lorabench.spec.paths import model_directory
+    from lorabench.config.checkpoint_files import stored_tensors
+    from lorabench.config.paths import model_directory
 
     folder = model_directory(cell.model.name)
     if folder is None:

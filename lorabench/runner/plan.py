@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorabench.config.grid import SETTINGS, conditions, expand
+from lorabench.config.inputs import inputs_of
+from lorabench.config.paths import model_label
+from lorabench.config.source import Route, Source
+from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
 from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
 from lorabench.runner.repeat import lacking
-from lorabench.spec.grid import SETTINGS, conditions, expand
-from lorabench.spec.inputs import inputs_of
-from lorabench.spec.paths import model_label
-from lorabench.spec.source import Route, Source
-from lorabench.spec.study import Cell, Study
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Problem

@@ -11,11 +11,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, has_weights
 from lorabench.record.result import REPEATED, CellResult, Phase
 from lorabench.record.store import Store
-from lorabench.spec.study import Cell
 
 _MORE = {"none": 0, "values": 1, "full": 2}
 

@@ -17,22 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.decision import deciding_metric
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
-from lorabench.runner.crew import Crew
-from lorabench.spec.decision import deciding_metric
+from lorabench.runner.worker_pool import Crew
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lorabench.config.source import Source
+    from lorabench.config.study import Cell, Study
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
     from lorabench.record.store import Store
-    from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
-    from lorabench.spec.source import Source
-    from lorabench.spec.study import Cell, Study
+    from lorabench.runner.worker_pool import Slot
 
 SHOWN_LARGE = 3  # conditions that would not fit are named before a run, the largest first; the others are counted
 POLL_SECONDS = 0.5  # between looks at cells that another runner has
@@ -148,8 +148,8 @@ def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool =
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:
     """StudyError where a hub model is neither on this machine nor to be had: known here, without the worker's imports."""
+    from lorabench.config import hub
     from lorabench.runner.plan import place_of
-    from lorabench.spec import hub
 
     for cell in {(c.model.name, c.model.revision): c for c in reversed(cells)}.values():
         try:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 from lorabench import plugins
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult
-    from lorabench.spec.study import Cell
 
 PHASES = ("start", "load", "sample", "prepare", "train", "evaluate", "save", "decompose", "truncate", "measure", "rest")
 OVER = {  # what a cell has behind it once it is in a phase, whether it told of it or not

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorabench import own_process, quick
+from lorabench import startup
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
@@ -32,13 +32,13 @@ LATE = ("transformers.models.auto.modeling_auto", "peft")
 def main(arguments: list[str]) -> None:
     """Serves commands until the runner closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the runner decides
-    own_process.settle()
+    startup.settle()
     faulthandler.enable()  # a segfault leaves its stack in log.txt
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
     engine = arguments[2]
-    with quick.uncollected():
+    with startup.uncollected():
         check_cells = importlib.import_module(f"{engine}.check").check_cells
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
         repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
@@ -121,7 +121,7 @@ def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: 
 
 
 def _cell(plain: dict[str, Any]) -> Any:
-    from lorabench.spec.study import Cell
+    from lorabench.config.study import Cell
 
     return Cell.model_validate(plain)
 

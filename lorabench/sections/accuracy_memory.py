@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lorabench import formatting
 from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.style import GREY, Style
@@ -62,12 +62,12 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
 
 def sentence(view: View, p: Point, m: Metric) -> str:
     """ "LoRA r=1: held-out loss 3.483 ± 0.117 nats at 58.8 MB; dominated by LoRA r=4 nf4" """
-    spread = f" ± {human.number(p.half, m.unit)}" if p.half is not None else ""
-    unit = "%" if m.unit == "share" else human.head_unit(m.unit)
+    spread = f" ± {formatting.number(p.half, m.unit)}" if p.half is not None else ""
+    unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
-    lost = f"of {human.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+    lost = f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
     standing = {"front": "on the front", "level": f"behind {by} by the mean, and shown to be within the margin of it", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.standing]
-    return f"{view.label(p.condition)}: {m.label} {human.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {human.size(p.memory)}; {standing}"
+    return f"{view.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {formatting.size(p.memory)}; {standing}"
 
 
 def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
@@ -92,5 +92,5 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
 
 def titled(m: Metric) -> str:
     """A metric's label with its unit, for an axis."""
-    unit = human.head_unit(m.unit)
+    unit = formatting.head_unit(m.unit)
     return f"{m.label} ({unit})" if unit else m.label

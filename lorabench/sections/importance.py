@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lorabench import formatting
 from lorabench.analysis.importance import Effect, Importance, importances, varied_axes
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.style import BLUE
@@ -39,7 +39,7 @@ def sentence(info: Importance) -> str:
     m = metric(info.metric)
     whose = f" of {info.within}" if info.within else ""
     if not info.std:
-        return f"The {human.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean {m.label}: no axis matters."
+        return f"The {formatting.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean {m.label}: no axis matters."
     alone = [e for e in info.effects if len(e.axes) == 1]
     together = sum(e.share for e in info.effects if len(e.axes) > 1)
     parts = [f"{_percent(e.share)} goes with {_axes(e, info)}" if i == 0 else f"{_percent(e.share)} with {_axes(e, info)}" for i, e in enumerate(alone)]
@@ -72,8 +72,8 @@ def _caption(view: View, info: Importance) -> str:
     m = metric(info.metric)
     values = "; ".join(f"{_short(a, info)} ({', '.join(v)})" for a, v in info.axes.items())
     said = [
-        f"How far the means of the conditions lie apart (root mean square {human.number(info.std, m.unit)} {human.head_unit(m.unit)}".rstrip() + f"), and how much of it goes with each axis: {values}. "
-        f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {human.plural(info.seeds, 'seed')} that all have."
+        f"How far the means of the conditions lie apart (root mean square {formatting.number(info.std, m.unit)} {formatting.head_unit(m.unit)}".rstrip() + f"), and how much of it goes with each axis: {values}. "
+        f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {formatting.plural(info.seeds, 'seed')} that all have."
     ]
     if info.seeds > 1:
         said.append("The diamond is what noise between seeds alone is expected to give: a bar near its diamond shows nothing.")
@@ -99,4 +99,4 @@ def _short(axis: str, info: Importance) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{human.number(share, 'share')} %"
+    return f"{formatting.number(share, 'share')} %"

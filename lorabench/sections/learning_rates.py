@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+from lorabench import formatting
 from lorabench.analysis.tuning import METRIC, Tried, Tuning
+from lorabench.config.fingerprint import canonical_json
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw, draw_choice
 from lorabench.report.style import GREY, Style, palette
 from lorabench.report.view import View
-from lorabench.spec.identity import canonical_json
 
 ORDER = 62
 TITLE = "Learning rates"
@@ -89,7 +89,7 @@ def headline(view: View) -> tuple[str, ...]:
     step = max(b.rate / a.rate for pair in pairs for t in pair for a, b in itertools.pairwise(t.tried))
     edges = sum(a.edge or f.edge for a, f in pairs)
     caution = f"; in {edges} of {len(pairs)} a rate ends its grid, so that the true factor may be another" if edges else ""
-    return (f"The adapters' best learning rates are {between} times full fine-tuning's ({human.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",)
+    return (f"The adapters' best learning rates are {between} times full fine-tuning's ({formatting.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",)
 
 
 def _base(view: View, condition: str) -> str:
@@ -119,7 +119,7 @@ def told(view: View) -> tuple[str, ...]:
     for method, found in methods.items():
         chosen = sorted({t.chosen for t in found if t.chosen is not None})
         one = f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g} to {chosen[-1]:g}"
-        made.append(f"{method}: {human.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}.")
+        made.append(f"{method}: {formatting.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}.")
     made += headline(view)
     edges = [t for t in view.tunings if t.edge]
     if edges:
@@ -149,7 +149,7 @@ def table(view: View) -> Grid:
 
 
 def _field(tried: Tried, chosen: bool) -> str:
-    spread = f" ± {human.decimals(tried.half)}" if tried.half is not None else ""
+    spread = f" ± {formatting.decimals(tried.half)}" if tried.half is not None else ""
     return f"{'→ ' if chosen else ''}{_value(tried.mean)}{spread}{_lost(tried)}"
 
 
@@ -160,4 +160,4 @@ def _lost(tried: Tried) -> str:
 
 
 def _value(mean: float | None) -> str:
-    return human.DASH if mean is None else human.decimals(mean)
+    return formatting.DASH if mean is None else formatting.decimals(mean)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from lorabench.analysis.across import Across, Side, Twin, across
+from lorabench import formatting
+from lorabench.analysis.cross_study import Across, Side, Twin, across
 from lorabench.analysis.verdict import VERDICTS, Comparison
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Grid, Points, Section, Text
+from lorabench.report.comparison_text import interval, signed
 from lorabench.report.view import View
-from lorabench.report.words import interval, signed
 
 ORDER = 85
 TITLE = "Beside another study"
@@ -49,9 +49,9 @@ def warnings(view: View, other: View, found: Across) -> tuple[str, ...]:
     """Where names are equal and what they stand for is not: weights, data, machines, versions."""
     said = []
     if found.changed:
-        said.append(f"Weights or data of {human.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them.")
+        said.append(f"Weights or data of {formatting.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them.")
     ours, theirs = (_environments(side) for side in (view, other))
-    apart = [f"{name} {', '.join(sorted(ours.get(name, {human.DASH})))} here, {', '.join(sorted(theirs.get(name, {human.DASH})))} there" for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]
+    apart = [f"{name} {', '.join(sorted(ours.get(name, {formatting.DASH})))} here, {', '.join(sorted(theirs.get(name, {formatting.DASH})))} there" for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]
     if apart:
         said.append(f"The cells ran on different machines or versions: {'; '.join(apart)}.")
     return tuple(said)
@@ -75,7 +75,7 @@ def summary(view: View, other: View, found: Across) -> str:
     counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in VERDICTS]
     parts = [f"{same} equal to the last digit"] * bool(same) + [f"{n} {_COUNTED.get(word, word)}" for n, word in counts if n]
     told = f": {', '.join(parts)}" if parts else ""
-    return f"{human.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
+    return f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
 
 
 def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
@@ -83,9 +83,9 @@ def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
     m = metric(view.metric)
     each = [side.pairing.seeds(m.name, i) for side, i in ((view, twin.here), (other, twin.there))]
     shared = [s for s in each[0] if s in each[1]]  # as the difference has them
-    values = [human.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit) if by_seed else human.DASH for by_seed in each]
-    said = human.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
-    verdict = human.DASH if c is None else "equal" if _equal(c) else c.verdict
+    values = [formatting.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit) if by_seed else formatting.DASH for by_seed in each]
+    said = formatting.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
+    verdict = formatting.DASH if c is None else "equal" if _equal(c) else c.verdict
     ratios = [_ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name)) for name in ("train_peak_bytes", "tokens_per_second")]
     return (view.label(twin.here), *values, said, verdict, *ratios)
 
@@ -96,4 +96,4 @@ def _equal(c: Comparison) -> bool:
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
-    return human.DASH if not ours or not theirs else f"{ours / theirs:.3f}"
+    return formatting.DASH if not ours or not theirs else f"{ours / theirs:.3f}"

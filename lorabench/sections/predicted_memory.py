@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lorabench import formatting
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
-from lorabench.report import human
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Section, Text
 from lorabench.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
@@ -49,7 +49,7 @@ def section(view: View) -> Section | None:
     if not pairs:
         return None
     rows = tuple(
-        (p.label, human.size(p.predicted), human.DASH if p.measured is None else human.size(p.measured), p.outcome if p.error is None else error_words(p.error))
+        (p.label, formatting.size(p.predicted), formatting.DASH if p.measured is None else formatting.size(p.measured), p.outcome if p.error is None else error_words(p.error))
         for p in pairs
     )
     told = "Peak of live tensors in training. The prediction comes from one step traced on shapes alone, before the cell ran, for its longest batch."
@@ -91,10 +91,10 @@ def decide_bars(pairs: Sequence[Pair]) -> Bars:
     for name in PREDICTED_PARTS:
         if any(p.parts.get(name) for p in shown):
             label = metric(name).label
-            hover = tuple(f"{p.label}: {label} {human.size(p.parts.get(name, 0.0))} of {human.size(p.predicted)} predicted" for p in shown)
+            hover = tuple(f"{p.label}: {label} {formatting.size(p.parts.get(name, 0.0))} of {formatting.size(p.predicted)} predicted" for p in shown)
             parts.append(Part(label, _COLOURS[name], tuple(p.parts.get(name, 0.0) / one for p in shown), hover, name in _HATCHED))
     if not all(p.parts for p in shown):
-        hover = tuple(f"{p.label}: {human.size(p.predicted)} predicted" for p in shown)
+        hover = tuple(f"{p.label}: {formatting.size(p.predicted)} predicted" for p in shown)
         parts.append(Part(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True))
     return Bars(
         x=f"training peak ({unit})",
@@ -133,9 +133,9 @@ def _figure(pairs: Sequence[Pair]) -> Figure:
 
 def _in_words(pair: Pair) -> str:
     """ "LoRA r=4: predicted 3.50 MB (base weights 1.32 MB, activations 1.06 MB); measured 3.47 MB (error +1.0 %)" """
-    parts = ", ".join(f"{metric(name).label} {human.size(n)}" for name, n in pair.parts.items() if n)
-    measured = "not measured" if pair.measured is None or pair.error is None else f"measured {human.size(pair.measured)} (error {error_words(pair.error)})"
-    return f"{pair.label}: predicted {human.size(pair.predicted)}{f' ({parts})' if parts else ''}; {measured}"
+    parts = ", ".join(f"{metric(name).label} {formatting.size(n)}" for name, n in pair.parts.items() if n)
+    measured = "not measured" if pair.measured is None or pair.error is None else f"measured {formatting.size(pair.measured)} (error {error_words(pair.error)})"
+    return f"{pair.label}: predicted {formatting.size(pair.predicted)}{f' ({parts})' if parts else ''}; {measured}"
 
 
 def growth(pairs: Sequence[Pair]) -> str:
@@ -148,8 +148,8 @@ def growth(pairs: Sequence[Pair]) -> str:
     name = max(risen, key=lambda m: risen[m])
     if most.predicted == least.predicted or risen[name] <= 0:
         return ""
-    between = f"From {least.label} ({human.size(least.predicted)}, the least) to {most.label} ({human.size(most.predicted)}, the most)"
-    return f"{between} the prediction grows by {human.size(most.predicted - least.predicted)}; the part that grows most is {metric(name).label}, by {human.size(risen[name])}."
+    between = f"From {least.label} ({formatting.size(least.predicted)}, the least) to {most.label} ({formatting.size(most.predicted)}, the most)"
+    return f"{between} the prediction grows by {formatting.size(most.predicted - least.predicted)}; the part that grows most is {metric(name).label}, by {formatting.size(risen[name])}."
 
 
 def sentence(pairs: tuple[Pair, ...]) -> str:
@@ -158,13 +158,13 @@ def sentence(pairs: tuple[Pair, ...]) -> str:
     if not errors:
         return "No condition has a measured peak to compare the prediction with."
     worst = max(errors, key=lambda name: errors[name])
-    middle = human.percent(statistics.median(errors.values()))
-    conditions = human.plural(len(errors), "condition")
-    return f"Over {conditions} the prediction is off by {middle} in the median, by {human.percent(errors[worst])} at most ({worst})."
+    middle = formatting.percent(statistics.median(errors.values()))
+    conditions = formatting.plural(len(errors), "condition")
+    return f"Over {conditions} the prediction is off by {middle} in the median, by {formatting.percent(errors[worst])} at most ({worst})."
 
 
 def error_words(error: float) -> str:
     """ "+0.04 %" """
     if abs(error) < 0.01:
-        return human.percent(abs(error))
-    return f"{'−' if error < 0 else '+'}{human.percent(abs(error))}"
+        return formatting.percent(abs(error))
+    return f"{'−' if error < 0 else '+'}{formatting.percent(abs(error))}"

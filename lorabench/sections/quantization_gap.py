@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorabench import formatting
+from lorabench.analysis.families import common_name
 from lorabench.analysis.quantization_gap import Gap, TypeGap, quantization_gaps
-from lorabench.analysis.rank_curve import common_name
 from lorabench.analysis.verdict import Comparison
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human, words
+from lorabench.report import comparison_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
+from lorabench.report.comparison_text import margin
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
-from lorabench.report.words import margin
-from lorabench.spec.paths import short_model
 
 ORDER = 55
 TITLE = "Quantisation gap"
@@ -31,8 +32,8 @@ def section(view: View) -> Section | None:
         m = metric(name)
         blocks.append(Points(tuple(s for t in gaps for s in sentences(view, t, name, stored=i == 0))))
         info = drawing(view, gaps, name)
-        words = tuple(_line(view, g, m) for t in gaps for g in (*t.gaps, *t.bases))
-        blocks.append(Figure(f"gap-{i}", draw(info), f"gap in {m.label} against {info.x.title}", _caption(gaps, info, m), words))
+        comparison_text = tuple(_line(view, g, m) for t in gaps for g in (*t.gaps, *t.bases))
+        blocks.append(Figure(f"gap-{i}", draw(info), f"gap in {m.label} against {info.x.title}", _caption(gaps, info, m), comparison_text))
     if not found:
         return None
     return Section(TITLE, (*blocks, grid(view, found), Text(_NOTE, "small")))
@@ -60,15 +61,15 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
     m, made = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
-        pairs = human.plural(t.wanted, "pair") if len(t.gaps) == t.wanted else f"{len(t.gaps)} of {human.plural(t.wanted, 'pair')}"
+        pairs = formatting.plural(t.wanted, "pair") if len(t.gaps) == t.wanted else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
         if t.pooled is None:
             made.append(f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished.")
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
-            lost = f" {human.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
+            lost = f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
             if twins := sum({g.twin: g.twin_broken for g in t.gaps}.values()):
-                lost += f" {human.plural(twins, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
+                lost += f" {formatting.plural(twins, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
             made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}")
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
@@ -88,7 +89,7 @@ def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
 
 def _number(value: float, m: Metric, plus: str = "") -> str:
     """Three decimals of a loss, however small: what is beyond them does not matter here."""
-    shown = human.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
+    shown = formatting.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
     return shown if not float(shown.replace(",", "")) else f"{'−' if value < 0 else plus}{shown}"
 
 
@@ -100,19 +101,19 @@ def _over(c: Comparison) -> str:
     if c.pairs == 1:
         return "1 seed, so no interval: how far a repetition would land is unknown"
     if c.low is None:
-        return f"{human.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
-    return human.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
+        return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
+    return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
 
 
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
     known = c.verdict == "not decisive" and (c.flattered or c.reference_broken or not c.repeated)  # why, is told beside it
-    return c.verdict if known else words.verdict(c)
+    return c.verdict if known else comparison_text.verdict(c)
 
 
 def _shares(shares: Sequence[float]) -> str:
-    ends = dict.fromkeys(human.percent(100 * f(shares)) for f in (min, max))
+    ends = dict.fromkeys(formatting.percent(100 * f(shares)) for f in (min, max))
     return " to ".join(ends)
 
 
@@ -154,7 +155,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
                 tuple(factor * (g.difference.value - e[0]) for g, e in zip(gaps, ends, strict=True)),
             )
         )
-    unit = human.head_unit(m.unit, signed=True)
+    unit = formatting.head_unit(m.unit, signed=True)
     limit = next((factor * t.pooled.margin for t in found if t.pooled and t.pooled.margin), None)
     names = tuple(map(str, ranks)) if len(ranks) > 1 else _names(models)
     x = Axis("rank" if len(ranks) > 1 else "model", names=names, span=(-0.5, len(names) - 0.5))
@@ -196,8 +197,8 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
 
 
 def _line(view: View, g: Gap, m: Metric) -> str:
-    unit = human.head_unit(m.unit, signed=True)
-    parts = [f"{human.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.twin_broken, " of the twin")) if n]
+    unit = formatting.head_unit(m.unit, signed=True)
+    parts = [f"{formatting.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.twin_broken, " of the twin")) if n]
     lost = f" ({', '.join(parts)})" if parts else ""
     return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip() + lost
 
@@ -209,13 +210,13 @@ def _gap(g: Gap, m: Metric) -> str:
 def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
     """A row for each pair of conditions."""
     by = {name: {g.condition: g for t in gaps for g in (*t.gaps, *t.bases)} for name, gaps in found.items()}
-    units = {name: human.head_unit(metric(name).unit, signed=True) for name in found}
+    units = {name: formatting.head_unit(metric(name).unit, signed=True) for name in found}
     heads = ["condition", *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()), "seeds", "weights"]
     rows = []
     for c in dict.fromkeys(c for gaps in by.values() for c in gaps):
         gaps = [known.get(c) for known in by.values()]
         one = next(g for g in gaps if g is not None)
-        values = [human.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
+        values = [formatting.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
         seeds = (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else "")) if view.summary(c).seeds else "untrained"
-        rows.append((view.label(c), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
+        rows.append((view.label(c), *values, seeds, formatting.DASH if one.share is None else formatting.percent(100 * one.share)))
     return Grid(tuple(heads), tuple(rows))

@@ -7,18 +7,18 @@ from itertools import chain
 
 import numpy as np
 
+from lorabench import formatting
 from lorabench.analysis.rank_curve import RankCurve, Step, rank_curves
 from lorabench.analysis.saturation import Fit
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section
+from lorabench.report.comparison_text import amount
 from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw, with_beyond
-from lorabench.report.learned import scaled
+from lorabench.report.spectra import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
-from lorabench.report.words import amount
-from lorabench.spec.paths import short_model
 
 ORDER = 50
 TITLE = "Rank"
@@ -65,7 +65,7 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
     for i, c in enumerate(found):
         style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
-        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
+        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
         lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
@@ -119,7 +119,7 @@ def knee_sentence(c: RankCurve) -> str:
 
 
 def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
-    return step.why if step.bound is None else f"{bound} {human.number(step.bound, m.unit)}, {human.plural(step.seeds, 'seed')}"
+    return step.why if step.bound is None else f"{bound} {formatting.number(step.bound, m.unit)}, {formatting.plural(step.seeds, 'seed')}"
 
 
 def fit_sentence(c: RankCurve) -> str:
@@ -127,9 +127,9 @@ def fit_sentence(c: RankCurve) -> str:
     if c.fit is None:
         return ""
     m, fit = metric(c.metric), c.fit
-    end, unit = "floor" if m.better == "lower" else "ceiling", "%" if m.unit == "share" else human.head_unit(m.unit)
-    interval = f" [{human.number(fit.c.low, m.unit)}, {human.number(fit.c.high, m.unit)}]" if fit.c.low is not None and fit.c.high is not None else ""
-    value = f": extrapolated, its {end} is {human.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    end, unit = "floor" if m.better == "lower" else "ceiling", "%" if m.unit == "share" else formatting.head_unit(m.unit)
+    interval = f" [{formatting.number(fit.c.low, m.unit)}, {formatting.number(fit.c.high, m.unit)}]" if fit.c.low is not None and fit.c.high is not None else ""
+    value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
     told = fit.levelled
     if told and fit.c.low is not None and fit.c.high is not None and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points)):
         told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
@@ -137,7 +137,7 @@ def fit_sentence(c: RankCurve) -> str:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
         return f"The curve {formula(fit, m)} runs through the means{value}; with one seed it is unknown how well it fits."
-    over = "" if not told else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
+    over = "" if not told else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {formatting.plural(fit.seeds, 'seed')}"
     fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
     return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
@@ -145,7 +145,7 @@ def fit_sentence(c: RankCurve) -> str:
 def formula(fit: Fit, m: Metric) -> str:
     """ "1.210 + 0.340 r^−0.520" """
     sign = "+" if fit.a.value >= 0 else "−"
-    return f"{human.number(fit.c.value, m.unit)} {sign} {human.number(abs(fit.a.value), m.unit)} r^−{human.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{formatting.number(fit.c.value, m.unit)} {sign} {formatting.number(abs(fit.a.value), m.unit)} r^−{formatting.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) -> list[Block]:
@@ -193,13 +193,13 @@ def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
 
 
 def _number(mean: float, half: float | None, m: Metric) -> str:
-    spread = f" ± {human.number(half, m.unit)}" if half is not None else ""
-    return f"{human.number(mean, m.unit)}{spread} {human.head_unit(m.unit)}".rstrip()
+    spread = f" ± {formatting.number(half, m.unit)}" if half is not None else ""
+    return f"{formatting.number(mean, m.unit)}{spread} {formatting.head_unit(m.unit)}".rstrip()
 
 
 def _drawn(y: float, m: Metric) -> str:
     """A value of the y axis, where shares are percent already."""
-    return f"{y:.1f} %" if m.unit == "share" else human.number(y, m.unit)
+    return f"{y:.1f} %" if m.unit == "share" else formatting.number(y, m.unit)
 
 
 def _short(label: str, model: str | None) -> str:
@@ -212,7 +212,7 @@ def _model(view: View, condition: str) -> str:
 
 
 def _titled(m: Metric) -> str:
-    unit = human.head_unit(m.unit)
+    unit = formatting.head_unit(m.unit)
     return f"{m.label} ({unit})" if unit else m.label
 
 

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorabench.analysis.learned import Similarity, rank_similarity
-from lorabench.record.learned import DIRECTIONS, Directions
-from lorabench.report import human, learned
+from lorabench import formatting
+from lorabench.analysis.spectra import Similarity, rank_similarity
+from lorabench.record.truncations import DIRECTIONS, Directions
+from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Points, Section
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
 
 ORDER = 77
@@ -60,7 +61,7 @@ def decide(view: View) -> tuple[Ranks, ...]:
     made, held = [], dict[str, dict[int, Mapping[str, Directions]]]()
     for family, low, high in wanted[:_AT_MOST]:
         near = [families[family][rank] for rank in (low, high)]
-        held = {c: held.get(c) or learned.directions_by_seed(view, c) for c in near}  # two conditions at a time: one file may fill 100 MB
+        held = {c: held.get(c) or spectra.directions_by_seed(view, c) for c in near}  # two conditions at a time: one file may fill 100 MB
         ours, theirs = (held[c] for c in near)
         pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
         right, left = (rank_similarity(pairs, side, DIRECTIONS) for side in ("right", "left"))
@@ -84,4 +85,4 @@ def sentence(r: Ranks) -> str:
     most = len(phi[0])
     whole = f", of its first {k} {phi[k - 1][most - 1]:.2f}" if k > 1 else ""
     within = f"first {most}" if most > 1 else "first"
-    return f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s {within}{whole} (random subspaces: {most * r.right.random:.2f}; {human.plural(r.right.pairs, 'seed')})."
+    return f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s {within}{whole} (random subspaces: {most * r.right.random:.2f}; {formatting.plural(r.right.pairs, 'seed')})."

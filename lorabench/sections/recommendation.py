@@ -7,18 +7,18 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.advice.choose import Option, best_of, chosen, contests, enough, options, tuned
-from lorabench.advice.witness import SecondWitness, witness
+from lorabench import formatting
+from lorabench.advice.selection import Option, best_of, chosen, contests, enough, options, tuned
+from lorabench.advice.spectral_check import SecondWitness, witness
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import margin_of
+from lorabench.config.fingerprint import flattened
+from lorabench.config.gpus import gpus
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Choice, Contest, Panel, Points, Section, Text
+from lorabench.report.comparison_text import amount
 from lorabench.report.view import View
-from lorabench.report.words import amount
-from lorabench.spec.gpus import gpus
-from lorabench.spec.identity import flattened
-from lorabench.spec.paths import short_model
 
 ORDER = 12
 TITLE = "Recommendation"
@@ -66,7 +66,7 @@ def section(view: View) -> Section | None:
     if heard:
         leans = [r.witness.lean for r in found if r.witness]
         agree, silent = leans.count("agrees"), leans.count("open")
-        blocks.append(Points(tuple(f"{r.name}: {r.witness.sentence}" for r in found if r.witness), f"Second witness, the spectra: agrees with {agree} of {human.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
+        blocks.append(Points(tuple(f"{r.name}: {r.witness.sentence}" for r in found if r.witness), f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
     return Section(TITLE, (*blocks, panel(view, found)))
 
 
@@ -93,10 +93,10 @@ def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than 0.02 nats (one-sided 95 % bound ...\""""
     best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
     if took is not None and took is not best:
-        peak = "its train peak was not measured" if took.peak_bytes is None else f"train peak {human.size(took.peak_bytes)}"
+        peak = "its train peak was not measured" if took.peak_bytes is None else f"train peak {formatting.size(took.peak_bytes)}"
         why = "for fewer parameters" if took.trainable_parameters < best.trainable_parameters else "for less memory" if _lighter(took, best) else "as one of several of so few parameters"
         return (
-            f"{took.label}: the fewest trained parameters ({human.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
+            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
             f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
@@ -117,13 +117,13 @@ def sentence(r: Recommended, m: Metric) -> str:
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
         return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
     return (
-        f"{best.label}: the fewest trained parameters ({human.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
+        f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
         f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
     )
 
 
 def _bound(o: Option, pairs: int, m: Metric) -> str:
-    return "no noise is known" if o.bound is None else f"one-sided 95 % bound {human.number(o.bound, m.unit)}, {human.plural(pairs, 'seed')}"
+    return "no noise is known" if o.bound is None else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
 
 
 def _nearest(given: Sequence[Option], best: Option) -> Option | None:
@@ -154,8 +154,8 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
     able = [c for contest in made for c in choosable(contest.rows)]
     spread = max((c.needed for c in able if c.needed is not None), default=0.0) or max((c.worse for contest in made for c in contest.rows), default=0.0) or 1.0
     most = max(2 * margin, min(1.1 * spread, _FARTHEST * margin if margin else math.inf))
-    cards = tuple((f"{g.name} ({human.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
-    unit, factor = human.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
+    cards = tuple((f"{g.name} ({formatting.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
+    unit, factor = formatting.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
     return Panel("choice", "Choice by memory and tolerated loss", _caption(found, made), m.label, unit, factor, margin, most, _sizes(able), cards, tuple(made))
 
 
@@ -179,11 +179,11 @@ def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
 
 
 def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
-    beside = human.difference(o.worse, m.unit) + (f" [{human.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else "")
+    beside = formatting.difference(o.worse, m.unit) + (f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else "")
     d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
     return Choice(
-        o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), human.count(o.trainable_parameters),
-        human.DASH if o.peak_bytes is None else human.size(o.peak_bytes), human.number(o.mean, m.unit), beside, _bound(o, d.pairs, m) if d else "",
+        o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), formatting.count(o.trainable_parameters),
+        formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes), formatting.number(o.mean, m.unit), beside, _bound(o, d.pairs, m) if d else "",
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def _sizes(able: Sequence[Choice]) -> tuple[tuple[str, int], ...]:
     """What the choosable options take, rounded up to three digits so that each fits into its size."""
     found = sorted({_up(c.peak) for c in able if c.peak})
     kept = found if len(found) <= _SIZES else [found[round(i * (len(found) - 1) / (_SIZES - 1))] for i in range(_SIZES)]
-    return tuple((human.size(b), b) for b in kept)
+    return tuple((formatting.size(b), b) for b in kept)
 
 
 def _up(value: int) -> int:
@@ -221,9 +221,9 @@ def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
     if any(o.peak_bytes is None for r in found for o in r.options):
         said.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in found):
-        said.append(f"{human.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out.")
+        said.append(f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out.")
     if left := sum(c.left_out for c in made):
-        said.append(f"{human.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown.")
+        said.append(f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown.")
     return " ".join(said)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorabench.analysis.learned import Similarity, seed_similarity
-from lorabench.record.learned import DIRECTIONS
-from lorabench.report import human, learned
+from lorabench import formatting
+from lorabench.analysis.spectra import Similarity, seed_similarity
+from lorabench.record.truncations import DIRECTIONS
+from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.figures import Axis, Drawing, Line, draw
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
 
@@ -61,7 +62,7 @@ def decide(view: View) -> tuple[Seeds, ...]:
     """One for each condition that has directions of two seeds."""
     made = []
     for s in view.summaries:
-        cells = learned.directions(view, s.condition)
+        cells = spectra.directions(view, s.condition)
         right, left = seed_similarity(cells, "right", DIRECTIONS), seed_similarity(cells, "left", DIRECTIONS)
         if right is not None and left is not None:
             made.append(Seeds(s.condition, s.label.text, right, left))
@@ -82,7 +83,7 @@ def drawn(view: View, found: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
     """All while they are few, else the highest rank of each family."""
     if len(found) <= MOST_LINES:
         return found
-    tops = learned.tops(view, [s.condition for s in found])
+    tops = spectra.tops(view, [s.condition for s in found])
     return tuple(s for s in found if s.condition in tops)
 
 
@@ -92,7 +93,7 @@ def _upto(s: Similarity) -> tuple[float, ...]:
 
 def chosen(view: View, found: tuple[Seeds, ...]) -> Seeds:
     """The condition of highest rank."""
-    condition = learned.highest(view, [f.condition for f in found])
+    condition = spectra.highest(view, [f.condition for f in found])
     return next(s for s in found if s.condition == condition)
 
 
@@ -111,5 +112,5 @@ def sentence(s: Seeds) -> str:
     first = f"of the first {k} directions" if k > 1 else "of the first direction"
     return (
         f"{s.label}: {first} seeds share {s.right.diagonal[k - 1]:.2f} on the right and {s.left.diagonal[k - 1]:.2f} on the left "
-        f"(random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f}; {human.plural(s.right.pairs, 'pair')} of seeds)."
+        f"(random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f}; {formatting.plural(s.right.pairs, 'pair')} of seeds)."
     )

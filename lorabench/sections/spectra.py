@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.analysis.learned import Array, decays, mean_decay, type_decays
-from lorabench.report import learned
+from lorabench.analysis.spectra import Array, decays, mean_decay, type_decays
+from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
 from lorabench.report.style import Style, palette
@@ -53,7 +53,7 @@ def decide(view: View) -> Drawing | None:
     """The mean normalised decay of each condition."""
     lines = []
     for s in view.summaries:
-        mean = mean_decay([d for cell in learned.spectra(view, s.condition) for d in decays(cell)])
+        mean = mean_decay([d for cell in spectra.spectra(view, s.condition) for d in decays(cell)])
         if len(mean):
             lines.append(_line(s.label.text, view.styles[s.condition], mean))
     return _drawing(lines) if lines else None
@@ -71,13 +71,13 @@ class Types:
 
 def decide_types(view: View) -> Types | None:
     """One drawing for each condition; a type of module has the same colour in all."""
-    found = {s.condition: means for s in view.summaries if (means := type_decays(learned.spectra(view, s.condition)))}
+    found = {s.condition: means for s in view.summaries if (means := type_decays(spectra.spectra(view, s.condition)))}
     if not found:
         return None
     names = dict.fromkeys(k for means in found.values() for k in means)
     kinds = dict(zip(names, palette(len(names)), strict=True))
     drawings = tuple(_drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values())
-    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(learned.highest(view, found)))
+    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(spectra.highest(view, found)))
 
 
 def _by_type(info: Types) -> Figure:

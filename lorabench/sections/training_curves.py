@@ -7,7 +7,7 @@ import math
 
 import pandas as pd
 
-from lorabench.report import human
+from lorabench import formatting
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
 from lorabench.report.figures import Axis, Drawing, Line, draw, thinned
@@ -34,7 +34,7 @@ def section(view: View) -> Section | None:
     if info.y.span is not None:
         caption += " Diverged conditions leave at the top."
     words = tuple(
-        f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
+        f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
         for line in info.lines
     )
     return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view)))
@@ -98,7 +98,7 @@ def _norm_words(s: SeedCurves, clip: float) -> str:
         return ""
     above = sum(v > clip for v in norms)
     cut = "never above" if not above else f"above in {above} of {len(norms)} shown points"
-    return f"gradient norm {human.decimals(min(norms))} to {human.decimals(max(norms))}; clipped at {clip:g}, {cut}"
+    return f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g}, {cut}"
 
 
 def decide(view: View) -> Drawing | None:

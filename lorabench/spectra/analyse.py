@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from lorabench.errors import LorabenchError
-from lorabench.record.learned import DIRECTIONS
 from lorabench.record.spectrum import Spectrum
+from lorabench.record.truncations import DIRECTIONS
 from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
 from lorabench.spectra.decompose import GRAM, Decomposition
 from lorabench.spectra.delta import Delta

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lorabench.config import hub
+from lorabench.config.checkpoint import declared_quantization, local_folder, read_config
+from lorabench.config.checkpoint_files import refuse_pointer, weight_files
+from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
-from lorabench.spec import hub
-from lorabench.spec.checkpoint import declared_quantization, local_folder, read_config
-from lorabench.spec.checkpoint_files import refuse_pointer, weight_files
-from lorabench.spec.paths import model_directory
 from lorabench.spectra.dequantised import ADVICE, BLOCK, FLOAT8, METHODS, Codes, beside, codes, dequantised, foreign, logical_shape
 from lorabench.spectra.names import plain
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from lorabench.config import hub
+from lorabench.config.paths import shipped_models
 from lorabench.errors import LorabenchError, ModelError, StoreError
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
 from lorabench.record.store import read_result
-from lorabench.spec import hub
-from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.adapter_files import is_adapter
 from lorabench.spectra.delta import Delta, of_weights

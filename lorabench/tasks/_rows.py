@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lorabench.config import hub
+from lorabench.config.fingerprint import hash_path
+from lorabench.config.paths import DataFile
+from lorabench.config.settings import Number, TaskSpec, Whole
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
-from lorabench.spec import hub
-from lorabench.spec.identity import hash_path
-from lorabench.spec.paths import DataFile
-from lorabench.spec.settings import Number, TaskSpec, Whole
 from lorabench.tasks._chat import Chat
 from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
 from lorabench.tasks._row import Row, as_text

@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from lorabench.config.settings import Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
-from lorabench.spec.settings import Seed, TaskSpec, Whole
 from lorabench.tasks._encode import begin_ids, encode
 
 PATH_FIELDS = ()

@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lorabench.config.settings import Whole
 from lorabench.engine.data import Generation, TaskData
 from lorabench.engine.extraction import extracted
 from lorabench.errors import DataError
-from lorabench.spec.settings import Whole
 from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lorabench.config.settings import Number, Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, Planted, TaskData
-from lorabench.spec.settings import Number, Seed, TaskSpec, Whole
 
 PATH_FIELDS = ()
 MODULES = ("q_proj", "v_proj")

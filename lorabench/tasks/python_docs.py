@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import ChoiceSet, TaskData
-from lorabench.spec.settings import TaskSpec
 from lorabench.tasks._cloze import cloze_items
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from lorabench.config.fingerprint import hash_path
+from lorabench.config.paths import DataFile
+from lorabench.config.settings import Number, TaskSpec
 from lorabench.engine.data import TaskData
 from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError
-from lorabench.spec.identity import hash_path
-from lorabench.spec.paths import DataFile
-from lorabench.spec.settings import Number, TaskSpec
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
 

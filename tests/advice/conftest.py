@@ -9,11 +9,11 @@ import pytest
 @pytest.fixture(scope="session")
 def traces():
     """A trace is a pure function of its setting and takes half a second."""
-    from lorabench.memory import room
+    from lorabench.memory import card_planner
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "course", cache(room.course))
-        patch.setattr(room.Room, "prefetch", lambda self, settings: None)  # another process would not know the cache
+        patch.setattr(card_planner, "course", cache(card_planner.course))
+        patch.setattr(card_planner.Room, "prefetch", lambda self, settings: None)  # another process would not know the cache
         yield
 
 
@@ -26,7 +26,7 @@ def nothing_at_hand(tmp_path, monkeypatch):
 @pytest.fixture
 def formula(monkeypatch):
     """Memory by a formula, where it is not what a test is about."""
-    from lorabench.memory.room import Room
+    from lorabench.memory.card_planner import Room
 
     stored = {"none": 32, "int8": 12, "fp4": 7, "nf4": 6}
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorabench.advice import words as advice_words
-from lorabench.advice.choose import enough
-from lorabench.advice.measured import Source, heard
-from lorabench.advice.way import FULL, Here
+from lorabench.advice import text as advice_words
+from lorabench.advice.evidence import FULL, Here
+from lorabench.advice.from_study import Source, heard
+from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
-from lorabench.recommend import recommend
 from lorabench.record.result import CellResult, Fault, Reading
-from lorabench.report import words
+from lorabench.report import comparison_text
 from lorabench.report.dataframe import conditions
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, quantization_gap, rank_curve, recommendation
+from lorabench.workflows.recommend import recommend
 from tests.report.stores import STUDY, filled
 
 MODEL = "lorabench/tiny-300k"
@@ -93,7 +93,7 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
         rows = conditions(view).set_index("condition")
         for c in (c for c in view.comparisons if c.metric == view.metric):
             assert rows.loc[c.condition, f"{c.metric}_verdict"] == c.verdict
-            assert words.verdict(c) in answer.sentence(view, c)
+            assert comparison_text.verdict(c) in answer.sentence(view, c)
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
         for p in accuracy_memory.decide(view):

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lorabench import cli
-from lorabench.advice.choose import chosen, contests, options
-from lorabench.advice.witness import witness
+from lorabench.advice.selection import chosen, contests, options
+from lorabench.advice.spectral_check import witness
+from lorabench.commands import main as cli
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
 

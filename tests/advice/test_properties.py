@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lorabench.advice.decide import advise, order, variant
-from lorabench.advice.families import THOUGHT_OF, Family, families
-from lorabench.advice.recommendation import Needs, Quality, Workload
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
+from lorabench.advice.candidates import THOUGHT_OF, Family, families
+from lorabench.advice.ranking import advise, order, variant
+from lorabench.advice.types import Needs, Quality, Workload
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 GB = 10**9
 PARAMETERS = 7 * 10**9
@@ -164,7 +164,7 @@ SMALL = "smollm2-135m"
 
 @cache
 def answer(gpu, length, priority="accuracy", batch=2):
-    from lorabench.recommend import recommend
+    from lorabench.workflows.recommend import recommend
 
     return recommend(SMALL, gpu, length, batch_size=batch, priority=priority).advice
 
@@ -173,10 +173,10 @@ def answer(gpu, length, priority="accuracy", batch=2):
 @pytest.mark.usefixtures("traces")
 def test_a_longer_sequence_never_leaves_more_headroom_in_the_same_setting():
     """Of an answer's entries that holds at the least setting: a longer sequence may take a smaller micro-batch."""
-    from lorabench.memory.request import model_from, setting_from
-    from lorabench.memory.room import Room
-    from lorabench.recommend import setting_of
-    from lorabench.spec.gpus import find_gpu
+    from lorabench.config.gpus import find_gpu
+    from lorabench.memory.card_planner import Room
+    from lorabench.memory.validate import model_from, setting_from
+    from lorabench.workflows.recommend import setting_of
 
     card = find_gpu("24GB")
     room, model = Room(card), model_from(SMALL)

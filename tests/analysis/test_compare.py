@@ -13,8 +13,8 @@ from scipy import stats
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
-from lorabench.spec import expand
-from lorabench.spec.settings import ComparisonSpec
+from lorabench.config import expand
+from lorabench.config.settings import ComparisonSpec
 from tests.report.stores import STUDY, study_of
 
 

@@ -9,11 +9,11 @@ import pytest
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.labels import labels
+from lorabench.config import expand
 from lorabench.executors.synthetic import expected
 from lorabench.record import CellResult
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, filled, renamed, study_of
 
 

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from lorabench.analysis.pairing import Pairing
+from lorabench.config import Cell, expand
 from lorabench.executors.synthetic import GAP, QUANTIZED, expected, items
 from lorabench.record.items import Items
-from lorabench.spec import Cell, expand
 from tests.report.stores import study_of
 
 STUDIES, SEEDS = 200, 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lorabench.analysis.aggregate import aggregate
-from lorabench.analysis.decide import decide
+from lorabench.analysis.decisions import decide
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
 from lorabench.analysis.verdict import Verdicts

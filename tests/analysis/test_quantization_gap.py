@@ -16,14 +16,14 @@ from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.quantization_gap import TypeGap, quantization_gaps
 from lorabench.analysis.verdict import Verdicts
+from lorabench.config import Cell, expand
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.report.blocks import Figure
 from lorabench.report.view import make_view
 from lorabench.sections import quantization_gap as section
-from lorabench.spec import Cell, expand
-from lorabench.spec.settings import ComparisonSpec
 from tests.report.stores import filled, renamed, study_of
 
 STUDY = """

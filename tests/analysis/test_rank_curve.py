@@ -17,9 +17,9 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.rank_curve import RankCurve, rank_curves
 from lorabench.analysis.saturation import Fit, saturating
 from lorabench.analysis.verdict import Verdicts
+from lorabench.config import Cell, expand
+from lorabench.config.settings import ComparisonSpec
 from lorabench.executors import synthetic
-from lorabench.spec import Cell, expand
-from lorabench.spec.settings import ComparisonSpec
 from tests.report.stores import study_of
 
 RANKS = (1, 2, 4, 8, 16, 32)

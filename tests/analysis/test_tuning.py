@@ -9,12 +9,12 @@ import pytest
 
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.tuning import METRIC, tunings
+from lorabench.config import expand
 from lorabench.errors import StudyError
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.page import write_report
 from lorabench.report.view import make_view
 from lorabench.sections import learning_rates
-from lorabench.spec import expand
 from tests.report.stores import STUDY, filled, study_of
 
 TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-2, 3e-4, 3e-3]}}").replace("quantization: [none, nf4]", "quantization: [none]")

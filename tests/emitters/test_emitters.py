@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from lorabench import plugins
-from lorabench.advice.decide import variant
-from lorabench.advice.families import by_rules
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.candidates import by_rules
+from lorabench.advice.ranking import variant
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import shipped_models
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 from lorabench.emitters import _setting, torchtune
 from lorabench.errors import LorabenchError
-from lorabench.spec.paths import shipped_models
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 TOOLS = ("axolotl", "llamafactory", "peft", "torchtune", "trl")
 LLAMA = "meta-llama/Llama-3.1-8B"

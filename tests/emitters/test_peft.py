@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.advice.recommendation import Candidate
+from lorabench.advice.types import Candidate
+from lorabench.config.architectures import architectures
+from lorabench.config.paths import shipped_models
+from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.emitters import _setting
-from lorabench.spec.architectures import architectures
-from lorabench.spec.paths import shipped_models
-from lorabench.spec.settings import MethodSpec, ModelSpec, TrainingSpec
 from tests.emitters.test_emitters import GRID, LLAMA, TINY, candidate, emit, workload
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorabench.config import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import override, parse_source
 from lorabench.engine.check import check_cells
-from lorabench.spec import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import override, parse_source
 
 MODEL = Path(__file__).parents[2] / "lorabench" / "models" / "tiny-300k"
 STUDY = """

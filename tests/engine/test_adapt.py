@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from lorabench import plugins
+from lorabench.config import MethodSpec
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
-from lorabench.engine.learned import adapted_layers
+from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.errors import ModelError
-from lorabench.spec import MethodSpec
 from tests.engine.conftest import small_model
 
 KINDS = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "roberta")

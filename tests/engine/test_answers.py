@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config import EvaluationSpec
 from lorabench.engine import answers
 from lorabench.engine.answers import accuracy, choice_losses, end_tokens, exact_match, generate, task_readings
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, Generation, task_data
 from lorabench.engine.extraction import extracted
-from lorabench.engine.harness import Harness
+from lorabench.engine.lm_eval_runner import Harness
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.record.items import load_items
-from lorabench.spec import EvaluationSpec
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from lorabench import plugins
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import task_data
 from lorabench.engine.evaluate import losses
+from lorabench.engine.measure import is_out_of_memory
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.engine.probe import is_out_of_memory
 from lorabench.record.items import load_items
 from lorabench.record.result import CellResult
 from tests.engine.conftest import MODEL, cell_of, cells_of

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.engine.check import check_cells
 from lorabench.engine.data_check import data_fault, data_lines
 from lorabench.record.data import DataFacts, SplitFacts

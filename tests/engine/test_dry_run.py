@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as t
 
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
 from lorabench.errors import ModelError, StudyError

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config import EvaluationSpec
 from lorabench.engine.data import Choice, ChoiceSet, Example, task_data
 from lorabench.engine.evaluate import Losses, base_text, forgetting_reading, held_out_readings, losses, ratio_stderr
-from lorabench.engine.harness import Harness
+from lorabench.engine.lm_eval_runner import Harness
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.spec import EvaluationSpec
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import textwrap
 import pytest
 import torch
 
+from lorabench.config import ModelSpec
 from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base, load_tokenizer, resolve_dtype
 from lorabench.errors import ModelError
-from lorabench.spec import ModelSpec
 from tests.engine.conftest import cell_of, cells_of, faults
 
 CPU = torch.device("cpu")

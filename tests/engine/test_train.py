@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from lorabench.config import TrainingSpec
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.model import load_tokenizer
 from lorabench.engine.train import batches, collate, learning_rate, make_optimizer, take_step, token_loss, train
-from lorabench.spec import TrainingSpec
 from tests.engine.conftest import MODEL, cell_of, small_model
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from lorabench.config import Cell, expand
 from lorabench.engine.events import Event
 from lorabench.executors.synthetic import GAP, expected, open_slot
 from lorabench.record.items import load_items
-from lorabench.spec import Cell, expand
 from tests.report.stores import STUDY, study_of
 
 

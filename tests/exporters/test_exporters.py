@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from lorabench import plugins
 from lorabench.exporters import csv as csv_export
 from lorabench.exporters import latex, md
-from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.tables import study_table
 from tests.report.stores import filled
 

@@ -6,12 +6,12 @@ from functools import cache
 import pytest
 import torch
 
-from lorabench import cli
+from lorabench.commands import main as cli
+from lorabench.config.gpus import find_gpu
 from lorabench.memory.calibration import FEW, SPREAD, SPREAD_OF_FEW, calibrate, fit, is_on, measured_steps
-from lorabench.memory.setting import setting_of
-from lorabench.memory.step import predict_step
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import setting_of
 from lorabench.record.result import Environment, Reading
-from lorabench.spec.gpus import find_gpu
 from tests.report.stores import filled
 
 pytestmark = pytest.mark.slow  # each traces a step of several settings

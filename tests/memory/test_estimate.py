@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lorabench.config.gpus import find_gpu
 from lorabench.memory.estimate import HIGH, estimate, largest, with_framework
-from lorabench.memory.request import setting_from
-from lorabench.memory.step import predict_step
-from lorabench.spec.gpus import find_gpu
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.validate import setting_from
 
 LLAMA = {"model": {"name": "llama-2-7b", "dtype": "bfloat16"}, "method": {"rank": 8, "target_modules": ("q_proj", "v_proj")}}
 

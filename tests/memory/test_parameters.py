@@ -4,14 +4,14 @@ import peft
 import pytest
 import torch
 
+from lorabench.config.architectures import architectures, find_architecture
+from lorabench.config.settings import ModelSpec
 from lorabench.engine.adapt import linear_modules
 from lorabench.errors import LorabenchError
+from lorabench.memory.meta_model import configuration, with_layers
 from lorabench.memory.parameters import any_model, count_parameters
-from lorabench.memory.request import setting_from
-from lorabench.memory.skeleton import configuration, with_layers
-from lorabench.memory.step import predict_step
-from lorabench.spec.architectures import architectures, find_architecture
-from lorabench.spec.settings import ModelSpec
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.validate import setting_from
 
 
 @pytest.mark.parametrize(

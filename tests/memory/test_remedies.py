@@ -2,12 +2,12 @@
 
 import pytest
 
-from lorabench.arguments import make_parser, settings_of
+from lorabench.commands.parser import make_parser, settings_of
+from lorabench.config.gpus import Gpu
+from lorabench.memory.card_planner import Room
 from lorabench.memory.estimate import estimate
 from lorabench.memory.remedies import remedies
-from lorabench.memory.request import setting_from
-from lorabench.memory.room import Room
-from lorabench.spec.gpus import Gpu
+from lorabench.memory.validate import setting_from
 
 TINY = ["estimate", "--model", "lorabench/tiny-4m", "--batch-size", "8", "--sequence-length", "256"]
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 import transformers as t
 
-from lorabench.cli import main
+from lorabench.commands.main import main
+from lorabench.config.settings import ModelSpec
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import weight_bytes
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.parameters import count_parameters
-from lorabench.memory.request import setting_from
-from lorabench.memory.step import predict_step
-from lorabench.recommend import recommend
-from lorabench.spec.settings import ModelSpec
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.validate import setting_from
+from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
 from tests.spectra.test_dequantised import FORMS, plain, stored  # noqa: F401  (plain is a fixture)
 

@@ -5,19 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lorabench.config.gpus import find_gpu
+from lorabench.config.settings import TrainingSpec
 from lorabench.engine.model import resolve_autocast
 from lorabench.memory import optimizers
 from lorabench.memory.calibration import Calibration, fit, measured_steps, time_of
-from lorabench.memory.hardware import step_seconds
+from lorabench.memory.card_planner import Room
 from lorabench.memory.plan import plan_conditions
-from lorabench.memory.request import setting_from
-from lorabench.memory.room import Room
-from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.step import Work, predict_step, product_dtype
-from lorabench.memory.step import resolve_autocast as predicted_autocast
+from lorabench.memory.roofline import step_seconds
+from lorabench.memory.step_profile import Work, predict_step, product_dtype
+from lorabench.memory.step_profile import resolve_autocast as predicted_autocast
+from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.validate import setting_from
 from lorabench.record.result import Environment
-from lorabench.spec.gpus import find_gpu
-from lorabench.spec.settings import TrainingSpec
 from tests.engine.conftest import cell_of
 
 A100 = find_gpu("a100-40gb")

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lorabench import plugins
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory import kernels
-from lorabench.memory.setting import Setting
-from lorabench.memory.step import predict_step
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import Setting
 from tests.engine.conftest import small_model
 
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)

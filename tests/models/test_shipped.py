@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorabench.config.paths import MODELS, shipped_models
 from lorabench.models.pretrain import HELD_OUT, SIZES, build, encode, held_out_bits_per_byte, pretrain, stacked
-from lorabench.spec.paths import MODELS, shipped_models
 
 SHIPPED = [f"lorabench/tiny-{size}" for size in SIZES]
 BOOKS = Path(__file__).parents[3] / "shared" / "data" / "text"

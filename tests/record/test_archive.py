@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from lorabench.config import expand, load_study
 from lorabench.errors import StoreError
 from lorabench.executors import synthetic
 from lorabench.record.archive import FILE, opened, pack
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
-from lorabench.spec import expand, load_study
 
 STUDY = """
 schema: 1

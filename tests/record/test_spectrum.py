@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from lorabench.errors import StoreError
-from lorabench.record.learned import Directions, Truncation, load_directions, load_truncations, save_directions, save_truncations
 from lorabench.record.result import Reading
 from lorabench.record.spectrum import (
     Alignment,
@@ -28,6 +27,7 @@ from lorabench.record.spectrum import (
     save_spectra,
     stable_rank,
 )
+from lorabench.record.truncations import Directions, Truncation, load_directions, load_truncations, save_directions, save_truncations
 
 SPECTRA = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40).map(lambda v: np.array(sorted(v, reverse=True)))
 MEASURES = (stable_rank, entropy_rank, participation_ratio)

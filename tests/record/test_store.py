@@ -9,13 +9,13 @@ import time
 import pytest
 from safetensors.numpy import load_file
 
+from lorabench.config import expand
 from lorabench.engine.events import Event
 from lorabench.errors import StoreError
 from lorabench.executors.synthetic import open_slot
 from lorabench.record import CellResult, Reading, Store
 from lorabench.record.frames import frame, wide
-from lorabench.spec import expand
-from tests.spec.test_load import TEXT, study_of
+from tests.config.test_load import TEXT, study_of
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_result_is_read_back_as_the_cell_that_was_planned(store):
 
 
 def test_the_study_as_run_is_a_study_file_with_the_same_cells(store):
-    from lorabench.spec import load_study
+    from lorabench.config import load_study
 
     assert [c.id for c in expand(load_study(store.folder / "study.yaml"))] == [c.id for c in store.plan()]
 

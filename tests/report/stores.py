@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lorabench.config import Cell, Study, expand, load_study
 from lorabench.executors import synthetic
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-from lorabench.spec import Cell, Study, expand, load_study
 
 STUDY = """
 schema: 1

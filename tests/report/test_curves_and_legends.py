@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.record.spectrum import Repair
 from lorabench.report.column_legend import MEANINGS, legend
 from lorabench.report.curves import draw_curves

@@ -14,12 +14,12 @@ import pytest
 import lorabench as lb
 from lorabench import plugins
 from lorabench.analysis.intervals import half_of
+from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
 from lorabench.record.store import Store
-from lorabench.report.layout import Table
+from lorabench.report.table_model import Table
 from lorabench.report.tables import as_text, study_table
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, fill, filled, study_of
 
 TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-4, 3e-3]}}").replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
@@ -79,8 +79,8 @@ def test_cells_csv_has_the_choice_after_a_report_and_after_a_run(tmp_path: Path)
 def test_cells_csv_has_the_choice_when_the_run_is_stopped(tmp_path: Path) -> None:
     from lorabench import api
     from lorabench.executors import synthetic
-    from lorabench.runner.crew import Crew
     from lorabench.runner.run import run
+    from lorabench.runner.worker_pool import Crew
 
     study = study_of(tmp_path, TUNED)
     ran = 0

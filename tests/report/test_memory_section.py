@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lorabench.config import expand
 from lorabench.executors import synthetic
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
@@ -21,7 +22,6 @@ from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import predicted_memory
 from lorabench.sections.predicted_memory import MOST, WHOLE, Pair
-from lorabench.spec import expand
 from tests.report.stores import ONLY_FULL, fill, filled, renamed, study_of
 
 PEAK, PREDICTED = "train_peak_bytes", "predicted_train_peak_bytes"

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lorabench import plugins
+from lorabench import formatting, plugins
+from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
-from lorabench.report import human
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
-from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections, table_page, write_report
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, predicted_memory, rank_curve, spectra, training_curves
-from lorabench.spec import expand
 from tests.report.stores import ONLY_FULL, STUDY, fill, filled, renamed, study_of
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +98,7 @@ def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
     values = (Value('<b>"x"'), Value(0.1 + 0.2), None)
     text = table_page(Table("one", columns, (Row("c", ("id",), values),)))
     assert '<td class="right" data-value="0.30000000000000004">0.300</td>' in text
-    assert f'<td class="right" data-value="">{human.DASH}</td>' in text
+    assert f'<td class="right" data-value="">{formatting.DASH}</td>' in text
     assert 'data-importance="8"' in text
     assert "&lt;b&gt;&#34;x&#34;" in text
     assert "<script" not in text

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from lorabench.report.blocks import Figure, Results, Section, Text
-from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections_page, table_page, write_report
+from lorabench.report.table_model import Column, Row, Table, Value
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -151,7 +151,7 @@ def test_figures_take_the_colours_of_a_dark_page(browser: Any, report: Path) -> 
 
 
 def test_a_hostile_name_is_shown_and_not_run(browser: Any, tmp_path: Path) -> None:
-    from lorabench.spec import expand
+    from lorabench.config import expand
 
     study = study_of(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"))
     cells = expand(study)

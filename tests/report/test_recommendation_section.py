@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorabench.advice import witness as second
-from lorabench.advice.choose import chosen, enough
-from lorabench.advice.witness import SecondWitness, Used, least_cut
+from lorabench.advice import spectral_check as second
+from lorabench.advice.selection import chosen, enough
+from lorabench.advice.spectral_check import SecondWitness, Used, least_cut
+from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, save_spectra
@@ -26,8 +27,7 @@ from lorabench.report.style import Style
 from lorabench.report.view import View, make_view
 from lorabench.sections import recommendation
 from lorabench.sections.recommendation import MOST_ROWS, Recommended, choosable, needed, sentence
-from lorabench.spec import expand
-from tests.advice.test_choose import option, random_options
+from tests.advice.test_selection import option, random_options
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 from tests.report.test_page_in_chromium import HOSTILE, browser, emulate, pytestmark, show  # noqa: F401  (a fixture)
 

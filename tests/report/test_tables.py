@@ -8,13 +8,13 @@ import pytest
 from rich.cells import cell_len
 from scipy import stats
 
+from lorabench.config import expand
 from lorabench.errors import StudyError
 from lorabench.executors.synthetic import expected
 from lorabench.record.result import CellResult, Reading
-from lorabench.report.layout import Table, Value, shown
+from lorabench.report.table_model import Table, Value, shown
 from lorabench.report.tables import as_text, study_table, table_of
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lorabench.config.load import read_study
+from lorabench.config.source import parse_source
 from lorabench.executors import local
-from lorabench.spec.load import read_study
-from lorabench.spec.source import parse_source
 
 STUDY = """
 schema: 1

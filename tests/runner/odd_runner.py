@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.executors import local
 
 if __name__ == "__main__":

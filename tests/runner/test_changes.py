@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lorabench import cli
+from lorabench.commands import main as cli
+from lorabench.config.inputs import data_inputs, model_inputs
+from lorabench.config.paths import model_directory
 from lorabench.errors import StudyError
 from lorabench.record.store import Store
 from lorabench.runner.plan import make_plan
-from lorabench.spec.inputs import data_inputs, model_inputs
-from lorabench.spec.paths import model_directory
 from lorabench.tasks import instruct
 from tests.runner.conftest import study_of
 
@@ -109,9 +109,9 @@ def test_of_a_changed_model_the_kind_of_file_is_named(ran, capsys, monkeypatch):
     capsys.readouterr()
     config = json.loads(Path("model/config.json").read_text())
     Path("model/config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
-    from lorabench.spec import identity
+    from lorabench.config import fingerprint
 
-    identity.fingerprint_model.cache_clear()  # as a new process has it
+    fingerprint.fingerprint_model.cache_clear()  # as a new process has it
     assert notes(capsys, "--set", "model=model", "--out", "own")[0].startswith("the model model (config: config.json) has changed since")
     assert notes(capsys, "--set", "model=lorabench/tiny-1m")[0].startswith("model lorabench/tiny-300k -> lorabench/tiny-1m since")
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from lorabench.config.grid import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import parse_source
 from lorabench.record.result import REPEATED, CellResult, Fault, Reading
 from lorabench.record.store import Store
 from lorabench.runner.keep import keep_wanted, notes
 from lorabench.runner.repeat import chosen, lacking, phases_of
-from lorabench.spec.grid import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import parse_source
 
 STUDY = """
 schema: 1

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
+from lorabench.config.grid import expand
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.spec.grid import expand
 from tests.runner.conftest import study_of
 
 

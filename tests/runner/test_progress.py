@@ -9,8 +9,9 @@ import pytest
 from lorabench.engine.events import Event
 from lorabench.executors.synthetic import open_slot
 from lorabench.runner import progress
+from lorabench.runner.display import Lines
 from lorabench.runner.plan import make_plan
-from lorabench.runner.progress import Lines, Tally, duration
+from lorabench.runner.progress import Tally, duration
 from tests.runner.conftest import study_of
 
 

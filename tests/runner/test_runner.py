@@ -18,9 +18,9 @@ import pytest
 
 from lorabench.errors import LorabenchError, StoreError, StudyError
 from lorabench.record.store import Store
-from lorabench.runner.crew import Crew
-from lorabench.runner.progress import Lines
+from lorabench.runner.display import Lines
 from lorabench.runner.run import run
+from lorabench.runner.worker_pool import Crew
 from tests.runner.conftest import STUDY, source_of, study_of
 
 
@@ -71,8 +71,8 @@ def test_a_problem_found_by_the_engine_names_the_line_its_value_came_from(open_o
 
 
 def test_a_problem_of_the_base_setting_names_its_line(open_odd, begun, tmp_path):
-    from lorabench.spec.load import read_study
-    from lorabench.spec.source import override, parse_source
+    from lorabench.config.load import read_study
+    from lorabench.config.source import override, parse_source
 
     source = parse_source(STUDY.replace("SEEDS", "0").replace("rank: 4", "rank: 64").lstrip(), "odd.yaml", tmp_path)
     with pytest.raises(StudyError, match=r"^odd\.yaml:5: rank 64"):

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lorabench.runner.crew import Crew
 from lorabench.runner.threads import cgroup_cores, threads_per_worker, usable_cores
+from lorabench.runner.worker_pool import Crew
 from tests.runner.test_local import cells, run
 
 

@@ -123,8 +123,8 @@ def plan_of(more, tmp_path):
     text = "schema: 1\nname: odd\nmodel: lorabench/tiny-300k\ntask: python-docs\nmethod: {name: lora, rank: 4}\n" + base + more
     from pathlib import Path
 
-    from lorabench.spec.load import read_study
-    from lorabench.spec.source import parse_source
+    from lorabench.config.load import read_study
+    from lorabench.config.source import parse_source
 
     return make_plan(read_study(parse_source(text, "odd.yaml", Path.cwd())), tmp_path)
 

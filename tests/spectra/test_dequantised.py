@@ -10,11 +10,11 @@ from bitsandbytes import functional
 from safetensors.torch import load_file, save_file
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-from lorabench import examine
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.errors import ModelError
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
+from lorabench.workflows import spectrum
 
 FORMS = {
     "int8": {"load_in_8bit": True},
@@ -210,7 +210,7 @@ def test_a_pointer_and_a_missing_shard_and_an_adapter_say_what_to_do(plain, tmp_
 
 def test_the_change_against_a_quantised_base_is_told_and_of_its_true_weights(plain, tmp_path):
     stored(plain, "llama", "int8", tmp_path)
-    found = examine.spectrum(str(plain / "llama"), str(tmp_path), None, None, lambda name: tmp_path)
+    found = spectrum.spectrum(str(plain / "llama"), str(tmp_path), None, None, lambda name: tmp_path)
     assert dict(found.facts)["base"].endswith("stored in int8: its dequantised weights are meant; what quantisation lost is part of the difference")
     codes = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"
@@ -224,6 +224,6 @@ def test_the_error_of_a_stored_form_is_none_and_others_are_of_what_is_left(plain
     assert main(["quantization-error", str(tmp_path), "--quantization", "nf4", "int8"]) == 0
     told = capsys.readouterr().out
     assert "is stored in nf4 already: in that form nothing is lost any more (error 0)" in told
-    errors = examine.quantization_errors(str(tmp_path), ["nf4", "int8"], None, lambda name: tmp_path)
+    errors = spectrum.quantization_errors(str(tmp_path), ["nf4", "int8"], None, lambda name: tmp_path)
     assert {e.relative_error for e in errors if e.form == "nf4"} == {0.0}
     assert all(0 < e.relative_error < 0.01 for e in errors if e.form == "int8")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.errors import LorabenchError
 from lorabench.spectra.analyse import analyse, compare
 from lorabench.spectra.names import near_names, plain, tied_names, unwrapped_pattern

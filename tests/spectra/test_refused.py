@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.source import open_learned

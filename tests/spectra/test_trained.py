@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.trained import trained
 from lorabench.spectra.truncate import truncate

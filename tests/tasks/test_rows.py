@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lorabench.config import hub
 from lorabench.errors import DataError
-from lorabench.spec import hub
 from lorabench.tasks import classify, instruct
 from lorabench.tasks._rows import Row, hold_out, read_file
 from lorabench.tasks._template import fill, parse

@@ -1,7 +1,7 @@
 """Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run: rank 40 to 44 would not fit, 45 never could."""
 
 from lorabench.engine.events import Problem
-from lorabench.record.foresight import Foresight
+from lorabench.record.memory_prediction import Foresight
 
 
 def foresee(cell):
