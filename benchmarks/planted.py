@@ -3,7 +3,7 @@
     lorabench run studies/planted.yaml --out runs/planted; python benchmarks/planted.py [DIR]
 
 A choice is the smallest rank whose one-sided 95 % bound of what it loses against the best, over held-out texts where there is one seed and over seeds where
-there are several, is within the study's margin (advice.choose). Writes reports/planted/choices.json.
+there are several, is within the study's margin (advice.selection). Writes reports/planted/choices.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.selection import chosen, contests, options
+from lorabench.advice.selection import contests, options, select
 from lorabench.advice.spectral_check import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
@@ -33,7 +33,7 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     held = options(groups, aggregate(groups, data), Verdicts(Pairing(data, view.items), view.study.comparison), view.metric)
     given = tuple(replace(o, repeated=True) for o in held)  # what the items of one seed say; a report does not claim it
     margin = view.study.comparison.loss_margin
-    took, best = chosen(given, margin), min(given, key=lambda o: o.mean)
+    took, best = select(given, margin), min(given, key=lambda o: o.mean)
     heard = witness(took, given, lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)], view.file, view.metric, margin) if took else None
     planted = members[0].declared["task"]["rank"]
     return {

@@ -24,8 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.candidates import Family, families
-from lorabench.advice.evidence import Contest, Here, key_of, nearest
+from lorabench.advice.candidates import CandidateSpec, candidate_specs
+from lorabench.advice.evidence import ComparisonGroup, Here, key_of, nearest
 from lorabench.advice.from_study import Source, heard
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import order
@@ -54,22 +54,22 @@ def views() -> dict[Path, View]:
     return found
 
 
-def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list[Family]:
+def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list[CandidateSpec]:
     """What the other studies recommend, in order."""
     one = contest[0].setting
     tokens = max(g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length for g in contest)
     model = model_from(one.model.name)
     counts = count_parameters(model, [r for r in rules().ranks if r <= 64], "all-linear")
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
-    found: list[Contest] = []
+    found: list[ComparisonGroup] = []
     for folder, v in others.items():
         found += heard(Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    given = families(here.parameters, here.tokens, trainable, nearest(found), found)
+    given = candidate_specs(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
 
 
-def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option]) -> tuple[Family, Option]:
+def carried_out(ranked: Sequence[CandidateSpec], contest: Sequence[Replicates], given: Sequence[Option]) -> tuple[CandidateSpec, Option]:
     """The first entry whose method and storage were run there, and the option nearest to it."""
     by_condition = {g.condition: g for g in contest}
     for family in ranked:
@@ -79,13 +79,13 @@ def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: 
     raise ValueError("a contest without any method that is thought of")
 
 
-def _as_recommendation(f: Family, trainable: dict[int, int], parameters: int) -> Recommendation:
+def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> Recommendation:
     count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
     candidate: Any = None
     return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
 
 
-def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
+def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:
     rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
     ours, theirs = _modules(g.setting.method.target_modules), _modules(family.method.target_modules)
     return len(ours ^ theirs), rank, abs(math.log(g.setting.training.rate / family.learning_rate))
@@ -98,7 +98,7 @@ def _modules(wanted: str | tuple[str, ...] | None) -> frozenset[str]:
     return groups.get(wanted, frozenset((wanted,))) if isinstance(wanted, str) else frozenset(wanted or ())
 
 
-def rule(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
+def rule(ranked: Sequence[CandidateSpec], contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
     """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the rule's rank; None where there is none."""
     lora = next(f for f in ranked if f.key == ("lora", "none"))
     by_condition = {g.condition: g for g in contest}

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lorabench.config import expand, load_study
-from lorabench.executors import synthetic
 from lorabench.record.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests import synthetic
 
 OUT = Path(__file__).parents[1] / "reports" / "report-cost.json"
 STUDY = """
@@ -72,10 +74,10 @@ def made(folder: Path, name: str, case: dict[str, Any]) -> Store:
     cells = expand(study)
     store = Store(folder / name)
     store.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells:
         if store.get(cell.id) is None:
-            store.put(slot.run(cell, store.partial(cell.id), lambda event: None))
+            store.put(worker.run(cell, store.partial(cell.id), lambda event: None))
     return store
 
 

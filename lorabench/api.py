@@ -13,7 +13,7 @@ from lorabench.errors import LorabenchError, unknown
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.run import run as run_study
-from lorabench.runner.worker_pool import Crew
+from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
     from lorabench.report.dataframe import StudyTable
     from lorabench.runner.progress import Progress
-    from lorabench.runner.worker_pool import Slot
+    from lorabench.runner.worker_pool import Worker
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     out: str | Path | None = None,
     *,
     workers: int = 1,
-    executor: str | Callable[[int | None], Slot] = "local",
+    executor: str | Callable[[int | None], Worker] = "local",
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     progress: Progress | None = None,
@@ -46,7 +46,7 @@ def run(
     unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
     if unknown_outcomes:
         raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
-    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible, frame=cells_frame)
+    plan = run_study(study, out, pool=WorkerPool(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible, frame=cells_frame)
     write_outputs(plan.store)
     return StudyResults(plan.store, study)
 
@@ -119,7 +119,7 @@ class StudyResults:
         """
         from lorabench.runner.run import evaluate
 
-        evaluate(self.store, cells, again=again, crew=Crew("local", workers), progress=progress, frame=cells_frame)
+        evaluate(self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=cells_frame)
         write_outputs(self.store)
         return StudyResults(self.store, self.study)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lorabench.analysis.decisions import decide
+from lorabench.analysis.decisions import compute_decisions
 from lorabench.api import write_outputs
 from lorabench.commands import main as cli
 from lorabench.config.decision import deciding_metric
@@ -62,7 +62,7 @@ def test_six_lines_give_an_accuracy_that_decides(out, capsys):
 
 def test_answer_recommendation_and_findings_go_by_the_accuracy(out):
     view = seen(out[1])
-    assert {d.chosen.metric for d in decide(view.summaries, view.comparisons, view.metric)} == {"accuracy"}
+    assert {d.chosen.metric for d in compute_decisions(view.summaries, view.comparisons, view.metric)} == {"accuracy"}
     write_outputs(Store(out[1]))
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (out[1] / "report.html").read_text(encoding="utf-8")))
     assert re.search(r"The highest mean accuracy is|by its mean accuracy", page)

@@ -80,7 +80,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("methods", {"FIELDS", "TRAINS", "TRAINS_BASE", "SAVED_RANKS", "UNQUANTIZED_ONLY", "attach"}),
         ("quantizations", {"DOUBLE_QUANT", "config", "roundtrip"}),
         ("tasks", {"Options", "PATH_FIELDS", "fingerprint", "load"}),
-        ("executors", {"open_slot"}),
+        ("executors", {"open_worker"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
         ("emitters", {"emit"}),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.advice.evidence import FULL, REACH, WHOLE, Contest, Key, Way
+from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
 from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
-from lorabench.advice.types import Quality, Witness
+from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.config.settings import MethodSpec, QuantizationSpec
 
 THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
@@ -20,7 +20,7 @@ PAGED = ("adamw", "paged-adamw-8bit")
 
 
 @dataclass(frozen=True)
-class Family:
+class CandidateSpec:
     """A method and quantisation with its settings and what speaks for them."""
 
     method: MethodSpec
@@ -31,27 +31,27 @@ class Family:
     weight_decay: float
     max_grad_norm: float
     quality: Quality
-    evidence: tuple[Witness, ...]
+    evidence: tuple[EvidenceItem, ...]
     caveats: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ("adamw",)
     """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
 
     @property
     def key(self) -> Key:
-        """What tells families apart."""
+        """What tells candidates apart."""
         return self.method.name, self.quantization.name
 
 
-def families(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None = None, others: Sequence[Contest] = (), batch_size: int | None = None) -> tuple[Family, ...]:
+def candidate_specs(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: ComparisonGroup | None = None, others: Sequence[ComparisonGroup] = (), batch_size: int | None = None) -> tuple[CandidateSpec, ...]:
     """The ones that are thought of, and those that the contest measured.
 
     `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
     """
     keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways))) if contest else dict.fromkeys(THOUGHT_OF)
-    return tuple(_family(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
+    return tuple(_candidate_spec(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
 
 
-def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> Family:
+def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
     """One of them without any measurement."""
     method, quantization = key
     rate, rated = learning_rate(method, parameters)
@@ -61,13 +61,13 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     kind = stored_as(quantization)
     if method == "full":
         spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
-        return Family(spec, kind, *training, quality, (rated,), optimizers=PAGED)
+        return CandidateSpec(spec, kind, *training, quality, (rated,), optimizers=PAGED)
     rank, ranked, caveat = rank_by_capacity(trainable, tokens)
     settings = rules().lora
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
     quiet = "no evidence of its quality" if quality.basis == "none" else ""
     added = "its quality adds differences of two benchmarks" if len(told) > 1 else ""
-    return Family(spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat))))
+    return CandidateSpec(spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat))))
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
@@ -75,7 +75,7 @@ def stored_as(quantization: str) -> QuantizationSpec:
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
 
-def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: Contest | None, others: Sequence[Contest], batch_size: int | None) -> Family:
+def _candidate_spec(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: ComparisonGroup | None, others: Sequence[ComparisonGroup], batch_size: int | None) -> CandidateSpec:
     if contest is None:
         return by_rules(key, parameters, tokens, trainable)
     own = contest.way(key)
@@ -94,7 +94,7 @@ def _family(key: Key, parameters: int, tokens: int | None, trainable: Mapping[in
     return replace(family, quantization=stored_as(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
 
 
-def _measured(contest: Contest, way: Way, key: Key, parameters: int, batch_size: int | None) -> Family:
+def _measured(contest: ComparisonGroup, way: MethodResult, key: Key, parameters: int, batch_size: int | None) -> CandidateSpec:
     setting, training = way.group.setting, way.group.setting.training
     rate, evidence, caveats = training.rate, way.evidence, []
     if setting.method.rank is not None and not way.decided:
@@ -120,7 +120,7 @@ def _measured(contest: Contest, way: Way, key: Key, parameters: int, batch_size:
         if odd := " and ".join(filter(None, (beside, "" if way.tuned else "not tuned"))):
             caveats.append(f"its rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
-    return Family(
+    return CandidateSpec(
         setting.method, quantization, rate, training.schedule, training.warmup, training.weight_decay, training.max_grad_norm,
         way.quality, evidence, tuple(caveats), PAGED if key[0] == "full" else ("adamw",),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorabench.advice.types import Quality, Witness
+from lorabench.advice.types import EvidenceItem, Quality
 
 if TYPE_CHECKING:
     from lorabench.advice.selection import Option
@@ -40,13 +40,13 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Way:
+class MethodResult:
     """One method and quantisation of a contest, at the least that is enough."""
 
     group: Replicates
     option: Option
     quality: Quality
-    evidence: tuple[Witness, ...]
+    evidence: tuple[EvidenceItem, ...]
     decided: bool
     """whether something larger is shown to bring no more; else it is the best of what was tried"""
     at_the_edge: bool
@@ -63,7 +63,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Contest:
+class ComparisonGroup:
     """One model and task of a study, with what it says of each way."""
 
     study: str
@@ -71,7 +71,7 @@ class Contest:
     task: str
     made_up: bool
     """whether the task's answer is known because it was made: it says nothing of other tasks"""
-    ways: tuple[Way, ...]
+    ways: tuple[MethodResult, ...]
     distance: float
     far: str
     """in what it lies farthest: "13 times fewer parameters"; empty at no distance"""
@@ -82,7 +82,7 @@ class Contest:
     best_key: Key
     """what that is a way of"""
 
-    def way(self, key: Key) -> Way | None:
+    def way(self, key: Key) -> MethodResult | None:
         """The one of a key."""
         return next((w for w in self.ways if w.key == key), None)
 
@@ -92,7 +92,7 @@ def key_of(group: Replicates) -> Key:
     return group.setting.method.name, group.setting.quantization.name
 
 
-def nearest(found: Sequence[Contest], named: bool = False) -> Contest | None:
+def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
     """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one with full fine-tuning, more ranks, more ways, more seeds."""
     able = [c for c in found if c.ways and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE

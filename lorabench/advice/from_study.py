@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorabench import formatting, plugins
-from lorabench.advice.evidence import FULL, Contest, Here, Key, Way, key_of
-from lorabench.advice.selection import Option, best_of, chosen, contests, options, tuned
-from lorabench.advice.spectral_check import FileOf, ResultsOf, witness
-from lorabench.advice.types import Quality, Shown, Witness
+from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
+from lorabench.advice.selection import Option, best_of, contests, options, select, tuned
+from lorabench.advice.spectral_check import FileOf, ResultsOf, spectral_check
+from lorabench.advice.types import EvidenceItem, Quality, Shown
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import Comparison, Verdicts, margin_of
@@ -44,7 +44,7 @@ class Source:
         return {s.condition: s for s in self.summaries}
 
 
-def heard(source: Source, here: Here) -> tuple[Contest, ...]:
+def heard(source: Source, here: Here) -> tuple[ComparisonGroup, ...]:
     """Every contest of a study; none where its metric has no better and worse, or no loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
@@ -52,7 +52,7 @@ def heard(source: Source, here: Here) -> tuple[Contest, ...]:
     return tuple(c for members in contests(source.groups) if (c := _contest(source, here, members, margin)) is not None)
 
 
-def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> Contest | None:
+def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> ComparisonGroup | None:
     known, of = source.known, {g.condition: g for g in members}
     given = options(members, source.summaries, source.verdicts, source.metric)
     if not given:
@@ -68,7 +68,7 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
     distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
     made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
-    return Contest(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}), best, key_of(of[best.condition]))
+    return ComparisonGroup(source.study.name, setting.model.name, setting.task.name, made_up, tuple(ways), distance, far, len(ranks - {None}), best, key_of(of[best.condition]))
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,22 @@ class _Field:
     """whether there is a full fine-tuning"""
 
 
-def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> Way:
+def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
     """`among` are the options of the members, beside the best of the whole contest."""
     source, tolerated = field.source, field.tolerated
     own = options(members, source.summaries, source.verdicts, source.metric)
-    best, level = best_of(own), chosen(among, tolerated)
-    took = level or chosen(own, tolerated) or best
+    best, level = best_of(own), select(among, tolerated)
+    took = level or select(own, tolerated) or best
     decided = took.trainable_parameters < best.trainable_parameters or (level is not None and took.condition != field.best.condition)
     behind = None if took.condition == field.against.condition else source.verdicts.of(source.metric, took.condition, field.against.condition)
     alone = len(tuned(among)) == 1
-    told = [_witness(field, took, best, level is not None, not alone, behind)]
-    second = witness(took, among, source.results, source.file, source.metric, tolerated)
+    told = [_evidence_item(field, took, best, level is not None, not alone, behind)]
+    second = spectral_check(took, among, source.results, source.file, source.metric, tolerated)
     if second is not None:
-        told.append(Witness("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), source.known[took.condition].cells))
+        told.append(EvidenceItem("cells", f"second witness, the spectra: {second.sentence}", str(source.folder), source.known[took.condition].cells))
     ranks = sorted({o.rank for o in among if o.rank is not None})
     group = next(g for g in members if g.condition == took.condition)
-    return Way(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone, _tuned(group, took, among))
+    return MethodResult(group, took, _quality(field, took, behind), tuple(told), decided, len(ranks) > 1 and took.rank == ranks[-1], alone, _tuned(group, took, among))
 
 
 def _tuned(group: Replicates, took: Option, among: Sequence[Option]) -> bool:
@@ -119,7 +119,7 @@ def _quality(field: _Field, took: Option, behind: Comparison | None) -> Quality:
     return Quality("measured", against, metric, behind.difference if lower else -behind.difference, low, high, behind.worse_at_most, field.tolerated, Shown(shown, behind.repeated, behind.family))
 
 
-def _witness(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None) -> Witness:
+def _evidence_item(field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None) -> EvidenceItem:
     """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
     source, known = field.source, field.source.known
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
@@ -141,7 +141,7 @@ def _witness(field: _Field, took: Option, best: Option, level: bool, several: bo
         told = "" if behind.low is None or behind.high is None else f" [{formatting.number(behind.low, m.unit)}, {formatting.number(behind.high, m.unit)}]"
         text += f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
     cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
-    return Witness("cells", text, str(source.folder), cells)
+    return EvidenceItem("cells", text, str(source.folder), cells)
 
 
 def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:

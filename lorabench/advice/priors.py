@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from lorabench.advice.evidence import FULL
-from lorabench.advice.types import Quality, Witness
+from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.analysis.difference import Difference, difference
 from lorabench.config.settings import ComparisonSpec, Frozen
 from lorabench.formatting import count
@@ -155,22 +155,22 @@ def rules() -> Rules:
     return Rules.model_validate(yaml.safe_load(Path(__file__).with_name("priors.yaml").read_text(encoding="utf-8")))
 
 
-def learning_rate(method: str, parameters: int) -> tuple[float, Witness]:
+def learning_rate(method: str, parameters: int) -> tuple[float, EvidenceItem]:
     """The published rate for a model of a size."""
     told = rules().learning_rate
     found = next(r.value for r in told.lora if parameters < r.parameters_below)
     if method != "full":
-        return found, Witness("published", f"learning rate {found:g}", told.lora_source)
-    return found * told.full_over_lora, Witness("published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source)
+        return found, EvidenceItem("published", f"learning rate {found:g}", told.lora_source)
+    return found * told.full_over_lora, EvidenceItem("published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source)
 
 
-def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, Witness, str]:
+def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, EvidenceItem, str]:
     """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none does. `trainable` is parameters by rank."""
     rule = rules().rank
     able = sorted(r for r in trainable if r >= rule.floor)
     if not able:
-        return max(trainable), Witness("rule", f"rank {max(trainable)}", "the smallest matrix of the model"), f"no layer may be left out, and one allows no rank above {max(trainable)}"
-    floor = Witness("published", f"rank {able[0]}", rule.floor_source)
+        return max(trainable), EvidenceItem("rule", f"rank {max(trainable)}", "the smallest matrix of the model"), f"no layer may be left out, and one allows no rank above {max(trainable)}"
+    floor = EvidenceItem("published", f"rank {able[0]}", rule.floor_source)
     if tokens is None:
         return able[0], floor, "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank"
     wanted = rule.bits_per_token * tokens
@@ -178,7 +178,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     rank = able[-1] if fit is None else fit
     held = count(round(rule.bits_per_parameter * trainable[rank]))
     text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring about {count(round(wanted))}"
-    told = Witness("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
+    told = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is None:
         return rank, told, f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
     least, most = rule.bits_per_parameter_learned
@@ -187,7 +187,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     return rank, told, f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}"
 
 
-def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[Witness, ...]]:
+def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[EvidenceItem, ...]]:
     """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature."""
     if method == "full":
         return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
@@ -206,7 +206,7 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
         worse, half, one_sided = worse + d.value, math.hypot(half, d.interval[1] - d.value), math.hypot(one_sided, bound - d.value)
         numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
         pairs = f" ({len(f.ours)} pairs)" if len(f.ours) > d.pairs else ""
-        told.append(Witness("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}", f.source))
+        told.append(EvidenceItem("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}", f.source))
     return Quality("published", FULL, POINTS, worse, worse - half, worse + half, worse + one_sided, MARGIN), tuple(told)
 
 

@@ -72,7 +72,7 @@ def best_of(given: Sequence[Option]) -> Option:
     return next(o for o in given if o.best)
 
 
-def chosen(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
+def select(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
     """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least memory; None where there is none."""
     fit = [o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)]
     good = [o for o in fit if enough(o, given, tolerated)]

@@ -83,7 +83,7 @@ class Used:
 
 
 @dataclass(frozen=True)
-class SecondWitness:
+class SpectralCheck:
     """What the spectra say of a choice."""
 
     chosen: Used
@@ -123,7 +123,7 @@ class SecondWitness:
         return " ".join((*((top.sentence,) if top else ()), own.sentence, verdict))
 
 
-def witness(chosen: Option, given: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> SecondWitness | None:
+def spectral_check(chosen: Option, given: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> SpectralCheck | None:
     """Of a choice among options; None where its cells kept no spectra."""
     own = used(chosen, results, file, metric, tolerated)
     if own is None:
@@ -131,7 +131,7 @@ def witness(chosen: Option, given: Sequence[Option], results: ResultsOf, file: F
     ranked = [o for o in given if o.rank is not None and (chosen.rank is None or (o.family == chosen.family and o.family >= 0))]
     top = max(ranked, key=lambda o: o.rank or 0, default=None)
     highest = None if top is None or top.condition == chosen.condition else used(top, results, file, metric, tolerated)
-    return SecondWitness(own, highest, any((o.rank or 0) < (chosen.rank or 0) for o in ranked))
+    return SpectralCheck(own, highest, any((o.rank or 0) < (chosen.rank or 0) for o in ranked))
 
 
 def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> Used | None:

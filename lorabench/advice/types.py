@@ -80,7 +80,7 @@ class Quality:
     """of the 95 % interval"""
     high: float | None = None
     bound: float | None = None
-    """one-sided 95 % upper bound: what a claim to be within the margin rests on, as in advice.choose"""
+    """one-sided 95 % upper bound: what a claim to be within the margin rests on, as in advice.selection"""
     margin: float | None = None
     """tolerated loss"""
     shown: Shown | None = None
@@ -99,7 +99,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Witness:
+class EvidenceItem:
     """One piece of evidence: a sentence built from values, and where they come from."""
 
     kind: Literal["cells", "published", "rule"]
@@ -118,7 +118,7 @@ class Recommendation:
     headroom_bytes: int
     """the card's usable memory less high_bytes"""
     quality: Quality
-    evidence: tuple[Witness, ...] = ()
+    evidence: tuple[EvidenceItem, ...] = ()
     caveats: tuple[str, ...] = field(default=())
 
 

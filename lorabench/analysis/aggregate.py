@@ -33,7 +33,7 @@ class Statistic:
     std: float | None
     """sample standard deviation (n - 1), absent for one replicate"""
     n: int
-    half: float | None = None
+    ci_half_width: float | None = None
     """half-width of the 95 % interval; absent where no noise is known"""
 
 

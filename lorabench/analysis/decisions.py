@@ -51,7 +51,7 @@ class Decision:
         return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 
-def decide(summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str) -> tuple[Decision, ...]:
+def compute_decisions(summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str) -> tuple[Decision, ...]:
     """A Decision for each reference that conditions were compared with, in the study's order."""
     by_condition = {s.condition: s for s in summaries}
     families: dict[str, list[Comparison]] = {}

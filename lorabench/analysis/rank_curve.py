@@ -34,7 +34,7 @@ class Point:
     rank: int
     condition: str
     mean: float
-    half: float | None
+    ci_half_width: float | None
     """half-width of its 95 % interval"""
     n: int
     """finished replicates"""
@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Knee:
+class SmallestSufficientRank:
     """The smallest rank that is non-inferior to the best."""
 
     rank: int | None
@@ -78,7 +78,7 @@ class RankCurve:
     """by rising rank, two or more"""
     best: int | None
     """the rank of best mean among those that no replicate of broke"""
-    knee: Knee
+    knee: SmallestSufficientRank
     fit: Fit | None
     unfitted: str
     """why there is no fit"""
@@ -100,7 +100,7 @@ def rank_curves(
         for g in members:
             s, rank = known[g.condition], g.setting.method.rank
             if rank is not None and (found := s.statistics.get(metric)) is not None:
-                points.append(Point(rank, g.condition, found.mean, found.half, found.n, s.comparable))
+                points.append(Point(rank, g.condition, found.mean, found.ci_half_width, found.n, s.comparable))
         if len(points) > 1:
             made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), verdicts))
     return tuple(made)
@@ -126,7 +126,7 @@ def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdic
             np.array([p.rank for p in able], dtype=np.float64),
             np.array([[tables[p.rank][s] for s in shared] for p in able], dtype=np.float64).reshape(len(able), -1),
             described(metric).better == "lower",
-            [p.half for p in able],
+            [p.ci_half_width for p in able],
         )
     fit, why = (None, found) if isinstance(found, str) else (found, "")
     return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why)
@@ -141,21 +141,21 @@ def _best(points: Sequence[Point], better: str) -> Point | None:
     return min((p for p in able if p.n == most), key=lambda p: (sign * p.mean, p.rank))
 
 
-def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> Knee:
+def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> SmallestSufficientRank:
     margin = margin_of(metric, verdicts.rules)
     if margin is None:
-        return Knee(None, None, why="there is no margin for this metric")
+        return SmallestSufficientRank(None, None, why="there is no margin for this metric")
     if best is None:
-        return Knee(None, margin, why="no rank finished whole")
+        return SmallestSufficientRank(None, margin, why="no rank finished whole")
     if best.n < 2:
-        return Knee(None, margin, why="with one seed it is unknown how far a repetition would land")
+        return SmallestSufficientRank(None, margin, why="with one seed it is unknown how far a repetition would land")
     passed: list[Step] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)
         if step.bound is None or step.bound > margin:
-            return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed), step)
+            return SmallestSufficientRank(passed[-1].rank if passed else best.rank, margin, tuple(passed), step)
         passed.append(step)
-    return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed))
+    return SmallestSufficientRank(passed[-1].rank if passed else best.rank, margin, tuple(passed))
 
 
 def _step(metric: str, p: Point, best: Point, verdicts: Verdicts) -> Step:

@@ -39,7 +39,7 @@ class Tried:
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
-    def half(self) -> float | None:
+    def ci_half_width(self) -> float | None:
         """Half-width of the mean's 95 % interval over seeds."""
         return half_of(self.losses)
 

@@ -9,7 +9,7 @@ The first that holds is the verdict, in the order equivalent, better, non-inferi
 margin, is non-inferior. Two further claims rest on any tolerated loss in place of the margin: `within` (non-inferior) and `beyond` (worse, and its interval lies
 beyond).
 
-A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.choose): its bound is taken
+A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.selection): its bound is taken
 alone, here and everywhere, and the sentence that gives it says so. What is equivalent or better is within the margin by that bound, too, and what is
 beyond it is worse, so that no two claims of one pair exclude each other. A pair that the study compares keeps its verdict whoever asks, whichever of
 the two stands first and whatever else is asked with it; another pair is taken alone.

@@ -51,33 +51,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Runs a study, then prints its table."""
-    from lorabench.runner.worker_pool import Crew
+    from lorabench.runner.worker_pool import WorkerPool
 
     signal.signal(signal.SIGTERM, _terminate)
-    with Crew(options.executor, options.workers) as crew:  # first of all: its imports take 5 s beside what follows
+    with WorkerPool(options.executor, options.workers) as pool:  # first of all: its imports take 5 s beside what follows
         from lorabench.config.load import read_study
         from lorabench.config.source import override, read_source
 
         source = override(read_source(options.study), tuple(options.set))
         study = read_study(source)
         if options.dry_run:
-            return _dry_run(study, options, crew, source)
+            return _dry_run(study, options, pool, source)
         from lorabench import api
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import run as run_study
 
-        plan = run_study(study, options.out, crew=crew, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible, frame=api.cells_frame)
+        plan = run_study(study, options.out, pool=pool, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible, frame=api.cells_frame)
     return _finish(plan)
 
 
-def _dry_run(study: Any, options: argparse.Namespace, crew: Any, source: Any) -> int:
+def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) -> int:
     from lorabench.commands import results
     from lorabench.runner.plan import make_plan
     from lorabench.runner.run import check
 
     plan = make_plan(study, options.out)
     if plan.pending:
-        plan = check(plan, crew, source, options.skip_infeasible)
+        plan = check(plan, pool, source, options.skip_infeasible)
     print(results.dry_run(plan))
     return 0
 
@@ -111,16 +111,16 @@ def _finish(plan: Plan) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Repeats what failed after training, from the saved weights."""
     from lorabench.record.store import Store
-    from lorabench.runner.worker_pool import Crew
+    from lorabench.runner.worker_pool import WorkerPool
 
     store = Store.open(options.directory)
     signal.signal(signal.SIGTERM, _terminate)
-    with Crew(options.executor, options.workers) as crew:
+    with WorkerPool(options.executor, options.workers) as pool:
         from lorabench import api
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import evaluate as repeat
 
-        plan = repeat(store, (*options.cells, *options.cell), again=options.again, crew=crew, progress=open_progress(), frame=api.cells_frame)
+        plan = repeat(store, (*options.cells, *options.cell), again=options.again, pool=pool, progress=open_progress(), frame=api.cells_frame)
     return _finish(plan)
 
 

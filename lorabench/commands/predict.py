@@ -49,7 +49,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
     hub.require_named(words["model"]["name"])
     with startup.lean_imports():
-        from lorabench.memory.card_planner import Room
+        from lorabench.memory.card_planner import CardPlanner
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.interpolate import Reuse
         from lorabench.memory.meta_model import configuration
@@ -61,7 +61,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     with startup.uncollected():
         known = Reuse()
         made = predict(setting, card, positions_of(configuration(setting.model)), known)
-        mended = remedies(setting, Room(card, traced=known.traced), made.largest_sequence_length) if card and not made.fits else None
+        mended = remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length) if card and not made.fits else None
     left = unreached_of(setting)
     return as_plain_json(setting, made, left, card, mended) if as_json else as_text(setting, made, card, left, mended)
 
@@ -186,7 +186,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
         from lorabench.config.grid import conditions
         from lorabench.memory.beside import measured_beside
         from lorabench.memory.calibration import calibrate, stored_results
-        from lorabench.memory.card_planner import Room
+        from lorabench.memory.card_planner import CardPlanner
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.plan import plan_conditions
         from lorabench.memory.remedies import remedies
@@ -202,7 +202,7 @@ def plan(source: Any, gpu: str, as_json: bool) -> str:
     told = {True: "fits", None: "may not fit", False: "does not fit"}
     over = list(dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card)))[:MENDED]
     with startup.uncollected():
-        room = Room(card)
+        room = CardPlanner(card)
         mended = {s: remedies(s, room, most=1) for s in over}
     if as_json:
         plain = [

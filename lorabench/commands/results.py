@@ -173,7 +173,7 @@ def explain_condition(named: Named) -> str:
     readings = []
     for name, statistic in summary.statistics.items():
         unit = metric(name).unit
-        half = f" ± {_in_unit(statistic.half, unit)}" if statistic.half is not None else ""
+        half = f" ± {_in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
         readings.append((name, f"{_in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}"))
     parts.append(_block("metrics, means with the half-width of their 95 % intervals", readings) if readings else "metrics    none yet")
     parts.append("cells")

@@ -35,7 +35,7 @@ def refuse_lookahead(model: Any, name: str) -> None:
 
 
 def sees_ahead(model: Any) -> bool:
-    """Whether a small random copy of a model (its skeleton) sees later tokens; False where there is no such copy, or it cannot be asked."""
+    """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or it cannot be asked."""
     small = small_copy(model)
     if small is None:
         return False

@@ -34,7 +34,7 @@ from lorabench.engine.evaluate_truncated import truncations
 from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.lm_eval_runner import Harness, fetch_tasks, further_tasks
+from lorabench.engine.lm_eval_runner import LmEvalRunner, fetch_tasks, further_tasks
 from lorabench.engine.measure import LiveBytes, held_tensors, is_out_of_memory
 from lorabench.engine.measure import Phase as Probe
 from lorabench.engine.model import (
@@ -181,7 +181,7 @@ class _Run(CellRecord):
             with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
         self._enter("prepare")
-        self.harness = self.harness or self._make_harness(data)  # its imports take seconds, once
+        self.lm_eval_runner = self.lm_eval_runner or self._make_lm_eval_runner(data)  # its imports take seconds, once
         self._enter("evaluate", rows_evaluated(cell, data, len(self.domain)))
         with Probe(self.device) as phase, self.phases.rows(adapted.model):
             self.accuracy, items = self._accuracy(data)
@@ -258,8 +258,8 @@ class _Run(CellRecord):
         adapted, spec = self.adapted, self.cell.evaluation
         with evaluated(adapted.model, self.cell):
             own, own_items = task_readings(adapted.model, adapted.tokenizer, data, spec, self.device)
-            self.harness = self.harness or self._make_harness(data)
-            readings, items = self.harness.score(adapted.model, adapted.tokenizer)
+            self.lm_eval_runner = self.lm_eval_runner or self._make_lm_eval_runner(data)
+            readings, items = self.lm_eval_runner.score(adapted.model, adapted.tokenizer)
             if self.teacher is not None:
                 left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
                 readings, items = left + readings, left_items | items
@@ -285,9 +285,9 @@ class _Run(CellRecord):
         micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
         self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 
-    def _make_harness(self, data: TaskData) -> Harness:
+    def _make_lm_eval_runner(self, data: TaskData) -> LmEvalRunner:
         """lm-eval with its tasks; its imports take seconds, once: on no clock."""
-        return Harness(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
+        return LmEvalRunner(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
 
     def _enter(self, phase: Entered, total: int | None = None, ahead: Ahead | None = None) -> None:
         self.phases.enter(phase, total, ahead)

@@ -20,7 +20,7 @@ from lorabench.engine.distill import Teacher
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses
 from lorabench.engine.events import Event
-from lorabench.engine.lm_eval_runner import Harness
+from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import device, logical_numel, resolve_autocast
 from lorabench.engine.phases import Phases
 from lorabench.engine.saved import save_model
@@ -69,7 +69,7 @@ class CellRecord:
         self.before: CellResult | None = None
         """the result that phases are repeated of"""
         self.repeated: tuple[Phase, ...] = ()
-        self.harness: Harness | None = None
+        self.lm_eval_runner: LmEvalRunner | None = None
 
     def take(self, before: CellResult, phases: Sequence[Phase]) -> None:
         """Goes on from a former result: what was read in phases that are not repeated stays."""

@@ -1,7 +1,7 @@
 """What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates.
 
 Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead (engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its skeleton on the meta device. No weight is read.
+its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta device. No weight is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, quiet, skeleton, stored_form
+from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, quiet, stored_form
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
@@ -34,7 +34,7 @@ from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError,
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one, else what is to be told before the run; costs a skeleton per model, no weights."""
+    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per model, no weights."""
     found: list[Problem] = []
     seen: set[str] = set()
     models: dict[Any, str | None] = {}
@@ -69,7 +69,7 @@ def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | 
 
 
 def _look_at(spec: ModelSpec) -> None:
-    model, name = skeleton(spec), model_label(spec.name)
+    model, name = meta_model(spec), model_label(spec.name)
     if sees_ahead(model):
         raise ModelError(sentence(name))
     folder = local_folder(spec.name, spec.revision)
@@ -81,7 +81,7 @@ def _look_at(spec: ModelSpec) -> None:
 
 
 def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]) -> tuple[str, str] | None:
-    """Whether PEFT takes the model's modules, tried on a copy of its skeleton, and whether what it makes can be trained, tried on a small copy with weights."""
+    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be trained, tried on a small copy with weights."""
     key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
     if key not in known:
         try:
@@ -116,7 +116,7 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         first.setdefault(cell.model, []).append(cell)
     told = []
     for spec, own in first.items():
-        name, stored, left = model_label(spec.name), stored_form(spec), unreached(skeleton(spec))
+        name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
             told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:
@@ -156,7 +156,7 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 
 def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
-    model = skeleton(cell.model)
+    model = meta_model(cell.model)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and cell.training.sequence_length > positions:
         return "training.sequence_length", f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed"

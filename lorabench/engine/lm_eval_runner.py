@@ -33,7 +33,7 @@ _FETCHED: set[Any] = set()
 """tasks whose data this process has had, with their folder and number of examples"""
 
 
-class Harness:
+class LmEvalRunner:
     """lm-eval made ready for a cell: imported, its tasks written and found. Making it takes seconds the first time."""
 
     def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:

@@ -47,7 +47,7 @@ def device() -> torch.device:
 
 
 @lru_cache(maxsize=8)
-def skeleton(model: ModelSpec) -> Any:
+def meta_model(model: ModelSpec) -> Any:
     """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be had."""
     from transformers import AutoModelForCausalLM
 
@@ -102,14 +102,14 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if name == "int8":
         _silence_int8_cast()
     folder = _fetched(spec)
-    names = fitting_names(skeleton(spec), folder, stored)
+    names = fitting_names(meta_model(spec), folder, stored)
     with _explained(spec), quiet(), _whole(folder), hub.asked_for(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
             model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
         else:
-            model, info = type(skeleton(spec)).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
+            model, info = type(meta_model(spec)).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
             model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))
@@ -180,7 +180,7 @@ def resolve_dtype(condition: Condition) -> torch.dtype:
     model = condition.model
     if model.dtype != "auto":
         return getattr(torch, model.dtype)
-    small = sum(p.numel() for p in skeleton(model).parameters()) < FLOAT32_BELOW
+    small = sum(p.numel() for p in meta_model(model).parameters()) < FLOAT32_BELOW
     return torch.float32 if small or plugins.load("methods", condition.method.name).TRAINS_BASE else torch.bfloat16
 
 

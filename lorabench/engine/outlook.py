@@ -56,7 +56,7 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
     passes = (3 if not hasattr(model, "peft_config") else 2) + training.gradient_checkpointing
     step = passes * max(1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation)
     domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
-    asked = _harness_positions(data, cell)
+    asked = _lm_eval_positions(data, cell)
     ahead: Ahead = {"save": (0.3, 0.0)}
     if samples:
         ahead["sample"] = (0.0, (ONE_BY_ONE + 1) * domain / step)
@@ -154,7 +154,7 @@ def _read(examples: Sequence[Example], batch: int) -> float:
     return float(sum(lengths[i] * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
-def _harness_positions(data: TaskData, cell: Cell) -> float | None:
+def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
     """Of the task's own multiple-choice sets; None where an installed task is asked for, whose size only lm-eval knows."""
     spec = cell.evaluation
     if spec.lm_eval == ():

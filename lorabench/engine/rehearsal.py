@@ -26,7 +26,7 @@ _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
 def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
-    """A model (its skeleton) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
+    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
     config = copy.deepcopy(model.config)
     try:
         if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:

@@ -8,7 +8,7 @@ import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
-from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
+from lorabench.engine.model import check_stored, meta_model, resolve_compute_dtype, resolve_dtype
 from lorabench.engine.precision import resolve_eval_dtype
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
@@ -32,7 +32,7 @@ def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, a
         train_examples=len(data.train),
         test_examples=len(data.test),
         data=data.facts,
-        model_class=type(skeleton(cell.model)).__name__,
+        model_class=type(meta_model(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
         unreached=left if quantised or targets else None,
     )

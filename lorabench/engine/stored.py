@@ -61,7 +61,7 @@ class Faults:
 
 
 def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | None) -> Names:
-    """The names by which a folder's tensors fit a model (its skeleton on the meta device); ModelError where none make it whole."""
+    """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make it whole."""
     files = weight_files(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the adapter's base with both; move one of them to a folder of its own")

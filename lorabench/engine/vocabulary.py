@@ -36,7 +36,7 @@ def broken_json(folder: Path) -> str | None:
 
 
 def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
-    """ModelError where a tokenizer is none, gives ids that the model (its skeleton) has no embedding for, or has no offsets."""
+    """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no offsets."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a tokenizer.json")
     words = tokenizer.get_vocab()

@@ -1,6 +1,6 @@
 """this machine: one worker process that imports the engine once and is replaced when a cell kills it
 
-Opening a slot starts the process (torch and transformers take it some 5 s) and returns at once. The
+Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The
 module imports nothing that takes time, so that the process starts before the study is even read.
 """
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from lorabench.record.result import CellResult, Phase
 
 ENGINE = "lorabench.engine"
-FORESIGHT = "lorabench.memory.predict_cell"
+PREDICTOR = "lorabench.memory.predict_cell"
 
 
-def open_slot(threads: int | None = None, *, engine: str = ENGINE, foresight: str = FORESIGHT) -> LocalSlot:
-    """A slot of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `foresight` the module that predicts them."""
-    return LocalSlot(threads, engine, foresight)
+def open_worker(threads: int | None = None, *, engine: str = ENGINE, predictor: str = PREDICTOR) -> LocalWorker:
+    """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `predictor` the module that predicts them."""
+    return LocalWorker(threads, engine, predictor)
 
 
-class LocalSlot:
+class LocalWorker:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
-    def __init__(self, threads: int | None, engine: str, foresight: str) -> None:
-        self._threads, self._engine, self._foresight = threads, engine, foresight
+    def __init__(self, threads: int | None, engine: str, predictor: str) -> None:
+        self._threads, self._engine, self._predictor = threads, engine, predictor
         self._lock = threading.Lock()  # close() comes from another thread than run()
         self._closed = False
         self._start()
@@ -113,12 +113,12 @@ class LocalSlot:
     def _start(self) -> None:
         with self._lock:
             if self._closed:
-                raise errors.LorabenchError("this slot is closed; open another")
+                raise errors.LorabenchError("this worker is closed; open another")
             (commands, to), (back, replies) = os.pipe(), os.pipe()
-            self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the slot)
+            self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the worker)
             self._early = tempfile.TemporaryFile()  # noqa: SIM115  (what is printed outside of cells; lives as long as the process)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine, self._foresight],
+                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine, self._predictor],
                 pass_fds=(commands, replies),
                 stdin=subprocess.DEVNULL,
                 stdout=self._early,

@@ -33,7 +33,7 @@ class Need:
 
 
 @dataclass
-class Room:
+class CardPlanner:
     """A card, and what was traced for it."""
 
     gpu: Gpu

@@ -28,7 +28,7 @@ from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.step_profile import Step, predict_step
 from lorabench.memory.train_config import DeviceKind, Setting, setting_of, traced_as
-from lorabench.record.memory_prediction import Foresight
+from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
 
@@ -75,7 +75,7 @@ def _needs(settings: Sequence[Setting], free: int) -> dict[Setting, Step]:
     return {setting: known.step(setting) for setting in close}
 
 
-def foresee(cell: Cell) -> Foresight | None:
+def predict_memory(cell: Cell) -> MemoryPrediction | None:
     """The prediction of a cell's training; None where nothing is trained or nothing can be said (the reason goes to standard error, and no cell is lost)."""
     if not cell.training.steps:
         return None
@@ -99,11 +99,11 @@ def setting_here(cell: Cell, where: torch.device, longest: int) -> Setting:
     return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where))
 
 
-def compared(step: Step, setting: Setting, available: int) -> Foresight:
+def compared(step: Step, setting: Setting, available: int) -> MemoryPrediction:
     """What the step still has to allocate beside what is available, both without the CUDA context."""
     there = CONTEXT_BYTES if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
-    return Foresight(step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts)
+    return MemoryPrediction(step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts)
 
 
 def available_bytes(where: torch.device) -> int:

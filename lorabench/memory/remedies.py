@@ -1,6 +1,6 @@
 """What makes a setting fit a card that it does not fit: the changes that do it alone, or else the smallest combinations of them.
 
-Each figure is that of the traced step of the changed setting (room.Room), never of a formula. Only what is hopeless is left out untraced:
+Each figure is that of the traced step of the changed setting (card_planner.CardPlanner), never of a formula. Only what is hopeless is left out untraced:
 the moment of the present peak stays in the changed step, so it needs no less than that moment without the parts that a change can shrink.
 """
 
@@ -15,7 +15,7 @@ from lorabench import plugins
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
-from lorabench.memory.card_planner import Need, Room
+from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import HIGH, with_framework
 from lorabench.memory.train_config import Setting
 
@@ -76,7 +76,7 @@ class Remedies:
     """the longest sequence at which the least would fit; absent below 64 tokens"""
 
 
-def remedies(setting: Setting, room: Room, length: int | None = None, most: int = LISTED) -> Remedies:
+def remedies(setting: Setting, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
     """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest sequence that fits without any other change, where known."""
     if fitting := _fitting(setting, room, length, most, with_lora=False):
         return Remedies(fitting)
@@ -94,7 +94,7 @@ def remedies(setting: Setting, room: Room, length: int | None = None, most: int 
     return Remedies((), own, _smallest_card(own), longest // USUAL_LENGTH * USUAL_LENGTH or None)
 
 
-def _fitting(setting: Setting, room: Room, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
+def _fitting(setting: Setting, room: CardPlanner, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
     """The smallest sets of changes that fit: those that keep the method, or those with LoRA in its place."""
     at_first, fitting = room.need(setting), list[Remedy]()
     for size in range(1, TOGETHER + 1):
@@ -118,7 +118,7 @@ def _smallest_card(least: Remedy) -> str | None:
     return next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
 
 
-def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
+def _sets(setting: Setting, room: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
     for names in itertools.combinations(_possible(setting, room), size):
         if any(len(set(names) & set(group)) > 1 for group in _EXCLUSIVE):
             continue
@@ -127,14 +127,14 @@ def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
         yield names
 
 
-def _all(setting: Setting, room: Room, with_lora: bool) -> tuple[str, ...]:
+def _all(setting: Setting, room: CardPlanner, with_lora: bool) -> tuple[str, ...]:
     possible = _possible(setting, room)
     method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
     wanted = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
     return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 
 
-def _possible(setting: Setting, room: Room) -> list[str]:
+def _possible(setting: Setting, room: CardPlanner) -> list[str]:
     """The changes that this setting leaves open, in the order of _SHRINKS."""
     training, method = setting.training, plugins.load("methods", setting.method.name)
     stored = stored_quantization(setting.model.name, setting.model.revision) is not None
@@ -156,14 +156,14 @@ def _possible(setting: Setting, room: Room) -> list[str]:
     return [name for name in _SHRINKS if able[name]]
 
 
-def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: Room) -> bool:
+def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: CardPlanner) -> bool:
     shrunk = {part for name in names for part in _SHRINKS[name]}
     kept = {part: (0 if part in shrunk else value) for part, value in need.step.parts.items()}
     least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
     return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
 
 
-def _made(setting: Setting, names: tuple[str, ...], room: Room) -> Remedy | None:
+def _made(setting: Setting, names: tuple[str, ...], room: CardPlanner) -> Remedy | None:
     """The setting with changes; the micro-batch is the largest that fits with the others, else 1."""
     changed = setting
     for name in ("lora", "bfloat16", "nf4", "int8", "rank", "checkpointing", *_EXCLUSIVE[0]):
@@ -196,7 +196,7 @@ def _changed(setting: Setting, name: str) -> Setting:
     return setting.trained(optimizer=name)
 
 
-def _remedy(before: Setting, after: Setting, room: Room) -> Remedy:
+def _remedy(before: Setting, after: Setting, room: CardPlanner) -> Remedy:
     need = room.need(after)
     return Remedy(after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes)
 

@@ -42,7 +42,7 @@ class Segment:
     """operators that do work; views do none"""
 
 
-class Ledger(TorchDispatchMode):
+class TensorTracker(TorchDispatchMode):
     """Counts live bytes on the meta device; `segments` in the order in which they were entered."""
 
     @classmethod

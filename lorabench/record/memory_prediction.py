@@ -11,7 +11,7 @@ from lorabench.record.result import CellResult, Fault, Reading
 
 
 @dataclass(frozen=True)
-class Foresight:
+class MemoryPrediction:
     """The prediction of one cell."""
 
     train_peak_bytes: int
@@ -22,7 +22,7 @@ class Foresight:
     available_bytes: int
     """what it could allocate when this was predicted"""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """bytes of train_peak_bytes by what they are for (the categories of memory.ledger); empty where that is not known"""
+    """bytes of train_peak_bytes by what they are for (the categories of memory.tensor_tracker); empty where that is not known"""
 
     @property
     def fits(self) -> bool | None:

@@ -63,7 +63,7 @@ _TABLE = (
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
 )
 
-# what the predicted training peak is made of, by memory.ledger's categories: bytes that live at the highest moment of the step
+# what the predicted training peak is made of, by memory.tensor_tracker's categories: bytes that live at the highest moment of the step
 _PARTS = (
     ("weights", "base weights", "of the predicted peak: weights of the base as stored, the trained ones of full fine-tuning among them"),
     ("quantization_state", "quantisation constants", "of the predicted peak: constants by which blocks of quantised weights are scaled"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from lorabench.analysis.spectra import fields, type_decays
 from lorabench.record.spectrum import Spectrum
-from lorabench.report.adapter_summary import Examined, Likeness, grid, last, lead, likeness_words, share
+from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, likeness_words, share
 from lorabench.report.blocks import Block, Facts, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
 from lorabench.report.figures import Axis, Drawing, Line, draw
@@ -58,7 +58,7 @@ def _heat(found: Examined) -> tuple[Figure, ...]:
     return (Figure("energy-rank", draw_heat(HeatMap("layer", "module type", "k(0.9)", (plane,))), "energy rank by layer and module", caption, words),)
 
 
-def _alike(found: Likeness) -> tuple[Block, ...]:
+def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
     blocks: list[Block] = [Text(likeness_words(found))]
     for side, table, random, told in (("right", found.right, found.random_right, "what is read"), ("left", found.left, found.random_left, "what is written")):
         if not table.size:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class SubspaceSimilarity:
     """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to have."""
 
     other: str
@@ -42,7 +42,7 @@ class Examined:
     facts: tuple[tuple[str, str], ...]
     spectra: tuple[Spectrum, ...]
     summary: Summary
-    likeness: Likeness | None = None
+    likeness: SubspaceSimilarity | None = None
     trained: Trained | None = None
     """of an adapter's file: what was trained beside the factors"""
 
@@ -128,7 +128,7 @@ def _number(value: float | None) -> str:
     return formatting.DASH if value is None else f"{value:.3g}".replace("-", "−")
 
 
-def likeness_words(found: Likeness) -> str:
+def likeness_words(found: SubspaceSimilarity) -> str:
     """One sentence on each side."""
     if not found.left.size:
         return f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is zero: there is nothing to compare."

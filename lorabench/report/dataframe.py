@@ -92,7 +92,7 @@ def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: 
 
 def _of_metric(s: Summary, name: str) -> dict[str, Any]:
     found = s.statistics.get(name)
-    mean, std, half, n = (None, None, None, 0) if found is None else (found.mean, found.std, found.half, found.n)
+    mean, std, half, n = (None, None, None, 0) if found is None else (found.mean, found.std, found.ci_half_width, found.n)
     low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
     if low is not None and high is not None and metric(name).unit == "share":
         low, high = max(0.0, low), min(1.0, high)

@@ -84,7 +84,7 @@ def by_rank(view: View, statistic: Callable[[Summary], Statistic | None], factor
 
 def over_seeds(statistic: Statistic) -> float | None:
     """Half-width of a mean's 95 % interval over seeds; None for one seed, whose interval would be over its items."""
-    return statistic.half if statistic.n > 1 else None
+    return statistic.ci_half_width if statistic.n > 1 else None
 
 
 def scaled(value: float | None, factor: float) -> float | None:

@@ -40,7 +40,7 @@ class Value:
     std: float | None = None
     low: float | None = None
     high: float | None = None
-    half: float | None = None
+    ci_half_width: float | None = None
     """half-width, where value and ends are those of a mean: of a share near 0 or 1 an end is nearer than that"""
     best: bool = False
 
@@ -88,7 +88,7 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
             return main, ""
         return main, f"[{formatting.number(value.low, column.unit)}, {formatting.number(value.high, column.unit)}]"
     main = formatting.number(value.value, column.unit)
-    return main, f"± {formatting.number(value.half, column.unit)}" if column.spread and value.half is not None else ""
+    return main, f"± {formatting.number(value.ci_half_width, column.unit)}" if column.spread and value.ci_half_width is not None else ""
 
 
 def heading(column: Column) -> tuple[str, str]:

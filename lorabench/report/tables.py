@@ -108,10 +108,10 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
     statistic = summary.statistics.get(key)
     if statistic is None:
         return None
-    low, high = (None, None) if statistic.half is None else (statistic.mean - statistic.half, statistic.mean + statistic.half)
+    low, high = (None, None) if statistic.ci_half_width is None else (statistic.mean - statistic.ci_half_width, statistic.mean + statistic.ci_half_width)
     if low is not None and high is not None and metric(key).unit == "share":
         low, high = max(0.0, low), min(1.0, high)
-    return Value(statistic.mean, std=statistic.std, low=low, high=high, half=statistic.half)
+    return Value(statistic.mean, std=statistic.std, low=low, high=high, ci_half_width=statistic.ci_half_width)
 
 
 def _rate(summary: Summary, view: View) -> Value | None:
@@ -160,7 +160,7 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     notes = []
     if any(c.spread for c in columns) and any(s.outcomes.finished for s in view.summaries):
         single = any(s.outcomes.finished == 1 for s in view.summaries)
-        alike = any(c.spread and f.n > 1 and f.half is None for s in view.summaries for c in columns if (f := s.statistics.get(c.key)))
+        alike = any(c.spread and f.n > 1 and f.ci_half_width is None for s in view.summaries for c in columns if (f := s.statistics.get(c.key)))
         none = " None is given where all seeds have the same value: how far others would lie is then unknown." if alike else ""
         notes.append(f"± is the half-width of the mean's 95 % interval over seeds (t){', of a single cell over its items' if single else ''}.{none}")
     if any(c.signed for c in columns):

@@ -1,4 +1,4 @@
-"""Where cells run: slots, opened by an executor plug-in's `open_slot(threads)`, and the crew of slots of one run."""
+"""Where cells run: workers, opened by an executor plug-in's `open_worker(threads)`, and the pool of a run's workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorabench.record.result import CellResult, Phase
 
 
-class Slot(Protocol):
+class Worker(Protocol):
     """A place where cells run, one after another."""
 
     def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
@@ -27,43 +27,43 @@ class Slot(Protocol):
     def close(self) -> None: ...
 
 
-class Crew:
-    """The slots of a run. The first opens at once, so that its imports go on while the study is read."""
+class WorkerPool:
+    """The workers of a run. The first opens at once, so that its imports go on while the study is read."""
 
-    def __init__(self, executor: str | Callable[[int | None], Slot] = "local", workers: int = 1) -> None:
+    def __init__(self, executor: str | Callable[[int | None], Worker] = "local", workers: int = 1) -> None:
         if workers < 1:
             raise LorabenchError(f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible")
         self.workers = workers
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
-        self._open = plugins.load("executors", executor).open_slot if isinstance(executor, str) else executor
+        self._open = plugins.load("executors", executor).open_worker if isinstance(executor, str) else executor
         self._threads = threads_per_worker(workers)
-        self._slots: list[Slot] = [self._open(self._threads)]
+        self._running: list[Worker] = [self._open(self._threads)]
         self._lock = threading.Lock()
         self._closed = False
 
     @property
-    def first(self) -> Slot:
-        """The slot that checks a study, and runs its first cells."""
-        return self._slots[0]
+    def first(self) -> Worker:
+        """The worker that checks a study, and runs its first cells."""
+        return self._running[0]
 
-    def another(self) -> Slot:
-        """One more slot."""
-        slot = self._open(self._threads)
+    def another(self) -> Worker:
+        """One more worker."""
+        worker = self._open(self._threads)
         with self._lock:
-            self._slots.append(slot)
+            self._running.append(worker)
             if self._closed:
-                slot.close()
-        return slot
+                worker.close()
+        return worker
 
     def close(self) -> None:
-        """Ends all slots at once."""
+        """Ends all workers at once."""
         with self._lock:
             self._closed = True
-            for slot in self._slots:
-                slot.close()
+            for worker in self._running:
+                worker.close()
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorabench import formatting, plugins
-from lorabench.analysis.decisions import Decision, decide
+from lorabench.analysis.decisions import Decision, compute_decisions
 from lorabench.analysis.difference import CONFIDENCE
 from lorabench.analysis.verdict import LEVEL, Comparison, leader
 from lorabench.record.metrics import metric
@@ -23,7 +23,7 @@ _DECISIONS = 3  # sentences on the first screen; a study over many models has a 
 def section(view: View) -> Section | None:
     """Question, decision, how sure, and below a sentence for each comparison."""
     blocks: list[Block] = [Text(view.study.question, "question")] if view.study.question else []
-    decisions = decide(view.summaries, view.comparisons, view.metric)
+    decisions = compute_decisions(view.summaries, view.comparisons, view.metric)
     blocks += [Text(verdict(view, d), "lead") for d in decisions[:_DECISIONS]]
     if len(decisions) > _DECISIONS:
         blocks.append(Text(f"{len(decisions) - _DECISIONS} more references are answered for below.", "small"))
@@ -54,7 +54,7 @@ def others(view: View) -> tuple[str, ...]:
     """The decision in the metrics that the answer is not about, where there is one reference."""
     made = []
     for name in _told(view)[1:]:
-        decisions = decide(view.summaries, view.comparisons, name)
+        decisions = compute_decisions(view.summaries, view.comparisons, name)
         if len(decisions) == 1:
             made.append(f"By {metric(name).label}: {verdict(view, decisions[0])}")
     return tuple(made)

@@ -24,7 +24,7 @@ _AT_MOST = 12  # sentences above the figures; they stand for the highest rank of
 
 def section(view: View) -> Section | None:
     """Heat map, utilisation, and the change beside the base weights; None where no cell kept spectra."""
-    used = decide(view)
+    used = compute(view)
     if not used:
         return None
     tops = spectra.tops(view, [u.condition for u in used if u.rank is not None])
@@ -52,7 +52,7 @@ class Used:
     """entropy rank / room"""
 
 
-def decide(view: View) -> tuple[Used, ...]:
+def compute(view: View) -> tuple[Used, ...]:
     """One for each condition that kept spectra, in the study's order."""
     made = []
     for s in view.summaries:
@@ -75,7 +75,7 @@ def sentence(used: Used) -> str:
     return f"{used.label}: {at}the changes use {used.entropy_rank.mean:.3g}{room} (entropy rank); {100 * SHARE:.0f} % of their energy lies in {directions}."
 
 
-def decide_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
+def compute_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
     """Utilisation against rank, a line for each family; None where no family has two ranks."""
     found = {u.condition: u.utilisation for u in used}
     lines, levels = spectra.by_rank(view, lambda s: found.get(s.condition), 100.0)
@@ -85,7 +85,7 @@ def decide_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
 
 
 def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
-    info = decide_curve(view, used)
+    info = compute_curve(view, used)
     if info is None:
         return None
     info = bounded(info)
@@ -102,10 +102,10 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
 
 
 def _spread(statistic: Statistic) -> str:
-    return "" if statistic.half is None else f" ± {formatting.number(statistic.half, 'share')}"
+    return "" if statistic.ci_half_width is None else f" ± {formatting.number(statistic.ci_half_width, 'share')}"
 
 
-def decide_map(view: View) -> HeatMap | None:
+def compute_map(view: View) -> HeatMap | None:
     """Energy rank k(0.9) of each layer and module type, averaged over seeds: the condition of highest rank first, a menu for the others."""
     planes = {}
     for s in view.summaries:
@@ -120,7 +120,7 @@ def decide_map(view: View) -> HeatMap | None:
 
 
 def _map(view: View) -> Figure | None:
-    info = decide_map(view)
+    info = compute_map(view)
     if info is None:
         return None
     plane = info.planes[info.shown]
@@ -157,7 +157,7 @@ class Beside:
     energy_share: float | None
 
 
-def decide_beside(view: View) -> tuple[Beside, ...]:
+def compute_beside(view: View) -> tuple[Beside, ...]:
     """One for each condition whose spectra carry an alignment or intruders."""
     made = []
     for s in view.summaries:
@@ -186,7 +186,7 @@ _MEASURES: tuple[Measure, ...] = (
 
 
 def _beside(view: View) -> tuple[Block, ...]:
-    rows = decide_beside(view)
+    rows = compute_beside(view)
     if not rows:
         return ()
     text = (

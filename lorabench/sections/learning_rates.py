@@ -41,7 +41,7 @@ def section(view: View) -> Section | None:
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
-    made = decide_by_seed(view)
+    made = compute_by_seed(view)
     if not made:
         return ()
     labels, drawings = zip(*made.items(), strict=True)
@@ -54,7 +54,7 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     return (Figure("rates-by-seed", draw_choice(labels, drawings, 0), "validation loss of each seed by learning rate", caption, words),)
 
 
-def decide_by_seed(view: View) -> dict[str, Drawing]:
+def compute_by_seed(view: View) -> dict[str, Drawing]:
     """A line for each seed and a mark at the chosen rate, for each tuned condition by its label."""
     made: dict[str, Drawing] = {}
     all_seeds = sorted({c.seed for g in view.planned for c in g.cells})
@@ -101,7 +101,7 @@ def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, rates = [], set()
     for t in view.tunings[:: -(-len(view.tunings) // _MOST_LINES)]:
-        known = [(x.rate, x.mean, x.half) for x in t.tried if x.mean is not None]
+        known = [(x.rate, x.mean, x.ci_half_width) for x in t.tried if x.mean is not None]
         rates |= {x.rate for x in t.tried}
         if known:
             x, y, error = zip(*known, strict=True)
@@ -149,7 +149,7 @@ def table(view: View) -> Grid:
 
 
 def _field(tried: Tried, chosen: bool) -> str:
-    spread = f" ± {formatting.decimals(tried.half)}" if tried.half is not None else ""
+    spread = f" ± {formatting.decimals(tried.ci_half_width)}" if tried.ci_half_width is not None else ""
     return f"{'→ ' if chosen else ''}{_value(tried.mean)}{spread}{_lost(tried)}"
 
 

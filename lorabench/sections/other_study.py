@@ -23,7 +23,7 @@ def section(view: View) -> Section | None:
     other = view.other
     if other is None:
         return None
-    found = decide(view, other)
+    found = compute(view, other)
     blocks: list[Block] = [Text(summary(view, other, found))]
     if found.differ:
         blocks.append(Points(tuple(f"{name}: {ours} here, {theirs} there" for name, ours, theirs in found.differ)))
@@ -40,7 +40,7 @@ def section(view: View) -> Section | None:
     return Section(TITLE, tuple(blocks))
 
 
-def decide(view: View, other: View) -> Across:
+def compute(view: View, other: View) -> Across:
     """The studies matched in this study's metric."""
     return across(Side(view.groups, view.data, view.items), Side(other.groups, other.data, other.items), view.metric, view.study.comparison)
 

@@ -45,7 +45,7 @@ class Pair:
 
 def section(view: View) -> Section | None:
     """A figure, and a row per condition; None where nothing was predicted."""
-    pairs = decide(view)
+    pairs = compute(view)
     if not pairs:
         return None
     rows = tuple(
@@ -64,7 +64,7 @@ def section(view: View) -> Section | None:
     return Section(TITLE, blocks)
 
 
-def decide(view: View) -> tuple[Pair, ...]:
+def compute(view: View) -> tuple[Pair, ...]:
     """The conditions with a prediction, in the study's order."""
     found = []
     for s in view.summaries:
@@ -83,7 +83,7 @@ def _parts(results: Sequence[CellResult]) -> dict[str, float]:
     return {m: statistics.fmean(values) for m, values in zip(PREDICTED_PARTS, whole, strict=True)} if all(len(v) == len(results) for v in whole) else {}
 
 
-def decide_bars(pairs: Sequence[Pair]) -> Bars:
+def compute_bars(pairs: Sequence[Pair]) -> Bars:
     """The bars of the conditions that are drawn, each part its own colour."""
     shown = drawn(pairs)
     one, unit = (1e9, "GB") if max(max(p.predicted, p.measured or 0.0) for p in shown) >= 1e9 else (1e6, "MB")
@@ -119,7 +119,7 @@ def drawn(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def _figure(pairs: Sequence[Pair]) -> Figure:
-    info = decide_bars(pairs)
+    info = compute_bars(pairs)
     known = any(p.parts for p in pairs)
     made = "stacked by what the bytes are for at the highest moment of the step (gradients that do not exist yet at it take no part)"
     behind = "The diamond is the measured peak, the number behind a bar the prediction's error."

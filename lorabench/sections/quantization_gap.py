@@ -26,7 +26,7 @@ _BEYOND = 0.7  # of what gaps and margin span: as far as error bars may stretch 
 
 def section(view: View) -> Section | None:
     """For the study's metric and the first accuracy a sentence for each type and a figure; then a table of all gaps."""
-    found = {name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := decide(view, name))}
+    found = {name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := compute(view, name))}
     blocks: list[Block] = []
     for i, (name, gaps) in enumerate(found.items()):
         m = metric(name)
@@ -41,7 +41,7 @@ def section(view: View) -> Section | None:
 
 def headline(view: View) -> tuple[str, ...]:
     """What each type costs in the study's metric, for the first screen."""
-    return tuple(s for t in decide(view, view.metric) for s in sentences(view, t, view.metric))
+    return tuple(s for t in compute(view, view.metric) for s in sentences(view, t, view.metric))
 
 
 _NOTE = (
@@ -51,7 +51,7 @@ _NOTE = (
 )
 
 
-def decide(view: View, name: str) -> tuple[TypeGap, ...]:
+def compute(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
     return quantization_gaps(view.groups, view.summaries, view.verdicts, name)
 
@@ -68,8 +68,8 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
             lost = f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
-            if twins := sum({g.twin: g.twin_broken for g in t.gaps}.values()):
-                lost += f" {formatting.plural(twins, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
+            if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
+                lost += f" {formatting.plural(counterparts, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
             made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}")
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
@@ -121,7 +121,7 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
     if len(among) == 1:
         return ""
     models = {x.model for x in among}
-    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.twin)})"
+    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.unquantized_counterpart)})"
 
 
 def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
@@ -134,7 +134,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     models = list(dict.fromkeys(g.model for g in shown))
     series: dict[tuple[str, str], list[Gap]] = {}
     for g in shown:
-        family = view.summary(g.twin).label.family
+        family = view.summary(g.unquantized_counterpart).label.family
         rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != short_model(g.model))
         series.setdefault((g.kind, rest), []).append(g)
     several = len({rest for _, rest in series}) > 1
@@ -142,7 +142,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     lines = []
     for i, ((kind, rest), gaps) in enumerate(series.items()):
         gaps.sort(key=lambda g: g.rank or 0)
-        told = common_name([view.summary(g.twin).label.family for g in gaps]) if len(ranks) > 1 else rest
+        told = common_name([view.summary(g.unquantized_counterpart).label.family for g in gaps]) if len(ranks) > 1 else rest
         ends = [g.difference.interval or (g.difference.value, g.difference.value) for g in gaps]
         lines.append(
             Line(
@@ -198,9 +198,9 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
 
 def _line(view: View, g: Gap, m: Metric) -> str:
     unit = formatting.head_unit(m.unit, signed=True)
-    parts = [f"{formatting.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.twin_broken, " of the twin")) if n]
+    parts = [f"{formatting.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.counterpart_broken, " of the twin")) if n]
     lost = f" ({', '.join(parts)})" if parts else ""
-    return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip() + lost
+    return f"{view.label(g.condition)} − {view.label(g.unquantized_counterpart)}: {_gap(g, m)} {unit}".rstrip() + lost
 
 
 def _gap(g: Gap, m: Metric) -> str:

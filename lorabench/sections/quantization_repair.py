@@ -18,7 +18,7 @@ TITLE = "Quantisation repair"
 
 def section(view: View) -> Section | None:
     """The answer in a sentence, what the columns mean, and a row for each quantised condition; None where none was measured."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     text = (
@@ -42,7 +42,7 @@ class Repaired:
     best: Statistic
 
 
-def decide(view: View) -> tuple[Repaired, ...]:
+def compute(view: View) -> tuple[Repaired, ...]:
     """One for each condition whose spectra carry a repair."""
     made = []
     for s in view.summaries:
@@ -81,7 +81,7 @@ def _row(r: Repaired) -> tuple[str, ...]:
 
 
 def _spread(statistic: Statistic) -> str:
-    return "" if statistic.half is None else f" ± {formatting.number(statistic.half, 'share')}"
+    return "" if statistic.ci_half_width is None else f" ± {formatting.number(statistic.ci_half_width, 'share')}"
 
 
 def _signed(value: float) -> str:

@@ -51,7 +51,7 @@ def curves(view: View, name: str) -> tuple[RankCurve, ...]:
     return rank_curves(view.groups, view.summaries, view.verdicts, name)
 
 
-def decide(view: View, name: str, model: str | None = None) -> Drawing | None:
+def compute(view: View, name: str, model: str | None = None) -> Drawing | None:
     """A line for each family, of one model if that is given; levels for what has no rank."""
     found = tuple(c for c in curves(view, name) if model in (None, _model(view, c.points[0].condition)))
     return drawing(view, name, found, model) if found else None
@@ -65,15 +65,15 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
     for i, c in enumerate(found):
         style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
-        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
-        lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
+        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.ci_half_width, m)} ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
+        lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.ci_half_width, factor) for p in c.points), hover, mode="markers" if c.fit else None))
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
             trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
         rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)]
     drawn, compared = {p.condition for c in found for p in c.points}, set(view.references.values())
     levels = [
-        Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
+        Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.ci_half_width, factor))
         for g, s in zip(view.groups, view.summaries, strict=True)
         if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn)) and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
     ]
@@ -186,7 +186,7 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
 def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
     m = metric(name)
     return tuple(
-        f"{s.label.text}: {_number(f.mean, f.half, m)}"
+        f"{s.label.text}: {_number(f.mean, f.ci_half_width, m)}"
         for s in view.summaries
         if (f := s.statistics.get(name)) and model in (None, _model(view, s.condition))
     )

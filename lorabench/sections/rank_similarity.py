@@ -32,7 +32,7 @@ class Ranks:
 
 def section(view: View) -> Section | None:
     """A sentence for each neighbouring pair of ranks and phi(i, j) of the highest pair; None without two ranks of a seed."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     one = found[-1]
@@ -47,11 +47,11 @@ def section(view: View) -> Section | None:
         for i, j in dict.fromkeys(((1, 1), (1, len(s.phi[0])), (len(s.phi), len(s.phi[0]))))
     )
     title = f"subspace similarity φ(i, j) between rank {one.low} and rank {one.high}, {one.family}"
-    figure = Figure("rank-similarity-map", draw_heat(decide_map(one)), title, caption, words)
+    figure = Figure("rank-similarity-map", draw_heat(compute_map(one)), title, caption, words)
     return Section(TITLE, (Points(tuple(sentence(r) for r in found)), figure))
 
 
-def decide(view: View) -> tuple[Ranks, ...]:
+def compute(view: View) -> tuple[Ranks, ...]:
     """Neighbouring ranks of each family whose cells kept their directions, at the seeds that both have; the first pairs if there are many."""
     families: dict[str, dict[int, str]] = {}
     for group, s in zip(view.groups, view.summaries, strict=True):
@@ -70,7 +70,7 @@ def decide(view: View) -> tuple[Ranks, ...]:
     return tuple(made)
 
 
-def decide_map(one: Ranks) -> HeatMap:
+def compute_map(one: Ranks) -> HeatMap:
     """phi(i, j): right side, then left."""
     planes = []
     for side, s in (("right side", one.right), ("left side", one.left)):

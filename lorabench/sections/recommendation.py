@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lorabench import formatting
-from lorabench.advice.selection import Option, best_of, chosen, contests, enough, options, tuned
-from lorabench.advice.spectral_check import SecondWitness, witness
+from lorabench.advice.selection import Option, best_of, contests, enough, options, select, tuned
+from lorabench.advice.spectral_check import SpectralCheck, spectral_check
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import margin_of
 from lorabench.config.fingerprint import flattened
 from lorabench.config.gpus import gpus
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report.blocks import Block, Choice, Contest, Panel, Points, Section, Text
+from lorabench.report.blocks import Block, Choice, ChoiceGroup, Panel, Points, Section, Text
 from lorabench.report.comparison_text import amount
 from lorabench.report.view import View
 
@@ -43,7 +43,7 @@ class Recommended:
     """absent where the study names none in this metric"""
     pairs: int
     """seeds that the bound of the chosen one is over; of the best, those of the nearest other"""
-    witness: SecondWitness | None
+    spectral_check: SpectralCheck | None
 
     @property
     def enough(self) -> tuple[Option, ...]:
@@ -53,24 +53,24 @@ class Recommended:
 
 def section(view: View) -> Section | None:
     """A sentence and its second witness for each contest, and a panel for other memories and margins; no headline, since it stands next to the answer."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     m = metric(view.metric)
     said = [sentence(r, m) for r in found]
-    heard = [r.witness.sentence for r in found if r.witness]
+    heard = [r.spectral_check.sentence for r in found if r.spectral_check]
     if len(found) == 1:
         return Section(TITLE, (Text(said[0], "lead"), *(Text(f"Second witness, the spectra. {text}") for text in heard), panel(view, found)))
     more = [f"{len(said) - _AT_MOST} more can be chosen in the panel below."] if len(said) > _AT_MOST else []
     blocks: list[Block] = [Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))]
     if heard:
-        leans = [r.witness.lean for r in found if r.witness]
+        leans = [r.spectral_check.lean for r in found if r.spectral_check]
         agree, silent = leans.count("agrees"), leans.count("open")
-        blocks.append(Points(tuple(f"{r.name}: {r.witness.sentence}" for r in found if r.witness), f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
+        blocks.append(Points(tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check), f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
     return Section(TITLE, (*blocks, panel(view, found)))
 
 
-def decide(view: View) -> tuple[Recommended, ...]:
+def compute(view: View) -> tuple[Recommended, ...]:
     """One for each contest of two options or more."""
     margin = margin_of(view.metric, view.study.comparison)
     made = []
@@ -81,10 +81,10 @@ def decide(view: View) -> tuple[Recommended, ...]:
         if len(given) < 2:
             continue
         best = best_of(given)
-        taken = chosen(given, margin or 0.0)
+        taken = select(given, margin or 0.0)
         told = _nearest(given, best) if taken is None or taken is best else taken
         d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
-        seen = None if taken is None else witness(taken, given, view.of_condition, view.file, view.metric, margin)
+        seen = None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
         made.append(Recommended(name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen))
     return tuple(made)
 
@@ -159,13 +159,13 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
     return Panel("choice", "Choice by memory and tolerated loss", _caption(found, made), m.label, unit, factor, margin, most, _sizes(able), cards, tuple(made))
 
 
-def _contest(view: View, r: Recommended, m: Metric) -> Contest:
-    """The rows in the order of advice.choose.chosen; those that it may choose, and of the others the best, are kept."""
+def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
+    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are kept."""
     rows = {o.condition: _row(view, r, o, m) for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))}
     able = {id(c) for c in choosable(tuple(rows.values()))}
     first = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))[: max(MOST_ROWS, len(able))]
     kept = set(first)
-    return Contest(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
+    return ChoiceGroup(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
 
 
 def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
@@ -207,7 +207,7 @@ def _up(value: int) -> int:
     return -(-value // one) * one
 
 
-def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
+def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
     said = [
         "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar ends at the one-sided 95 % bound. "
         "It is good enough where that bound lies within the tolerated loss, and so do those of the higher ranks of its family, up to the family's best. "

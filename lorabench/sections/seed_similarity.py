@@ -21,7 +21,7 @@ MOST_LINES = 12  # with more conditions, a family shows its highest rank alone
 
 def section(view: View) -> Section | None:
     """phi(k, k) of every condition and phi(i, j) of one; None where no condition has directions of two seeds."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     caption = (
@@ -44,7 +44,7 @@ def section(view: View) -> Section | None:
         for side, s in (("right", one.right), ("left", one.left))
         for i, j in dict.fromkeys(((1, 1), (1, len(s.phi)), (len(s.phi), len(s.phi))))
     )
-    blocks.append(Figure("seed-similarity-map", draw_heat(decide_map(one)), f"subspace similarity φ(i, j) between seeds, {one.label}", said, corner))
+    blocks.append(Figure("seed-similarity-map", draw_heat(compute_map(one)), f"subspace similarity φ(i, j) between seeds, {one.label}", said, corner))
     return Section(TITLE, tuple(blocks))
 
 
@@ -58,7 +58,7 @@ class Seeds:
     left: Similarity
 
 
-def decide(view: View) -> tuple[Seeds, ...]:
+def compute(view: View) -> tuple[Seeds, ...]:
     """One for each condition that has directions of two seeds."""
     made = []
     for s in view.summaries:
@@ -97,7 +97,7 @@ def chosen(view: View, found: tuple[Seeds, ...]) -> Seeds:
     return next(s for s in found if s.condition == condition)
 
 
-def decide_map(one: Seeds) -> HeatMap:
+def compute_map(one: Seeds) -> HeatMap:
     """phi(i, j) of a condition: right side, then left."""
     planes = []
     for side, s in (("right side", one.right), ("left side", one.left)):

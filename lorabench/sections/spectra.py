@@ -20,7 +20,7 @@ _X, _Y = Axis("index of the singular value"), Axis("share of the largest", log=T
 
 def section(view: View) -> Section | None:
     """A figure by condition and one by module type; of a study that asked for none a sentence, None where no cell kept any."""
-    info, left_out = decide(view), not_asked(view)
+    info, left_out = compute(view), not_asked(view)
     if info is None:
         return Section(TITLE, (Text(left_out),)) if left_out else None
     caption = (
@@ -29,7 +29,7 @@ def section(view: View) -> Section | None:
     )
     words = tuple(f"{line.label}: {_values(line)}, the last {line.y[-1]:.2g} of the first" for line in info.lines)
     blocks: list[Block] = [Figure("spectra", draw(info), "singular values of the learned change", caption, words)]
-    types = decide_types(view)
+    types = compute_types(view)
     if types is not None:
         blocks.append(_by_type(types))
     if left_out:
@@ -49,7 +49,7 @@ def not_asked(view: View) -> str | None:
     return None
 
 
-def decide(view: View) -> Drawing | None:
+def compute(view: View) -> Drawing | None:
     """The mean normalised decay of each condition."""
     lines = []
     for s in view.summaries:
@@ -69,7 +69,7 @@ class Types:
     """index of the condition of highest rank"""
 
 
-def decide_types(view: View) -> Types | None:
+def compute_types(view: View) -> Types | None:
     """One drawing for each condition; a type of module has the same colour in all."""
     found = {s.condition: means for s in view.summaries if (means := type_decays(spectra.spectra(view, s.condition)))}
     if not found:

@@ -23,7 +23,7 @@ MOST_POINTS = 200  # a line of a phone's width shows no more, and 100 conditions
 
 def section(view: View) -> Section | None:
     """One figure; None where no cell kept a curve."""
-    info = decide(view)
+    info = compute(view)
     if info is None:
         return None
     caption = (
@@ -41,7 +41,7 @@ def section(view: View) -> Section | None:
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
-    found = decide_by_seed(view)
+    found = compute_by_seed(view)
     if not found:
         return ()
     several = " Choose a condition above the figure." if len(found) > 1 else ""
@@ -59,7 +59,7 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     return (Figure("training-by-seed", draw_curves(found), "loss, gradient norm and learning rate of each seed", caption, words or ("No gradient norm was kept.",)),)
 
 
-def decide_by_seed(view: View) -> tuple[ConditionCurves, ...]:
+def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
     """Of the first conditions that kept curves."""
     made = []
     for group, s in zip(view.groups, view.summaries, strict=True):
@@ -101,7 +101,7 @@ def _norm_words(s: SeedCurves, clip: float) -> str:
     return f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g}, {cut}"
 
 
-def decide(view: View) -> Drawing | None:
+def compute(view: View) -> Drawing | None:
     """The mean curve of each condition, of all its cells that trained."""
     lines: list[Line] = []
     calm: list[float] = []

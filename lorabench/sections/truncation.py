@@ -29,7 +29,7 @@ def section(view: View) -> Section | None:
     """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was evaluated at lower ranks."""
     blocks: list[Block] = []
     for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view)[:1])):
-        cuts = decide(view, name)
+        cuts = compute(view, name)
         if cuts:
             m = metric(name)
             words = tuple(sentence(c, name) for c in cuts)
@@ -68,7 +68,7 @@ class Cut:
     """the condition's own rank and value, where nothing is cut"""
 
 
-def decide(view: View, name: str) -> tuple[Cut, ...]:
+def compute(view: View, name: str) -> tuple[Cut, ...]:
     """The curves of every condition that has one in this metric."""
     trained = {(s.label.family, rank): s.condition for s in view.summaries if (rank := spectra.rank_of(view, s.condition)) is not None}
     made = []

@@ -74,7 +74,7 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
     tokens = [n.partition(".token_adapter.")[0] for n in others if ".token_adapter." in n]
     if tokens and not isinstance(config.trainable_token_indices, dict):
         config.trainable_token_indices = {n: list(config.trainable_token_indices or []) for n in tokens}
-    model = peft.PeftModel(_skeleton(wanted, others, config), config)
+    model = peft.PeftModel(_meta_model(wanted, others, config), config)
     state = {k: v for k, v in load_peft_weights(str(folder), device="cpu").items() if ".base_layer." not in k or ".lora_" in k}
     result: Any = set_peft_model_state_dict(model, state)
     lacking = [k for k in result.missing_keys if ".lora_" in k or ".modules_to_save." in k or "trainable_tokens_delta" in k]
@@ -95,7 +95,7 @@ def _of_layer(layer: Any, one: Wanted, expert: int) -> tuple[torch.Tensor, torch
     return a, b, float(layer.scaling["default"])
 
 
-def _skeleton(wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
+def _meta_model(wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
     root = nn.Module()
     for name, one in wanted.items():
         parent, last = _parent(root, name.replace(".base_layer", ""))

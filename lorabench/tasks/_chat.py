@@ -30,7 +30,7 @@ ROLES = {
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Way = Literal["tokenizer", "plain"]
+MethodResult = Literal["tokenizer", "plain"]
 
 
 class Chat(NamedTuple):
@@ -98,7 +98,7 @@ def unheard(chat: Chat, text: str) -> bool:
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 
-def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
+def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
     if way == "plain":
         return _plain(chat, tokenizer, where)

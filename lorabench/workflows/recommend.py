@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins, startup
-from lorabench.advice.candidates import Family, by_rules, families, stored_as
-from lorabench.advice.evidence import REACH, WHOLE, Contest, Here, Key, nearest
+from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, stored_as
+from lorabench.advice.evidence import REACH, WHOLE, ComparisonGroup, Here, Key, nearest
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import Advice, NeedsOf, Priority, advise, variant
 from lorabench.advice.text import Answer, title
@@ -82,7 +82,7 @@ def recommend(
     hub.require_named(model)
     with startup.lean_imports():
         from lorabench.memory.calibration import calibrate
-        from lorabench.memory.card_planner import Room
+        from lorabench.memory.card_planner import CardPlanner
         from lorabench.memory.parameters import count_parameters, unreached_of
         from lorabench.memory.validate import model_from, setting_from
 
@@ -103,13 +103,13 @@ def recommend(
     here = Here(first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss)
     heard = evidence(here, named or None)
     contest = nearest(heard, bool(named))
-    given, notes = possible(families(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
+    given, notes = possible(candidate_specs(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
     if left := unreached_of(replace(first, method=MethodSpec())):
         told = left.words(quantised=True, adapted=True, size=size(left.bytes or 0))
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, told)) for f in given]
-    with startup.uncollected(), closing(Room(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
+    with startup.uncollected(), closing(CardPlanner(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
 
         def needs(candidate: Candidate) -> Needs:
             need = room.need(setting_of(candidate, workload, first))
@@ -135,8 +135,8 @@ def recommend(
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
 
 
-def possible(given: Sequence[Family], by_rule: Callable[[Key], Family], workload: Workload, first: Setting) -> tuple[list[Family], list[str]]:
-    """The families that this model allows, measured ones that it does not by the rules instead, and a sentence for each that is left out or replaced."""
+def possible(given: Sequence[CandidateSpec], by_rule: Callable[[Key], CandidateSpec], workload: Workload, first: Setting) -> tuple[list[CandidateSpec], list[str]]:
+    """The candidates that this model allows, measured ones that it does not by the rules instead, and a sentence for each that is left out or replaced."""
     from lorabench.memory.validate import check
 
     kept, told = [], []
@@ -189,7 +189,7 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
     return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
 
 
-def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Contest, ...]:
+def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup, ...]:
     """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
     folders = named if named is not None else [p for p in stored() if _near(p, here)]
     if not folders:
@@ -197,7 +197,7 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[Contest, ...]:
     from lorabench.advice.from_study import Source, heard  # pandas and scipy: a second that a model without a study near it need not wait
     from lorabench.report.view import make_view
 
-    found: list[Contest] = []
+    found: list[ComparisonGroup] = []
     for folder in folders:
         try:
             with opened(folder) as store:
@@ -269,7 +269,7 @@ def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]
         yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
 
 
-def _of_the_best(contest: Contest | None, priority: Priority, advice: Advice) -> Iterator[str]:
+def _of_the_best(contest: ComparisonGroup | None, priority: Priority, advice: Advice) -> Iterator[str]:
     """Why what the study's own report calls best does not stand first."""
     if contest is None or not advice.recommendations:
         return
@@ -298,7 +298,7 @@ def _of_the_data(w: Workload) -> Iterator[str]:
         yield f"{w.tokens // w.examples:,} tokens an example do not fit into {w.sequence_length:,}: what is beyond is cut off and not counted."
 
 
-def _unread(contest: Contest | None, heard: Sequence[Contest], named: Sequence[Path], tolerated: float | None) -> tuple[str, ...]:
+def _unread(contest: ComparisonGroup | None, heard: Sequence[ComparisonGroup], named: Sequence[Path], tolerated: float | None) -> tuple[str, ...]:
     if contest is not None:
         return ()
     if named:

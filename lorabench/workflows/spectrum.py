@@ -15,7 +15,7 @@ from lorabench.formatting import count, one_line, plural
 if TYPE_CHECKING:
     from lorabench.record.spectrum import Spectrum
     from lorabench.record.trained import Trained
-    from lorabench.report.adapter_summary import Examined, Likeness
+    from lorabench.report.adapter_summary import Examined, SubspaceSimilarity
     from lorabench.spectra.files import Weights
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
@@ -77,14 +77,14 @@ def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool, c
     return tuple(told)
 
 
-def _likeness(one: Learned, other: Learned) -> Likeness:
-    from lorabench.report.adapter_summary import Likeness
+def _likeness(one: Learned, other: Learned) -> SubspaceSimilarity:
+    from lorabench.report.adapter_summary import SubspaceSimilarity
     from lorabench.spectra.analyse import compare
     from lorabench.spectra.subspace import mean
 
     found = tuple(_shown(compare(one, other), "module"))
     tables = [t for side in ("left", "right") for t in mean(found, side)]
-    return Likeness(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
+    return SubspaceSimilarity(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
 
 
 def _base_words(base: Weights, after: Weights | None) -> str:
@@ -129,7 +129,7 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     """Of every linear layer of a model, in every form asked for; 4-bit ones with and without double quantisation."""
     from lorabench import plugins
     from lorabench.engine.adapt import linear_modules
-    from lorabench.engine.model import skeleton
+    from lorabench.engine.model import meta_model
     from lorabench.memory.validate import model_from
     from lorabench.spectra.quantization_error import quantization_errors as errors
     from lorabench.spectra.source import open_base, open_learned
@@ -143,7 +143,7 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     if not weights.place.is_dir():
         raise LorabenchError(f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers")
     spec = model_from(str(weights.place))
-    modules = linear_modules(skeleton(spec))
+    modules = linear_modules(meta_model(spec))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:
         raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")

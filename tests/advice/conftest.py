@@ -13,7 +13,7 @@ def traces():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card_planner, "course", cache(card_planner.course))
-        patch.setattr(card_planner.Room, "prefetch", lambda self, settings: None)  # another process would not know the cache
+        patch.setattr(card_planner.CardPlanner, "prefetch", lambda self, settings: None)  # another process would not know the cache
         yield
 
 
@@ -26,7 +26,7 @@ def nothing_at_hand(tmp_path, monkeypatch):
 @pytest.fixture
 def formula(monkeypatch):
     """Memory by a formula, where it is not what a test is about."""
-    from lorabench.memory.card_planner import Room
+    from lorabench.memory.card_planner import CardPlanner
 
     stored = {"none": 32, "int8": 12, "fp4": 7, "nf4": 6}
 
@@ -37,6 +37,6 @@ def formula(monkeypatch):
         step = SimpleNamespace(trainable_parameters=trained)
         return SimpleNamespace(step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None)
 
-    monkeypatch.setattr(Room, "need", need)
-    monkeypatch.setattr(Room, "beyond", lambda self, setting: False)
-    monkeypatch.setattr(Room, "prefetch", lambda self, settings: None)
+    monkeypatch.setattr(CardPlanner, "need", need)
+    monkeypatch.setattr(CardPlanner, "beyond", lambda self, setting: False)
+    monkeypatch.setattr(CardPlanner, "prefetch", lambda self, settings: None)

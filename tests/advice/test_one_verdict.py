@@ -96,10 +96,10 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             assert comparison_text.verdict(c) in answer.sentence(view, c)
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
-        for p in accuracy_memory.decide(view):
+        for p in accuracy_memory.compute(view):
             told = None if p.by is None else view.verdicts.told(view.metric, p.condition, p.by)
-            if told is not None and p.standing in ("dominated", "level", "open"):
-                assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.standing
+            if told is not None and p.tier in ("dominated", "level", "open"):
+                assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.tier
         for curve in rank_curve.curves(view, view.metric):
             at = {p.rank: p.condition for p in curve.points}
             for step in curve.knee.passed:
@@ -108,8 +108,8 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             if curve.knee.failed is not None and curve.knee.failed.bound is not None:
                 c = pair(view, at[curve.knee.failed.rank], at[curve.best or 0])
                 assert c is not None and c.verdict not in LEVEL_WITH
-        for gap in quantization_gap.decide(view, view.metric):
-            if len(gap.gaps) == 1 and (c := view.verdicts.told(view.metric, gap.gaps[0].condition, gap.gaps[0].twin)) is not None:
+        for gap in quantization_gap.compute(view, view.metric):
+            if len(gap.gaps) == 1 and (c := view.verdicts.told(view.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart)) is not None:
                 assert gap.pooled is not None and gap.pooled.verdict == c.verdict
 
 
@@ -118,7 +118,7 @@ def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dic
         best = leader(view.summaries, view.metric)
         assert best is not None
         assert f"with {best.label.text} (" in answer.best_sentence(view)
-        (r,) = recommendation.decide(view)
+        (r,) = recommendation.compute(view)
         assert r.best.condition == best.condition
         assert r.best.label in recommendation.sentence(r, recommendation.metric(view.metric))
         for o in r.options:
@@ -180,7 +180,7 @@ def test_six_that_are_not_decisive_are_not_shown_to_be_beyond_the_margin(tmp_pat
     view = make_view(filled(tmp_path, SIX, noisy))
     found = [c for c in view.comparisons if c.metric == "eval_loss"]
     assert any(c.low is not None and c.low > 0.02 and c.verdict == "not decisive" for c in found), "alone it would be beyond"
-    said = answer.counts(view, answer.decide(view.summaries, view.comparisons, "eval_loss"))
+    said = answer.counts(view, answer.compute_decisions(view.summaries, view.comparisons, "eval_loss"))
     assert said == ("Of 6 conditions compared with full: 6 not decisive.",)
     asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder])
     text = advice_words.as_text(asked)

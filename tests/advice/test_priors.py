@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lorabench.advice import priors as module
-from lorabench.advice.candidates import families
+from lorabench.advice.candidates import candidate_specs
 from lorabench.advice.priors import Fact, learning_rate, published, rank_by_capacity, rules
 from lorabench.advice.text import quality as in_words
 
@@ -93,7 +93,7 @@ def test_an_unknown_fact_beside_a_known_one_is_no_evidence(monkeypatch):
     monkeypatch.setattr(module, "rules", lambda: changed)
     assert published("lora", "none", None)[0].basis == "published"
     assert published("lora", "nf4", None)[0].basis == "none"
-    nf4 = next(f for f in families(8 * 10**9, None, TRAINABLE) if f.quantization.name == "nf4")
+    nf4 = next(f for f in candidate_specs(8 * 10**9, None, TRAINABLE) if f.quantization.name == "nf4")
     assert "no evidence of its quality" in nf4.caveats
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.advice.selection import Option, chosen, contests, enough, options, tuned
+from lorabench.advice.selection import Option, contests, enough, options, select, tuned
 from lorabench.record.result import CellResult
 from lorabench.report.view import View, make_view
 from tests.report.stores import STUDY, filled
@@ -54,26 +54,26 @@ def test_more_memory_or_more_tolerance_never_gives_a_worse_choice(seed: int) -> 
     limits = [50.0, 100.0, 120.0, 199.0, 200.0, 1e9, None]
     tolerances = [0.0, 0.01, 0.02, 0.03, 0.1, 1.0]
     for tolerated in tolerances:
-        found = [key(chosen(given, tolerated, m)) for m in limits]
+        found = [key(select(given, tolerated, m)) for m in limits]
         assert found == sorted(found, reverse=True)
         assert found[0] == key(None)
     for memory in limits:
-        found = [key(chosen(given, t, memory)) for t in tolerances]
+        found = [key(select(given, t, memory)) for t in tolerances]
         assert found == sorted(found, reverse=True)
 
 
 def test_without_a_measured_peak_an_option_is_chosen_only_where_there_is_no_limit() -> None:
     given = (option("best", 40, 0.0, worse=0.0), option("unknown", 10, 0.01, peak=None))
-    assert key(chosen(given, 0.02))[2] == "unknown"
-    assert key(chosen(given, 0.02, 1e15))[2] == "best"
-    assert chosen(given, 0.02, 99) is None
+    assert key(select(given, 0.02))[2] == "unknown"
+    assert key(select(given, 0.02, 1e15))[2] == "best"
+    assert select(given, 0.02, 99) is None
 
 
 def test_a_rank_that_fails_ends_the_chain() -> None:
     given = ranks({1: 0.015, 2: 0.03, 4: 0.01, 16: 0.0}, best=16)
     assert names(given, 0.02) == ["r4", "r16"]  # rank 1 is within 0.02 by luck alone
-    assert key(chosen(given, 0.02))[2] == "r4"
-    assert key(chosen(given, 0.03))[2] == "r1"
+    assert key(select(given, 0.02))[2] == "r4"
+    assert key(select(given, 0.03))[2] == "r1"
 
 
 def test_a_rank_above_its_familys_best_is_tested_alone() -> None:
@@ -83,19 +83,19 @@ def test_a_rank_above_its_familys_best_is_tested_alone() -> None:
 
 def test_what_has_no_bound_is_never_chosen() -> None:
     given = (option("best", 40, 0.0, worse=0.0), option("silent", 10, None, worse=0.0))
-    assert [key(chosen(given, t))[2] for t in (0.0, 10.0)] == ["best", "best"]
-    assert chosen(given[1:], 10.0) is None
+    assert [key(select(given, t))[2] for t in (0.0, 10.0)] == ["best", "best"]
+    assert select(given[1:], 10.0) is None
 
 
 def test_of_equal_parameters_the_least_memory_is_chosen() -> None:
     given = (option("best", 40, 0.0, worse=0.0), option("a", 10, 0.01, peak=120), option("b", 10, 0.01, peak=110))
-    assert key(chosen(given, 0.02))[2] == "b"
+    assert key(select(given, 0.02))[2] == "b"
 
 
 def test_of_one_cost_the_best_mean_is_chosen_whatever_the_noise_of_the_peak() -> None:
     given = (option("best", 40, 0.0, worse=0.0, peak=200), option("fast", 10, 0.019, worse=0.015, peak=109, cost="r8"), option("right", 10, 0.012, worse=0.01, peak=110, cost="r8"))
-    assert key(chosen(given, 0.02))[2] == "right"
-    assert key(chosen(given, 0.02, 109)) == key(None)  # a peak below it by noise alone makes no room
+    assert key(select(given, 0.02))[2] == "right"
+    assert key(select(given, 0.02, 109)) == key(None)  # a peak below it by noise alone makes no room
     assert [o.label for o in tuned(given)] == ["best", "right"]
 
 
@@ -114,7 +114,7 @@ def test_the_options_of_a_store_stand_beside_the_best_and_hold_no_untrained_base
     assert all(o.bound > o.worse for o in given if o is not best[0] and o.bound is not None)
     assert {o.family for o in given if o.rank} == {0, 1}  # with and without nf4
     assert best[0].family == -1
-    assert key(chosen(given, 0.02))[2] == best[0].condition
+    assert key(select(given, 0.02))[2] == best[0].condition
 
 
 def test_one_seed_is_judged_over_items(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.labels import labels
 from lorabench.config import expand
-from lorabench.executors.synthetic import expected
 from lorabench.record import CellResult
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
 from tests.report.stores import STUDY, filled, renamed, study_of
+from tests.synthetic import expected
 
 
 def texts(folder: Path, text: str = STUDY) -> list[str]:

@@ -15,9 +15,9 @@ import pytest
 
 from lorabench.analysis.pairing import Pairing
 from lorabench.config import Cell, expand
-from lorabench.executors.synthetic import GAP, QUANTIZED, expected, items
 from lorabench.record.items import Items
 from tests.report.stores import study_of
+from tests.synthetic import GAP, QUANTIZED, expected, items
 
 STUDIES, SEEDS = 200, 3
 TEXT = """

@@ -14,7 +14,6 @@ from lorabench.analysis.findings.base import Finding, Kind, Severity
 from lorabench.analysis.findings.registry import CHECKS, check
 from lorabench.analysis.findings.values import choices, fall
 from lorabench.config import expand
-from lorabench.executors import synthetic
 from lorabench.record import store as stores_module
 from lorabench.record.result import CellResult, Fault, Reading
 from lorabench.record.unreached import Unreached
@@ -22,6 +21,7 @@ from lorabench.report import view as view_module
 from lorabench.report.blocks import Code, Notice, Text
 from lorabench.report.view import View, make_view
 from lorabench.sections import findings as section_module
+from tests import synthetic
 from tests.report.stores import ONLY_FULL, filled, study_of
 
 Change = Callable[[CellResult], CellResult | None]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lorabench.analysis.findings.base import Finding
-from lorabench.executors import synthetic
 from lorabench.record import store as stores_module
 from lorabench.record.data import DataFacts, SplitFacts
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.view import make_view
+from tests import synthetic
 from tests.report.stores import STUDY, filled
 
 CLEAN = {"train": {"read": 900, "whole_at": 50}, "validation": {"read": 100}, "test": {"read": 300, "whole_at": 50}}

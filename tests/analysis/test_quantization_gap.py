@@ -91,9 +91,9 @@ def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(c
     setting = {c.condition_id: c for c in both}
     for t in gaps.values():
         for g in (*t.gaps, *t.bases):
-            ours, twin = setting[g.condition], setting[g.twin]
-            assert twin.quantization.name == "none"
-            assert (ours.method, ours.model, ours.training, ours.fingerprints) == (twin.method, twin.model, twin.training, twin.fingerprints)
+            ours, unquantized_counterpart = setting[g.condition], setting[g.unquantized_counterpart]
+            assert unquantized_counterpart.quantization.name == "none"
+            assert (ours.method, ours.model, ours.training, ours.fingerprints) == (unquantized_counterpart.method, unquantized_counterpart.model, unquantized_counterpart.training, unquantized_counterpart.fingerprints)
             assert (t.kind == "nf4 + double quant") == ours.quantization.double_quant
             assert g.rank == ours.method.rank
     assert gaps["nf4"].shares == pytest.approx((0.14,) * 6)
@@ -172,11 +172,11 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
         return r.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else r
 
     view = make_view(filled(tmp_path, STUDY, lost))
-    found = section.decide(view, "eval_loss")
-    assert [[g.twin_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
+    found = section.compute(view, "eval_loss")
+    assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
         assert section.sentences(view, t, "eval_loss")[0].endswith("1 cell of the unquantised twins did not finish, so that those that did may flatter them.")
-    (shown,) = {section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.twin_broken}
+    (shown,) = {section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.counterpart_broken}
     assert shown.endswith("(1 cell of the twin did not finish)")
 
 

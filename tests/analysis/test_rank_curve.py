@@ -19,7 +19,7 @@ from lorabench.analysis.saturation import Fit, saturating
 from lorabench.analysis.verdict import Verdicts
 from lorabench.config import Cell, expand
 from lorabench.config.settings import ComparisonSpec
-from lorabench.executors import synthetic
+from tests import synthetic
 from tests.report.stores import study_of
 
 RANKS = (1, 2, 4, 8, 16, 32)

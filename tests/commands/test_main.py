@@ -17,6 +17,12 @@ from tests.config.test_load import mutated
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("--set", "model=lorabench/tiny-300k", "--executor", "synthetic")
 STUDY = ROOT / "studies" / "quickstart.yaml"
+RUN = """
+from lorabench import plugins
+from lorabench.commands.main import main
+plugins.register("executors", "synthetic", "tests.synthetic")
+main()
+"""
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval", "plotly")
 
 
@@ -50,12 +56,22 @@ def test_import_and_help_load_nothing_that_takes_time():
 
 
 def test_a_dry_run_loads_no_torch_and_writes_nothing(tmp_path):
-    assert probe("from lorabench.commands.main import main; main()", "run", str(STUDY), "--dry-run", *SETTINGS, cwd=tmp_path) == []
+    assert probe(RUN, "run", str(STUDY), "--dry-run", *SETTINGS, cwd=tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_executor_of_the_tests_is_none_that_a_user_can_name(tmp_path):
+    done = shell("run", str(STUDY), *SETTINGS, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("lorabench: unknown executor 'synthetic'")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert shell("executors").stdout.split()[0] == "local"
+    assert "synthetic" not in shell("executors").stdout
+
+
 def test_a_run_loads_no_torch_in_the_runner(tmp_path):
-    loaded = probe("from lorabench.commands.main import main; main()", "run", str(STUDY), *SETTINGS, cwd=tmp_path)
+    loaded = probe(RUN, "run", str(STUDY), *SETTINGS, cwd=tmp_path)
     assert [m for m in loaded if m != "plotly"] == []
 
 

@@ -12,7 +12,7 @@ from lorabench.engine.answers import accuracy, choice_losses, end_tokens, exact_
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, Generation, task_data
 from lorabench.engine.extraction import extracted
-from lorabench.engine.lm_eval_runner import Harness
+from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.record.items import load_items
 from tests.engine.conftest import cell_of
@@ -50,14 +50,14 @@ def test_accuracy_is_lm_evals_on_the_same_rows(tmp_path, monkeypatch):
 
     plain = huggingface.HFLM
     monkeypatch.setattr(huggingface, "HFLM", lambda **k: plain(**k, add_bos_token=True))  # the task's rows begin as its training does
-    theirs, their_items = Harness(data.choice_sets, EvaluationSpec(lm_eval=("classify",), max_sequences=most), tmp_path).score(model, tokenizer)
+    theirs, their_items = LmEvalRunner(data.choice_sets, EvaluationSpec(lm_eval=("classify",), max_sequences=most), tmp_path).score(model, tokenizer)
     ours, lm = {r.metric: r for r in own}, {r.metric: r for r in theirs}
     assert 0 < lm["classify/acc"].value < 1
     np.testing.assert_array_equal(items["accuracy"].sums, their_items["classify/acc"].sums)
     assert (ours["accuracy"].value, ours["accuracy"].count) == (lm["classify/acc"].value, most)
     assert lm["classify/acc"].count == most
     assert ours["accuracy"].stderr == pytest.approx(lm["classify/acc"].stderr)
-    assert Harness(data.choice_sets, EvaluationSpec(), tmp_path).names == [], "one scorer, unless lm-eval's is named"
+    assert LmEvalRunner(data.choice_sets, EvaluationSpec(), tmp_path).names == [], "one scorer, unless lm-eval's is named"
 
 
 def test_the_held_out_loss_is_of_the_labels_tokens_alone(tmp_path):

@@ -57,8 +57,8 @@ def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
     monkeypatch.setattr(answers, "losses", watched(answers.losses))
     monkeypatch.setattr(domain, "losses", watched(domain.losses))
     monkeypatch.setattr(domain, "base_text", watched(domain.base_text))
-    score = engine.Harness.score
-    monkeypatch.setattr(engine.Harness, "score", lambda self, model, tokenizer: (seen.append({p.dtype for p in model.parameters()}), score(self, model, tokenizer))[1])
+    score = engine.LmEvalRunner.score
+    monkeypatch.setattr(engine.LmEvalRunner, "score", lambda self, model, tokenizer: (seen.append({p.dtype for p in model.parameters()}), score(self, model, tokenizer))[1])
     cell = cell_of("method=full", "training.learning_rate=1e-3", *ALL, "analysis.truncation=[1]").model_copy(update={"tuned_over": (1e-3, 1e-2)})
     result, values = readings(cell, folder)
     assert {"validation_loss", "forgetting", "python-docs-cloze/acc"} <= values.keys()

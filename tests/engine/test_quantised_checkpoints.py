@@ -171,9 +171,9 @@ def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configur
     assert model.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
     assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.int8
     configured(path, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
-    from lorabench.engine.model import skeleton
+    from lorabench.engine.model import meta_model
 
-    skeleton.cache_clear()  # of the configuration that was there before
+    meta_model.cache_clear()  # of the configuration that was there before
     with pytest.raises(ModelError, match=r"down_proj\.weight in .* is stored unquantised"):
         load_base(cell_of(f"model={path}", "method=base"), CPU)
 

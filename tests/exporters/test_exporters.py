@@ -31,7 +31,7 @@ NAMES = (
 
 def table_of_names() -> Table:
     columns = (Column("condition", "condition", align="left"), Column("eval_loss", "held-out loss", "nats", "lower", spread=True))
-    rows = tuple(Row(f"c{i}", (f"id{i}",), (Value(name), Value(2.5 + i, std=0.05, low=2.4 + i, high=2.6 + i, half=0.1, best=i == 0))) for i, name in enumerate(NAMES))
+    rows = tuple(Row(f"c{i}", (f"id{i}",), (Value(name), Value(2.5 + i, std=0.05, low=2.4 + i, high=2.6 + i, ci_half_width=0.1, best=i == 0))) for i, name in enumerate(NAMES))
     return Table("odd & names", columns, rows, ("a note with <i> & 5 %",))
 
 

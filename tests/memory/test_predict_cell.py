@@ -10,13 +10,13 @@ from lorabench.engine.model import resolve_autocast as engine_autocast
 from lorabench.memory import predict_cell as of_cells
 from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
-from lorabench.memory.predict_cell import available_bytes, compared, foresee, foretell, setting_here
+from lorabench.memory.predict_cell import available_bytes, compared, foretell, predict_memory, setting_here
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.step_profile import resolve_autocast as predicted_autocast
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.validate import setting_from
 from lorabench.record.frames import wide
-from lorabench.record.memory_prediction import Foresight
+from lorabench.record.memory_prediction import MemoryPrediction
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from tests.report.stores import STUDY, study_of
 
@@ -25,11 +25,11 @@ from tests.report.stores import STUDY, study_of
 def foreseen(tmp_path_factory):
     """By method, rank and quantization, of the shipped model."""
     cells = expand(study_of(tmp_path_factory.mktemp("foresee"), STUDY.replace("[1, 4, 16]", "[4]").replace("seeds: [0, 1]", "seeds: [0]")))
-    return {(c.method.name, c.method.rank, c.quantization.name): (c, foresee(c)) for c in cells}
+    return {(c.method.name, c.method.rank, c.quantization.name): (c, predict_memory(c)) for c in cells}
 
 
-def readings_of(foresight):
-    return {r.metric: r.value for r in foresight.readings()}
+def readings_of(prediction):
+    return {r.metric: r.value for r in prediction.readings()}
 
 
 def test_every_category_of_the_ledger_has_its_metric():
@@ -40,10 +40,10 @@ def test_every_category_of_the_ledger_has_its_metric():
 
 @pytest.mark.parametrize("setting", [("lora", 4, "nf4"), ("lora", 4, "none"), ("full", None, "none")])
 def test_the_parts_sum_to_the_predicted_peak(foreseen, setting):
-    _, foresight = foreseen[setting]
-    found = readings_of(foresight)
+    _, prediction = foreseen[setting]
+    found = readings_of(prediction)
     assert set(found) == {"predicted_train_peak_bytes", *PREDICTED_PARTS}
-    assert sum(found[m] for m in PREDICTED_PARTS) == found["predicted_train_peak_bytes"] == foresight.train_peak_bytes > 0
+    assert sum(found[m] for m in PREDICTED_PARTS) == found["predicted_train_peak_bytes"] == prediction.train_peak_bytes > 0
 
 
 def test_each_part_is_where_it_belongs(foreseen):
@@ -59,14 +59,14 @@ def test_the_untouched_base_has_no_prediction(foreseen):
 
 
 def test_a_prediction_without_parts_stores_its_peak_alone():
-    assert readings_of(Foresight(10, 9, 11, 20)) == {"predicted_train_peak_bytes": 10.0}
+    assert readings_of(MemoryPrediction(10, 9, 11, 20)) == {"predicted_train_peak_bytes": 10.0}
 
 
 def test_a_skipped_cell_keeps_the_parts_as_whole_bytes(foreseen):
-    cell, foresight = foreseen["lora", 4, "nf4"]
-    row = wide([foresight.skipped(cell)]).iloc[0]
-    assert [row[m] for m in PREDICTED_PARTS] == [foresight.parts[c] for c in CATEGORIES]
-    assert all(str(wide([foresight.skipped(cell)])[m].dtype) == "Int64" for m in PREDICTED_PARTS)
+    cell, prediction = foreseen["lora", 4, "nf4"]
+    row = wide([prediction.skipped(cell)]).iloc[0]
+    assert [row[m] for m in PREDICTED_PARTS] == [prediction.parts[c] for c in CATEGORIES]
+    assert all(str(wide([prediction.skipped(cell)])[m].dtype) == "Int64" for m in PREDICTED_PARTS)
 
 
 def test_the_cuda_context_is_on_neither_side():
@@ -126,7 +126,7 @@ def test_a_study_is_foretold_from_few_traces_as_each_of_its_cells_is(monkeypatch
     free = 10_000_000
     cells, problems = told(monkeypatch, tmp_path, free, free)
     trained = [c for c in cells.values() if c.training.steps]
-    alone = {c.id: foresee(c) for c in trained}
+    alone = {c.id: predict_memory(c) for c in trained}
     assert {p.cell for p in problems} == {i for i, f in alone.items() if not f.fits} and problems
     assert [alone[p.cell].high_bytes for p in problems] == sorted((alone[p.cell].high_bytes for p in problems), reverse=True)
     for p in problems:
@@ -147,7 +147,7 @@ def test_what_needs_twice_the_machine_is_a_fault_and_what_is_between_a_note(monk
 
     cells, problems = told(monkeypatch, tmp_path, 1_000_000, 10**12, few)
     assert problems and not any(p.fatal for p in problems), "other programs may end"
-    need = {c.id: foresee(c).low_bytes for c in cells.values() if c.training.steps}
+    need = {c.id: predict_memory(c).low_bytes for c in cells.values() if c.training.steps}
     whole = max(need.values()) // 2 - 1
     _, problems = told(monkeypatch, tmp_path, whole, whole, few)
     assert {p.cell for p in problems if p.fatal} == {i for i, low in need.items() if low > 2 * whole}, "full fine-tuning alone"

@@ -10,7 +10,7 @@ from lorabench.config.settings import TrainingSpec
 from lorabench.engine.model import resolve_autocast
 from lorabench.memory import optimizers
 from lorabench.memory.calibration import Calibration, fit, measured_steps, time_of
-from lorabench.memory.card_planner import Room
+from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.plan import plan_conditions
 from lorabench.memory.roofline import step_seconds
 from lorabench.memory.step_profile import Work, predict_step, product_dtype
@@ -75,7 +75,7 @@ def test_a_cards_time_does_not_multiply_the_update_by_accumulation():
     step = predict_step(setting)
     time = time_of(step, setting, card, None)
     assert time.least == pytest.approx(16 * step.micro_batch.moved_bytes + step.update.moved_bytes)
-    assert Room(card).need(setting).seconds == time
+    assert CardPlanner(card).need(setting).seconds == time
     condition = cell_of("method=full", "training.learning_rate=1e-3", "training.gradient_accumulation=16", "training.batch_size=2", "training.sequence_length=32", "training.steps=5")
     (row,) = plan_conditions([condition], card)
     assert row.seconds.least == pytest.approx(5 * time.least)

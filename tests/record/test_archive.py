@@ -7,10 +7,10 @@ import pytest
 
 from lorabench.config import expand, load_study
 from lorabench.errors import StoreError
-from lorabench.executors import synthetic
 from lorabench.record.archive import FILE, opened, pack
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
+from tests import synthetic
 
 STUDY = """
 schema: 1
@@ -34,9 +34,9 @@ def store(tmp_path):
     cells = expand(study)
     made = Store(tmp_path / "store")
     made.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells[:-1]:  # one has no result yet
-        made.put(slot.run(cell, made.partial(cell.id), lambda event: None))
+        made.put(worker.run(cell, made.partial(cell.id), lambda event: None))
     return made
 
 

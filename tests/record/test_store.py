@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from lorabench.config import expand
 from lorabench.engine.events import Event
 from lorabench.errors import StoreError
-from lorabench.executors.synthetic import open_slot
 from lorabench.record import CellResult, Reading, Store
 from lorabench.record.frames import frame, wide
 from tests.config.test_load import TEXT, study_of
+from tests.synthetic import open_worker
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def store(tmp_path):
 def run(store, cell):
     folder = store.partial(cell.id)
     folder.mkdir(parents=True, exist_ok=True)
-    store.put(open_slot().run(cell, folder, lambda e: isinstance(e, Event)))
+    store.put(open_worker().run(cell, folder, lambda e: isinstance(e, Event)))
 
 
 def test_every_result_is_read_back_as_the_cell_that_was_planned(store):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorabench.config import Cell, Study, expand, load_study
-from lorabench.executors import synthetic
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
+from tests import synthetic
 
 STUDY = """
 schema: 1
@@ -48,9 +48,9 @@ def filled(folder: Path, text: str = STUDY, change: Callable[[CellResult], CellR
 def fill(folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r) -> Store:
     store = Store(folder)
     store.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells:
-        result = change(slot.run(cell, store.partial(cell.id), lambda event: None))
+        result = change(worker.run(cell, store.partial(cell.id), lambda event: None))
         if result is not None:
             store.put(result)
     return store

@@ -22,7 +22,7 @@ from tests.report.stores import STUDY, filled
 def test_every_seed_has_its_loss_norm_and_rate_as_they_stand_in_its_file(tmp_path: Path) -> None:
     store = filled(tmp_path)
     view = make_view(store)
-    found = training_curves.decide_by_seed(view)
+    found = training_curves.compute_by_seed(view)
     first = found[0]
     assert [s.seed for s in first.seeds] == [0, 1] and first.clip == 1.0
     cell = view.summaries[0].cells[1]
@@ -41,7 +41,7 @@ def test_every_seed_has_its_loss_norm_and_rate_as_they_stand_in_its_file(tmp_pat
 
 def test_a_long_study_keeps_its_curves_small(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY.replace("steps: 40", "steps: 5000").replace("seeds: [0, 1]", f"seeds: {list(range(9))}")))
-    found = training_curves.decide_by_seed(view)
+    found = training_curves.compute_by_seed(view)
     assert max(len(s.step) for c in found for s in c.seeds) <= 120
     assert len(draw_curves(found).to_json()) < 700_000
 
@@ -49,7 +49,7 @@ def test_a_long_study_keeps_its_curves_small(tmp_path: Path) -> None:
 def test_each_seeds_validation_loss_stands_at_each_rate_with_the_chosen_one_marked(tmp_path: Path) -> None:
     text = STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3, 1e-2]}").replace("training.learning_rate: 1e-3", "training.learning_rate: {tune: [3e-4, 1e-3]}")
     view = make_view(filled(tmp_path, text))
-    drawing = learning_rates.decide_by_seed(view)[view.label(view.tunings[0].condition)]
+    drawing = learning_rates.compute_by_seed(view)[view.label(view.tunings[0].condition)]
     *seeds, chosen = drawing.lines
     assert [line.label for line in seeds] == ["seed 0", "seed 1"] and all(line.x == (1e-3, 3e-3, 1e-2) for line in seeds)
     means = [sum(line.y[i] for line in seeds) / 2 for i in range(3)]

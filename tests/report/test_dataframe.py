@@ -78,29 +78,29 @@ def test_cells_csv_has_the_choice_after_a_report_and_after_a_run(tmp_path: Path)
 
 def test_cells_csv_has_the_choice_when_the_run_is_stopped(tmp_path: Path) -> None:
     from lorabench import api
-    from lorabench.executors import synthetic
     from lorabench.runner.run import run
-    from lorabench.runner.worker_pool import Crew
+    from lorabench.runner.worker_pool import WorkerPool
+    from tests import synthetic
 
     study = study_of(tmp_path, TUNED)
     ran = 0
 
     class Stops:
         def __init__(self, place: int | None) -> None:
-            self.slot = synthetic.open_slot(place)
+            self.worker = synthetic.open_worker(place)
 
         def __getattr__(self, name: str) -> object:
-            return getattr(self.slot, name)
+            return getattr(self.worker, name)
 
         def run(self, *given: object) -> CellResult:
             nonlocal ran
             ran += 1
             if ran > 8:
                 raise KeyboardInterrupt
-            return self.slot.run(*given)  # type: ignore[arg-type]
+            return self.worker.run(*given)  # type: ignore[arg-type]
 
     with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "out", crew=Crew(Stops), frame=api.cells_frame)  # type: ignore[arg-type]
+        run(study, tmp_path / "out", pool=WorkerPool(Stops), frame=api.cells_frame)  # type: ignore[arg-type]
     data = pd.read_csv(tmp_path / "out" / "cells.csv")
     assert len(data) == 8
     whole = data.groupby("condition")["chosen"].count()

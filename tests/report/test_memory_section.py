@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from lorabench.config import expand
-from lorabench.executors import synthetic
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
 from lorabench.report.bars import Bars, Part, draw_bars
@@ -22,6 +21,7 @@ from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import predicted_memory
 from lorabench.sections.predicted_memory import MOST, WHOLE, Pair
+from tests import synthetic
 from tests.report.stores import ONLY_FULL, fill, filled, renamed, study_of
 
 PEAK, PREDICTED = "train_peak_bytes", "predicted_train_peak_bytes"
@@ -69,8 +69,8 @@ def test_the_synthetic_parts_are_whole_bytes_that_sum_to_the_prediction(tmp_path
 
 
 def test_a_bar_holds_the_means_over_seeds_in_the_axis_unit(view: View) -> None:
-    pairs = predicted_memory.decide(view)
-    info = predicted_memory.decide_bars(pairs)
+    pairs = predicted_memory.compute(view)
+    info = predicted_memory.compute_bars(pairs)
     assert info.x == "training peak (MB)"
     assert info.labels == tuple(s.label.text for s in view.summaries if s.seeds)
     by_part = {part.label: part.values for part in info.parts}
@@ -85,12 +85,12 @@ def test_a_bar_holds_the_means_over_seeds_in_the_axis_unit(view: View) -> None:
 
 
 def test_a_part_that_no_condition_has_is_left_out_and_gigabytes_are_named() -> None:
-    info = predicted_memory.decide_bars([pair("a", 3e9, parts=(2e9, 0, 0, 0, 0, 1e9, 0, 0)), pair("b", 5e8, measured=6e8, parts=(5e8, 0, 0, 0, 0, 0, 0, 0))])
+    info = predicted_memory.compute_bars([pair("a", 3e9, parts=(2e9, 0, 0, 0, 0, 1e9, 0, 0)), pair("b", 5e8, measured=6e8, parts=(5e8, 0, 0, 0, 0, 0, 0, 0))])
     assert info.x == "training peak (GB)"
     assert [(p.label, p.values) for p in info.parts] == [("base weights", (2.0, 0.5)), ("activations", (1.0, 0.0))]
     assert info.marks == (None, 0.6)
     assert info.notes == ("", "−17 %")
-    assert predicted_memory.decide_bars([pair("a", 1e6 + 10, measured=1e6)]).notes == ("< 0.01 %",)
+    assert predicted_memory.compute_bars([pair("a", 1e6 + 10, measured=1e6)]).notes == ("< 0.01 %",)
 
 
 def test_the_sentence_names_the_part_that_grows_most() -> None:
@@ -121,7 +121,7 @@ def test_the_traces_stack_to_the_prediction_and_the_marks_are_the_measured(view:
     for trace in bars:
         assert trace["orientation"] == "h"
         sums.update(dict(zip(trace["y"], trace["x"], strict=True)))
-    pairs = {p.label: p for p in predicted_memory.decide(view)}
+    pairs = {p.label: p for p in predicted_memory.compute(view)}
     assert {k: pytest.approx(v) for k, v in sums.items()} == {label: p.predicted / 1e6 for label, p in pairs.items()}
     assert dict(zip(marks["y"], marks["x"], strict=True)) == {label: pytest.approx((p.measured or 0) / 1e6) for label, p in pairs.items()}
     assert plot["layout"]["barmode"] == "relative"
@@ -150,9 +150,9 @@ def test_the_figure_grows_with_its_bars_and_few_stay_thin() -> None:
 def test_a_store_without_parts_has_its_grid_and_one_bar_for_the_whole(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, change=without_parts))
     section = shown(view)
-    info = predicted_memory.decide_bars(predicted_memory.decide(view))
+    info = predicted_memory.compute_bars(predicted_memory.compute(view))
     assert [(p.label, p.colour, p.hatched) for p in info.parts] == [(WHOLE, GREY, True)]
-    assert info.ends == pytest.approx([p.predicted / 1e6 for p in predicted_memory.decide(view)])
+    assert info.ends == pytest.approx([p.predicted / 1e6 for p in predicted_memory.compute(view)])
     figure, _ = figure_of(section)
     assert "its parts were not stored" in figure.caption
     assert "(" not in figure.alternative[0].partition(";")[0]
@@ -165,9 +165,9 @@ def test_a_condition_of_which_one_cell_has_no_parts_is_not_told_apart(tmp_path: 
         return without_parts(result) if result.cell.method.rank == 4 and result.cell.seed == 1 else result
 
     view = make_view(filled(tmp_path, change=old))
-    pairs = {p.label: p for p in predicted_memory.decide(view)}
+    pairs = {p.label: p for p in predicted_memory.compute(view)}
     assert {label for label, p in pairs.items() if not p.parts} == {"LoRA r=4", "LoRA r=4 nf4"}
-    info = predicted_memory.decide_bars(tuple(pairs.values()))
+    info = predicted_memory.compute_bars(tuple(pairs.values()))
     assert info.ends == pytest.approx([p.predicted / 1e6 for p in pairs.values()])
     assert info.parts[-1].label == WHOLE
 

@@ -41,7 +41,7 @@ def figures_in(page: str) -> dict[str, object]:
 
 def test_the_light_arm_leaves_torch_alone() -> None:
     code = (
-        "import sys, lorabench.report.page, lorabench.report.tables, lorabench.executors.synthetic\n"
+        "import sys, lorabench.report.page, lorabench.report.tables, tests.synthetic\n"
         "from lorabench import plugins\n"
         "for kind in ('sections', 'exporters'):\n"
         "    for name in plugins.names(kind): plugins.load(kind, name)\n"
@@ -136,26 +136,26 @@ def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> N
 
 
 def test_figures_show_the_means(view: View) -> None:
-    info = rank_curve.decide(view, "eval_loss")
+    info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
     assert info.lines[0].x == (1.0, 4.0, 16.0)
     assert [level.label for level in info.levels] == ["full", "base"]
     assert info.lines[1].y == tuple(view.summaries[i].mean("eval_loss") for i in (1, 3, 5))
-    memory = accuracy_memory.decide(view)
+    memory = accuracy_memory.compute(view)
     assert memory is not None
     assert len(memory) == 7
-    curves = training_curves.decide(view)
+    curves = training_curves.compute(view)
     assert curves is not None
     assert all(line.x[0] == 1 and line.x[-1] == 40 for line in curves.lines)
-    decay = spectra.decide(view)
+    decay = spectra.compute(view)
     assert decay is not None
     assert all(line.y[0] == pytest.approx(1) for line in decay.lines)
 
 
 def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
     colours: dict[str, set[str]] = {}
-    for info in (accuracy_memory.drawing(view, accuracy_memory.decide(view)), training_curves.decide(view), spectra.decide(view)):
+    for info in (accuracy_memory.drawing(view, accuracy_memory.compute(view)), training_curves.compute(view), spectra.compute(view)):
         assert info is not None
         for line in info.lines:
             colours.setdefault(line.label, set()).add(line.style.colour)
@@ -164,7 +164,7 @@ def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
 
 
 def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
-    made = training_curves.decide(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
+    made = training_curves.compute(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
     assert made is not None
     assert len(made.lines[0].x) == training_curves.MOST_POINTS
 
@@ -182,14 +182,14 @@ def test_a_store_without_results_or_with_damaged_files_still_gives_a_page(tmp_pa
 
 def test_a_diverged_curve_does_not_press_the_others_flat(tmp_path: Path) -> None:
     text = STUDY.replace("  quantization: [none, nf4]\n", "  training.learning_rate: [3e-3, 2.0]\n")
-    info = training_curves.decide(make_view(filled(tmp_path, text)))
+    info = training_curves.compute(make_view(filled(tmp_path, text)))
     assert info is not None
     assert info.y.span is not None
     assert info.y.span[1] < 4 < max(max(line.y) for line in info.lines)
 
 
 def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) -> None:
-    by_label = {p.label: p for p in predicted_memory.decide(view)}
+    by_label = {p.label: p for p in predicted_memory.compute(view)}
     assert set(by_label) == {s.label.text for s in view.summaries if s.seeds}  # the untouched base trains nothing
     assert by_label["full"].error == pytest.approx(1, abs=0.01)
     quantised = [p for name, p in by_label.items() if "nf4" in name]

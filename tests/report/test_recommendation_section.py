@@ -1,4 +1,4 @@
-"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is advice.choose's for any memory and tolerated loss."""
+"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is advice.selection's for any memory and tolerated loss."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lorabench.advice import spectral_check as second
-from lorabench.advice.selection import chosen, enough
-from lorabench.advice.spectral_check import SecondWitness, Used, least_cut
+from lorabench.advice.selection import enough, select
+from lorabench.advice.spectral_check import SpectralCheck, Used, least_cut
 from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
@@ -44,7 +44,7 @@ def alike(result: CellResult) -> CellResult:
 
 
 def only(view: View) -> Recommended:
-    (found,) = recommendation.decide(view)
+    (found,) = recommendation.compute(view)
     return found
 
 
@@ -109,7 +109,7 @@ def test_points_are_said_of_shares() -> None:
 
 def test_two_models_are_two_contests_with_names_and_short_labels(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY.replace("  method.rank: [1, 4, 16]\n", "  method.rank: [1, 4, 16]\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n")))
-    found = recommendation.decide(view)
+    found = recommendation.compute(view)
     assert [r.name for r in found] == ["tiny-300k", "tiny-1m"]
     assert not any("tiny" in o.label for r in found for o in r.options)
     made = recommendation.section(view)
@@ -158,7 +158,7 @@ def used(rank: int | None, energy: float, room: float | None = None, cut: int | 
     ],
 )
 def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: Used | None, lean: str) -> None:
-    found = SecondWitness(own, top, lower=True)
+    found = SpectralCheck(own, top, lower=True)
     assert found.lean == lean
     said = found.sentence
     assert ("Agrees with" in said, "Disagrees with" in said, "neither for nor against" in said) == (lean == "agrees", lean in ("less", "more"), lean == "open")
@@ -178,19 +178,19 @@ def test_the_witness_reads_what_cells_learned(tmp_path: Path) -> None:
     top = next(o for o in r.options if o.label == "LoRA r=16")
     for cell in view.of_condition(top.condition):  # one module uses 2 of 16 directions, the other 4
         save_spectra(view.file(cell.cell.id, "spectra.safetensors"), [Spectrum(f"layers.{i}.q", np.r_[np.ones(2 * i), np.full(16 - 2 * i, 1e-4)], 64, 64, 16) for i in (1, 2)])
-    found = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", None)
+    found = second.spectral_check(top, r.options, view.of_condition, view.file, "eval_loss", None)
     assert found is not None
     assert (found.chosen.energy_rank, found.chosen.least, found.chosen.most, found.highest) == (3, 2, 4, None)
     assert found.lean == "less"
-    cut = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", 0.02)  # its cuts lose more than that
+    cut = second.spectral_check(top, r.options, view.of_condition, view.file, "eval_loss", 0.02)  # its cuts lose more than that
     assert cut is not None
     assert (cut.chosen.cut, cut.chosen.short, cut.lean) == (None, 8, "agrees")
     low = next(o for o in r.options if o.label == "LoRA r=4")
-    beside = second.witness(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
+    beside = second.spectral_check(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
     assert beside is not None
     assert beside.highest is not None
     assert (beside.highest.label, beside.lean) == ("LoRA r=16", "agrees")
-    assert second.witness(low, r.options, lambda c: (), view.file, "eval_loss", 0.02) is None
+    assert second.spectral_check(low, r.options, lambda c: (), view.file, "eval_loss", 0.02) is None
 
 
 def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> 
     for rows in (contest.rows, choosable(contest.rows)):  # what is left out would never be chosen
         for tolerated in (0, 0.01, 0.02, 0.03, 0.25):
             for memory in (None, 50, 100, 120, 150, 200):
-                wanted = chosen(given, tolerated, memory)
+                wanted = select(given, tolerated, memory)
                 found = next((c for c in rows if (memory is None or (c.peak is not None and c.peak <= memory)) and c.needed is not None and c.needed <= tolerated), None)
                 assert (found and found.label) == (wanted and wanted.label)
 
@@ -281,7 +281,7 @@ const set = (name, value) => { const control = document.querySelector(`.panel [n
 def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
     view, path = stored
     show(browser, path, 1440)
-    found = recommendation.decide(view)
+    found = recommendation.compute(view)
     bounds = sorted({round(o.bound, 4) for r in found for o in r.options if o.bound})
     tolerances = [0, 0.02, *(b + s for b in bounds for s in (-1e-4, 1e-4)), 9]
     peaks = sorted({o.peak_bytes / 1e6 for r in found for o in r.options if o.peak_bytes})
@@ -296,7 +296,7 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(browse
     for r, of_contest in zip(found, drawn, strict=True):
         for t, row in zip(tolerances, of_contest, strict=True):
             for m, (label, told) in zip(memories, row, strict=True):
-                wanted = chosen(r.options, t, float(m) * 1e6 if m else None)
+                wanted = select(r.options, t, float(m) * 1e6 if m else None)
                 assert label == (wanted and wanted.label), (t, m)
                 assert (f": {label} (" in told) if label else "nothing is shown to be within" in told
                 seen.add(label)
@@ -309,14 +309,14 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
     view, path = stored
     show(browser, path, 1440)
     panel = next(b for b in recommendation.section(view).blocks if isinstance(b, Panel))  # type: ignore[union-attr]
-    r = recommendation.decide(view)[0]
+    r = recommendation.compute(view)[0]
     for title, sizes in (("In this study", panel.sizes), ("Cards", panel.cards)):
         for i, (name, size) in enumerate(sizes):
             label, told = browser.execute_script(
                 SET + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen th').textContent, document.querySelector('.panel .told').textContent]"
             )
             assert told.startswith(f"Within {name}: ")
-            assert label == chosen(r.options, 9, size).label  # type: ignore[union-attr]
+            assert label == select(r.options, 9, size).label  # type: ignore[union-attr]
     assert browser.execute_script(SET + "set('card', 'none'); return document.querySelector('.panel [name=size]').value") == ""
     assert browser.execute_script("return document.querySelector('.panel .told').textContent").startswith("With no memory limit: ")
 
@@ -325,7 +325,7 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
 def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_rows_in_words(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
     view, path = stored
     show(browser, path, 1440)
-    r = recommendation.decide(view)[0]
+    r = recommendation.compute(view)[0]
     words = browser.execute_script("return [...document.querySelectorAll('.panel tbody tr')].map(r => [r.cells[0].textContent, r.cells[1].textContent])")
     assert r.chosen is not None
     assert dict(words)[r.chosen.label] == "chosen"
@@ -399,7 +399,7 @@ def test_without_a_script_the_sentence_stands_and_there_is_nothing_to_operate(br
     try:
         show(browser, path, 390)
         shown = browser.find_element("css selector", "main").text
-        assert all(sentence(r, LOSS) in shown for r in recommendation.decide(view))
+        assert all(sentence(r, LOSS) in shown for r in recommendation.compute(view))
         assert "switched off" in browser.find_element("css selector", ".panel").text
         assert browser.find_elements("css selector", "input, select, .panel svg") == []
     finally:

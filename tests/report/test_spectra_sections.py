@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
 
 from lorabench.analysis import spectra as analysed
-from lorabench.executors import synthetic
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import load_spectra, save_spectra
 from lorabench.record.store import Store
@@ -27,6 +26,7 @@ from lorabench.report.page import sections, write_report
 from lorabench.report.style import palette
 from lorabench.report.view import View, make_view
 from lorabench.sections import effective_rank, quantization_repair, rank_curve, rank_similarity, seed_similarity, spectra, truncation
+from tests import synthetic
 from tests.report.stores import ONLY_FULL, STUDY, filled
 
 NEW = (effective_rank, truncation, seed_similarity, quantization_repair)
@@ -70,7 +70,7 @@ def k_of(values: np.ndarray, share: float) -> int:
 
 
 def test_a_field_of_the_heat_map_is_the_mean_energy_rank_of_its_module(view: View) -> None:
-    info = effective_rank.decide_map(view)
+    info = effective_rank.compute_map(view)
     assert info is not None
     plane = info.planes[info.shown]
     assert plane.label == "LoRA r=16"
@@ -84,7 +84,7 @@ def test_a_field_of_the_heat_map_is_the_mean_energy_rank_of_its_module(view: Vie
 
 
 def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
-    used = effective_rank.decide(view)
+    used = effective_rank.compute(view)
     by_label = {u.label: u for u in used}
     ranks = []
     for cell in cells(view, "LoRA r=16"):
@@ -98,7 +98,7 @@ def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
     assert found.utilisation.std == pytest.approx(abs(ranks[0] - ranks[1]) / 16 / np.sqrt(2))
     assert effective_rank.sentence(found).startswith(f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy lies in ")
     assert "at rank" not in effective_rank.sentence(by_label["full"])
-    info = effective_rank.decide_curve(view, used)
+    info = effective_rank.compute_curve(view, used)
     assert info is not None
     assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
     assert info.lines[0].x == (1.0, 4.0, 16.0)
@@ -108,7 +108,7 @@ def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
 
 
 def test_decay_by_type_is_the_known_surface_and_opens_with_the_highest_rank(view: View) -> None:
-    info = spectra.decide_types(view)
+    info = spectra.compute_types(view)
     assert info is not None
     assert info.labels[info.shown] == "LoRA r=16"
     for line in info.drawings[info.shown].lines:
@@ -130,7 +130,7 @@ def test_long_decays_keep_their_first_and_last_point() -> None:
 
 
 def test_the_table_beside_the_base_holds_means_of_the_norms(view: View) -> None:
-    rows = {b.label: b for b in effective_rank.decide_beside(view)}
+    rows = {b.label: b for b in effective_rank.compute_beside(view)}
     found = [s for c in cells(view, "LoRA r=4") for s in load_spectra(view.file(c.cell.id, FILES[0]))]
     norms = [np.linalg.norm(v) for c in cells(view, "LoRA r=4") for v in raw(view, c).values()]
     row = rows["LoRA r=4"]
@@ -161,25 +161,25 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
     def half(values: list[float]) -> float:
         return float(stats.t.ppf(0.975, 1) * stats.sem(values))
 
-    used = {u.label: u.utilisation for u in effective_rank.decide(view)}["LoRA r=16"]
-    assert used is not None and used.half == pytest.approx(stats.t.ppf(0.975, 1) * (used.std or 0) / np.sqrt(2))
-    curve = effective_rank.decide_curve(view, effective_rank.decide(view))
+    used = {u.label: u.utilisation for u in effective_rank.compute(view)}["LoRA r=16"]
+    assert used is not None and used.ci_half_width == pytest.approx(stats.t.ppf(0.975, 1) * (used.std or 0) / np.sqrt(2))
+    curve = effective_rank.compute_curve(view, effective_rank.compute(view))
     assert curve is not None
-    assert curve.lines[0].error[-1] == pytest.approx(100 * used.half)
-    assert f"± {100 * used.half:.1f} %" in "".join(effective_rank._curve(view, effective_rank.decide(view)).alternative)  # type: ignore[union-attr]
+    assert curve.lines[0].error[-1] == pytest.approx(100 * used.ci_half_width)
+    assert f"± {100 * used.ci_half_width:.1f} %" in "".join(effective_rank._curve(view, effective_rank.compute(view)).alternative)  # type: ignore[union-attr]
 
-    cut = next(c for c in truncation.decide(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    cut = next(c for c in truncation.compute(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
     values = [float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c) if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")]
     four = next(p for p in cut.points if p.rank == 4)
-    assert four.value.half == pytest.approx(half(values))
+    assert four.value.ci_half_width == pytest.approx(half(values))
     assert f"{np.mean(values):.3f} ± {half(values):.3f}" in truncation.sentence(cut, "eval_loss")
     drawn = truncation.drawing(view, "eval_loss", (cut,))
     assert next(x for x in drawn.lines if x.label == "LoRA r=16, cut").error[2] == pytest.approx(half(values))
 
     tuned = view.tunings[0].tried[0]
-    assert tuned.half == pytest.approx(half(list(tuned.losses)))
-    assert learning_rates.drawing(view).lines[0].error[0] == tuned.half
-    assert f"± {tuned.half:.3f}" in learning_rates.table(view).rows[0][1]
+    assert tuned.ci_half_width == pytest.approx(half(list(tuned.losses)))
+    assert learning_rates.drawing(view).lines[0].error[0] == tuned.ci_half_width
+    assert f"± {tuned.ci_half_width:.3f}" in learning_rates.table(view).rows[0][1]
     captions = "".join(b.caption for m in (effective_rank, truncation, learning_rates) for b in m.section(view).blocks if isinstance(b, Figure))  # type: ignore[union-attr]
     assert "standard deviation" not in captions
     assert captions.count("95 % interval") >= 4
@@ -187,9 +187,9 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
 
 def test_one_seed_has_no_bars(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]")))
-    for cut in truncation.decide(view, "eval_loss"):
+    for cut in truncation.compute(view, "eval_loss"):
         assert "±" not in truncation.sentence(cut, "eval_loss")
-    assert all(e is None for line in truncation.drawing(view, "eval_loss", truncation.decide(view, "eval_loss")).lines for e in line.error)
+    assert all(e is None for line in truncation.drawing(view, "eval_loss", truncation.compute(view, "eval_loss")).lines for e in line.error)
 
 
 def test_no_section_says_standard_deviation() -> None:
@@ -209,7 +209,7 @@ def rows_of(view: View, cell: CellResult) -> list[dict[str, str]]:
 
 
 def test_a_cut_curve_holds_the_means_of_its_rows_and_ends_at_the_whole_change(view: View) -> None:
-    cuts = {(c.label, c.allocation): c for c in truncation.decide(view, "eval_loss")}
+    cuts = {(c.label, c.allocation): c for c in truncation.compute(view, "eval_loss")}
     cut = cuts["LoRA r=16", "uniform"]
     assert [p.rank for p in cut.points] == [1, 2, 4, 8]
     for p in cut.points:
@@ -229,7 +229,7 @@ def test_a_cut_curve_holds_the_means_of_its_rows_and_ends_at_the_whole_change(vi
 
 
 def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
-    cut = next(c for c in truncation.decide(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    cut = next(c for c in truncation.compute(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
     four = next(p for p in cut.points if p.rank == 4)
     trained = {c.cell.seed: c.value("eval_loss") for c in cells(view, "LoRA r=4")}
     ours = {c.cell.seed: float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c)
@@ -238,7 +238,7 @@ def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
     assert four.trained.mean == pytest.approx(np.mean([v for v in trained.values() if v is not None]))
     assert (four.ahead, four.pairs) == (sum(ours[s] < (trained[s] or 0) for s in ours), 2)
     assert next(p for p in cut.points if p.rank == 2).trained is None  # nobody trained that rank
-    accuracy = next(c for c in truncation.decide(view, "python-docs-cloze/acc") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    accuracy = next(c for c in truncation.compute(view, "python-docs-cloze/acc") if c.label == "LoRA r=16" and c.allocation == "uniform")
     assert next(p for p in accuracy.points if p.rank == 4).ahead == four.ahead  # higher is better there
     said = truncation.sentence(cut, "eval_loss")
     assert f"trained at 4 {four.trained.mean:.3f}" in said
@@ -253,7 +253,7 @@ def test_a_cut_to_the_own_rank_is_not_compared_with_itself(tmp_path: Path) -> No
             path.write_text("\n".join([*lines, "uniform,16,1,1.0,eval_loss,2.5,,"]) + "\n")
 
     view = rewritten(filled(tmp_path), add_whole)
-    cut = next(c for c in truncation.decide(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    cut = next(c for c in truncation.compute(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
     assert cut.points[-1].rank == 16
     assert cut.points[-1].trained is None
     line = next(x for x in truncation.drawing(view, "eval_loss", (cut,)).lines if "cut" in x.label)
@@ -261,8 +261,8 @@ def test_a_cut_to_the_own_rank_is_not_compared_with_itself(tmp_path: Path) -> No
 
 
 def test_the_trained_ranks_are_those_of_the_rank_curve_and_far_levels_are_told_not_drawn(view: View) -> None:
-    cuts = truncation.decide(view, "eval_loss")
-    info, curve = truncation.drawing(view, "eval_loss", cuts), rank_curve.decide(view, "eval_loss")
+    cuts = truncation.compute(view, "eval_loss")
+    info, curve = truncation.drawing(view, "eval_loss", cuts), rank_curve.compute(view, "eval_loss")
     assert curve is not None
     assert [(x.label.partition(",")[0], x.x, x.y) for x in info.lines[:2]] == [(x.label, x.x, x.y) for x in curve.lines]
     assert [level.label for level in info.levels] == ["full"]
@@ -284,7 +284,7 @@ def test_the_first_truncation_figure_is_of_the_studys_own_metric(tmp_path: Path)
 
 
 def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> None:
-    cuts = truncation.decide(view, "eval_loss")
+    cuts = truncation.compute(view, "eval_loss")
     assert len(cuts) > truncation.MOST_LINES
     assert {c.label for c in truncation.drawn(view, cuts)} == {"LoRA r=16", "LoRA r=16 nf4", "full"}
     assert truncation.drawn(view, cuts[:3]) == cuts[:3]
@@ -296,7 +296,7 @@ def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> N
 
 
 def test_similarity_between_seeds_is_that_of_the_stored_subspaces(view: View) -> None:
-    found = {s.label: s for s in seed_similarity.decide(view)}
+    found = {s.label: s for s in seed_similarity.compute(view)}
     one, two = (load_file(view.file(c.cell.id, FILES[1])) for c in cells(view, "LoRA r=16"))
     for side, similarity, sides in (("right", found["LoRA r=16"].right, (64, 256)), ("left", found["LoRA r=16"].left, (64, 64))):
         names = [n for n in one if n.endswith(side)]
@@ -310,7 +310,7 @@ def test_similarity_between_seeds_is_that_of_the_stored_subspaces(view: View) ->
 
 
 def test_a_rank_stops_where_it_ends_and_one_seed_shows_nothing(view: View, tmp_path: Path) -> None:
-    found = seed_similarity.decide(view)
+    found = seed_similarity.compute(view)
     assert {s.label: len(s.right.phi) for s in found} == {f"LoRA r={r}{q}": min(r, 8) for r in (1, 4, 16) for q in ("", " nf4")} | {"full": 8}
     info = seed_similarity.drawing(view, found)
     assert info.lines[-1].label == "random subspaces"
@@ -321,8 +321,8 @@ def test_a_rank_stops_where_it_ends_and_one_seed_shows_nothing(view: View, tmp_p
 
 
 def test_the_map_shows_both_sides_of_the_highest_rank_symmetric(view: View) -> None:
-    one = seed_similarity.chosen(view, seed_similarity.decide(view))
-    info = seed_similarity.decide_map(one)
+    one = seed_similarity.chosen(view, seed_similarity.compute(view))
+    info = seed_similarity.compute_map(one)
     assert one.label == "LoRA r=16"
     assert [p.label for p in info.planes] == ["right side", "left side"]
     values = np.array(info.planes[0].values, dtype=float)
@@ -334,7 +334,7 @@ def test_the_map_shows_both_sides_of_the_highest_rank_symmetric(view: View) -> N
 
 
 def test_repair_is_the_mean_over_modules_and_seeds(view: View) -> None:
-    found = {r.label: r for r in quantization_repair.decide(view)}
+    found = {r.label: r for r in quantization_repair.compute(view)}
     assert set(found) == {"LoRA r=1 nf4", "LoRA r=4 nf4", "LoRA r=16 nf4"}
     shares = []
     for cell in cells(view, "LoRA r=4 nf4"):
@@ -349,7 +349,7 @@ def test_repair_is_the_mean_over_modules_and_seeds(view: View) -> None:
 
 
 def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
-    found = quantization_repair.decide(view)
+    found = quantization_repair.compute(view)
     said = quantization_repair.answer(found)
     top = max(found, key=lambda r: r.repaired.mean)
     assert said.startswith("Does the adapter repair the quantisation? No. In 3 of 3 conditions the trained weights lie no nearer")
@@ -361,7 +361,7 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
             kept = load_spectra(path)
             save_spectra(path, [replace(s, repair=replace(s.repair, cosine=0.9, repaired_share=0.3 if s.rank == 4 else -0.1)) if s.repair else s for s in kept])
 
-    other = quantization_repair.decide(rewritten(filled(tmp_path), repairs))
+    other = quantization_repair.compute(rewritten(filled(tmp_path), repairs))
     said = quantization_repair.answer(other)
     assert "No." not in said
     assert "In 1 of 3 conditions" in said
@@ -395,11 +395,11 @@ def test_spectra_of_an_older_version_are_shown_as_far_as_they_go(tmp_path: Path)
             save_file(load_file(folder / FILES[0]), folder / FILES[0])
 
     view = rewritten(filled(tmp_path), strip)
-    assert spectra.decide(view) is not None
-    assert effective_rank.decide_map(view) is not None
-    assert all(u.utilisation is None for u in effective_rank.decide(view))
-    assert effective_rank.decide_curve(view, effective_rank.decide(view)) is None
-    assert effective_rank.decide_beside(view) == ()
+    assert spectra.compute(view) is not None
+    assert effective_rank.compute_map(view) is not None
+    assert all(u.utilisation is None for u in effective_rank.compute(view))
+    assert effective_rank.compute_curve(view, effective_rank.compute(view)) is None
+    assert effective_rank.compute_beside(view) == ()
     assert quantization_repair.section(view) is None
 
 
@@ -426,8 +426,8 @@ def test_what_did_not_finish_is_not_averaged_in(tmp_path: Path) -> None:
         return result.model_copy(update={"outcome": "failed"}) if result.cell.seed == 1 else result
 
     view = make_view(filled(tmp_path, change=fail_seed_1))
-    assert all(u.entropy_rank.n == 1 for u in effective_rank.decide(view))
-    assert seed_similarity.decide(view) == ()
+    assert all(u.entropy_rank.n == 1 for u in effective_rank.compute(view))
+    assert seed_similarity.compute(view) == ()
 
 
 def test_every_new_figure_says_its_numbers_in_words(view: View) -> None:
@@ -479,7 +479,7 @@ def test_a_heat_map_shows_its_numbers_only_while_they_have_room() -> None:
 def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_path: Path) -> None:
     """The synthetic executor's seeds share a part of every direction, whatever the rank: phi is SHARED^2 and what chance adds."""
     view = make_view(filled(tmp_path))
-    found = rank_similarity.decide(view)
+    found = rank_similarity.compute(view)
     assert [(r.family, r.low, r.high) for r in found] == [("LoRA", 1, 4), ("LoRA", 4, 16), ("LoRA nf4", 1, 4), ("LoRA nf4", 4, 16)]
     wide = found[1]
     assert (len(wide.right.phi), len(wide.right.phi[0])) == (4, 8)
@@ -493,7 +493,7 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     same = analysed.rank_similarity([(one, one)], "left", 8)
     assert same is not None
     assert same.phi[0][3] == pytest.approx(1, abs=1e-3)
-    heat = rank_similarity.decide_map(wide)
+    heat = rank_similarity.compute_map(wide)
     assert (len(heat.planes[0].rows), len(heat.planes[0].columns)) == (4, 8)
     assert rank_similarity.section(view) is not None
     assert rank_similarity.section(make_view(filled(tmp_path / "one", ONLY_FULL))) is None

@@ -10,12 +10,12 @@ from scipy import stats
 
 from lorabench.config import expand
 from lorabench.errors import StudyError
-from lorabench.executors.synthetic import expected
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.table_model import Table, Value, shown
 from lorabench.report.tables import as_text, study_table, table_of
 from lorabench.report.view import make_view
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
+from tests.synthetic import expected
 
 
 def value(table: Table, row: int, key: str) -> Value | None:
@@ -172,10 +172,10 @@ def test_an_interval_of_a_share_ends_where_shares_do_and_the_same_value_thrice_h
     alike, none_right, several = (value(table, row, "python-docs-cloze/acc") for row in (0, 2, 6))
     wilson = stats.binomtest(0, 20).proportion_ci(0.95, "wilson").high
     assert none_right and several and alike
-    assert (none_right.low, none_right.high, none_right.half) == (0.0, pytest.approx(wilson), pytest.approx(wilson))
+    assert (none_right.low, none_right.high, none_right.ci_half_width) == (0.0, pytest.approx(wilson), pytest.approx(wilson))
     column = next(c for c in table.columns if c.key == "python-docs-cloze/acc")
     assert shown(none_right, column) == "0.0 ± 16.1"
-    assert several.half == pytest.approx(stats.t.ppf(0.975, 1) * 0.1 / 2), "two seeds a tenth apart"
+    assert several.ci_half_width == pytest.approx(stats.t.ppf(0.975, 1) * 0.1 / 2), "two seeds a tenth apart"
     assert (several.low, several.high) == (0.0, 1.0)
-    assert (alike.half, shown(alike, column)) == (None, "35.0")
+    assert (alike.ci_half_width, shown(alike, column)) == (None, "35.0")
     assert table.notes[0].endswith("None is given where all seeds have the same value: how far others would lie is then unknown.")

@@ -1,4 +1,4 @@
-"""A small study over the odd engine, and slots that run it in the real worker process."""
+"""A small study over the odd engine, and workers that run it in the real worker process."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def begun(tmp_path, monkeypatch):
 
 @pytest.fixture
 def open_odd():
-    """open_slot of the local executor, over the odd engine."""
-    return functools.partial(local.open_slot, engine=ENGINE, foresight=f"{ENGINE}.foresee")
+    """open_worker of the local executor, over the odd engine."""
+    return functools.partial(local.open_worker, engine=ENGINE, predictor=f"{ENGINE}.predict_cell")
 
 
 def study_of(*seeds: int, more: str = ""):

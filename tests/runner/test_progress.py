@@ -7,12 +7,12 @@ import io
 import pytest
 
 from lorabench.engine.events import Event
-from lorabench.executors.synthetic import open_slot
 from lorabench.runner import progress
 from lorabench.runner.display import Lines
 from lorabench.runner.plan import make_plan
 from lorabench.runner.progress import Tally, duration
 from tests.runner.conftest import study_of
+from tests.synthetic import open_worker
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_plain_lines_come_every_ten_seconds_or_tenth_of_the_steps(clock, tmp_pat
     said = [line for line in stream.getvalue().splitlines() if "training step" in line]
     assert 45 <= len(said) <= 50  # 500 s
     assert said[0].startswith("[1/1] lora rank 4, seed 0: training step 20 of 1000, loss 1.500, 5,230 tokens/s, more than ")
-    result = open_slot().run(cell, tmp_path / "cell", lambda event: None)
+    result = open_worker().run(cell, tmp_path / "cell", lambda event: None)
     lines.end(cell, result, 503.0)
     assert "finished in 8 min 23 s, held-out loss " in stream.getvalue().splitlines()[-1]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lorabench.runner.threads import cgroup_cores, threads_per_worker, usable_cores
-from lorabench.runner.worker_pool import Crew
+from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
 
 
@@ -80,6 +80,6 @@ def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(told, s
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    with Crew(open_odd, workers=64) as crew:
-        run(crew.first, cells(0)[0], tmp_path)
+    with WorkerPool(open_odd, workers=64) as pool:
+        run(pool.first, cells(0)[0], tmp_path)
     assert (tmp_path / "begun.txt").read_text().split()[3:5] == seen

@@ -9,14 +9,14 @@ from lorabench.config.load import read_study
 from lorabench.errors import StudyError
 from lorabench.runner.plan import make_plan
 from lorabench.runner.run import check
-from lorabench.runner.worker_pool import Crew
+from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.conftest import source_of
 
 
 def checked(open_odd, folder, *ranks, skip=False):
     source = source_of(0, more=f"grid: {{method.rank: [{', '.join(map(str, ranks))}]}}\n")
-    with Crew(open_odd) as crew:
-        return check(make_plan(read_study(source), folder), crew, source, skip)
+    with WorkerPool(open_odd) as pool:
+        return check(make_plan(read_study(source), folder), pool, source, skip)
 
 
 def test_a_condition_that_would_not_fit_is_a_note_in_its_own_words(open_odd, begun, tmp_path):

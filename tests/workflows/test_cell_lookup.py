@@ -91,7 +91,7 @@ def test_explain_shows_a_condition_with_its_means_and_its_cells(folder, capsys):
     view = make_view(Store(folder))
     summary = next(s for s in view.summaries if s.label.text == "LoRA r=1")
     shown = next(line for line in out.splitlines() if line.startswith("  eval_loss "))
-    assert f"{summary.mean('eval_loss'):.4g} nats ± {summary.statistics['eval_loss'].half:.4g} nats over 2 seeds" in shown
+    assert f"{summary.mean('eval_loss'):.4g} nats ± {summary.statistics['eval_loss'].ci_half_width:.4g} nats over 2 seeds" in shown
     assert f"learning rate {next(t.chosen for t in view.tunings if t.condition == summary.condition):g}, chosen by validation loss from 0.001, 0.003" in out
     assert sum(line.startswith("  ") and c.id in line for c in cell_lookup.find("LoRA r=1", folder).cells for line in out.splitlines()) == 4
 

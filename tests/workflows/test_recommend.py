@@ -17,10 +17,10 @@ from lorabench.advice.types import Candidate, Needs, Workload
 from lorabench.config.gpus import find_gpu, gpus
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 from lorabench.errors import LorabenchError
-from lorabench.executors import synthetic
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
 from lorabench.workflows.recommend import change, emit, recommend
+from tests import synthetic
 from tests.report.stores import filled
 
 # QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank 64, 512 tokens, batch 1, checkpointing).

@@ -1,12 +1,12 @@
 """Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run: rank 40 to 44 would not fit, 45 never could."""
 
 from lorabench.engine.events import Problem
-from lorabench.record.memory_prediction import Foresight
+from lorabench.record.memory_prediction import MemoryPrediction
 
 
-def foresee(cell):
+def predict_memory(cell):
     low, high = {106: (30, 40), 107: (15, 25)}.get(cell.seed, (None, None))
-    return None if low is None else Foresight(10 * 10**9, low * 10**9, high * 10**9, 20 * 10**9)
+    return None if low is None else MemoryPrediction(10 * 10**9, low * 10**9, high * 10**9, 20 * 10**9)
 
 
 def foretell(cells):

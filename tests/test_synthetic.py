@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from lorabench.config import Cell, expand
 from lorabench.engine.events import Event
-from lorabench.executors.synthetic import GAP, expected, open_slot
 from lorabench.record.items import load_items
 from tests.report.stores import STUDY, study_of
+from tests.synthetic import GAP, expected, open_worker
 
 
 def cells(folder: Path, text: str = STUDY) -> tuple[Cell, ...]:
@@ -22,7 +22,7 @@ def cells(folder: Path, text: str = STUDY) -> tuple[Cell, ...]:
 
 def test_readings_files_and_events(tmp_path: Path) -> None:
     cell, events = cells(tmp_path)[0], list[Event]()
-    result = open_slot(threads=1).run(cell, tmp_path / "out", events.append)
+    result = open_worker(threads=1).run(cell, tmp_path / "out", events.append)
     assert result.outcome == "finished"
     drawn = {r.metric: r.value for r in result.readings}
     items = load_items(tmp_path / "out" / "items.safetensors")
@@ -48,27 +48,27 @@ def test_the_surface_is_the_documented_one(tmp_path: Path) -> None:
 
 def test_it_repeats_itself(tmp_path: Path) -> None:
     cell = cells(tmp_path)[2]
-    assert open_slot().run(cell, tmp_path / "a", lambda e: None) == open_slot().run(cell, tmp_path / "b", lambda e: None)
+    assert open_worker().run(cell, tmp_path / "a", lambda e: None) == open_worker().run(cell, tmp_path / "b", lambda e: None)
     assert (tmp_path / "a" / "curve.csv").read_bytes() == (tmp_path / "b" / "curve.csv").read_bytes()
 
 
 def test_an_absurd_rate_diverges_and_a_huge_batch_does_not_fit(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     wild = cell.model_copy(update={"training": cell.training.model_copy(update={"learning_rate": 2.0})})
-    result = open_slot().run(wild, tmp_path / "a", lambda e: None)
+    result = open_worker().run(wild, tmp_path / "a", lambda e: None)
     assert result.outcome == "diverged"
     assert result.error is not None
     assert result.error.step == 12
     assert result.value("eval_loss") is None
     wide = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": 4096})})
-    assert open_slot().run(wide, tmp_path / "b", lambda e: None).outcome == "out_of_memory"
+    assert open_worker().run(wide, tmp_path / "b", lambda e: None).outcome == "out_of_memory"
 
 
 def test_a_rank_above_every_matrix_is_a_problem(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     huge = cell.model_copy(update={"method": cell.method.model_copy(update={"rank": 5000})})
-    assert open_slot().check([cell]) == ()
-    assert [p.field for p in open_slot().check([cell, huge])] == ["method.rank"]
+    assert open_worker().check([cell]) == ()
+    assert [p.field for p in open_worker().check([cell, huge])] == ["method.rank"]
 
 
 def test_epochs_come_to_steps_in_curve_result_and_cost(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_epochs_come_to_steps_in_curve_result_and_cost(tmp_path: Path) -> None:
     one, two = (cells(tmp_path, text.replace("epochs: 1", f"epochs: {n}"))[0] for n in (0.5, 2))
     each = math.ceil(1000 / one.training.batch_size)
     for cell, steps in ((one, math.ceil(each / 2)), (two, 2 * each)):
-        result = open_slot().run(cell, tmp_path / cell.id, lambda event: None)
+        result = open_worker().run(cell, tmp_path / cell.id, lambda event: None)
         assert len(pd.read_csv(tmp_path / cell.id / "curve.csv")) == steps
         assert result.steps == steps
     assert expected(two)["train_seconds"] / expected(one)["train_seconds"] == pytest.approx(2 * each / math.ceil(each / 2))

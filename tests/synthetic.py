@@ -106,7 +106,7 @@ def expected(cell: Cell) -> dict[str, float]:
     return found
 
 
-class Slot:
+class Worker:
     """Runs cells at once, in this process."""
 
     def check(self, cells: Iterable[Cell]) -> tuple[Problem, ...]:
@@ -152,9 +152,9 @@ class Slot:
         """Nothing is held."""
 
 
-def open_slot(threads: int | None = None) -> Slot:
-    """A slot; threads do not matter."""
-    return Slot()
+def open_worker(threads: int | None = None) -> Worker:
+    """A worker; threads do not matter."""
+    return Worker()
 
 
 def _trains(cell: Cell) -> bool:
