@@ -74,7 +74,11 @@ def memory(options: argparse.Namespace) -> Any:
 
 
 def methods(options: argparse.Namespace) -> Any:
-    adapters = [m for m in plugins.names("methods") if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY]
+    adapters = [
+        m
+        for m in plugins.names("methods")
+        if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY
+    ]
     steps = "training.steps=20" if CUDA else "training.steps=2"
     grid = f"grid={{method: [{', '.join(adapters)}], quantization: [none, int8, fp4, nf4, {{name: nf4, double_quant: true}}]}}"
     extra = [cells(steps, f"method={m}") for m in ("base", "full", "pissa")]
@@ -84,15 +88,33 @@ def methods(options: argparse.Namespace) -> Any:
 
 
 def throughput(options: argparse.Namespace) -> Any:
-    big = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 32000}
-    small = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024}
+    big = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 32000,
+    }
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 1024,
+    }
     with tempfile.TemporaryDirectory() as folder:
         shipped = Path(__file__).parents[1] / "lorabench" / "models" / "tiny-300k"
         transformers.AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(big if CUDA else small), max_position_embeddings=2048))
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**(big if CUDA else small), max_position_embeddings=2048)
+        )
         model.to(torch.bfloat16).save_pretrained(folder)
         del model
-        size = ("training.batch_size=8", "training.sequence_length=1024", "training.steps=40") if CUDA else ("training.batch_size=2", "training.steps=3")
+        size = (
+            ("training.batch_size=8", "training.sequence_length=1024", "training.steps=40")
+            if CUDA
+            else ("training.batch_size=2", "training.steps=3")
+        )
         base = (f"model={folder}", *size)
         grid = "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
         return run_all((*cells(*base, "method=full"), *cells(*base, grid)))

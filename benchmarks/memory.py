@@ -52,14 +52,34 @@ def cpu_settings() -> list[Setting]:
     ranks, steps = itertools.cycle((1, 4, 8, 16, 32)), itertools.cycle(((False, 1), (True, 1), (False, 2), (True, 2)))
     targets = itertools.cycle(("all-linear", "attention", "mlp"))
     found = []
-    pairs = [("full", "none"), ("lora", "none"), ("rslora", "none"), ("dora", "none"), ("pissa", "none"), ("lora", "nf4"), ("dora", "nf4"), ("lora", "fp4"), ("lora", "int8")]
-    for (method, quantization), optimizer, autocast in itertools.product(pairs, ("adamw", "adamw-8bit", "sgd", "adamw"), ("none", "bfloat16")):
+    pairs = [
+        ("full", "none"),
+        ("lora", "none"),
+        ("rslora", "none"),
+        ("dora", "none"),
+        ("pissa", "none"),
+        ("lora", "nf4"),
+        ("dora", "nf4"),
+        ("lora", "fp4"),
+        ("lora", "int8"),
+    ]
+    for (method, quantization), optimizer, autocast in itertools.product(
+        pairs, ("adamw", "adamw-8bit", "sgd", "adamw"), ("none", "bfloat16")
+    ):
         (batch, length), (checkpointing, accumulation) = next(shapes), next(steps)
         spec = FULL if method == "full" else MethodSpec(name=method, rank=next(ranks), target_modules=next(targets))
         training = TrainingSpec(
             batch_size=batch, sequence_length=length, optimizer=optimizer, gradient_checkpointing=checkpointing, gradient_accumulation=accumulation, autocast=autocast
         )  # fmt: skip
-        found.append(Setting(ModelSpec(name=next(models)), QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0), spec, training, "cpu"))
+        found.append(
+            Setting(
+                ModelSpec(name=next(models)),
+                QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0),
+                spec,
+                training,
+                "cpu",
+            )
+        )
     return found
 
 
@@ -70,7 +90,9 @@ def cpu(setting: Setting) -> dict[str, Any]:
     method, spec = setting.method, setting.training
     targets = resolve_targets(base, method.target_modules) if method.target_modules else ()
     with quiet():
-        model = plugins.load("methods", method.name).attach(base, method, peft_targets(base, targets) if targets else [])
+        model = plugins.load("methods", method.name).attach(
+            base, method, peft_targets(base, targets) if targets else []
+        )
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length))
     micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
     measured = peak_of_two_steps(model, micro, spec, torch.bfloat16 if spec.autocast == "bfloat16" else None)
@@ -89,7 +111,15 @@ def device_settings() -> list[Setting]:
         )  # fmt: skip
         spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if CUDA else 4)
         name = ModelSpec(name=model if CUDA else "lorabench/tiny-300k", dtype="bfloat16" if CUDA else "float32")
-        found.append(Setting(name, QuantizationSpec(name=kind, double_quant=double == "dq"), spec, training, "cuda" if CUDA else "cpu"))
+        found.append(
+            Setting(
+                name,
+                QuantizationSpec(name=kind, double_quant=double == "dq"),
+                spec,
+                training,
+                "cuda" if CUDA else "cpu",
+            )
+        )
     return found
 
 
@@ -166,7 +196,11 @@ def with_random_weights(setting: Setting) -> Any:
     spec = setting.quantization
     quantization = plugins.load("quantizations", spec.name).config(spec.double_quant, torch.bfloat16 if CUDA else dtype)
     if quantization is not None:
-        weights = {n: (m.weight.data, m.bias) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)}
+        weights = {
+            n: (m.weight.data, m.bias)
+            for n, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)
+        }
         with quiet():
             quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
             quantizer.preprocess_model(model=model, device_map={"": where}, dtype=dtype)
@@ -177,7 +211,13 @@ def with_random_weights(setting: Setting) -> Any:
             weight = weight.T.contiguous() if module.source_cls is transformers.pytorch_utils.Conv1D else weight
             if isinstance(module, bnb.nn.Linear4bit):
                 old = module.weight
-                made = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=old.compress_statistics, quant_type=old.quant_type, module=module)
+                made = bnb.nn.Params4bit(
+                    weight,
+                    requires_grad=False,
+                    compress_statistics=old.compress_statistics,
+                    quant_type=old.quant_type,
+                    module=module,
+                )
             else:
                 made = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
             module.weight = made.to(where)
@@ -185,7 +225,11 @@ def with_random_weights(setting: Setting) -> Any:
     method = setting.method
     targets = resolve_targets(model, method.target_modules) if method.target_modules else ()
     with quiet():
-        return plugins.load("methods", method.name).attach(model, method, peft_targets(model, targets) if targets else []).train()
+        return (
+            plugins.load("methods", method.name)
+            .attach(model, method, peft_targets(model, targets) if targets else [])
+            .train()
+        )
 
 
 def published(row: dict[str, str]) -> dict[str, Any]:
@@ -208,7 +252,11 @@ def published(row: dict[str, str]) -> dict[str, Any]:
             stack.enter_context(BEHAVIOURS[behaviour]())
         step = predict_step(setting)
     words = f"{row['source']}: {row['model']} {row['quantization']} r={row['rank']} {row['target_modules']} {row['micro_batch']}x{row['sequence_length']}"
-    return {**compared(words, step.peak_bytes, round(float(row["peak_gb"]) * 1e9)), "behaviour": row["behaviour"], "parts": step.parts}
+    return {
+        **compared(words, step.peak_bytes, round(float(row["peak_gb"]) * 1e9)),
+        "behaviour": row["behaviour"],
+        "parts": step.parts,
+    }
 
 
 @contextlib.contextmanager
@@ -256,7 +304,9 @@ def plain_linear() -> Iterator[None]:
 def expanded_heads() -> Iterator[None]:
     own = kernels._attention
 
-    def attention(device: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+    def attention(
+        device: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
+    ) -> torch.Tensor:
         key, value = (t.expand(*t.shape[:-3], query.shape[-3], *t.shape[-2:]).contiguous() for t in (key, value))
         return own(device, query, key, value, *rest, **named)
 
@@ -275,13 +325,23 @@ BEHAVIOURS = {
 def compared(words: str, predicted: int, measured: int) -> dict[str, Any]:
     """A row of the result, printed as it is made."""
     error = 100 * (predicted / measured - 1)
-    print(f"{error:+7.2f} %  {predicted / 1e6:>10,.2f} MB predicted  {measured / 1e6:>10,.2f} MB measured  {words}", flush=True)
-    return {"setting": words, "predicted_bytes": predicted, "measured_bytes": measured, "error_percent": round(error, 3)}
+    print(
+        f"{error:+7.2f} %  {predicted / 1e6:>10,.2f} MB predicted  {measured / 1e6:>10,.2f} MB measured  {words}",
+        flush=True,
+    )
+    return {
+        "setting": words,
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "error_percent": round(error, 3),
+    }
 
 
 def _words(s: Setting) -> str:
     t, double = s.training, " dq" if s.quantization.double_quant and s.quantization.name.endswith("f4") else ""
-    more = (" checkpointed" if t.gradient_checkpointing else "") + (" bf16 autocast" if t.autocast == "bfloat16" else "")
+    more = (" checkpointed" if t.gradient_checkpointing else "") + (
+        " bf16 autocast" if t.autocast == "bfloat16" else ""
+    )
     rank = "" if s.method.rank is None else f" r={s.method.rank} {s.method.target_modules}"
     return f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double} {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
 
@@ -301,12 +361,22 @@ def measure(part: str) -> dict[str, Any]:
                 rows.append({"setting": _words(setting), "fault": str(e)[:300]})
             if CUDA:
                 torch.cuda.empty_cache()
-    groups = {"all": rows} | ({"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {})
+    groups = {"all": rows} | (
+        {"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {}
+    )
     summary = {}
     for name, chosen in groups.items():
         errors = sorted(abs(r["error_percent"]) for r in chosen if "error_percent" in r)
-        summary[name] = {"rows": len(errors), "median_percent": round(statistics.median(errors), 3), "worst_percent": errors[-1]}
-    return {"summary": summary, "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}, "rows": rows}
+        summary[name] = {
+            "rows": len(errors),
+            "median_percent": round(statistics.median(errors), 3),
+            "worst_percent": errors[-1],
+        }
+    return {
+        "summary": summary,
+        "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()},
+        "rows": rows,
+    }
 
 
 def main() -> None:

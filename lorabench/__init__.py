@@ -31,7 +31,18 @@ _HOMES = {
     "LorabenchError": "lorabench.errors",
 }
 
-__all__ = ["Cell", "LorabenchError", "Study", "StudyResults", "__version__", "expand", "load_study", "open_results", "run", "spectrum"]
+__all__ = [
+    "Cell",
+    "LorabenchError",
+    "Study",
+    "StudyResults",
+    "__version__",
+    "expand",
+    "load_study",
+    "open_results",
+    "run",
+    "spectrum",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,15 @@ def run(
     unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
     if unknown_outcomes:
         raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
-    plan = run_study(study, out, pool=WorkerPool(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible, frame=cells_frame)
+    plan = run_study(
+        study,
+        out,
+        pool=WorkerPool(executor, workers),
+        progress=progress,
+        retry=retry,
+        skip_infeasible=skip_infeasible,
+        frame=cells_frame,
+    )
     write_outputs(plan.store)
     return StudyResults(plan.store, study)
 
@@ -57,7 +65,14 @@ def open_results(folder: str | Path) -> StudyResults:
     return StudyResults(store, store.study())
 
 
-def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str | Path | None = None, alpha: float | None = None, directory: str | Path | None = None) -> Examined:
+def spectrum(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    compare: str | Path | None = None,
+    alpha: float | None = None,
+    directory: str | Path | None = None,
+) -> Examined:
     """What an adapter (PEFT or loralib), a cell (its folder, id or words), a condition (its label: the first seed's cell) or a checkpoint learned, module by module.
 
     `base` names the weights before (a cell knows its own), `compare` a second one whose subspaces are held beside it, `alpha` the
@@ -67,7 +82,9 @@ def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str
     from lorabench.workflows import spectrum
 
     named = [None if n is None else str(n) for n in (base, compare)]
-    return spectrum.spectrum(str(source), named[0], named[1], alpha, spectrum.cell_finder(None if directory is None else str(directory)))
+    return spectrum.spectrum(
+        str(source), named[0], named[1], alpha, spectrum.cell_finder(None if directory is None else str(directory))
+    )
 
 
 def cells_frame(store: Store) -> pd.DataFrame:
@@ -112,14 +129,18 @@ class StudyResults:
         """One result per cell that has one, in the study's order."""
         return self.store.results()
 
-    def evaluate(self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None) -> StudyResults:
+    def evaluate(
+        self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None
+    ) -> StudyResults:
         """Repeats evaluations and analyses that failed or are missing, from the saved weights and without training; then writes the tables and the report.
 
         cells: ids or their beginnings, all where there are none; again: evaluate finished ones, too. StoreError where an id is none or was not trained.
         """
         from lorabench.runner.run import evaluate
 
-        evaluate(self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=cells_frame)
+        evaluate(
+            self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=cells_frame
+        )
         write_outputs(self.store)
         return StudyResults(self.store, self.study)
 

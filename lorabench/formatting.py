@@ -103,7 +103,8 @@ def _three(value: float) -> str:
 def one_line(text: str) -> str:
     """A name without line breaks and control characters (an escape sequence in a model's name stays without effect)."""
     return "".join(
-        " " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text
+        " " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c
+        for c in text
     )
 
 

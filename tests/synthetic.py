@@ -46,7 +46,14 @@ from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.metrics import is_accuracy
 from lorabench.record.result import CellResult, Environment, Fault, Outcome, Phase, Reading, Resolved
 from lorabench.record.spectrum import Alignment, Intruders, Repair, Spectrum, place, save_spectra
-from lorabench.record.truncations import DIRECTIONS, Allocation, Directions, Truncation, save_directions, save_truncations
+from lorabench.record.truncations import (
+    DIRECTIONS,
+    Allocation,
+    Directions,
+    Truncation,
+    save_directions,
+    save_truncations,
+)
 
 FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
 BEST_RATE, RATE_COST = {"full": 1e-3, "adapter": 3e-3}, 0.05  # nats for a rate ten times too high or too low
@@ -96,7 +103,9 @@ def expected(cell: Cell) -> dict[str, float]:
             "tokens_per_second": speed,
             "train_seconds": tokens / speed,
             "train_peak_bytes": (peak := float(round(weights + 12 * trainable + activations))),
-            "predicted_train_peak_bytes": (predicted := float(round(peak * (1.01 if quantization == "none" else 0.98)))),
+            "predicted_train_peak_bytes": (
+                predicted := float(round(peak * (1.01 if quantization == "none" else 0.98)))
+            ),
             **_parts(cell, weights, trainable, activations, predicted),
             "train_loss": loss - 0.1,
             "forgetting": 0.3 - 0.2 * gap / GAP,
@@ -113,15 +122,21 @@ class Worker:
         """A rank above what any matrix has."""
         words = "rank {} exceeds every matrix; at most {} is allowed"
         return tuple(
-            Problem(c.id, "method.rank", words.format(c.method.rank, HIGHEST_RANK)) for c in cells if (c.method.rank or 0) > HIGHEST_RANK
+            Problem(c.id, "method.rank", words.format(c.method.rank, HIGHEST_RANK))
+            for c in cells
+            if (c.method.rank or 0) > HIGHEST_RANK
         )
 
-    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult:
+    def run(
+        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+    ) -> CellResult:
         """The cell's result; its curve and what it learned in `folder`. Nothing is foreseen, so nothing is skipped."""
         folder.mkdir(parents=True, exist_ok=True)
         on_event(Event(cell.id, "load"))
         if cell.training.batch_size >= LARGEST_BATCH:
-            fault = Fault(kind="OutOfMemoryError", message=f"a batch of {cell.training.batch_size} sequences does not fit", step=1)
+            fault = Fault(
+                kind="OutOfMemoryError", message=f"a batch of {cell.training.batch_size} sequences does not fit", step=1
+            )
             return _result(cell, "out_of_memory", {}, fault)
         diverges = cell.training.rate > 1
         readings = expected(cell)
@@ -129,14 +144,26 @@ class Worker:
             steps = min(_steps(cell), DIVERGES_AT) if diverges else _steps(cell)
             _train(cell, steps, readings["train_loss"], folder / "curve.csv", on_event)
             if diverges:
-                kept = {m: readings[m] for m in ("total_parameters", "trainable_parameters", "weight_bytes", "load_seconds")}
-                return _result(cell, "diverged", kept, Fault(kind="Diverged", message="the training loss is not finite", step=steps))
+                kept = {
+                    m: readings[m] for m in ("total_parameters", "trainable_parameters", "weight_bytes", "load_seconds")
+                }
+                return _result(
+                    cell,
+                    "diverged",
+                    kept,
+                    Fault(kind="Diverged", message="the training loss is not finite", step=steps),
+                )
         on_event(Event(cell.id, "evaluate"))
         if _trains(cell):
             on_event(Event(cell.id, "decompose"))
             learned, wanted = spectra(cell), cell.analysis.spectra
             if wanted != "none":
-                save_spectra(folder / "spectra.safetensors", learned if wanted == "full" else (replace(s, alignment=None, intruders=None, repair=None) for s in learned))
+                save_spectra(
+                    folder / "spectra.safetensors",
+                    learned
+                    if wanted == "full"
+                    else (replace(s, alignment=None, intruders=None, repair=None) for s in learned),
+                )
             if wanted == "full":
                 save_directions(folder / "directions.safetensors", directions(cell))
             if cuts := truncations(cell, learned):
@@ -144,7 +171,9 @@ class Worker:
         save_items(folder / FILE, seen := items(cell, readings))
         return _result(cell, "finished", readings | {m: i.value for m, i in seen.items() if is_accuracy(m)}, None)
 
-    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+    def repeat(
+        self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
+    ) -> CellResult:
         """The former result: there is nothing to measure again."""
         return before
 
@@ -242,7 +271,13 @@ def spectra(cell: Cell) -> tuple[Spectrum, ...]:
 
 def _spectrum(cell: Cell, name: str, out: int, inner: int) -> Spectrum:
     rank, layer = min(cell.method.rank or HIDDEN, HIDDEN), place(name)[0] or 0
-    fall = FALL[place(name)[1]] + 0.05 * layer + 0.5 / rank + ERROR.get(cell.quantization.name, 0.0) + 0.02 * _uniform(cell.id)
+    fall = (
+        FALL[place(name)[1]]
+        + 0.05 * layer
+        + 0.5 / rank
+        + ERROR.get(cell.quantization.name, 0.0)
+        + 0.02 * _uniform(cell.id)
+    )
     values = (1 + 0.1 * _uniform(cell.id + name)) * np.arange(1, rank + 1, dtype=np.float64) ** -fall
     k = rank if cell.method.rank is not None else DIRECTIONS
     random, own = BASE_NORM * k / math.sqrt(out * inner), BASE_NORM * (k / HIDDEN) ** 0.25
@@ -260,7 +295,10 @@ def _spectrum(cell: Cell, name: str, out: int, inner: int) -> Spectrum:
 def directions(cell: Cell) -> dict[str, Directions]:
     """A part that all seeds share and a part of the seed's own, orthogonal to it."""
     k = min(cell.method.rank or HIDDEN, DIRECTIONS)
-    return {name: Directions(_basis(cell, name, "left", out, k), _basis(cell, name, "right", inner, k)) for name, (out, inner) in _modules().items()}
+    return {
+        name: Directions(_basis(cell, name, "left", out, k), _basis(cell, name, "right", inner, k))
+        for name, (out, inner) in _modules().items()
+    }
 
 
 def _basis(cell: Cell, name: str, side: str, length: int, k: int) -> np.ndarray:
@@ -271,7 +309,9 @@ def _basis(cell: Cell, name: str, side: str, length: int, k: int) -> np.ndarray:
 
 
 def _normal(key: str, rows: int, columns: int) -> np.ndarray:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])).standard_normal((rows, columns))
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])).standard_normal(
+        (rows, columns)
+    )
 
 
 def truncations(cell: Cell, learned: tuple[Spectrum, ...]) -> tuple[Truncation, ...]:
@@ -284,17 +324,26 @@ def truncations(cell: Cell, learned: tuple[Spectrum, ...]) -> tuple[Truncation, 
         for k in (2**i for i in range(most.bit_length()) if 2**i < most):
             lost = part * (1 - sum(float(np.sum(s.singular_values[:k] ** 2)) for s in learned) / energy)
             values = {"eval_loss": whole + CUT * lost, **_accuracies(cell, whole + CUT * lost)}
-            made.append(Truncation(allocation, k, k * sum(sum(sides) for sides in _modules().values()), 1 - lost, _readings(values)))
+            made.append(
+                Truncation(
+                    allocation, k, k * sum(sum(sides) for sides in _modules().values()), 1 - lost, _readings(values)
+                )
+            )
     return tuple(made)
 
 
 def _readings(values: dict[str, float]) -> tuple[Reading, ...]:
     of_items = {m: math.sqrt(v * (1 - v) / ITEMS) for m, v in values.items() if m.endswith("/acc")}
-    return tuple(Reading(metric=m, value=v, stderr=of_items.get(m), count=ITEMS if m in of_items else None) for m, v in values.items())
+    return tuple(
+        Reading(metric=m, value=v, stderr=of_items.get(m), count=ITEMS if m in of_items else None)
+        for m, v in values.items()
+    )
 
 
 def _result(cell: Cell, outcome: Outcome, readings: dict[str, float], error: Fault | None) -> CellResult:
-    environment = Environment(device="synthetic", cores=1, platform="none", python="none", packages={"lorabench": "synthetic"})
+    environment = Environment(
+        device="synthetic", cores=1, platform="none", python="none", packages={"lorabench": "synthetic"}
+    )
     alpha, rank = cell.method.alpha, cell.method.rank
     scaling = alpha / rank if alpha is not None and rank is not None else None
     return CellResult(

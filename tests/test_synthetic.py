@@ -41,14 +41,20 @@ def test_readings_files_and_events(tmp_path: Path) -> None:
 
 
 def test_the_surface_is_the_documented_one(tmp_path: Path) -> None:
-    by_name = {(c.method.name, c.method.rank, c.quantization.name, c.seed): expected(c)["eval_loss"] for c in cells(tmp_path)}
-    assert by_name["lora", 4, "none", 0] - by_name["full", None, "none", 0] == pytest.approx(GAP / math.sqrt(5), abs=0.021)
+    by_name = {
+        (c.method.name, c.method.rank, c.quantization.name, c.seed): expected(c)["eval_loss"] for c in cells(tmp_path)
+    }
+    assert by_name["lora", 4, "none", 0] - by_name["full", None, "none", 0] == pytest.approx(
+        GAP / math.sqrt(5), abs=0.021
+    )
     assert by_name["base", None, "none", 0] == pytest.approx(3.2)
 
 
 def test_it_repeats_itself(tmp_path: Path) -> None:
     cell = cells(tmp_path)[2]
-    assert open_worker().run(cell, tmp_path / "a", lambda e: None) == open_worker().run(cell, tmp_path / "b", lambda e: None)
+    assert open_worker().run(cell, tmp_path / "a", lambda e: None) == open_worker().run(
+        cell, tmp_path / "b", lambda e: None
+    )
     assert (tmp_path / "a" / "curve.csv").read_bytes() == (tmp_path / "b" / "curve.csv").read_bytes()
 
 
@@ -81,4 +87,6 @@ def test_epochs_come_to_steps_in_curve_result_and_cost(tmp_path: Path) -> None:
         result = open_worker().run(cell, tmp_path / cell.id, lambda event: None)
         assert len(pd.read_csv(tmp_path / cell.id / "curve.csv")) == steps
         assert result.steps == steps
-    assert expected(two)["train_seconds"] / expected(one)["train_seconds"] == pytest.approx(2 * each / math.ceil(each / 2))
+    assert expected(two)["train_seconds"] / expected(one)["train_seconds"] == pytest.approx(
+        2 * each / math.ceil(each / 2)
+    )

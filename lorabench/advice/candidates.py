@@ -42,7 +42,14 @@ class CandidateSpec:
         return self.method.name, self.quantization.name
 
 
-def candidate_specs(parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: ComparisonGroup | None = None, others: Sequence[ComparisonGroup] = (), batch_size: int | None = None) -> tuple[CandidateSpec, ...]:
+def candidate_specs(
+    parameters: int,
+    tokens: int | None,
+    trainable: Mapping[int, int],
+    contest: ComparisonGroup | None = None,
+    others: Sequence[ComparisonGroup] = (),
+    batch_size: int | None = None,
+) -> tuple[CandidateSpec, ...]:
     """The ones that are thought of, and those that the contest measured.
 
     `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
@@ -67,7 +74,9 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
     quiet = "no evidence of its quality" if quality.basis == "none" else ""
     added = "its quality adds differences of two benchmarks" if len(told) > 1 else ""
-    return CandidateSpec(spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat))))
+    return CandidateSpec(
+        spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat)))
+    )
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
@@ -75,7 +84,15 @@ def stored_as(quantization: str) -> QuantizationSpec:
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
 
-def _candidate_spec(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int], contest: ComparisonGroup | None, others: Sequence[ComparisonGroup], batch_size: int | None) -> CandidateSpec:
+def _candidate_spec(
+    key: Key,
+    parameters: int,
+    tokens: int | None,
+    trainable: Mapping[int, int],
+    contest: ComparisonGroup | None,
+    others: Sequence[ComparisonGroup],
+    batch_size: int | None,
+) -> CandidateSpec:
     if contest is None:
         return by_rules(key, parameters, tokens, trainable)
     own = contest.way(key)
@@ -91,15 +108,26 @@ def _candidate_spec(key: Key, parameters: int, tokens: int | None, trainable: Ma
     elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.way(key)))
     named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
     caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}{named}"
-    return replace(family, quantization=stored_as(key[1]), quality=quality, evidence=(*family.evidence, *told), caveats=(caveat, *family.caveats))
+    return replace(
+        family,
+        quantization=stored_as(key[1]),
+        quality=quality,
+        evidence=(*family.evidence, *told),
+        caveats=(caveat, *family.caveats),
+    )
 
 
-def _measured(contest: ComparisonGroup, way: MethodResult, key: Key, parameters: int, batch_size: int | None) -> CandidateSpec:
+def _measured(
+    contest: ComparisonGroup, way: MethodResult, key: Key, parameters: int, batch_size: int | None
+) -> CandidateSpec:
     setting, training = way.group.setting, way.group.setting.training
     rate, evidence, caveats = training.rate, way.evidence, []
     if setting.method.rank is not None and not way.decided:
         tried = "the only one" if way.alone else "the best of those"
-        caveats.append(f"rank {setting.method.rank} is {tried} that {contest.study} tried" + (", and the highest: a higher one may do better" if way.at_the_edge else ""))
+        caveats.append(
+            f"rank {setting.method.rank} is {tried} that {contest.study} tried"
+            + (", and the highest: a higher one may do better" if way.at_the_edge else "")
+        )
     if way.option.seeds == 1:
         caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
     if way.quality.against != FULL:
@@ -113,7 +141,9 @@ def _measured(contest: ComparisonGroup, way: MethodResult, key: Key, parameters:
     if contest.distance > REACH or training.optimizer != "adamw":
         rate, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
-        caveats.append(f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}")
+        caveats.append(
+            f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}"
+        )
     else:
         theirs = training.batch_size * training.gradient_accumulation
         beside = f"for {theirs} sequences a step (here {batch_size})" if batch_size not in (None, theirs) else ""

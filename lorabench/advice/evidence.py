@@ -97,4 +97,16 @@ def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> Comparison
     able = [c for c in found if c.ways and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]
-    return min(near, key=lambda c: (c.way(WHOLE) is None, -c.ranks, -len(c.ways), -c.ways[0].option.seeds, c.distance, c.study, c.task), default=None)
+    return min(
+        near,
+        key=lambda c: (
+            c.way(WHOLE) is None,
+            -c.ranks,
+            -len(c.ways),
+            -c.ways[0].option.seeds,
+            c.distance,
+            c.study,
+            c.task,
+        ),
+        default=None,
+    )

@@ -128,7 +128,10 @@ class Fact(Frozen):
     def worse(self) -> Difference:
         """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster means: Donner and Klar 2000)."""
         places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
-        ours, theirs = (np.array([np.mean([scores[i] for i in at]) for at in places.values()]) for scores in (self.ours, self.theirs))
+        ours, theirs = (
+            np.array([np.mean([scores[i] for i in at]) for at in places.values()])
+            for scores in (self.ours, self.theirs)
+        )
         return difference(theirs, ours)
 
 
@@ -161,7 +164,9 @@ def learning_rate(method: str, parameters: int) -> tuple[float, EvidenceItem]:
     found = next(r.value for r in told.lora if parameters < r.parameters_below)
     if method != "full":
         return found, EvidenceItem("published", f"learning rate {found:g}", told.lora_source)
-    return found * told.full_over_lora, EvidenceItem("published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source)
+    return found * told.full_over_lora, EvidenceItem(
+        "published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source
+    )
 
 
 def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, EvidenceItem, str]:
@@ -169,10 +174,18 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     rule = rules().rank
     able = sorted(r for r in trainable if r >= rule.floor)
     if not able:
-        return max(trainable), EvidenceItem("rule", f"rank {max(trainable)}", "the smallest matrix of the model"), f"no layer may be left out, and one allows no rank above {max(trainable)}"
+        return (
+            max(trainable),
+            EvidenceItem("rule", f"rank {max(trainable)}", "the smallest matrix of the model"),
+            f"no layer may be left out, and one allows no rank above {max(trainable)}",
+        )
     floor = EvidenceItem("published", f"rank {able[0]}", rule.floor_source)
     if tokens is None:
-        return able[0], floor, "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank"
+        return (
+            able[0],
+            floor,
+            "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank",
+        )
     wanted = rule.bits_per_token * tokens
     fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
     rank = able[-1] if fit is None else fit
@@ -180,11 +193,19 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring about {count(round(wanted))}"
     told = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is None:
-        return rank, told, f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here"
+        return (
+            rank,
+            told,
+            f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here",
+        )
     least, most = rule.bits_per_parameter_learned
     if least * trainable[rank] >= wanted:
         return rank, told, ""
-    return rank, told, f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}"
+    return (
+        rank,
+        told,
+        f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}",
+    )
 
 
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[EvidenceItem, ...]]:
@@ -203,12 +224,31 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
         d = f.worse
         bound = d.bound("high")
         assert d.interval is not None and bound is not None  # two pairs at least, which differ
-        worse, half, one_sided = worse + d.value, math.hypot(half, d.interval[1] - d.value), math.hypot(one_sided, bound - d.value)
-        numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace("-0.0", "0.0").replace("-", "−")
+        worse, half, one_sided = (
+            worse + d.value,
+            math.hypot(half, d.interval[1] - d.value),
+            math.hypot(one_sided, bound - d.value),
+        )
+        numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace(
+            "-0.0", "0.0"
+        ).replace("-", "−")
         pairs = f" ({len(f.ours)} pairs)" if len(f.ours) > d.pairs else ""
-        told.append(EvidenceItem("published", f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}", f.source))
+        told.append(
+            EvidenceItem(
+                "published",
+                f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}",
+                f.source,
+            )
+        )
     return Quality("published", FULL, POINTS, worse, worse - half, worse + half, worse + one_sided, MARGIN), tuple(told)
 
 
 def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:
-    return next((f for f in rules().facts if f.varies == varies and f.ours_is == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]), None)
+    return next(
+        (
+            f
+            for f in rules().facts
+            if f.varies == varies and f.ours_is == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]
+        ),
+        None,
+    )

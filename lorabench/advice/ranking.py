@@ -58,30 +58,48 @@ def advise(
     ahead(leasts)
     able = [f for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes]
     ahead([c for f in able for c in _next(f, workload)])
-    ahead([c for c in (variant(f, workload, workload.batch_size, True, f.optimizers[-1]) for f in able) if not beyond(c)])
+    ahead(
+        [c for c in (variant(f, workload, workload.batch_size, True, f.optimizers[-1]) for f in able) if not beyond(c)]
+    )
     for spec, least in zip(given, leasts, strict=True):
         at_least = needs(least)
         if at_least.high_bytes > memory_bytes:
             out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, change(least, at_least)))
             continue
-        if priority == "accuracy" and spec.quantization.name == "int8" and spec.quality.basis != "measured" and _stands_behind(spec, fit):
+        if (
+            priority == "accuracy"
+            and spec.quantization.name == "int8"
+            and spec.quality.basis != "measured"
+            and _stands_behind(spec, fit)
+        ):
             notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
             continue
-        candidate, need = min(_fitting(spec, workload, memory_bytes, needs, beyond), key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)))
+        candidate, need = min(
+            _fitting(spec, workload, memory_bytes, needs, beyond),
+            key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)),
+        )
         caveats = (*spec.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
-        fit.append(Recommendation(candidate, need, memory_bytes - need.high_bytes, spec.quality, spec.evidence, caveats))
+        fit.append(
+            Recommendation(candidate, need, memory_bytes - need.high_bytes, spec.quality, spec.evidence, caveats)
+        )
     fit.sort(key=lambda r: order(r, priority))
-    return Advice(tuple(fit), tuple(out), (*dict.fromkeys(notes), *(_of_the_order(fit) if priority == "accuracy" else ())))
+    return Advice(
+        tuple(fit), tuple(out), (*dict.fromkeys(notes), *(_of_the_order(fit) if priority == "accuracy" else ()))
+    )
 
 
 def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
     """What the order of these does not claim."""
     notes = []
     if len(fit) > 1 and fit[0].candidate.method.name == "full":
-        notes.append("Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to be within the margin of it.")
+        notes.append(
+            "Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to be within the margin of it."
+        )
     undecided = [i for i, r in enumerate(fit, 1) if quality_tier(r.quality)[0] == 1]
     if len(undecided) > 1:
-        notes.append(f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the one that may be the least behind stands first.")
+        notes.append(
+            f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the one that may be the least behind stands first."
+        )
     return tuple(notes)
 
 
@@ -93,11 +111,15 @@ def _next(spec: CandidateSpec, workload: Workload) -> tuple[Candidate, ...]:
 
 def _stands_behind(spec: CandidateSpec, fit: Sequence[Recommendation]) -> bool:
     """Whether the same method on an unquantised base fits, and stands no lower."""
-    counterparts = [r for r in fit if r.candidate.quantization.name == "none" and r.candidate.method.name == spec.method.name]
+    counterparts = [
+        r for r in fit if r.candidate.quantization.name == "none" and r.candidate.method.name == spec.method.name
+    ]
     return any(quality_tier(r.quality) <= quality_tier(spec.quality) for r in counterparts)
 
 
-def _fitting(spec: CandidateSpec, workload: Workload, memory_bytes: int, needs: NeedsOf, beyond: Callable[[Candidate], bool]) -> list[tuple[Candidate, Needs]]:
+def _fitting(
+    spec: CandidateSpec, workload: Workload, memory_bytes: int, needs: NeedsOf, beyond: Callable[[Candidate], bool]
+) -> list[tuple[Candidate, Needs]]:
     """Every variant that fits: micro-batches that divide the batch, with and without checkpointing, with each optimizer."""
     whole = workload.batch_size
     sizes = sorted({d for n in range(1, math.isqrt(whole) + 1) if whole % n == 0 for d in (n, whole // n)})
@@ -143,4 +165,10 @@ def quality_tier(q: Quality) -> tuple[int, float]:
 def _pace(candidate: Candidate, needs: Needs) -> tuple[float, ...]:
     """Time of an optimizer step where it is known; else the plain optimizer, and checkpointing and small micro-batches are held to be slower."""
     time = math.inf if needs.seconds is None else sum(needs.seconds) / 2
-    return (time, candidate.optimizer != "adamw", candidate.gradient_checkpointing, candidate.gradient_accumulation, needs.peak_bytes)
+    return (
+        time,
+        candidate.optimizer != "adamw",
+        candidate.gradient_checkpointing,
+        candidate.gradient_accumulation,
+        needs.peak_bytes,
+    )

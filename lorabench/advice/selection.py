@@ -19,7 +19,15 @@ from lorabench.config.fingerprint import canonical_json
 from lorabench.record.metrics import metric as described
 
 PEAK = "train_peak_bytes"
-FREE = ("method.alpha", "method.dropout", "training.learning_rate", "training.schedule", "training.warmup", "training.weight_decay", "training.max_grad_norm")
+FREE = (
+    "method.alpha",
+    "method.dropout",
+    "training.learning_rate",
+    "training.schedule",
+    "training.warmup",
+    "training.weight_decay",
+    "training.max_grad_norm",
+)
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,15 @@ def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]
     """Conditions that may be held against each other: of one model and one task. Order of the study."""
     found: dict[str, list[Replicates]] = {}
     for g in groups:
-        found.setdefault(canonical_json([g.declared["model"]["name"], g.declared["task"], g.setting.fingerprints.data]), []).append(g)
+        found.setdefault(
+            canonical_json([g.declared["model"]["name"], g.declared["task"], g.setting.fingerprints.data]), []
+        ).append(g)
     return tuple(tuple(members) for members in found.values())
 
 
-def options(groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str) -> tuple[Option, ...]:
+def options(
+    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
+) -> tuple[Option, ...]:
     """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no better and worse. Order of the study."""
     known = {s.condition: s for s in summaries}
     able = [g for g in groups if g.trains and known[g.condition].comparable and metric in known[g.condition].statistics]
@@ -74,7 +86,9 @@ def best_of(given: Sequence[Option]) -> Option:
 
 def select(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
     """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least memory; None where there is none."""
-    fit = [o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)]
+    fit = [
+        o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)
+    ]
     good = [o for o in fit if enough(o, given, tolerated)]
     return min(good, key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition), default=None)
 

@@ -72,7 +72,13 @@ class Used:
     def sentence(self) -> str:
         """ "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (2 to 6 over modules): a reason for less.\""""
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
-        lean = ": a reason for less" if self.unused and not self.needed else ": full, a reason for more" if self.full else ""
+        lean = (
+            ": a reason for less"
+            if self.unused and not self.needed
+            else ": full, a reason for more"
+            if self.full
+            else ""
+        )
         said = f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of {self.room:.4g} directions on average{over}{lean}."
         if self.needed:
             return f"{said} Cut to rank {self.short} without further training it loses more than is tolerated."
@@ -104,7 +110,9 @@ class SpectralCheck:
             return "more" if own.full else "agrees"
         if round(top.energy_rank) <= own.room or (top.cut is not None and top.cut <= own.rank):
             return "agrees"
-        if own.full:  # a low rank is filled by almost anything: it takes a high one that is full as well to ask for more
+        if (
+            own.full
+        ):  # a low rank is filled by almost anything: it takes a high one that is full as well to ask for more
             return "more" if top.full else "open"
         return "agrees" if top.unused else "open"
 
@@ -113,7 +121,11 @@ class SpectralCheck:
         """What each learned, and where that agrees with the choice."""
         own, top = self.chosen, self.highest
         lower = "." if self.lower else ", and a lower one was not tried."
-        less = f"{top.label} left half of its rank unused, so it is not rank that it lacks." if own.rank is None and top else f"it speaks for less rank{lower}"
+        less = (
+            f"{top.label} left half of its rank unused, so it is not rank that it lacks."
+            if own.rank is None and top
+            else f"it speaks for less rank{lower}"
+        )
         verdict = {
             "agrees": f"Agrees with the choice of {own.label}.",
             "more": f"Disagrees with the choice of {own.label}: it speaks for more rank.",
@@ -123,12 +135,18 @@ class SpectralCheck:
         return " ".join((*((top.sentence,) if top else ()), own.sentence, verdict))
 
 
-def spectral_check(chosen: Option, given: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> SpectralCheck | None:
+def spectral_check(
+    chosen: Option, given: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None
+) -> SpectralCheck | None:
     """Of a choice among options; None where its cells kept no spectra."""
     own = used(chosen, results, file, metric, tolerated)
     if own is None:
         return None
-    ranked = [o for o in given if o.rank is not None and (chosen.rank is None or (o.family == chosen.family and o.family >= 0))]
+    ranked = [
+        o
+        for o in given
+        if o.rank is not None and (chosen.rank is None or (o.family == chosen.family and o.family >= 0))
+    ]
     top = max(ranked, key=lambda o: o.rank or 0, default=None)
     highest = None if top is None or top.condition == chosen.condition else used(top, results, file, metric, tolerated)
     return SpectralCheck(own, highest, any((o.rank or 0) < (chosen.rank or 0) for o in ranked))
@@ -149,7 +167,9 @@ def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerate
     return Used(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut, short)
 
 
-def least_cut(finished: Sequence[CellResult], file: FileOf, metric: str, tolerated: float) -> tuple[int | None, int | None]:
+def least_cut(
+    finished: Sequence[CellResult], file: FileOf, metric: str, tolerated: float
+) -> tuple[int | None, int | None]:
     """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all cuts above it; the next below it."""
     sign = -1.0 if described(metric).better == "higher" else 1.0
     lost: dict[int, list[float]] = {}

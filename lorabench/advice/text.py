@@ -32,7 +32,9 @@ class Answer:
 def as_text(answer: Answer) -> str:
     """For a terminal."""
     w, advice = answer.workload, answer.advice
-    data = "".join(f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n)
+    data = "".join(
+        f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n
+    )
     lines = [
         f"{one_line(w.model.name)} on {one_line(answer.gpu)} ({size(answer.memory_bytes)} usable): {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; "
         f"priority: {answer.priority}",
@@ -54,7 +56,12 @@ def title(c: Candidate) -> str:
     m = c.method
     modules = m.target_modules if isinstance(m.target_modules, str) else " + ".join(m.target_modules or ())
     of = "" if m.rank is None else f" r={m.rank}, alpha {m.alpha:g}, {one_line(modules)}"
-    stored = "" if c.quantization.name == "none" else f", base in {c.quantization.name.upper()}" + (" with double quantisation" if c.quantization.double_quant else "")
+    stored = (
+        ""
+        if c.quantization.name == "none"
+        else f", base in {c.quantization.name.upper()}"
+        + (" with double quantisation" if c.quantization.double_quant else "")
+    )
     name = "full fine-tuning" if m.name == "full" else method_label(m.name)
     return f"{name}{of}{stored}"
 
@@ -68,7 +75,9 @@ def quality(q: Quality) -> str:
     unit = POINTS if q.metric == POINTS else formatting.head_unit(metric(q.metric).unit, signed=True)
 
     def number(value: float) -> str:
-        return f"{value:.1f}".replace("-", "−") if q.metric == POINTS else formatting.number(value, metric(q.metric).unit)
+        return (
+            f"{value:.1f}".replace("-", "−") if q.metric == POINTS else formatting.number(value, metric(q.metric).unit)
+        )
 
     ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
     said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
@@ -125,11 +134,28 @@ def steps_of_an_epoch(w: Workload) -> int | None:
 
 
 def _indented(lines: list[str]) -> list[str]:
-    return [wrapped for line in lines for wrapped in textwrap.wrap(line, _WIDTH, initial_indent="   ", subsequent_indent="            ", break_long_words=False, break_on_hyphens=False)]
+    return [
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(
+            line,
+            _WIDTH,
+            initial_indent="   ",
+            subsequent_indent="            ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def _wrapped(lines: tuple[str, ...], indent: str) -> list[str]:
-    return [wrapped for line in lines for wrapped in textwrap.wrap(line, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False)]
+    return [
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(
+            line, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False
+        )
+    ]
 
 
 def as_plain(answer: Answer) -> dict[str, Any]:
@@ -144,7 +170,15 @@ def as_plain(answer: Answer) -> dict[str, Any]:
         "priority": answer.priority,
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in answer.advice.recommendations],
-        "excluded": [{**_candidate(e.candidate), **_needs(e.needs, w, e.candidate), "over_bytes": e.over_bytes, "cheapest_change": e.cheapest_change} for e in answer.advice.excluded],
+        "excluded": [
+            {
+                **_candidate(e.candidate),
+                **_needs(e.needs, w, e.candidate),
+                "over_bytes": e.over_bytes,
+                "cheapest_change": e.cheapest_change,
+            }
+            for e in answer.advice.excluded
+        ],
         "notes": list(answer.advice.notes),
     }
 
@@ -156,8 +190,21 @@ def as_json(answer: Answer) -> str:
 
 def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
     q = r.quality
-    told = {"basis": q.basis, "against": q.against, "metric": q.metric, "unit": _unit(q), "worse": q.worse, "low": q.low, "high": q.high, "margin": q.margin, "within_margin": q.enough}
-    evidence = [{"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})} for e in r.evidence]
+    told = {
+        "basis": q.basis,
+        "against": q.against,
+        "metric": q.metric,
+        "unit": _unit(q),
+        "worse": q.worse,
+        "low": q.low,
+        "high": q.high,
+        "margin": q.margin,
+        "within_margin": q.enough,
+    }
+    evidence = [
+        {"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})}
+        for e in r.evidence
+    ]
     return {
         **_candidate(r.candidate),
         **_needs(r.needs, w, r.candidate),
@@ -184,7 +231,12 @@ def _candidate(c: Candidate) -> dict[str, Any]:
 
 
 def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, Any]:
-    plain: dict[str, Any] = {"trainable_parameters": n.trainable_parameters, "peak_bytes": n.peak_bytes, "low_bytes": n.low_bytes, "high_bytes": n.high_bytes}
+    plain: dict[str, Any] = {
+        "trainable_parameters": n.trainable_parameters,
+        "peak_bytes": n.peak_bytes,
+        "low_bytes": n.low_bytes,
+        "high_bytes": n.high_bytes,
+    }
     steps = steps_of_an_epoch(w)
     if n.seconds is not None:
         plain["step_seconds"] = list(n.seconds)

@@ -34,9 +34,13 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     return found
 
 
-def compare(pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec) -> tuple[Comparison, ...]:
+def compare(
+    pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec
+) -> tuple[Comparison, ...]:
     """A Comparison for each condition and metric that has a pair."""
     made: list[Comparison] = []
     for metric in metrics:
-        made += adjusted([found for c, r in wanted.items() if (found := compared(pairing, metric, c, r, rules)) is not None])
+        made += adjusted(
+            [found for c, r in wanted.items() if (found := compared(pairing, metric, c, r, rules)) is not None]
+        )
     return tuple(made)

@@ -64,9 +64,19 @@ def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Acros
     pairs = _matched(ours, theirs, apart)
     if not pairs:  # a tuned rate and a given one are the same question
         pairs = _matched(ours, theirs, apart | {_RATE})
-    found = {c.condition: c for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)}
-    marks = [{g.condition: (g.setting.fingerprints.model, g.setting.fingerprints.data) for g in side.groups} for side in (here, there)]
-    changed = tuple(c for c, o in pairs.items() if marks[0][c] != marks[1][o] and "model.name" not in apart and not any(n.startswith("task.") for n in apart))
+    found = {
+        c.condition: c
+        for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)
+    }
+    marks = [
+        {g.condition: (g.setting.fingerprints.model, g.setting.fingerprints.data) for g in side.groups}
+        for side in (here, there)
+    ]
+    changed = tuple(
+        c
+        for c, o in pairs.items()
+        if marks[0][c] != marks[1][o] and "model.name" not in apart and not any(n.startswith("task.") for n in apart)
+    )
     return Across(
         changed,
         differ,
@@ -80,7 +90,9 @@ def _settings(groups: Sequence[Replicates]) -> dict[str, dict[str, str]]:
     return {g.condition: _flat(g.declared) for g in groups}
 
 
-def _matched(ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]], apart: set[str]) -> dict[str, str]:
+def _matched(
+    ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]], apart: set[str]
+) -> dict[str, str]:
     keys = {_key(s, apart): c for c, s in theirs.items()}
     return {c: keys[k] for c, s in ours.items() if (k := _key(s, apart)) in keys}
 
@@ -95,12 +107,17 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _whole_differences(ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, str, str], ...]:
+def _whole_differences(
+    ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]]
+) -> tuple[tuple[str, str, str], ...]:
     names = dict.fromkeys(n for side in (ours, theirs) for s in side.values() for n in s)
     found = []
     for name in names:
         # an untrained base has no steps and no rate: where a field does not apply it says nothing about the study
-        a, b = ({s.get(name, "null") for s in side.values() if s.get("training.steps") != "0"} or {"null"} for side in (ours, theirs))
+        a, b = (
+            {s.get(name, "null") for s in side.values() if s.get("training.steps") != "0"} or {"null"}
+            for side in (ours, theirs)
+        )
         if len(a) == len(b) == 1 and a != b:
             found.append((name, next(iter(a)), next(iter(b))))
     return tuple(found)

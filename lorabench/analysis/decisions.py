@@ -1,11 +1,11 @@
 """What a study decides about its reference: a condition that does as well for less, or how far the nearest one stays behind.
 
-    level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
-               where that is less than the reference's, else the best by the mean
-    near       none is, but one is shown not to be worse by more than the margin: of these as of those
-    behind     every condition is worse beyond doubt: the nearest by the mean
-    open       neither: of those that are not decided the best by the mean, and what its interval leaves possible
-    alone      no pair allows a comparison
+level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
+           where that is less than the reference's, else the best by the mean
+near       none is, but one is shown not to be worse by more than the margin: of these as of those
+behind     every condition is worse beyond doubt: the nearest by the mean
+open       neither: of those that are not decided the best by the mean, and what its interval leaves possible
+alone      no pair allows a comparison
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Decision:
         return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 
-def compute_decisions(summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str) -> tuple[Decision, ...]:
+def compute_decisions(
+    summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str
+) -> tuple[Decision, ...]:
     """A Decision for each reference that conditions were compared with, in the study's order."""
     by_condition = {s.condition: s for s in summaries}
     families: dict[str, list[Comparison]] = {}
@@ -62,7 +64,9 @@ def compute_decisions(summaries: Sequence[Summary], comparisons: Sequence[Compar
     return tuple(_decision(reference, members, by_condition, metric, total) for reference, members in families.items())
 
 
-def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str, total: int) -> Decision:
+def _decision(
+    reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str, total: int
+) -> Decision:
     sign = 1.0 if described(metric).better == "higher" else -1.0
 
     def cost(c: Comparison) -> tuple[float, float]:
@@ -79,7 +83,24 @@ def _decision(reference: str, members: Sequence[Comparison], summaries: Mapping[
     cheapest = least is not None and limit is not None and cost(least)[0] < _LESS * limit
     among = level or undecided or members
     best = leader([summaries[c.condition] for c in among], metric)
-    chosen = least if least and cheapest else next((c for c in among if best and c.condition == best.condition), None) or max(among, key=quality)
+    chosen = (
+        least
+        if least and cheapest
+        else next((c for c in among if best and c.condition == best.condition), None) or max(among, key=quality)
+    )
     ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
-    counts = {v.replace("-", ""): sum(c.verdict == v for c in members) for v in ("better", "worse", "equivalent", "non-inferior")}
-    return Decision(reference, kind, chosen, len(members), **counts, memory=ours / theirs if ours and theirs else None, cheapest=cheapest, family=total, broken=summaries[reference].outcomes.broken)
+    counts = {
+        v.replace("-", ""): sum(c.verdict == v for c in members)
+        for v in ("better", "worse", "equivalent", "non-inferior")
+    }
+    return Decision(
+        reference,
+        kind,
+        chosen,
+        len(members),
+        **counts,
+        memory=ours / theirs if ours and theirs else None,
+        cheapest=cheapest,
+        family=total,
+        broken=summaries[reference].outcomes.broken,
+    )

@@ -52,8 +52,15 @@ def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tup
     for s, memory, value in known:
         if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
             front.append((s.condition, memory, value.mean))
-    rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known if not s.outcomes.broken}
-    told = {pair: c.verdict for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()}
+    rivals = {
+        s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1]
+        for s, memory, value in known
+        if not s.outcomes.broken
+    }
+    told = {
+        pair: c.verdict
+        for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()
+    }
     made = []
     for s, memory, value in known:
         if s.outcomes.broken:
@@ -63,5 +70,9 @@ def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tup
         surely = next((r for r in ahead if told.get((s.condition, r)) == "worse"), None)
         level = next((r for r in ahead if told.get((s.condition, r)) in LEVEL_WITH), None)
         tier: Tier = "dominated" if surely else "level" if level else "open" if ahead else "front"
-        made.append(Point(s.condition, memory, value.mean, value.ci_half_width, tier, surely or level or next(iter(ahead), None)))
+        made.append(
+            Point(
+                s.condition, memory, value.mean, value.ci_half_width, tier, surely or level or next(iter(ahead), None)
+            )
+        )
     return tuple(made)

@@ -129,7 +129,9 @@ def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdic
             [p.ci_half_width for p in able],
         )
     fit, why = (None, found) if isinstance(found, str) else (found, "")
-    return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why)
+    return RankCurve(
+        metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why
+    )
 
 
 def _best(points: Sequence[Point], better: str) -> Point | None:

@@ -76,7 +76,9 @@ def over_seeds(values: Sequence[float]) -> Statistic | None:
     """Mean, sample standard deviation (n - 1) and half-width of the mean's 95 % interval (both absent for one) of a value for each seed; None for no value."""
     if not values:
         return None
-    return Statistic(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values), half_of(values))
+    return Statistic(
+        float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values), half_of(values)
+    )
 
 
 def measured(cells: Sequence[Sequence[Spectrum]], measure: Measure, middle: Middle = np.mean) -> Statistic | None:
@@ -105,14 +107,18 @@ def fields(cells: Sequence[Sequence[Spectrum]], measure: Measure) -> Fields:
         if (value := measure(s)) is not None:
             found.setdefault(at[s.module], []).append(float(value))
     layers = sorted({n for n, _ in found}, key=lambda n: (n is None, n or 0))
-    types = tuple(dict.fromkeys(kind for n, kind in found if n is not None)) + tuple(kind for n, kind in found if n is None)
+    types = tuple(dict.fromkeys(kind for n, kind in found if n is not None)) + tuple(
+        kind for n, kind in found if n is None
+    )
     rows = tuple(tuple(float(np.mean(v)) if (v := found.get((n, kind))) else None for n in layers) for kind in types)
     return Fields(tuple(layers), types, rows)
 
 
 def decays(spectra: Sequence[Spectrum]) -> list[Array]:
     """Singular values over the largest, of every change that is not zero."""
-    return [s.singular_values / s.singular_values[0] for s in spectra if len(s.singular_values) and s.singular_values[0] > 0]
+    return [
+        s.singular_values / s.singular_values[0] for s in spectra if len(s.singular_values) and s.singular_values[0] > 0
+    ]
 
 
 def mean_decay(decays: Sequence[Array]) -> Array:
@@ -172,19 +178,27 @@ class Similarity:
 
 def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most: int) -> Similarity | None:
     """Over all pairs of seeds and the modules they share, up to `most` directions; None where no pair has any."""
-    return _mean_similarity(itertools.combinations([_bases(s, side, most) for s in seeds], 2), side, most, symmetric=True)
+    return _mean_similarity(
+        itertools.combinations([_bases(s, side, most) for s in seeds], 2), side, most, symmetric=True
+    )
 
 
-def rank_similarity(pairs: Sequence[tuple[Mapping[str, Directions], Mapping[str, Directions]]], side: Side, most: int) -> Similarity | None:
+def rank_similarity(
+    pairs: Sequence[tuple[Mapping[str, Directions], Mapping[str, Directions]]], side: Side, most: int
+) -> Similarity | None:
     """The same between two ranks, each pair from one seed: i counts directions of the first rank, j of the second (Hu et al. 2021, figure 3)."""
-    return _mean_similarity(((_bases(a, side, most), _bases(b, side, most)) for a, b in pairs), side, most, symmetric=False)
+    return _mean_similarity(
+        ((_bases(a, side, most), _bases(b, side, most)) for a, b in pairs), side, most, symmetric=False
+    )
 
 
 def _bases(cell: Mapping[str, Directions], side: Side, most: int) -> dict[str, Array]:
     return {name: q for name, d in cell.items() if (q := orthonormal(getattr(d, side)[:, :most])).shape[1]}
 
 
-def _mean_similarity(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], side: Side, most: int, *, symmetric: bool) -> Similarity | None:
+def _mean_similarity(
+    pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], side: Side, most: int, *, symmetric: bool
+) -> Similarity | None:
     """A module with fewer directions leaves the mean where it ends."""
     total, number = np.zeros((most, most)), np.zeros((most, most))
     sizes, counted = [], 0
@@ -204,4 +218,6 @@ def _mean_similarity(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Arr
         return None
     rows, columns = int((number[:, 0] > 0).sum()), int((number[0] > 0).sum())
     mean = total[:rows, :columns] / number[:rows, :columns]
-    return Similarity(side, tuple(tuple(float(v) for v in row) for row in mean), float(np.mean([1 / n for n in sizes])), counted)
+    return Similarity(
+        side, tuple(tuple(float(v) for v in row) for row in mean), float(np.mean([1 / n for n in sizes])), counted
+    )

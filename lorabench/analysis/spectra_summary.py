@@ -80,7 +80,9 @@ def group(name: str, members: Iterable[Spectrum]) -> Group:
     def mean(of: Callable[[Spectrum], float]) -> float:
         return statistics.fmean(of(s) for s in known)
 
-    def some(of: Callable[[Spectrum], float | None], combine: Callable[[list[float]], float] = statistics.fmean) -> float | None:
+    def some(
+        of: Callable[[Spectrum], float | None], combine: Callable[[list[float]], float] = statistics.fmean
+    ) -> float | None:
         found = [v for s in known if (v := of(s)) is not None]
         return combine(found) if found else None
 

@@ -116,7 +116,12 @@ class Comparison:
         ahead = (self.difference < 0) == (better == "lower")
         if self.decisive and better != "none" and ahead:
             return "better"
-        if self.repeated and self.margin is not None and self.worse_at_most is not None and self.worse_at_most <= self.margin:
+        if (
+            self.repeated
+            and self.margin is not None
+            and self.worse_at_most is not None
+            and self.worse_at_most <= self.margin
+        ):
             return "non-inferior"
         return "worse" if self.decisive and better != "none" else "not decisive"
 
@@ -136,9 +141,14 @@ def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
 
 def adjusted(made: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons of one family and metric, corrected by Holm over it."""
-    p, q = ({i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None} for name in ("p_value", "p_equivalent"))
+    p, q = (
+        {i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None}
+        for name in ("p_value", "p_equivalent")
+    )
     differ, same = (dict(zip(values, holm(list(values.values())), strict=True)) for values in (p, q))
-    return tuple(replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made))
+    return tuple(
+        replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made)
+    )
 
 
 def compared(pairing: Pairing, metric: str, condition: str, reference: str, rules: ComparisonSpec) -> Comparison | None:
@@ -151,7 +161,23 @@ def compared(pairing: Pairing, metric: str, condition: str, reference: str, rule
     repeated = d.pairs > 1 or SEEDLESS in pairing.seeds(metric, condition)
     equivalent = d.p_equivalent(margin) if margin is not None else None
     broken = pairing.broken(condition), pairing.broken(reference)
-    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated, *broken, *at_most(metric, d))
+    return Comparison(
+        metric,
+        condition,
+        reference,
+        d.pairs,
+        d.value,
+        low,
+        high,
+        d.basis,
+        d.p_value,
+        None,
+        margin,
+        equivalent,
+        repeated,
+        *broken,
+        *at_most(metric, d),
+    )
 
 
 def at_most(metric: str, d: Difference) -> tuple[float | None, float | None]:
@@ -168,7 +194,11 @@ class Verdicts:
     def __init__(self, pairing: Pairing, rules: ComparisonSpec, told: Sequence[Comparison] = ()) -> None:
         self.pairing, self.rules = pairing, rules
         self._told = {(c.metric, c.condition, c.reference): c for c in told}
-        self._told |= {(c.metric, c.reference, c.condition): c.mirrored() for c in told if (c.metric, c.reference, c.condition) not in self._told}
+        self._told |= {
+            (c.metric, c.reference, c.condition): c.mirrored()
+            for c in told
+            if (c.metric, c.reference, c.condition) not in self._told
+        }
         self._alone: dict[tuple[str, str, str], Comparison | None] = {}
 
     def told(self, metric: str, ours: str, theirs: str) -> Comparison | None:
@@ -204,4 +234,6 @@ def leader(summaries: Sequence[Summary], metric: str) -> Summary | None:
     better = described(metric).better
     sign = -1.0 if better == "higher" else 1.0
     able = candidates(summaries, metric) if better != "none" else ()
-    return min(able, key=lambda s: (sign * s.statistics[metric].mean, s.mean("trainable_parameters") or 0.0), default=None)
+    return min(
+        able, key=lambda s: (sign * s.statistics[metric].mean, s.mean("trainable_parameters") or 0.0), default=None
+    )

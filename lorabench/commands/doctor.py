@@ -18,7 +18,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "lm_eval", "safetensors", "pydantic", "pandas")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "lm_eval",
+    "safetensors",
+    "pydantic",
+    "pandas",
+)
 PROBES = ("torch", "nf4", "int8", "hub")
 SECONDS = 120  # a cold import of torch and bitsandbytes from a slow disk
 
@@ -29,7 +39,12 @@ def report() -> str:
         running = {name: _begin(name, Path(folder)) for name in PROBES}
         rows = [*_system(), *_packages()]
         found = {name: _finish(name, process, Path(folder)) for name, process in running.items()}
-    rows += [("device", found["torch"]), ("nf4 training", found["nf4"]), ("int8 training", found["int8"]), ("hub", found["hub"])]
+    rows += [
+        ("device", found["torch"]),
+        ("nf4 training", found["nf4"]),
+        ("int8 training", found["int8"]),
+        ("hub", found["hub"]),
+    ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {line}" for name, text in rows for line in text.splitlines() or [""])
 
@@ -102,7 +117,9 @@ def _devices() -> str:
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)
-        lines.append(f"cuda:{i} {card.name}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free, compute capability {card.major}.{card.minor}")
+        lines.append(
+            f"cuda:{i} {card.name}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free, compute capability {card.major}.{card.minor}"
+        )
     if torch.cuda.is_available():
         lines[1] += "; cells run here"
     elif torch.version.cuda:
@@ -144,7 +161,9 @@ def _hub() -> str:
     except urllib.error.HTTPError:
         pass  # it answered
     except (OSError, ValueError) as e:
-        return f"{address} is not reachable ({getattr(e, 'reason', None) or e}); shipped models and local directories work"
+        return (
+            f"{address} is not reachable ({getattr(e, 'reason', None) or e}); shipped models and local directories work"
+        )
     return f"{address} is reachable"
 
 

@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     from lorabench.runner.worker_pool import WorkerPool
 
     signal.signal(signal.SIGTERM, _terminate)
-    with WorkerPool(options.executor, options.workers) as pool:  # first of all: its imports take 5 s beside what follows
+    with WorkerPool(
+        options.executor, options.workers
+    ) as pool:  # first of all: its imports take 5 s beside what follows
         from lorabench.config.load import read_study
         from lorabench.config.source import override, read_source
 
@@ -66,7 +68,15 @@ def run(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import run as run_study
 
-        plan = run_study(study, options.out, pool=pool, progress=open_progress(), source=source, skip_infeasible=options.skip_infeasible, frame=api.cells_frame)
+        plan = run_study(
+            study,
+            options.out,
+            pool=pool,
+            progress=open_progress(),
+            source=source,
+            skip_infeasible=options.skip_infeasible,
+            frame=api.cells_frame,
+        )
     return _finish(plan)
 
 
@@ -120,7 +130,14 @@ def evaluate(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import evaluate as repeat
 
-        plan = repeat(store, (*options.cells, *options.cell), again=options.again, pool=pool, progress=open_progress(), frame=api.cells_frame)
+        plan = repeat(
+            store,
+            (*options.cells, *options.cell),
+            again=options.again,
+            pool=pool,
+            progress=open_progress(),
+            frame=api.cells_frame,
+        )
     return _finish(plan)
 
 
@@ -154,7 +171,9 @@ def _paper(path: str) -> Any:
 
     source = read_source(path)
     if not is_paper(source):
-        raise LorabenchError(f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)")
+        raise LorabenchError(
+            f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)"
+        )
     return predict.paper(source)
 
 
@@ -208,9 +227,13 @@ def recommend(options: argparse.Namespace) -> int:
     if options.emit and not options.output:
         raise LorabenchError("--emit writes files; say where with -o DIR")
     if options.entry is not None and not options.emit:
-        raise LorabenchError(f"--entry says which recommendation is written, but nothing is; add --emit and one of {', '.join(plugins.names('emitters'))}")
+        raise LorabenchError(
+            f"--entry says which recommendation is written, but nothing is; add --emit and one of {', '.join(plugins.names('emitters'))}"
+        )
     if options.output and not options.emit:
-        raise LorabenchError(f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}")
+        raise LorabenchError(
+            f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}"
+        )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
     answer = advisor.recommend(
         options.model, options.gpu, options.sequence_length, batch_size=options.batch_size, examples=options.examples, tokens=options.tokens,
@@ -227,7 +250,11 @@ def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench.commands import predict
 
-    print(predict.parameters(options.model, options.rank, modules(options.target_modules) or "all-linear", options.method, options.json))
+    print(
+        predict.parameters(
+            options.model, options.rank, modules(options.target_modules) or "all-linear", options.method, options.json
+        )
+    )
     return 0
 
 
@@ -244,7 +271,14 @@ def spectrum(options: argparse.Namespace) -> int:
     from lorabench.commands import spectrum as shown
     from lorabench.workflows import spectrum as workflow
 
-    found = workflow.spectrum(options.source, options.base, options.compare, options.alpha, workflow.cell_finder(options.directory, note), options.intruders)
+    found = workflow.spectrum(
+        options.source,
+        options.base,
+        options.compare,
+        options.alpha,
+        workflow.cell_finder(options.directory, note),
+        options.intruders,
+    )
     if options.html:
         path = shown.write_page(found, options.html)
         if not options.json:
@@ -258,7 +292,17 @@ def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
     from lorabench.workflows import spectrum as workflow
 
-    print(workflow.truncate(options.source, options.output, options.rank, options.energy, options.per_module, options.alpha, workflow.cell_finder(options.directory, note)))
+    print(
+        workflow.truncate(
+            options.source,
+            options.output,
+            options.rank,
+            options.energy,
+            options.per_module,
+            options.alpha,
+            workflow.cell_finder(options.directory, note),
+        )
+    )
     return 0
 
 
@@ -267,7 +311,9 @@ def quantization_error(options: argparse.Namespace) -> int:
     from lorabench.commands import spectrum as shown
     from lorabench.workflows import spectrum as workflow
 
-    errors = workflow.quantization_errors(options.model, options.quantization, options.adapter, workflow.cell_finder(options.directory, note))
+    errors = workflow.quantization_errors(
+        options.model, options.quantization, options.adapter, workflow.cell_finder(options.directory, note)
+    )
     stored = workflow.stored_note(options.model)
     if options.html:
         path = shown.write_errors_page(options.model, errors, options.html, options.adapter, stored)
@@ -322,7 +368,10 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    **{f.__name__.replace("_", "-"): f for f in (run, evaluate, status, table, report, explain, estimate, plan, recommend, parameters, gpus)},
+    **{
+        f.__name__.replace("_", "-"): f
+        for f in (run, evaluate, status, table, report, explain, estimate, plan, recommend, parameters, gpus)
+    },
     **{f.__name__.replace("_", "-"): f for f in (spectrum, truncate, quantization_error, models, schema, doctor)},
     **dict.fromkeys(("methods", "quantizations", "tasks", "executors", "emitters"), plugin_list),
 }

@@ -35,7 +35,15 @@ def dry_run(plan: Plan) -> str:
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
     checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
-    return "\n".join([headline(plan), f"{'cell':<12}  {'status':<7}  condition", *rows, *notes, f"dry run: {checked}; nothing was run or written{LONGER if plan.pending else ''}"])
+    return "\n".join(
+        [
+            headline(plan),
+            f"{'cell':<12}  {'status':<7}  condition",
+            *rows,
+            *notes,
+            f"dry run: {checked}; nothing was run or written{LONGER if plan.pending else ''}",
+        ]
+    )
 
 
 def status(store: Store, every: bool = False) -> str:
@@ -60,7 +68,9 @@ def status(store: Store, every: bool = False) -> str:
     if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
     if {"missing", "failed", "skipped"} & set(told):
-        lines.append(f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+        lines.append(
+            f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}"
+        )
     if not every:
         lines.append(f"each cell with its id and result: lorabench status {store.folder} --cells")
     return "\n".join(lines)
@@ -84,7 +94,12 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
             "-" if value is None else _in_unit(value, metric(name).unit).strip(), words[cell.id],
         ))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return ["  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4]]) for row in rows]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4]]
+        )
+        for row in rows
+    ]
 
 
 def main_metric(store: Store) -> str:
@@ -97,7 +112,9 @@ def _left_behind(store: Store) -> list[str]:
     left = set(store.left_behind())
     if not left:
         return []
-    told = [f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to earlier forms of this study, which no table or report shows"]
+    told = [
+        f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to earlier forms of this study, which no table or report shows"
+    ]
     told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
     return told
 
@@ -141,7 +158,12 @@ def unfinished(plan: Plan) -> list[tuple[bool, str]]:
     for cell in plan.cells:
         word, reason = _standing(plan.store, cell.id)
         if word != "finished":
-            rows.append((word == "skipped" or (word == "diverged" and bool(cell.tuned_over)), f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}"))
+            rows.append(
+                (
+                    word == "skipped" or (word == "diverged" and bool(cell.tuned_over)),
+                    f"{word.replace('_', ' ')}: {plan.words[cell.id]} ({cell.id}){reason}",
+                )
+            )
     return rows
 
 
@@ -164,18 +186,30 @@ def explain_condition(named: Named) -> str:
 
     store, view = named.store, make_view(named.store)
     summary = view.summary(named.cells[0].condition_id)
-    parts = [f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"]
+    parts = [
+        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"
+    ]
     tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
         tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
-        parts.append(f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells")
-    parts.append(_block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"})))
+        parts.append(
+            f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells"
+        )
+    parts.append(
+        _block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"}))
+    )
     readings = []
     for name, statistic in summary.statistics.items():
         unit = metric(name).unit
         half = f" ± {_in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
-        readings.append((name, f"{_in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}"))
-    parts.append(_block("metrics, means with the half-width of their 95 % intervals", readings) if readings else "metrics    none yet")
+        readings.append(
+            (name, f"{_in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}")
+        )
+    parts.append(
+        _block("metrics, means with the half-width of their 95 % intervals", readings)
+        if readings
+        else "metrics    none yet"
+    )
     parts.append("cells")
     parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
     parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
@@ -191,9 +225,14 @@ def explain(store: Store, result: CellResult) -> str:
     folder = store.cells_folder / cell.id
     words = describe_cells(store.plan()).get(cell.id, "")
     outcome = result.outcome.replace("_", " ")
-    parts = [f"cell {cell.id} of {store.folder}: {words}", f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}"]
+    parts = [
+        f"cell {cell.id} of {store.folder}: {words}",
+        f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}",
+    ]
     if result.error:
-        parts.append(f"reason     {_reason(result)}{f' (in the phase {result.error.phase})' if result.error.phase else ''}")
+        parts.append(
+            f"reason     {_reason(result)}{f' (in the phase {result.error.phase})' if result.error.phase else ''}"
+        )
     parts += [f"later      {f.phase}: {f.kind}: {f.message}" for f in result.faults]
     declared = cell.model_dump(mode="json", exclude_none=True)
     parts.append(_block("declared", _rows(declared)))
@@ -207,15 +246,26 @@ def explain(store: Store, result: CellResult) -> str:
     for r in result.readings:
         spread = f" +- {r.stderr:.2g} (standard error)" if r.stderr is not None else ""
         items = f" over {r.count:,} items" if r.count is not None else ""
-        readings.append((r.metric, f"{_in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}"))
+        readings.append(
+            (r.metric, f"{_in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}")
+        )
     parts.append(_block("readings", readings) if readings else "readings   none")
     if result.environment:
         parts.append(_block("environment", _rows(result.environment.model_dump(mode="json", exclude_none=True))))
     curve = folder / "curve.csv"
     if curve.is_file():
         rows = curve.read_text(encoding="utf-8").splitlines()
-        parts.append(_block(f"curve, its end of {len(rows) - 1} steps", list(zip(rows[0].split(","), rows[-1].split(","), strict=False))))
-    files = [(str(f.relative_to(folder)), _in_unit(f.stat().st_size, "bytes")) for f in sorted(folder.rglob("*")) if f.is_file()]
+        parts.append(
+            _block(
+                f"curve, its end of {len(rows) - 1} steps",
+                list(zip(rows[0].split(","), rows[-1].split(","), strict=False)),
+            )
+        )
+    files = [
+        (str(f.relative_to(folder)), _in_unit(f.stat().st_size, "bytes"))
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    ]
     parts.append(_block(f"files in {folder}", files))
     return "\n".join(parts)
 
@@ -226,7 +276,10 @@ def _block(title: str, rows: list[tuple[str, Any]]) -> str:
 
 
 def _rows(plain: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value) for name, value in flattened(plain).items()]
+    return [
+        (name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
+        for name, value in flattened(plain).items()
+    ]
 
 
 def _in_unit(value: float, unit: str) -> str:
@@ -256,8 +309,19 @@ def task_options(name: str) -> str:
     rows = []
     for option, field in task.Options.model_fields.items():
         if option != "name":
-            default = "needed" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
-            rows.append((option, f"{' '.join((field.description or '').split())} (default: {default})".replace("(default: needed)", "(needed)").replace(" (default: null)", "")))
+            default = (
+                "needed"
+                if field.is_required()
+                else json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
+            )
+            rows.append(
+                (
+                    option,
+                    f"{' '.join((field.description or '').split())} (default: {default})".replace(
+                        "(default: needed)", "(needed)"
+                    ).replace(" (default: null)", ""),
+                )
+            )
     return f"{name}: {(task.__doc__ or '').strip()}\n\n{_block(f'options, under task: with name: {name}', rows) if rows else 'it has no options'}"
 
 

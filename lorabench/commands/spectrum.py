@@ -25,7 +25,14 @@ def spectrum_text(found: Examined) -> str:
     from lorabench.report.column_legend import legend
 
     heads, rows = grid(found.summary)
-    lines = [one_line(found.title), *(f"  {name:<8} {one_line(value)}" for name, value in found.facts), "", *aligned([heads, *rows]), "", lead(found.summary.model)]
+    lines = [
+        one_line(found.title),
+        *(f"  {name:<8} {one_line(value)}" for name, value in found.facts),
+        "",
+        *aligned([heads, *rows]),
+        "",
+        lead(found.summary.model),
+    ]
     if found.likeness is not None:
         lines += ["", likeness_words(found.likeness)]
     lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
@@ -46,7 +53,11 @@ def spectrum_json(found: Examined) -> str:
         },
     }
     if (counts := found.trained) is not None:
-        plain["trained"] = {"adapters": counts.adapters, "elsewhere": dict(counts.elsewhere), "saved_along": dict(counts.saved_along)}
+        plain["trained"] = {
+            "adapters": counts.adapters,
+            "elsewhere": dict(counts.elsewhere),
+            "saved_along": dict(counts.saved_along),
+        }
     if (alike := found.likeness) is not None:
         plain["similarity"] = {
             "other": alike.other, "modules": alike.modules, "shared": alike.shared,
@@ -68,7 +79,9 @@ def _module(s: Spectrum) -> dict[str, Any]:
         "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES}, "rank_utilisation": s.rank_utilisation,
         "amplification": s.amplification, "missed_norm": s.missed or None,
     }  # fmt: skip
-    plain |= {name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None}
+    plain |= {
+        name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None
+    }
     return {k: v for k, v in plain.items() if v is not None}
 
 
@@ -105,22 +118,39 @@ def errors_text(errors: Sequence[QuantizationError], note: str | None = None) ->
 
     heads, rows = group_rows(_module_errors(errors))
     meanings = [f"  {line}" for line in legend(heads)]
-    return "\n".join([*aligned([heads, *rows]), "", "columns (nothing was trained):", *meanings, *([f"note: {one_line(note)}"] if note else [])])
+    return "\n".join(
+        [
+            *aligned([heads, *rows]),
+            "",
+            "columns (nothing was trained):",
+            *meanings,
+            *([f"note: {one_line(note)}"] if note else []),
+        ]
+    )
 
 
-def write_errors_page(model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None) -> Path:
+def write_errors_page(
+    model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None
+) -> Path:
     """Writes the page of quantization-error; LorabenchError where it cannot."""
     from lorabench.report.quantization_page import quantization_sections
 
     told = f"{plural(len({e.module for e in errors}), 'linear module')} of {model}."
-    return _write(path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note))
+    return _write(
+        path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note)
+    )
 
 
 def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:
     """The same without tensors, as the report shows it."""
     from lorabench.report.quantization_page import ModuleError
 
-    return tuple(ModuleError(e.module, e.form, e.relative_error, e.maximum_error, e.signal_to_noise, e.spectrum.stable_rank, e.repair) for e in errors)
+    return tuple(
+        ModuleError(
+            e.module, e.form, e.relative_error, e.maximum_error, e.signal_to_noise, e.spectrum.stable_rank, e.repair
+        )
+        for e in errors
+    )
 
 
 def errors_json(model: str, errors: Sequence[QuantizationError], note: str | None = None) -> str:
@@ -145,4 +175,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, c)) for c in columns]
     text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
     rows = [[one_line(f) for f in row] for row in rows]
-    return ["  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -65,7 +65,10 @@ def find_architecture(name: str) -> Architecture | None:
 def search(words: str) -> tuple[Architecture, ...]:
     """The presets that hold every one of the words ("llama 8b") in id or aliases, vendor and case aside: whole words first, then parts of them."""
     wanted = re.findall(r"[a-z0-9.]+", words.lower())
-    texts = {a.name: " ".join((a.name, *a.aliases, str(a.config.get("model_type", "")))).lower() for a in architectures().values()}
+    texts = {
+        a.name: " ".join((a.name, *a.aliases, str(a.config.get("model_type", "")))).lower()
+        for a in architectures().values()
+    }
     whole = [a for a in architectures().values() if set(wanted) <= set(re.findall(r"[a-z0-9.]+", texts[a.name]))]
     parts = [a for a in architectures().values() if all(w in texts[a.name] for w in wanted)]
     return tuple(whole or parts)
@@ -73,7 +76,9 @@ def search(words: str) -> tuple[Architecture, ...]:
 
 def near_names(name: str, most: int = 3) -> list[str]:
     """The hub ids of presets that a name that is none is like."""
-    words = {word: a.name for a in architectures().values() for word in map(_plain, (a.name.rpartition("/")[2], *a.aliases))}
+    words = {
+        word: a.name for a in architectures().values() for word in map(_plain, (a.name.rpartition("/")[2], *a.aliases))
+    }
     near = difflib.get_close_matches(_plain(name.rpartition("/")[2]), list(words), n=3 * most, cutoff=0.6)
     return list(dict.fromkeys(words[w] for w in near))[:most]
 

@@ -57,14 +57,18 @@ class CheckpointQuantization:
 
 def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization | None:
     """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it says is no object."""
-    nested = [part for key in ("text_config", "llm_config", "language_config") if isinstance(part := config.get(key), Mapping)]
+    nested = [
+        part for key in ("text_config", "llm_config", "language_config") if isinstance(part := config.get(key), Mapping)
+    ]
     for place in (config, *nested):
         for key in ("quantization_config", "compression_config"):
             found = place.get(key)
             if isinstance(found, Mapping) and found:
                 return _read(found)
             if found:
-                raise ModelError(f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint was saved with")
+                raise ModelError(
+                    f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint was saved with"
+                )
         mlx = place.get("quantization")
         if isinstance(mlx, Mapping) and "bits" in mlx:
             return CheckpointQuantization(f"MLX ({mlx['bits']} bits)", None)
@@ -102,7 +106,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         refuse_pointer(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights") from None
+        raise ModelError(
+            f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights"
+        ) from None
     except (OSError, ValueError) as e:
         raise ModelError(f"{path} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew") from None
     if not isinstance(found, dict):
@@ -129,7 +135,9 @@ def local_folder(model: str, revision: str | None = None) -> Path | None:
 def stored_quantization(model: str, revision: str | None = None) -> CheckpointQuantization | None:
     """How a model's weights are stored quantised; None where they are not, or where its config.json is not on this machine."""
     folder = local_folder(model, revision)
-    return None if folder is None or not (folder / "config.json").is_file() else declared_quantization(read_config(folder))
+    return (
+        None if folder is None or not (folder / "config.json").is_file() else declared_quantization(read_config(folder))
+    )
 
 
 def as_stored(model: ModelSpec, asked: QuantizationSpec) -> QuantizationSpec:
@@ -155,4 +163,8 @@ def matched(model: str, stored: CheckpointQuantization, asked: QuantizationSpec)
             f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is gone; "
             f"allowed: quantization {own.name}, or none, which means as stored; or take the unquantised checkpoint"
         )
-    return own if asked.compute_dtype == "auto" or own.name == "int8" else own.model_copy(update={"compute_dtype": asked.compute_dtype})
+    return (
+        own
+        if asked.compute_dtype == "auto" or own.name == "int8"
+        else own.model_copy(update={"compute_dtype": asked.compute_dtype})
+    )

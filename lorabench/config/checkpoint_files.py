@@ -53,7 +53,9 @@ def described_shards(folder: str | Path) -> bool:
 
 def has_weights(folder: str | Path) -> bool:
     """Whether a folder has weights at all, whole or not."""
-    return any((Path(folder) / f"{stem}{suffix}{end}").is_file() for stem, suffix in KINDS for end in ("", ".index.json"))
+    return any(
+        (Path(folder) / f"{stem}{suffix}{end}").is_file() for stem, suffix in KINDS for end in ("", ".index.json")
+    )
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
@@ -71,7 +73,9 @@ def refuse_pointer(file: Path) -> None:
     except OSError as e:
         raise ModelError(f"{file} cannot be read ({e.strerror}); mend its permissions") from None
     if start == _POINTER:
-        raise ModelError(f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew")
+        raise ModelError(
+            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew"
+        )
 
 
 def _present(files: Sequence[Path]) -> tuple[Path, ...]:
@@ -106,7 +110,9 @@ def _header(file: Path) -> dict[str, Stored]:
             raise ModelError(damaged % f"{size:,} bytes without a header")
         try:
             entries = json.loads(stream.read(length))
-            found = {n: Stored(str(e["dtype"]), tuple(e["shape"]), file) for n, e in entries.items() if n != "__metadata__"}
+            found = {
+                n: Stored(str(e["dtype"]), tuple(e["shape"]), file) for n, e in entries.items() if n != "__metadata__"
+            }
             end = max((e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise ModelError(damaged % "its header is not readable") from None

@@ -12,10 +12,18 @@ from collections.abc import Iterable
 from lorabench.errors import unknown
 
 _NF4, _INT8 = "nf4 (4-bit NormalFloat, as QLoRA stores the base)", "int8 (LLM.int8())"
-_PRECISION = "a precision of unquantised weights: write quantization none and model.dtype {0} (on the command line: --dtype {0})"
+_PRECISION = (
+    "a precision of unquantised weights: write quantization none and model.dtype {0} (on the command line: --dtype {0})"
+)
 _UNPACKED = "none, which also reads a checkpoint that bitsandbytes stored in int8, fp4 or nf4"
-_LOW_RANK, _FEWER = "lora, rslora, dora and pissa train low-rank adapters of the same matrices", "lora at a low rank trains few parameters, too"
-_START, _PROMPT = "pissa, which also starts the adapter from the base's weights", "lora; adapters of the input alone are not studied here"
+_LOW_RANK, _FEWER = (
+    "lora, rslora, dora and pissa train low-rank adapters of the same matrices",
+    "lora at a low rank trains few parameters, too",
+)
+_START, _PROMPT = (
+    "pissa, which also starts the adapter from the base's weights",
+    "lora; adapters of the input alone are not studied here",
+)
 
 _CALLED: dict[str, dict[str, str]] = {
     "quantization": {
@@ -74,7 +82,17 @@ _ABSENT: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """kind: squeezed word: what is nearest to it here"""
 
-_PRECISIONS = {"bf16": "bfloat16", "bfloat16": "bfloat16", "16bit": "bfloat16", "fp16": "float16", "float16": "float16", "half": "float16", "fp32": "float32", "float32": "float32", "32bit": "float32"}
+_PRECISIONS = {
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "16bit": "bfloat16",
+    "fp16": "float16",
+    "float16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float32": "float32",
+    "32bit": "float32",
+}
 
 
 def unknown_choice(kind: str, seen: object, allowed: Iterable[object]) -> str:

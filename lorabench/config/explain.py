@@ -30,7 +30,9 @@ _KINDS = {
 def sentence(error: ValidationError, root: type[BaseModel] = Study) -> tuple[Route, str]:
     """(route of the fault, sentence without its place), of the most telling of an error's parts."""
     details = error.errors(include_url=False)
-    first = next((d for d in details if d["type"] == "extra_forbidden"), None) if details[0]["type"] == "missing" else None
+    first = (
+        next((d for d in details if d["type"] == "extra_forbidden"), None) if details[0]["type"] == "missing" else None
+    )
     first = first or details[0]  # a key that is misspelt is missing, too
     route = _fields_only(first["loc"])
     same = [d for d in details if _fields_only(d["loc"]) == route]
@@ -60,7 +62,12 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         names = [a.strip() for a in allowed.split(",")]
         part = next((str(p) for p in reversed(route) if isinstance(p, str)), "").rpartition(".")[2]
         return f"{key}: {unknown_choice(part, seen, names) if part in ('optimizer', 'schedule') else unknown('value', seen, names)}"
-    bounds = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "above"), "less_than_equal": ("le", "at most"), "less_than": ("lt", "below")}
+    bounds = {
+        "greater_than_equal": ("ge", "at least"),
+        "greater_than": ("gt", "above"),
+        "less_than_equal": ("le", "at most"),
+        "less_than": ("lt", "below"),
+    }
     if kind in bounds:
         name, words = bounds[kind]
         return f"{key} is {seen!r}; it must be {words} {context[name]}"
@@ -78,7 +85,13 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
     if wanted:
         if wanted == "a mapping" and route and route[-1] in ("model", "method", "quantization"):
             wanted = "a name or a mapping"
-        shown = "empty" if seen is None else repr(seen) if not isinstance(seen, dict | list) else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
+        shown = (
+            "empty"
+            if seen is None
+            else repr(seen)
+            if not isinstance(seen, dict | list)
+            else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
+        )
         return f"{key} is {shown}; it must be {wanted}"
     return f"{key}: {detail['msg']}"
 

@@ -25,7 +25,9 @@ from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 
 IDENTITY_VERSION = 1
-SAMPLE_ABOVE = 256 * 2**20  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
+SAMPLE_ABOVE = (
+    256 * 2**20
+)  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
 BLOCK = 2**16
 
 
@@ -126,7 +128,9 @@ def model_files(directory: str) -> tuple[tuple[str, str], ...]:
             try:
                 found.append((file.name, _hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
-                raise ModelError(f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions") from None
+                raise ModelError(
+                    f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions"
+                ) from None
     return tuple(found)
 
 
@@ -140,7 +144,9 @@ def pinned(model: ModelSpec) -> ModelSpec:
         return model
     from huggingface_hub import HfApi, constants
 
-    ref = Path(constants.HF_HUB_CACHE) / f"models--{model.name.replace('/', '--')}" / "refs" / (model.revision or "main")
+    ref = (
+        Path(constants.HF_HUB_CACHE) / f"models--{model.name.replace('/', '--')}" / "refs" / (model.revision or "main")
+    )
     if ref.is_file():
         return model.model_copy(update={"revision": ref.read_text().strip()})
     if not hub.answers():
@@ -190,11 +196,15 @@ class References:
         """
         near = [k for k in self._known if k[0]["model"] == condition["model"]] or self._known
         leaves = flattened(condition)
-        scored = sorted(((sum(leaves.get(k) == v for k, v in flat.items()), i) for i, (_, flat) in enumerate(near)), reverse=True)
+        scored = sorted(
+            ((sum(leaves.get(k) == v for k, v in flat.items()), i) for i, (_, flat) in enumerate(near)), reverse=True
+        )
         if len(scored) > 1 and scored[0][0] == scored[1][0] and all(condition != p for p, _ in near):
             two = [near[i][1] for _, i in scored[:2]]
             differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
-            raise LorabenchError(f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference")
+            raise LorabenchError(
+                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference"
+            )
         return near[scored[0][1]][0]
 
 

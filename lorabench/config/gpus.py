@@ -25,7 +25,9 @@ from lorabench.errors import LorabenchError
 MOST_GIB = 100 * 1024  # a larger size is a slip of the keyboard: the largest card has 288
 GIB = {"m": 1 / 1024, "g": 1, "t": 1024}
 _SIZE = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf(?:inity)?))\s*([mgt])(i?)b?", re.IGNORECASE)
-_SEVERAL = re.compile(r"(?P<before>\d{1,6})\s*[x×*]\s*(?P<card>.*\S)|(?P<first>.*\S)\s*[x×*:]\s*(?P<after>\d{1,6})", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"(?P<before>\d{1,6})\s*[x×*]\s*(?P<card>.*\S)|(?P<first>.*\S)\s*[x×*:]\s*(?P<after>\d{1,6})", re.IGNORECASE
+)
 _APPLE = re.compile(r"(?:apple)?m[1-9](?:pro|max|ultra)?|mps|metal|apple.*")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9])(\d+)\s*(?:gb|gib|g)(?![a-z0-9])")
@@ -89,7 +91,9 @@ def find_gpu(text: str) -> Gpu:
     """
     shown = _short(text)
     if not shown:
-        raise LorabenchError("no gpu is named; say a card such as rtx4090, a size such as 24GB, or cpu for this machine")
+        raise LorabenchError(
+            "no gpu is named; say a card such as rtx4090, a size such as 24GB, or cpu for this machine"
+        )
     if shown.lower() == "cpu":
         import psutil
 
@@ -102,7 +106,9 @@ def find_gpu(text: str) -> Gpu:
     if found:
         raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in found)}; say which")
     several = _SEVERAL.fullmatch(text.strip())
-    if several and (cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)):  # "rtx4091" is no "rt" times 4,091
+    if several and (
+        cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)
+    ):  # "rtx4091" is no "rt" times 4,091
         number, card = int(several["before"] or several["after"]), find_gpu(one)
         if number == 1:
             return card
@@ -111,16 +117,24 @@ def find_gpu(text: str) -> Gpu:
             "each card has a copy of the whole model (data parallel); a model that is split over cards cannot be predicted yet"
         )
     if _NUMBER.fullmatch(text.strip()):
-        raise LorabenchError(f"gpu '{shown}' is a number without a unit; say {shown if len(shown) < 5 else 24}GB for a size")
+        raise LorabenchError(
+            f"gpu '{shown}' is a number without a unit; say {shown if len(shown) < 5 else 24}GB for a size"
+        )
     if _APPLE.fullmatch(re.sub(r"[^a-z0-9]", "", shown.lower())):
-        raise LorabenchError(f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a size such as 24GB, or cpu for this machine")
+        raise LorabenchError(
+            f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a size such as 24GB, or cpu for this machine"
+        )
     near = f"; did you mean '{_nearest(shown)}'?" if _nearest(shown) else ";"
-    raise LorabenchError(f"unknown gpu '{shown}'{near} allowed: {', '.join(gpus())}, a size such as 24GB, or cpu for this machine")
+    raise LorabenchError(
+        f"unknown gpu '{shown}'{near} allowed: {', '.join(gpus())}, a size such as 24GB, or cpu for this machine"
+    )
 
 
 def _of_size(name: str, gib: float, exact: bool) -> Gpu:
     if not 2**-30 <= gib <= MOST_GIB:  # a byte at least; infinite for 400 digits, and nan is neither
-        raise LorabenchError(f"a gpu of {_short(name)} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB")
+        raise LorabenchError(
+            f"a gpu of {_short(name)} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB"
+        )
     if exact:
         return Gpu(name, int(gib * 2**30))
     return Gpu(name, usable_bytes(gib), nominal_gib=gib)
@@ -162,7 +176,7 @@ def cards_named(text: str) -> list[Gpu]:
 
 
 def _parts(name: str) -> tuple[str, int | None, str]:
-    """"NVIDIA A100-PCIE-40GB" is (a100, 40, pcie)."""
+    """ "NVIDIA A100-PCIE-40GB" is (a100, 40, pcie)."""
     rest = name.lower()
     size = _SIZE_IN_NAME.search(rest)
     if size:
@@ -174,7 +188,7 @@ def _parts(name: str) -> tuple[str, int | None, str]:
 
 
 def _chip(name: str) -> str:
-    """"NVIDIA GeForce RTX 4090", "rtx4090" and "4090" are one word."""
+    """ "NVIDIA GeForce RTX 4090", "rtx4090" and "4090" are one word."""
     words = re.findall(r"[a-z0-9]+", name.lower())
     return "".join(w for w in words if not _VENDOR.fullmatch(w)).removeprefix("rtx")
 

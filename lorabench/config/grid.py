@@ -77,10 +77,14 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
             found.setdefault(condition.model_dump_json(), condition)
     if idle:
         first = min(idle)
-        raise StudyError(f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away")
+        raise StudyError(
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away"
+        )
     if not found:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
-    cells = len(study.seeds) * sum(len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values())
+    cells = len(study.seeds) * sum(
+        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values()
+    )
     if cells > MAX_CELLS:
         raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
     made = tuple(found.values())
@@ -106,7 +110,9 @@ def _same(seen: Any, wanted: Any) -> bool:
     if isinstance(seen, dict):
         return bool(_same(seen.get("name"), wanted))
     if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
-        return sorted(map(str, seen)) == sorted(map(str, wanted))  # target modules are kept in one order, whatever the study's
+        return sorted(map(str, seen)) == sorted(
+            map(str, wanted)
+        )  # target modules are kept in one order, whatever the study's
     return bool(seen == wanted) or str(seen) == str(wanted)
 
 
@@ -120,7 +126,10 @@ def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str
     """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
     axes = list(grid)
     for picks in itertools.product(*(range(len(grid[a])) for a in axes)):
-        yield [(a, grid[a][i]) for a, i in zip(axes, picks, strict=True)], {a: (*place, a, i) for a, i in zip(axes, picks, strict=True)}
+        yield (
+            [(a, grid[a][i]) for a, i in zip(axes, picks, strict=True)],
+            {a: (*place, a, i) for a, i in zip(axes, picks, strict=True)},
+        )
 
 
 def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -128,8 +137,14 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
     for dotted, value in changes:
         lay(plain, dotted.split("."), value)
         named = set(_leaves({dotted: value}))
-        if "training.epochs" in named and _get(plain, "training.epochs") is not None and not _names(changes, "training.steps"):
-            lay(plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default)  # epochs stand in place of the base's steps
+        if (
+            "training.epochs" in named
+            and _get(plain, "training.epochs") is not None
+            and not _names(changes, "training.steps")
+        ):
+            lay(
+                plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default
+            )  # epochs stand in place of the base's steps
         elif "training.steps" in named and not _names(changes, "training.epochs"):
             lay(plain, ["training", "epochs"], None)
     return plain
@@ -194,34 +209,57 @@ def _check_axes(study: Study, place: Source) -> None:
     for i, entry in enumerate(study.include):
         for key in entry:
             if key != "grid" and key not in allowed and not key.startswith("task."):
-                raise StudyError(f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}")
+                raise StudyError(
+                    f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}"
+                )
         own = entry.get("grid", {})
         if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
-            raise StudyError(f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value")
+            raise StudyError(
+                f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value"
+            )
         grids.append((("include", i, "grid"), own))
     for route, grid in grids:
         for axis in grid:
             if axis in ("seed", "seeds"):
-                raise StudyError(f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]")
+                raise StudyError(
+                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]"
+                )
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
         if {"training.steps", "training.epochs"} <= {*grid}:
-            raise StudyError(f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two")
-        _check_clashes(route, [*grid, *(k for k in (study.include[int(route[1])] if route[0] == "include" else ()) if k != "grid")], grid, place)
+            raise StudyError(
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two"
+            )
+        _check_clashes(
+            route,
+            [*grid, *(k for k in (study.include[int(route[1])] if route[0] == "include" else ()) if k != "grid")],
+            grid,
+            place,
+        )
         count = math.prod(len(values) for values in grid.values())
         if count > MAX_CELLS:
             raise StudyError(f"{place.at(route)}: {count:,} conditions; at most {MAX_CELLS:,} are allowed in one study")
     for i, entry in enumerate(study.include):
-        _check_clashes(("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place)
+        _check_clashes(
+            ("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place
+        )
     rules: list[tuple[Route, dict[str, Any]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
     rules += [(("reference",), study.reference)] if study.reference else []
-    rules += [(("published", i, "rows", j, "at"), row.at) for i, column in enumerate(study.published) for j, row in enumerate(column.rows)]
+    rules += [
+        (("published", i, "rows", j, "at"), row.at)
+        for i, column in enumerate(study.published)
+        for j, row in enumerate(column.rows)
+    ]
     for where, rule in rules:
         for dotted in _leaves(rule):
             if dotted not in allowed and not dotted.startswith("task."):
-                raise StudyError(f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {where[0]}', dotted, allowed)}")
+                raise StudyError(
+                    f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {where[0]}', dotted, allowed)}"
+                )
     for name in ("model", "task"):
-        varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(name in e for e in study.include)
+        varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(
+            name in e for e in study.include
+        )
         if getattr(study, name) is None and not varied:
             raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
 
@@ -232,7 +270,9 @@ def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place
         for long in names:
             inside = long.removeprefix(short + ".")
             if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
-                raise StudyError(f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two")
+                raise StudyError(
+                    f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two"
+                )
 
 
 def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
@@ -250,10 +290,14 @@ def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
     for condition in made:
         tuned = condition.training.learning_rate
         if isinstance(tuned, Tune):
-            key = condition.model_copy(update={"training": condition.training.model_copy(update={"learning_rate": 1.0})}).model_dump_json()
+            key = condition.model_copy(
+                update={"training": condition.training.model_copy(update={"learning_rate": 1.0})}
+            ).model_dump_json()
             if key in grids:
                 one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
-                raise StudyError(f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates")
+                raise StudyError(
+                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates"
+                )
             grids[key] = tuned
 
 
@@ -263,8 +307,14 @@ def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -
     plain = [c.model_dump(mode="json") for c in made]
     chosen = [p for p in plain if agrees(p, study.reference)]
     if not chosen:
-        asked = [k for k in _leaves(study.reference) if k not in ("method", "method.name", "quantization", "quantization.name")]
-        ways = sorted({"/".join(str(_get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[:12]
+        asked = [
+            k
+            for k in _leaves(study.reference)
+            if k not in ("method", "method.name", "quantization", "quantization.name")
+        ]
+        ways = sorted({"/".join(str(_get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
+            :12
+        ]
         raise StudyError(
             f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
             f"{', '.join(ways)}; name one of them, or include it"

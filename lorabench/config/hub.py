@@ -89,7 +89,9 @@ def asked_for(model: str) -> Iterator[None]:
 
 def why_not() -> str:
     """Why nothing is fetched from the hub: the clause for a sentence that says what is missing."""
-    return "HF_HUB_OFFLINE is set" if switched_off() else "the hub cannot be reached (no network, or it does not answer)"
+    return (
+        "HF_HUB_OFFLINE is set" if switched_off() else "the hub cannot be reached (no network, or it does not answer)"
+    )
 
 
 def require(model: str, revision: str | None = None) -> None:
@@ -116,7 +118,10 @@ def absent(model: str, revision: str | None = None) -> str:
     if known:
         shape = f"estimate, plan, recommend and parameters know it as the preset {known.name} and need no file"
     else:
-        shape = "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets need no file" + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
+        shape = (
+            "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets need no file"
+            + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
+        )
     return (
         f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and {why_not()}; give the path of a local copy as the model "
         f"(in a study: --set model=/path/to/directory); {shape} (lorabench models SEARCH lists them)"

@@ -29,10 +29,14 @@ def load_study(path: str | Path, settings: str | tuple[str, ...] | list[str] = (
 def read_study(source: Source) -> Study:
     """The same from a Source."""
     if is_paper(source):
-        raise StudyError(f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}")
+        raise StudyError(
+            f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}"
+        )
     training = source.data.get("training")
     if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
-        raise StudyError(f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of the two")
+        raise StudyError(
+            f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of the two"
+        )
     try:
         study = Study.model_validate(source.data, context=context(source))
     except ValidationError as e:
@@ -55,7 +59,9 @@ def _absolute(dotted: str, value: Any, source: Source) -> Any:
         return value
     if dotted in ("model", "model.name"):
         return find_model(value, context(source))
-    files = {"evaluation.forgetting", "evaluation.include_path"} | {f"task.{f}" for t in plugins.names("tasks") for f in plugins.load("tasks", t).PATH_FIELDS}
+    files = {"evaluation.forgetting", "evaluation.include_path"} | {
+        f"task.{f}" for t in plugins.names("tasks") for f in plugins.load("tasks", t).PATH_FIELDS
+    }
     return find_file(value, context(source)) or value if dotted in files else value
 
 

@@ -22,7 +22,11 @@ Quantity = Literal[
     "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes", "bits_per_parameter",
     "peak_bytes", "step_bytes", "base_bytes", "trained_bytes", "optimizer_bytes", "activation_bytes",
 ]  # fmt: skip
-UNITS: dict[str, str] = {"trainable_parameters": "whole", "square_matrix_parameters": "whole", "bits_per_parameter": "bits"}  # all others: bytes
+UNITS: dict[str, str] = {
+    "trainable_parameters": "whole",
+    "square_matrix_parameters": "whole",
+    "bits_per_parameter": "bits",
+}  # all others: bytes
 _SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "bits": 1.0}
 _PRINTED = re.compile(r"(?:(over|under|about) )?(\d+(?:\.(\d+))?) ?(\w*)")
 _BASE = ("model", "quantization", "method", "training", "quantity", "bytes_each")
@@ -58,9 +62,13 @@ def published(text: str) -> Published:
     """Reads "4.7 M", "over 780 GB", "4.127"; ValueError for other words."""
     found = _PRINTED.fullmatch(text.strip())
     if found is None or found.group(4) not in _SCALES:
-        raise ValueError(f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units: {', '.join(filter(None, _SCALES))})")
+        raise ValueError(
+            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units: {', '.join(filter(None, _SCALES))})"
+        )
     scale = _SCALES[found.group(4)]
-    return Published(text, found.group(1) or "", float(found.group(2)) * scale, scale * 10.0 ** -len(found.group(3) or ""))
+    return Published(
+        text, found.group(1) or "", float(found.group(2)) * scale, scale * 10.0 ** -len(found.group(3) or "")
+    )
 
 
 class PaperRow(Frozen):
@@ -124,7 +132,9 @@ def read_paper(source: Source) -> Paper:
     base = {key: data[key] for key in _BASE if key in data}
     rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(data["rows"]))
     if len({UNITS.get(r.quantity, "bytes") for r in rows}) > 1:
-        raise StudyError(f"{source.at(('rows',))}: the rows' quantities have several units; put them into files of their own")
+        raise StudyError(
+            f"{source.at(('rows',))}: the rows' quantities have several units; put them into files of their own"
+        )
     missing = [key for key in ("schema", "name", "question", "source") if not data.get(key)]
     if missing:
         raise StudyError(f"{source.name}: '{missing[0]}' is missing; a table of the literature needs it")

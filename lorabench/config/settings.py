@@ -123,7 +123,6 @@ class MethodSpec(Named):
     def _exists(cls, name: str) -> str:
         return _plugin("methods", name)
 
-
     @field_validator("target_modules", mode="before")
     @classmethod
     def _some(cls, wanted: Any) -> Any:
@@ -142,7 +141,9 @@ class MethodSpec(Named):
             return tuple(sorted(set(wanted)))
         if len(wanted) == 1:
             return group
-        raise ValueError(f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone")
+        raise ValueError(
+            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone"
+        )
 
 
 Rate = Annotated[Number, Field(gt=0)]
@@ -158,7 +159,9 @@ class Tune(Frozen):
     @classmethod
     def _rising(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(rates)) < 2:
-            raise ValueError("there is nothing to choose from; give two or more different rates, or one alone in place of the grid")
+            raise ValueError(
+                "there is nothing to choose from; give two or more different rates, or one alone in place of the grid"
+            )
         return tuple(sorted(set(rates)))
 
 
@@ -182,7 +185,9 @@ class TrainingSpec(Frozen):
     """forward passes per optimizer step"""
     sequence_length: Whole = Field(256, ge=2, le=10**7)
     """tokens of a training sequence at most"""
-    learning_rate: Annotated[Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_one_or_tuned)] = 2e-4
+    learning_rate: Annotated[
+        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_one_or_tuned)
+    ] = 2e-4
     """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """course of the learning rate after warm-up; cosine and linear end at zero"""

@@ -41,7 +41,7 @@ class Source:
     folder: Path
 
     def at(self, route: Route) -> str:
-        """"file.yaml:12" for the longest part of a route that the file has; overrides name themselves."""
+        """ "file.yaml:12" for the longest part of a route that the file has; overrides name themselves."""
         for end in range(len(route), -1, -1):
             line = self.lines.get(route[:end])
             if line == 0:
@@ -60,7 +60,9 @@ def read_source(path: str | Path) -> Source:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
         raise StudyError(f"{path}: there is no such study file" + (f"; here are: {near}" if near else "")) from None
     except OSError as e:
-        raise StudyError(f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file") from None
+        raise StudyError(
+            f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file"
+        ) from None
     if len(raw) > MAX_BYTES:
         raise StudyError(f"{path}: {len(raw):,} bytes are more than a study file may have ({MAX_BYTES:,})")
     try:
@@ -84,13 +86,17 @@ def parse_source(text: str, name: str, folder: Path) -> Source:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise StudyError(f"{where}: not valid YAML: {e.problem or e.context}; check indentation, colons and brackets") from None
+        raise StudyError(
+            f"{where}: not valid YAML: {e.problem or e.context}; check indentation, colons and brackets"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as e:
         reason = " ".join(str(e).split()) or "too deeply nested"
         raise StudyError(f"{name}: not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         seen = "nothing" if data is None else type(data).__name__
-        raise StudyError(f"{name}: a study file is a mapping of keys to values, this holds {seen}; start with 'schema: 1'")
+        raise StudyError(
+            f"{name}: a study file is a mapping of keys to values, this holds {seen}; start with 'schema: 1'"
+        )
     return Source(name, data, lines, folder)
 
 
@@ -107,7 +113,9 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise StudyError(f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like numbers or truth values in quotes")
+                raise StudyError(
+                    f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like numbers or truth values in quotes"
+                )
             if key.value in seen:
                 raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")
             seen.add(key.value)
@@ -116,7 +124,7 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
 
 
 def parse_override(text: str) -> tuple[Route, Any]:
-    """"training.steps=50" as route and value, the value read as YAML."""
+    """ "training.steps=50" as route and value, the value read as YAML."""
     key, equals, value = text.partition("=")
     route = tuple(part for part in key.strip().split("."))
     if not equals or not all(route):
@@ -135,7 +143,9 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
         dotted = ".".join(map(str, route))
         grid = data.get("grid")
         if isinstance(grid, dict) and dotted in grid:
-            raise StudyError(f"--set {text}: {dotted} is an axis of the grid; set grid.{dotted} to a list, or edit the file")
+            raise StudyError(
+                f"--set {text}: {dotted} is an axis of the grid; set grid.{dotted} to a list, or edit the file"
+            )
         if route[0] == "grid" and len(route) > 1:
             route = ("grid", ".".join(map(str, route[1:])))
         place = data
@@ -146,10 +156,15 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
             if below is None:
                 below = place[part] = {}
             if not isinstance(below, dict):
-                raise StudyError(f"--set {text}: {'.'.join(map(str, route[: i + 1]))} is {below!r}, which has no fields to set")
+                raise StudyError(
+                    f"--set {text}: {'.'.join(map(str, route[: i + 1]))} is {below!r}, which has no fields to set"
+                )
             place = below
         place[route[-1]] = value
-        if value is not None and route in (("training", "steps"), ("training", "epochs")):  # one stands in place of the other
+        if value is not None and route in (
+            ("training", "steps"),
+            ("training", "epochs"),
+        ):  # one stands in place of the other
             place.pop("epochs" if route[-1] == "steps" else "steps", None)
         for known in [k for k in lines if k[: len(route)] == route]:
             del lines[known]

@@ -44,26 +44,35 @@ class Condition(Frozen):
 
     def normalised(self) -> Condition:
         """The same condition with the fields that its method and quantization do not use emptied."""
-        method, quantization = plugins.load("methods", self.method.name), plugins.load("quantizations", self.quantization.name)
+        method, quantization = (
+            plugins.load("methods", self.method.name),
+            plugins.load("quantizations", self.quantization.name),
+        )
         unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
                 raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
         changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
-            changes["quantization"] = self.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
+            changes["quantization"] = self.quantization.model_copy(
+                update={"double_quant": False, "compute_dtype": "auto"}
+            )
         if not method.TRAINS:
             changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
             changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)
         elif not self.analysis.truncation:
-            changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)  # nothing is cut, so there is nothing to spread
+            changes["analysis"] = AnalysisSpec(
+                spectra=self.analysis.spectra
+            )  # nothing is cut, so there is nothing to spread
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
                 f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
                 "allowed: quantization none, or another method such as lora"
             )
         if method.TRAINS_BASE and self.model.dtype == "float16":
-            raise LorabenchError(f"method {self.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16")
+            raise LorabenchError(
+                f"method {self.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
+            )
         return self.model_copy(update=changes)
 
 
@@ -92,7 +101,9 @@ class Cell(Condition):
         declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
         if not self.tuned_over:
             return declared
-        return declared.model_copy(update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})})
+        return declared.model_copy(
+            update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})}
+        )
 
     # hashing takes ~100 microseconds, and a report asks for an id again and again
     @cached_property

@@ -28,7 +28,9 @@ def refuse_lookahead(model: Any, name: str) -> None:
     """ModelError where a loaded model sees later tokens, or where its predictions are not finite."""
     before, after = _changes(model)
     if not math.isfinite(before + after):
-        raise ModelError(f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype")
+        raise ModelError(
+            f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype"
+        )
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     if before > (1e-4 if exact else 0.05) * after:
         raise ModelError(sentence(name))

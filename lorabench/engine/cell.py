@@ -71,7 +71,9 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
     return run.through(way)
 
 
-def repeat_cell(cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None) -> CellResult:
+def repeat_cell(
+    cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None
+) -> CellResult:
     """Runs phases of a trained cell again, from the weights that lie in its folder, and returns its result with their readings in place of the former ones.
 
     The trained model is put together as training left it, so that the readings are those of a run which was never disturbed.
@@ -153,7 +155,9 @@ class _Run(CellRecord):
 
         def on_step(step: Step, tokens: int) -> None:
             self.step = step.step
-            self.report(Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None))
+            self.report(
+                Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None)
+            )
 
         kept = Checkpoints(self.folder, cell.id, cell.training.checkpoint_every, steps, self.device, self.report)
         self.curve = kept.progress.curve
@@ -185,7 +189,9 @@ class _Run(CellRecord):
         self._enter("evaluate", rows_evaluated(cell, data, len(self.domain)))
         with Probe(self.device) as phase, self.phases.rows(adapted.model):
             self.accuracy, items = self._accuracy(data)
-            if cell.training.steps and not any(r.metric == "eval_loss" for r in self.accuracy):  # left out, it would leave the mean to the other seeds
+            if cell.training.steps and not any(
+                r.metric == "eval_loss" for r in self.accuracy
+            ):  # left out, it would leave the mean to the other seeds
                 raise Diverged(self.step or 0, "held-out loss")
             self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
@@ -248,9 +254,13 @@ class _Run(CellRecord):
         cell = self.cell
         if cell.analysis.truncation and cell.training.steps:
             rows = rows_evaluated(cell, data, 0)
-            self._enter("truncate", len(cell.analysis.truncation) * (1 + cell.analysis.per_module) * rows if rows else None)
+            self._enter(
+                "truncate", len(cell.analysis.truncation) * (1 + cell.analysis.per_module) * rows if rows else None
+            )
             with self.phases.rows(self.adapted.model):
-                cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy)
+                cuts = truncations(
+                    self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy
+                )
                 save_truncations(self.folder / "truncation.csv", cuts)
 
     def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
@@ -261,7 +271,13 @@ class _Run(CellRecord):
             self.lm_eval_runner = self.lm_eval_runner or self._make_lm_eval_runner(data)
             readings, items = self.lm_eval_runner.score(adapted.model, adapted.tokenizer)
             if self.teacher is not None:
-                left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+                left, left_items = self.teacher.readings(
+                    adapted.model,
+                    data.test[: spec.max_sequences],
+                    spec.batch_size,
+                    adapted.tokenizer.pad_token_id,
+                    self.device,
+                )
                 readings, items = left + readings, left_items | items
         return own + readings, own_items | items
 
@@ -274,14 +290,18 @@ class _Run(CellRecord):
             return
         self._enter("measure")
         model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
-        longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
+        longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[
+            : self.cell.evaluation.batch_size
+        ]
         with evaluated(model, self.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
             token_loss(model, collate(longest, padding, self.device), "none")
         self.read("eval_peak_bytes", live.peak)
         if not spec.steps:
             return
         longest = sorted(data.train, key=lambda e: -len(e.ids))
-        longest = [longest[i % len(longest)] for i in range(spec.batch_size)]  # few rows come several times, as in training
+        longest = [
+            longest[i % len(longest)] for i in range(spec.batch_size)
+        ]  # few rows come several times, as in training
         micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
         self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 
@@ -296,7 +316,9 @@ class _Run(CellRecord):
 
     def _outlook(self, data: TaskData) -> Ahead:
         """What comes after the steps and how long it should take."""
-        samples = self._base_stays() and not is_kept(self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS)
+        samples = self._base_stays() and not is_kept(
+            self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS
+        )
         return outlook(self.cell, data, self.adapted.model, samples, own_of(self.cell, self.folder).is_known)
 
     def _base_stays(self) -> bool:
@@ -313,6 +335,8 @@ class _Run(CellRecord):
             return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
-        if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning
+        if (
+            phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None
+        ):  # which is no part of fine-tuning
             self.read(f"{name}_peak_bytes", phase.peak_bytes)
             self.read(f"{name}_reserved_bytes", phase.reserved_bytes)

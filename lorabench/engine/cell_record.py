@@ -32,7 +32,14 @@ from lorabench.record.metrics import read_in
 from lorabench.record.result import CellResult, Fault, Outcome, Phase, Reading, Resolved
 
 Report = Callable[[Event], None]
-_NOT_OF_A_CUT = ("forgetting", "validation_loss", "learned_bits_per_parameter", "eval_seconds", "eval_peak_bytes", "eval_reserved_bytes")
+_NOT_OF_A_CUT = (
+    "forgetting",
+    "validation_loss",
+    "learned_bits_per_parameter",
+    "eval_seconds",
+    "eval_peak_bytes",
+    "eval_reserved_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,9 @@ class CellRecord:
         """Goes on from a former result: what was read in phases that are not repeated stays."""
         self.before, self.repeated = before, tuple(phases)
         self.readings = [r for r in before.readings if self._phase_of(r.metric) not in phases]
-        self.accuracy = [r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT]
+        self.accuracy = [
+            r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT
+        ]
         self.faults = [f for f in before.faults if f.phase not in phases]
         self.resolved = before.resolved
 
@@ -84,7 +93,11 @@ class CellRecord:
         if "adapted" not in self.__dict__:
             return
         with contextlib.suppress(Exception):  # no room on the disk either: the fault that led here is the one to tell
-            if self.cell.training.steps and not hasattr(self.adapted.model, "peft_config") and not (self.folder / MODEL).is_dir():
+            if (
+                self.cell.training.steps
+                and not hasattr(self.adapted.model, "peft_config")
+                and not (self.folder / MODEL).is_dir()
+            ):
                 save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
 
     def _write_curve(self) -> None:
@@ -103,8 +116,15 @@ class CellRecord:
         self._write_curve()
         fault = None
         if error is not None:
-            phase = self.phase if self.before is None else self.repeated[0]  # what cannot be repeated is not to be trained anew
-            fault = Fault(kind=type(error).__name__, message=sentence(error), step=step if step is not None or phase != "train" else self.step, phase=phase)
+            phase = (
+                self.phase if self.before is None else self.repeated[0]
+            )  # what cannot be repeated is not to be trained anew
+            fault = Fault(
+                kind=type(error).__name__,
+                message=sentence(error),
+                step=step if step is not None or phase != "train" else self.step,
+                phase=phase,
+            )
             if phase == "evaluate" and outcome != "diverged":
                 self._keep_weights()
         if outcome == "diverged":  # its weights are of no use
@@ -117,7 +137,9 @@ class CellRecord:
             with contextlib.suppress(RuntimeError):  # after some faults the device answers nothing any more
                 torch.cuda.empty_cache()
         (self.folder / TRAINED).unlink(missing_ok=True)
-        if fault is not None and self.before is not None and self.before.outcome == "finished":  # the former result stands
+        if (
+            fault is not None and self.before is not None and self.before.outcome == "finished"
+        ):  # the former result stands
             others = (f for f in self.before.faults if f.phase != fault.phase)
             return self.before.model_copy(update={"faults": (*others, fault)})
         return self.result(outcome, fault)

@@ -41,7 +41,9 @@ class _Learned:
 
 
 @torch.no_grad()
-def truncations(model: Any, cell: Cell, start: Factors, evaluate: Readings, whole: list[Reading]) -> Iterator[Truncation]:
+def truncations(
+    model: Any, cell: Cell, start: Factors, evaluate: Readings, whole: list[Reading]
+) -> Iterator[Truncation]:
     """The readings of `evaluate` at each rank the cell asks for, below its own; `whole` are those of the change as learned.
 
     The model is left as it was trained.
@@ -50,7 +52,9 @@ def truncations(model: Any, cell: Cell, start: Factors, evaluate: Readings, whol
     if not ranks:
         return
     learned = _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, _ROOM * max(ranks))
-    modules = {name: Candidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2) for name, c in learned.changes.items()}
+    modules = {
+        name: Candidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2) for name, c in learned.changes.items()
+    }
     least = int(cell.method.name == "dora")  # a module without a rank would still have its magnitudes
     for rank in (r for r in ranks if r <= learned.most):
         level = uniform(modules, rank)

@@ -67,9 +67,18 @@ class LmEvalRunner:
         from lm_eval.models.huggingface import HFLM
 
         # float32: in bfloat16 sums of log-probabilities are 0.1 apart, and ties go to the first choice
-        bare = tokenizer.bos_token_id is None and tokenizer.eos_token_id is None  # lm-eval needs a token to stand before an empty context
+        bare = (
+            tokenizer.bos_token_id is None and tokenizer.eos_token_id is None
+        )  # lm-eval needs a token to stand before an empty context
         prefix = {"prefix_token_id": tokenizer.pad_token_id} if bare else {}
-        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.spec.batch_size, max_length=_positions(model), softmax_dtype="float32", **prefix)
+        scorer = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=self.spec.batch_size,
+            max_length=_positions(model),
+            softmax_dtype="float32",
+            **prefix,
+        )
         try:
             found = simple_evaluate(
                 model=scorer,
@@ -82,8 +91,12 @@ class LmEvalRunner:
                 random_seed=0,
             )
         except OSError as e:  # ConnectionError and FileNotFoundError among them
-            raise DataError(f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data") from e
-        readings = [r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)]
+            raise DataError(
+                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data"
+            ) from e
+        readings = [
+            r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)
+        ]
         return readings, {r.metric: items for r in readings if (items := _items(r, found or {})) is not None}
 
 
@@ -143,7 +156,9 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
                 try:
                     _ask_first(task, spec.num_fewshot)
                 except Exception as e:
-                    raise DataError(f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: {_line(e)}); mend the task's file or its data") from e
+                    raise DataError(
+                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: {_line(e)}); mend the task's file or its data"
+                    ) from e
     _FETCHED.add(key)
 
 
@@ -158,14 +173,18 @@ def _ask_first(task: Any, shots: int | None) -> None:
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(doc)
         plain = not task.multiple_input and not callable(task.config.process_results)
-        for one in (target if isinstance(target, list) else [target]) if plain else ():  # lm-eval counts a missing answer as a wrong one
+        for one in (
+            (target if isinstance(target, list) else [target]) if plain else ()
+        ):  # lm-eval counts a missing answer as a wrong one
             if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
                 raise ValueError(f"its answer {one!r} is none of its {len(choices)} choices")
     wanted = shots if shots is not None else (task.config.num_fewshot or 0)
     if wanted:
         have = len(list(task.fewshot_docs() or ()))
         if have < wanted:
-            raise ValueError(f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most")
+            raise ValueError(
+                f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most"
+            )
 
 
 def _why(error: BaseException, offline: str) -> str:
@@ -173,7 +192,9 @@ def _why(error: BaseException, offline: str) -> str:
         return f"it cannot be loaded ({_line(error)}); mend its file"
     if isinstance(error, ImportError):
         return f"it needs a package that is not installed ({_line(error)}); install it, or leave the task away"
-    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(error):  # datasets' words for a file of data_files
+    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(
+        error
+    ):  # datasets' words for a file of data_files
         return f"its data cannot be had ({_line(error)}); mend its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
         seen = f"they are not in the local cache, and {offline}" if offline else _line(error)
@@ -216,7 +237,12 @@ def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[
     readings = []
     for key, value in values.items():
         name, _, rest = key.partition(",")
-        if name.endswith("_stderr") or not isinstance(value, int | float) or isinstance(value, bool) or name in ("sample_len", "alias"):
+        if (
+            name.endswith("_stderr")
+            or not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or name in ("sample_len", "alias")
+        ):
             continue
         stderr = values.get(f"{name}_stderr,{rest}")
         stderr = float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None

@@ -15,13 +15,24 @@ from lorabench.record.result import Resolved
 from lorabench.record.unreached import Unreached
 
 
-def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, autocast: torch.dtype | None, left: Unreached | None) -> Resolved:
+def resolved(
+    cell: Cell,
+    model: Any,
+    targets: tuple[str, ...],
+    data: TaskData,
+    autocast: torch.dtype | None,
+    left: Unreached | None,
+) -> Resolved:
     """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where either was asked for."""
     quantised = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(
         dtype=_name(resolve_dtype(cell)),
-        compute_dtype=("float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))) if quantised else None,
+        compute_dtype=(
+            "float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))
+        )
+        if quantised
+        else None,
         autocast=_name(autocast) if autocast else None,
         eval_dtype=_name(resolve_eval_dtype(cell)),
         steps=cell.training.over(len(data.train)).steps or None,

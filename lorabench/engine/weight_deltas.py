@@ -88,7 +88,14 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 
 
 @torch.no_grad()
-def keep(deltas: Iterator[Delta], model: Any, cell: Cell, folder: Path, own: Own | None = None, done: Callable[[int], None] = lambda modules: None) -> None:
+def keep(
+    deltas: Iterator[Delta],
+    model: Any,
+    cell: Cell,
+    folder: Path,
+    own: Own | None = None,
+    done: Callable[[int], None] = lambda modules: None,
+) -> None:
     """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without measures beside the base.
 
     What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are done.
@@ -125,7 +132,11 @@ def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
 
     Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives back.
     """
-    return {n: partial(_base_weight, layer) for n, layer in adapted_layers(model) if hasattr(layer.get_base_layer().weight, "quant_state") and not getattr(layer, "fan_in_fan_out", False)}
+    return {
+        n: partial(_base_weight, layer)
+        for n, layer in adapted_layers(model)
+        if hasattr(layer.get_base_layer().weight, "quant_state") and not getattr(layer, "fan_in_fan_out", False)
+    }
 
 
 def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:
@@ -146,7 +157,10 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], whe
     given = iter(each)
     try:
         torch.set_num_threads(1)
-        with threadpool_limits(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
             waiting: deque[Future[Made]] = deque()
             for one in given:  # a few at a time: changes of full fine-tuning are as large as the model
                 waiting.append(pool.submit(alone, one))

@@ -14,7 +14,10 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 def export(table: Table) -> str:
     """The table with its title and notes."""
-    heads = [" ".join(filter(None, (escape(label), f"({unit})" if unit else ""))) for label, unit in map(heading, table.columns)]
+    heads = [
+        " ".join(filter(None, (escape(label), f"({unit})" if unit else "")))
+        for label, unit in map(heading, table.columns)
+    ]
     rules = ["---:" if c.align == "right" else ":---" for c in table.columns]
     rows = [[_cell(v, c) for v, c in zip(r.values, table.columns, strict=True)] for r in table.rows]
     lines = [f"### {escape(table.title)}", "", *("| " + " | ".join(row) + " |" for row in (heads, rules, *rows))]

@@ -44,7 +44,9 @@ class DeviceAutocast(TorchFunctionMode):
         self._device = device
 
     def __enter__(self) -> DeviceAutocast:
-        torch.set_autocast_enabled(self._device, True)  # without effect on meta tensors; PEFT and kernels._attention ask for it
+        torch.set_autocast_enabled(
+            self._device, True
+        )  # without effect on meta tensors; PEFT and kernels._attention ask for it
         torch.set_autocast_dtype(self._device, self._dtype)
         super().__enter__()
         return self

@@ -46,19 +46,30 @@ class CardPlanner:
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
-        return Need(step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration))
+        return Need(
+            step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration)
+        )
 
     def beyond(self, setting: Setting) -> bool:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no less than that without its gradients."""
         if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
             return False
         step = self.need(setting.trained(gradient_accumulation=2)).step
-        least = replace(step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"])
+        least = replace(
+            step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"]
+        )
         return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
 
     def prefetch(self, settings: Sequence[Setting]) -> None:
         """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
-        wanted = list(dict.fromkeys(s for setting in settings for s in _told_by(traced_as(on_card(setting, self.gpu))) if s not in self.traced))
+        wanted = list(
+            dict.fromkeys(
+                s
+                for setting in settings
+                for s in _told_by(traced_as(on_card(setting, self.gpu)))
+                if s not in self.traced
+            )
+        )
         at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         if at_once > 1 or (wanted and self._pool):
             self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))

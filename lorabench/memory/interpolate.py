@@ -81,7 +81,13 @@ def family(setting: Setting) -> Setting:
     """The setting that stands for all that lie on lines with it."""
     if setting.training.sequence_length % SMOOTH_LENGTH and setting.device == "cuda":
         return setting
-    return _at(setting, 0, 0 if setting.method.rank is not None and setting.training.optimizer in SMOOTH_OPTIMIZERS else setting.method.rank or 0)
+    return _at(
+        setting,
+        0,
+        0
+        if setting.method.rank is not None and setting.training.optimizer in SMOOTH_OPTIMIZERS
+        else setting.method.rank or 0,
+    )
 
 
 def _at(setting: Setting, batch: int, rank: int) -> Setting:

@@ -66,7 +66,9 @@ def _check_name(model: ModelSpec) -> None:
     known = [word for a in architectures().values() for word in (a.name, *a.aliases)]
     near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
     if near and local_folder(model.name, model.revision) is None:
-        raise ModelError(f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name")
+        raise ModelError(
+            f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name"
+        )
 
 
 def with_layers(config: Any, layers: int) -> Any:
@@ -87,7 +89,11 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
 
     if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
         raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
-    with torch.device("meta"), quiet(), explained(f"a model of type {config.model_type} cannot be built from its configuration"):
+    with (
+        torch.device("meta"),
+        quiet(),
+        explained(f"a model of type {config.model_type} cannot be built from its configuration"),
+    ):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.use_cache = False
     return model.requires_grad_(False)
@@ -99,7 +105,9 @@ def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: to
     wanted = setting.method.target_modules
     targets = resolve_targets(model, wanted) if wanted is not None else ()
     with torch.device("meta"), quiet():
-        model = plugins.load("methods", setting.method.name).attach(model, setting.method, peft_targets(model, targets) if targets else [])
+        model = plugins.load("methods", setting.method.name).attach(
+            model, setting.method, peft_targets(model, targets) if targets else []
+        )
     return model.train()
 
 
@@ -116,7 +124,10 @@ def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_
     else:
         declared = model.config.quantization_config
         plainly = declared if isinstance(declared, dict) else declared.to_dict()
-        config = {**plainly, "bnb_4bit_compute_dtype": str(compute_dtype).removeprefix("torch.")}  # as the engine loads it
+        config = {
+            **plainly,
+            "bnb_4bit_compute_dtype": str(compute_dtype).removeprefix("torch."),
+        }  # as the engine loads it
     if config is None:
         return model
     import bitsandbytes as bnb
@@ -142,7 +153,9 @@ def _pack_4bit(module: Any, dtype: torch.dtype) -> None:
     blocks = -(-shape.numel() // BLOCK_4BIT)
     outer = None
     if nested:
-        outer = QuantState(absmax=_new(-(-blocks // BLOCK_CONSTANTS)), code=_new(256), blocksize=BLOCK_CONSTANTS, dtype=torch.float32)
+        outer = QuantState(
+            absmax=_new(-(-blocks // BLOCK_CONSTANTS)), code=_new(256), blocksize=BLOCK_CONSTANTS, dtype=torch.float32
+        )
     state = QuantState(
         absmax=_new(blocks, dtype=torch.uint8 if nested else torch.float32), shape=torch.Size(shape), code=_new(16), blocksize=BLOCK_4BIT,
         quant_type=kind, dtype=dtype, offset=_new() if nested else None, state2=outer,

@@ -50,7 +50,18 @@ def foretell(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                 seen = compared(step, settings[cell.id], free)
                 if (words := seen.sentence(whole)) is not None:
                     batch = f"a batch of {cell.training.batch_size:,} x {settings[cell.id].training.sequence_length:,} tokens "
-                    found.append((seen.high_bytes, Problem(cell.id, "training.batch_size", batch + words, seen.low_bytes > CERTAIN * whole, about_cell=True)))
+                    found.append(
+                        (
+                            seen.high_bytes,
+                            Problem(
+                                cell.id,
+                                "training.batch_size",
+                                batch + words,
+                                seen.low_bytes > CERTAIN * whole,
+                                about_cell=True,
+                            ),
+                        )
+                    )
         return tuple(problem for _, problem in sorted(found, key=lambda pair: -pair[0]))
     except Exception:
         traceback.print_exc()
@@ -62,12 +73,18 @@ def _needs(settings: Sequence[Setting], free: int) -> dict[Setting, Step]:
     families: dict[Setting, list[Setting]] = {}
     for setting in settings:
         method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": 0})
-        families.setdefault(replace(setting.trained(batch_size=0, sequence_length=0), method=method), []).append(setting)
+        families.setdefault(replace(setting.trained(batch_size=0, sequence_length=0), method=method), []).append(
+            setting
+        )
     close = []
     for members in families.values():
-        most = members[0].trained(**{f: max(getattr(m.training, f) for m in members) for f in ("batch_size", "sequence_length")})
+        most = members[0].trained(
+            **{f: max(getattr(m.training, f) for m in members) for f in ("batch_size", "sequence_length")}
+        )
         if most.method.rank is not None:
-            most = replace(most, method=most.method.model_copy(update={"rank": max(m.method.rank or 0 for m in members)}))
+            most = replace(
+                most, method=most.method.model_copy(update={"rank": max(m.method.rank or 0 for m in members)})
+            )
         if not compared(_step(most), most, free).fits:
             close += members
     known = Reuse()
@@ -103,7 +120,9 @@ def compared(step: Step, setting: Setting, available: int) -> MemoryPrediction:
     """What the step still has to allocate beside what is available, both without the CUDA context."""
     there = CONTEXT_BYTES if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
-    return MemoryPrediction(step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts)
+    return MemoryPrediction(
+        step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts
+    )
 
 
 def available_bytes(where: torch.device) -> int:

@@ -37,7 +37,9 @@ def reproduce(paper: Paper) -> tuple[Reproduced, ...]:
 
 def trainable_parameters(row: PaperRow) -> int:
     """Trained entries, counted on the model's shapes."""
-    (count,) = count_parameters(_model(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name)
+    (count,) = count_parameters(
+        _model(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name
+    )
     return count.trainable_parameters
 
 
@@ -69,10 +71,16 @@ def bits_per_parameter(row: PaperRow) -> float:
     whole = build(with_layers(configuration(model), 1), torch.bfloat16, model.trust_remote_code)
     linear = {n: m.weight.numel() for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}
     small = quantised(whole, row.quantization, torch.bfloat16, torch.bfloat16)
-    packed = {n: m.weight for n, m in small.named_modules() if n in linear and m.weight.dtype in (torch.uint8, torch.int8)}
+    packed = {
+        n: m.weight for n, m in small.named_modules() if n in linear and m.weight.dtype in (torch.uint8, torch.int8)
+    }
     if not packed:
-        raise LorabenchError(f"quantization {row.quantization.name} stores no weight in fewer bits; allowed: int8, fp4, nf4")
-    held = sum(w.numel() * w.element_size() for w in packed.values()) + sum(t.numel() * t.element_size() for t in quantization_tensors(small))
+        raise LorabenchError(
+            f"quantization {row.quantization.name} stores no weight in fewer bits; allowed: int8, fp4, nf4"
+        )
+    held = sum(w.numel() * w.element_size() for w in packed.values()) + sum(
+        t.numel() * t.element_size() for t in quantization_tensors(small)
+    )
     return 8 * held / sum(linear[n] for n in packed)
 
 

@@ -54,7 +54,9 @@ class Remedy:
     @property
     def flags(self) -> str:
         """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
-        words = {k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()}
+        words = {
+            k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()
+        }
         return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
 
     @property
@@ -100,14 +102,21 @@ def _fitting(setting: Setting, room: CardPlanner, length: int | None, most: int,
     for size in range(1, TOGETHER + 1):
         tried = 0
         for names in _sets(setting, room, size):
-            if ("lora" in names) != with_lora or _hopeless(at_first, names, setting, room) or tried >= TRIED or len(fitting) >= most:
+            if (
+                ("lora" in names) != with_lora
+                or _hopeless(at_first, names, setting, room)
+                or tried >= TRIED
+                or len(fitting) >= most
+            ):
                 continue
             tried += 1
             made = _made(setting, names, room)
             if made is not None and made.headroom_bytes >= 0:
                 fitting.append(made)
         shorter = (length or 0) // USUAL_LENGTH * USUAL_LENGTH
-        if size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most:  # less than half is another training
+        if (
+            size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most
+        ):  # less than half is another training
             fitting.append(_remedy(setting, setting.trained(sequence_length=shorter), room))
         if fitting:
             break
@@ -173,7 +182,13 @@ def _made(setting: Setting, names: tuple[str, ...], room: CardPlanner) -> Remedy
         return _remedy(setting, changed, room)
     whole, made = setting.training.batch_size, None
     for batch in (n for n in range(1, whole) if whole % n == 0):
-        one = _remedy(setting, changed.trained(batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch), room)
+        one = _remedy(
+            setting,
+            changed.trained(
+                batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch
+            ),
+            room,
+        )
         if made is not None and one.headroom_bytes < 0:
             break
         made = one
@@ -198,15 +213,26 @@ def _changed(setting: Setting, name: str) -> Setting:
 
 def _remedy(before: Setting, after: Setting, room: CardPlanner) -> Remedy:
     need = room.need(after)
-    return Remedy(after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes)
+    return Remedy(
+        after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes
+    )
 
 
 def _differences(before: Setting, after: Setting) -> dict[str, Any]:
     old, new = _plain(before), _plain(after)
-    return {key: value for key, value in new.items() if value != old[key] and not (key == "method.rank" and old[key] is None)}  # lora in place of full: its default rank needs no word
+    return {
+        key: value
+        for key, value in new.items()
+        if value != old[key] and not (key == "method.rank" and old[key] is None)
+    }  # lora in place of full: its default rank needs no word
 
 
 def _plain(s: Setting) -> dict[str, Any]:
     fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
-    named = {"method.name": s.method.name, "model.dtype": s.model.dtype, "quantization.name": s.quantization.name, "method.rank": s.method.rank}
+    named = {
+        "method.name": s.method.name,
+        "model.dtype": s.model.dtype,
+        "quantization.name": s.quantization.name,
+        "method.rank": s.method.rank,
+    }
     return {**named, **{f"training.{f}": getattr(s.training, f) for f in fields}}

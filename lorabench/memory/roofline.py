@@ -22,7 +22,10 @@ from lorabench.memory.step_profile import Step, Work
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
 SLOW_BANDWIDTH = 0.60
-QUANTISED = 1.05, 1.30  # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling of Memory and Speed")
+QUANTISED = (
+    1.05,
+    1.30,
+)  # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling of Memory and Speed")
 LAUNCH = 3e-6  # seconds a kernel launch takes the host at least
 SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
 
@@ -43,13 +46,17 @@ class Seconds:
         return Seconds(self.least + other.least, self.most + other.most)
 
 
-def optimizer_step_seconds(step: Step, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False) -> Seconds | None:
+def optimizer_step_seconds(
+    step: Step, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+) -> Seconds | None:
     """The time of so many micro-batches and one update, which a quantised base does not slow."""
     micro, update = step_seconds(step.micro_batch, gpu, products, quantised), step_seconds(step.update, gpu, products)
     return None if micro is None or update is None else micro.times(accumulation).then(update)
 
 
-def step_seconds(step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False) -> Seconds | None:
+def step_seconds(
+    step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+) -> Seconds | None:
     """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are not known."""
     on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
     rate = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops

@@ -65,12 +65,20 @@ class Step:
     @property
     def micro_batch(self) -> Work:
         """One forward and backward pass."""
-        return Work(self.flops - self.update.flops, self.moved_bytes - self.update.moved_bytes, self.kernels - self.update.kernels)
+        return Work(
+            self.flops - self.update.flops,
+            self.moved_bytes - self.update.moved_bytes,
+            self.kernels - self.update.kernels,
+        )
 
     def work(self, accumulation: int = 1) -> Work:
         """An optimizer step of so many micro-batches."""
         one, last = self.micro_batch, self.update
-        return Work(accumulation * one.flops + last.flops, accumulation * one.moved_bytes + last.moved_bytes, accumulation * one.kernels + last.kernels)
+        return Work(
+            accumulation * one.flops + last.flops,
+            accumulation * one.moved_bytes + last.moved_bytes,
+            accumulation * one.kernels + last.kernels,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,22 @@ def course(setting: Setting, *, whole: bool = False) -> Course:
 
     def of(count: int) -> Course:
         try:
-            return _as_course(trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast), saved)
-        except (AttributeError, TypeError, RuntimeError, NotImplementedError, KeyError, IndexError, AssertionError) as e:
+            return _as_course(
+                trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast), saved
+            )
+        except (
+            AttributeError,
+            TypeError,
+            RuntimeError,
+            NotImplementedError,
+            KeyError,
+            IndexError,
+            AssertionError,
+        ) as e:
             reason = " ".join(str(e).split())[:160] or type(e).__name__
-            raise ModelError(f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet") from e
+            raise ModelError(
+                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet"
+            ) from e
 
     if whole or period is None or layers < 4 * period:
         return of(layers)
@@ -132,7 +152,10 @@ def along(low: Course, high: Course, share: Fraction) -> Course | None:
     if [line.name for line in low.lines] != [line.name for line in high.lines]:
         return None
     try:
-        made = Course(tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)), _step_along(low.counts, low.counts, high.counts, share))
+        made = Course(
+            tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)),
+            _step_along(low.counts, low.counts, high.counts, share),
+        )
     except _Uneven:
         return None
     other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
@@ -158,8 +181,13 @@ def pattern(config: Any) -> int | None:
     """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _PERIODS:
-        kinds = list(zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False))
-        _PERIODS[key] = next((p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))), None)
+        kinds = list(
+            zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False)
+        )
+        _PERIODS[key] = next(
+            (p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))),
+            None,
+        )
     return _PERIODS[key]
 
 
@@ -171,7 +199,9 @@ def _skips_by_number(config: Any) -> bool:
 
 def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
     """What each layer of a model is made of: names and shapes of its parameters."""
-    return [tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))]
+    return [
+        tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
+    ]
 
 
 def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
@@ -180,8 +210,14 @@ def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
         return getattr(torch, setting.model.dtype)  # type: ignore[no-any-return]  # names of torch dtypes
     if plugins.load("methods", setting.method.name).TRAINS_BASE:
         return torch.float32
-    for part in (with_layers(config, 1), config):  # one layer and the embeddings tell most models apart: 80 layers take 0.3 s to build
-        if sum(p.numel() for p in build(part, torch.bfloat16, setting.model.trust_remote_code).parameters()) >= FLOAT32_BELOW:
+    for part in (
+        with_layers(config, 1),
+        config,
+    ):  # one layer and the embeddings tell most models apart: 80 layers take 0.3 s to build
+        if (
+            sum(p.numel() for p in build(part, torch.bfloat16, setting.model.trust_remote_code).parameters())
+            >= FLOAT32_BELOW
+        ):
             return torch.bfloat16
     return torch.float32
 
@@ -198,12 +234,21 @@ def product_dtype(setting: Setting) -> torch.dtype:
     kind, declared = setting.quantization.name, setting.quantization.compute_dtype
     if kind == "int8":
         return torch.float16
-    return getattr(torch, declared) if kind != "none" and declared != "auto" else resolve_dtype(setting, configuration(setting.model))  # type: ignore[no-any-return]  # names of torch dtypes
+    return (
+        getattr(torch, declared)
+        if kind != "none" and declared != "auto"
+        else resolve_dtype(setting, configuration(setting.model))
+    )  # type: ignore[no-any-return]  # names of torch dtypes
 
 
 def _as_course(seen: Trace, saved: int) -> Course:
-    lines = tuple(Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)) for s in seen.segments)
-    return Course(lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object))
+    lines = tuple(
+        Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object))
+        for s in seen.segments
+    )
+    return Course(
+        lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object)
+    )
 
 
 def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:

@@ -23,7 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lorabench.memory import kernels
 from lorabench.memory.train_config import DeviceKind
 
-CATEGORIES = ("weights", "quantization_state", "adapters", "gradients", "optimizer", "activations", "logits", "workspace")
+CATEGORIES = (
+    "weights",
+    "quantization_state",
+    "adapters",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+    "workspace",
+)
 PLACE = {c: i for i, c in enumerate(CATEGORIES)}
 BLOCK = 512  # CUDA's allocator gives multiples of this
 
@@ -123,7 +132,9 @@ class TensorTracker(TorchDispatchMode):
         segment.flops += kernels.flops(operator, args, kwargs, result)
         if not kernels.is_view(operator):
             segment.kernels += 1
-            segment.moved += sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) + 2 * scratch  # written and read again
+            segment.moved += (
+                sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) + 2 * scratch
+            )  # written and read again
         return result
 
 

@@ -23,6 +23,7 @@ from lorabench.memory.train_config import Setting
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 
+
 @dataclass(frozen=True)
 class Trace:
     """The segments of one step, in order, and the counts of the model that took it."""
@@ -40,7 +41,9 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     parameters = [p for p in model.parameters() if p.requires_grad]
     shape = (training.batch_size, training.sequence_length)
     ids, labels = (torch.empty(shape, dtype=torch.int64, device="meta") for _ in range(2))
-    tracker = TensorTracker(setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length)
+    tracker = TensorTracker(
+        setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length
+    )
     base = [p for n, p in model.named_parameters() if not is_adapter(n)]
     tracker.hold((*base, *model.buffers()), "weights")
     tracker.hold(quantization_tensors(model), "quantization_state")
@@ -77,7 +80,9 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     for parameter in parameters:
         parameter.grad = None
     total = sum(logical_numel(p) for p in model.parameters())
-    return Trace(len(layers), tuple(tracker.segments), total, trainable, sum(p.numel() * p.element_size() for p in parameters))
+    return Trace(
+        len(layers), tuple(tracker.segments), total, trainable, sum(p.numel() * p.element_size() for p in parameters)
+    )
 
 
 class _Marks:
@@ -89,9 +94,13 @@ class _Marks:
         self._handles: list[Any] = []
         for index, layer in enumerate(layers):
             self._handles.append(layer.register_forward_pre_hook(lambda m, a, i=index: self._forward(i)))
-            self._handles.append(layer.register_forward_hook(lambda m, a, out, i=index: self._leave(out, i, i == len(layers) - 1)))
+            self._handles.append(
+                layer.register_forward_hook(lambda m, a, out, i=index: self._leave(out, i, i == len(layers) - 1))
+            )
         for parameter in parameters:
-            self._handles.append(parameter.register_post_accumulate_grad_hook(lambda p: tracker.call(p.grad, "gradients")))
+            self._handles.append(
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.call(p.grad, "gradients"))
+            )
 
     def remove(self) -> None:
         for handle in self._handles:

@@ -10,7 +10,15 @@ from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, T
 from lorabench.config.study import Condition
 
 DeviceKind = Literal["cpu", "cuda"]
-TELLING = ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "weight_decay", "gradient_checkpointing", "autocast")
+TELLING = (
+    "batch_size",
+    "gradient_accumulation",
+    "sequence_length",
+    "optimizer",
+    "weight_decay",
+    "gradient_checkpointing",
+    "autocast",
+)
 
 
 @dataclass(frozen=True)
@@ -49,4 +57,10 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
     if sequence_length is not None:
         told["sequence_length"] = sequence_length
     alpha = None if condition.method.alpha is None else MethodSpec().alpha
-    return Setting(condition.model, condition.quantization, condition.method.model_copy(update={"alpha": alpha}), TrainingSpec(**told), device)
+    return Setting(
+        condition.model,
+        condition.quantization,
+        condition.method.model_copy(update={"alpha": alpha}),
+        TrainingSpec(**told),
+        device,
+    )

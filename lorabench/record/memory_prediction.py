@@ -57,4 +57,10 @@ class MemoryPrediction:
     def skipped(self, cell: Cell) -> CellResult:
         """The result of a cell that was not run since it would not fit."""
         fault = Fault(kind="Infeasible", message=str(self.warning))
-        return CellResult(cell=cell, outcome="skipped", readings=self.readings(), started_at=datetime.now(UTC).isoformat(timespec="seconds"), error=fault)
+        return CellResult(
+            cell=cell,
+            outcome="skipped",
+            readings=self.readings(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            error=fault,
+        )

@@ -1,7 +1,7 @@
 """Two more files beside a cell's result: the first singular vectors of what it learned, and what is left of its accuracy at lower ranks.
 
-    directions.safetensors   <module>.left (out, k) and <module>.right (in, k): float16, unit columns, by falling singular value
-    truncation.csv           a row per allocation, rank and metric
+directions.safetensors   <module>.left (out, k) and <module>.right (in, k): float16, unit columns, by falling singular value
+truncation.csv           a row per allocation, rank and metric
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def save_truncations(path: str | Path, truncations: Iterable[Truncation]) -> Non
         lines.writerow(_HEAD)
         for t in truncations:
             for r in t.readings:
-                lines.writerow((t.allocation, t.rank, t.parameters, t.kept_energy, r.metric, r.value, r.stderr, r.count))
+                lines.writerow(
+                    (t.allocation, t.rank, t.parameters, t.kept_energy, r.metric, r.value, r.stderr, r.count)
+                )
 
 
 def load_truncations(path: str | Path) -> tuple[Truncation, ...]:
@@ -97,7 +99,10 @@ def load_truncations(path: str | Path) -> tuple[Truncation, ...]:
             for row in rows:
                 if row["allocation"] not in get_args(Allocation):
                     raise ValueError(f"allocation {row['allocation']!r}")
-                stderr, count = (float(row["stderr"]) if row["stderr"] else None), (int(row["count"]) if row["count"] else None)
+                stderr, count = (
+                    (float(row["stderr"]) if row["stderr"] else None),
+                    (int(row["count"]) if row["count"] else None),
+                )
                 reading = Reading(metric=row["metric"], value=float(row["value"]), stderr=stderr, count=count)
                 found.setdefault((row["allocation"], int(row["rank"])), (row, []))[1].append(reading)
         made = [

@@ -54,18 +54,42 @@ def _heat(found: Examined) -> tuple[Figure, ...]:
     columns = tuple("none" if n is None else str(n) for n in info.layers)
     plane = Plane(found.title, columns, info.types, info.values)
     caption = "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that need more than the others: a rank there is worth more."
-    words = tuple(f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None) for kind, row in zip(info.types, info.values, strict=True))
-    return (Figure("energy-rank", draw_heat(HeatMap("layer", "module type", "k(0.9)", (plane,))), "energy rank by layer and module", caption, words),)
+    words = tuple(
+        f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None)
+        for kind, row in zip(info.types, info.values, strict=True)
+    )
+    return (
+        Figure(
+            "energy-rank",
+            draw_heat(HeatMap("layer", "module type", "k(0.9)", (plane,))),
+            "energy rank by layer and module",
+            caption,
+            words,
+        ),
+    )
 
 
 def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
     blocks: list[Block] = [Text(likeness_words(found))]
-    for side, table, random, told in (("right", found.right, found.random_right, "what is read"), ("left", found.left, found.random_left, "what is written")):
+    for side, table, random, told in (
+        ("right", found.right, found.random_right, "what is read"),
+        ("left", found.left, found.random_left, "what is written"),
+    ):
         if not table.size:
             continue
         names = tuple(str(i + 1) for i in range(table.shape[0])), tuple(str(j + 1) for j in range(table.shape[1]))
-        plane = Plane(side, names[1], names[0], tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table))
+        plane = Plane(
+            side, names[1], names[0], tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table)
+        )
         caption = f"phi(i, j) of the first i and j {side} singular vectors ({told}), mean over modules: 1 where the smaller subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
         words = tuple(f"phi({i + 1}, {i + 1}) = {table[i, i]:.3f}" for i in range(min(table.shape)))
-        blocks.append(Figure(f"similarity-{side}", draw_heat(HeatMap("j of the other", "i of this one", "phi", (plane,), span=(0.0, 1.0))), f"similarity of {side} singular vectors", caption, words))
+        blocks.append(
+            Figure(
+                f"similarity-{side}",
+                draw_heat(HeatMap("j of the other", "i of this one", "phi", (plane,), span=(0.0, 1.0))),
+                f"similarity of {side} singular vectors",
+                caption,
+                words,
+            )
+        )
     return tuple(blocks)

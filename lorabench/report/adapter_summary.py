@@ -53,7 +53,19 @@ class Examined:
         def row(s: Spectrum) -> dict[str, object]:
             layer, kind = place(s.module)
             plain = {"module": s.module, "layer": layer, "type": kind}
-            named = ("in_features", "out_features", "rank", "frobenius_norm", "relative_norm", "stable_rank", "entropy_rank", "participation_ratio", "numerical_rank", "rank_utilisation", "amplification")
+            named = (
+                "in_features",
+                "out_features",
+                "rank",
+                "frobenius_norm",
+                "relative_norm",
+                "stable_rank",
+                "entropy_rank",
+                "participation_ratio",
+                "numerical_rank",
+                "rank_utilisation",
+                "amplification",
+            )
             return plain | {n: getattr(s, n) for n in named} | {f"energy_rank_{q:g}": s.energy_rank(q) for q in SHARES}
 
         return pd.DataFrame([row(s) for s in self.spectra])
@@ -80,7 +92,9 @@ def trained_notes(found: Trained, fate: str = "no value here shows them") -> tup
     """What no singular value shows: what was trained beside the factors, and what is in the file without having been trained."""
     told = []
     if found.outside:
-        told.append(f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}")
+        told.append(
+            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}"
+        )
     if found.saved_along:
         told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
     return tuple(told)
@@ -132,8 +146,14 @@ def likeness_words(found: SubspaceSimilarity) -> str:
     """One sentence on each side."""
     if not found.left.size:
         return f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is zero: there is nothing to compare."
-    sides = (("what is read (right)", found.right, found.random_right), ("what is written (left)", found.left, found.random_left))
-    told = "; ".join(f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})" for name, t, r in sides)
+    sides = (
+        ("what is read (right)", found.right, found.random_right),
+        ("what is written (left)", found.left, found.random_left),
+    )
+    told = "; ".join(
+        f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})"
+        for name, t, r in sides
+    )
     return f"Beside {found.other}, mean over {formatting.plural(found.modules, 'module')}. {told[0].upper()}{told[1:]}."
 
 

@@ -96,7 +96,14 @@ def draw_bars(info: Bars) -> go.Figure:
 def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": part.colour, "line": {"width": 0}}
     if part.hatched:
-        marker["pattern"] = {"shape": "/", "fillmode": "overlay", "fgcolor": _FILL, "fgopacity": 0.9, "size": 6, "solidity": 0.3}
+        marker["pattern"] = {
+            "shape": "/",
+            "fillmode": "overlay",
+            "fgcolor": _FILL,
+            "fgopacity": 0.9,
+            "size": 6,
+            "solidity": 0.3,
+        }
     return {
         "x": list(part.values),
         "y": list(places),
@@ -110,7 +117,11 @@ def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
 
 
 def _marks(info: Bars, places: Sequence[str]) -> dict[str, Any]:
-    seen = [(place, mark, words) for place, mark, words in zip(places, info.marks, info.hover, strict=True) if mark is not None]
+    seen = [
+        (place, mark, words)
+        for place, mark, words in zip(places, info.marks, info.hover, strict=True)
+        if mark is not None
+    ]
     return {
         "x": [mark for _, mark, _ in seen],
         "y": [place for place, _, _ in seen],

@@ -59,7 +59,11 @@ def verdict(c: Comparison) -> str:
 
 def bound(c: Comparison) -> str:
     """ "one-sided 95 % bound 0.013" """
-    return "no noise is known" if c.worse_at_most is None else f"one-sided 95 % bound {formatting.number(c.worse_at_most, metric(c.metric).unit)}"
+    return (
+        "no noise is known"
+        if c.worse_at_most is None
+        else f"one-sided 95 % bound {formatting.number(c.worse_at_most, metric(c.metric).unit)}"
+    )
 
 
 def seeds(c: Comparison) -> str:

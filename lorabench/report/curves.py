@@ -53,7 +53,15 @@ def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
     figure.add_trace(go.Scatter(x=first["x"][at], y=first["y"][at], name=_CLIP, mode="lines", yaxis=_axis_of(1), line={"color": GREY, "dash": "dash", "width": 1.6}, hovertemplate="%{y:.4g}<extra>%{fullData.name}</extra>"))  # fmt: skip
     axes: dict[str, Any] = {}
     for i, (title, domain) in enumerate(zip(_TITLES, _DOMAINS, strict=True)):
-        axes["yaxis" + ("" if not i else str(i + 1))] = {"title": {"text": title}, "domain": list(domain), "automargin": True, "zeroline": False, "anchor": "x", "exponentformat": "power", "nticks": 5}
+        axes["yaxis" + ("" if not i else str(i + 1))] = {
+            "title": {"text": title},
+            "domain": list(domain),
+            "automargin": True,
+            "zeroline": False,
+            "anchor": "x",
+            "exponentformat": "power",
+            "nticks": 5,
+        }
     axes["yaxis2"]["rangemode"] = axes["yaxis3"]["rangemode"] = "tozero"
     figure.update_layout(
         template=None, height=620, margin={"l": 62, "r": 12, "t": 30, "b": 50}, legend={"orientation": "h", "y": -0.12, "x": 0}, hovermode="closest", showlegend=True,

@@ -62,15 +62,36 @@ def draw_heat(info: HeatMap) -> go.Figure:
             ygap=2,
             hoverongaps=False,
             hovertemplate=f"{safe(info.y)} %{{y}}, {safe(info.x)} %{{x}}: %{{z:.3g}}<extra></extra>",
-            colorbar={"title": {"text": safe(info.value), "side": "right"}, "thickness": 12, "outlinewidth": 0, "xpad": 6, "ypad": 0},
+            colorbar={
+                "title": {"text": safe(info.value), "side": "right"},
+                "thickness": 12,
+                "outlinewidth": 0,
+                "xpad": 6,
+                "ypad": 0,
+            },
         )
     )
     figure.update_layout(
         template=None,
         height=430,
         margin={"l": 62, "r": 12, "t": 30, "b": 50},
-        xaxis={"title": {"text": safe(info.x)}, "type": "category", "autotypenumbers": "strict", "automargin": True, "showgrid": False, "zeroline": False},
-        yaxis={"title": {"text": safe(info.y), "standoff": 12}, "type": "category", "autotypenumbers": "strict", "automargin": True, "showgrid": False, "zeroline": False, "autorange": "reversed"},
+        xaxis={
+            "title": {"text": safe(info.x)},
+            "type": "category",
+            "autotypenumbers": "strict",
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
+        yaxis={
+            "title": {"text": safe(info.y), "standoff": 12},
+            "type": "category",
+            "autotypenumbers": "strict",
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+            "autorange": "reversed",
+        },
         showlegend=False,
     )
     if len(info.planes) > 1:
@@ -83,9 +104,21 @@ def _shown(plane: Plane) -> dict[str, list[Any]]:
     few = max(len(plane.columns), len(plane.rows)) <= FEW
     text = [[_number(v) if few and v is not None else "" for v in row] for row in plane.values]
     z = [[None if v is None else float(f"{v:.4g}") for v in row] for row in plane.values]
-    return {"x": [[safe(c) for c in plane.columns]], "y": [[safe(r) for r in plane.rows]], "z": [z], "text": [text], "name": [safe(plane.label)]}
+    return {
+        "x": [[safe(c) for c in plane.columns]],
+        "y": [[safe(r) for r in plane.rows]],
+        "z": [z],
+        "text": [text],
+        "name": [safe(plane.label)],
+    }
 
 
 def _number(value: float) -> str:
     """Two digits, three of a hundred and more: what fits into a field."""
-    return f"{value:.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
+    return (
+        f"{value:.0f}"
+        if abs(value) >= 10 or value == int(value)
+        else f"{value:.1f}"
+        if abs(value) >= 1
+        else f"{value:.2f}"
+    )

@@ -62,7 +62,9 @@ def tops(view: View, conditions: Iterable[str]) -> tuple[str, ...]:
     return tuple(highest(view, members) for members in families.values())
 
 
-def by_rank(view: View, statistic: Callable[[Summary], Statistic | None], factor: float = 1.0) -> tuple[tuple[Line, ...], tuple[Level, ...]]:
+def by_rank(
+    view: View, statistic: Callable[[Summary], Statistic | None], factor: float = 1.0
+) -> tuple[tuple[Line, ...], tuple[Level, ...]]:
     """A line against rank for each family that has two ranks or more, and a level for each condition without a rank; bars are 95 % intervals of the mean over seeds."""
     families: dict[str, list[tuple[int, Summary, Statistic]]] = {}
     levels = []
@@ -71,13 +73,20 @@ def by_rank(view: View, statistic: Callable[[Summary], Statistic | None], factor
         if found is not None and rank is not None:
             families.setdefault(s.label.family, []).append((rank, s, found))
         elif found is not None:
-            levels.append(Level(s.label.text, view.styles[s.condition], factor * found.mean, scaled(over_seeds(found), factor)))
+            levels.append(
+                Level(s.label.text, view.styles[s.condition], factor * found.mean, scaled(over_seeds(found), factor))
+            )
     lines = []
     for i, (family, members) in enumerate(families.items()):
         members.sort(key=lambda m: m[0])
         if len({rank for rank, _, _ in members}) > 1:
-            style = Style(view.styles[members[0][1].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
-            y, error = tuple(factor * f.mean for _, _, f in members), tuple(scaled(over_seeds(f), factor) for _, _, f in members)
+            style = Style(
+                view.styles[members[0][1].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
+            )  # dashes are for what has no rank
+            y, error = (
+                tuple(factor * f.mean for _, _, f in members),
+                tuple(scaled(over_seeds(f), factor) for _, _, f in members),
+            )
             lines.append(Line(family, style, tuple(float(rank) for rank, _, _ in members), y, error))
     return tuple(lines), tuple(levels)
 

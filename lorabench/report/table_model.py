@@ -88,7 +88,12 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
             return main, ""
         return main, f"[{formatting.number(value.low, column.unit)}, {formatting.number(value.high, column.unit)}]"
     main = formatting.number(value.value, column.unit)
-    return main, f"± {formatting.number(value.ci_half_width, column.unit)}" if column.spread and value.ci_half_width is not None else ""
+    return (
+        main,
+        f"± {formatting.number(value.ci_half_width, column.unit)}"
+        if column.spread and value.ci_half_width is not None
+        else "",
+    )
 
 
 def heading(column: Column) -> tuple[str, str]:

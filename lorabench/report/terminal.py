@@ -68,7 +68,14 @@ def _needed(table: Table, columns: list[int], stacked: bool) -> int:
 
 
 def _draw(table: Table, columns: list[int], left_out: list[int], stacked: bool, width: int, colour: bool) -> str:
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left", show_edge=False)
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        show_edge=False,
+    )
     for i in columns:
         column = table.columns[i]
         left = column.align == "left"

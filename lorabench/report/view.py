@@ -142,7 +142,9 @@ def make_view(store: Store, other: Store | None = None) -> View:
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
     wanted = deciding_metric(study.comparison, (g.setting.task for g in planned), names)
     answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"
-    told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names)))
+    told = dict.fromkeys(
+        (answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names))
+    )
     return View(
         folder=store.folder,
         study=study,

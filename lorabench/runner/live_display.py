@@ -39,7 +39,9 @@ class Live:
         for notice in plan.notices:
             self.console.print(Text("note: ").append(notice, "yellow"))
         if plan.pending:
-            self.display = RichLive(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+            self.display = RichLive(
+                console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=True
+            )
             self.display.start()
 
     def start(self, cell: Cell) -> None:

@@ -27,7 +27,12 @@ DOING = {
 }  # fmt: skip
 UNITS = {"sample": "tokens", "evaluate": "rows", "decompose": "modules", "truncate": "rows"}
 
-AFTERWARDS = {"evaluate": "evaluation", "decompose": "decomposition", "truncate": "evaluation of lower ranks", "measure": "memory measurement"}
+AFTERWARDS = {
+    "evaluate": "evaluation",
+    "decompose": "decomposition",
+    "truncate": "evaluation of lower ranks",
+    "measure": "memory measurement",
+}
 
 
 class Progress(Protocol):
@@ -61,7 +66,9 @@ class Tally:
     def start(self, cell: Cell) -> Running:
         self.left = [c for c in self.left if c.id != cell.id]
         taken, now = self.done + len(self.running) + 1, time.monotonic()
-        self.running[cell.id] = Running(taken, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.clockwork.begin(cell))
+        self.running[cell.id] = Running(
+            taken, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.clockwork.begin(cell)
+        )
         self.workers = max(self.workers, len(self.running))
         return self.running[cell.id]
 
@@ -130,8 +137,18 @@ def state(now: Running) -> str:
 
 def verdict(result: CellResult, seconds: float) -> str:
     """ "finished in 21 s, held-out loss 1.293", or why not"""
-    words = {"finished": "finished", "diverged": "DIVERGED", "out_of_memory": "OUT OF MEMORY", "failed": "FAILED", "skipped": "SKIPPED"}[result.outcome]
-    text = words if result.outcome == "skipped" else f"{words} {'in' if result.outcome == 'finished' else 'after'} {duration(seconds)}"
+    words = {
+        "finished": "finished",
+        "diverged": "DIVERGED",
+        "out_of_memory": "OUT OF MEMORY",
+        "failed": "FAILED",
+        "skipped": "SKIPPED",
+    }[result.outcome]
+    text = (
+        words
+        if result.outcome == "skipped"
+        else f"{words} {'in' if result.outcome == 'finished' else 'after'} {duration(seconds)}"
+    )
     loss = result.value("eval_loss")
     if loss is not None:
         text += f", held-out loss {loss:.3f}"

@@ -78,7 +78,12 @@ def run(
 
 
 def evaluate(
-    store: Store, cells: Sequence[str] = (), *, again: bool = False, pool: WorkerPool | None = None, progress: Progress | None = None,
+    store: Store,
+    cells: Sequence[str] = (),
+    *,
+    again: bool = False,
+    pool: WorkerPool | None = None,
+    progress: Progress | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
 ) -> Plan:
     """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the evaluation of finished ones, too.
@@ -91,7 +96,9 @@ def evaluate(
     wanted, told = chosen(store, cells, again)
     planned = store.plan()
     repeated, words = tuple(c for c in planned if c.id in wanted), describe_cells(planned)
-    plan = Plan(store.study(), store, repeated, repeated, words, told)  # the others are no part of it: nothing is to be run of them
+    plan = Plan(
+        store.study(), store, repeated, repeated, words, told
+    )  # the others are no part of it: nothing is to be run of them
     with pool or WorkerPool() as pool:
         refuse_mixture(plan, pool.executor)
         if progress:
@@ -132,7 +139,13 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
         refuse_absent_models(plan, source, cells)
     by_id = {c.id: c for c in cells}
     problems = tuple(
-        replace(p, message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}", fatal=p.fatal and not skip_infeasible) if p.about_cell else p
+        replace(
+            p,
+            message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}",
+            fatal=p.fatal and not skip_infeasible,
+        )
+        if p.about_cell
+        else p
         for p in pool.first.check(cells)
     )
     faults = tuple(p for p in problems if p.fatal)
@@ -142,7 +155,9 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
     large = [p.message for p in problems if p.about_cell]
     told += large[:SHOWN_LARGE]
     if len(large) > SHOWN_LARGE:
-        told.append(f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too")
+        told.append(
+            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too"
+        )
     return replace(plan, notices=(*plan.notices, *told, *notes(plan.store, plan.cells, plan.pending)), large=len(large))
 
 
@@ -172,13 +187,21 @@ def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -
 def unwritable(plan: Plan, error: OSError) -> StoreError:
     """The sentence for a full disk or missing permissions."""
     reason = error.strerror or error
-    return StoreError(f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again")
+    return StoreError(
+        f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again"
+    )
 
 
 class _Work:
     """The queue of one run and the threads that empty it."""
 
-    def __init__(self, plan: Plan, pool: WorkerPool, progress: Progress | None, retry: tuple[Outcome, ...], skip_infeasible: bool,
+    def __init__(
+        self,
+        plan: Plan,
+        pool: WorkerPool,
+        progress: Progress | None,
+        retry: tuple[Outcome, ...],
+        skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
     ) -> None:
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
@@ -191,7 +214,9 @@ class _Work:
     def run(self) -> None:
         """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
         count = min(self.pool.workers, len(self.queue))
-        threads = [threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"worker {i}") for i in range(count)]
+        threads = [
+            threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"worker {i}") for i in range(count)
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -258,7 +283,14 @@ class _Work:
                 return True
             store.put(result)
             planned = store.plan()  # a repetition's own plan holds only what is repeated
-            keep_wanted(store, planned, cell, deciding_metric(self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}))
+            keep_wanted(
+                store,
+                planned,
+                cell,
+                deciding_metric(
+                    self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}
+                ),
+            )
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
@@ -292,7 +324,9 @@ class _Work:
         """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried twice."""
         from lorabench.runner.plan import is_pending
 
-        return self._mark(cell) != self.marks[cell.id] or (self.repeat is None and not is_pending(self.plan.store, cell, self.retry))
+        return self._mark(cell) != self.marks[cell.id] or (
+            self.repeat is None and not is_pending(self.plan.store, cell, self.retry)
+        )
 
     def _mark(self, cell: Cell) -> int | None:
         try:

@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> None:
         repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
         predictor = importlib.import_module(arguments[3])
         predict_memory, foretell = predictor.predict_memory, getattr(predictor, "foretell", lambda cells: ())
-        if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
+        if (
+            "torch" in sys.modules
+        ):  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
             for name in LATE:
                 importlib.import_module(name)
     while True:
@@ -84,21 +86,37 @@ def _check(check_cells: Callable[..., Any], foretell: Callable[..., Any], comman
         return {"broken": traceback.format_exc()}
 
 
-def _run(run_cell: Any, predict_memory: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _run(
+    run_cell: Any, predict_memory: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     folder = Path(command["folder"])
     with _printing_to(folder / "log.txt"):
         try:
             if command["do"] == "repeat":
                 result = _repeated(run_cell, command, lambda event: send({"event": dataclasses.asdict(event)}))
                 return {"result": result.model_dump(mode="json", by_alias=True)}
-            result = _predicted(run_cell, predict_memory, _cell(command["cell"]), folder, command["skip_infeasible"], lambda event: send({"event": dataclasses.asdict(event)}))
+            result = _predicted(
+                run_cell,
+                predict_memory,
+                _cell(command["cell"]),
+                folder,
+                command["skip_infeasible"],
+                lambda event: send({"event": dataclasses.asdict(event)}),
+            )
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
             return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
 
 
-def _predicted(run_cell: Callable[..., Any], predict_memory: Callable[..., Any], cell: Any, folder: Path, skip: bool, report: Callable[[Any], None]) -> Any:
+def _predicted(
+    run_cell: Callable[..., Any],
+    predict_memory: Callable[..., Any],
+    cell: Any,
+    folder: Path,
+    skip: bool,
+    report: Callable[[Any], None],
+) -> Any:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
@@ -117,7 +135,13 @@ def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: 
     """Phases of a trained cell, from its saved weights."""
     from lorabench.record.result import CellResult
 
-    return repeat_cell(_cell(command["cell"]), Path(command["folder"]), CellResult.model_validate(command["before"]), tuple(command["phases"]), report)
+    return repeat_cell(
+        _cell(command["cell"]),
+        Path(command["folder"]),
+        CellResult.model_validate(command["before"]),
+        tuple(command["phases"]),
+        report,
+    )
 
 
 def _cell(plain: dict[str, Any]) -> Any:

@@ -22,8 +22,12 @@ class Worker(Protocol):
     """A place where cells run, one after another."""
 
     def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
-    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult: ...
-    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult: ...
+    def run(
+        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+    ) -> CellResult: ...
+    def repeat(
+        self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
+    ) -> CellResult: ...
     def close(self) -> None: ...
 
 
@@ -32,7 +36,9 @@ class WorkerPool:
 
     def __init__(self, executor: str | Callable[[int | None], Worker] = "local", workers: int = 1) -> None:
         if workers < 1:
-            raise LorabenchError(f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible")
+            raise LorabenchError(
+                f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible"
+            )
         self.workers = workers
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
@@ -66,5 +72,7 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

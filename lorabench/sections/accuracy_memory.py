@@ -20,7 +20,11 @@ _AT_MOST = 12  # names in a sentence
 def section(view: View) -> Section | None:
     """For each task a figure and what stands on the front; None where no condition has both values."""
     tasks = view.by_task()
-    blocks = [b for i, (name, members) in enumerate(tasks.items()) for b in _of_task(view, compute(view, members), name if len(tasks) > 1 else "", i)]
+    blocks = [
+        b
+        for i, (name, members) in enumerate(tasks.items())
+        for b in _of_task(view, compute(view, members), name if len(tasks) > 1 else "", i)
+    ]
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
@@ -35,12 +39,18 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     )
     words = tuple(sentence(view, p, m) for p in points)
     title = f"{m.label} against train peak{f', {task}' if task else ''}"
-    return [*([Text(f"{task}:")] if task else []), *_told(view, points), Figure(f"accuracy-memory{f'-{i}' if i else ''}", draw(drawing(view, points)), title, caption, words)]
+    return [
+        *([Text(f"{task}:")] if task else []),
+        *_told(view, points),
+        Figure(f"accuracy-memory{f'-{i}' if i else ''}", draw(drawing(view, points)), title, caption, words),
+    ]
 
 
 def compute(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
     """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
-    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts)
+    return pareto(
+        [s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts
+    )
 
 
 def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
@@ -52,11 +62,29 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
     front = [p for p in points if p.tier == "front"]
     if len(front) > 1:
         steps = Style(GREY, "solid", "circle")
-        lines.append(Line("Pareto front", steps, tuple(p.memory / one for p in front), tuple(p.value * factor for p in front), mode="lines"))
+        lines.append(
+            Line(
+                "Pareto front",
+                steps,
+                tuple(p.memory / one for p in front),
+                tuple(p.value * factor for p in front),
+                mode="lines",
+            )
+        )
     for p in points:
         half = None if p.ci_half_width is None else p.ci_half_width * factor
         hover = sentence(view, p, m)
-        lines.append(Line(view.label(p.condition), view.styles[p.condition], (p.memory / one,), (p.value * factor,), (half,), (hover,), faint=p.tier in ("dominated", "broken")))
+        lines.append(
+            Line(
+                view.label(p.condition),
+                view.styles[p.condition],
+                (p.memory / one,),
+                (p.value * factor,),
+                (half,),
+                (hover,),
+                faint=p.tier in ("dominated", "broken"),
+            )
+        )
     return Drawing(Axis(f"train peak ({name})"), Axis(titled(m)), tuple(lines), mode="markers")
 
 
@@ -66,8 +94,17 @@ def sentence(view: View, p: Point, m: Metric) -> str:
     unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
     lost = f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
-    tier = {"front": "on the front", "level": f"behind {by} by the mean, and shown to be within the margin of it", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.tier]
-    return f"{view.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {formatting.size(p.memory)}; {tier}"
+    tier = {
+        "front": "on the front",
+        "level": f"behind {by} by the mean, and shown to be within the margin of it",
+        "open": f"behind {by} by the mean, not beyond doubt",
+        "dominated": f"dominated by {by}",
+        "broken": lost,
+    }[p.tier]
+    return (
+        f"{view.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip()
+        + f" at {formatting.size(p.memory)}; {tier}"
+    )
 
 
 def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
@@ -84,7 +121,9 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
     if named("dominated"):
         items.append(f"Dominated beyond doubt: {named('dominated')}.")
     if named("broken"):
-        items.append(f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}.")
+        items.append(
+            f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}."
+        )
     if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
         return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]
     return [Points(tuple(items))]

@@ -31,7 +31,12 @@ def section(view: View) -> Section | None:
     said = tuple(sentence(u) for u in used if u.condition in tops)[:_AT_MOST]
     blocks: list[Block] = [Points(said)] if said else []
     blocks.extend(b for b in (_curve(view, used), _map(view), *_beside(view)) if b is not None)
-    blocks.append(Points(legend(("k(q)", "stable rank", "entropy rank", "utilisation", "amplification", "intruders")), "What the measures mean"))
+    blocks.append(
+        Points(
+            legend(("k(q)", "stable rank", "entropy rank", "utilisation", "amplification", "intruders")),
+            "What the measures mean",
+        )
+    )
     return Section(TITLE, tuple(blocks))
 
 
@@ -57,7 +62,10 @@ def compute(view: View) -> tuple[Used, ...]:
     made = []
     for s in view.summaries:
         cells = spectra.spectra(view, s.condition)
-        entropy, energy = measured(cells, lambda x: x.entropy_rank), measured(cells, lambda x: float(x.energy_rank(SHARE)))
+        entropy, energy = (
+            measured(cells, lambda x: x.entropy_rank),
+            measured(cells, lambda x: float(x.energy_rank(SHARE))),
+        )
         if entropy is None or energy is None:
             continue
         room, used = measured(cells, lambda x: x.rank), measured(cells, lambda x: x.rank_utilisation)
@@ -69,7 +77,9 @@ def compute(view: View) -> tuple[Used, ...]:
 def sentence(used: Used) -> str:
     """ "LoRA r=16: at rank 16 the changes use 8.1 of 16 (entropy rank); 90 % of their energy lies in 6.2 directions.\""""
     at = f"at rank {used.rank} " if used.rank is not None else ""
-    most = "" if used.room == used.rank else ", the most such a change can have"  # of a dense one the smaller side, of pissa twice the rank
+    most = (
+        "" if used.room == used.rank else ", the most such a change can have"
+    )  # of a dense one the smaller side, of pissa twice the rank
     room = f" of {used.room:.4g}{most}" if used.room else ""
     directions = "1 direction" if used.energy_rank.mean == 1 else f"{used.energy_rank.mean:.3g} directions"
     return f"{used.label}: {at}the changes use {used.entropy_rank.mean:.3g}{room} (entropy rank); {100 * SHARE:.0f} % of their energy lies in {directions}."
@@ -96,7 +106,9 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
         f" {cut_off(info)}".rstrip()
     )
     words = tuple(
-        f"{sentence(u).removesuffix('.')}: a utilisation of {formatting.number(u.utilisation.mean, 'share')}{_spread(u.utilisation)} %." for u in used if u.utilisation
+        f"{sentence(u).removesuffix('.')}: a utilisation of {formatting.number(u.utilisation.mean, 'share')}{_spread(u.utilisation)} %."
+        for u in used
+        if u.utilisation
     )
     return Figure("rank-utilisation", draw(info), "rank utilisation against rank", caption, words)
 
@@ -195,12 +207,23 @@ def _beside(view: View) -> tuple[Block, ...]:
         "The amplification factor ‖ΔW‖ / ‖UᵀWV‖ (Hu et al. 2021, section 7.3; median over modules) is large where training strengthens what W hardly uses. "
         "Intruders (Shuttleworth et al. 2024) are leading singular vectors of W + ΔW that resemble none of W's."
     )
-    heads = ("condition", "‖ΔW‖ / ‖W‖", "‖UᵀWV‖", "random directions", "W's own", "amplification", "intruders", "energy in intruders")
+    heads = (
+        "condition",
+        "‖ΔW‖ / ‖W‖",
+        "‖UᵀWV‖",
+        "random directions",
+        "W's own",
+        "amplification",
+        "intruders",
+        "energy in intruders",
+    )
     return (Text(text, "small"), Grid(heads, tuple(_row(b) for b in rows)))
 
 
 def _row(b: Beside) -> tuple[str, ...]:
-    intruders = formatting.DASH if b.intruders is None or b.looked_at is None else f"{b.intruders:.3g} of {b.looked_at:.3g}"
+    intruders = (
+        formatting.DASH if b.intruders is None or b.looked_at is None else f"{b.intruders:.3g} of {b.looked_at:.3g}"
+    )
     energy = formatting.DASH if b.energy_share is None else f"{formatting.number(b.energy_share, 'share')} %"
     plain = (_shown(v) for v in (b.relative_norm, b.projected, b.random, b.own, b.amplification))
     return (b.label, *plain, intruders, energy)

@@ -77,7 +77,14 @@ def answer(found: tuple[Repaired, ...]) -> str:
 def _row(r: Repaired) -> tuple[str, ...]:
     error = formatting.DASH if r.error is None else formatting.percent(100 * r.error.mean)
     repaired = f"{formatting.number(r.repaired.mean, 'share')}{_spread(r.repaired)} %"
-    return (r.label, error, f"{_signed(r.cosine.mean)}", repaired, f"{formatting.number(r.best.mean, 'share')} %", str(r.cosine.n))
+    return (
+        r.label,
+        error,
+        f"{_signed(r.cosine.mean)}",
+        repaired,
+        f"{formatting.number(r.best.mean, 'share')} %",
+        str(r.cosine.n),
+    )
 
 
 def _spread(statistic: Statistic) -> str:

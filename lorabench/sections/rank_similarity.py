@@ -57,11 +57,15 @@ def compute(view: View) -> tuple[Ranks, ...]:
     for group, s in zip(view.groups, view.summaries, strict=True):
         if group.setting.method.rank is not None:
             families.setdefault(s.label.family, {})[group.setting.method.rank] = s.condition
-    wanted = [(family, low, high) for family, ranks in families.items() for low, high in itertools.pairwise(sorted(ranks))]
+    wanted = [
+        (family, low, high) for family, ranks in families.items() for low, high in itertools.pairwise(sorted(ranks))
+    ]
     made, held = [], dict[str, dict[int, Mapping[str, Directions]]]()
     for family, low, high in wanted[:_AT_MOST]:
         near = [families[family][rank] for rank in (low, high)]
-        held = {c: held.get(c) or spectra.directions_by_seed(view, c) for c in near}  # two conditions at a time: one file may fill 100 MB
+        held = {
+            c: held.get(c) or spectra.directions_by_seed(view, c) for c in near
+        }  # two conditions at a time: one file may fill 100 MB
         ours, theirs = (held[c] for c in near)
         pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
         right, left = (rank_similarity(pairs, side, DIRECTIONS) for side in ("right", "left"))

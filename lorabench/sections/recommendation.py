@@ -60,13 +60,27 @@ def section(view: View) -> Section | None:
     said = [sentence(r, m) for r in found]
     heard = [r.spectral_check.sentence for r in found if r.spectral_check]
     if len(found) == 1:
-        return Section(TITLE, (Text(said[0], "lead"), *(Text(f"Second witness, the spectra. {text}") for text in heard), panel(view, found)))
+        return Section(
+            TITLE,
+            (
+                Text(said[0], "lead"),
+                *(Text(f"Second witness, the spectra. {text}") for text in heard),
+                panel(view, found),
+            ),
+        )
     more = [f"{len(said) - _AT_MOST} more can be chosen in the panel below."] if len(said) > _AT_MOST else []
-    blocks: list[Block] = [Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))]
+    blocks: list[Block] = [
+        Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))
+    ]
     if heard:
         leans = [r.spectral_check.lean for r in found if r.spectral_check]
         agree, silent = leans.count("agrees"), leans.count("open")
-        blocks.append(Points(tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check), f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
+        blocks.append(
+            Points(
+                tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check),
+                f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}",
+            )
+        )
     return Section(TITLE, (*blocks, panel(view, found)))
 
 
@@ -84,8 +98,14 @@ def compute(view: View) -> tuple[Recommended, ...]:
         taken = select(given, margin or 0.0)
         told = _nearest(given, best) if taken is None or taken is best else taken
         d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
-        seen = None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
-        made.append(Recommended(name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen))
+        seen = (
+            None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
+        )
+        made.append(
+            Recommended(
+                name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen
+            )
+        )
     return tuple(made)
 
 
@@ -93,8 +113,18 @@ def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than 0.02 nats (one-sided 95 % bound ...\""""
     best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
     if took is not None and took is not best:
-        peak = "its train peak was not measured" if took.peak_bytes is None else f"train peak {formatting.size(took.peak_bytes)}"
-        why = "for fewer parameters" if took.trainable_parameters < best.trainable_parameters else "for less memory" if _lighter(took, best) else "as one of several of so few parameters"
+        peak = (
+            "its train peak was not measured"
+            if took.peak_bytes is None
+            else f"train peak {formatting.size(took.peak_bytes)}"
+        )
+        why = (
+            "for fewer parameters"
+            if took.trainable_parameters < best.trainable_parameters
+            else "for less memory"
+            if _lighter(took, best)
+            else "as one of several of so few parameters"
+        )
         return (
             f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
             f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
@@ -123,12 +153,20 @@ def sentence(r: Recommended, m: Metric) -> str:
 
 
 def _bound(o: Option, pairs: int, m: Metric) -> str:
-    return "no noise is known" if o.bound is None else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
+    return (
+        "no noise is known"
+        if o.bound is None
+        else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
+    )
 
 
 def _nearest(given: Sequence[Option], best: Option) -> Option | None:
     """The other option of the lowest bound."""
-    return min((o for o in given if o is not best and o.repeated and o.bound is not None), key=lambda o: o.bound or 0.0, default=None)
+    return min(
+        (o for o in given if o is not best and o.repeated and o.bound is not None),
+        key=lambda o: o.bound or 0.0,
+        default=None,
+    )
 
 
 def _lighter(one: Option, other: Option) -> bool:
@@ -138,11 +176,17 @@ def _lighter(one: Option, other: Option) -> bool:
 def _alike(r: Recommended) -> str:
     """Between those of as many parameters as the chosen one the metric decides nothing."""
     took = r.chosen
-    alike = [o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters]
+    alike = [
+        o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters
+    ]
     if took is None or not alike:
         return ""
     names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
-    why = "takes the least memory of these" if all(_lighter(took, o) for o in alike) else "is preferred to these by nothing that was measured"
+    why = (
+        "takes the least memory of these"
+        if all(_lighter(took, o) for o in alike)
+        else "is preferred to these by nothing that was measured"
+    )
     return f" As many parameters, and enough, too: {names}; {took.label} {why}."
 
 
@@ -152,16 +196,35 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
     margin = found[0].margin or 0.0
     made = [_contest(view, r, m) for r in found]
     able = [c for contest in made for c in choosable(contest.rows)]
-    spread = max((c.needed for c in able if c.needed is not None), default=0.0) or max((c.worse for contest in made for c in contest.rows), default=0.0) or 1.0
+    spread = (
+        max((c.needed for c in able if c.needed is not None), default=0.0)
+        or max((c.worse for contest in made for c in contest.rows), default=0.0)
+        or 1.0
+    )
     most = max(2 * margin, min(1.1 * spread, _FARTHEST * margin if margin else math.inf))
     cards = tuple((f"{g.name} ({formatting.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
     unit, factor = formatting.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
-    return Panel("choice", "Choice by memory and tolerated loss", _caption(found, made), m.label, unit, factor, margin, most, _sizes(able), cards, tuple(made))
+    return Panel(
+        "choice",
+        "Choice by memory and tolerated loss",
+        _caption(found, made),
+        m.label,
+        unit,
+        factor,
+        margin,
+        most,
+        _sizes(able),
+        cards,
+        tuple(made),
+    )
 
 
 def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
     """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are kept."""
-    rows = {o.condition: _row(view, r, o, m) for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))}
+    rows = {
+        o.condition: _row(view, r, o, m)
+        for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))
+    }
     able = {id(c) for c in choosable(tuple(rows.values()))}
     first = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))[: max(MOST_ROWS, len(able))]
     kept = set(first)
@@ -173,13 +236,17 @@ def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
     made: list[Choice] = []
     for c in rows:
         peak = math.inf if c.peak is None else c.peak
-        if c.needed is not None and not any((math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in made):
+        if c.needed is not None and not any(
+            (math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in made
+        ):
             made.append(c)
     return tuple(made)
 
 
 def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
-    beside = formatting.difference(o.worse, m.unit) + (f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else "")
+    beside = formatting.difference(o.worse, m.unit) + (
+        f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else ""
+    )
     d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
     return Choice(
         o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), formatting.count(o.trainable_parameters),
@@ -217,13 +284,19 @@ def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
     if any(not o.repeated and o.bound is not None for r in found for o in r.options):
         said.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
     if any(len(tuned(r.options)) < len(r.options) for r in found):
-        said.append("Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown.")
+        said.append(
+            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown."
+        )
     if any(o.peak_bytes is None for r in found for o in r.options):
         said.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in found):
-        said.append(f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out.")
+        said.append(
+            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out."
+        )
     if left := sum(c.left_out for c in made):
-        said.append(f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown.")
+        said.append(
+            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown."
+        )
     return " ".join(said)
 
 
@@ -231,14 +304,27 @@ def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
     """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a single one."""
     if len(held) == 1:
         return ("",)
-    flat = [flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held]
+    flat = [
+        flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held
+    ]
     told = [f for f in dict.fromkeys(f for each in flat for f in each) if len({str(each.get(f)) for each in flat}) > 1]
     options_differ = any(f.startswith("task.") for f in told)
     made = []
     for each in flat:
         head = [str(each[f]) for f in ("model", "task.name") if f in told or (f == "task.name" and options_differ)]
-        made.append(", ".join(head + [f"{f.removeprefix('task.')}={_listed(each[f])}" for f in told if f.startswith("task.") and f != "task.name" and each.get(f) is not None]))
-    return tuple(name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made))
+        made.append(
+            ", ".join(
+                head
+                + [
+                    f"{f.removeprefix('task.')}={_listed(each[f])}"
+                    for f in told
+                    if f.startswith("task.") and f != "task.name" and each.get(f) is not None
+                ]
+            )
+        )
+    return tuple(
+        name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made)
+    )
 
 
 def _listed(value: object) -> str:
@@ -249,4 +335,7 @@ def _short(given: Sequence[Option]) -> tuple[Option, ...]:
     """Labels without what all of a contest have in common: its name says it."""
     pieces = [o.label.split(", ") for o in given]
     common = set.intersection(*(set(p[1:]) for p in pieces)) if pieces else set()
-    return tuple(replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common)) for o, p in zip(given, pieces, strict=True))
+    return tuple(
+        replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common))
+        for o, p in zip(given, pieces, strict=True)
+    )

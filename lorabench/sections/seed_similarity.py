@@ -33,7 +33,15 @@ def section(view: View) -> Section | None:
     if len(shown := drawn(view, found)) < len(found):
         caption += f" Of {len(found)} conditions {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
     words = tuple(sentence(s) for s in found)
-    blocks = [Figure("seed-similarity", draw(drawing(view, found)), "similarity of the learned subspaces between seeds", caption, words)]
+    blocks = [
+        Figure(
+            "seed-similarity",
+            draw(drawing(view, found)),
+            "similarity of the learned subspaces between seeds",
+            caption,
+            words,
+        )
+    ]
     one = chosen(view, found)
     said = (
         f"φ(i, j) of {one.label}: how much of the first i directions of one seed lies within the first j of another, or the other way round. "
@@ -44,7 +52,15 @@ def section(view: View) -> Section | None:
         for side, s in (("right", one.right), ("left", one.left))
         for i, j in dict.fromkeys(((1, 1), (1, len(s.phi)), (len(s.phi), len(s.phi))))
     )
-    blocks.append(Figure("seed-similarity-map", draw_heat(compute_map(one)), f"subspace similarity φ(i, j) between seeds, {one.label}", said, corner))
+    blocks.append(
+        Figure(
+            "seed-similarity-map",
+            draw_heat(compute_map(one)),
+            f"subspace similarity φ(i, j) between seeds, {one.label}",
+            said,
+            corner,
+        )
+    )
     return Section(TITLE, tuple(blocks))
 
 
@@ -76,7 +92,12 @@ def drawing(view: View, found: tuple[Seeds, ...]) -> Drawing:
     random = sum(s.right.random for s in found) / len(found)
     x = tuple(float(k) for k in range(1, most + 1))
     lines.append(Line("random subspaces", Style(GREY, "dash", "line-ew"), x, tuple(k * random for k in x)))
-    return Drawing(Axis("k: first singular vectors compared", ticks=x), Axis("φ(k, k) between seeds"), tuple(lines), mode="lines+markers")
+    return Drawing(
+        Axis("k: first singular vectors compared", ticks=x),
+        Axis("φ(k, k) between seeds"),
+        tuple(lines),
+        mode="lines+markers",
+    )
 
 
 def drawn(view: View, found: tuple[Seeds, ...]) -> tuple[Seeds, ...]:

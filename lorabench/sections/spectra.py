@@ -76,7 +76,9 @@ def compute_types(view: View) -> Types | None:
         return None
     names = dict.fromkeys(k for means in found.values() for k in means)
     kinds = dict(zip(names, palette(len(names)), strict=True))
-    drawings = tuple(_drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values())
+    drawings = tuple(
+        _drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values()
+    )
     return Types(tuple(view.label(c) for c in found), drawings, list(found).index(spectra.highest(view, found)))
 
 
@@ -111,7 +113,11 @@ def _line(label: str, style: Style, mean: Array) -> Line:
 def _thinned(line: Line) -> Line:
     """At most MOST_POINTS of its points, four digits of each: the first, the last, and between them denser where the index is small."""
     most = len(line.x)
-    kept = sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)}) if most > MOST_POINTS else range(most)
+    kept = (
+        sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)})
+        if most > MOST_POINTS
+        else range(most)
+    )
     return replace(line, x=tuple(line.x[i] for i in kept), y=tuple(float(f"{line.y[i]:.4g}") for i in kept))
 
 

@@ -37,7 +37,9 @@ def section(view: View) -> Section | None:
         f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
         for line in info.lines
     )
-    return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view)))
+    return Section(
+        TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view))
+    )
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
@@ -55,8 +57,18 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.summaries)
     if trained > len(found):
         caption += f" {len(found)} of {trained} conditions are here; the others' steps are in their cells' curve.csv."
-    words = tuple(f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip)))[:_MOST_WORDS]
-    return (Figure("training-by-seed", draw_curves(found), "loss, gradient norm and learning rate of each seed", caption, words or ("No gradient norm was kept.",)),)
+    words = tuple(
+        f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip))
+    )[:_MOST_WORDS]
+    return (
+        Figure(
+            "training-by-seed",
+            draw_curves(found),
+            "loss, gradient norm and learning rate of each seed",
+            caption,
+            words or ("No gradient norm was kept.",),
+        ),
+    )
 
 
 def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
@@ -114,7 +126,11 @@ def compute(view: View) -> Drawing | None:
             calm.extend(() if s.outcomes.diverged else y)
     # a diverged curve climbs by powers of ten: it may leave the figure, so that the others stay readable
     diverged = any(s.outcomes.diverged for s in view.summaries)
-    span = (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm))) if calm and diverged else None
+    span = (
+        (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm)))
+        if calm and diverged
+        else None
+    )
     return Drawing(Axis("optimizer step"), Axis("training loss (nats)", span=span), tuple(lines)) if lines else None
 
 
@@ -135,7 +151,13 @@ def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | N
                 step, loss = float(row["step"]), _finite(row["loss"])
                 if math.isfinite(step):
                     kept.append((step, loss, _finite(row.get("grad_norm")), _finite(row.get("learning_rate"))))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        csv.Error,
+    ):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
         pass
     return kept
 

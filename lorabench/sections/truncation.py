@@ -35,7 +35,9 @@ def section(view: View) -> Section | None:
             words = tuple(sentence(c, name) for c in cuts)
             info = bounded(drawing(view, name, cuts))
             caption = _caption(view, name, cuts, info)
-            blocks.append(Figure(f"truncation-{len(blocks)}", draw(info), f"{m.label} against truncated rank", caption, words))
+            blocks.append(
+                Figure(f"truncation-{len(blocks)}", draw(info), f"{m.label} against truncated rank", caption, words)
+            )
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
@@ -70,7 +72,11 @@ class Cut:
 
 def compute(view: View, name: str) -> tuple[Cut, ...]:
     """The curves of every condition that has one in this metric."""
-    trained = {(s.label.family, rank): s.condition for s in view.summaries if (rank := spectra.rank_of(view, s.condition)) is not None}
+    trained = {
+        (s.label.family, rank): s.condition
+        for s in view.summaries
+        if (rank := spectra.rank_of(view, s.condition)) is not None
+    }
     made = []
     for s in view.summaries:
         found: dict[tuple[Allocation, int], dict[int, float]] = {}
@@ -80,12 +86,20 @@ def compute(view: View, name: str) -> tuple[Cut, ...]:
                     found.setdefault((t.allocation, t.rank), {})[seed] = value
         for allocation in _HOW:
             points = tuple(
-                _point(view, name, rank, by_seed, twin if (twin := trained.get((s.label.family, rank))) != s.condition else None)
+                _point(
+                    view,
+                    name,
+                    rank,
+                    by_seed,
+                    twin if (twin := trained.get((s.label.family, rank))) != s.condition else None,
+                )
                 for (how, rank), by_seed in sorted(found.items())
                 if how == allocation
             )
             if points:
-                made.append(Cut(s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition)))
+                made.append(
+                    Cut(s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition))
+                )
     return tuple(made)
 
 
@@ -95,7 +109,9 @@ def _point(view: View, name: str, rank: int, by_seed: dict[int, float], twin: st
     direct = view.summary(twin).statistics.get(name) if twin else None
     if twin is None or direct is None:
         return Point(rank, value)
-    other = {r.cell.seed: v for r in view.of_condition(twin) if r.outcome == "finished" and (v := r.value(name)) is not None}
+    other = {
+        r.cell.seed: v for r in view.of_condition(twin) if r.outcome == "finished" and (v := r.value(name)) is not None
+    }
     shared = [seed for seed in by_seed if seed in other]
     sign = 1 if metric(name).better == "higher" else -1
     return Point(rank, value, direct, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared))
@@ -121,7 +137,10 @@ def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
         if c.whole is not None and c.whole[0] not in {rank for rank, _ in ends}:
             ends = sorted([*ends, c.whole], key=lambda end: end[0])
         style = Style(view.styles[c.condition].colour, _DASHES[c.allocation], _OPEN[c.allocation])
-        y, error = tuple(factor * v.mean for _, v in ends), tuple(spectra.scaled(spectra.over_seeds(v), factor) for _, v in ends)
+        y, error = (
+            tuple(factor * v.mean for _, v in ends),
+            tuple(spectra.scaled(spectra.over_seeds(v), factor) for _, v in ends),
+        )
         lines.append(Line(f"{c.label}, {_HOW[c.allocation]}", style, tuple(float(rank) for rank, _ in ends), y, error))
     ranks = sorted({x for line in lines for x in line.x})
     unit = formatting.head_unit(m.unit)
@@ -149,10 +168,13 @@ def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
 def sentence(cut: Cut, name: str) -> str:
     """ "LoRA r=16, cut: 2.31 at rank 1, 2.25 at 4 (nats); trained at 4 2.27 (the cut one is better in 2 of 2 seeds).\""""
     unit = formatting.head_unit(metric(name).unit)
-    points = ", ".join(f"{_number(p.value, name)} at {'rank ' if i == 0 else ''}{p.rank}" for i, p in enumerate(cut.points))
+    points = ", ".join(
+        f"{_number(p.value, name)} at {'rank ' if i == 0 else ''}{p.rank}" for i, p in enumerate(cut.points)
+    )
     said = f"{cut.label}, {_HOW[cut.allocation]}: {points}{f' ({unit})' if unit else ''}"
     beside = [
-        f"trained at {p.rank} {_number(p.trained, name)}" + (f" (the cut one is better in {p.ahead} of {formatting.plural(p.pairs, 'seed')})" if p.pairs else "")
+        f"trained at {p.rank} {_number(p.trained, name)}"
+        + (f" (the cut one is better in {p.ahead} of {formatting.plural(p.pairs, 'seed')})" if p.pairs else "")
         for p in cut.points
         if p.trained is not None
     ]
@@ -174,13 +196,23 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
         "And from which rank on it is flat: what is cut off there, this metric does not miss."
     ]
     if any(c.allocation == "energy" for c in shown):
-        said.append("Cut by energy: as many parameters as at the uniform rank, given to the modules where the energy is.")
+        said.append(
+            "Cut by energy: as many parameters as at the uniform rank, given to the modules where the energy is."
+        )
     if len(shown) < len(cuts):
-        said.append(f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words.")
+        said.append(
+            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
+        )
     if cut_off(info):
         said.append(cut_off(info))
     drawn_levels = {level.label for level in info.levels}
     for s in view.summaries:
-        if spectra.rank_of(view, s.condition) is None and s.label.text not in drawn_levels and (value := s.statistics.get(name)):
-            said.append(f"Too far away to be drawn: {s.label.text} at {_number(value, name)}{' %' if m.unit == 'share' else ''}.")
+        if (
+            spectra.rank_of(view, s.condition) is None
+            and s.label.text not in drawn_levels
+            and (value := s.statistics.get(name))
+        ):
+            said.append(
+                f"Too far away to be drawn: {s.label.text} at {_number(value, name)}{' %' if m.unit == 'share' else ''}."
+            )
     return " ".join(said)

@@ -1,8 +1,8 @@
 """What quantisation alone does to each base weight, without training.
 
-    relative error     ||W_q - W||_F / ||W||_F
-    maximum error      max |W_q - W| / max |W|
-    signal to noise    20 log10(||W||_F / ||W_q - W||_F)                                    [dB]
+relative error     ||W_q - W||_F / ||W||_F
+maximum error      max |W_q - W| / max |W|
+signal to noise    20 log10(||W||_F / ||W_q - W||_F)                                    [dB]
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class QuantizationError:
 
 
 @torch.no_grad()
-def quantization_errors(weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None) -> Iterator[QuantizationError]:
+def quantization_errors(
+    weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None
+) -> Iterator[QuantizationError]:
     """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
     found = False
     for module in modules:
@@ -53,13 +55,21 @@ def quantization_errors(weights: Weights, modules: Iterable[str], forms: Mapping
         delta = learned.delta(module) if learned is not None else None
         for form, quantise in forms.items():
             loaded, back = quantise(weight)
-            undone = repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back) if delta is not None else None
+            undone = (
+                repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back)
+                if delta is not None
+                else None
+            )
             yield _error(module, form, loaded, back, undone)
     if not found:
-        raise ModelError(f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads as it is")
+        raise ModelError(
+            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads as it is"
+        )
 
 
-def _error(module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None) -> QuantizationError:
+def _error(
+    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None
+) -> QuantizationError:
     weight = loaded.double()
     error = back.double() - weight
     norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))

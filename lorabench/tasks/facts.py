@@ -88,7 +88,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
                 f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, training.sequence_length is {sequence_length}; "
                 "raise it, or lower task.attributes"
             )
-        made.append(Example(ids, np.arange(len(ids)) >= len(given), sum(int(tokens.n_bytes.sum()) for tokens in learned)))
+        made.append(
+            Example(ids, np.arange(len(ids)) >= len(given), sum(int(tokens.n_bytes.sum()) for tokens in learned))
+        )
     facts = tuple(made)
     return TaskData(facts, facts, facts, "padded", information_bits=information_bits(options))
 

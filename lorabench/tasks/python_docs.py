@@ -60,7 +60,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         blocks(tokenizer, validation, sequence_length, keep_last=True),
         blocks(tokenizer, test, sequence_length, keep_last=True),
     )
-    return TaskData(*parts, "packed", lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),), facts=block_facts(*parts))
+    return TaskData(
+        *parts, "packed", lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),), facts=block_facts(*parts)
+    )
 
 
 def split_topics(topics: Mapping[str, str]) -> Split:

@@ -19,7 +19,14 @@ from lorabench.errors import StoreError
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 
-SPELLINGS = ((r"[,=\[\]]", " "), (r"\brank\b", "r"), (r"\br(\d+)\b", r"r \1"), (r"\blearning rate\b", "lr"), (r"\bbatch size\b", "batch"), (r"\bseed(\d+)\b", r"seed \1"))
+SPELLINGS = (
+    (r"[,=\[\]]", " "),
+    (r"\brank\b", "r"),
+    (r"\br(\d+)\b", r"r \1"),
+    (r"\blearning rate\b", "lr"),
+    (r"\bbatch size\b", "batch"),
+    (r"\bseed(\d+)\b", r"seed \1"),
+)
 PLACES = ("reports", "runs")  # where results directories are looked for
 LISTED = 8  # names in a sentence
 
@@ -37,7 +44,11 @@ class Named:
 
 def find(name: str, folder: str | None) -> Named:
     """What a name means in one results directory, or in all under reports/ and runs/; StoreError with the near ones where that is nothing or several things."""
-    stores = [Store.open(folder)] if folder is not None else [Store(p.parent) for place in PLACES for p in sorted(Path(place).glob("*/plan.json"))]
+    stores = (
+        [Store.open(folder)]
+        if folder is not None
+        else [Store(p.parent) for place in PLACES for p in sorted(Path(place).glob("*/plan.json"))]
+    )
     found: list[Named] = []
     for store in stores:
         try:
@@ -45,25 +56,33 @@ def find(name: str, folder: str | None) -> Named:
         except StoreError:  # a broken folder hides no other
             if folder is not None:
                 raise
-    if folder is None and is_id(name) and len({n.cells[0].id for n in found}) == 1:  # one cell that several studies hold
+    if (
+        folder is None and is_id(name) and len({n.cells[0].id for n in found}) == 1
+    ):  # one cell that several studies hold
         found = [n for n in found if n.store.settled(n.cells[0].id)][:1] or found[:1]
     if len(found) == 1:
         return found[0]
     raise StoreError(_sentence(name, folder, stores, found))
 
 
-def find_cell(name: str, folder: str | None, say: Callable[[str], None] = lambda sentence: None) -> tuple[Store, CellResult]:
+def find_cell(
+    name: str, folder: str | None, say: Callable[[str], None] = lambda sentence: None
+) -> tuple[Store, CellResult]:
     """The cell that a name means; of a condition the first seed's that finished, at the chosen rate, which is said. StoreError where none has."""
     named = find(name, folder)
     if not named.is_condition:
         return named.store, named.store.find(named.cells[0].id)
     results = [r for c in chosen(named) if (r := named.store.get(c.id)) is not None and r.outcome == "finished"]
     if not results:
-        raise StoreError(f"no cell of {named.title} in {named.store.folder} has finished; `lorabench status {named.store.folder} --cells` lists them")
+        raise StoreError(
+            f"no cell of {named.title} in {named.store.folder} has finished; `lorabench status {named.store.folder} --cells` lists them"
+        )
     taken = results[0]
     if len(named.cells) > 1:
         rate = f" at the chosen learning rate {taken.cell.training.rate:g}" if taken.cell.tuned_over else ""
-        say(f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for another one give its id")
+        say(
+            f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for another one give its id"
+        )
     return named.store, taken
 
 
@@ -151,12 +170,17 @@ def _words(text: str) -> Counter[str]:
 
 def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Sequence[Named]) -> str:
     inside = {p: ", ".join(s.folder.name for s in stores if s.folder.parent == Path(p)) for p in PLACES}
-    where = " and ".join(f"{p}/ ({names})" for p, names in inside.items() if names) or "reports/ and runs/ (no study yet)"
+    where = (
+        " and ".join(f"{p}/ ({names})" for p, names in inside.items() if names) or "reports/ and runs/ (no study yet)"
+    )
     place = f"in {folder}" if folder is not None else f"looked in {where}"
     elsewhere = "" if folder is not None else ": name another directory with --in DIR"
     if found:
         several = len({n.store.folder for n in found}) > 1
-        told = [n.cells[0].id if is_id(name) else f"{n.title} ({n.store.folder})" if several else f"'{n.title}'" for n in found]
+        told = [
+            n.cells[0].id if is_id(name) else f"{n.title} ({n.store.folder})" if several else f"'{n.title}'"
+            for n in found
+        ]
         listed = f"{', '.join(told[:LISTED])}{' ...' if len(told) > LISTED else ''}"
         return f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed}; {'name one with --in DIR' if several else 'write more of it'}"
     if is_id(name):
@@ -170,5 +194,9 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Seq
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=LISTED, cutoff=0.4)
     shown = [k for low in near for k in known if k.lower() == low] or known
     shown = list(dict.fromkeys(shown))
-    there = f": there {'is' if len(shown) == 1 else 'are'} {', '.join(shown[:LISTED])}{' ...' if len(shown) > LISTED else ''}" if shown else ""
+    there = (
+        f": there {'is' if len(shown) == 1 else 'are'} {', '.join(shown[:LISTED])}{' ...' if len(shown) > LISTED else ''}"
+        if shown
+        else ""
+    )
     return f"no cell's id starts with '{name}'; {place}{elsewhere}; no condition is called so{there}"

@@ -32,7 +32,9 @@ from lorabench.record.archive import FILE, opened
 if TYPE_CHECKING:
     from lorabench.memory.train_config import Setting
 
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
+os.environ.setdefault(
+    "TORCHDYNAMO_DISABLE", "1"
+)  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
 
 Emit = Callable[[Workload, Candidate], dict[str, str]]
 PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
@@ -67,13 +69,17 @@ def recommend(
         if value is not None and value < 1:
             raise LorabenchError(f"{name} {value} is below 1; give a whole number from 1 on")
     if examples is not None and tokens is not None and tokens < examples:
-        raise LorabenchError(f"{tokens:,} tokens in {examples:,} examples is less than one each; give the tokens of all examples together")
+        raise LorabenchError(
+            f"{tokens:,} tokens in {examples:,} examples is less than one each; give the tokens of all examples together"
+        )
     if batch_size > MOST:
         raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
     if task is not None and task not in plugins.names("tasks"):
         raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
-        raise LorabenchError(f"a tolerated loss of {tolerated_loss:g} is no number above 0; give it in the unit of the study's metric, such as 0.02")
+        raise LorabenchError(
+            f"a tolerated loss of {tolerated_loss:g} is no number above 0; give it in the unit of the study's metric, such as 0.02"
+        )
     card = find_gpu(gpu)
     named = [Path(folder) for folder in studies or ()]
     for folder in named:
@@ -87,41 +93,78 @@ def recommend(
         from lorabench.memory.validate import model_from, setting_from
 
         known = find_architecture(model)
-        spec = model_from(known.name if known and "/" not in model else model)  # by its hub id, which other tools know, too
+        spec = model_from(
+            known.name if known and "/" not in model else model
+        )  # by its hub id, which other tools know, too
         if stored := stored_quantization(spec.name, spec.revision):
             raise LorabenchError(
                 f"{model_label(spec.name)} is stored in {stored.words}, which leaves no choice of storage, and that is what recommend weighs; name the unquantised checkpoint"
-                + (", or ask estimate for a setting of this one" if stored.readable else ", since this form cannot be trained on here")
+                + (
+                    ", or ask estimate for a setting of this one"
+                    if stored.readable
+                    else ", since this form cannot be trained on here"
+                )
             )
-        first = setting_from({"model": spec.model_dump(), "method": "full", "training": {"batch_size": 1, "sequence_length": sequence_length}}, card.kind)
+        first = setting_from(
+            {
+                "model": spec.model_dump(),
+                "method": "full",
+                "training": {"batch_size": 1, "sequence_length": sequence_length},
+            },
+            card.kind,
+        )
     workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
-    known_tokens = [n for n in (tokens, examples and examples * sequence_length) if n is not None]  # what is longer than a sequence is cut off
+    known_tokens = [
+        n for n in (tokens, examples and examples * sequence_length) if n is not None
+    ]  # what is longer than a sequence is cut off
     at_most = min(known_tokens, default=None)
     ranks = possible_ranks(first)
     counts = count_parameters(first.model, ranks, rules().lora.target_modules)
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    here = Here(first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss)
+    here = Here(
+        first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss
+    )
     heard = evidence(here, named or None)
     contest = nearest(heard, bool(named))
-    given, notes = possible(candidate_specs(here.parameters, at_most, trainable, contest, heard, batch_size), lambda key: by_rules(key, here.parameters, at_most, trainable), workload, first)
+    given, notes = possible(
+        candidate_specs(here.parameters, at_most, trainable, contest, heard, batch_size),
+        lambda key: by_rules(key, here.parameters, at_most, trainable),
+        workload,
+        first,
+    )
     if card.kind == "cpu":
         given = [replace(f, optimizers=("adamw",)) for f in given]  # paging is between a GPU and its host
     if left := unreached_of(replace(first, method=MethodSpec())):
         told = left.words(quantised=True, adapted=True, size=size(left.bytes or 0))
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, told)) for f in given]
-    with startup.uncollected(), closing(CardPlanner(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room:
+    with (
+        startup.uncollected(),
+        closing(CardPlanner(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room,
+    ):
 
         def needs(candidate: Candidate) -> Needs:
             need = room.need(setting_of(candidate, workload, first))
-            known = need.seconds is not None and not candidate.optimizer.startswith("paged")  # what paging takes is not predicted
+            known = need.seconds is not None and not candidate.optimizer.startswith(
+                "paged"
+            )  # what paging takes is not predicted
             seconds = need.seconds if known else None
-            return Needs(need.step.trainable_parameters, need.peak_bytes, need.low_bytes, need.high_bytes, (seconds.least, seconds.most) if seconds else None)
+            return Needs(
+                need.step.trainable_parameters,
+                need.peak_bytes,
+                need.low_bytes,
+                need.high_bytes,
+                (seconds.least, seconds.most) if seconds else None,
+            )
 
         def longest(candidate: Candidate) -> int:
             return room.longest(setting_of(candidate, workload, first), sequence_length)
 
         def adapters() -> bool:
-            return any(needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes for f in given if f.key != WHOLE)
+            return any(
+                needs(variant(f, workload, 1, True, f.optimizers[-1])).high_bytes <= card.memory_bytes
+                for f in given
+                if f.key != WHOLE
+            )
 
         advice = advise(
             workload, card.memory_bytes, given, needs, priority,
@@ -129,13 +172,21 @@ def recommend(
             ahead=lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]),
             beyond=lambda c: room.beyond(setting_of(c, workload, first)),
         )  # fmt: skip
-        notes += [*_of_the_card(card, priority, advice), *_of_the_data(workload), *_of_the_best(contest, priority, advice), *advice.notes, *_unread(contest, heard, named, tolerated_loss)]
+        notes += [
+            *_of_the_card(card, priority, advice),
+            *_of_the_data(workload),
+            *_of_the_best(contest, priority, advice),
+            *advice.notes,
+            *_unread(contest, heard, named, tolerated_loss),
+        ]
         if not advice.recommendations:
             notes += nothing_fits([e.candidate for e in advice.excluded], needs, longest)
     return Answer(workload, card.name, card.memory_bytes, priority, replace(advice, notes=tuple(notes)))
 
 
-def possible(given: Sequence[CandidateSpec], by_rule: Callable[[Key], CandidateSpec], workload: Workload, first: Setting) -> tuple[list[CandidateSpec], list[str]]:
+def possible(
+    given: Sequence[CandidateSpec], by_rule: Callable[[Key], CandidateSpec], workload: Workload, first: Setting
+) -> tuple[list[CandidateSpec], list[str]]:
     """The candidates that this model allows, measured ones that it does not by the rules instead, and a sentence for each that is left out or replaced."""
     from lorabench.memory.validate import check
 
@@ -156,7 +207,9 @@ def emit(answer: Answer, write: Emit, entry: int, folder: str | Path) -> tuple[P
     """Writes a trainer's files for one of the recommendations; LorabenchError where there is no such one, or the trainer cannot do it."""
     known = answer.advice.recommendations
     if not 1 <= entry <= len(known):
-        raise LorabenchError(f"there is no recommendation {entry}; allowed: {f'1 to {len(known)}' if known else 'none, since nothing fits'}")
+        raise LorabenchError(
+            f"there is no recommendation {entry}; allowed: {f'1 to {len(known)}' if known else 'none, since nothing fits'}"
+        )
     target, made = Path(folder), []
     texts = write(answer.workload, known[entry - 1].candidate)
     try:
@@ -186,7 +239,12 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
         batch_size=candidate.micro_batch_size, sequence_length=workload.sequence_length, optimizer=candidate.optimizer, gradient_checkpointing=candidate.gradient_checkpointing,
         gradient_accumulation=candidate.gradient_accumulation,
     )  # fmt: skip
-    return replace(first, method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}), quantization=candidate.quantization, training=training)
+    return replace(
+        first,
+        method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}),
+        quantization=candidate.quantization,
+        training=training,
+    )
 
 
 def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup, ...]:
@@ -194,7 +252,10 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup,
     folders = named if named is not None else [p for p in stored() if _near(p, here)]
     if not folders:
         return ()
-    from lorabench.advice.from_study import Source, heard  # pandas and scipy: a second that a model without a study near it need not wait
+    from lorabench.advice.from_study import (
+        Source,
+        heard,
+    )  # pandas and scipy: a second that a model without a study near it need not wait
     from lorabench.report.view import make_view
 
     found: list[ComparisonGroup] = []
@@ -202,7 +263,16 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup,
         try:
             with opened(folder) as store:
                 view = make_view(store)
-                source = Source(folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file)
+                source = Source(
+                    folder,
+                    view.study,
+                    view.groups,
+                    view.summaries,
+                    view.verdicts,
+                    view.metric,
+                    view.of_condition,
+                    view.file,
+                )
                 found += heard(source, here)
         except LorabenchError:
             if named is not None:
@@ -212,7 +282,9 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup,
 
 def stored() -> list[Path]:
     """The results directories and archives in the usual places; of a study that lies in several the first."""
-    places = [p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))]
+    places = [
+        p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))
+    ]
     return list({p.name: p for p in reversed(places)}.values())[::-1]
 
 
@@ -226,11 +298,21 @@ def _near(folder: Path, here: Here) -> bool:
         return False
 
 
-def change(candidate: Candidate, need: Needs, card: Gpu, needs: NeedsOf, longest: Callable[[Candidate], int], adapters: Callable[[], bool]) -> str:
+def change(
+    candidate: Candidate,
+    need: Needs,
+    card: Gpu,
+    needs: NeedsOf,
+    longest: Callable[[Candidate], int],
+    adapters: Callable[[], bool],
+) -> str:
     """The cheapest change that makes a candidate fit: another storage of the base, adapters in place of all weights, shorter sequences, else a larger card."""
     if candidate.method.name == "full":
         return _larger(need.high_bytes, "train adapters instead, or take " if adapters() else "")
-    smaller = candidate.quantization.name in ("none", "int8") and not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY
+    smaller = (
+        candidate.quantization.name in ("none", "int8")
+        and not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY
+    )
     if smaller and (other := needs(replace(candidate, quantization=stored_as("nf4")))).high_bytes <= card.memory_bytes:
         return f"store the base in NF4 ({size(other.high_bytes)} at most)"
     if (length := longest(candidate)) >= WORTH_A_LOOK:
@@ -240,7 +322,11 @@ def change(candidate: Candidate, need: Needs, card: Gpu, needs: NeedsOf, longest
 
 def _larger(high_bytes: int, before: str) -> str:
     able = _holding(high_bytes)
-    return f"{before}a card of {size(high_bytes)} or more ({', '.join(able[:CARDS])})" if able else f"{before}more memory than any known card has"
+    return (
+        f"{before}a card of {size(high_bytes)} or more ({', '.join(able[:CARDS])})"
+        if able
+        else f"{before}more memory than any known card has"
+    )
 
 
 def _holding(high_bytes: int) -> list[str]:
@@ -255,14 +341,24 @@ def nothing_fits(tried: Sequence[Candidate], needs: NeedsOf, longest: Callable[[
     if length >= WORTH_A_LOOK:
         told.append(f"It would fit with sequences of at most {length:,} tokens.")
     else:
-        told.append(f"Shorter sequences would not make it fit{f' before {length} tokens' if length else ': what it holds between steps is too much'}.")
+        told.append(
+            f"Shorter sequences would not make it fit{f' before {length} tokens' if length else ': what it holds between steps is too much'}."
+        )
     able = _holding(high)
-    told.append(f"At this length it fits on {', '.join(able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}." if able else "No known card holds it at this length.")
+    told.append(
+        f"At this length it fits on {', '.join(able[:CARDS])}{' and larger cards' if len(able) > CARDS else ''}."
+        if able
+        else "No known card holds it at this length."
+    )
     return tuple(told)
 
 
 def _of_the_card(card: Gpu, priority: Priority, advice: Advice) -> Iterator[str]:
-    yield f"{card.name} is taken as a {card.capacity}." if card.nominal_gib is not None else f"{card.name} is {card.capacity}."
+    yield (
+        f"{card.name} is taken as a {card.capacity}."
+        if card.nominal_gib is not None
+        else f"{card.name} is {card.capacity}."
+    )
     if not card.bf16:
         yield f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, of products that it takes through float32."
     if priority == "speed" and all(r.needs.seconds is None for r in advice.recommendations):
@@ -298,11 +394,23 @@ def _of_the_data(w: Workload) -> Iterator[str]:
         yield f"{w.tokens // w.examples:,} tokens an example do not fit into {w.sequence_length:,}: what is beyond is cut off and not counted."
 
 
-def _unread(contest: ComparisonGroup | None, heard: Sequence[ComparisonGroup], named: Sequence[Path], tolerated: float | None) -> tuple[str, ...]:
+def _unread(
+    contest: ComparisonGroup | None, heard: Sequence[ComparisonGroup], named: Sequence[Path], tolerated: float | None
+) -> tuple[str, ...]:
     if contest is not None:
         return ()
     if named:
-        return (f"Nothing could be learned from {', '.join(map(str, named))}: no trained condition has a metric with a better and worse and a tolerated loss (--tolerated-loss).",)
-    what = "Only studies of made-up tasks are" if any(c.made_up for c in heard) else "No stored study that can be compared is"
-    unused = "" if tolerated is None else f" The tolerated loss of {tolerated:g} is in a study's unit, and was not used."
-    return (f"{what} at hand for a model of this size: quality is from the literature. Run one, or name one with --from.{unused}",)
+        return (
+            f"Nothing could be learned from {', '.join(map(str, named))}: no trained condition has a metric with a better and worse and a tolerated loss (--tolerated-loss).",
+        )
+    what = (
+        "Only studies of made-up tasks are"
+        if any(c.made_up for c in heard)
+        else "No stored study that can be compared is"
+    )
+    unused = (
+        "" if tolerated is None else f" The tolerated loss of {tolerated:g} is in a study's unit, and was not used."
+    )
+    return (
+        f"{what} at hand for a model of this size: quality is from the literature. Run one, or name one with --from.{unused}",
+    )

@@ -37,7 +37,9 @@ def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sente
     return find
 
 
-def spectrum(name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool = False) -> Examined:
+def spectrum(
+    name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool = False
+) -> Examined:
     """Singular values of everything that was learned, summed up, beside the base and beside another where they are given."""
     from lorabench.analysis.spectra_summary import summarise
     from lorabench.report.adapter_summary import Examined, sizes, trained_words
@@ -50,30 +52,58 @@ def spectrum(name: str, base: str | None, other: str | None, alpha: float | None
     spectra = tuple(_shown(analyse(learned, all_intruders), "module"))
     if not spectra:
         raise LorabenchError(f"{learned.title} holds no change of any module")
-    facts = [("source", name), ("modules", f"{len(spectra)}, {sizes(spectra)}"), ("base", _base_words(learned.base, learned.after) if learned.base else "not given: no measure against its weights")]
+    facts = [
+        ("source", name),
+        ("modules", f"{len(spectra)}, {sizes(spectra)}"),
+        (
+            "base",
+            _base_words(learned.base, learned.after) if learned.base else "not given: no measure against its weights",
+        ),
+    ]
     if learned.result is not None:
         cell = learned.result.cell
-        facts.append(("cell", f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}"))
+        facts.append(
+            (
+                "cell",
+                f"{cell.method.name} on {cell.model.name}, quantization {cell.quantization.name}, seed {cell.seed}",
+            )
+        )
     counts = trained(learned.adapter) if learned.adapter is not None else None
     if counts is not None:
         facts.append(("trained", trained_words(counts)))
     likeness = _likeness(learned, second) if second is not None else None
-    return Examined(learned.title, _notes(learned, spectra, all_intruders, counts), tuple(facts), spectra, summarise(spectra), likeness, counts)
+    return Examined(
+        learned.title,
+        _notes(learned, spectra, all_intruders, counts),
+        tuple(facts),
+        spectra,
+        summarise(spectra),
+        likeness,
+        counts,
+    )
 
 
-def _notes(learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool, counts: Trained | None) -> tuple[str, ...]:
+def _notes(
+    learned: Learned, spectra: Sequence[Spectrum], all_intruders: bool, counts: Trained | None
+) -> tuple[str, ...]:
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.source import why_lacking
 
     told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
-        told.append("of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank")
+        told.append(
+            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank"
+        )
     if learned.base is not None and learned.has_weights:
         without = [s for s in spectra if s.alignment is None]
         if without:
-            told.append(f"{plural(len(without), 'module')} without a weight of the base: {why_lacking(learned, without[0])}")
+            told.append(
+                f"{plural(len(without), 'module')} without a weight of the base: {why_lacking(learned, without[0])}"
+            )
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
-            told.append("intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them")
+            told.append(
+                "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them"
+            )
     return tuple(told)
 
 
@@ -92,10 +122,16 @@ def _base_words(base: Weights, after: Weights | None) -> str:
     told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
     if after is None or after.form == base.form:
         return told
-    return told + (f"; {after.place} is stored in {after.form}" if after.form else "") + "; what quantisation lost is part of the difference"
+    return (
+        told
+        + (f"; {after.place} is stored in {after.form}" if after.form else "")
+        + "; what quantisation lost is part of the difference"
+    )
 
 
-def truncate(name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find) -> str:
+def truncate(
+    name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find
+) -> str:
     """Writes the adapter cut to a lower rank; says what is left of it."""
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.adapter_files import is_adapter
@@ -105,10 +141,14 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
 
     place = Path(name).expanduser()
     if place.is_dir() and not is_adapter(place) and (place / "config.json").is_file():
-        raise LorabenchError(f"{name} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format")
+        raise LorabenchError(
+            f"{name} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format"
+        )
     learned = open_learned(name, None, alpha, find)
     if learned.adapter is None:
-        raise LorabenchError(f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format")
+        raise LorabenchError(
+            f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format"
+        )
     made = cut(learned.adapter, folder, rank, energy, per_module)
     ranks = sorted(r for r in made.allotment.ranks.values() if r)
     span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
@@ -121,8 +161,15 @@ def truncate(name: str, folder: str, rank: int | None, energy: float | None, per
     if made.allotment.parameters >= made.before:
         notes.append("note: nothing was cut, the adapter has no higher rank")
     if made.left_out:
-        notes.append(f"note: left out, since without adapter_config.json nobody knows what they mean: {one_line(', '.join(made.left_out[:3]))}{' ...' if len(made.left_out) > 3 else ''}")
-    return "\n".join([f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}", *notes])
+        notes.append(
+            f"note: left out, since without adapter_config.json nobody knows what they mean: {one_line(', '.join(made.left_out[:3]))}{' ...' if len(made.left_out) > 3 else ''}"
+        )
+    return "\n".join(
+        [
+            f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}",
+            *notes,
+        ]
+    )
 
 
 def quantization_errors(model: str, names: Sequence[str], adapter: str | None, find: Find) -> list[QuantizationError]:
@@ -141,7 +188,9 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     hub.require_named(model)
     weights = open_base(model)
     if not weights.place.is_dir():
-        raise LorabenchError(f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers")
+        raise LorabenchError(
+            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers"
+        )
     spec = model_from(str(weights.place))
     modules = linear_modules(meta_model(spec))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None

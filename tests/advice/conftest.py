@@ -13,7 +13,9 @@ def traces():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card_planner, "course", cache(card_planner.course))
-        patch.setattr(card_planner.CardPlanner, "prefetch", lambda self, settings: None)  # another process would not know the cache
+        patch.setattr(
+            card_planner.CardPlanner, "prefetch", lambda self, settings: None
+        )  # another process would not know the cache
         yield
 
 
@@ -33,9 +35,15 @@ def formula(monkeypatch):
     def need(room, setting):
         t = setting.training
         trained = 300_000 if setting.method.rank is None else 5_000 * setting.method.rank
-        peak = 10**7 * stored[setting.quantization.name] + 12 * trained + 10**6 * t.batch_size * (1 if t.gradient_checkpointing else 3)
+        peak = (
+            10**7 * stored[setting.quantization.name]
+            + 12 * trained
+            + 10**6 * t.batch_size * (1 if t.gradient_checkpointing else 3)
+        )
         step = SimpleNamespace(trainable_parameters=trained)
-        return SimpleNamespace(step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None)
+        return SimpleNamespace(
+            step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None
+        )
 
     monkeypatch.setattr(CardPlanner, "need", need)
     monkeypatch.setattr(CardPlanner, "beyond", lambda self, setting: False)

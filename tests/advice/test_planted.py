@@ -33,7 +33,9 @@ def test_the_chosen_rank_is_the_planted_one(tmp_path):
     assert cli.main(["run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
     view = make_view(Store.open(tmp_path / "out"))
     (contest,) = contests(view.groups)
-    given = tuple(replace(o, repeated=True) for o in options(contest, view.summaries, view.verdicts, "divergence"))  # what the items say, which no report claims of one seed
+    given = tuple(
+        replace(o, repeated=True) for o in options(contest, view.summaries, view.verdicts, "divergence")
+    )  # what the items say, which no report claims of one seed
     below, planted, above = sorted(given, key=lambda o: o.rank)
     assert below.mean > 2 * planted.mean
     assert planted.bound is not None and above.bound is not None

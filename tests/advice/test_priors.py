@@ -16,7 +16,10 @@ from lorabench.advice.priors import Fact, learning_rate, published, rank_by_capa
 from lorabench.advice.text import quality as in_words
 
 PLAIN = yaml.safe_load(Path(module.__file__).with_name("priors.yaml").read_text(encoding="utf-8"))
-GROUPS = [*((part, PLAIN[part]) for part in ("lora", "learning_rate", "update", "rank")), *((f"{f['ours_is']}-{f['source'][-8:]}", f) for f in PLAIN["facts"])]
+GROUPS = [
+    *((part, PLAIN[part]) for part in ("lora", "learning_rate", "update", "rank")),
+    *((f"{f['ours_is']}-{f['source'][-8:]}", f) for f in PLAIN["facts"]),
+]
 
 # Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out) parameters.
 PER_RANK = 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
@@ -79,7 +82,9 @@ def test_full_fine_tuning_is_what_others_are_held_against():
     assert (q.worse, q.low, q.high, q.enough, told) == (0.0, 0.0, 0.0, True, ())
 
 
-@pytest.mark.parametrize(("method", "quantization"), [("dora", "none"), ("pissa", "none"), ("rslora", "nf4"), ("lora", "hqq")])
+@pytest.mark.parametrize(
+    ("method", "quantization"), [("dora", "none"), ("pissa", "none"), ("rslora", "nf4"), ("lora", "hqq")]
+)
 def test_what_nobody_published_has_no_number(method, quantization):
     q, told = published(method, quantization, None)
     assert (q.basis, q.worse, q.low, q.high, q.margin, q.enough, told) == ("none", None, None, None, None, None, ())
@@ -108,13 +113,24 @@ def test_the_ranks_of_llama_8b_are_counted_as_by_hand():
 
 @pytest.mark.parametrize(
     ("tokens", "rank"),
-    [(1, 8), (41_943_040, 8), (41_943_041, 16), (83_886_080, 16), (83_886_081, 32), (10**8, 32), (671_088_641, 256), (1_342_177_280, 256)],
+    [
+        (1, 8),
+        (41_943_040, 8),
+        (41_943_041, 16),
+        (83_886_080, 16),
+        (83_886_081, 32),
+        (10**8, 32),
+        (671_088_641, 256),
+        (1_342_177_280, 256),
+    ],
 )
 def test_the_rank_rises_where_two_bits_a_parameter_no_longer_hold_a_bit_a_token(tokens, rank):
     found, witness, caveat = rank_by_capacity(TRAINABLE, tokens)
     assert (found, witness.kind) == (rank, "rule")
     assert "than rank" not in caveat
-    assert ("a higher rank is needed" in caveat) == (0.25 * TRAINABLE[rank] < tokens)  # what lorabench's own study of facts found
+    assert ("a higher rank is needed" in caveat) == (
+        0.25 * TRAINABLE[rank] < tokens
+    )  # what lorabench's own study of facts found
     assert witness.text.startswith(f"rank {rank}: ")
     assert "Allen-Zhu and Li 2024" in witness.source and "Schulman et al. 2025" in witness.source
 
@@ -136,7 +152,10 @@ def test_a_model_too_small_for_the_floor_gets_its_highest_rank(tokens):
     assert rank_by_capacity({1: 100, 2: 200, 4: 400}, tokens)[0] == 4
 
 
-@pytest.mark.parametrize(("parameters", "rate"), [(6_738_415_616, 2e-4), (13_015_864_320, 2e-4), (32_528_943_616, 1e-4), (65_285_660_672, 1e-4)])
+@pytest.mark.parametrize(
+    ("parameters", "rate"),
+    [(6_738_415_616, 2e-4), (13_015_864_320, 2e-4), (32_528_943_616, 1e-4), (65_285_660_672, 1e-4)],
+)
 def test_rates_are_those_of_the_qlora_paper_and_full_fine_tuning_takes_a_tenth(parameters, rate):
     assert learning_rate("lora", parameters)[0] == rate
     assert learning_rate("full", parameters)[0] == pytest.approx(rate / 10)
@@ -144,7 +163,11 @@ def test_rates_are_those_of_the_qlora_paper_and_full_fine_tuning_takes_a_tenth(p
 
 
 def test_minus_signs_replace_no_hyphen_of_a_sentence():
-    texts = [w.text for method, quantization in (("lora", "none"), ("lora", "nf4"), ("lora", "int8")) for w in published(method, quantization, None)[1]]
+    texts = [
+        w.text
+        for method, quantization in (("lora", "none"), ("lora", "nf4"), ("lora", "int8"))
+        for w in published(method, quantization, None)[1]
+    ]
     for text in texts:
         assert not re.search(r"[A-Za-z]−|−[A-Za-z]", text)
         assert not re.search(r"[\[ ]-\d", text)
@@ -166,7 +189,18 @@ def test_an_interval_over_draws_holds_the_truth_where_one_over_pairs_does_not():
     for _ in range(2000):
         away = np.repeat(draw.normal(0, 1, 4), 2) + draw.normal(0, 1, 8)
         for how, of in (("draws", names), ("pairs", tuple(map(str, range(8))))):
-            fact = Fact(varies="method", ours_is="a", theirs_is="b", what="", draws=of, unit="model", common="", source="", ours=tuple(-away), theirs=(0.0,) * 8)
+            fact = Fact(
+                varies="method",
+                ours_is="a",
+                theirs_is="b",
+                what="",
+                draws=of,
+                unit="model",
+                common="",
+                source="",
+                ours=tuple(-away),
+                theirs=(0.0,) * 8,
+            )
             low, high = fact.worse.interval
             held[how] += low <= 0 <= high
     assert held["draws"] / 2000 == pytest.approx(0.95, abs=0.015)

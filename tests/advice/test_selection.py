@@ -16,13 +16,26 @@ from tests.report.stores import STUDY, filled
 INF = float("inf")
 
 
-def option(name: str, parameters: int, bound: float | None, *, worse: float = 0.01, peak: int | None = 100, family: int = -1, rank: int | None = None, cost: str = "") -> Option:
+def option(
+    name: str,
+    parameters: int,
+    bound: float | None,
+    *,
+    worse: float = 0.01,
+    peak: int | None = 100,
+    family: int = -1,
+    rank: int | None = None,
+    cost: str = "",
+) -> Option:
     return Option(name, name, family, rank, cost or name, parameters, peak, 2.0 + worse, worse, bound, 3)
 
 
 def ranks(bounds: dict[int, float | None], best: int) -> tuple[Option, ...]:
     """One family whose best rank is given."""
-    return tuple(option(f"r{r}", 10 * r, b, worse=0.0 if r == best else 0.01, peak=100 + r, family=0, rank=r) for r, b in bounds.items())
+    return tuple(
+        option(f"r{r}", 10 * r, b, worse=0.0 if r == best else 0.01, peak=100 + r, family=0, rank=r)
+        for r, b in bounds.items()
+    )
 
 
 def random_options(seed: int, n: int = 12) -> tuple[Option, ...]:
@@ -34,7 +47,11 @@ def random_options(seed: int, n: int = 12) -> tuple[Option, ...]:
         worse = draw.choice((0.0, 0.01, 0.02, 0.05))
         bound = draw.choice((None, worse + 0.01, worse + 0.02, worse + 0.2))
         peak, parameters = draw.choice((None, 100, 120, 150, 200)), draw.choice((10, 20, 40))
-        made.append(option(f"{i:02}", parameters, bound, worse=worse, peak=peak, family=family, rank=i + 1 if family >= 0 else None))
+        made.append(
+            option(
+                f"{i:02}", parameters, bound, worse=worse, peak=peak, family=family, rank=i + 1 if family >= 0 else None
+            )
+        )
     made[0] = option("best", 40, 0.0, worse=0.0, peak=200)
     return tuple(made)
 
@@ -93,7 +110,11 @@ def test_of_equal_parameters_the_least_memory_is_chosen() -> None:
 
 
 def test_of_one_cost_the_best_mean_is_chosen_whatever_the_noise_of_the_peak() -> None:
-    given = (option("best", 40, 0.0, worse=0.0, peak=200), option("fast", 10, 0.019, worse=0.015, peak=109, cost="r8"), option("right", 10, 0.012, worse=0.01, peak=110, cost="r8"))
+    given = (
+        option("best", 40, 0.0, worse=0.0, peak=200),
+        option("fast", 10, 0.019, worse=0.015, peak=109, cost="r8"),
+        option("right", 10, 0.012, worse=0.01, peak=110, cost="r8"),
+    )
     assert key(select(given, 0.02))[2] == "right"
     assert key(select(given, 0.02, 109)) == key(None)  # a peak below it by noise alone makes no room
     assert [o.label for o in tuned(given)] == ["best", "right"]
@@ -124,14 +145,24 @@ def test_one_seed_is_judged_over_items(tmp_path: Path) -> None:
 
 def test_a_condition_with_a_broken_replicate_is_no_option(tmp_path: Path) -> None:
     def breaks(result: CellResult) -> CellResult:
-        return result.model_copy(update={"outcome": "failed"}) if result.cell.method.rank == 16 and result.cell.seed == 0 else result
+        return (
+            result.model_copy(update={"outcome": "failed"})
+            if result.cell.method.rank == 16 and result.cell.seed == 0
+            else result
+        )
 
     assert not [o for o in of(make_view(filled(tmp_path, change=breaks))) if o.rank == 16]
 
 
 def test_conditions_of_two_models_are_never_held_against_each_other(tmp_path: Path) -> None:
-    text = STUDY.replace("  method.rank: [1, 4, 16]\n  quantization: [none, nf4]\n", "  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n  method.rank: [1, 4]\n")
-    assert sorted(len(g) for g in contests(make_view(filled(tmp_path, text)).groups)) == [2, 4]  # full and base are of the first alone
+    text = STUDY.replace(
+        "  method.rank: [1, 4, 16]\n  quantization: [none, nf4]\n",
+        "  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n  method.rank: [1, 4]\n",
+    )
+    assert sorted(len(g) for g in contests(make_view(filled(tmp_path, text)).groups)) == [
+        2,
+        4,
+    ]  # full and base are of the first alone
 
 
 def test_a_metric_without_better_and_worse_has_no_options(tmp_path: Path) -> None:

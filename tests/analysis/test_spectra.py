@@ -10,7 +10,16 @@ import pytest
 from scipy.linalg import subspace_angles
 
 from lorabench.analysis import spectra
-from lorabench.analysis.spectra import fields, mean_decay, measured, orthonormal, over_seeds, seed_similarity, similarity, type_decays
+from lorabench.analysis.spectra import (
+    fields,
+    mean_decay,
+    measured,
+    orthonormal,
+    over_seeds,
+    seed_similarity,
+    similarity,
+    type_decays,
+)
 from lorabench.record.spectrum import Spectrum, save_spectra
 from lorabench.record.truncations import Directions
 
@@ -87,7 +96,10 @@ def test_similarity_between_seeds_is_the_mean_over_pairs_and_modules() -> None:
 
 
 def test_a_module_of_lower_rank_leaves_the_mean_where_it_ends() -> None:
-    first, second = ({"a": both(q, q), "b": both(p, p)} for q, p in ((columns(12, 1), columns(12, 4)), (columns(12, 1), columns(12, 4))))
+    first, second = (
+        {"a": both(q, q), "b": both(p, p)}
+        for q, p in ((columns(12, 1), columns(12, 4)), (columns(12, 1), columns(12, 4)))
+    )
     found = seed_similarity([first, second], "left", 8)
     assert found is not None
     assert len(found.phi) == 4
@@ -101,11 +113,17 @@ def test_one_seed_or_no_module_in_common_has_no_similarity() -> None:
     q = columns(8, 2)
     assert seed_similarity([{"a": both(q, q)}], "left", 8) is None
     assert seed_similarity([{"a": both(q, q)}, {"b": both(q, q)}], "left", 8) is None
-    assert seed_similarity([{"a": both(q, q)}, {"a": both(columns(9, 2), q)}], "left", 8) is None  # sides of different length
+    assert (
+        seed_similarity([{"a": both(q, q)}, {"a": both(columns(9, 2), q)}], "left", 8) is None
+    )  # sides of different length
 
 
 def test_means_go_over_modules_then_over_seeds() -> None:
-    cells = [[spectrum("a", 3, rank=1), spectrum("b", 5, rank=2), spectrum("c", 7)], [spectrum("a", 8, rank=4)], [spectrum("c", 1)]]
+    cells = [
+        [spectrum("a", 3, rank=1), spectrum("b", 5, rank=2), spectrum("c", 7)],
+        [spectrum("a", 8, rank=4)],
+        [spectrum("c", 1)],
+    ]
     found = measured(cells, lambda s: s.rank)
     assert found is not None
     assert (found.mean, found.n) == (pytest.approx((1.5 + 4) / 2), 2)
@@ -117,7 +135,12 @@ def test_means_go_over_modules_then_over_seeds() -> None:
 
 
 def test_fields_stand_by_layer_and_type_with_gaps_where_there_is_no_module() -> None:
-    first = [spectrum("m.layers.0.q", 4, 3), spectrum("m.layers.10.q", 1), spectrum("m.layers.2.k", 2, 2, 2), spectrum("lm_head", 1, 1, 1, 1)]
+    first = [
+        spectrum("m.layers.0.q", 4, 3),
+        spectrum("m.layers.10.q", 1),
+        spectrum("m.layers.2.k", 2, 2, 2),
+        spectrum("lm_head", 1, 1, 1, 1),
+    ]
     second = [spectrum("m.layers.0.q", 4)]
     found = fields([first, second], lambda s: float(len(s.singular_values)))
     assert found.layers == (0, 2, 10, None)

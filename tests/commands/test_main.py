@@ -28,7 +28,9 @@ HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval", "plotly")
 
 def shell(*arguments, cwd=ROOT, code="import sys; from lorabench.commands.main import main; sys.exit(main())"):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120
+    )
 
 
 def probe(code, *arguments, names=HEAVY, cwd=ROOT):
@@ -97,7 +99,15 @@ def test_plain_lines_say_when_each_cell_starts_and_ends(tmp_path, capsys):
 
 def test_cells_that_do_not_finish_are_told_with_exit_code_1(tmp_path, capsys):
     out = tmp_path / "q"
-    settings = (*SETTINGS, "--set", "grid={training.learning_rate: [0.001, 2.0]}", "--set", "include=[]", "--set", "reference=null")
+    settings = (
+        *SETTINGS,
+        "--set",
+        "grid={training.learning_rate: [0.001, 2.0]}",
+        "--set",
+        "include=[]",
+        "--set",
+        "reference=null",
+    )
     assert cli.main(["run", str(STUDY), "--out", str(out), *settings]) == 1
     text = capsys.readouterr().out
     assert "2 of 4 cells did not finish:" in text
@@ -132,7 +142,17 @@ def test_status_table_report_explain(ran, capsys, tmp_path):
     assert len(cell) == 15
     assert cli.main(["explain", found.id[:8], "--in", str(ran)]) == 0
     text = capsys.readouterr().out
-    for words in (found.id, found.condition_id, "method.rank", "learning_rate", "eval_loss", "nats", "curve.csv", "device", "100 steps"):
+    for words in (
+        found.id,
+        found.condition_id,
+        "method.rank",
+        "learning_rate",
+        "eval_loss",
+        "nats",
+        "curve.csv",
+        "device",
+        "100 steps",
+    ):
         assert words in text
 
 
@@ -157,7 +177,10 @@ def test_explain_looks_through_reports(ran, monkeypatch, capsys):
         (["run", str(STUDY), "--executor", "lcoal"], "did you mean 'local'?"),
         (["run", str(STUDY), *SETTINGS, "--workers", "0"], "0 workers"),
         (["run", str(STUDY), *SETTINGS, "--workers", "x"], "invalid int value"),
-        (["run", str(STUDY), *SETTINGS, "--set", "grid={method.rank: [5000]}", "--out", "/tmp/never-written"], "--set grid: rank 5000"),
+        (
+            ["run", str(STUDY), *SETTINGS, "--set", "grid={method.rank: [5000]}", "--out", "/tmp/never-written"],
+            "--set grid: rank 5000",
+        ),
         (["run", str(STUDY), "--wrokers", "2"], "did you mean --workers?"),
         (["rnu"], "did you mean run?"),
         ([], "required"),
@@ -256,14 +279,21 @@ def test_the_schema_accepts_the_shipped_study_and_rejects_a_wrong_key(capsys):
     check = jsonschema.Draft202012Validator(schema)
     study = yaml.safe_load(STUDY.read_text())
     assert list(check.iter_errors(study)) == []
-    for wrong in ({"methid": "lora"}, {"grid": {"method.ranks": [1]}}, {"task": {"name": "python-docs", "colour": 1}}, {"schema": 2}):
+    for wrong in (
+        {"methid": "lora"},
+        {"grid": {"method.ranks": [1]}},
+        {"task": {"name": "python-docs", "colour": 1}},
+        {"schema": 2},
+    ):
         assert list(check.iter_errors({**study, **wrong})), wrong
 
 
 def test_a_reader_that_goes_away_is_no_fault(ran):
     code = "import sys; from lorabench.commands.main import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    writer = subprocess.Popen([sys.executable, "-c", code, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
     writer.stdout.close()
     assert b"Traceback" not in writer.stderr.read()
     writer.stderr.close()
@@ -289,7 +319,17 @@ def test_forty_malformed_studies_end_with_exit_code_2_and_one_sentence(tmp_path,
     faulty = 0
     for seed in range(400):
         (tmp_path / "study.yaml").write_text(mutated(seed), encoding="utf-8")
-        code = cli.main(["run", str(tmp_path / "study.yaml"), "--dry-run", "--executor", "synthetic", "--out", str(tmp_path / "out")])
+        code = cli.main(
+            [
+                "run",
+                str(tmp_path / "study.yaml"),
+                "--dry-run",
+                "--executor",
+                "synthetic",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
         error = capsys.readouterr().err
         if code == 0:
             continue  # some damage leaves a study that can be run

@@ -18,7 +18,10 @@ from tests.spectra.conftest import peft_adapter
 def cells(tmp_path_factory):
     """reports/two of a study with two quantised cells and a full one; gives (folder above reports, cell ids)."""
     home = tmp_path_factory.mktemp("home")
-    (home / "study.yaml").write_text(STUDY.replace("name: s", "name: two") + "quantization: nf4\nseeds: [0, 1]\ninclude: [{method: full, quantization: none}]\nanalysis: {truncation: [1, 2]}\n")
+    (home / "study.yaml").write_text(
+        STUDY.replace("name: s", "name: two")
+        + "quantization: nf4\nseeds: [0, 1]\ninclude: [{method: full, quantization: none}]\nanalysis: {truncation: [1, 2]}\n"
+    )
     study = load_study(home / "study.yaml")
     store = Store(home / "reports" / "two")
     made = expand(study)
@@ -35,7 +38,18 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
     monkeypatch.chdir(home)
     assert cli.main(["spectrum", ids[0][:8], "--compare", ids[1]]) == 0
     text = capsys.readouterr().out
-    for words in ("28, rank 4", "self_attn.q_proj", "layer 3", "all", "utilisation", "amplification", "repair cosine", "intruders", f"Beside cell {ids[1]}", "phi(1, 1)"):
+    for words in (
+        "28, rank 4",
+        "self_attn.q_proj",
+        "layer 3",
+        "all",
+        "utilisation",
+        "amplification",
+        "repair cosine",
+        "intruders",
+        f"Beside cell {ids[1]}",
+        "phi(1, 1)",
+    ):
         assert words in text
     assert cli.main(["spectrum", ids[0], "--compare", ids[1], "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -92,7 +106,16 @@ def test_quantization_error_with_what_a_cell_learned(cells, monkeypatch, capsys)
     assert cli.main(["quantization-error", "lorabench/tiny-300k", "--quantization", "int8", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["modules"]
     assert len(rows) == 28
-    assert {"module", "quantization", "double_quant", "relative_error", "maximum_error", "signal_to_noise_db", "stable_rank", "entropy_rank"} <= set(rows[0])
+    assert {
+        "module",
+        "quantization",
+        "double_quant",
+        "relative_error",
+        "maximum_error",
+        "signal_to_noise_db",
+        "stable_rank",
+        "entropy_rank",
+    } <= set(rows[0])
 
 
 def test_an_adapters_own_names_cannot_become_markup(tmp_path, capsys):
@@ -100,7 +123,10 @@ def test_an_adapters_own_names_cannot_become_markup(tmp_path, capsys):
 
     _, _, folder = peft_adapter(tmp_path / "<script>alert(1)</script>")
     tensors = load_file(folder / "adapter_model.safetensors")
-    save_file({k.replace("q_proj", "<img src=x onerror=alert(1)>"): v for k, v in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {k.replace("q_proj", "<img src=x onerror=alert(1)>"): v for k, v in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
     page = tmp_path / "page.html"
     assert cli.main(["spectrum", str(folder), "--html", str(page)]) == 0
     head = page.read_text(encoding="utf-8").split('<script type="application/json"')[0]
@@ -112,7 +138,15 @@ def test_damaged_files_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
     bad = tmp_path / "adapter_model.safetensors"
     bad.write_bytes(b"\x00" * 20)
     _, _, good = peft_adapter(tmp_path / "good")
-    for arguments in (["spectrum", str(good), "--alpha", "nan"], ["spectrum", str(good), "--alpha", "0"], ["spectrum", ""], ["quantization-error", str(bad)], ["spectrum", str(bad)], ["truncate", str(bad), "--rank", "2", "-o", str(tmp_path / "o")], ["spectrum", str(tmp_path / "gone")]):
+    for arguments in (
+        ["spectrum", str(good), "--alpha", "nan"],
+        ["spectrum", str(good), "--alpha", "0"],
+        ["spectrum", ""],
+        ["quantization-error", str(bad)],
+        ["spectrum", str(bad)],
+        ["truncate", str(bad), "--rank", "2", "-o", str(tmp_path / "o")],
+        ["spectrum", str(tmp_path / "gone")],
+    ):
         assert cli.main(arguments) == 2
         err = capsys.readouterr().err
         assert err.startswith("lorabench: ")
@@ -122,7 +156,9 @@ def test_damaged_files_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
 def test_a_spectrum_of_an_adapter_imports_no_transformers(tmp_path):
     _, _, folder = peft_adapter(tmp_path)
     code = "import sys; from lorabench.commands.main import main; main(sys.argv[1:]); print([m for m in ('transformers', 'peft', 'bitsandbytes', 'plotly') if m in sys.modules], file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, "spectrum", str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "spectrum", str(folder)], capture_output=True, text=True, check=True
+    )
     assert done.stderr.strip() == "[]"
 
 

@@ -39,5 +39,9 @@ def test_every_preset_says_where_it_is_from():
 def test_names_are_unique_and_found_in_any_case():
     words = [w.lower() for a in architectures().values() for w in (a.name, *a.aliases)]
     assert len(words) == len(set(words))
-    assert find_architecture("LLAMA-3.1-8b").name == find_architecture("meta-llama/llama-3.1-8B").name == "meta-llama/Llama-3.1-8B"
+    assert (
+        find_architecture("LLAMA-3.1-8b").name
+        == find_architecture("meta-llama/llama-3.1-8B").name
+        == "meta-llama/Llama-3.1-8B"
+    )
     assert find_architecture("llama-9") is None

@@ -12,7 +12,13 @@ from lorabench.config.checkpoint_files import Stored, stored_tensors, weight_fil
 from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.errors import ModelError
 
-NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+}
 
 
 @pytest.mark.parametrize(
@@ -28,12 +34,19 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_typ
     ],
 )
 def test_the_form_is_named(said, words, readable):
-    for config in ({"quantization_config": said}, {"compression_config": said}, {"text_config": {"quantization_config": said}}):
+    for config in (
+        {"quantization_config": said},
+        {"compression_config": said},
+        {"text_config": {"quantization_config": said}},
+    ):
         stored = declared_quantization(config)
         assert (stored.words, stored.readable) == (words, readable)
 
 
-@pytest.mark.parametrize("config", [{}, {"quantization_config": None}, {"quantization_config": {}}, {"text_config": {}}, {"quantization": "none"}])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"quantization_config": None}, {"quantization_config": {}}, {"text_config": {}}, {"quantization": "none"}],
+)
 def test_nothing_said_is_nothing(config):
     assert declared_quantization(config) is None
 
@@ -59,7 +72,9 @@ def test_a_model_that_is_not_here_keeps_what_was_asked_for():
 
 
 def test_headers_are_read_without_the_weights(tmp_path):
-    header = json.dumps({"__metadata__": {"format": "pt"}, "a": {"dtype": "F8_E4M3", "shape": [2, 3], "data_offsets": [0, 6]}}).encode()
+    header = json.dumps(
+        {"__metadata__": {"format": "pt"}, "a": {"dtype": "F8_E4M3", "shape": [2, 3], "data_offsets": [0, 6]}}
+    ).encode()
     file = tmp_path / "model.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
     assert stored_tensors(weight_files(tmp_path)) == {"a": Stored("F8_E4M3", (2, 3), file)}

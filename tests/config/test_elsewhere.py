@@ -20,17 +20,46 @@ def test_eight_bits_are_int8(word):
 
 @pytest.mark.parametrize(("word", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
 def test_a_precision_is_no_quantization(word, dtype):
-    assert f"quantization none and model.dtype {dtype}" in unknown_choice("quantization", word, plugins.names("quantizations"))
+    assert f"quantization none and model.dtype {dtype}" in unknown_choice(
+        "quantization", word, plugins.names("quantizations")
+    )
 
 
-@pytest.mark.parametrize("word", ["adalora", "AdaLoRA", "vera", "loha", "ia3", "prefix-tuning", "p_tuning", "oft", "lora+", "galore", "ln_tuning", "x-lora"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "adalora",
+        "AdaLoRA",
+        "vera",
+        "loha",
+        "ia3",
+        "prefix-tuning",
+        "p_tuning",
+        "oft",
+        "lora+",
+        "galore",
+        "ln_tuning",
+        "x-lora",
+    ],
+)
 def test_a_method_of_elsewhere_is_not_built_in_and_no_slip_for_another(word):
     told = unknown_choice("method", word, plugins.names("methods"))
-    assert told.startswith(f"method '{word}' is not built into lorabench; built are base, dora, full, lora, pissa, rslora; nearest: ")
+    assert told.startswith(
+        f"method '{word}' is not built into lorabench; built are base, dora, full, lora, pissa, rslora; nearest: "
+    )
     assert "did you mean" not in told
 
 
-@pytest.mark.parametrize(("word", "ours"), [("adamw_8bit", "adamw-8bit"), ("adamw_bnb_8bit", "adamw-8bit"), ("paged_adamw_32bit", "paged-adamw"), ("adamw_torch", "adamw"), ("PAGED_ADAMW_8BIT", "paged-adamw-8bit")])
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        ("adamw_8bit", "adamw-8bit"),
+        ("adamw_bnb_8bit", "adamw-8bit"),
+        ("paged_adamw_32bit", "paged-adamw"),
+        ("adamw_torch", "adamw"),
+        ("PAGED_ADAMW_8BIT", "paged-adamw-8bit"),
+    ],
+)
 def test_an_optimizer_of_transformers_is_told_by_its_name_here(word, ours):
     told = unknown_choice("optimizer", word, OPTIMIZERS)
     assert f"here: {ours};" in told or told.endswith(f"is written {ours}")

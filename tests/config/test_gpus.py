@@ -47,7 +47,21 @@ def test_every_card_is_found_by_its_own_name_alone():
     assert all(find_gpu(alias) is card for card in gpus().values() for alias in card.aliases)
 
 
-@pytest.mark.parametrize("text", ["RTX 4090 Laptop GPU", "RTX 4090 D", "RTX 4070 Ti SUPER", "H100 NVL", "RTX 4090 48GB", "V100S-PCIE-32GB", "", "NVIDIA", "80GB", "cpu"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RTX 4090 Laptop GPU",
+        "RTX 4090 D",
+        "RTX 4070 Ti SUPER",
+        "H100 NVL",
+        "RTX 4090 48GB",
+        "V100S-PCIE-32GB",
+        "",
+        "NVIDIA",
+        "80GB",
+        "cpu",
+    ],
+)
 def test_a_name_that_only_holds_a_cards_name_is_another_card(text):
     assert cards_named(text) == []
 
@@ -58,7 +72,22 @@ def test_a_name_of_two_cards_is_told_with_both(text):
         find_gpu(text)
 
 
-@pytest.mark.parametrize(("text", "gib"), [("24GiB", 24), ("24 gib", 24), (" 24.0gib ", 24), ("1TiB", 1024), ("0.5GiB", 0.5), ("12288MiB", 12), ("12GB", 11.6), ("12 gb", 11.6), ("12g", 11.6), ("24GB", 21.96), ("16GB", 14.56)])
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [
+        ("24GiB", 24),
+        ("24 gib", 24),
+        (" 24.0gib ", 24),
+        ("1TiB", 1024),
+        ("0.5GiB", 0.5),
+        ("12288MiB", 12),
+        ("12GB", 11.6),
+        ("12 gb", 11.6),
+        ("12g", 11.6),
+        ("24GB", 21.96),
+        ("16GB", 14.56),
+    ],
+)
 def test_a_size_is_a_card_without_rates_named_as_typed(text, gib):
     """GiB is an amount as typed; GB is a class of cards, with what the least of them can use (of 12 GB 11.6 GiB, of 24 GB an L4's)."""
     card = find_gpu(text)
@@ -123,10 +152,15 @@ def test_float32_is_computed_outside_the_tensor_cores():
     assert step_seconds(work, a100, products=torch.float32).least == pytest.approx(1e15 / 19.5e12)
     assert step_seconds(work, a100, products=torch.float32).most > 10 * step_seconds(work, a100).most
     assert step_seconds(work, t4).least == pytest.approx(1e15 / 8.1e12), "no bfloat16"
-    assert step_seconds(work, t4, products=torch.float16).least == pytest.approx(1e15 / 65e12), "what its tensor cores take"
+    assert step_seconds(work, t4, products=torch.float16).least == pytest.approx(1e15 / 65e12), (
+        "what its tensor cores take"
+    )
     assert step_seconds(work, t4) == step_seconds(work, t4, products=torch.float32)
     assert step_seconds(work, find_gpu("24GB")) is None
-    plain, packed = step_seconds(work, a100), step_seconds(work, a100, quantised=True)  # Qwen's README: 1.05 to 2.5 times as long, 1.3 in the median
+    plain, packed = (
+        step_seconds(work, a100),
+        step_seconds(work, a100, quantised=True),
+    )  # Qwen's README: 1.05 to 2.5 times as long, 1.3 in the median
     assert (packed.least, packed.most) == pytest.approx((1.05 * plain.least, 1.3 * plain.most))
     idle = SimpleNamespace(flops=1, moved_bytes=1, kernels=1000)
     assert step_seconds(idle, a100, products=torch.float32).least == 1000 * LAUNCH
@@ -138,7 +172,9 @@ def test_a_class_never_has_more_than_a_card_of_that_size_and_grows_with_it():
     assert all(usable_bytes(c.nominal_gib) <= c.memory_bytes for c in gpus().values())
     sizes = [usable_bytes(quarter / 4) for quarter in range(1, 1200)]
     assert sizes == sorted(sizes)
-    assert usable_bytes(20) == int(20 * 2**30 * gpus()["t4"].memory_bytes / 2**34), "no known card has 20 GB: the lowest known share, a T4's"
+    assert usable_bytes(20) == int(20 * 2**30 * gpus()["t4"].memory_bytes / 2**34), (
+        "no known card has 20 GB: the lowest known share, a T4's"
+    )
 
 
 def test_what_a_size_means_is_said_in_both_units():
@@ -147,9 +183,22 @@ def test_what_a_size_means_is_said_in_both_units():
     assert find_gpu("rtx4090").capacity == "24 GB card: 23.6 GiB = 25.3 GB usable"
 
 
-@pytest.mark.parametrize(("text", "one"), [("2xrtx4090", "rtx4090"), ("2x4090", "rtx4090"), ("rtx4090x2", "rtx4090"), ("2 x rtx4090", "rtx4090"), ("8xH100", "h100"), ("A100-80GB:8", "a100-80gb"), ("4x24GB", "24GB")])
+@pytest.mark.parametrize(
+    ("text", "one"),
+    [
+        ("2xrtx4090", "rtx4090"),
+        ("2x4090", "rtx4090"),
+        ("rtx4090x2", "rtx4090"),
+        ("2 x rtx4090", "rtx4090"),
+        ("8xH100", "h100"),
+        ("A100-80GB:8", "a100-80gb"),
+        ("4x24GB", "24GB"),
+    ],
+)
 def test_several_cards_are_told_to_be_one_so_far(text, one):
-    with pytest.raises(LorabenchError, match=f"cards, but memory and time are predicted for one card so far; say --gpu {one},"):
+    with pytest.raises(
+        LorabenchError, match=f"cards, but memory and time are predicted for one card so far; say --gpu {one},"
+    ):
         find_gpu(text)
 
 

@@ -40,7 +40,10 @@ def test_full_fine_tuning_is_one_condition_however_many_ranks():
 
 
 def test_exclude_drops_what_agrees_and_include_has_a_grid_of_its_own():
-    text = BASE + "grid: {method.rank: [1, 2], quantization: [none, nf4]}\nexclude: [{method.rank: 2, quantization: nf4}]\n"
+    text = (
+        BASE
+        + "grid: {method.rank: [1, 2], quantization: [none, nf4]}\nexclude: [{method.rank: 2, quantization: nf4}]\n"
+    )
     assert [(c.method.rank, c.quantization.name) for c in cells_of(text)] == [(1, "none"), (1, "nf4"), (2, "none")]
     text += "include:\n  - {method: full, quantization: none, grid: {training.learning_rate: [1e-3, 1e-4]}}\n"
     assert [c.training.learning_rate for c in cells_of(text)][3:] == [1e-3, 1e-4]
@@ -139,7 +142,9 @@ def test_settings_that_nothing_uses_make_no_second_condition():
 def test_two_grids_of_rates_for_one_condition_are_refused(tmp_path):
     text = "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ngrid: {training.learning_rate: [{tune: [1e-3, 3e-3]}, {tune: [3e-3, 1e-2]}]}\n"
     (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(StudyError, match=r"s.yaml:5: one condition is tuned over two grids \(0.001, 0.003; 0.003, 0.01\)"):
+    with pytest.raises(
+        StudyError, match=r"s.yaml:5: one condition is tuned over two grids \(0.001, 0.003; 0.003, 0.01\)"
+    ):
         load_study(tmp_path / "s.yaml")
 
 
@@ -149,13 +154,18 @@ def test_only_cells_whose_precision_of_evaluation_changed_have_other_ids(tmp_pat
 
     from lorabench.config import fingerprint
 
-    save_file({"a": np.zeros((10_000, 6_000), dtype=np.int8), "b": np.zeros((40_000, 1_000), dtype=np.int8)}, tmp_path / "model.safetensors")
+    save_file(
+        {"a": np.zeros((10_000, 6_000), dtype=np.int8), "b": np.zeros((40_000, 1_000), dtype=np.int8)},
+        tmp_path / "model.safetensors",
+    )
     (tmp_path / "config.json").write_text("{}")
     assert fingerprint.may_be_large(str(tmp_path))
     (tmp_path / "b").mkdir()
     save_file({"a": np.zeros((10_000, 6_000), dtype=np.int8)}, tmp_path / "b" / "model.safetensors")
     assert not fingerprint.may_be_large(str(tmp_path / "b"))
-    assert fingerprint.may_be_large("org/name"), "its files may come between two runs, and the id must not change by that"
+    assert fingerprint.may_be_large("org/name"), (
+        "its files may come between two runs, and the id must not change by that"
+    )
 
     text = BASE.replace("nf4, double_quant: true", "none")
 
@@ -164,7 +174,12 @@ def test_only_cells_whose_precision_of_evaluation_changed_have_other_ids(tmp_pat
         large = small.model_copy(update={"fingerprints": small.fingerprints.model_copy(update={"large": True})})
         return small.id, large.id, small.condition_id, large.condition_id
 
-    for settings in ((), ("method=base",), ("method=full", "model.dtype=float32"), ("method=full", "model.dtype=bfloat16")):
+    for settings in (
+        (),
+        ("method=base",),
+        ("method=full", "model.dtype=float32"),
+        ("method=full", "model.dtype=bfloat16"),
+    ):
         before, now, *conditions = ids(*settings)
         assert before == now
         assert len(set(conditions)) == 1
@@ -185,7 +200,18 @@ def test_stored_results_keep_their_ids(name):
     ("task", "cell_id", "condition_id"),
     [
         ({"name": "instruct", "train": "a.jsonl"}, "663dca9fbb7b", "7d2b2264f6f2"),
-        ({"name": "instruct", "train": "a.txt", "separator": "||", "columns": ["mr", "ref"], "prompt": "{mr}\n", "response": "{ref}"}, "9f9a4e894c2a", "ed43e44feb9e"),
+        (
+            {
+                "name": "instruct",
+                "train": "a.txt",
+                "separator": "||",
+                "columns": ["mr", "ref"],
+                "prompt": "{mr}\n",
+                "response": "{ref}",
+            },
+            "9f9a4e894c2a",
+            "ed43e44feb9e",
+        ),
         ({"name": "instruct", "train": "a.csv", "format": "csv"}, "8eb582245428", "62021fd938d2"),
         ({"name": "instruct", "train": "a.x", "format": "jsonl"}, "5ab0c3ac6a9b", "5d8254f7ef1b"),
         ({"name": "classify", "train": "a.tsv", "max_train": 300}, "ef5ca85d621a", "9a0229449ef4"),
@@ -200,7 +226,10 @@ def test_later_options_of_a_task_leave_the_ids_of_older_cells(task, cell_id, con
     if task["name"] == "instruct" and "prompt" not in task:
         assert Cell.model_validate({**plain, "task": {**task, "messages": "chat"}}).id != cell_id
         assert Cell.model_validate({**plain, "task": {**task, "chat_template": "plain"}}).id != cell_id
-        assert Cell.model_validate({**plain, "task": {**task, "chat_template": "tokenizer", "messages": None}}).id == cell_id
+        assert (
+            Cell.model_validate({**plain, "task": {**task, "chat_template": "tokenizer", "messages": None}}).id
+            == cell_id
+        )
 
 
 def test_stored_cells_of_a_real_study_keep_their_ids():
@@ -212,4 +241,6 @@ def test_stored_cells_of_a_real_study_keep_their_ids():
     root = Path(__file__).parents[2]
     with (root / "reports" / "e2e-stories260K" / "cells.csv").open(encoding="utf-8") as rows:
         stored = {row["cell"] for row in csv.DictReader(rows)}
-    assert {c.id for c in expand(load_study(root / "studies" / "e2e.yaml", (f"model={shared / 'models' / 'stories260K'}",)))} == stored
+    assert {
+        c.id for c in expand(load_study(root / "studies" / "e2e.yaml", (f"model={shared / 'models' / 'stories260K'}",)))
+    } == stored

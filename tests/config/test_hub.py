@@ -64,7 +64,9 @@ def test_switched_off_is_told_as_such_and_asks_nobody(monkeypatch):
 
 def test_the_runner_tells_it_with_its_place_and_asks_no_worker(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "answers", lambda: False)
-    (tmp_path / "far.yaml").write_text("schema: 1\nname: far\nquestion: q\nmodel: org/name\ntask: python-docs\ntraining: {steps: 1}\nreference: {}\n")
+    (tmp_path / "far.yaml").write_text(
+        "schema: 1\nname: far\nquestion: q\nmodel: org/name\ntask: python-docs\ntraining: {steps: 1}\nreference: {}\n"
+    )
     source = read_source(tmp_path / "far.yaml")
     unasked = SimpleNamespace(check=lambda cells: pytest.fail("a worker was asked"))
     with pytest.raises(StudyError, match=r"far.yaml:4: org/name cannot be loaded: .*the hub cannot be reached"):

@@ -51,7 +51,10 @@ def test_the_quickstart_is_two_quantizations_by_three_ranks_and_two_beside_them(
     cells = expand(study_of(TEXT))
     conditions = {c.condition_id: c for c in cells}.values()
     made = [(c.method.name, c.method.rank, c.quantization.name, c.training.learning_rate) for c in conditions]
-    assert made == [("lora", r, q, 3e-3) for r in (1, 4, 16) for q in ("none", "nf4")] + [("full", None, "none", 1e-3), ("base", None, "none", 2e-4)]
+    assert made == [("lora", r, q, 3e-3) for r in (1, 4, 16) for q in ("none", "nf4")] + [
+        ("full", None, "none", 1e-3),
+        ("base", None, "none", 2e-4),
+    ]
     assert len(cells) == 7 * 2 + 1, "two seeds each, but one for the base, which no seed changes"
 
 
@@ -88,9 +91,15 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key():
         ([("task", {"name": "instruct", "train": "README.md", "eval": "LICENSE"})], ["does not say its format"]),
         ([("model", "tiny-1m")], ["called lorabench/tiny-1m"]),
         ([("method/target_modules", [])], ["target_modules: the list is empty"]),
-        ([("method/target_modules", ["all-linear"]), ("grid/method.target_modules", [["attention", "q_proj"]])], ["attention stands for many modules"]),
+        (
+            [("method/target_modules", ["all-linear"]), ("grid/method.target_modules", [["attention", "q_proj"]])],
+            ["attention stands for many modules"],
+        ),
         ([("grid/method", [{"name": "lora", "rank": 8}])], ["method.rank is set by method, too"]),
-        ([("include/0/method.rank", 2), ("include/0/method", {"name": "lora", "rank": 3})], ["method.rank is set by method, too"]),
+        (
+            [("include/0/method.rank", 2), ("include/0/method", {"name": "lora", "rank": 3})],
+            ["method.rank is set by method, too"],
+        ),
         ([("grid/seeds", [0, 1])], ["seeds are no axis"]),
         ([("grid/training.steps", list(range(1, 20_001)))], ["120,000 conditions", "100,000"]),
         ([("exclude", [{"method.rank": "four"}])], ["exclude", "matches no condition"]),
@@ -231,7 +240,9 @@ def test_every_study_that_ships_opens_with_its_question_and_makes_its_cells(path
     assert all(any(line.startswith(f"# {word}") for line in head) for word in ("Question:", "Cost:", "Expected:"))
     text = path.read_text(encoding="utf-8")
     if "shared/data" in text and not (Path(__file__).parents[3] / "shared" / "data").exists():
-        with pytest.raises(StudyError, match=r"\.\./shared/data"):  # the data is not part of the project: one sentence names it
+        with pytest.raises(
+            StudyError, match=r"\.\./shared/data"
+        ):  # the data is not part of the project: one sentence names it
             load_study(path)
         return
     cells = expand(load_study(path))
@@ -240,7 +251,9 @@ def test_every_study_that_ships_opens_with_its_question_and_makes_its_cells(path
 
 def test_a_misspelt_key_is_told_and_not_the_one_that_it_leaves_missing():
     study = "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ntraining: {learning_rate: {tunes: [1e-4, 1e-3]}}\n"
-    with pytest.raises(StudyError, match=r"unknown key 'training\.learning_rate\.tunes'; did you mean 'training\.learning_rate\.tune'"):
+    with pytest.raises(
+        StudyError, match=r"unknown key 'training\.learning_rate\.tunes'; did you mean 'training\.learning_rate\.tune'"
+    ):
         read_study(parse_source(study, "s.yaml", Path.cwd()))
     with pytest.raises(StudyError, match=r"unknown key 'nmae'; did you mean 'name'"):
         read_study(parse_source(study.replace("name: s", "nmae: s").replace("tunes", "tune"), "s.yaml", Path.cwd()))

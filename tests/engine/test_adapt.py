@@ -42,7 +42,11 @@ def test_peft_adapts_exactly_the_resolved_modules(kind, group):
         ("gpt2", {"attn.c_attn", "attn.c_proj"}, {"mlp.c_fc", "mlp.c_proj"}),
         ("gpt_neox", {"query_key_value", "attention.dense"}, {"dense_h_to_4h", "dense_4h_to_h"}),
         ("opt", {"q_proj", "k_proj", "v_proj", "out_proj"}, {"fc1", "fc2"}),
-        ("roberta", {"query", "key", "value", "attention.output.dense"}, {"intermediate.dense", "1.output.dense", "0.output.dense"}),
+        (
+            "roberta",
+            {"query", "key", "value", "attention.output.dense"},
+            {"intermediate.dense", "1.output.dense", "0.output.dense"},
+        ),
     ],
 )
 def test_groups_hold_the_modules_that_a_reader_expects(kind, attention, mlp):
@@ -69,14 +73,18 @@ def test_each_method_trains_its_adapters_and_leaves_the_base_alone(kind, method)
     model = small_model(kind)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     targets = peft_targets(model, resolve_targets(model, "all-linear"))
-    adapted = plugins.load("methods", method).attach(model.requires_grad_(False), MethodSpec(name=method, rank=2, alpha=4), targets)
+    adapted = plugins.load("methods", method).attach(
+        model.requires_grad_(False), MethodSpec(name=method, rank=2, alpha=4), targets
+    )
     ids = torch.randint(3, 64, (2, 12))
     labels = torch.tensor([0, 2]) if kind == "roberta" else ids
     adapted.train()
     adapted(input_ids=ids, labels=labels).loss.backward()
     trained = {n for n, p in adapted.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("lora_" in n for n in trained)
-    assert all("lora_" in n or "classifier" in n for n in trained), "an encoder's classifier head is trained as PEFT does"
+    assert all("lora_" in n or "classifier" in n for n in trained), (
+        "an encoder's classifier head is trained as PEFT does"
+    )
     if method != "pissa":  # pissa takes its start off the base weights
         for name, p in adapted.named_parameters():
             original = name.removeprefix("base_model.model.").replace("base_layer.", "").replace("original_module.", "")
@@ -91,7 +99,9 @@ def test_an_untrained_adapter_leaves_the_logits_alone(kind, method):
     ids = torch.randint(3, 64, (2, 12))
     with torch.no_grad():
         expected = model(input_ids=ids).logits
-        adapted = plugins.load("methods", method).attach(model, MethodSpec(name=method, rank=2, alpha=4), peft_targets(model, resolve_targets(model, "all-linear")))
+        adapted = plugins.load("methods", method).attach(
+            model, MethodSpec(name=method, rank=2, alpha=4), peft_targets(model, resolve_targets(model, "all-linear"))
+        )
         torch.testing.assert_close(adapted.eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 

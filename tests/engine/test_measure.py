@@ -54,7 +54,7 @@ def test_nf4_takes_half_a_byte_and_a_float_per_block_of_64():
     plain, packed = load_base(cell_of("method=base"), CPU), load_base(cell_of("method=base", "quantization=nf4"), CPU)
     n = p = constants = 0
     for name, parameter in packed.named_parameters():
-        if (state := quantization_state(parameter)):
+        if state := quantization_state(parameter):
             p += parameter.numel()
             n += plain.get_parameter(name).numel()
             constants += sum(t.numel() * t.element_size() for t in state if t.numel() != 16)

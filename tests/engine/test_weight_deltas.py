@@ -115,7 +115,10 @@ def test_an_allocation_by_energy_keeps_more_energy_with_no_more_parameters(metho
 @pytest.mark.parametrize("method", METHODS)
 def test_directions_are_singular_vectors_of_the_change(method, folder):
     trained(folder, f"method.name={method}")
-    directions, spectra = load_directions(folder / "directions.safetensors"), {s.module: s for s in load_spectra(folder / "spectra.safetensors")}
+    directions, spectra = (
+        load_directions(folder / "directions.safetensors"),
+        {s.module: s for s in load_spectra(folder / "spectra.safetensors")},
+    )
     assert set(directions) == set(spectra)
     for name, d in directions.items():
         k = min(8, spectra[name].numerical_rank)
@@ -137,7 +140,12 @@ def test_a_roundtrip_is_what_the_quantised_model_holds(quantization, double):
     turn = plugins.load("quantizations", quantization).roundtrip
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
         live = dequantize_module_weight(model.get_submodule(name)).float()
-        torch.testing.assert_close(turn(weights.weight(name).float(), double), live, rtol=0, atol=1e-3 * float(live.abs().max()) if quantization == "int8" else 0)
+        torch.testing.assert_close(
+            turn(weights.weight(name).float(), double),
+            live,
+            rtol=0,
+            atol=1e-3 * float(live.abs().max()) if quantization == "int8" else 0,
+        )
 
 
 def test_repair_is_what_the_dense_matrices_say(folder):
@@ -147,11 +155,15 @@ def test_repair_is_what_the_dense_matrices_say(folder):
     layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if hasattr(m, "lora_A")}
     for spectrum in load_spectra(folder / "spectra.safetensors"):
         layer = layers[spectrum.module]
-        delta = (layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()) * layer.scaling["default"]
+        delta = (layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()) * layer.scaling[
+            "default"
+        ]
         weight = weights.weight(spectrum.module).float()
         error = turn(weight, False).double() - weight.double()
         assert spectrum.repair.error_norm == pytest.approx(float(error.norm()), rel=1e-6)
-        assert spectrum.repair.cosine == pytest.approx(float(-(delta * error).sum() / delta.norm() / error.norm()), abs=1e-6)
+        assert spectrum.repair.cosine == pytest.approx(
+            float(-(delta * error).sum() / delta.norm() / error.norm()), abs=1e-6
+        )
         left = float((error + delta).square().sum() / error.square().sum())
         assert spectrum.repair.repaired_share == pytest.approx(1 - left, abs=1e-6)
         squares = torch.linalg.svdvals(error).square()
@@ -182,7 +194,9 @@ def test_less_of_the_spectra_may_be_asked_for(method, wanted, folder):
     other = folder.parent / "full"
     other.mkdir()
     trained(other, f"method.name={method}")
-    for lean, whole in zip(load_spectra(folder / "spectra.safetensors"), load_spectra(other / "spectra.safetensors"), strict=True):
+    for lean, whole in zip(
+        load_spectra(folder / "spectra.safetensors"), load_spectra(other / "spectra.safetensors"), strict=True
+    ):
         assert lean.singular_values == pytest.approx(whole.singular_values, rel=1e-6)
         assert (lean.alignment, lean.intruders, lean.repair) == (None, None, None)
 

@@ -12,7 +12,13 @@ from lorabench.memory.validate import setting_from
 
 
 def setting(**training):
-    return setting_from({"model": {"name": "lorabench/tiny-300k"}, "method": {"rank": 4}, "training": {"batch_size": 1, "sequence_length": 256, **training}})
+    return setting_from(
+        {
+            "model": {"name": "lorabench/tiny-300k"},
+            "method": {"rank": 4},
+            "training": {"batch_size": 1, "sequence_length": 256, **training},
+        }
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
@@ -40,7 +46,10 @@ def test_the_longest_sequence_fits_and_the_next_does_not():
     room = CardPlanner(small)
     longest = room.longest(setting(), 512)
     assert 256 <= longest < 512
-    at = [room.need(replace(setting(), training=setting().training.model_copy(update={"sequence_length": n}))).high_bytes for n in (longest, longest + 1)]
+    at = [
+        room.need(replace(setting(), training=setting().training.model_copy(update={"sequence_length": n}))).high_bytes
+        for n in (longest, longest + 1)
+    ]
     assert at[0] <= small.memory_bytes < at[1]
 
 
@@ -48,9 +57,17 @@ def test_the_longest_sequence_fits_and_the_next_does_not():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_is_known_to_be_beyond_a_card_is_beyond_it(method, optimizer):
     """The bound from a step with accumulated gradients is the need of the step without, where no gradient is alive at its highest point."""
-    whole = setting_from({"model": {"name": "lorabench/tiny-300k"}, "method": method, "training": {"batch_size": 8, "sequence_length": 256, "optimizer": optimizer}})
+    whole = setting_from(
+        {
+            "model": {"name": "lorabench/tiny-300k"},
+            "method": method,
+            "training": {"batch_size": 8, "sequence_length": 256, "optimizer": optimizer},
+        }
+    )
     card = find_gpu("rtx4090")
     high = CardPlanner(card).need(whole).high_bytes
     assert not CardPlanner(replace(card, memory_bytes=high)).beyond(whole)
     assert CardPlanner(replace(card, memory_bytes=high - 1)).beyond(whole)
-    assert not CardPlanner(replace(card, memory_bytes=1)).beyond(replace(whole, training=whole.training.model_copy(update={"gradient_accumulation": 2})))
+    assert not CardPlanner(replace(card, memory_bytes=1)).beyond(
+        replace(whole, training=whole.training.model_copy(update={"gradient_accumulation": 2}))
+    )

@@ -15,14 +15,28 @@ from lorabench.memory.train_config import Setting
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
-    LlamaConfig(num_hidden_layers=5, hidden_size=256, num_attention_heads=4, num_key_value_heads=4, intermediate_size=512, vocab_size=1024, max_position_embeddings=512).save_pretrained(folder)
+    LlamaConfig(
+        num_hidden_layers=5,
+        hidden_size=256,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=512,
+        vocab_size=1024,
+        max_position_embeddings=512,
+    ).save_pretrained(folder)
     return ModelSpec(name=str(folder), dtype="bfloat16")
 
 
 def grid(model, method="lora", quantization="none", device="cuda", **training):
     kind = QuantizationSpec(name=quantization)
     return [
-        Setting(model, kind, MethodSpec(name=method, rank=rank), TrainingSpec(batch_size=batch, sequence_length=256, **training), device)
+        Setting(
+            model,
+            kind,
+            MethodSpec(name=method, rank=rank),
+            TrainingSpec(batch_size=batch, sequence_length=256, **training),
+            device,
+        )
         for rank, batch in itertools.product((1, 3, 8, 32), (1, 2, 5, 8))
     ]
 
@@ -47,7 +61,9 @@ def traced(monkeypatch):
         ("cpu", "lora", "none", {"optimizer": "sgd"}),
     ],
 )
-def test_what_lies_between_four_corners_is_what_a_trace_of_its_own_says(model, method, quantization, training, device, traced):
+def test_what_lies_between_four_corners_is_what_a_trace_of_its_own_says(
+    model, method, quantization, training, device, traced
+):
     settings = grid(model, method, quantization, device, **training)
     known = Reuse()
     known.plan(settings)

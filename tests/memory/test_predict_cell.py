@@ -24,7 +24,12 @@ from tests.report.stores import STUDY, study_of
 @pytest.fixture(scope="module")
 def foreseen(tmp_path_factory):
     """By method, rank and quantization, of the shipped model."""
-    cells = expand(study_of(tmp_path_factory.mktemp("foresee"), STUDY.replace("[1, 4, 16]", "[4]").replace("seeds: [0, 1]", "seeds: [0]")))
+    cells = expand(
+        study_of(
+            tmp_path_factory.mktemp("foresee"),
+            STUDY.replace("[1, 4, 16]", "[4]").replace("seeds: [0, 1]", "seeds: [0]"),
+        )
+    )
     return {(c.method.name, c.method.rank, c.quantization.name): (c, predict_memory(c)) for c in cells}
 
 
@@ -43,13 +48,22 @@ def test_the_parts_sum_to_the_predicted_peak(foreseen, setting):
     _, prediction = foreseen[setting]
     found = readings_of(prediction)
     assert set(found) == {"predicted_train_peak_bytes", *PREDICTED_PARTS}
-    assert sum(found[m] for m in PREDICTED_PARTS) == found["predicted_train_peak_bytes"] == prediction.train_peak_bytes > 0
+    assert (
+        sum(found[m] for m in PREDICTED_PARTS) == found["predicted_train_peak_bytes"] == prediction.train_peak_bytes > 0
+    )
 
 
 def test_each_part_is_where_it_belongs(foreseen):
-    nf4, lora, full = (readings_of(foreseen[s][1]) for s in (("lora", 4, "nf4"), ("lora", 4, "none"), ("full", None, "none")))
+    nf4, lora, full = (
+        readings_of(foreseen[s][1]) for s in (("lora", 4, "nf4"), ("lora", 4, "none"), ("full", None, "none"))
+    )
     assert nf4["predicted_weights_bytes"] < lora["predicted_weights_bytes"] == full["predicted_weights_bytes"]
-    assert nf4["predicted_quantization_state_bytes"] > 0 == lora["predicted_quantization_state_bytes"] == full["predicted_quantization_state_bytes"]
+    assert (
+        nf4["predicted_quantization_state_bytes"]
+        > 0
+        == lora["predicted_quantization_state_bytes"]
+        == full["predicted_quantization_state_bytes"]
+    )
     assert nf4["predicted_adapters_bytes"] == lora["predicted_adapters_bytes"] > 0 == full["predicted_adapters_bytes"]
     assert full["predicted_optimizer_bytes"] > 10 * lora["predicted_optimizer_bytes"] > 0
 
@@ -71,13 +85,18 @@ def test_a_skipped_cell_keeps_the_parts_as_whole_bytes(foreseen):
 
 def test_the_cuda_context_is_on_neither_side():
     """A card with 24 GB of which 0.5 are this process's context: a step that fills the rest fits, though step and context together are more than is free."""
-    setting = replace(setting_from({"model": {"name": "lorabench/tiny-300k"}, "training": {"batch_size": 2, "sequence_length": 32}}), device="cuda")
+    setting = replace(
+        setting_from({"model": {"name": "lorabench/tiny-300k"}, "training": {"batch_size": 2, "sequence_length": 32}}),
+        device="cuda",
+    )
     step = predict_step(setting)
     whole = sum(with_framework(step, setting).values())
     still = round(HIGH * whole) - CONTEXT_BYTES
     assert compared(step, setting, still).fits is True
     assert compared(step, setting, still - 1).fits is not True
-    assert compared(step, replace(setting, device="cpu"), step.peak_bytes * 2).high_bytes == round(HIGH * step.peak_bytes), "a CPU has no context"
+    assert compared(step, replace(setting, device="cpu"), step.peak_bytes * 2).high_bytes == round(
+        HIGH * step.peak_bytes
+    ), "a CPU has no context"
 
 
 def test_what_the_process_holds_empty_can_be_used_again_and_what_lives_cannot(monkeypatch):
@@ -106,9 +125,17 @@ def test_a_control_group_limits_what_a_host_has(tmp_path):
 def test_a_cell_is_foreseen_as_the_engine_resolves_it_here(foreseen, monkeypatch):
     cell, _ = foreseen["lora", 4, "none"]
     for supported in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, supported=supported: supported or including_emulation)
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, supported=supported: supported or including_emulation,
+        )
         setting = setting_here(cell, torch.device("cuda"), 32)
-        assert predicted_autocast(setting) == engine_autocast(cell.training, torch.device("cuda")) == (torch.bfloat16 if supported else None)
+        assert (
+            predicted_autocast(setting)
+            == engine_autocast(cell.training, torch.device("cuda"))
+            == (torch.bfloat16 if supported else None)
+        )
 
 
 GRID = STUDY.replace("[1, 4, 16]", "[2, 8]").replace("seeds: [0, 1]", "seeds: [0]")
@@ -128,7 +155,9 @@ def test_a_study_is_foretold_from_few_traces_as_each_of_its_cells_is(monkeypatch
     trained = [c for c in cells.values() if c.training.steps]
     alone = {c.id: predict_memory(c) for c in trained}
     assert {p.cell for p in problems} == {i for i, f in alone.items() if not f.fits} and problems
-    assert [alone[p.cell].high_bytes for p in problems] == sorted((alone[p.cell].high_bytes for p in problems), reverse=True)
+    assert [alone[p.cell].high_bytes for p in problems] == sorted(
+        (alone[p.cell].high_bytes for p in problems), reverse=True
+    )
     for p in problems:
         assert alone[p.cell].sentence(free) in p.message and p.about_cell
 
@@ -138,7 +167,11 @@ def test_nothing_is_said_where_all_fits_and_one_trace_a_family_shows_it(monkeypa
     monkeypatch.setattr(of_cells, "_step", lambda setting: asked.append(setting) or predict_step(setting))
     _, problems = told(monkeypatch, tmp_path, 10**12, 10**12)
     assert problems == ()
-    assert sorted((s.method.name, s.method.rank or 0, s.quantization.name) for s in asked) == [("full", 0, "none"), ("lora", 8, "nf4"), ("lora", 8, "none")]
+    assert sorted((s.method.name, s.method.rank or 0, s.quantization.name) for s in asked) == [
+        ("full", 0, "none"),
+        ("lora", 8, "nf4"),
+        ("lora", 8, "none"),
+    ]
 
 
 def test_what_needs_twice_the_machine_is_a_fault_and_what_is_between_a_note(monkeypatch, tmp_path):
@@ -150,7 +183,9 @@ def test_what_needs_twice_the_machine_is_a_fault_and_what_is_between_a_note(monk
     need = {c.id: predict_memory(c).low_bytes for c in cells.values() if c.training.steps}
     whole = max(need.values()) // 2 - 1
     _, problems = told(monkeypatch, tmp_path, whole, whole, few)
-    assert {p.cell for p in problems if p.fatal} == {i for i, low in need.items() if low > 2 * whole}, "full fine-tuning alone"
+    assert {p.cell for p in problems if p.fatal} == {i for i, low in need.items() if low > 2 * whole}, (
+        "full fine-tuning alone"
+    )
 
 
 def test_the_host_has_what_its_group_allows(tmp_path):

@@ -10,7 +10,13 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.step_profile import pattern, predict_step
 from lorabench.memory.train_config import Setting
 
-SMALL = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 256}
+SMALL = {
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+}
 CONFIGS = {
     "llama": LlamaConfig(num_hidden_layers=11, num_key_value_heads=2, **SMALL),
     "mistral": MistralConfig(num_hidden_layers=7, num_key_value_heads=2, sliding_window=32, **SMALL),
@@ -22,7 +28,10 @@ FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modul
 
 
 # layers of several kinds need many of them: eight tests take 40 s
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name.startswith("gemma") else name for name in CONFIGS], scope="module")
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name.startswith("gemma") else name for name in CONFIGS],
+    scope="module",
+)
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     CONFIGS[request.param].save_pretrained(folder)
@@ -49,7 +58,9 @@ def test_a_pattern_is_the_shortest_period_of_the_kinds_of_layers():
     assert pattern(CONFIGS["llama"]) == 1
     assert pattern(CONFIGS["gemma3"]) == 3
     assert pattern(LlamaConfig(num_hidden_layers=3, layer_types=["full_attention"] * 3)) == 1
-    odd = replace_types(["sliding_attention", "full_attention", "full_attention", "sliding_attention", "full_attention"])
+    odd = replace_types(
+        ["sliding_attention", "full_attention", "full_attention", "sliding_attention", "full_attention"]
+    )
     assert pattern(odd) is None
 
 
@@ -58,14 +69,18 @@ def replace_types(kinds):
 
 
 def test_more_of_anything_never_needs_less(model):
-    base = Setting(model, QuantizationSpec(), MethodSpec(rank=4), TrainingSpec(batch_size=2, sequence_length=32), "cuda")
+    base = Setting(
+        model, QuantizationSpec(), MethodSpec(rank=4), TrainingSpec(batch_size=2, sequence_length=32), "cuda"
+    )
     peak = predict_step(base).peak_bytes
     for change in ({"batch_size": 3}, {"sequence_length": 48}):
         assert predict_step(replace(base, training=base.training.model_copy(update=change))).peak_bytes > peak
     assert predict_step(replace(base, method=MethodSpec(rank=8))).peak_bytes > peak
 
 
-@pytest.mark.parametrize("odd", [{"mlp_only_layers": [1, 4]}, {"decoder_sparse_step": 2}], ids=["mlp-only", "every-second"])
+@pytest.mark.parametrize(
+    "odd", [{"mlp_only_layers": [1, 4]}, {"decoder_sparse_step": 2}], ids=["mlp-only", "every-second"]
+)
 def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
     from transformers import Qwen2MoeConfig
 
@@ -73,13 +88,30 @@ def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
         hidden_size=32, intermediate_size=48, moe_intermediate_size=16, shared_expert_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
         num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, vocab_size=64, **odd,
     ).save_pretrained(tmp_path)  # fmt: skip
-    setting = Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), MethodSpec(rank=2, target_modules="attention"), TrainingSpec(batch_size=2, sequence_length=16), "cuda")
+    setting = Setting(
+        ModelSpec(name=str(tmp_path)),
+        QuantizationSpec(),
+        MethodSpec(rank=2, target_modules="attention"),
+        TrainingSpec(batch_size=2, sequence_length=16),
+        "cuda",
+    )
     assert predict_step(setting) == predict_step(setting, whole=True)
 
 
 @pytest.mark.parametrize("model", ["llama"], indirect=True)
 def test_pissa_is_saved_with_twice_its_rank(model):
-    lora, pissa = (predict_step(Setting(model, QuantizationSpec(), MethodSpec(name=n, rank=2), TrainingSpec(batch_size=1, sequence_length=16), "cpu")) for n in ("lora", "pissa"))
+    lora, pissa = (
+        predict_step(
+            Setting(
+                model,
+                QuantizationSpec(),
+                MethodSpec(name=n, rank=2),
+                TrainingSpec(batch_size=1, sequence_length=16),
+                "cpu",
+            )
+        )
+        for n in ("lora", "pissa")
+    )
     assert pissa.adapter_bytes == 2 * lora.adapter_bytes
     assert pissa.trainable_parameters == lora.trainable_parameters
 
@@ -89,5 +121,13 @@ def test_a_model_that_peft_cannot_adapt_is_one_sentence(tmp_path):
 
     MambaConfig(hidden_size=32, num_hidden_layers=4, vocab_size=64).save_pretrained(tmp_path)
     with pytest.raises(LorabenchError) as e:
-        predict_step(Setting(ModelSpec(name=str(tmp_path)), QuantizationSpec(), MethodSpec(rank=2), TrainingSpec(batch_size=1, sequence_length=16), "cuda"))
+        predict_step(
+            Setting(
+                ModelSpec(name=str(tmp_path)),
+                QuantizationSpec(),
+                MethodSpec(rank=2),
+                TrainingSpec(batch_size=1, sequence_length=16),
+                "cuda",
+            )
+        )
     assert "\n" not in str(e.value)

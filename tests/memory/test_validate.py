@@ -15,11 +15,17 @@ def asked(model="llama-3.1-8b", **parts):
     [
         (asked("nowhere/at/all"), "there is no directory nowhere/at/all"),
         (asked(method={"name": "lroa"}), "did you mean 'lora'?"),
-        (asked(method={"rank": 4097}), r"rank 4097 is above the smaller side of model.layers.0.self_attn.k_proj \(1024 x 4096\); at most 1024"),
+        (
+            asked(method={"rank": 4097}),
+            r"rank 4097 is above the smaller side of model.layers.0.self_attn.k_proj \(1024 x 4096\); at most 1024",
+        ),
         (asked(method={"rank": "x"}), "method.rank is 'x'; it must be a whole number"),
         (asked(method={"target_modules": ("q_porj",)}), "unknown target module 'q_porj'; did you mean 'q_proj'?"),
         (asked(method={"name": "base"}), "method base trains nothing"),
-        (asked(method={"name": "pissa"}, quantization={"name": "nf4"}), "pissa cannot be combined with quantization nf4"),
+        (
+            asked(method={"name": "pissa"}, quantization={"name": "nf4"}),
+            "pissa cannot be combined with quantization nf4",
+        ),
         (asked(quantization={"name": "nf5"}), "did you mean 'nf4'?"),
         (asked("gpt2", training={"sequence_length": 1025}), "beyond the 1024 positions of gpt2; at most 1024"),
         (asked(training={"optimizer": "adam"}), "did you mean 'adamw'?"),

@@ -56,7 +56,10 @@ def test_a_failure_is_replaced_and_only_a_failure_is_pending(store):
         assert store.settled(cell.id) is settled
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"\xff\xfe"), lambda p: (p.unlink(), p.mkdir()), lambda p: p.write_text("[" * 100_000)])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda p: p.write_bytes(b"\xff\xfe"), lambda p: (p.unlink(), p.mkdir()), lambda p: p.write_text("[" * 100_000)],
+)
 def test_a_result_that_cannot_be_read_costs_no_other(store, damage):
     first, second = store.plan()[:2]
     run(store, first)
@@ -69,7 +72,7 @@ def test_a_result_that_cannot_be_read_costs_no_other(store, damage):
     assert [r.cell.id for r in store.results()] == [first.id, second.id]
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "not json", "{\"study\": 1, \"cells\": 2}"])
+@pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"study": 1, "cells": 2}'])
 def test_a_damaged_plan_is_one_sentence(store, text):
     (store.folder / "plan.json").write_text(text)
     with pytest.raises(StoreError, match="cannot be read"):

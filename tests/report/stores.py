@@ -29,7 +29,9 @@ reference: {method: {name: full}}
 evaluation: {lm_eval: [python-docs-cloze], limit: 200}
 """
 
-ONLY_FULL = "schema: 1\nname: one\nmodel: lorabench/tiny-300k\ntask: {name: python-docs}\nmethod: full\ntraining: {steps: 4}\n"
+ONLY_FULL = (
+    "schema: 1\nname: one\nmodel: lorabench/tiny-300k\ntask: {name: python-docs}\nmethod: full\ntraining: {steps: 4}\n"
+)
 
 
 def study_of(folder: Path, text: str = STUDY) -> Study:
@@ -45,7 +47,9 @@ def filled(folder: Path, text: str = STUDY, change: Callable[[CellResult], CellR
     return fill(folder / "store", study, expand(study), change)
 
 
-def fill(folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r) -> Store:
+def fill(
+    folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r
+) -> Store:
     store = Store(folder)
     store.save_plan(study, cells)
     worker = synthetic.open_worker()

@@ -63,7 +63,9 @@ def test_imports_run_one_way(folder: str) -> None:
 
 def test_a_rebuilt_report_is_the_same_but_for_its_date(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    first, second, later = (write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2))
+    first, second, later = (
+        write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2)
+    )
     assert first == second
     assert first != later
     assert first.replace(b"2026-01-01", b"") == later.replace(b"2026-01-02", b"")
@@ -81,7 +83,9 @@ def test_every_section_plugin_keeps_its_contract(view: View) -> None:
                 assert block.caption
                 assert block.alternative
                 axes = [block.plot.layout[name] for name in ("xaxis", "yaxis")]
-                assert all(axis.title.text or axis.type == "category" for axis in axes)  # names need no title, numbers do
+                assert all(
+                    axis.title.text or axis.type == "category" for axis in axes
+                )  # names need no title, numbers do
     names = [b.name for s in sections(view) for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) > 0
 
@@ -94,7 +98,11 @@ def test_the_page_asks_for_nothing_and_holds_plotly_once(tmp_path: Path) -> None
 
 
 def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
-    columns = (Column("condition", "condition", align="left"), Column("loss", "loss", "nats", importance=8), Column("other", "other"))
+    columns = (
+        Column("condition", "condition", align="left"),
+        Column("loss", "loss", "nats", importance=8),
+        Column("other", "other"),
+    )
     values = (Value('<b>"x"'), Value(0.1 + 0.2), None)
     text = table_page(Table("one", columns, (Row("c", ("id",), values),)))
     assert '<td class="right" data-value="0.30000000000000004">0.300</td>' in text
@@ -108,7 +116,9 @@ def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
 def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
     study = study_of(tmp_path).model_copy(update={"question": HOSTILE})
     cells = expand(study)
-    text = write_report(fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html").read_text()
+    text = write_report(
+        fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html"
+    ).read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
     assert text.count("<script") - text.count('"<script') >= 3
@@ -121,7 +131,9 @@ def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
 def test_an_answer_is_built_from_its_comparison(view: View) -> None:
     c = next(c for c in view.comparisons if c.metric == "eval_loss" and view.label(c.condition) == "LoRA r=16")
     said = answer.sentence(view, c)
-    assert said.startswith(f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): ")
+    assert said.startswith(
+        f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): "
+    )
     assert c.verdict in said
 
 
@@ -155,7 +167,11 @@ def test_figures_show_the_means(view: View) -> None:
 
 def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
     colours: dict[str, set[str]] = {}
-    for info in (accuracy_memory.drawing(view, accuracy_memory.compute(view)), training_curves.compute(view), spectra.compute(view)):
+    for info in (
+        accuracy_memory.drawing(view, accuracy_memory.compute(view)),
+        training_curves.compute(view),
+        spectra.compute(view),
+    ):
         assert info is not None
         for line in info.lines:
             colours.setdefault(line.label, set()).add(line.style.colour)

@@ -25,7 +25,15 @@ from lorabench.report.heatmaps import FEW, HeatMap, Plane, draw_heat
 from lorabench.report.page import sections, write_report
 from lorabench.report.style import palette
 from lorabench.report.view import View, make_view
-from lorabench.sections import effective_rank, quantization_repair, rank_curve, rank_similarity, seed_similarity, spectra, truncation
+from lorabench.sections import (
+    effective_rank,
+    quantization_repair,
+    rank_curve,
+    rank_similarity,
+    seed_similarity,
+    spectra,
+    truncation,
+)
 from tests import synthetic
 from tests.report.stores import ONLY_FULL, STUDY, filled
 
@@ -92,11 +100,15 @@ def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
         ranks.append(np.mean([np.exp(-np.sum(p * np.log(p))) for p in shares]))
     found = by_label["LoRA r=16"]
     assert found.entropy_rank.mean == pytest.approx(np.mean(ranks))
-    assert found.energy_rank.mean == np.mean([k_of(v, 0.9) for c in cells(view, "LoRA r=16") for v in raw(view, c).values()])
+    assert found.energy_rank.mean == np.mean(
+        [k_of(v, 0.9) for c in cells(view, "LoRA r=16") for v in raw(view, c).values()]
+    )
     assert found.utilisation is not None
     assert found.utilisation.mean == pytest.approx(np.mean(ranks) / 16)
     assert found.utilisation.std == pytest.approx(abs(ranks[0] - ranks[1]) / 16 / np.sqrt(2))
-    assert effective_rank.sentence(found).startswith(f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy lies in ")
+    assert effective_rank.sentence(found).startswith(
+        f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy lies in "
+    )
     assert "at rank" not in effective_rank.sentence(by_label["full"])
     info = effective_rank.compute_curve(view, used)
     assert info is not None
@@ -112,17 +124,27 @@ def test_decay_by_type_is_the_known_surface_and_opens_with_the_highest_rank(view
     assert info is not None
     assert info.labels[info.shown] == "LoRA r=16"
     for line in info.drawings[info.shown].lines:
-        at_two = [v[1] / v[0] for c in cells(view, "LoRA r=16") for name, v in raw(view, c).items() if name.endswith(line.label)]
+        at_two = [
+            v[1] / v[0]
+            for c in cells(view, "LoRA r=16")
+            for name, v in raw(view, c).items()
+            if name.endswith(line.label)
+        ]
         assert len(at_two) == 8
         assert line.y[1] == pytest.approx(np.mean(at_two), rel=1e-3)
-    q, down = ({line.label: line.y[-1] for line in info.drawings[info.shown].lines}[kind] for kind in ("self_attn.q_proj", "mlp.down_proj"))
+    q, down = (
+        {line.label: line.y[-1] for line in info.drawings[info.shown].lines}[kind]
+        for kind in ("self_attn.q_proj", "mlp.down_proj")
+    )
     assert q < down  # the surface falls faster there
     styles = [{line.label: line.style for line in d.lines} for d in info.drawings]
     assert all(s == styles[0] for s in styles)
 
 
 def test_long_decays_keep_their_first_and_last_point() -> None:
-    line = spectra._thinned(Line("x", palette(1)[0], tuple(map(float, range(1, 513))), tuple(1 / i for i in range(1, 513))))
+    line = spectra._thinned(
+        Line("x", palette(1)[0], tuple(map(float, range(1, 513))), tuple(1 / i for i in range(1, 513)))
+    )
     assert len(line.x) <= spectra.MOST_POINTS
     assert line.x[:8] == tuple(map(float, range(1, 9)))
     assert line.x[-1] == 512
@@ -162,14 +184,23 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
         return float(stats.t.ppf(0.975, 1) * stats.sem(values))
 
     used = {u.label: u.utilisation for u in effective_rank.compute(view)}["LoRA r=16"]
-    assert used is not None and used.ci_half_width == pytest.approx(stats.t.ppf(0.975, 1) * (used.std or 0) / np.sqrt(2))
+    assert used is not None and used.ci_half_width == pytest.approx(
+        stats.t.ppf(0.975, 1) * (used.std or 0) / np.sqrt(2)
+    )
     curve = effective_rank.compute_curve(view, effective_rank.compute(view))
     assert curve is not None
     assert curve.lines[0].error[-1] == pytest.approx(100 * used.ci_half_width)
-    assert f"± {100 * used.ci_half_width:.1f} %" in "".join(effective_rank._curve(view, effective_rank.compute(view)).alternative)  # type: ignore[union-attr]
+    assert f"± {100 * used.ci_half_width:.1f} %" in "".join(
+        effective_rank._curve(view, effective_rank.compute(view)).alternative
+    )  # type: ignore[union-attr]
 
     cut = next(c for c in truncation.compute(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
-    values = [float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c) if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")]
+    values = [
+        float(r["value"])
+        for c in cells(view, "LoRA r=16")
+        for r in rows_of(view, c)
+        if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")
+    ]
     four = next(p for p in cut.points if p.rank == 4)
     assert four.value.ci_half_width == pytest.approx(half(values))
     assert f"{np.mean(values):.3f} ± {half(values):.3f}" in truncation.sentence(cut, "eval_loss")
@@ -180,7 +211,12 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
     assert tuned.ci_half_width == pytest.approx(half(list(tuned.losses)))
     assert learning_rates.drawing(view).lines[0].error[0] == tuned.ci_half_width
     assert f"± {tuned.ci_half_width:.3f}" in learning_rates.table(view).rows[0][1]
-    captions = "".join(b.caption for m in (effective_rank, truncation, learning_rates) for b in m.section(view).blocks if isinstance(b, Figure))  # type: ignore[union-attr]
+    captions = "".join(
+        b.caption
+        for m in (effective_rank, truncation, learning_rates)
+        for b in m.section(view).blocks
+        if isinstance(b, Figure)
+    )  # type: ignore[union-attr]
     assert "standard deviation" not in captions
     assert captions.count("95 % interval") >= 4
 
@@ -189,7 +225,11 @@ def test_one_seed_has_no_bars(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]")))
     for cut in truncation.compute(view, "eval_loss"):
         assert "±" not in truncation.sentence(cut, "eval_loss")
-    assert all(e is None for line in truncation.drawing(view, "eval_loss", truncation.compute(view, "eval_loss")).lines for e in line.error)
+    assert all(
+        e is None
+        for line in truncation.drawing(view, "eval_loss", truncation.compute(view, "eval_loss")).lines
+        for e in line.error
+    )
 
 
 def test_no_section_says_standard_deviation() -> None:
@@ -238,7 +278,11 @@ def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
     assert four.trained.mean == pytest.approx(np.mean([v for v in trained.values() if v is not None]))
     assert (four.ahead, four.pairs) == (sum(ours[s] < (trained[s] or 0) for s in ours), 2)
     assert next(p for p in cut.points if p.rank == 2).trained is None  # nobody trained that rank
-    accuracy = next(c for c in truncation.compute(view, "python-docs-cloze/acc") if c.label == "LoRA r=16" and c.allocation == "uniform")
+    accuracy = next(
+        c
+        for c in truncation.compute(view, "python-docs-cloze/acc")
+        if c.label == "LoRA r=16" and c.allocation == "uniform"
+    )
     assert next(p for p in accuracy.points if p.rank == 4).ahead == four.ahead  # higher is better there
     said = truncation.sentence(cut, "eval_loss")
     assert f"trained at 4 {four.trained.mean:.3f}" in said
@@ -277,7 +321,9 @@ def test_the_trained_ranks_are_those_of_the_rank_curve_and_far_levels_are_told_n
 
 def test_the_first_truncation_figure_is_of_the_studys_own_metric(tmp_path: Path) -> None:
     for chosen, first in (("python-docs-cloze/acc", "python-docs-cloze accuracy"), ("eval_loss", "held-out loss")):
-        made = truncation.section(make_view(filled(tmp_path / chosen.partition("/")[0], STUDY + f"comparison: {{metric: {chosen}}}\n")))
+        made = truncation.section(
+            make_view(filled(tmp_path / chosen.partition("/")[0], STUDY + f"comparison: {{metric: {chosen}}}\n"))
+        )
         assert made is not None
         assert next(b.title for b in made.blocks if isinstance(b, Figure)) == f"{first} against truncated rank"
         assert len(made.blocks) == 2
@@ -298,11 +344,16 @@ def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> N
 def test_similarity_between_seeds_is_that_of_the_stored_subspaces(view: View) -> None:
     found = {s.label: s for s in seed_similarity.compute(view)}
     one, two = (load_file(view.file(c.cell.id, FILES[1])) for c in cells(view, "LoRA r=16"))
-    for side, similarity, sides in (("right", found["LoRA r=16"].right, (64, 256)), ("left", found["LoRA r=16"].left, (64, 64))):
+    for side, similarity, sides in (
+        ("right", found["LoRA r=16"].right, (64, 256)),
+        ("left", found["LoRA r=16"].left, (64, 64)),
+    ):
         names = [n for n in one if n.endswith(side)]
         assert len(names) == 8
         for k in (1, 4, 8):
-            angles = [np.cos(subspace_angles(one[n][:, :k].astype(float), two[n][:, :k].astype(float))) ** 2 for n in names]
+            angles = [
+                np.cos(subspace_angles(one[n][:, :k].astype(float), two[n][:, :k].astype(float))) ** 2 for n in names
+            ]
             assert similarity.diagonal[k - 1] == pytest.approx(np.mean([a.sum() / k for a in angles]), abs=1e-3)
         assert similarity.random == pytest.approx(np.mean([1 / n for n in sides]))
     expected = synthetic.SHARED**2 + (1 - synthetic.SHARED) ** 2 * 8 * np.mean([1 / 56, 1 / 248])
@@ -311,7 +362,9 @@ def test_similarity_between_seeds_is_that_of_the_stored_subspaces(view: View) ->
 
 def test_a_rank_stops_where_it_ends_and_one_seed_shows_nothing(view: View, tmp_path: Path) -> None:
     found = seed_similarity.compute(view)
-    assert {s.label: len(s.right.phi) for s in found} == {f"LoRA r={r}{q}": min(r, 8) for r in (1, 4, 16) for q in ("", " nf4")} | {"full": 8}
+    assert {s.label: len(s.right.phi) for s in found} == {
+        f"LoRA r={r}{q}": min(r, 8) for r in (1, 4, 16) for q in ("", " nf4")
+    } | {"full": 8}
     info = seed_similarity.drawing(view, found)
     assert info.lines[-1].label == "random subspaces"
     assert info.lines[-1].y[3] == pytest.approx(4 * (1 / 64 + 1 / 256) / 2)
@@ -352,20 +405,33 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
     found = quantization_repair.compute(view)
     said = quantization_repair.answer(found)
     top = max(found, key=lambda r: r.repaired.mean)
-    assert said.startswith("Does the adapter repair the quantisation? No. In 3 of 3 conditions the trained weights lie no nearer")
+    assert said.startswith(
+        "Does the adapter repair the quantisation? No. In 3 of 3 conditions the trained weights lie no nearer"
+    )
     assert f"with {top.label}, the nearest, the squared error grew by {-100 * top.repaired.mean:.0f} %" in said
 
     def repairs(folder: Path) -> None:
         path = folder / FILES[0]
         if path.is_file():
             kept = load_spectra(path)
-            save_spectra(path, [replace(s, repair=replace(s.repair, cosine=0.9, repaired_share=0.3 if s.rank == 4 else -0.1)) if s.repair else s for s in kept])
+            save_spectra(
+                path,
+                [
+                    replace(s, repair=replace(s.repair, cosine=0.9, repaired_share=0.3 if s.rank == 4 else -0.1))
+                    if s.repair
+                    else s
+                    for s in kept
+                ],
+            )
 
     other = quantization_repair.compute(rewritten(filled(tmp_path), repairs))
     said = quantization_repair.answer(other)
     assert "No." not in said
     assert "In 1 of 3 conditions" in said
-    assert "most with LoRA r=4 nf4, which takes away 30 % of the squared error, of 9.4 % that a change of its rank could (cosine with −E 0.900)" in said
+    assert (
+        "most with LoRA r=4 nf4, which takes away 30 % of the squared error, of 9.4 % that a change of its rank could (cosine with −E 0.900)"
+        in said
+    )
 
 
 # the whole page
@@ -403,7 +469,9 @@ def test_spectra_of_an_older_version_are_shown_as_far_as_they_go(tmp_path: Path)
     assert quantization_repair.section(view) is None
 
 
-def test_each_file_is_read_once_for_a_whole_report_and_directions_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_read_once_for_a_whole_report_and_directions_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lorabench.analysis import spectra as files
 
     reads: list[Path] = []
@@ -439,7 +507,12 @@ def test_every_new_figure_says_its_numbers_in_words(view: View) -> None:
         assert all(isinstance(b, Figure | Grid | Points | Text) for b in s.blocks)
         assert all(b.caption and b.alternative and all(b.alternative) for b in s.blocks if isinstance(b, Figure))
     assert of_conditions.highest(view, [s.condition for s in view.summaries]) == condition(view, "LoRA r=16")
-    assert {view.label(c) for c in of_conditions.tops(view, [s.condition for s in view.summaries])} == {"LoRA r=16", "LoRA r=16 nf4", "full", "base"}
+    assert {view.label(c) for c in of_conditions.tops(view, [s.condition for s in view.summaries])} == {
+        "LoRA r=16",
+        "LoRA r=16 nf4",
+        "full",
+        "base",
+    }
 
 
 # menus and heat maps
@@ -458,7 +531,12 @@ def test_a_menu_entry_holds_a_value_for_every_trace_and_names_stay_text() -> Non
     assert menu["buttons"][0]["label"] == "&lt;b&gt;one"
     assert len(menu["buttons"][1]["label"]) == 40
     chosen = menu["buttons"][1]["args"][0]
-    assert chosen == {"x": [[], [1.0, 2.0], [1.0]], "y": [[], [4.0, 5.0], [6.0]], "mode": ["markers"] * 3, "showlegend": [False, True, True]}
+    assert chosen == {
+        "x": [[], [1.0, 2.0], [1.0]],
+        "y": [[], [4.0, 5.0], [6.0]],
+        "mode": ["markers"] * 3,
+        "showlegend": [False, True, True],
+    }
 
 
 def test_a_heat_map_shows_its_numbers_only_while_they_have_room() -> None:
@@ -470,7 +548,9 @@ def test_a_heat_map_shows_its_numbers_only_while_they_have_room() -> None:
     assert trace["y"] == ["&lt;i&gt;q", "k"]
     assert "updatemenus" not in plot["layout"]
     wide = Plane("b", tuple(map(str, range(FEW + 1))), ("q",), ((1.0,) * (FEW + 1),))
-    assert json.loads(draw_heat(HeatMap("layer", "type", "k", (wide,))).to_json())["data"][0]["text"] == [[""] * (FEW + 1)]
+    assert json.loads(draw_heat(HeatMap("layer", "type", "k", (wide,))).to_json())["data"][0]["text"] == [
+        [""] * (FEW + 1)
+    ]
     both = json.loads(draw_heat(HeatMap("layer", "type", "k", (small, wide), shown=1)).to_json())
     assert both["data"][0]["name"] == "b"
     assert [b["args"][0]["name"] for b in both["layout"]["updatemenus"][0]["buttons"]] == [["a"], ["b"]]
@@ -480,13 +560,24 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     """The synthetic executor's seeds share a part of every direction, whatever the rank: phi is SHARED^2 and what chance adds."""
     view = make_view(filled(tmp_path))
     found = rank_similarity.compute(view)
-    assert [(r.family, r.low, r.high) for r in found] == [("LoRA", 1, 4), ("LoRA", 4, 16), ("LoRA nf4", 1, 4), ("LoRA nf4", 4, 16)]
+    assert [(r.family, r.low, r.high) for r in found] == [
+        ("LoRA", 1, 4),
+        ("LoRA", 4, 16),
+        ("LoRA nf4", 1, 4),
+        ("LoRA nf4", 4, 16),
+    ]
     wide = found[1]
     assert (len(wide.right.phi), len(wide.right.phi[0])) == (4, 8)
     assert wide.right.pairs == 2
     one, other = (of_conditions.directions_by_seed(view, view.summaries[i].condition)[0] for i in (2, 4))
     name = next(iter(one))
-    by_hand = np.linalg.norm(np.linalg.qr(one[name].right.astype(float)).Q.T @ np.linalg.qr(other[name].right.astype(float)).Q) ** 2 / 4
+    by_hand = (
+        np.linalg.norm(
+            np.linalg.qr(one[name].right.astype(float)).Q.T @ np.linalg.qr(other[name].right.astype(float)).Q
+        )
+        ** 2
+        / 4
+    )
     alone = analysed.rank_similarity([({name: one[name]}, {name: other[name]})], "right", 8)
     assert alone is not None
     assert alone.phi[3][7] == pytest.approx(by_hand, abs=1e-6)
@@ -499,12 +590,18 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     assert rank_similarity.section(make_view(filled(tmp_path / "one", ONLY_FULL))) is None
 
 
-@pytest.mark.parametrize(("wanted", "words"), [("none", "was not decomposed"), ("values", "Singular values alone were kept")])
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("none", "was not decomposed"), ("values", "Singular values alone were kept")]
+)
 def test_a_study_that_asked_for_less_is_told_what_is_missing(tmp_path: Path, wanted: str, words: str) -> None:
     view = make_view(store := filled(tmp_path, STUDY + f"analysis: {{spectra: {wanted}}}\n"))
     made = spectra.section(view)
     assert made is not None and words in next(b.text for b in made.blocks if isinstance(b, Text))
-    assert seed_similarity.section(view) is None and rank_similarity.section(view) is None and quantization_repair.section(view) is None
+    assert (
+        seed_similarity.section(view) is None
+        and rank_similarity.section(view) is None
+        and quantization_repair.section(view) is None
+    )
     assert (effective_rank.section(view) is None) == (wanted == "none")
     assert view.findings is not None and sections(view)
     assert write_report(store, tmp_path / "report.html").stat().st_size > 1000

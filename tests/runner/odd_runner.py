@@ -9,5 +9,7 @@ from lorabench.commands import main as cli
 from lorabench.executors import local
 
 if __name__ == "__main__":
-    local.open_worker = functools.partial(local.open_worker, engine="tests.runner.odd_engine", predictor="tests.runner.odd_engine.predict_cell")
+    local.open_worker = functools.partial(
+        local.open_worker, engine="tests.runner.odd_engine", predictor="tests.runner.odd_engine.predict_cell"
+    )
     sys.exit(cli.main(sys.argv[1:]))

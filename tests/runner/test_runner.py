@@ -94,8 +94,12 @@ def begin(tmp_path, *seeds, out="out"):
     study = tmp_path / "odd.yaml"
     study.write_text(STUDY.replace("SEEDS", ", ".join(map(str, seeds))))
     command = [sys.executable, "-m", "tests.runner.odd_runner", "run", str(study), "--out", str(tmp_path / out)]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background of a script inherits a SIGINT that is ignored
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background of a script inherits a SIGINT that is ignored
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    )
 
 
 def until(condition, seconds=30.0):
@@ -143,7 +147,9 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, 
     _, err = runner.communicate(timeout=20)
     assert runner.returncode == code
     assert time.monotonic() - began < 8
-    assert err.startswith("lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run ")
+    assert err.startswith(
+        "lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run "
+    )
     assert "Traceback" not in err
     assert gone(worker)
     assert [r.outcome for r in Store(tmp_path / "out").results()] == ["finished"]
@@ -182,7 +188,9 @@ def test_what_may_not_fit_is_warned_of_and_run(open_odd, begun, tmp_path):
     assert [plan.store.get(c.id).value("predicted_train_peak_bytes") for c in plan.cells] == [None, 1e10, 1e10]
 
 
-def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_by_the_next_run(open_odd, begun, tmp_path):
+def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_by_the_next_run(
+    open_odd, begun, tmp_path
+):
     plan = run(study_of(106, 107, 1), tmp_path / "out", pool=WorkerPool(open_odd), skip_infeasible=True)
     assert outcomes(plan) == ["skipped", "finished", "finished"]
     assert "30.0 to 40.0 GB predicted, 20.0 GB free" in plan.store.get(plan.cells[0].id).error.message

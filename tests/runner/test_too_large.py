@@ -22,12 +22,17 @@ def checked(open_odd, folder, *ranks, skip=False):
 def test_a_condition_that_would_not_fit_is_a_note_in_its_own_words(open_odd, begun, tmp_path):
     plan = checked(open_odd, tmp_path, 4, 40)
     assert plan.notices == ("lora rank 40, a batch of 8 would not fit",) and plan.large == 1
-    assert "note: lora rank 40, a batch of 8 would not fit" in results.dry_run(plan) and "but 1 condition may not or would not fit into memory" in results.dry_run(plan)
+    assert "note: lora rank 40, a batch of 8 would not fit" in results.dry_run(
+        plan
+    ) and "but 1 condition may not or would not fit into memory" in results.dry_run(plan)
 
 
 def test_of_many_the_first_are_named_and_the_others_counted(open_odd, begun, tmp_path):
     plan = checked(open_odd, tmp_path, 4, 40, 41, 42, 43, 44)
-    assert len(plan.notices) == 4 and plan.notices[-1] == "2 more of 6 conditions may not or would not fit into memory, too"
+    assert (
+        len(plan.notices) == 4
+        and plan.notices[-1] == "2 more of 6 conditions may not or would not fit into memory, too"
+    )
 
 
 def test_what_never_could_is_refused_with_its_place_unless_such_cells_are_skipped(open_odd, begun, tmp_path):

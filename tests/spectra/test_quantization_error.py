@@ -42,7 +42,26 @@ def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
     save_file({"m.weight": weight}, tmp_path / "model.safetensors")
     turn = plugins.load("quantizations", "nf4").roundtrip
     (found,) = quantization_errors(Weights(tmp_path), ["m"], {"nf4": lambda w: (w, turn(w, False))})
-    levels = torch.tensor([-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0, 0.0795803, 0.1609302, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0])  # appendix E
+    levels = torch.tensor(
+        [
+            -1.0,
+            -0.6961928,
+            -0.52507305,
+            -0.39491749,
+            -0.28444138,
+            -0.18477343,
+            -0.09105004,
+            0.0,
+            0.0795803,
+            0.1609302,
+            0.24611230,
+            0.33791524,
+            0.44070983,
+            0.56261700,
+            0.72295684,
+            1.0,
+        ]
+    )  # appendix E
     blocks = weight.reshape(-1, 64)
     scaled = blocks / blocks.abs().amax(dim=1, keepdim=True)
     nearest = levels[(scaled[..., None] - levels).abs().argmin(dim=-1)] * blocks.abs().amax(dim=1, keepdim=True)

@@ -51,7 +51,10 @@ def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_p
     ("fields", "words"),
     [
         ({"alora_invocation_tokens": [5, 6]}, "aLoRA: the change holds only from its invocation tokens on"),
-        ({"some_new_switch": {"strength": 2}, "peft_version": "9.9"}, "adapter_config.json sets some_new_switch, which is not known here"),
+        (
+            {"some_new_switch": {"strength": 2}, "peft_version": "9.9"},
+            "adapter_config.json sets some_new_switch, which is not known here",
+        ),
         ({"ensure_weight_tying": True}, "layers that share a weight"),
         ({"init_lora_weights": "lora_ga"}, "the adapter starts from lora_ga"),
         ({"init_lora_weights": "corda"}, "the adapter starts from corda"),
@@ -75,7 +78,18 @@ def test_every_field_of_this_pefts_configurations_is_known():
     assert fields <= _KNOWN
 
 
-@pytest.mark.parametrize("name", ["lora_gate.weight", "lora_C.default.weight", "lora_arrow.default.prototypes", "hada_w1_a", "lokr_w2", "vera_lambda_b", "lora_mid.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_gate.weight",
+        "lora_C.default.weight",
+        "lora_arrow.default.prototypes",
+        "hada_w1_a",
+        "lokr_w2",
+        "vera_lambda_b",
+        "lora_mid.weight",
+    ],
+)
 def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -130,15 +144,23 @@ def test_a_matrix_turned_the_wrong_way_is_no_merged_projection(tmp_path):
     """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name those in enable_lora."""
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
     state = load_file(folder / "adapter_model.safetensors")
-    save_file({k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"):
+    save_file(
+        {k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()},
+        folder / "adapter_model.safetensors",
+    )
+    with pytest.raises(
+        ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"
+    ):
         Adapter(folder)
 
 
 def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
     state = load_file(folder / "adapter_model.safetensors")
-    save_file({k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()},
+        folder / "adapter_model.safetensors",
+    )
     for command in (["spectrum", str(folder)], ["truncate", str(folder), "--rank", "2", "-o", str(tmp_path / "cut")]):
         assert main(command) == 2
         assert "lora_A is 0 x 4 and lora_B is 32 x 4: empty" in capsys.readouterr().err
@@ -148,9 +170,15 @@ def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
     ("fields", "passed"),
     [
         ({"target_modules": ["q_proj"]}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
-        ({"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        (
+            {"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"},
+            ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"],
+        ),
         ({"layers_to_transform": [1]}, ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj"]),
-        ({"layers_to_transform": 0, "layers_pattern": "layers"}, ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
+        (
+            {"layers_to_transform": 0, "layers_pattern": "layers"},
+            ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"],
+        ),
         ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, ["layers.0.self_attn.q_proj"]),
         ({"target_modules": "all-linear"}, []),
         ({"target_modules": None}, []),
@@ -184,7 +212,10 @@ def test_a_folder_whose_file_has_a_name_of_its_own_tells_it(tmp_path):
 @pytest.mark.parametrize("last", ["scale", "scaling", "scalar"])
 def test_a_factor_beside_the_factors_is_refused_by_its_name(last, tmp_path):
     a, b = torch.ones(4, 12), torch.ones(10, 4)
-    save_file({"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)}, tmp_path / "k.safetensors")
+    save_file(
+        {"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)},
+        tmp_path / "k.safetensors",
+    )
     with pytest.raises(ModelError, match=rf"has a tensor lora_unet_q\.{last} beside the factors"):
         Adapter(tmp_path / "k.safetensors")
 

@@ -36,13 +36,38 @@ CASES = [
     ("llama-2-7b", "a100-40gb", 512, "full", "none", False, "LLaMA-Factory: 60 GB even in pure bfloat16"),
     ("llama-2-13b", "rtx4080", 512, "lora", "nf4", True, "QLoRA figure 6: 11.3 GB"),
     ("llama-2-13b", "rtx4090", 512, "lora", "none", False, "litgpt: 38.12 GB; the weights alone are 26 GB"),
-    ("llama-2-13b", "a100-40gb", 512, "lora", "none", True, "litgpt: 38.12 GB, even at 1304 tokens without checkpointing"),
-    ("llama-30b", "rtx4090", 512, "lora", "nf4", True, "QLoRA abstract and section 5: Guanaco 33B trained on one 24 GB card"),
+    (
+        "llama-2-13b",
+        "a100-40gb",
+        512,
+        "lora",
+        "none",
+        True,
+        "litgpt: 38.12 GB, even at 1304 tokens without checkpointing",
+    ),
+    (
+        "llama-30b",
+        "rtx4090",
+        512,
+        "lora",
+        "nf4",
+        True,
+        "QLoRA abstract and section 5: Guanaco 33B trained on one 24 GB card",
+    ),
     ("llama-30b", "rtx4080", 512, "lora", "nf4", False, "QLoRA figure 6: the model alone is 19.3 GB"),
     ("llama-65b", "rtx-a6000", 512, "lora", "nf4", True, "QLoRA abstract: 65B on one 48 GB card; figure 6: 45.0 GB"),
     ("llama-2-70b", "a100-80gb", 512, "lora", "nf4", True, "Qwen: 61.4 GB"),
     ("llama-2-70b", "a100-80gb", 512, "lora", "none", False, "Qwen: 217.7 GB"),
-    pytest.param("llama-2-70b", "a100-40gb", 512, "lora", "nf4", False, "LLaMA-Factory: 48 GB; litgpt: 37.2 GB untrained", marks=pytest.mark.slow),
+    pytest.param(
+        "llama-2-70b",
+        "a100-40gb",
+        512,
+        "lora",
+        "nf4",
+        False,
+        "LLaMA-Factory: 48 GB; litgpt: 37.2 GB untrained",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -52,7 +77,9 @@ def answer(model, gpu, length, batch=1):
 
 
 def entry(found, method, quantization):
-    return next((e for e in found if (e.candidate.method.name, e.candidate.quantization.name) == (method, quantization)), None)
+    return next(
+        (e for e in found if (e.candidate.method.name, e.candidate.quantization.name) == (method, quantization)), None
+    )
 
 
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
@@ -103,10 +130,20 @@ def test_where_nothing_fits_the_text_says_what_would():
     assert asked.advice.recommendations == ()
     assert all(e.over_bytes > 0 for e in asked.advice.excluded)
     least = min(e.needs.high_bytes for e in asked.advice.excluded)
-    for words in ("Nothing that was tried fits.", "The least demanding is LoRA r=8", "base in NF4", "Shorter sequences would not make it fit: what it holds between steps is too much", "it fits on a40"):
+    for words in (
+        "Nothing that was tried fits.",
+        "The least demanding is LoRA r=8",
+        "base in NF4",
+        "Shorter sequences would not make it fit: what it holds between steps is too much",
+        "it fits on a40",
+    ):
         assert words in text
     named = re.search(r"it fits on ([\w-]+)", text).group(1)
-    assert gpus()[named].memory_bytes >= least > max(c.memory_bytes for c in gpus().values() if c.memory_bytes < gpus()[named].memory_bytes)
+    assert (
+        gpus()[named].memory_bytes
+        >= least
+        > max(c.memory_bytes for c in gpus().values() if c.memory_bytes < gpus()[named].memory_bytes)
+    )
 
 
 def test_the_cheapest_change_is_one_that_the_method_allows():
@@ -118,7 +155,11 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
         return Needs(1, high, high, high)
 
     def told(method):
-        spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None) if method == "full" else MethodSpec(name=method, rank=8, alpha=16)
+        spec = (
+            MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
+            if method == "full"
+            else MethodSpec(name=method, rank=8, alpha=16)
+        )
         asked = Candidate(spec, QuantizationSpec(name="none"), 1, 1, True, "adamw", 1e-4, "constant", 0.0, 0.0, 1.0)
         return change(asked, needs(asked), card, needs, lambda c: lengths[c.method.name], lambda: adapters)
 
@@ -183,7 +224,9 @@ class Plan:
 
     def text(self):
         reference = "reference: {method: {name: full}}" if self.full else ""
-        return STUDY.format(ranks=list(self.ranks), include=FULL if self.full else "[]", seeds=list(self.seeds), reference=reference)
+        return STUDY.format(
+            ranks=list(self.ranks), include=FULL if self.full else "[]", seeds=list(self.seeds), reference=reference
+        )
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +248,11 @@ def lora(asked, quantization="none"):
 
 @pytest.mark.usefixtures("formula")
 @pytest.mark.parametrize(
-    ("tolerated", "none", "nf4"),  # behind full fine-tuning rank 2 is by 0.346, 8 by 0.2, 32 by 0.104, with nf4 0.05 more; behind its own best 8 is by 0.096
+    (
+        "tolerated",
+        "none",
+        "nf4",
+    ),  # behind full fine-tuning rank 2 is by 0.346, 8 by 0.2, 32 by 0.104, with nf4 0.05 more; behind its own best 8 is by 0.096
     [(0.45, 2, 2), (0.3, 8, 8), (0.15, 32, 8), (0.02, 32, 32)],
 )
 def test_the_rank_is_the_study_s_smallest_that_is_enough(made, tolerated, none, nf4):
@@ -248,7 +295,11 @@ def test_a_rank_that_is_level_with_full_fine_tuning_is_not_given_up_for_a_smalle
     """The loss that is tolerated is spent once: rank 32 is within 0.15 of full fine-tuning, rank 8 within 0.15 of rank 32 alone."""
     asked = ask(made(), tolerated_loss=0.15)
     first = asked.advice.recommendations[0]
-    assert (first.candidate.method.name, first.candidate.method.rank, first.candidate.quantization.name) == ("lora", 32, "none")
+    assert (first.candidate.method.name, first.candidate.method.rank, first.candidate.quantization.name) == (
+        "lora",
+        32,
+        "none",
+    )
     assert first.quality.enough is True
     assert "the best of all" in first.evidence[0].text
 
@@ -277,14 +328,25 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     asked = ask(filled(tmp_path, Plan((4,), seeds).text()), tolerated_loss=0.2)
     found = asked.advice.recommendations
     measured = [r for r in found if r.quality.basis == "measured"]
-    assert [(r.candidate.method.name, r.candidate.quantization.name) for r in measured] == [("lora", "nf4"), ("lora", "none"), ("full", "none")]
+    assert [(r.candidate.method.name, r.candidate.quantization.name) for r in measured] == [
+        ("lora", "nf4"),
+        ("lora", "none"),
+        ("full", "none"),
+    ]
     assert list(found[:3]) == measured  # all tie: fewer parameters, then less memory
     assert all(r.quality.enough is True and "beyond" not in in_words(r.quality) for r in measured)
     strict = ask(filled(tmp_path / "again", Plan((4,), seeds).text()), tolerated_loss=1e-4)
     assert not any(r.quality.enough is False for r in strict.advice.recommendations)
-    undecided = [i for i, r in enumerate(strict.advice.recommendations, 1) if r.quality.basis != "none" and r.quality.enough is None]
+    undecided = [
+        i
+        for i, r in enumerate(strict.advice.recommendations, 1)
+        if r.quality.basis != "none" and r.quality.enough is None
+    ]
     if len(undecided) > 1:
-        assert any(re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n) for n in strict.advice.notes)
+        assert any(
+            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n)
+            for n in strict.advice.notes
+        )
 
 
 @pytest.mark.usefixtures("formula")
@@ -306,7 +368,12 @@ def test_a_preset_is_known_by_its_hub_id_in_what_is_written(tmp_path):
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
 def test_what_an_answer_leaves_out_or_assumes_is_noted():
     notes = " ".join(recommend("llama-3.2-1b", "t4", 128, examples=100, tokens=1_000_000).advice.notes)
-    for words in ("t4 does not compute in bfloat16", "10,000 tokens an example do not fit into 128", "An int8 base is left out", "others are held against it"):
+    for words in (
+        "t4 does not compute in bfloat16",
+        "10,000 tokens an example do not fit into 128",
+        "An int8 base is left out",
+        "others are held against it",
+    ):
         assert words in notes
     unused = recommend("llama-3.2-1b", "24GB", 128, tolerated_loss=0.5).advice.notes
     assert any("was not used" in n for n in unused)
@@ -316,15 +383,21 @@ def test_what_an_answer_leaves_out_or_assumes_is_noted():
 def test_experts_that_are_neither_adapted_nor_quantised_are_told():
     for model, told in (("mixtral-8x7b", True), ("llama-3.2-1b", False)):
         found = recommend(model, "1000GB", 128).advice.recommendations
-        assert {any("experts are neither" in c for c in r.caveats) for r in found if r.candidate.method.name == "lora"} == {told}
-        assert not any("experts are neither" in c for r in found if r.candidate.method.name == "full" for c in r.caveats)
+        assert {
+            any("experts are neither" in c for c in r.caveats) for r in found if r.candidate.method.name == "lora"
+        } == {told}
+        assert not any(
+            "experts are neither" in c for r in found if r.candidate.method.name == "full" for c in r.caveats
+        )
 
 
 def test_an_epoch_of_short_examples_takes_less_than_one_of_full_sequences():
     model = ModelSpec(name="llama-3.2-1b")
     short, share = Workload(model, 2048, 16, 20_000, 6_000_000), 300 / 2048
     assert epoch((1.0, 4.0), short, 1250, 1) == pytest.approx((1250 * share, 5000 * share))
-    assert epoch((1.0, 4.0), short, 1250, 2) == pytest.approx((1250 * share, 5000 * 2 * share))  # one of two sequences may be as long as both
+    assert epoch((1.0, 4.0), short, 1250, 2) == pytest.approx(
+        (1250 * share, 5000 * 2 * share)
+    )  # one of two sequences may be as long as both
     assert epoch((1.0, 4.0), short, 1250, 16) == pytest.approx((1250 * share, 5000.0))
     assert epoch((1.0, 4.0), Workload(model, 2048, 16, 20_000, None), 1250, 1) == (1250.0, 5000.0)
     assert epoch((1.0, 4.0), Workload(model, 2048, 16, 10, 10**11), 1, 1) == (1.0, 4.0)
@@ -387,7 +460,9 @@ def test_a_storage_that_was_not_measured_stands_below_the_one_that_was(tmp_path)
 
 @pytest.mark.usefixtures("formula")
 def test_of_several_rates_the_one_of_the_best_mean_is_taken(tmp_path):
-    rates = Plan((8,), full=False).text().replace("quantization: [none, nf4]", "training.learning_rate: [4e-4, 4e-3, 4e-2]")
+    rates = (
+        Plan((8,), full=False).text().replace("quantization: [none, nf4]", "training.learning_rate: [4e-4, 4e-3, 4e-2]")
+    )
     found = lora(ask(filled(tmp_path, rates), tolerated_loss=5.0))
     assert found.candidate.learning_rate == 4e-3  # the synthetic optimum lies next to it
     assert any("rank 8 is the only one that" in c for c in found.caveats)
@@ -398,7 +473,9 @@ def test_studies_that_lie_in_reports_are_found_only_where_their_model_is_near(ma
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "mine").symlink_to(made().folder)
     monkeypatch.chdir(tmp_path)
-    (made().folder / "cells.csv").write_text(wide(made().results()).to_csv(index=False), encoding="utf-8")  # as a run does at its end
+    (made().folder / "cells.csv").write_text(
+        wide(made().results()).to_csv(index=False), encoding="utf-8"
+    )  # as a run does at its end
     near = recommend(MODEL, "24GB", 128, batch_size=4)
     far = recommend("smollm2-135m", "24GB", 128, batch_size=1)
     assert {lora(a).quality.basis for a in (near, far)} == {"measured", "published"}

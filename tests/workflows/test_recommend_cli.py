@@ -41,7 +41,10 @@ def test_json_has_every_key_and_bytes_as_whole_numbers(capsys):
     assert told["recommendations"]
     for r in told["recommendations"]:
         assert set(r) >= SAID | {"headroom_bytes", "quality", "evidence", "caveats"}
-        assert all(type(r[k]) is int for k in ("micro_batch_size", "gradient_accumulation", "peak_bytes", "high_bytes", "headroom_bytes"))
+        assert all(
+            type(r[k]) is int
+            for k in ("micro_batch_size", "gradient_accumulation", "peak_bytes", "high_bytes", "headroom_bytes")
+        )
         assert r["high_bytes"] + r["headroom_bytes"] == told["memory_bytes"] == 2**30
         assert r["micro_batch_size"] * r["gradient_accumulation"] == told["batch_size"] == 2
         assert r["evidence"] and all({"kind", "text", "source"} <= set(e) for e in r["evidence"])
@@ -53,7 +56,12 @@ def test_json_of_what_is_ruled_out_has_every_key(capsys):
     code, out, _ = call(capsys, *TINY, "--gpu", "0.01GB", "--json")
     told = json.loads(out)
     assert (code, told["recommendations"]) == (0, [])
-    assert {(e["method"], e["quantization"]) for e in told["excluded"]} == {("lora", "none"), ("lora", "int8"), ("lora", "nf4"), ("full", "none")}
+    assert {(e["method"], e["quantization"]) for e in told["excluded"]} == {
+        ("lora", "none"),
+        ("lora", "int8"),
+        ("lora", "nf4"),
+        ("full", "none"),
+    }
     for e in told["excluded"]:
         assert set(e) >= SAID | {"over_bytes", "cheapest_change"}
         assert e["over_bytes"] == e["high_bytes"] - told["memory_bytes"] > 0
@@ -76,7 +84,11 @@ def test_json_and_text_say_the_same(capsys):
     code, text, err = call(capsys, *TINY)
     assert (code, err) == (0, "")
     for i, r in enumerate(told["recommendations"], 1):
-        name = "full fine-tuning" if r["method"] == "full" else f"LoRA r={r['rank']}, alpha {r['alpha']:g}, {r['target_modules']}"
+        name = (
+            "full fine-tuning"
+            if r["method"] == "full"
+            else f"LoRA r={r['rank']}, alpha {r['alpha']:g}, {r['target_modules']}"
+        )
         assert f"\n{i}. {name}" in text
     assert max(map(len, text.splitlines())) <= 160
 
@@ -141,7 +153,11 @@ def test_what_is_emitted_for_peft_is_the_recommendation_and_peft_reads_it(capsys
     assert json.loads(out)["recommendations"] == told
     assert sorted(err.split()) == sorted(str(p) for p in (tmp_path / "files").iterdir())
     config = LoraConfig.from_pretrained(tmp_path / "files")
-    assert (config.r, config.lora_alpha, config.target_modules) == (told[entry - 1]["rank"], told[entry - 1]["alpha"], "all-linear")
+    assert (config.r, config.lora_alpha, config.target_modules) == (
+        told[entry - 1]["rank"],
+        told[entry - 1]["alpha"],
+        "all-linear",
+    )
     script = (tmp_path / "files" / "train.py").read_text(encoding="utf-8")
     compile(script, "train.py", "exec")
 

@@ -113,7 +113,9 @@ class Evidence:
 def listed(parts: Sequence[str], separator: str = ", ") -> str:
     """ "a, b, c and 4 more" """
     more = len(parts) - _NAMED
-    return separator.join(parts) if more <= 0 else f"{separator.join(parts[:_NAMED])}{separator.rstrip()} and {more} more"
+    return (
+        separator.join(parts) if more <= 0 else f"{separator.join(parts[:_NAMED])}{separator.rstrip()} and {more} more"
+    )
 
 
 def cells_of(number: int, total: int) -> str:

@@ -46,7 +46,10 @@ def diverged(e: Evidence) -> Finding | None:
     early = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
     why = f"Their learning rate ({rates}) is too high for the setting: lower it."
     if early:  # nothing was updated yet
-        why = f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and the data." + (f" {why}" if early < len(cells) else "")
+        why = (
+            f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and the data."
+            + (f" {why}" if early < len(cells) else "")
+        )
     sentence = f"{share} lost a finite loss and have no results. {why}"
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
 
@@ -77,8 +80,14 @@ def missing(e: Evidence) -> Finding | None:
         return None
     kept = {i for g in e.chosen for i in g.ids}
     aside = sum(i not in kept for i in cells)
-    told = f", {aside} of them at rates that are not the chosen ones so far, so that the choice may change" if aside else ""
-    sentence = f"{share} {'has' if len(cells) == 1 else 'have'} not been run yet{told}. Run the study again to complete it."
+    told = (
+        f", {aside} of them at rates that are not the chosen ones so far, so that the choice may change"
+        if aside
+        else ""
+    )
+    sentence = (
+        f"{share} {'has' if len(cells) == 1 else 'have'} not been run yet{told}. Run the study again to complete it."
+    )
     return Finding("missing", "grave", "Cells are missing", sentence, e.labels(groups), cells)
 
 
@@ -91,7 +100,11 @@ def rates_broke(e: Evidence) -> Finding | None:
     total = sum(len(g.ids) for g in e.planned)
     how = ", ".join(f"{n} {o.replace('_', ' ')}" for o, n in Counter(broken.values()).most_common())
     rates = listed([f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in broken})])
-    again = " Run the study again to retry those that failed: their rates may be better." if "failed" in broken.values() else ""
+    again = (
+        " Run the study again to retry those that failed: their rates may be better."
+        if "failed" in broken.values()
+        else ""
+    )
     sentence = f"{cells_of(len(broken), total)} broke at rates that were not chosen ({how}; rates {rates}). No number comes from them.{again}"
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
     return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
@@ -99,8 +112,15 @@ def rates_broke(e: Evidence) -> Finding | None:
 
 def mixed_environments(e: Evidence) -> Finding | None:
     """Cells that ran on different devices or with different libraries."""
-    seen = {i: facts(env) for g in e.chosen for i in g.ids if i in e.results and (env := e.results[i].environment) is not None}
-    if not all("instructions" in f for f in seen.values()):  # results of before it was recorded may be of the same processor
+    seen = {
+        i: facts(env)
+        for g in e.chosen
+        for i in g.ids
+        if i in e.results and (env := e.results[i].environment) is not None
+    }
+    if not all(
+        "instructions" in f for f in seen.values()
+    ):  # results of before it was recorded may be of the same processor
         seen = {i: {name: value for name, value in f.items() if name != "instructions"} for i, f in seen.items()}
     often = Counter(tuple(f.items()) for f in seen.values())
     if len(often) < 2:
@@ -118,7 +138,9 @@ def mixed_environments(e: Evidence) -> Finding | None:
         f"between them. Run the {len(odd)} that differ from the most common one again, or compare quality alone."
     )
     groups = [g for g in e.chosen if not set(g.ids).isdisjoint(odd)]
-    return Finding("mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd)
+    return Finding(
+        "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd
+    )
 
 
 def stored_quantised(e: Evidence) -> Finding | None:
@@ -126,12 +148,17 @@ def stored_quantised(e: Evidence) -> Finding | None:
     groups = [g for g in e.chosen if any(r.stored_quantised for r in _resolved(e, g))]
     if not groups:
         return None
-    bases = dict.fromkeys(f"{model_label(g.setting.model.name)} ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})" for g in groups)
+    bases = dict.fromkeys(
+        f"{model_label(g.setting.model.name)} ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})"
+        for g in groups
+    )
     sentence = (
         f"{listed(list(bases))} {'is' if len(bases) == 1 else 'are'} stored quantised and {'was' if len(bases) == 1 else 'were'} read so: "
         "nothing was quantised here, and what that quantisation lost is in no number. Compare with the unquantised checkpoint to see it."
     )
-    return Finding("stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups)
+    )
 
 
 def unreached(e: Evidence) -> Finding | None:
@@ -140,7 +167,9 @@ def unreached(e: Evidence) -> Finding | None:
     for g in e.chosen:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
-            words = left.words(quantised=cell.quantization.name != "none", adapted=cell.method.target_modules is not None)
+            words = left.words(
+                quantised=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
+            )
             if words:
                 told.setdefault(f"{model_label(cell.model.name)}: {words}.", []).append(g)
     if not told:
@@ -175,7 +204,9 @@ def mixed_precision(e: Evidence) -> Finding | None:
     if mixed:
         numbers = Counter(dtype for by_dtype in mixed for dtype, cells in by_dtype.items() for _ in cells)
         each = ", ".join(f"{dtype}: {n}" for dtype, n in sorted(numbers.items()))
-        said.append(f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that differences hold what precision alone makes.")
+        said.append(
+            f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that differences hold what precision alone makes."
+        )
     if shared:
         said.append(f"Forgetting of {len(shared)} cells may be counted from a base in another precision than theirs.")
     cells = tuple(dict.fromkeys((*(i for m in mixed for c in m.values() for i in c), *shared)))
@@ -186,15 +217,27 @@ def mixed_precision(e: Evidence) -> Finding | None:
 
 def facts(env: Environment) -> dict[str, str]:
     """What times, memory and the last digits of losses hang on."""
-    named = {"device": env.device, "driver": env.driver, "threads": env.cores, "instructions": env.instructions, **dict(sorted(env.packages.items()))}
+    named = {
+        "device": env.device,
+        "driver": env.driver,
+        "threads": env.cores,
+        "instructions": env.instructions,
+        **dict(sorted(env.packages.items())),
+    }
     return {name: str(value) for name, value in named.items() if value is not None}
 
 
-def _ended(e: Evidence, outcome: str, groups: Sequence[Replicates] | None = None) -> tuple[list[Replicates], tuple[str, ...], str]:
+def _ended(
+    e: Evidence, outcome: str, groups: Sequence[Replicates] | None = None
+) -> tuple[list[Replicates], tuple[str, ...], str]:
     """The conditions and cells that ended so, at the chosen rates unless said otherwise, and their share in words."""
     among = e.chosen if groups is None else groups
     cells = tuple(i for g in among for i in g.ids if e.outcome(i) == outcome)
-    return [g for g in among if not set(g.ids).isdisjoint(cells)], cells, cells_of(len(cells), sum(len(g.ids) for g in among))
+    return (
+        [g for g in among if not set(g.ids).isdisjoint(cells)],
+        cells,
+        cells_of(len(cells), sum(len(g.ids) for g in among)),
+    )
 
 
 def _was(cells: Sequence[str]) -> str:

@@ -16,7 +16,10 @@ from lorabench.record.data import DataFacts
 
 LEAST_ROWS = 30  # below, a normal interval over sequences is too narrow
 MOST, SOME = 0.5, 0.05  # shares of rows that are dropped or cut
-LEAKED = {"rows": 0.01, "blocks": 0.05}  # share of the test that is training, too: running text repeats a sentence here and there
+LEAKED = {
+    "rows": 0.01,
+    "blocks": 0.05,
+}  # share of the test that is training, too: running text repeats a sentence here and there
 ONE_SIDED = 0.7  # share of the test rows with one label
 
 
@@ -26,7 +29,9 @@ def rows_lost(e: Evidence) -> Finding | None:
     if found is None or found.share <= MOST:
         return None
     sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped: the numbers are about the short rest. {_raise(found.facts)}"
-    return Finding("rows_lost", "grave", "Most rows were dropped", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "rows_lost", "grave", "Most rows were dropped", sentence, e.labels(found.groups), e.finished(found.groups)
+    )
 
 
 def test_leaked(e: Evidence) -> Finding | None:
@@ -39,7 +44,9 @@ def test_leaked(e: Evidence) -> Finding | None:
         f"{test.in_training:,} of {test.read:,} test rows ({_percent(found.share)}) are training rows, too, prompt and response: for them a low loss and a right answer are memory, "
         "and more rank remembers more. Take them out of the training rows or of the test."
     )
-    return Finding("test_leaked", "grave", "Test rows were trained on", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "test_leaked", "grave", "Test rows were trained on", sentence, e.labels(found.groups), e.finished(found.groups)
+    )
 
 
 def few_test_rows(e: Evidence) -> Finding | None:
@@ -48,18 +55,38 @@ def few_test_rows(e: Evidence) -> Finding | None:
     if found is None or not found.share or found.facts.test.kept >= LEAST_ROWS:
         return None
     sentence = f"The held-out loss is measured on {found.facts.test.kept:,} rows; other rows could order the conditions otherwise. Give {LEAST_ROWS} test rows at the very least, better some hundred."
-    return Finding("few_test_rows", "grave", "The test split is too small", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "few_test_rows",
+        "grave",
+        "The test split is too small",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
 def rows_dropped(e: Evidence) -> Finding | None:
     """A share of a split was too long."""
-    found = _worst(e, lambda f: share if (share := _most(f, "dropped")) <= MOST else 0.0)  # above, it is another finding
+    found = _worst(
+        e, lambda f: share if (share := _most(f, "dropped")) <= MOST else 0.0
+    )  # above, it is another finding
     if found is None or found.share < SOME:
         return None
     items = found.facts.items
-    apart = f" The loss leaves them out ({found.facts.test.kept:,} test rows), the accuracy does not ({items:,})." if items is not None and found.facts.test.dropped else ""
+    apart = (
+        f" The loss leaves them out ({found.facts.test.kept:,} test rows), the accuracy does not ({items:,})."
+        if items is not None and found.facts.test.dropped
+        else ""
+    )
     sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped.{apart} {_raise(found.facts)}"
-    return Finding("rows_dropped", "caution", "Rows were dropped for their length", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "rows_dropped",
+        "caution",
+        "Rows were dropped for their length",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
 def responses_cut(e: Evidence) -> Finding | None:
@@ -68,22 +95,50 @@ def responses_cut(e: Evidence) -> Finding | None:
     if found is None or found.share < SOME:
         return None
     sentence = f"At {found.length} tokens the response of {_each(found.facts, 'cut')} loses its end, where an answer often stands, and the end-of-text token with it. {_raise(found.facts)}"
-    return Finding("responses_cut", "caution", "Responses were cut", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "responses_cut", "caution", "Responses were cut", sentence, e.labels(found.groups), e.finished(found.groups)
+    )
 
 
 def prompts_leaked(e: Evidence) -> Finding | None:
     """Held-out rows whose prompt was trained on, with another response or for single rows with the same."""
-    found = _worst(e, lambda f: max(f.test.prompt_in_training / f.test.read, f.validation.prompt_in_training / f.validation.read, f.test.in_validation / f.test.read))
-    if found is None or not found.share or found.facts.test.in_training / found.facts.test.read >= LEAKED[found.facts.unit]:
+    found = _worst(
+        e,
+        lambda f: max(
+            f.test.prompt_in_training / f.test.read,
+            f.validation.prompt_in_training / f.validation.read,
+            f.test.in_validation / f.test.read,
+        ),
+    )
+    if (
+        found is None
+        or not found.share
+        or found.facts.test.in_training / found.facts.test.read >= LEAKED[found.facts.unit]
+    ):
         return None
     test, validation = found.facts.test, found.facts.validation
     parts = [
-        f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row ({test.in_training:,} its response, too)" if test.prompt_in_training else "",
-        f"{validation.prompt_in_training:,} of {validation.read:,} validation rows have the prompt of a training row" if validation.prompt_in_training else "",
-        f"{test.in_validation:,} of {test.read:,} test rows are validation rows, by which a learning rate may be chosen" if test.in_validation else "",
+        f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row ({test.in_training:,} its response, too)"
+        if test.prompt_in_training
+        else "",
+        f"{validation.prompt_in_training:,} of {validation.read:,} validation rows have the prompt of a training row"
+        if validation.prompt_in_training
+        else "",
+        f"{test.in_validation:,} of {test.read:,} test rows are validation rows, by which a learning rate may be chosen"
+        if test.in_validation
+        else "",
     ]
-    sentence = f"{'; '.join(p for p in parts if p)}. What is measured on them is partly memory: take them out of one side."
-    return Finding("prompts_leaked", "caution", "Test and training share prompts", sentence, e.labels(found.groups), e.finished(found.groups))
+    sentence = (
+        f"{'; '.join(p for p in parts if p)}. What is measured on them is partly memory: take them out of one side."
+    )
+    return Finding(
+        "prompts_leaked",
+        "caution",
+        "Test and training share prompts",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
 def unseen_labels(e: Evidence) -> Finding | None:
@@ -94,7 +149,14 @@ def unseen_labels(e: Evidence) -> Finding | None:
     labels = _unseen(found.facts)
     rows = sum(found.facts.test.labels[label] for label in labels)
     sentence = f"{rows:,} of {found.facts.test.kept:,} test rows have a label that no training row has ({listed(labels)}), and cannot be learned. Give training rows of every label, or take those out of the test."
-    return Finding("unseen_labels", "caution", "Labels that were never trained", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "unseen_labels",
+        "caution",
+        "Labels that were never trained",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
 def one_sided_labels(e: Evidence) -> Finding | None:
@@ -103,15 +165,28 @@ def one_sided_labels(e: Evidence) -> Finding | None:
     if found is None or not found.share:
         return None
     label, share = found.facts.test.majority or ("", 0.0)
-    named = [(e.by_condition[g.condition], name) for g in found.groups for name in ("accuracy", f"{g.setting.task.name}/acc")]  # of other items the labels say nothing
+    named = [
+        (e.by_condition[g.condition], name) for g in found.groups for name in ("accuracy", f"{g.setting.task.name}/acc")
+    ]  # of other items the labels say nothing
     best = max((v for summary, name in named if (v := summary.mean(name)) is not None), default=None)
-    chance = 2 * math.sqrt(share * (1 - share) / found.facts.test.kept)  # two standard errors of a share: the accuracy may be of other rows of the test
-    even = share <= 1 / len(found.facts.test.labels) + chance  # then an accuracy that low is one of guessing: at_chance says so
+    chance = 2 * math.sqrt(
+        share * (1 - share) / found.facts.test.kept
+    )  # two standard errors of a share: the accuracy may be of other rows of the test
+    even = (
+        share <= 1 / len(found.facts.test.labels) + chance
+    )  # then an accuracy that low is one of guessing: at_chance says so
     if share < ONE_SIDED and (even or best is None or best > share + chance):
         return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
     sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."
-    return Finding("one_sided_labels", "caution", "Most test rows have one label", sentence, e.labels(found.groups), e.finished(found.groups))
+    return Finding(
+        "one_sided_labels",
+        "caution",
+        "Most test rows have one label",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
 def test_rows_differ(e: Evidence) -> Finding | None:
@@ -124,7 +199,9 @@ def test_rows_differ(e: Evidence) -> Finding | None:
     parts, groups = [], []
     for by_rows in (rows for rows in tests.values() if len(rows) > 1):
         for (measured, kept, cut), members in by_rows.items():
-            parts.append(f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in {listed(e.labels(members))}")
+            parts.append(
+                f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in {listed(e.labels(members))}"
+            )
             groups += members
     if not parts:
         return None
@@ -132,12 +209,25 @@ def test_rows_differ(e: Evidence) -> Finding | None:
         f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may be one of the rows. "
         "Give all conditions one training.sequence_length that keeps the test rows whole, and one evaluation.max_sequences."
     )
-    return Finding("test_rows_differ", "caution", "Conditions are tested on other rows", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "test_rows_differ",
+        "caution",
+        "Conditions are tested on other rows",
+        sentence,
+        e.labels(groups),
+        e.finished(groups),
+    )
 
 
 def rows_unmeasured(e: Evidence) -> Finding | None:
     """Test rows beyond evaluation.max_sequences."""
-    found = [(g, facts) for g in e.chosen if (facts := _facts(e, g)) is not None and facts.unit == "rows" and facts.test.kept > g.setting.evaluation.max_sequences]
+    found = [
+        (g, facts)
+        for g in e.chosen
+        if (facts := _facts(e, g)) is not None
+        and facts.unit == "rows"
+        and facts.test.kept > g.setting.evaluation.max_sequences
+    ]
     if not found:
         return None
     group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
@@ -147,20 +237,41 @@ def rows_unmeasured(e: Evidence) -> Finding | None:
         f"All of them would make the intervals over rows {math.sqrt(facts.test.kept / most):.1f} times as narrow."
     )
     groups = [g for g, _ in found]
-    return Finding("rows_unmeasured", "note", "A part of the test rows is measured", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "rows_unmeasured", "note", "A part of the test rows is measured", sentence, e.labels(groups), e.finished(groups)
+    )
 
 
 def rows_changed(e: Evidence) -> Finding | None:
     """Rows dropped, cut or repeated in numbers that hardly matter."""
-    found = _worst(e, lambda f: sum(share for what in _CHANGES if (share := _most(f, what)) < SOME or what == "repeated"))
+    found = _worst(
+        e, lambda f: sum(share for what in _CHANGES if (share := _most(f, what)) < SOME or what == "repeated")
+    )
     if found is None or not found.share:
         return None
-    parts = [f"{_each(found.facts, what)} {words}" for what, words in _CHANGES.items() if (share := _most(found.facts, what)) > 0 and (share < SOME or what == "repeated")]
-    sentence = f"{'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
-    return Finding("rows_changed", "note", "Single rows were dropped, cut or repeated", sentence, e.labels(found.groups), e.finished(found.groups))
+    parts = [
+        f"{_each(found.facts, what)} {words}"
+        for what, words in _CHANGES.items()
+        if (share := _most(found.facts, what)) > 0 and (share < SOME or what == "repeated")
+    ]
+    sentence = (
+        f"{'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
+    )
+    return Finding(
+        "rows_changed",
+        "note",
+        "Single rows were dropped, cut or repeated",
+        sentence,
+        e.labels(found.groups),
+        e.finished(found.groups),
+    )
 
 
-_CHANGES = {"dropped": "were dropped for their length", "cut": "lose the end of their response", "repeated": "repeat an earlier one"}
+_CHANGES = {
+    "dropped": "were dropped for their length",
+    "cut": "lose the end of their response",
+    "repeated": "repeat an earlier one",
+}
 
 
 class _Worst(NamedTuple):
@@ -186,7 +297,9 @@ def _worst(e: Evidence, share: Callable[[DataFacts], float]) -> _Worst | None:
 
 def _facts(e: Evidence, g: Replicates) -> DataFacts | None:
     """A condition's counts: all its cells read the same rows."""
-    return next((r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None)
+    return next(
+        (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
+    )
 
 
 def _most(facts: DataFacts, what: str) -> float:
@@ -201,7 +314,11 @@ def _unseen(facts: DataFacts) -> list[str]:
 def _each(facts: DataFacts, what: str) -> str:
     """ "40 of 57 training rows and 3 of 60 test rows" """
     named = {"train": "training"}
-    parts = [f"{n:,} of {split.read:,} {named.get(name, name)} {facts.unit}" for name, split in facts.splits.items() if (n := getattr(split, what))]
+    parts = [
+        f"{n:,} of {split.read:,} {named.get(name, name)} {facts.unit}"
+        for name, split in facts.splits.items()
+        if (n := getattr(split, what))
+    ]
     return " and ".join(parts)
 
 

@@ -46,7 +46,9 @@ def base_better(e: Evidence) -> Finding | None:
             ours, theirs = _mean(e, name, g), _mean(e, name, base)
             if base is not None and ours is not None and theirs is not None and _surely_worse(e, name, g, base):
                 hit[g.condition], hit[base.condition] = g, base
-                parts.append(f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)} {_value(name, theirs)}")
+                parts.append(
+                    f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)} {_value(name, theirs)}"
+                )
     trained = [g for g in hit.values() if g.trains]
     if not trained:
         return None
@@ -54,7 +56,14 @@ def base_better(e: Evidence) -> Finding | None:
         f"{len(trained)} of {len(e.trained)} trained conditions are worse than the untrained base by a 95 % interval ({listed(parts, '; ')}). "
         "Training harmed them there: look at the learning rate, the steps and the data before comparing them."
     )
-    return Finding("base_better", "grave", "The untrained base is better", sentence, e.labels(trained), e.finished(list(hit.values())))
+    return Finding(
+        "base_better",
+        "grave",
+        "The untrained base is better",
+        sentence,
+        e.labels(trained),
+        e.finished(list(hit.values())),
+    )
 
 
 def at_chance(e: Evidence) -> Finding | None:
@@ -75,20 +84,28 @@ def at_chance(e: Evidence) -> Finding | None:
         f"{len(groups)} of {len(e.trained or e.chosen)} conditions have an accuracy that does not show {shows} ({listed(parts, '; ')}). "
         f"Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more items."
     )
-    return Finding("at_chance", "caution", "Accuracies no better than chance", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "at_chance", "caution", "Accuracies no better than chance", sentence, e.labels(groups), e.finished(groups)
+    )
 
 
 def choices(name: str, cell: Cell) -> int | None:
     """How many answers an accuracy's items offer; None where the study does not say (lm-eval's own tasks)."""
     if (cell.task.name, name) == ("python-docs", "python-docs-cloze/acc"):
         return _CLOZE_CHOICES
-    return len({*getattr(cell.task, "choices", {}).values()}) or None if cell.task.name == "classify" and name in ("accuracy", "classify/acc") else None
+    return (
+        len({*getattr(cell.task, "choices", {}).values()}) or None
+        if cell.task.name == "classify" and name in ("accuracy", "classify/acc")
+        else None
+    )
 
 
 def _offered(e: Evidence, name: str, g: Replicates) -> int | None:
     """The same of a condition: where labels stand for themselves, they are those of the data."""
     number, known = choices(name, g.setting), getattr(g.setting.task, "choices", {})
-    data = next((r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None)
+    data = next(
+        (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
+    )
     seen = {*data.train.labels, *data.validation.labels, *data.test.labels} if data else set()
     return len(seen) if number and seen - known.keys() else number
 
@@ -103,7 +120,13 @@ def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bo
         known = [i for c in e.finished([g]) if (i := _items(e, name, c)) is not None]
         start = [i for c in e.finished([base]) if (i := _items(e, name, c)) is not None]
         error = _paired_error(e, name, g, base)
-        errors = item_errors(known, start * len(known)) if len(known) == len(ours) and len(start) == 1 else (error, error) if error else None
+        errors = (
+            item_errors(known, start * len(known))
+            if len(known) == len(ours) and len(start) == 1
+            else (error, error)
+            if error
+            else None
+        )
         count = len(start[0].sums) if len(start) == 1 else None
     ends = difference(ours, np.full(len(ours), theirs), errors, count).interval
     return ends is not None and (ends[0] > 0 if metric(name).better == "lower" else ends[1] < 0)
@@ -117,7 +140,9 @@ def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
     low, high = exact(mean, items) if items is not None and few_of_a_kind(mean, items) else (mean - half, mean + half)
     if low > 1 / number:
         return None
-    return f"{_value(name, mean)} ({_interval(low, high)}), of guessing among {number} choices {_value(name, 1 / number)}"
+    return (
+        f"{_value(name, mean)} ({_interval(low, high)}), of guessing among {number} choices {_value(name, 1 / number)}"
+    )
 
 
 def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
@@ -152,7 +177,13 @@ def few_items(e: Evidence) -> Finding | None:
     hit: dict[str, Replicates] = {}
     short = total = 0
     for name in (m for m in e.metrics if metric(m).unit == "share"):
-        seen = [(error, d.items, c) for c in e.comparisons if c.metric == name and (d := e.pairing.difference(name, c.condition, c.reference)) and (error := _over_items(d))]
+        seen = [
+            (error, d.items, c)
+            for c in e.comparisons
+            if c.metric == name
+            and (d := e.pairing.difference(name, c.condition, c.reference))
+            and (error := _over_items(d))
+        ]
         found = [row for row in seen if quantile_over_items(row[1], 0.05) * row[0] >= margin]
         total += len(seen)
         if not found:
@@ -174,7 +205,14 @@ def few_items(e: Evidence) -> Finding | None:
     more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.chosen) else "Test on more items"
     who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
     sentence = f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
-    return Finding("few_items", "caution", "Too few items for the margin", sentence, e.labels(list(hit.values())), e.finished(list(hit.values())))
+    return Finding(
+        "few_items",
+        "caution",
+        "Too few items for the margin",
+        sentence,
+        e.labels(list(hit.values())),
+        e.finished(list(hit.values())),
+    )
 
 
 def _over_items(d: Difference) -> float | None:
@@ -187,11 +225,16 @@ def prediction_off(e: Evidence) -> Finding | None:
     errors: dict[str, float] = {}
     known = 0
     for g in e.trained:
-        pairs = [(e.results[i].value("predicted_train_peak_bytes"), e.results[i].value("train_peak_bytes")) for i in e.finished([g])]
+        pairs = [
+            (e.results[i].value("predicted_train_peak_bytes"), e.results[i].value("train_peak_bytes"))
+            for i in e.finished([g])
+        ]
         whole = [(p, m) for p, m in pairs if p is not None and m]
         if whole:
             known += 1
-            error = max((p / m - 1 for p, m in whole), key=abs)  # of a mean a cell above and one below would say nothing
+            error = max(
+                (p / m - 1 for p, m in whole), key=abs
+            )  # of a mean a cell above and one below would say nothing
             if abs(error) > _OFF:
                 errors[g.condition] = error
     if not errors:
@@ -203,7 +246,9 @@ def prediction_off(e: Evidence) -> Finding | None:
         "Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
     )
     groups = [e.groups[c] for c in errors]
-    return Finding("prediction_off", "note", "Memory was predicted wrongly", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "prediction_off", "note", "Memory was predicted wrongly", sentence, e.labels(groups), e.finished(groups)
+    )
 
 
 def still_falling(e: Evidence) -> Finding | None:
@@ -224,7 +269,14 @@ def still_falling(e: Evidence) -> Finding | None:
         "What is compared is who learns faster, not where each would end: train for more steps."
     )
     groups = [e.groups[c] for c in falls]
-    return Finding("still_falling", "caution", "The training loss still falls at the end", sentence, e.labels(groups), e.finished(groups))
+    return Finding(
+        "still_falling",
+        "caution",
+        "The training loss still falls at the end",
+        sentence,
+        e.labels(groups),
+        e.finished(groups),
+    )
 
 
 def fall(curve: Path) -> tuple[float, float, int] | None:
@@ -262,7 +314,9 @@ def _mean(e: Evidence, name: str, g: Replicates | None) -> float | None:
 
 def _error(e: Evidence, name: str, g: Replicates) -> float | None:
     """Standard error over items of one cell: of the mean over seeds it is an upper bound."""
-    seen = [r.stderr for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.stderr is not None]
+    seen = [
+        r.stderr for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.stderr is not None
+    ]
     return sum(seen) / len(seen) if seen else None
 
 
@@ -287,5 +341,3 @@ def _interval(low: float, high: float) -> str:
 def _two_digits(n: int) -> int:
     """13,427 as 13,000: an estimate says no more."""
     return round(n, 2 - len(str(n))) if n > 99 else n
-
-

@@ -10,4 +10,8 @@ def predict_memory(cell):
 
 
 def foretell(cells):
-    return tuple(Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True) for c in cells if 40 <= c.method.rank <= 45)
+    return tuple(
+        Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True)
+        for c in cells
+        if 40 <= c.method.rank <= 45
+    )
