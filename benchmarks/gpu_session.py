@@ -57,12 +57,18 @@ def run_all(found: Any) -> list[dict[str, Any]]:
             path = Path(folder) / "cells" / "x.partial"
             path.mkdir(parents=True)
             result = run_cell(cell, path)
-        rows.append({
-            "method": cell.method.name, "quantization": cell.quantization.name, "double_quant": cell.quantization.double_quant,
-            "optimizer": cell.training.optimizer, "gradient_checkpointing": cell.training.gradient_checkpointing,
-            "outcome": result.outcome, "error": result.error.message if result.error else None,
-            "readings": {r.metric: r.value for r in result.readings},
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": cell.method.name,
+                "quantization": cell.quantization.name,
+                "double_quant": cell.quantization.double_quant,
+                "optimizer": cell.training.optimizer,
+                "gradient_checkpointing": cell.training.gradient_checkpointing,
+                "outcome": result.outcome,
+                "error": result.error.message if result.error else None,
+                "readings": {r.metric: r.value for r in result.readings},
+            }
+        )
         print(rows[-1]["method"], rows[-1]["quantization"], rows[-1]["outcome"], rows[-1]["error"] or "", flush=True)
     return rows
 

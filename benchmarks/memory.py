@@ -69,8 +69,13 @@ def cpu_settings() -> list[Setting]:
         (batch, length), (checkpointing, accumulation) = next(shapes), next(steps)
         spec = FULL if method == "full" else MethodSpec(name=method, rank=next(ranks), target_modules=next(targets))
         training = TrainingSpec(
-            batch_size=batch, sequence_length=length, optimizer=optimizer, gradient_checkpointing=checkpointing, gradient_accumulation=accumulation, autocast=autocast
-        )  # fmt: skip
+            batch_size=batch,
+            sequence_length=length,
+            optimizer=optimizer,
+            gradient_checkpointing=checkpointing,
+            gradient_accumulation=accumulation,
+            autocast=autocast,
+        )
         found.append(
             Setting(
                 ModelSpec(name=next(models)),
@@ -106,9 +111,18 @@ def device_settings() -> list[Setting]:
         model, method, quantization, rank, batch, length, *more = line.split()
         kind, _, double = quantization.partition("-")
         training = TrainingSpec(
-            batch_size=int(batch) if CUDA else 2, sequence_length=int(length) if CUDA else 64, gradient_checkpointing="ckpt" in more,
-            optimizer=next((w for w in more if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (CUDA or not w.startswith("paged"))), "adamw"),
-        )  # fmt: skip
+            batch_size=int(batch) if CUDA else 2,
+            sequence_length=int(length) if CUDA else 64,
+            gradient_checkpointing="ckpt" in more,
+            optimizer=next(
+                (
+                    w
+                    for w in more
+                    if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (CUDA or not w.startswith("paged"))
+                ),
+                "adamw",
+            ),
+        )
         spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if CUDA else 4)
         name = ModelSpec(name=model if CUDA else "lorabench/tiny-300k", dtype="bfloat16" if CUDA else "float32")
         found.append(
@@ -239,14 +253,21 @@ def published(row: dict[str, str]) -> dict[str, Any]:
     fused = ("query_key_value",) if "falcon" in row["model"] or "stablelm" in row["model"] else ("q_proj", "v_proj")
     setting = Setting(
         ModelSpec(name=row["model"], dtype="bfloat16"),
-        QuantizationSpec(name=kind, double_quant=double == "dq", compute_dtype="auto" if kind == "none" else "bfloat16"),
-        MethodSpec(rank=int(row["rank"]), target_modules=row["target_modules"] if row["target_modules"] == "all-linear" else fused),
+        QuantizationSpec(
+            name=kind, double_quant=double == "dq", compute_dtype="auto" if kind == "none" else "bfloat16"
+        ),
+        MethodSpec(
+            rank=int(row["rank"]),
+            target_modules=row["target_modules"] if row["target_modules"] == "all-linear" else fused,
+        ),
         TrainingSpec(
-            batch_size=int(row["micro_batch"]), sequence_length=int(row["sequence_length"]), gradient_checkpointing=row["gradient_checkpointing"] == "yes",
+            batch_size=int(row["micro_batch"]),
+            sequence_length=int(row["sequence_length"]),
+            gradient_checkpointing=row["gradient_checkpointing"] == "yes",
             autocast="auto" if paper else "none",  # litgpt's bf16-true has none
         ),
         "cuda",
-    )  # fmt: skip
+    )
     with contextlib.ExitStack() as stack:
         for behaviour in row["behaviour"].split("+"):
             stack.enter_context(BEHAVIOURS[behaviour]())

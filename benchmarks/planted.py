@@ -50,11 +50,19 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     )
     planted = members[0].declared["task"]["rank"]
     return {
-        "planted": planted, "quantization": members[0].setting.quantization.name, "seed": "all" if seed is None else seed, "ranks": [o.rank for o in given],
-        "divergence": [round(o.mean, 6) for o in given], "best": best.rank, "chosen": took.rank if took else None,
-        "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None) if isinstance(planted, int) else None,
-        "second_witness": heard.lean if heard else None, "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
-    }  # fmt: skip
+        "planted": planted,
+        "quantization": members[0].setting.quantization.name,
+        "seed": "all" if seed is None else seed,
+        "ranks": [o.rank for o in given],
+        "divergence": [round(o.mean, 6) for o in given],
+        "best": best.rank,
+        "chosen": took.rank if took else None,
+        "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None)
+        if isinstance(planted, int)
+        else None,
+        "second_witness": heard.lean if heard else None,
+        "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
+    }
 
 
 def _of_seed(g: Replicates, seed: int | None) -> Replicates:

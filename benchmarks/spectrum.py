@@ -105,10 +105,17 @@ def main() -> None:
     found = {
         "command": "python benchmarks/spectrum.py",
         "environment": environment(torch.device("cpu")).model_dump(mode="json", exclude_none=True),
-        "modules": LAYERS * len(SHAPES), "rank": RANK, "spectrum_seconds": seconds, "spectrum_peak_bytes": peak,
-        "factor_seconds": ours, "dense_seconds": dense, "ratio_median": ratios[len(ratios) // 2], "ratio_least": ratios[0],
-        "worst_relative_difference": worst, "dense_change_2048": dense_change_seconds(),
-    }  # fmt: skip
+        "modules": LAYERS * len(SHAPES),
+        "rank": RANK,
+        "spectrum_seconds": seconds,
+        "spectrum_peak_bytes": peak,
+        "factor_seconds": ours,
+        "dense_seconds": dense,
+        "ratio_median": ratios[len(ratios) // 2],
+        "ratio_least": ratios[0],
+        "worst_relative_difference": worst,
+        "dense_change_2048": dense_change_seconds(),
+    }
     Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
     print(
         f"lorabench spectrum of {found['modules']} modules at rank {RANK}: {seconds:.1f} s, {peak / 1e9:.2f} GB at most"

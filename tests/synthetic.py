@@ -285,11 +285,16 @@ def _spectrum(cell: Cell, name: str, out: int, inner: int) -> Spectrum:
     error, size = ERROR.get(cell.quantization.name, 0.0) * BASE_NORM, float(np.linalg.norm(values))
     repaired = (2 * REPAIR_COSINE * size * error - size**2) / error**2 if error else 0.0
     return Spectrum(
-        name, values, inner, out, rank, 1e-7,
+        name,
+        values,
+        inner,
+        out,
+        rank,
+        1e-7,
         alignment=Alignment(BASE_NORM, k, float(np.linalg.norm(values[:k])), math.sqrt(random * own), own, random),
         intruders=Intruders(count, 10, 0.6, 0.02 * count),
         repair=Repair(error, REPAIR_COSINE, repaired, min(1.0, 1.5 * rank / HIDDEN)) if error else None,
-    )  # fmt: skip
+    )
 
 
 def directions(cell: Cell) -> dict[str, Directions]:

@@ -151,6 +151,15 @@ def _measured(
             caveats.append(f"its rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return CandidateSpec(
-        setting.method, quantization, rate, training.schedule, training.warmup, training.weight_decay, training.max_grad_norm,
-        way.quality, evidence, tuple(caveats), PAGED if key[0] == "full" else ("adamw",),
-    )  # fmt: skip
+        setting.method,
+        quantization,
+        rate,
+        training.schedule,
+        training.warmup,
+        training.weight_decay,
+        training.max_grad_norm,
+        way.quality,
+        evidence,
+        tuple(caveats),
+        PAGED if key[0] == "full" else ("adamw",),
+    )

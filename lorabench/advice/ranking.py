@@ -136,9 +136,18 @@ def _fitting(
 def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: bool, optimizer: str) -> Candidate:
     """One of them."""
     return Candidate(
-        spec.method, spec.quantization, micro, workload.batch_size // micro, checkpointing, optimizer,
-        spec.learning_rate, spec.schedule, spec.warmup, spec.weight_decay, spec.max_grad_norm,
-    )  # fmt: skip
+        spec.method,
+        spec.quantization,
+        micro,
+        workload.batch_size // micro,
+        checkpointing,
+        optimizer,
+        spec.learning_rate,
+        spec.schedule,
+        spec.warmup,
+        spec.weight_decay,
+        spec.max_grad_norm,
+    )
 
 
 def order(r: Recommendation, priority: Priority) -> tuple[float, ...]:

@@ -117,6 +117,17 @@ def _option(g: Replicates, s: Summary, family: int, best: Summary, verdicts: Ver
     elif (c := verdicts.of(metric, s.condition, best.condition)) is not None:
         worse, bound, repeated = sign * c.difference, c.worse_at_most, c.repeated
     return Option(
-        g.condition, s.label.text, family, g.setting.method.rank, apart_from(g, *FREE), int(s.mean("trainable_parameters") or 0), None if peak is None else round(peak),
-        statistic.mean, worse, bound, statistic.n, repeated, s is best,
-    )  # fmt: skip
+        g.condition,
+        s.label.text,
+        family,
+        g.setting.method.rank,
+        apart_from(g, *FREE),
+        int(s.mean("trainable_parameters") or 0),
+        None if peak is None else round(peak),
+        statistic.mean,
+        worse,
+        bound,
+        statistic.n,
+        repeated,
+        s is best,
+    )

@@ -223,11 +223,22 @@ def _candidate(c: Candidate) -> dict[str, Any]:
     m = c.method
     modules = list(m.target_modules) if isinstance(m.target_modules, tuple) else m.target_modules
     return {
-        "method": m.name, "rank": m.rank, "alpha": m.alpha, "target_modules": modules, "quantization": c.quantization.name, "double_quant": c.quantization.double_quant,
-        "micro_batch_size": c.micro_batch_size, "gradient_accumulation": c.gradient_accumulation, "gradient_checkpointing": c.gradient_checkpointing,
-        "optimizer": c.optimizer, "learning_rate": c.learning_rate, "schedule": c.schedule, "warmup": c.warmup,
-        "weight_decay": c.weight_decay, "max_grad_norm": c.max_grad_norm,
-    }  # fmt: skip
+        "method": m.name,
+        "rank": m.rank,
+        "alpha": m.alpha,
+        "target_modules": modules,
+        "quantization": c.quantization.name,
+        "double_quant": c.quantization.double_quant,
+        "micro_batch_size": c.micro_batch_size,
+        "gradient_accumulation": c.gradient_accumulation,
+        "gradient_checkpointing": c.gradient_checkpointing,
+        "optimizer": c.optimizer,
+        "learning_rate": c.learning_rate,
+        "schedule": c.schedule,
+        "warmup": c.warmup,
+        "weight_decay": c.weight_decay,
+        "max_grad_norm": c.max_grad_norm,
+    }
 
 
 def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, Any]:

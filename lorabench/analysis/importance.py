@@ -185,11 +185,19 @@ def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], who
         effects.append(Effect(tuple(varied[i] for i in places), share, expected, p))
     effects.sort(key=lambda e: (-e.share, len(e.axes)))
     return Importance(
-        metric, within,
+        metric,
+        within,
         axes={a: tuple(_name(axes[a][i]) for i in whole.kept[a]) for a in varied},
-        left_out={a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a]) for a in axes if len(whole.kept[a]) < len(axes[a])},
-        conditions=means.size, seeds=seeds, std=math.sqrt(variance), effects=tuple(effects),
-    )  # fmt: skip
+        left_out={
+            a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a])
+            for a in axes
+            if len(whole.kept[a]) < len(axes[a])
+        },
+        conditions=means.size,
+        seeds=seeds,
+        std=math.sqrt(variance),
+        effects=tuple(effects),
+    )
 
 
 def variances(means: Values) -> dict[tuple[int, ...], float]:

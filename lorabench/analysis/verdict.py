@@ -129,9 +129,17 @@ class Comparison:
         """The reference beside the condition."""
         low, high = (None, None) if self.low is None or self.high is None else (-self.high, -self.low)
         return replace(
-            self, condition=self.reference, reference=self.condition, difference=-self.difference, low=low, high=high,
-            broken=self.reference_broken, reference_broken=self.broken, worse_at_most=self.better_at_most, better_at_most=self.worse_at_most,
-        )  # fmt: skip
+            self,
+            condition=self.reference,
+            reference=self.condition,
+            difference=-self.difference,
+            low=low,
+            high=high,
+            broken=self.reference_broken,
+            reference_broken=self.broken,
+            worse_at_most=self.better_at_most,
+            better_at_most=self.worse_at_most,
+        )
 
 
 def margin_of(metric: str, rules: ComparisonSpec) -> float | None:

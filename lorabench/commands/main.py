@@ -236,9 +236,17 @@ def recommend(options: argparse.Namespace) -> int:
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
     answer = advisor.recommend(
-        options.model, options.gpu, options.sequence_length, batch_size=options.batch_size, examples=options.examples, tokens=options.tokens,
-        studies=options.studies, priority=options.priority, tolerated_loss=options.tolerated_loss, task=options.task,
-    )  # fmt: skip
+        options.model,
+        options.gpu,
+        options.sequence_length,
+        batch_size=options.batch_size,
+        examples=options.examples,
+        tokens=options.tokens,
+        studies=options.studies,
+        priority=options.priority,
+        tolerated_loss=options.tolerated_loss,
+        task=options.task,
+    )
     print(text.as_json(answer) if options.json else text.as_text(answer))
     if emitter is not None:
         for path in advisor.emit(answer, emitter.emit, options.entry or 1, options.output):

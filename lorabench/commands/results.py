@@ -89,10 +89,15 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
             result = store.get(cell.id)
         seconds = None if result is None else result.value("train_seconds")
         value = None if result is None else result.value(name)
-        rows.append((
-            cell.id, word.replace("_", " "), "-" if seconds is None else f"{seconds:.1f}",
-            "-" if value is None else _in_unit(value, metric(name).unit).strip(), words[cell.id],
-        ))  # fmt: skip
+        rows.append(
+            (
+                cell.id,
+                word.replace("_", " "),
+                "-" if seconds is None else f"{seconds:.1f}",
+                "-" if value is None else _in_unit(value, metric(name).unit).strip(),
+                words[cell.id],
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
         "  ".join(

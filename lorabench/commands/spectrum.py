@@ -60,9 +60,14 @@ def spectrum_json(found: Examined) -> str:
         }
     if (alike := found.likeness) is not None:
         plain["similarity"] = {
-            "other": alike.other, "modules": alike.modules, "shared": alike.shared,
-            **{side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()] for side in ("right", "left", "random_right", "random_left")},
-        }  # fmt: skip
+            "other": alike.other,
+            "modules": alike.modules,
+            "shared": alike.shared,
+            **{
+                side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
+                for side in ("right", "left", "random_right", "random_left")
+            },
+        }
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -72,13 +77,23 @@ def _module(s: Spectrum) -> dict[str, Any]:
     from lorabench.record.spectrum import SHARES
 
     plain: dict[str, Any] = {
-        "module": s.module, "in_features": s.in_features, "out_features": s.out_features, "rank": s.rank,
-        "singular_values": s.singular_values.tolist(), "frobenius_norm": s.frobenius_norm, "relative_norm": s.relative_norm,
-        "stable_rank": s.stable_rank, "entropy_rank": s.entropy_rank, "participation_ratio": s.participation_ratio,
-        "numerical_rank": s.numerical_rank, "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
-        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES}, "rank_utilisation": s.rank_utilisation,
-        "amplification": s.amplification, "missed_norm": s.missed or None,
-    }  # fmt: skip
+        "module": s.module,
+        "in_features": s.in_features,
+        "out_features": s.out_features,
+        "rank": s.rank,
+        "singular_values": s.singular_values.tolist(),
+        "frobenius_norm": s.frobenius_norm,
+        "relative_norm": s.relative_norm,
+        "stable_rank": s.stable_rank,
+        "entropy_rank": s.entropy_rank,
+        "participation_ratio": s.participation_ratio,
+        "numerical_rank": s.numerical_rank,
+        "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
+        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES},
+        "rank_utilisation": s.rank_utilisation,
+        "amplification": s.amplification,
+        "missed_norm": s.missed or None,
+    }
     plain |= {
         name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None
     }
@@ -160,11 +175,17 @@ def errors_json(model: str, errors: Sequence[QuantizationError], note: str | Non
     rows = []
     for e in errors:
         row: dict[str, Any] = {
-            "module": e.module, "quantization": e.form.removesuffix(" dq"), "double_quant": e.form.endswith(" dq"), "relative_error": e.relative_error,
-            "maximum_error": e.maximum_error, "signal_to_noise_db": e.signal_to_noise, "stable_rank": e.spectrum.stable_rank,
-            "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank, "singular_values": e.spectrum.singular_values.tolist(),
+            "module": e.module,
+            "quantization": e.form.removesuffix(" dq"),
+            "double_quant": e.form.endswith(" dq"),
+            "relative_error": e.relative_error,
+            "maximum_error": e.maximum_error,
+            "signal_to_noise_db": e.signal_to_noise,
+            "stable_rank": e.spectrum.stable_rank,
+            "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank,
+            "singular_values": e.spectrum.singular_values.tolist(),
             "repair": asdict(e.repair) if e.repair else None,
-        }  # fmt: skip
+        }
         rows.append({k: v for k, v in row.items() if v is not None})
     return json.dumps({"model": model, **({"note": note} if note else {}), "modules": rows}, indent=1, allow_nan=False)
 

@@ -163,9 +163,17 @@ class _Run(CellRecord):
         self.curve = kept.progress.curve
         with Probe(self.device) as phase:
             done = train(
-                self.adapted.model, data.train, spec, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
-                where=self.device, autocast=self.autocast, on_step=on_step, checkpoints=kept, loss_of=self._loss(),
-            )  # fmt: skip
+                self.adapted.model,
+                data.train,
+                spec,
+                seed=cell.seed,
+                padding=self.adapted.tokenizer.pad_token_id,
+                where=self.device,
+                autocast=self.autocast,
+                on_step=on_step,
+                checkpoints=kept,
+                loss_of=self._loss(),
+            )
         kept.peaks(phase)
         self.step = done.step
         last = self.curve[-max(1, steps // 10) :]
@@ -226,8 +234,10 @@ class _Run(CellRecord):
     def analyse(self, data: TaskData, phases: Sequence[Phase]) -> None:
         """What comes after the evaluation: a fault there leaves its readings absent and is recorded, the cell has finished all the same."""
         parts: dict[Phase, Callable[[], None]] = {
-            "decompose": self.decompose, "truncate": lambda: self.truncate(data), "measure": lambda: self.measure_memory(data),
-        }  # fmt: skip
+            "decompose": self.decompose,
+            "truncate": lambda: self.truncate(data),
+            "measure": lambda: self.measure_memory(data),
+        }
         for phase in (p for p in parts if p in phases):
             self.phase = phase
             try:

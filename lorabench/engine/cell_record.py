@@ -147,9 +147,15 @@ class CellRecord:
     def result(self, outcome: Outcome, error: Fault | None = None) -> CellResult:
         """As it is now."""
         return CellResult(
-            cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
-            environment=environment(self.device), started_at=self.started_at, error=error, faults=tuple(self.faults),
-        )  # fmt: skip
+            cell=self.cell,
+            outcome=outcome,
+            resolved=self.resolved,
+            readings=tuple(self.readings),
+            environment=environment(self.device),
+            started_at=self.started_at,
+            error=error,
+            faults=tuple(self.faults),
+        )
 
     def read(self, metric: str, value: float) -> None:
         if math.isfinite(value):

@@ -95,6 +95,10 @@ def _decompositions(condition: Condition, sides: Sequence[tuple[int, int]], card
 
 def _likeness(one: Condition, other: Condition) -> tuple[bool, ...]:
     return (
-        (one.training.steps > 0) == (other.training.steps > 0), one.quantization.name == other.quantization.name, one.evaluation == other.evaluation,
-        one.method.name == other.method.name, one.analysis == other.analysis, one.method.rank == other.method.rank,
-    )  # fmt: skip
+        (one.training.steps > 0) == (other.training.steps > 0),
+        one.quantization.name == other.quantization.name,
+        one.evaluation == other.evaluation,
+        one.method.name == other.method.name,
+        one.analysis == other.analysis,
+        one.method.rank == other.method.rank,
+    )

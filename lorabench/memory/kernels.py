@@ -34,9 +34,17 @@ _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
 
 def _attention(
-    device: DeviceKind, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, bf16: bool = True,
-) -> torch.Tensor:  # fmt: skip
+    device: DeviceKind,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    bf16: bool = True,
+) -> torch.Tensor:
     if torch.is_autocast_enabled(device):
         query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
     alone = (

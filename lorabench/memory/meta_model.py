@@ -157,14 +157,27 @@ def _pack_4bit(module: Any, dtype: torch.dtype) -> None:
             absmax=_new(-(-blocks // BLOCK_CONSTANTS)), code=_new(256), blocksize=BLOCK_CONSTANTS, dtype=torch.float32
         )
     state = QuantState(
-        absmax=_new(blocks, dtype=torch.uint8 if nested else torch.float32), shape=torch.Size(shape), code=_new(16), blocksize=BLOCK_4BIT,
-        quant_type=kind, dtype=dtype, offset=_new() if nested else None, state2=outer,
-    )  # fmt: skip
+        absmax=_new(blocks, dtype=torch.uint8 if nested else torch.float32),
+        shape=torch.Size(shape),
+        code=_new(16),
+        blocksize=BLOCK_4BIT,
+        quant_type=kind,
+        dtype=dtype,
+        offset=_new() if nested else None,
+        state2=outer,
+    )
     packed = _new((shape.numel() + 1) // 2, 1, dtype=torch.uint8)
     module.weight = bnb.nn.Params4bit(
-        packed, requires_grad=False, quant_state=state, blocksize=BLOCK_4BIT, compress_statistics=nested, quant_type=kind,
-        quant_storage=torch.uint8, module=module, bnb_quantized=True,
-    )  # fmt: skip
+        packed,
+        requires_grad=False,
+        quant_state=state,
+        blocksize=BLOCK_4BIT,
+        compress_statistics=nested,
+        quant_type=kind,
+        quant_storage=torch.uint8,
+        module=module,
+        bnb_quantized=True,
+    )
     module.quant_state = state
 
 

@@ -172,9 +172,18 @@ def summed(course: Course) -> Step:
     update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
     return Step(
-        parts=_named(moment), held=_named(held), peak_bytes=int(moment.sum()), peak_at=course.lines[top].name, flops=flops, moved_bytes=moved,
-        kernels=kernels, update=update, total_parameters=total, trainable_parameters=trainable, adapter_bytes=saved,
-    )  # fmt: skip
+        parts=_named(moment),
+        held=_named(held),
+        peak_bytes=int(moment.sum()),
+        peak_at=course.lines[top].name,
+        flops=flops,
+        moved_bytes=moved,
+        kernels=kernels,
+        update=update,
+        total_parameters=total,
+        trainable_parameters=trainable,
+        adapter_bytes=saved,
+    )
 
 
 def pattern(config: Any) -> int | None:

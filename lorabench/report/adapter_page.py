@@ -31,8 +31,16 @@ def examined_sections(found: Examined) -> tuple[Section, ...]:
 
 
 def _module_row(s: Spectrum) -> tuple[str, ...]:
-    return (s.module, f"{s.frobenius_norm:.3g}", f"{s.stable_rank:.2f}", f"{s.entropy_rank:.2f}", str(s.energy_rank(0.9)), str(s.energy_rank(0.99)),
-            str(s.numerical_rank), share(s.rank_utilisation))  # fmt: skip
+    return (
+        s.module,
+        f"{s.frobenius_norm:.3g}",
+        f"{s.stable_rank:.2f}",
+        f"{s.entropy_rank:.2f}",
+        str(s.energy_rank(0.9)),
+        str(s.energy_rank(0.99)),
+        str(s.numerical_rank),
+        share(s.rank_utilisation),
+    )
 
 
 def _decay(found: Examined) -> Figure:

@@ -84,12 +84,30 @@ def draw_bars(info: Bars) -> go.Figure:
         margin={"l": 62, "r": _BEHIND if any(info.notes) else 12, "t": 30, "b": 50},
         legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"},
         hovermode="closest",
-        annotations=[{"x": x, "y": i, "text": safe(note), **behind} for i, (x, note) in enumerate(zip(far, info.notes, strict=True)) if note],
-        xaxis={"title": {"text": safe(info.x)}, "range": [0, _ROOM * max(far, default=1.0)], "automargin": True, "zeroline": False},
-        yaxis={"type": "category", "autotypenumbers": "strict", "tickmode": "array", "tickvals": places, "ticktext": names, "range": [len(places) - 0.5, -0.5],
-               "automargin": True, "showgrid": False, "zeroline": False},
+        annotations=[
+            {"x": x, "y": i, "text": safe(note), **behind}
+            for i, (x, note) in enumerate(zip(far, info.notes, strict=True))
+            if note
+        ],
+        xaxis={
+            "title": {"text": safe(info.x)},
+            "range": [0, _ROOM * max(far, default=1.0)],
+            "automargin": True,
+            "zeroline": False,
+        },
+        yaxis={
+            "type": "category",
+            "autotypenumbers": "strict",
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": names,
+            "range": [len(places) - 0.5, -0.5],
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
         showlegend=True,
-    )  # fmt: skip
+    )
     return figure
 
 

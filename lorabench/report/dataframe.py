@@ -68,8 +68,20 @@ _PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")
 
 def _further(view: View) -> tuple[str, ...]:
     """Dotted fields that differ between conditions and have no column of their own."""
-    known = {"model.name", "task.name", "method.name", "method.rank", "method.alpha", "method.target_modules", "quantization.name", "quantization.double_quant",
-             "training.steps", "training.epochs", "training.batch_size", "training.sequence_length"}  # fmt: skip
+    known = {
+        "model.name",
+        "task.name",
+        "method.name",
+        "method.rank",
+        "method.alpha",
+        "method.target_modules",
+        "quantization.name",
+        "quantization.double_quant",
+        "training.steps",
+        "training.epochs",
+        "training.batch_size",
+        "training.sequence_length",
+    }
     plain = [flattened(g.declared) for g in view.groups]
     every = dict.fromkeys(f for p in plain for f in p if f not in known and not f.startswith("training.learning_rate"))
     return tuple(f for f in every if len({str(p.get(f)) for p in plain}) > 1)

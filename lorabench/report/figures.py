@@ -208,10 +208,22 @@ def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
                 else {"x": 0.98, "xanchor": "right", "align": "right"}
             )
             tail = _ARROW if top else -_ARROW
-            made.append({
-                "text": names, "xref": "paper", "yref": "paper", "y": int(top), **side, "ax": 0, "ay": tail, "yanchor": "top" if top else "bottom",
-                "showarrow": True, "arrowhead": 2, "arrowwidth": 1.6, "arrowcolor": GREY,
-            })  # fmt: skip
+            made.append(
+                {
+                    "text": names,
+                    "xref": "paper",
+                    "yref": "paper",
+                    "y": int(top),
+                    **side,
+                    "ax": 0,
+                    "ay": tail,
+                    "yanchor": "top" if top else "bottom",
+                    "showarrow": True,
+                    "arrowhead": 2,
+                    "arrowwidth": 1.6,
+                    "arrowcolor": GREY,
+                }
+            )
     return made
 
 

@@ -47,8 +47,16 @@ def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tu
         for kind in (*kinds(of_form), "all"):
             some = [e for e in of_form if kind in (place(e.module)[1], "all")]
             noise = [e.signal_to_noise for e in some if e.signal_to_noise is not None]
-            row = [form, kind, str(len(some)), f"{100 * statistics.fmean(e.relative for e in some):.3g} %", f"{100 * max(e.relative for e in some):.3g} %",
-                   f"{100 * max(e.maximum for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else formatting.DASH, f"{statistics.fmean(e.stable_rank for e in some):.1f}"]  # fmt: skip
+            row = [
+                form,
+                kind,
+                str(len(some)),
+                f"{100 * statistics.fmean(e.relative for e in some):.3g} %",
+                f"{100 * max(e.relative for e in some):.3g} %",
+                f"{100 * max(e.maximum for e in some):.3g} %",
+                f"{statistics.fmean(noise):.1f}" if noise else formatting.DASH,
+                f"{statistics.fmean(e.stable_rank for e in some):.1f}",
+            ]
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
                 row += [

@@ -79,8 +79,14 @@ def _draw(table: Table, columns: list[int], left_out: list[int], stacked: bool, 
     for i in columns:
         column = table.columns[i]
         left = column.align == "left"
-        grid.add_column(Text("\n".join(_head(column))), justify=column.align, overflow="fold", no_wrap=not left,
-                        max_width=_LABEL_AT_MOST if left else None, vertical="top")  # fmt: skip
+        grid.add_column(
+            Text("\n".join(_head(column))),
+            justify=column.align,
+            overflow="fold",
+            no_wrap=not left,
+            max_width=_LABEL_AT_MOST if left else None,
+            vertical="top",
+        )
     for row in table.rows:
         cells = []
         for i in columns:
@@ -92,8 +98,18 @@ def _draw(table: Table, columns: list[int], left_out: list[int], stacked: bool, 
             cells.append(text)
         grid.add_row(*cells)
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False,
-                      color_system="standard" if colour else None, legacy_windows=False, _environ={})  # fmt: skip
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+        _environ={},
+    )
     console.print(grid)
     for note in _notes(table, left_out):
         console.print(Text(note), soft_wrap=False)

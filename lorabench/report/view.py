@@ -91,10 +91,20 @@ class View:
         """What weakens the numbers; looked for when it is asked for, since a table does not show it."""
         return check(
             Evidence(
-                study=self.study, metric=self.metric, planned=self.planned, chosen=self.groups, results=self.results, data=self.data, summaries=self.summaries,
-                references=self.references, comparisons=self.comparisons, tunings=self.tunings, pairing=self.pairing, file=self.file,
+                study=self.study,
+                metric=self.metric,
+                planned=self.planned,
+                chosen=self.groups,
+                results=self.results,
+                data=self.data,
+                summaries=self.summaries,
+                references=self.references,
+                comparisons=self.comparisons,
+                tunings=self.tunings,
+                pairing=self.pairing,
+                file=self.file,
             )
-        )  # fmt: skip
+        )
 
     @cached_property
     def verdicts(self) -> Verdicts:

@@ -107,8 +107,16 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
         (MODEL, whole),
         (ADAPTER, [c for c in cells if c.method.target_modules is not None and c.training.steps]),
     ):
-        lacking = [c for c in which if (c.save.full if name == MODEL else c.save.adapter) == "all" and c.id not in asked_now and not (store.cells_folder / c.id / name).is_dir()
-                   and (r := _result(store, c)) is not None and r.outcome == "finished" and not (r.environment and r.environment.device == "synthetic")]  # fmt: skip
+        lacking = [
+            c
+            for c in which
+            if (c.save.full if name == MODEL else c.save.adapter) == "all"
+            and c.id not in asked_now
+            and not (store.cells_folder / c.id / name).is_dir()
+            and (r := _result(store, c)) is not None
+            and r.outcome == "finished"
+            and not (r.environment and r.environment.device == "synthetic")
+        ]
         if lacking:
             what = "weights" if name == MODEL else "adapters"
             told.append(

@@ -331,9 +331,13 @@ def _traits(cell_id: str, cell: Cell) -> tuple[object, ...]:
     """What cells are alike in, the most telling first; kept, since a display asks twice a second."""
     if cell_id not in _TRAITS:
         _TRAITS[cell_id] = (
-            cell.model.name, cell.quantization.name, cell.method.name, cell.training.steps > 0,
-            cell.method.rank, cell.condition_id,
-        )  # fmt: skip
+            cell.model.name,
+            cell.quantization.name,
+            cell.method.name,
+            cell.training.steps > 0,
+            cell.method.rank,
+            cell.condition_id,
+        )
     return _TRAITS[cell_id]
 
 

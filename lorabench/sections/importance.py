@@ -74,9 +74,14 @@ def bars(info: Importance) -> Bars:
         "share of the variance", BLUE, tuple(100 * e.share for e in shown), tuple(words(e, info) for e in shown)
     )
     return Bars(
-        "share of the variance (%)", tuple(_axes(e, info) for e in shown), (part,), "expected from the noise between seeds alone",
-        tuple(None if e.noise is None else 100 * e.noise for e in shown), tuple(words(e, info) for e in shown), tuple(_percent(e.share) for e in shown),
-    )  # fmt: skip
+        "share of the variance (%)",
+        tuple(_axes(e, info) for e in shown),
+        (part,),
+        "expected from the noise between seeds alone",
+        tuple(None if e.noise is None else 100 * e.noise for e in shown),
+        tuple(words(e, info) for e in shown),
+        tuple(_percent(e.share) for e in shown),
+    )
 
 
 def words(e: Effect, info: Importance) -> str:

@@ -37,8 +37,17 @@ def environments(view: View) -> tuple[Facts, ...]:
         e = first.environment
         if e:
             packages = ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items()))
-            rows = (("device", e.device), ("driver", e.driver), ("threads", e.cores), ("instructions", e.instructions), ("platform", e.platform), ("Python", e.python),
-                    ("packages", packages), ("commit", e.git), ("cells", len(ids)))  # fmt: skip
+            rows = (
+                ("device", e.device),
+                ("driver", e.driver),
+                ("threads", e.cores),
+                ("instructions", e.instructions),
+                ("platform", e.platform),
+                ("Python", e.python),
+                ("packages", packages),
+                ("commit", e.git),
+                ("cells", len(ids)),
+            )
             made.append(Facts(tuple((k, str(v)) for k, v in rows if v)))
     return tuple(made)
 

@@ -249,9 +249,18 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
     )
     d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
     return Choice(
-        o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), formatting.count(o.trainable_parameters),
-        formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes), formatting.number(o.mean, m.unit), beside, _bound(o, d.pairs, m) if d else "",
-    )  # fmt: skip
+        o.label,
+        view.styles[o.condition].colour,
+        o.peak_bytes,
+        o.worse,
+        o.bound,
+        needed(o, r.options),
+        formatting.count(o.trainable_parameters),
+        formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes),
+        formatting.number(o.mean, m.unit),
+        beside,
+        _bound(o, d.pairs, m) if d else "",
+    )
 
 
 def needed(o: Option, given: Sequence[Option]) -> float | None:

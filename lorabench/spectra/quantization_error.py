@@ -76,10 +76,19 @@ def _error(
     found = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
     alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
     return QuantizationError(
-        module, form,
+        module,
+        form,
         relative_error=norm / size if size else 0.0,
         maximum_error=float(error.abs().max() / weight.abs().max()) if size else 0.0,
         signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
-        spectrum=Spectrum(module, found.values.numpy(), weight.shape[1], weight.shape[0], min(weight.shape), missed=found.missed, alignment=alignment),
+        spectrum=Spectrum(
+            module,
+            found.values.numpy(),
+            weight.shape[1],
+            weight.shape[0],
+            min(weight.shape),
+            missed=found.missed,
+            alignment=alignment,
+        ),
         repair=undone,
-    )  # fmt: skip
+    )

@@ -167,11 +167,15 @@ def recommend(
             )
 
         advice = advise(
-            workload, card.memory_bytes, given, needs, priority,
+            workload,
+            card.memory_bytes,
+            given,
+            needs,
+            priority,
             change=lambda c, n: change(c, n, card, needs, longest, adapters),
             ahead=lambda cs: room.prefetch([setting_of(c, workload, first) for c in cs]),
             beyond=lambda c: room.beyond(setting_of(c, workload, first)),
-        )  # fmt: skip
+        )
         notes += [
             *_of_the_card(card, priority, advice),
             *_of_the_data(workload),
@@ -236,9 +240,12 @@ def possible_ranks(first: Setting) -> list[int]:
 def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Setting:
     """What memory is predicted for."""
     training = TrainingSpec(
-        batch_size=candidate.micro_batch_size, sequence_length=workload.sequence_length, optimizer=candidate.optimizer, gradient_checkpointing=candidate.gradient_checkpointing,
+        batch_size=candidate.micro_batch_size,
+        sequence_length=workload.sequence_length,
+        optimizer=candidate.optimizer,
+        gradient_checkpointing=candidate.gradient_checkpointing,
         gradient_accumulation=candidate.gradient_accumulation,
-    )  # fmt: skip
+    )
     return replace(
         first,
         method=candidate.method.model_copy(update={"alpha": None if candidate.method.alpha is None else 16}),

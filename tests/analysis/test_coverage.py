@@ -116,8 +116,9 @@ def test_a_planted_zero_is_called_different_no_more_often_than_it_may(tmp_path: 
     for k in range(STUDIES):
         rows = [
             {"cell": c.id, "condition": n, "seed": c.seed, "outcome": "finished", "eval_loss": expected(c)["eval_loss"]}
-            for n, one in (("a", first), ("b", second)) for c in (one.model_copy(update={"seed": s}) for s in range(SEEDS * k, SEEDS * (k + 1)))
-        ]  # fmt: skip
+            for n, one in (("a", first), ("b", second))
+            for c in (one.model_copy(update={"seed": s}) for s in range(SEEDS * k, SEEDS * (k + 1)))
+        ]
         found = Pairing(pd.DataFrame(rows)).difference("eval_loss", "a", "b")
         assert found is not None
         assert found.p_value is not None

@@ -58,9 +58,14 @@ def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
     found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.verdicts)}
     assert {n: p.tier for n, p in found.items()} == {
-        "LoRA r=1": "front", "LoRA r=1 nf4": "dominated", "LoRA r=4": "front", "LoRA r=4 nf4": "level", "LoRA r=16 nf4": "front",
-        "LoRA r=16": "level", "full": "front",
-    }  # fmt: skip
+        "LoRA r=1": "front",
+        "LoRA r=1 nf4": "dominated",
+        "LoRA r=4": "front",
+        "LoRA r=4 nf4": "level",
+        "LoRA r=16 nf4": "front",
+        "LoRA r=16": "level",
+        "full": "front",
+    }
     assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", (
         "0.01 nats behind, beyond doubt, and within the margin of 0.02"
     )

@@ -414,8 +414,16 @@ def test_a_rate_that_all_methods_share(tmp_path: Path) -> None:
 
 def test_a_rate_that_is_an_axis_is_no_untuned_rate(tmp_path: Path) -> None:
     axis = ("include:", "grid: {training.learning_rate: [1e-3, 3e-3], method: [lora, full]}\ninclude:")
-    _, found = seen(tmp_path, text(*FIXED, axis, ("  - {method: {name: lora, rank: 16, alpha: 32}}\n", ""), ("  - {method: full, training.learning_rate: 1e-3}\n", ""),
-                    ("reference: {method: {name: full}}", "reference: {method: {name: full}, training.learning_rate: 1e-3}")))  # fmt: skip
+    _, found = seen(
+        tmp_path,
+        text(
+            *FIXED,
+            axis,
+            ("  - {method: {name: lora, rank: 16, alpha: 32}}\n", ""),
+            ("  - {method: full, training.learning_rate: 1e-3}\n", ""),
+            ("reference: {method: {name: full}}", "reference: {method: {name: full}, training.learning_rate: 1e-3}"),
+        ),
+    )
     assert not {"untuned_rates", "shared_rate"} & set(found)
 
 

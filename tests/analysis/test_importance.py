@@ -63,9 +63,10 @@ def test_an_additive_grid_has_shares_by_hand_and_a_seeds_shift_is_no_noise(tmp_p
     assert (found.conditions, found.seeds, found.left_out) == (6, 2, {})
     # ranks shift by 2, 0, -2 (variance 8/3), storages by -+ 1/2 (1/4)
     assert {e.axes: e.share for e in found.effects} == {
-        ("method.rank",): pytest.approx((8 / 3) / (8 / 3 + 1 / 4)), ("quantization",): pytest.approx((1 / 4) / (8 / 3 + 1 / 4)),
+        ("method.rank",): pytest.approx((8 / 3) / (8 / 3 + 1 / 4)),
+        ("quantization",): pytest.approx((1 / 4) / (8 / 3 + 1 / 4)),
         ("method.rank", "quantization"): pytest.approx(0, abs=1e-12),
-    }  # fmt: skip
+    }
     assert all(
         e.noise == pytest.approx(0, abs=1e-12) for e in found.effects
     )  # ten nats between seeds, the same for all

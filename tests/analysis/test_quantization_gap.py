@@ -64,10 +64,16 @@ def found(
 ) -> dict[str, TypeGap]:
     """The gaps of cells with these values, by type; None is a cell that diverged."""
     rows = [
-        {"condition": c.condition_id, "seed": c.seed if c.training.steps else None, "cell": c.id, "outcome": "diverged" if (v := value(c)) is None else "finished",
-         metric: v, "weight_bytes": BYTES[c.quantization.name] * (2 if c.model.name == "hub/large" else 1)}
+        {
+            "condition": c.condition_id,
+            "seed": c.seed if c.training.steps else None,
+            "cell": c.id,
+            "outcome": "diverged" if (v := value(c)) is None else "finished",
+            metric: v,
+            "weight_bytes": BYTES[c.quantization.name] * (2 if c.model.name == "hub/large" else 1),
+        }
         for c in cells
-    ]  # fmt: skip
+    ]
     data = pd.DataFrame(rows)
     data[metric] = data[metric].astype("float64")
     groups = replicates(cells)

@@ -85,8 +85,14 @@ def test_similarity_between_seeds_is_the_mean_over_pairs_and_modules() -> None:
     found = seed_similarity(seeds, "right", 8)
     assert found is not None
     assert found.pairs == 3
-    by_hand = np.mean([[similarity(x[m].right, y[m].right), similarity(y[m].right, x[m].right)]
-                       for x, y in ((seeds[0], seeds[1]), (seeds[0], seeds[2]), (seeds[1], seeds[2])) for m in "ab"], axis=(0, 1))  # fmt: skip
+    by_hand = np.mean(
+        [
+            [similarity(x[m].right, y[m].right), similarity(y[m].right, x[m].right)]
+            for x, y in ((seeds[0], seeds[1]), (seeds[0], seeds[2]), (seeds[1], seeds[2]))
+            for m in "ab"
+        ],
+        axis=(0, 1),
+    )
     assert np.array(found.phi) == pytest.approx(by_hand)
     assert found.diagonal == pytest.approx(by_hand.diagonal())
     assert found.random == pytest.approx((1 / 10 + 1 / 40) / 2)

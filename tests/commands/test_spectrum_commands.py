@@ -55,8 +55,24 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
     found = json.loads(capsys.readouterr().out)
     assert len(found["modules"]) == 28
     first = found["modules"][0]
-    assert {"module", "in_features", "out_features", "rank", "singular_values", "frobenius_norm", "stable_rank", "entropy_rank", "participation_ratio",
-            "numerical_rank", "energy_rank", "rank_utilisation", "amplification", "alignment", "intruders", "repair"} <= set(first)  # fmt: skip
+    assert {
+        "module",
+        "in_features",
+        "out_features",
+        "rank",
+        "singular_values",
+        "frobenius_norm",
+        "stable_rank",
+        "entropy_rank",
+        "participation_ratio",
+        "numerical_rank",
+        "energy_rank",
+        "rank_utilisation",
+        "amplification",
+        "alignment",
+        "intruders",
+        "repair",
+    } <= set(first)
     assert set(first["energy_rank"]) == {"0.5", "0.9", "0.95", "0.99"}
     assert len(found["summary"]["layers"]) == 4
     assert len(found["summary"]["types"]) == 7

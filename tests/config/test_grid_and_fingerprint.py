@@ -30,8 +30,14 @@ def cells_of(text, *settings):
 def test_a_name_keeps_the_fields_beside_it_and_unused_ones_are_emptied():
     cells = cells_of(BASE + "grid: {quantization: [none, nf4, int8], method: [lora, base]}")
     seen = [(c.quantization.name, c.quantization.double_quant, c.method.name, c.method.alpha) for c in cells]
-    assert seen == [("none", False, "lora", 8), ("none", False, "base", None), ("nf4", True, "lora", 8), ("nf4", True, "base", None),
-                    ("int8", False, "lora", 8), ("int8", False, "base", None)]  # fmt: skip
+    assert seen == [
+        ("none", False, "lora", 8),
+        ("none", False, "base", None),
+        ("nf4", True, "lora", 8),
+        ("nf4", True, "base", None),
+        ("int8", False, "lora", 8),
+        ("int8", False, "base", None),
+    ]
 
 
 def test_full_fine_tuning_is_one_condition_however_many_ranks():
@@ -59,8 +65,17 @@ def test_the_id_survives_json_and_ignores_notation():
 
 def test_the_id_changes_with_everything_that_affects_the_outcome():
     (cell,) = cells_of(BASE)
-    changes = ["training.steps=3", "method.rank=5", "method.alpha=9", "quantization=fp4", "seeds=[1]", "evaluation.limit=5", "model.dtype=bfloat16",
-               "training.batch_size=3", "method.target_modules=mlp"]  # fmt: skip
+    changes = [
+        "training.steps=3",
+        "method.rank=5",
+        "method.alpha=9",
+        "quantization=fp4",
+        "seeds=[1]",
+        "evaluation.limit=5",
+        "model.dtype=bfloat16",
+        "training.batch_size=3",
+        "method.target_modules=mlp",
+    ]
     ids = [cells_of(BASE, c)[0].id for c in changes]
     assert len({cell.id, *ids}) == len(changes) + 1
     (other_seed,) = cells_of(BASE, "seeds=[1]")

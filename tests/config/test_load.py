@@ -160,9 +160,24 @@ def test_each_fault_is_one_sentence_that_says_what_is_allowed(changes, parts):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "just words", "a: [1", "a: b: c", "\tschema: 1", "schema: 1\nschema: 1", "1: 2", "? [a]\n: 1", "&a [*a]", "a: !!python/object/apply:os.system [ls]",
-     "schema: 2026-13-45", "\x00", "[" * 500, "a: &x {b: *x}"],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "just words",
+        "a: [1",
+        "a: b: c",
+        "\tschema: 1",
+        "schema: 1\nschema: 1",
+        "1: 2",
+        "? [a]\n: 1",
+        "&a [*a]",
+        "a: !!python/object/apply:os.system [ls]",
+        "schema: 2026-13-45",
+        "\x00",
+        "[" * 500,
+        "a: &x {b: *x}",
+    ],
+)
 def test_text_that_is_no_study_is_one_sentence(text):
     words = sentence_of(text)
     assert "Traceback" not in words

@@ -61,7 +61,10 @@ def test_groups_hold_the_modules_that_a_reader_expects(kind, attention, mlp):
 def test_names_are_suffixes_and_unknown_ones_are_told_with_the_nearest():
     model = small_model("llama")
     assert set(resolve_targets(model, ("q_proj", "1.mlp.up_proj"))) == {
-        "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"}  # fmt: skip
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    }
     with pytest.raises(ModelError, match="did you mean 'q_proj'") as caught:
         resolve_targets(model, ("q_prj",))
     assert "down_proj" in str(caught.value)

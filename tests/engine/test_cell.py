@@ -92,9 +92,26 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
     monkeypatch.setattr("lorabench.engine.cell._DOMAINS", {})  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
-    for metric in ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds", "train_seconds",
-                   "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "train_loss", "eval_loss", "perplexity",
-                   "bits_per_byte", "forgetting", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"):  # fmt: skip
+    for metric in (
+        "total_parameters",
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "weight_bytes",
+        "load_seconds",
+        "train_seconds",
+        "eval_seconds",
+        "tokens_per_second",
+        "train_peak_bytes",
+        "eval_peak_bytes",
+        "train_loss",
+        "eval_loss",
+        "perplexity",
+        "bits_per_byte",
+        "forgetting",
+        "python-docs-cloze/acc",
+        "python-docs-cloze/acc_norm",
+    ):
         assert result.value(metric) is not None, metric
     readings = {r.metric: r for r in result.readings}
     assert len(readings) == len(result.readings), "no metric twice"

@@ -178,9 +178,16 @@ def test_epochs_are_counted_as_transformers_counts_them(tmp_path):
         (10, 3, 4, 0.3),
     ]:
         asked = TrainingArguments(
-            output_dir=str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-            report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=str(tmp_path),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
         trainer = Trainer(small_model("llama"), asked, train_dataset=[row] * rows)
         trainer.train()
         spec = TrainingSpec(epochs=epochs, batch_size=batch, gradient_accumulation=accumulation)

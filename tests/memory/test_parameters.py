@@ -17,11 +17,16 @@ from lorabench.memory.validate import setting_from
 @pytest.mark.parametrize(
     ("targets", "rank", "millions"),
     [
-        (("v_proj",), 2, 4.7), (("q_proj", "v_proj"), 1, 4.7), (("q_proj", "v_proj"), 2, 9.4), (("q_proj", "k_proj", "v_proj", "out_proj"), 1, 9.4),
-        (("q_proj", "v_proj"), 8, 37.7), (("q_proj", "k_proj", "v_proj", "out_proj"), 8, 75.5), (("q_proj", "v_proj"), 64, 301.9),
+        (("v_proj",), 2, 4.7),
+        (("q_proj", "v_proj"), 1, 4.7),
+        (("q_proj", "v_proj"), 2, 9.4),
+        (("q_proj", "k_proj", "v_proj", "out_proj"), 1, 9.4),
+        (("q_proj", "v_proj"), 8, 37.7),
+        (("q_proj", "k_proj", "v_proj", "out_proj"), 8, 75.5),
+        (("q_proj", "v_proj"), 64, 301.9),
         (("q_proj", "k_proj", "v_proj", "out_proj"), 64, 603.8),
     ],
-)  # fmt: skip
+)
 def test_gpt3s_counts_are_those_of_the_lora_paper(targets, rank, millions):
     """Hu et al. 2021, tables 5, 6 and 15. Some figures there are cut off, not rounded (37.75 is printed 37.7, 301.99 is 301.9), and 603.98 is twice the latter, 603.8."""
     (count,) = count_parameters(ModelSpec(name="gpt3-175b"), [rank], targets)

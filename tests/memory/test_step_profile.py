@@ -85,9 +85,18 @@ def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
     from transformers import Qwen2MoeConfig
 
     Qwen2MoeConfig(
-        hidden_size=32, intermediate_size=48, moe_intermediate_size=16, shared_expert_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
-        num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, vocab_size=64, **odd,
-    ).save_pretrained(tmp_path)  # fmt: skip
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=64,
+        **odd,
+    ).save_pretrained(tmp_path)
     setting = Setting(
         ModelSpec(name=str(tmp_path)),
         QuantizationSpec(),

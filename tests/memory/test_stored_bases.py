@@ -167,9 +167,24 @@ def test_no_note_where_all_weights_are_reached():
 def test_names_that_peft_takes_for_experts_are_refused(tmp_path):
     """PEFT 0.21 adapts DeepSeek's stacks of experts where gate_proj, up_proj and down_proj of its dense layers are named."""
     config = t.DeepseekV3Config(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, vocab_size=64, n_routed_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=16, n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=64,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="down_proj, gate_proj, up_proj of a deepseek_v3 model for its experts"):
         count_parameters(ModelSpec(name=str(tmp_path)), [2], "all-linear")

@@ -158,9 +158,34 @@ def test_frames_are_tidy_and_wide(store):
     tidy, cells = frame(results), wide(results)
     assert len(cells) == 15
     assert len(tidy) == sum(len(r.readings) for r in results)
-    assert {"cell", "condition", "model", "method", "rank", "alpha", "quantization", "double_quant", "target_modules", "learning_rate", "seed", "outcome",
-            "total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "load_seconds", "train_seconds", "eval_seconds",
-            "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity", "bits_per_byte", "forgetting"} <= set(cells)  # fmt: skip
+    assert {
+        "cell",
+        "condition",
+        "model",
+        "method",
+        "rank",
+        "alpha",
+        "quantization",
+        "double_quant",
+        "target_modules",
+        "learning_rate",
+        "seed",
+        "outcome",
+        "total_parameters",
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "load_seconds",
+        "train_seconds",
+        "eval_seconds",
+        "tokens_per_second",
+        "train_peak_bytes",
+        "eval_peak_bytes",
+        "eval_loss",
+        "perplexity",
+        "bits_per_byte",
+        "forgetting",
+    } <= set(cells)
     full = cells[cells.method == "full"]
     assert full["rank"].isna().all(), "absent, not a sentinel"
     one = results[0]

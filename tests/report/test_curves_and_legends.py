@@ -86,9 +86,18 @@ def test_every_column_of_a_table_of_spectra_has_a_meaning() -> None:
 
 def test_means_by_form_and_type_are_those_of_the_modules() -> None:
     made = [
-        ModuleError(f"model.layers.{n}.mlp.up_proj", form, (n + 1) * size, 0.5, 20.0, 3.0, Repair(1.0, 0.5, 0.2, 0.4) if form == "nf4" else None)
-        for form, size in (("int8", 0.01), ("nf4", 0.1)) for n in (0, 1)
-    ]  # fmt: skip
+        ModuleError(
+            f"model.layers.{n}.mlp.up_proj",
+            form,
+            (n + 1) * size,
+            0.5,
+            20.0,
+            3.0,
+            Repair(1.0, 0.5, 0.2, 0.4) if form == "nf4" else None,
+        )
+        for form, size in (("int8", 0.01), ("nf4", 0.1))
+        for n in (0, 1)
+    ]
     heads, rows = group_rows(made)
     assert [r[heads.index("relative error")] for r in rows] == ["1.5 %", "1.5 %", "15 %", "15 %"]
     assert [r[heads.index("repaired")] for r in rows] == ["\u2013", "\u2013", "0.2", "0.2"]

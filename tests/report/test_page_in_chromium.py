@@ -32,8 +32,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}"):  # fmt: skip
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        f"user-data-dir={profile}",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=str(DRIVER)))
@@ -99,15 +109,18 @@ def names(driver: Any, table: int = 0, column: int = 1) -> list[str]:
     """What stands in a column's rows that are shown, from the top."""
     return driver.execute_script(  # type: ignore[no-any-return]
         "return [...document.querySelectorAll('.results')[arguments[0]].tBodies[0].rows].filter(r => !r.hidden)"
-        ".map(r => r.cells[arguments[1] - 1].firstChild.textContent)", table, column,
-    )  # fmt: skip
+        ".map(r => r.cells[arguments[1] - 1].firstChild.textContent)",
+        table,
+        column,
+    )
 
 
 def heads(driver: Any, table: int = 0) -> list[str]:
     found: list[str] = driver.execute_script(
         "return [...document.querySelectorAll('.results')[arguments[0]].querySelectorAll('thead th')]"
-        ".filter(e => e.offsetWidth).map(e => e.innerText.split('\\n')[0])", table,
-    )  # fmt: skip
+        ".filter(e => e.offsetWidth).map(e => e.innerText.split('\\n')[0])",
+        table,
+    )
     return found
 
 
@@ -321,11 +334,18 @@ def test_any_trace_becomes_long_rows_that_no_spreadsheet_runs(browser: Any, tmp_
     import numpy as np
     import plotly.graph_objects as go
 
-    plot = go.Figure([
-        go.Bar(name='=cmd|"x", &lt;b&gt;', x=["@a", "-1"], y=np.array([1.5, np.nan])),
-        go.Scatter(name="typed", x=np.arange(2, dtype="float32"), y=np.array([0.1, 2e-9]), error_x={"array": [1, 2], "arrayminus": [3, 4]}),
-        go.Scatter(name="hidden", x=[1], y=[1], visible=False),
-    ])  # fmt: skip
+    plot = go.Figure(
+        [
+            go.Bar(name='=cmd|"x", &lt;b&gt;', x=["@a", "-1"], y=np.array([1.5, np.nan])),
+            go.Scatter(
+                name="typed",
+                x=np.arange(2, dtype="float32"),
+                y=np.array([0.1, 2e-9]),
+                error_x={"array": [1, 2], "arrayminus": [3, 4]},
+            ),
+            go.Scatter(name="hidden", x=[1], y=[1], visible=False),
+        ]
+    )
     plot.update_layout(xaxis_title="x, μ", yaxis_title="share<br>of all")
     heat = go.Figure(go.Heatmap(z=np.array([[1.0, 2.0], [3.0, 4.0]]), x=["a", "b"], y=["r", "s"]))
     figures = [Figure(name, p, name, "Caption.", ("One.",)) for name, p in (("odd", plot), ("heat", heat))]
@@ -336,9 +356,11 @@ def test_any_trace_becomes_long_rows_that_no_spreadsheet_runs(browser: Any, tmp_
     assert name == "a-..-b-c-odd.csv"
     assert rows == [
         ["series", "x, μ", "share of all", "x error", "x error minus"],
-        ["'=cmd|\"x\", <b>", "'@a", "1.5", "", ""], ["'=cmd|\"x\", <b>", "'-1", "", "", ""],
-        ["typed", "0", "0.1", "1", "3"], ["typed", "1", "2e-9", "2", "4"],
-    ]  # fmt: skip
+        ['\'=cmd|"x", <b>', "'@a", "1.5", "", ""],
+        ['\'=cmd|"x", <b>', "'-1", "", "", ""],
+        ["typed", "0", "0.1", "1", "3"],
+        ["typed", "1", "2e-9", "2", "4"],
+    ]
     _, rows = downloaded(browser, tmp_path / "b", button_of(browser, "heat"))
     assert rows == [["row", "column", "value"], ["r", "a", "1"], ["r", "b", "2"], ["s", "a", "3"], ["s", "b", "4"]]
 

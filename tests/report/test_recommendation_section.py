@@ -398,8 +398,10 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
         SET + "const [contests, tolerances, memories] = arguments;"
         "return contests.map((_, i) => { document.querySelector('.panel [name=contest]').selectedIndex = i; return tolerances.map((t) => memories.map((m) => {"
         "set('tolerated', t); set('size', m); return [document.querySelector('.panel .chosen th')?.textContent ?? null, document.querySelector('.panel .told').textContent]; })); });",
-        [r.name for r in found], tolerances, memories,
-    )  # fmt: skip
+        [r.name for r in found],
+        tolerances,
+        memories,
+    )
     seen = set()
     for r, of_contest in zip(found, drawn, strict=True):
         for t, row in zip(tolerances, of_contest, strict=True):
@@ -483,7 +485,10 @@ def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View,
 @chromium
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
 def test_the_panel_fits_its_page_and_asks_for_nothing(
-    browser: Any, stored: tuple[View, Path], width: int, dark: bool
+    browser: Any,  # noqa: F811
+    stored: tuple[View, Path],
+    width: int,
+    dark: bool,
 ) -> None:
     path = stored[1]
     show(browser, path, width, dark)

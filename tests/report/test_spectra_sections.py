@@ -253,8 +253,12 @@ def test_a_cut_curve_holds_the_means_of_its_rows_and_ends_at_the_whole_change(vi
     cut = cuts["LoRA r=16", "uniform"]
     assert [p.rank for p in cut.points] == [1, 2, 4, 8]
     for p in cut.points:
-        values = [float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c)
-                  if r["allocation"] == "uniform" and int(r["rank"]) == p.rank and r["metric"] == "eval_loss"]  # fmt: skip
+        values = [
+            float(r["value"])
+            for c in cells(view, "LoRA r=16")
+            for r in rows_of(view, c)
+            if r["allocation"] == "uniform" and int(r["rank"]) == p.rank and r["metric"] == "eval_loss"
+        ]
         assert len(values) == 2
         assert p.value.mean == pytest.approx(np.mean(values))
         assert p.value.std == pytest.approx(np.std(values, ddof=1))
@@ -272,8 +276,12 @@ def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
     cut = next(c for c in truncation.compute(view, "eval_loss") if c.label == "LoRA r=16" and c.allocation == "uniform")
     four = next(p for p in cut.points if p.rank == 4)
     trained = {c.cell.seed: c.value("eval_loss") for c in cells(view, "LoRA r=4")}
-    ours = {c.cell.seed: float(r["value"]) for c in cells(view, "LoRA r=16") for r in rows_of(view, c)
-            if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")}  # fmt: skip
+    ours = {
+        c.cell.seed: float(r["value"])
+        for c in cells(view, "LoRA r=16")
+        for r in rows_of(view, c)
+        if (r["allocation"], r["rank"], r["metric"]) == ("uniform", "4", "eval_loss")
+    }
     assert four.trained is not None
     assert four.trained.mean == pytest.approx(np.mean([v for v in trained.values() if v is not None]))
     assert (four.ahead, four.pairs) == (sum(ours[s] < (trained[s] or 0) for s in ours), 2)

@@ -27,9 +27,20 @@ def test_every_condition_has_a_row_with_its_cells(tmp_path: Path) -> None:
     table = study_table(store)
     assert [i for r in table.rows for i in r.cells] == [c.id for c in store.plan()]
     keys = [c.key for c in table.columns]
-    for wanted in ("trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "train_peak_bytes", "tokens_per_second",
-                   "eval_loss", "eval_loss_difference", "python-docs-cloze/acc",
-                   "python-docs-cloze/acc_difference", "forgetting", "seeds"):  # fmt: skip
+    for wanted in (
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "weight_bytes",
+        "train_peak_bytes",
+        "tokens_per_second",
+        "eval_loss",
+        "eval_loss_difference",
+        "python-docs-cloze/acc",
+        "python-docs-cloze/acc_difference",
+        "forgetting",
+        "seeds",
+    ):
         assert wanted in keys
 
 
@@ -133,8 +144,16 @@ def test_published_values_stand_beside_their_conditions_as_printed(tmp_path: Pat
     table = study_table(filled(tmp_path, STUDY + PUBLISHED))
     column = [c.key for c in table.columns].index("published_1")
     shown_there = {str(r.values[0].value): r.values[column] and r.values[column].value for r in table.rows}  # type: ignore[union-attr]
-    assert shown_there == {"LoRA r=1": "2.50", "LoRA r=1 nf4": None, "LoRA r=4": "2.30", "LoRA r=4 nf4": None, "LoRA r=16": "2.40",
-                           "LoRA r=16 nf4": None, "full": "1.9", "base": None}  # fmt: skip
+    assert shown_there == {
+        "LoRA r=1": "2.50",
+        "LoRA r=1 nf4": None,
+        "LoRA r=4": "2.30",
+        "LoRA r=4 nf4": None,
+        "LoRA r=16": "2.40",
+        "LoRA r=16 nf4": None,
+        "full": "1.9",
+        "base": None,
+    }
     note = next(n for n in table.notes if "Somebody" in n)
     assert (
         "Spearman's rho +0.80 (p = 0.33) over 4 conditions" in note

@@ -95,5 +95,11 @@ def test_words_tell_what_differs_and_nothing_else(tmp_path):
 
 def test_durations_read_well():
     assert [duration(s) for s in (0.44, 9.96, 59.4, 61, 599, 640, 7500)] == [
-        "0.4 s", "10 s", "59 s", "1 min 01 s", "9 min 59 s", "11 min", "2 h 05 min",
-    ]  # fmt: skip
+        "0.4 s",
+        "10 s",
+        "59 s",
+        "1 min 01 s",
+        "9 min 59 s",
+        "11 min",
+        "2 h 05 min",
+    ]

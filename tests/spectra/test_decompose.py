@@ -85,8 +85,15 @@ def test_no_other_tried_matrix_of_that_rank_is_nearer(n_in, n_out, rank, scaling
         assert float(torch.linalg.matrix_norm(product - other)) >= lost * (1 - 1e-9) - 1e-9 * float(found.values[0])
 
 
-@given(n_in=st.integers(8, 60), n_out=st.integers(8, 60), planted=st.integers(1, 6), extra=st.integers(0, 6), scaling=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6),
-       dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))  # fmt: skip
+@given(
+    n_in=st.integers(8, 60),
+    n_out=st.integers(8, 60),
+    planted=st.integers(1, 6),
+    extra=st.integers(0, 6),
+    scaling=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
 @settings(max_examples=150, deadline=None)
 def test_a_planted_rank_is_found_exactly_in_factors_of_a_higher_rank(n_in, n_out, planted, extra, scaling, seed, dtype):
     """B = P G, A = H Q stored with `planted + extra` columns: the product has rank `planted`, rounded to the storage's precision."""

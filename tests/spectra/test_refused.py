@@ -23,7 +23,24 @@ from tests.spectra.test_variants import merged
     [
         ({"use_qalora": True}, "use_qalora is set, and QA-LoRA pools the input"),
         ({"arrow_config": {"top_k": 2}}, "arrow_config is set, and Arrow routes every token"),
-        *(({"peft_type": kind}, f"the adapter's type is {kind}") for kind in ("LOHA", "LOKR", "VERA", "IA3", "OFT", "BOFT", "VBLORA", "FOURIERFT", "HRA", "RANDLORA", "XLORA", "PROMPT_TUNING", "SOMETHING_NEW")),
+        *(
+            ({"peft_type": kind}, f"the adapter's type is {kind}")
+            for kind in (
+                "LOHA",
+                "LOKR",
+                "VERA",
+                "IA3",
+                "OFT",
+                "BOFT",
+                "VBLORA",
+                "FOURIERFT",
+                "HRA",
+                "RANDLORA",
+                "XLORA",
+                "PROMPT_TUNING",
+                "SOMETHING_NEW",
+            )
+        ),
         ({"use_bdlora": {"nblocks": 0}}, "use_bdlora is {'nblocks': 0}"),
         ({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 3}}, "does not go into the 3 blocks"),
         ({"layer_replication": "all"}, "pairs of layers are needed"),
@@ -36,7 +53,7 @@ from tests.spectra.test_variants import merged
         ({"lora_alpha": "16"}, "lora_alpha is '16'; a positive number is needed"),
         ({"lora_alpha": -1}, "lora_alpha is -1; a positive number is needed"),
     ],
-)  # fmt: skip
+)
 def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
     path = tmp_path / "adapter" / "adapter_config.json"
@@ -101,19 +118,47 @@ def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "changed", "words"),
     [
-        ({"use_dora": True}, lambda s: {k: v for k, v in s.items() if "magnitude" not in k}, "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it"),
-        ({"kasa_config": peft.tuners.lora.config.KasaConfig()}, lambda s: {k: v for k, v in s.items() if "diag" not in k}, "says kasa_config, and"),
-        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)}, "does not say use_dora: PEFT would pass over it"),
-        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)}, "does not say peft_type ADALORA"),
-        ({}, lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        (
+            {"use_dora": True},
+            lambda s: {k: v for k, v in s.items() if "magnitude" not in k},
+            "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it",
+        ),
+        (
+            {"kasa_config": peft.tuners.lora.config.KasaConfig()},
+            lambda s: {k: v for k, v in s.items() if "diag" not in k},
+            "says kasa_config, and",
+        ),
+        (
+            {},
+            lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)},
+            "does not say use_dora: PEFT would pass over it",
+        ),
+        (
+            {},
+            lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)},
+            "does not say peft_type ADALORA",
+        ),
+        (
+            {},
+            lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()},
+            "empty, as a run with DeepSpeed ZeRO-3 saves shards",
+        ),
         ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
-        ({}, lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()}, "both of a layer or both of a convolution are needed"),
-        ({}, lambda s: {k: v.to(torch.complex64) for k, v in s.items()}, "of complex64; a matrix of floating-point numbers is needed"),
+        (
+            {},
+            lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()},
+            "both of a layer or both of a convolution are needed",
+        ),
+        (
+            {},
+            lambda s: {k: v.to(torch.complex64) for k, v in s.items()},
+            "of complex64; a matrix of floating-point numbers is needed",
+        ),
         ({}, lambda s: {k: v.bool() for k, v in s.items()}, "of bool; a matrix of floating-point numbers is needed"),
         ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are one tensor under two names"),
         ({}, lambda s: {"x": torch.ones(2)}, "holds no LoRA factors (its tensors: x"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_does_not_go_with_its_configuration_is_one_sentence(fields, changed, words, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"], **fields), tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"

@@ -164,9 +164,13 @@ def test_learned_bits_rise_with_rank(tmp_path):
     known = []
     for rank, rate in ((1, 5e-3), (8, 1e-2)):
         cell = cell_of(
-            "task={name: facts, count: 40, attributes: 8}", f"method.rank={rank}", f"training.learning_rate={rate}",
-            "training.steps=240", "training.batch_size=20", "evaluation.max_sequences=40",
-        )  # fmt: skip
+            "task={name: facts, count: 40, attributes: 8}",
+            f"method.rank={rank}",
+            f"training.learning_rate={rate}",
+            "training.steps=240",
+            "training.batch_size=20",
+            "evaluation.max_sequences=40",
+        )
         folder = tmp_path / "cells" / str(rank)
         folder.mkdir(parents=True)
         result = run_cell(cell, folder)
