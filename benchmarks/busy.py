@@ -16,12 +16,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lorabench.own_process import POLICIES, waiting
 from lorabench.runner.threads import COUNTS, usable_cores
+from lorabench.startup import POLICIES, waiting
 
 HERE = Path(__file__).parent
 CLEAN = {k: v for k, v in os.environ.items() if k not in (*POLICIES, *COUNTS)}
-WAYS = {"torch's default": CLEAN, "lorabench's workers": CLEAN | waiting(CLEAN) | {"OMP_NUM_THREADS": str(usable_cores())}}
+WAYS = {
+    "torch's default": CLEAN,
+    "lorabench's workers": CLEAN | waiting(CLEAN) | {"OMP_NUM_THREADS": str(usable_cores())},
+}
 
 
 def seconds_per_step(environment: dict[str, str]) -> float:
@@ -39,7 +42,11 @@ def main() -> None:
     seen: dict[str, dict[str, list[float]]] = {place: {way: [] for way in WAYS} for place in ("quiet", "busy")}
     for _ in range(args.rounds):
         for place, ways in seen.items():
-            neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, usable_cores() - 1)) if place == "busy"]
+            neighbours = [
+                subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                for _ in range(max(1, usable_cores() - 1))
+                if place == "busy"
+            ]
             try:
                 for way, taken in ways.items():
                     taken.append(seconds_per_step(WAYS[way]))
@@ -50,7 +57,9 @@ def main() -> None:
     found = {
         "benchmark": "busy",
         "seconds_per_step": median,
-        "default_over_lorabench": {place: round(by["torch's default"] / by["lorabench's workers"], 2) for place, by in median.items()},
+        "default_over_lorabench": {
+            place: round(by["torch's default"] / by["lorabench's workers"], 2) for place, by in median.items()
+        },
         "all": seen,
         "cores": usable_cores(),
     }

@@ -33,12 +33,12 @@ import torch
 import transformers
 
 from lorabench import plugins
+from lorabench.config import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import override, parse_source
 from lorabench.engine.cell import run_cell
 from lorabench.engine.environment import environment
 from lorabench.engine.model import device
-from lorabench.spec import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import override, parse_source
 
 CUDA = torch.cuda.is_available()
 STUDY = """
@@ -103,7 +103,16 @@ def ranks(options: argparse.Namespace) -> Any:
     out = options.work / "study-smollm2"
     data = [f"--set=task.train={options.data}/valid.txt", f"--set=task.eval={options.data}/test.txt"]
     study = ["studies/smollm2.yaml", f"--set=model={options.smollm2}", *data]
-    toy = [] if CUDA else ["--set=training.steps=1", "--set=evaluation.max_sequences=4", "--set=seeds=[0]", "--set=grid={method.rank: [1]}"]
+    toy = (
+        []
+        if CUDA
+        else [
+            "--set=training.steps=1",
+            "--set=evaluation.max_sequences=4",
+            "--set=seeds=[0]",
+            "--set=grid={method.rank: [1]}",
+        ]
+    )
     command = [
         "timeout",
         "-s",
@@ -126,7 +135,9 @@ def ranks(options: argparse.Namespace) -> Any:
 
 def methods(options: argparse.Namespace) -> Any:
     adapters = [
-        m for m in plugins.names("methods") if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY
+        m
+        for m in plugins.names("methods")
+        if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY
     ]
     steps = "training.steps=20" if CUDA else "training.steps=2"
     grid = f"grid={{method: [{', '.join(adapters)}], quantization: [none, int8, fp4, nf4, {{name: nf4, double_quant: true}}]}}"
@@ -137,12 +148,26 @@ def methods(options: argparse.Namespace) -> Any:
 
 
 def throughput(options: argparse.Namespace) -> Any:
-    big = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 32000}
-    small = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024}
+    big = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 32000,
+    }
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 1024,
+    }
     with tempfile.TemporaryDirectory() as folder:
         shipped = Path(__file__).parents[1] / "lorabench" / "models" / "tiny-300k"
         transformers.AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(big if CUDA else small), max_position_embeddings=2048))
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**(big if CUDA else small), max_position_embeddings=2048)
+        )
         model.to(torch.bfloat16).save_pretrained(folder)
         del model
         size = (
@@ -151,9 +176,7 @@ def throughput(options: argparse.Namespace) -> Any:
             else ("training.batch_size=2", "training.steps=3")
         )
         base = (f"model={folder}", *size)
-        grid = (
-            "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
-        )
+        grid = "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
         return run_all((*cells(*base, "method=full"), *cells(*base, grid)))
 
 
@@ -167,7 +190,15 @@ def pretrain(options: argparse.Namespace) -> Any:
     return [make(options.books, size, options.out / f"tiny-{size}", tokens[size]) for size in SIZES]
 
 
-CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (trainers, memory, methods, packed, ranks, throughput, pretrain)
+CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (
+    trainers,
+    memory,
+    methods,
+    packed,
+    ranks,
+    throughput,
+    pretrain,
+)
 
 
 def main() -> None:
@@ -179,7 +210,9 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct, for ranks")
     parser.add_argument("--data", type=Path, help="folder of the E2E data, for ranks")
     parser.add_argument("--study-seconds", type=int, default=240)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where what need not come back is written")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()), help="where what need not come back is written"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began, session = time.monotonic(), {"environment": dataclasses.asdict(_Session()), "checks": {}}

@@ -31,15 +31,15 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
 from lorabench.memory.estimate import CUBLAS_BYTES
-from lorabench.memory.setting import Setting
-from lorabench.memory.skeleton import configuration
-from lorabench.memory.step import predict_step
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.memory.meta_model import configuration
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import Setting
 
 CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,11 @@ def cpu_settings() -> list[Setting]:
         )  # fmt: skip
         found.append(
             Setting(
-                ModelSpec(name=next(models)), QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0), spec, training, "cpu"
+                ModelSpec(name=next(models)),
+                QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0),
+                spec,
+                training,
+                "cpu",
             )
         )
     return found
@@ -87,7 +91,9 @@ def cpu(setting: Setting) -> dict[str, Any]:
     method, spec = setting.method, setting.training
     targets = resolve_targets(base, method.target_modules) if method.target_modules else ()
     with quiet():
-        model = plugins.load("methods", method.name).attach(base, method, peft_targets(base, targets) if targets else [])
+        model = plugins.load("methods", method.name).attach(
+            base, method, peft_targets(base, targets) if targets else []
+        )
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length))
     micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
     measured = peak_of_two_steps(model, micro, spec, torch.bfloat16 if spec.autocast == "bfloat16" else None)
@@ -106,7 +112,15 @@ def device_settings(on_cuda: bool = CUDA) -> list[Setting]:
         )  # fmt: skip
         spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if on_cuda else 4)
         name = ModelSpec(name=model if on_cuda else "lorabench/tiny-300k", dtype="bfloat16" if on_cuda else "float32")
-        found.append(Setting(name, QuantizationSpec(name=kind, double_quant=double == "dq"), spec, training, "cuda" if on_cuda else "cpu"))
+        found.append(
+            Setting(
+                name,
+                QuantizationSpec(name=kind, double_quant=double == "dq"),
+                spec,
+                training,
+                "cuda" if on_cuda else "cpu",
+            )
+        )
     return found
 
 
@@ -221,7 +235,11 @@ def with_random_weights(setting: Setting) -> Any:
             if isinstance(module, bnb.nn.Linear4bit):
                 old = module.weight
                 made = bnb.nn.Params4bit(
-                    weight, requires_grad=False, compress_statistics=old.compress_statistics, quant_type=old.quant_type, module=module
+                    weight,
+                    requires_grad=False,
+                    compress_statistics=old.compress_statistics,
+                    quant_type=old.quant_type,
+                    module=module,
                 )
             else:
                 made = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
@@ -230,7 +248,11 @@ def with_random_weights(setting: Setting) -> Any:
     method = setting.method
     targets = resolve_targets(model, method.target_modules) if method.target_modules else ()
     with quiet():
-        return plugins.load("methods", method.name).attach(model, method, peft_targets(model, targets) if targets else []).train()
+        return (
+            plugins.load("methods", method.name)
+            .attach(model, method, peft_targets(model, targets) if targets else [])
+            .train()
+        )
 
 
 def published(row: dict[str, str]) -> dict[str, Any]:
@@ -253,7 +275,11 @@ def published(row: dict[str, str]) -> dict[str, Any]:
             stack.enter_context(BEHAVIOURS[behaviour]())
         step = predict_step(setting)
     words = f"{row['source']}: {row['model']} {row['quantization']} r={row['rank']} {row['target_modules']} {row['micro_batch']}x{row['sequence_length']}"
-    return {**compared(words, step.peak_bytes, round(float(row["peak_gb"]) * 1e9)), "behaviour": row["behaviour"], "parts": step.parts}
+    return {
+        **compared(words, step.peak_bytes, round(float(row["peak_gb"]) * 1e9)),
+        "behaviour": row["behaviour"],
+        "parts": step.parts,
+    }
 
 
 @contextlib.contextmanager
@@ -301,7 +327,9 @@ def plain_linear() -> Iterator[None]:
 def expanded_heads() -> Iterator[None]:
     own = kernels._attention
 
-    def attention(device: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+    def attention(
+        device: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
+    ) -> torch.Tensor:
         key, value = (t.expand(*t.shape[:-3], query.shape[-3], *t.shape[-2:]).contiguous() for t in (key, value))
         return own(device, query, key, value, *rest, **named)
 
@@ -320,13 +348,23 @@ BEHAVIOURS = {
 def compared(words: str, predicted: int, measured: int) -> dict[str, Any]:
     """A row of the result, printed as it is made."""
     error = 100 * (predicted / measured - 1)
-    print(f"{error:+7.2f} %  {predicted / 1e6:>10,.2f} MB predicted  {measured / 1e6:>10,.2f} MB measured  {words}", flush=True)
-    return {"setting": words, "predicted_bytes": predicted, "measured_bytes": measured, "error_percent": round(error, 3)}
+    print(
+        f"{error:+7.2f} %  {predicted / 1e6:>10,.2f} MB predicted  {measured / 1e6:>10,.2f} MB measured  {words}",
+        flush=True,
+    )
+    return {
+        "setting": words,
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "error_percent": round(error, 3),
+    }
 
 
 def _words(s: Setting) -> str:
     t, double = s.training, " dq" if s.quantization.double_quant and s.quantization.name.endswith("f4") else ""
-    more = (" checkpointed" if t.gradient_checkpointing else "") + (" bf16 autocast" if t.autocast == "bfloat16" else "")
+    more = (" checkpointed" if t.gradient_checkpointing else "") + (
+        " bf16 autocast" if t.autocast == "bfloat16" else ""
+    )
     rank = "" if s.method.rank is None else f" r={s.method.rank} {s.method.target_modules}"
     return f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double} {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
 
@@ -348,11 +386,17 @@ def measure(part: str, measured: Path | None = None) -> dict[str, Any]:
             except (RuntimeError, MemoryError) as e:
                 print(f"failed: {_words(setting)}: {e}", flush=True)
                 rows.append({"setting": _words(setting), "fault": str(e)[:300]})
-    groups = {"all": rows} | ({"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {})
+    groups = {"all": rows} | (
+        {"pinned": [r for r in rows if r["behaviour"] == "pinned"]} if part == "published" else {}
+    )
     summary = {}
     for name, chosen in groups.items():
         errors = sorted(abs(r["error_percent"]) for r in chosen if "error_percent" in r)
-        summary[name] = {"rows": len(errors), "median_percent": round(statistics.median(errors), 3), "worst_percent": errors[-1]}
+        summary[name] = {
+            "rows": len(errors),
+            "median_percent": round(statistics.median(errors), 3),
+            "worst_percent": errors[-1],
+        }
     return {
         "summary": summary,
         "environment": {"torch": torch.__version__, "machine": platform.processor() or platform.machine()},
@@ -364,7 +408,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("part", choices=("cpu", "published", "device"))
     parser.add_argument("--json", type=Path, help="default: reports/memory-PART.json")
-    parser.add_argument("--measured", type=Path, help="rows that a GPU measured (memory.json of a session), with device")
+    parser.add_argument(
+        "--measured", type=Path, help="rows that a GPU measured (memory.json of a session), with device"
+    )
     options = parser.parse_args()
     found = measure(options.part, options.measured)
     print(json.dumps(found["summary"], indent=1))

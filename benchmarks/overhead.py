@@ -26,11 +26,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
+from lorabench.config import TrainingSpec
+from lorabench.config.paths import model_directory
 from lorabench.engine.data import Example
 from lorabench.engine.events import Event
 from lorabench.engine.train import batches, train
-from lorabench.spec import TrainingSpec
-from lorabench.spec.paths import model_directory
 
 CPU = torch.device("cpu")
 
@@ -39,14 +39,21 @@ def adapter(model: str, spec: TrainingSpec) -> Any:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(model_directory(model) or model, dtype=torch.float32)
     base.config.use_cache = False
-    return peft.get_peft_model(base, peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+    return peft.get_peft_model(
+        base, peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    ).train()
 
 
 def ours(model: Any, rows: list[Example], spec: TrainingSpec) -> tuple[float, list[float]]:
     with open(os.devnull, "w") as pipe:
 
         def on_step(step: Any, tokens: int) -> None:
-            pipe.write(json.dumps(dataclasses.asdict(Event("cell", "train", step.step, spec.steps, step.loss, tokens / step.seconds))) + "\n")
+            pipe.write(
+                json.dumps(
+                    dataclasses.asdict(Event("cell", "train", step.step, spec.steps, step.loss, tokens / step.seconds))
+                )
+                + "\n"
+            )
             pipe.flush()
 
         start = time.perf_counter()
@@ -88,7 +95,9 @@ def main() -> None:
     rows = [Example(chance.integers(3, 500, 128).astype(np.int32), mask, 128) for _ in range(256)]
     seconds: dict[str, list[float]] = {"lorabench": [], "bare": []}
     for number in range(args.rounds + 1):
-        for name, loop in (("lorabench", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("lorabench", ours)):
+        for name, loop in (
+            (("lorabench", ours), ("bare", bare)) if number % 2 else (("bare", bare), ("lorabench", ours))
+        ):
             taken, losses = loop(adapter(args.model, spec), rows, spec)
             if number:  # the first round warms up
                 seconds[name].append(taken)

@@ -3,7 +3,7 @@
     lorabench run studies/planted.yaml --out runs/planted; python benchmarks/planted.py [DIR]
 
 A choice is the smallest rank whose one-sided 95 % bound of what it loses against the best, over held-out texts where there is one seed and over seeds where
-there are several, is within the study's margin (advice.choose). Writes reports/planted/choices.json.
+there are several, is within the study's margin (advice.selection). Writes reports/planted/choices.json.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.choose import chosen, contests, options
-from lorabench.advice.witness import witness
+from lorabench.advice.selection import contests, options, select
+from lorabench.advice.spectral_check import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
@@ -30,18 +30,39 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     """What is chosen among conditions, from one seed or from all."""
     data = view.data if seed is None else view.data[view.data["seed"] == seed]
     groups = tuple(_of_seed(g, seed) for g in members)
-    held = options(groups, aggregate(groups, data), Verdicts(Pairing(data, view.items), view.study.comparison), view.metric)
+    held = options(
+        groups, aggregate(groups, data), Verdicts(Pairing(data, view.items), view.study.comparison), view.metric
+    )
     given = tuple(replace(o, repeated=True) for o in held)  # what the items of one seed say; a report does not claim it
     margin = view.study.comparison.loss_margin
-    took, best = chosen(given, margin), min(given, key=lambda o: o.mean)
-    heard = witness(took, given, lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)], view.file, view.metric, margin) if took else None
+    took, best = select(given, margin), min(given, key=lambda o: o.mean)
+    heard = (
+        witness(
+            took,
+            given,
+            lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)],
+            view.file,
+            view.metric,
+            margin,
+        )
+        if took
+        else None
+    )
     planted = members[0].declared["task"]["rank"]
     return {
-        "planted": planted, "quantization": members[0].setting.quantization.name, "seed": "all" if seed is None else seed, "ranks": [o.rank for o in given],
-        "divergence": [round(o.mean, 6) for o in given], "best": best.rank, "chosen": took.rank if took else None,
-        "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None) if isinstance(planted, int) else None,
-        "second_witness": heard.lean if heard else None, "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
-    }  # fmt: skip
+        "planted": planted,
+        "quantization": members[0].setting.quantization.name,
+        "seed": "all" if seed is None else seed,
+        "ranks": [o.rank for o in given],
+        "divergence": [round(o.mean, 6) for o in given],
+        "best": best.rank,
+        "chosen": took.rank if took else None,
+        "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None)
+        if isinstance(planted, int)
+        else None,
+        "second_witness": heard.lean if heard else None,
+        "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
+    }
 
 
 def _of_seed(g: Replicates, seed: int | None) -> Replicates:
@@ -66,10 +87,28 @@ def main() -> None:
     cut = sum(c["highest_cut_to"] == c["planted"] for c in alone)
     for c in found:
         told = f"highest can be cut to {c['highest_cut_to'] or '-'}, second witness: {c['second_witness'] or '-'}"
-        print(f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of {c['ranks']}  {c['divergence']}  {told}")
-    print(f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off; the highest rank can be cut to the planted one in {cut}")
+        print(
+            f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of {c['ranks']}  {c['divergence']}  {told}"
+        )
+    print(
+        f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off; the highest rank can be cut to the planted one in {cut}"
+    )
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"command": "python benchmarks/planted.py", "right": right, "at_most_one_step_off": near, "cut_to_planted": cut, "of": len(alone), "choices": found}, indent=1) + "\n", encoding="utf-8")
+    OUT.write_text(
+        json.dumps(
+            {
+                "command": "python benchmarks/planted.py",
+                "right": right,
+                "at_most_one_step_off": near,
+                "cut_to_planted": cut,
+                "of": len(alone),
+                "choices": found,
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

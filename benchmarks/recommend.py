@@ -24,20 +24,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.choose import Option, contests, options
-from lorabench.advice.decide import order
-from lorabench.advice.families import Family, families
-from lorabench.advice.measured import Source, heard
-from lorabench.advice.recommendation import Needs, Recommendation
-from lorabench.advice.rules import rules
-from lorabench.advice.way import Contest, Here, key_of, nearest
+from lorabench.advice.candidates import CandidateSpec, candidate_specs
+from lorabench.advice.evidence import ComparisonGroup, Here, key_of, nearest
+from lorabench.advice.from_study import Source, heard
+from lorabench.advice.priors import rules
+from lorabench.advice.ranking import order
+from lorabench.advice.selection import Option, contests, options
+from lorabench.advice.types import Needs, Recommendation
 from lorabench.analysis.conditions import Replicates
+from lorabench.config.architectures import model_type
 from lorabench.memory.parameters import count_parameters
-from lorabench.memory.request import model_from
+from lorabench.memory.validate import model_from
 from lorabench.record.archive import FILE, opened
 from lorabench.record.metrics import metric as described
 from lorabench.report.view import View, make_view
-from lorabench.spec.architectures import model_type
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "reports" / "recommend.json"
@@ -54,22 +54,28 @@ def views() -> dict[Path, View]:
     return found
 
 
-def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list[Family]:
+def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list[CandidateSpec]:
     """What the other studies recommend, in order."""
     one = contest[0].setting
-    tokens = max(g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length for g in contest)
+    tokens = max(
+        g.setting.training.steps * g.setting.training.batch_size * g.setting.training.sequence_length for g in contest
+    )
     model = model_from(one.model.name)
     counts = count_parameters(model, [r for r in rules().ranks if r <= 64], "all-linear")
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
-    found: list[Contest] = []
+    found: list[ComparisonGroup] = []
     for folder, v in others.items():
-        found += heard(Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here)
+        found += heard(
+            Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here
+        )
     trainable = {c.rank: c.trainable_parameters for c in counts}
-    given = families(here.parameters, here.tokens, trainable, nearest(found), found)
+    given = candidate_specs(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
 
 
-def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option]) -> tuple[Family, Option]:
+def carried_out(
+    ranked: Sequence[CandidateSpec], contest: Sequence[Replicates], given: Sequence[Option]
+) -> tuple[CandidateSpec, Option]:
     """The first entry whose method and storage were run there, and the option nearest to it."""
     by_condition = {g.condition: g for g in contest}
     for family in ranked:
@@ -79,13 +85,13 @@ def carried_out(ranked: Sequence[Family], contest: Sequence[Replicates], given: 
     raise ValueError("a contest without any method that is thought of")
 
 
-def _as_recommendation(f: Family, trainable: dict[int, int], parameters: int) -> Recommendation:
+def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> Recommendation:
     count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
     candidate: Any = None
     return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
 
 
-def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
+def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:
     rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
     ours, theirs = _modules(g.setting.method.target_modules), _modules(family.method.target_modules)
     return len(ours ^ theirs), rank, abs(math.log(g.setting.training.rate / family.learning_rate))
@@ -93,12 +99,20 @@ def _distance(g: Replicates, family: Family) -> tuple[float, float, float]:
 
 def _modules(wanted: str | tuple[str, ...] | None) -> frozenset[str]:
     """Which of a Llama layer's seven matrices are adapted."""
-    attention, mlp = frozenset(("q_proj", "k_proj", "v_proj", "o_proj")), frozenset(("gate_proj", "up_proj", "down_proj"))
+    attention, mlp = (
+        frozenset(("q_proj", "k_proj", "v_proj", "o_proj")),
+        frozenset(("gate_proj", "up_proj", "down_proj")),
+    )
     groups = {"all-linear": attention | mlp, "attention": attention, "mlp": mlp}
     return groups.get(wanted, frozenset((wanted,))) if isinstance(wanted, str) else frozenset(wanted or ())
 
 
-def rule(ranked: Sequence[Family], contest: Sequence[Replicates], given: Sequence[Option], wanted: Callable[[list[int]], int]) -> float | None:
+def rule(
+    ranked: Sequence[CandidateSpec],
+    contest: Sequence[Replicates],
+    given: Sequence[Option],
+    wanted: Callable[[list[int]], int],
+) -> float | None:
     """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the rule's rank; None where there is none."""
     lora = next(f for f in ranked if f.key == ("lora", "none"))
     by_condition = {g.condition: g for g in contest}
@@ -130,7 +144,15 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
             rules_of = {"always 8": nearest_to(8), "always 16": nearest_to(16), "largest that fits": max}
             regrets = {name: rule(ranked, contest, given, wanted) for name, wanted in rules_of.items()}
             if None not in regrets.values():
-                rows.append({"study": folder.name, "model": contest[0].setting.model.name, "recommended": took.label, "regret": took.worse, **regrets})
+                rows.append(
+                    {
+                        "study": folder.name,
+                        "model": contest[0].setting.model.name,
+                        "recommended": took.label,
+                        "regret": took.worse,
+                        **regrets,
+                    }
+                )
     return rows
 
 
@@ -148,7 +170,18 @@ def told(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
 
 def answer_seconds() -> dict[str, list[float]]:
     """Wall seconds of the command for a 70B model, five times, each beside a process that imports the libraries and does nothing."""
-    asked = ["-m", "lorabench", "recommend", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "a100-80gb", "--sequence-length", "2048", "--json"]
+    asked = [
+        "-m",
+        "lorabench",
+        "recommend",
+        "--model",
+        "meta-llama/Llama-3.1-70B",
+        "--gpu",
+        "a100-80gb",
+        "--sequence-length",
+        "2048",
+        "--json",
+    ]
     commands = {"answer_seconds_70b": asked, "import_seconds": ["-c", "import torch, transformers, peft"]}
     seen: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(5):

@@ -19,9 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lorabench.executors import synthetic
+from lorabench.config import expand, load_study
 from lorabench.record.store import Store
-from lorabench.spec import expand, load_study
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests import synthetic
 
 OUT = Path(__file__).parents[1] / "reports" / "report-cost.json"
 STUDY = """
@@ -56,7 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
 _RUN = """
 import resource, sys, time
 began = time.perf_counter()
-from lorabench.cli import main
+from lorabench.commands.main import main
 code = main(sys.argv[1:])
 seconds = time.perf_counter() - began
 import json
@@ -67,15 +69,17 @@ print(json.dumps({"code": code, "seconds": seconds, "peak_bytes": resource.getru
 def made(folder: Path, name: str, case: dict[str, Any]) -> Store:
     """The store of a case, filled in this process."""
     path = folder / f"{name}.yaml"
-    path.write_text(STUDY.format(name=name, steps=case["steps"], grid=case["grid"], seeds=case["seeds"]), encoding="utf-8")
+    path.write_text(
+        STUDY.format(name=name, steps=case["steps"], grid=case["grid"], seeds=case["seeds"]), encoding="utf-8"
+    )
     study = load_study(path)
     cells = expand(study)
     store = Store(folder / name)
     store.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells:
         if store.get(cell.id) is None:
-            store.put(slot.run(cell, store.partial(cell.id), lambda event: None))
+            store.put(worker.run(cell, store.partial(cell.id), lambda event: None))
     return store
 
 
@@ -83,14 +87,21 @@ def measured(store: Store, command: list[str]) -> dict[str, Any]:
     """Wall seconds and peak bytes of a command in a fresh process."""
     began = time.perf_counter()
     output = str(store.folder / command[-1])
-    done = subprocess.run([sys.executable, "-c", _RUN, command[0], str(store.folder), *command[1:-1], output], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, command[0], str(store.folder), *command[1:-1], output],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {**found, "seconds": round(time.perf_counter() - began, 2), "output_bytes": Path(output).stat().st_size}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reports and tables of large studies take.")
-    parser.add_argument("--keep", metavar="FOLDER", help="where the stores are made and kept (default: a temporary folder)")
+    parser.add_argument(
+        "--keep", metavar="FOLDER", help="where the stores are made and kept (default: a temporary folder)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.keep or scratch)
@@ -100,7 +111,13 @@ def main() -> None:
             store = made(folder, title.replace(" ", "-").replace(",", ""), case)
             found[title] = {"cells": len(store.plan()), **measured(store, case["command"])}
             print(title, found[title], flush=True)
-        OUT.write_text(json.dumps({"command": "python benchmarks/report.py", "machine": platform.platform(), "cases": found}, indent=1) + "\n", encoding="utf-8")
+        OUT.write_text(
+            json.dumps(
+                {"command": "python benchmarks/report.py", "machine": platform.platform(), "cases": found}, indent=1
+            )
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -39,15 +39,22 @@ def write_adapter(folder: Path) -> None:
             tensors[f"{stem}A.weight"] = torch.randn(RANK, into, generator=generator) * fall[:, None] * into**-0.5
             tensors[f"{stem}B.weight"] = torch.randn(out, RANK, generator=generator) * out**-0.5
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": sorted({n.rpartition(".")[2] for n in SHAPES})}
+    config = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": sorted({n.rpartition(".")[2] for n in SHAPES}),
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def whole_command(folder: Path) -> tuple[float, int]:
     """(seconds, peak bytes) of the command in a process of its own."""
-    code = "import resource, sys; from lorabench.cli import main; code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    code = "import resource, sys; from lorabench.commands.main import main; code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, "spectrum", str(folder), "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "spectrum", str(folder), "--json"], capture_output=True, text=True, check=True
+    )
     seconds = time.perf_counter() - started
     assert len(json.loads(done.stdout)["modules"]) == LAYERS * len(SHAPES)
     return seconds, 1024 * int(done.stderr.split()[-1])
@@ -98,13 +105,24 @@ def main() -> None:
     found = {
         "command": "python benchmarks/spectrum.py",
         "environment": environment(torch.device("cpu")).model_dump(mode="json", exclude_none=True),
-        "modules": LAYERS * len(SHAPES), "rank": RANK, "spectrum_seconds": seconds, "spectrum_peak_bytes": peak,
-        "factor_seconds": ours, "dense_seconds": dense, "ratio_median": ratios[len(ratios) // 2], "ratio_least": ratios[0],
-        "worst_relative_difference": worst, "dense_change_2048": dense_change_seconds(),
-    }  # fmt: skip
+        "modules": LAYERS * len(SHAPES),
+        "rank": RANK,
+        "spectrum_seconds": seconds,
+        "spectrum_peak_bytes": peak,
+        "factor_seconds": ours,
+        "dense_seconds": dense,
+        "ratio_median": ratios[len(ratios) // 2],
+        "ratio_least": ratios[0],
+        "worst_relative_difference": worst,
+        "dense_change_2048": dense_change_seconds(),
+    }
     Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
-    print(f"lorabench spectrum of {found['modules']} modules at rank {RANK}: {seconds:.1f} s, {peak / 1e9:.2f} GB at most")
-    print(f"one 4096 x 4096 module: {1000 * min(ours):.1f} ms from factors, {min(dense):.1f} s dense; ratio {ratios[len(ratios) // 2]:.0f} in the median, {ratios[0]:.0f} at least")
+    print(
+        f"lorabench spectrum of {found['modules']} modules at rank {RANK}: {seconds:.1f} s, {peak / 1e9:.2f} GB at most"
+    )
+    print(
+        f"one 4096 x 4096 module: {1000 * min(ours):.1f} ms from factors, {min(dense):.1f} s dense; ratio {ratios[len(ratios) // 2]:.0f} in the median, {ratios[0]:.0f} at least"
+    )
     print(f"values differ by {worst:.1e} at most (relative); dense 2048 x 2048: {found['dense_change_2048']}")
 
 

@@ -123,7 +123,14 @@ class Row:
         return next((o for o in self.options if "adamw" in o), "adamw_torch_fused")
 
     def __str__(self) -> str:
-        words = (self.trainer, self.model, self.quantization, self.method, f"r={self.rank}", f"{self.batch}x{self.length}")
+        words = (
+            self.trainer,
+            self.model,
+            self.quantization,
+            self.method,
+            f"r={self.rank}",
+            f"{self.batch}x{self.length}",
+        )
         return " ".join((*words, *sorted(self.options)))
 
 
@@ -156,8 +163,8 @@ def _transformers() -> Any:
 
 
 def _config(name: str) -> Any:
-    from lorabench.memory.skeleton import configuration
-    from lorabench.spec.settings import ModelSpec
+    from lorabench.config.settings import ModelSpec
+    from lorabench.memory.meta_model import configuration
 
     config = configuration(ModelSpec(name=name))
     if not CUDA:  # a rehearsal: the same architecture, two narrow layers
@@ -210,7 +217,10 @@ def base(row: Row, folder: Path) -> Any:
     quantization = None
     if kind in ("nf4", "fp4"):
         quantization = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double == "dq", bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=double == "dq",
+            bnb_4bit_compute_dtype=torch.bfloat16,
         )
     elif kind == "int8":
         quantization = transformers.BitsAndBytesConfig(load_in_8bit=True)
@@ -230,7 +240,12 @@ def adapter(row: Row) -> Any:
 
     targets: Any = ["q_proj", "k_proj", "v_proj", "o_proj"] if "attention" in row.options else "all-linear"
     return peft.LoraConfig(
-        r=row.rank, lora_alpha=row.rank, lora_dropout=0.0, target_modules=targets, use_dora=row.method == "dora", task_type="CAUSAL_LM"
+        r=row.rank,
+        lora_alpha=row.rank,
+        lora_dropout=0.0,
+        target_modules=targets,
+        use_dora=row.method == "dora",
+        task_type="CAUSAL_LM",
     )
 
 
@@ -306,21 +321,25 @@ def with_transformers(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[
     options = arguments(row, out, transformers.TrainingArguments)
     evaluated = rows if "evaluate" in row.options else None
     collator = transformers.default_data_collator
-    trainer = transformers.Trainer(model=model, args=options, train_dataset=rows, eval_dataset=evaluated, data_collator=collator)
+    trainer = transformers.Trainer(
+        model=model, args=options, train_dataset=rows, eval_dataset=evaluated, data_collator=collator
+    )
     return watched(trainer, peaks).train
 
 
 def with_trl(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[[], Any]:
     import trl
 
-    from lorabench.spec.paths import MODELS
+    from lorabench.config.paths import MODELS
 
     tokenizer = _transformers().AutoTokenizer.from_pretrained(MODELS / "tiny-300k")
     more = {"max_length": row.length if CUDA else 16, "packing": "packing" in row.options}
     options = arguments(row, out, trl.SFTConfig, activation_offloading="offload" in row.options, **more)
     rows = data(row, model.config.vocab_size)
     trained = None if row.method == "full" else adapter(row)
-    trainer = trl.SFTTrainer(model=model, args=options, train_dataset=rows, peft_config=trained, processing_class=tokenizer)
+    trainer = trl.SFTTrainer(
+        model=model, args=options, train_dataset=rows, peft_config=trained, processing_class=tokenizer
+    )
     return watched(trainer, peaks).train
 
 
@@ -363,7 +382,10 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
     try:
         model = base(row, folder)
         if CUDA:
-            found["loaded_bytes"], found["load_peak_bytes"] = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+            found["loaded_bytes"], found["load_peak_bytes"] = (
+                torch.cuda.memory_allocated(),
+                torch.cuda.max_memory_allocated(),
+            )
         with tempfile.TemporaryDirectory() as out:
             train = TRAINERS[row.trainer](row, model, peaks, out)
             if CUDA:
@@ -412,7 +434,9 @@ def main() -> None:
             continue
         rows.append({"row": str(row), **measure(row, models)})
         last = rows[-1]
-        peak = f"{last['peak_bytes'] / 2**20:,.0f} MiB" if "peak_bytes" in last else last.get("fault", "no bytes on a CPU")
+        peak = (
+            f"{last['peak_bytes'] / 2**20:,.0f} MiB" if "peak_bytes" in last else last.get("fault", "no bytes on a CPU")
+        )
         print(f"{last['seconds']:5.1f} s  {row}: {peak}", flush=True)
         options.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
     shutil.rmtree(models.root, ignore_errors=True)

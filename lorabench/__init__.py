@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorabench.api import StudyResults, open_results, run, spectrum
+    from lorabench.config import Cell, Study, expand, load_study
     from lorabench.errors import LorabenchError
-    from lorabench.spec import Cell, Study, expand, load_study
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_study": "lorabench.spec",
-    "expand": "lorabench.spec",
-    "Study": "lorabench.spec",
-    "Cell": "lorabench.spec",
+    "load_study": "lorabench.config",
+    "expand": "lorabench.config",
+    "Study": "lorabench.config",
+    "Cell": "lorabench.config",
     "run": "lorabench.api",
     "open_results": "lorabench.api",
     "spectrum": "lorabench.api",
@@ -31,7 +31,18 @@ _HOMES = {
     "LorabenchError": "lorabench.errors",
 }
 
-__all__ = ["Cell", "LorabenchError", "Study", "StudyResults", "__version__", "expand", "load_study", "open_results", "run", "spectrum"]
+__all__ = [
+    "Cell",
+    "LorabenchError",
+    "Study",
+    "StudyResults",
+    "__version__",
+    "expand",
+    "load_study",
+    "open_results",
+    "run",
+    "spectrum",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """python -m lorabench: the same as the command lorabench."""
 
-from lorabench.cli import entry
+from lorabench.commands.main import entry
 
 if __name__ == "__main__":
     entry()

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from lorabench.config import Study, load_study
 from lorabench.errors import LorabenchError, unknown
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
-from lorabench.runner.crew import Crew
 from lorabench.runner.run import run as run_study
-from lorabench.spec import Study, load_study
+from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lorabench.record.result import CellResult
+    from lorabench.report.adapter_summary import Examined
     from lorabench.report.dataframe import StudyTable
-    from lorabench.report.examined import Examined
-    from lorabench.runner.crew import Slot
     from lorabench.runner.progress import Progress
+    from lorabench.runner.worker_pool import Worker
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     out: str | Path | None = None,
     *,
     workers: int = 1,
-    executor: str | Callable[[int | None], Slot] = "local",
+    executor: str | Callable[[int | None], Worker] = "local",
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     progress: Progress | None = None,
@@ -39,14 +39,22 @@ def run(
 
     `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; what is predicted not
     to fit into memory is warned of, and with skip_infeasible recorded as skipped instead of run; `progress`
-    shows what goes on (lorabench.runner.progress.open_progress() as the CLI does), nothing where absent.
+    shows what goes on (lorabench.runner.display.open_progress() as the CLI does), nothing where absent.
     """
     if not isinstance(study, Study):
         study = load_study(study)
     unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
     if unknown_outcomes:
         raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
-    plan = run_study(study, out, crew=Crew(executor, workers), progress=progress, retry=retry, skip_infeasible=skip_infeasible, frame=cells_frame)
+    plan = run_study(
+        study,
+        out,
+        pool=WorkerPool(executor, workers),
+        progress=progress,
+        retry=retry,
+        skip_infeasible=skip_infeasible,
+        frame=cells_frame,
+    )
     write_outputs(plan.store)
     return StudyResults(plan.store, study)
 
@@ -57,17 +65,26 @@ def open_results(folder: str | Path) -> StudyResults:
     return StudyResults(store, store.study())
 
 
-def spectrum(source: str | Path, *, base: str | Path | None = None, compare: str | Path | None = None, alpha: float | None = None, directory: str | Path | None = None) -> Examined:
+def spectrum(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    compare: str | Path | None = None,
+    alpha: float | None = None,
+    directory: str | Path | None = None,
+) -> Examined:
     """What an adapter (PEFT or loralib), a cell (its folder, id or words), a condition (its label: the first seed's cell) or a checkpoint learned, module by module.
 
     `base` names the weights before (a cell knows its own), `compare` a second one whose subspaces are held beside it, `alpha` the
     lora_alpha of a file without configuration, `directory` where cells are looked up (all under reports/ and runs/ where absent). Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
     LorabenchError where there is nothing of the kind, or the files are damaged.
     """
-    from lorabench import examine
+    from lorabench.workflows import spectrum
 
     named = [None if n is None else str(n) for n in (base, compare)]
-    return examine.spectrum(str(source), named[0], named[1], alpha, examine.cell_finder(None if directory is None else str(directory)))
+    return spectrum.spectrum(
+        str(source), named[0], named[1], alpha, spectrum.cell_finder(None if directory is None else str(directory))
+    )
 
 
 def cells_frame(store: Store) -> pd.DataFrame:
@@ -112,14 +129,18 @@ class StudyResults:
         """One result per cell that has one, in the study's order."""
         return self.store.results()
 
-    def evaluate(self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None) -> StudyResults:
+    def evaluate(
+        self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None
+    ) -> StudyResults:
         """Repeats evaluations and analyses that failed or are missing, from the saved weights and without training; then writes the tables and the report.
 
         cells: ids or their beginnings, all where there are none; again: evaluate finished ones, too. StoreError where an id is none or was not trained.
         """
         from lorabench.runner.run import evaluate
 
-        evaluate(self.store, cells, again=again, crew=Crew("local", workers), progress=progress, frame=cells_frame)
+        evaluate(
+            self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=cells_frame
+        )
         write_outputs(self.store)
         return StudyResults(self.store, self.study)
 

@@ -34,7 +34,7 @@ class DeviceError(LorabenchError):
 
 
 def unknown(what: str, seen: object, allowed: Iterable[object]) -> str:
-    """"unknown method 'lroa'; did you mean 'lora'? allowed: dora, full, lora"."""
+    """ "unknown method 'lroa'; did you mean 'lora'? allowed: dora, full, lora"."""
     names = [str(a) for a in allowed]
     near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near and near[0] != str(seen) else ";"

@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from lorabench import cli
-from lorabench.analysis.decide import decide
+from lorabench.analysis.decisions import compute_decisions
 from lorabench.api import write_outputs
+from lorabench.commands import main as cli
+from lorabench.config.decision import deciding_metric
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import load_items
 from lorabench.record.store import Store
 from lorabench.report.view import View, make_view
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.settings import ComparisonSpec
 
 STUDY = """schema: 1
 name: films
@@ -46,7 +46,10 @@ def test_six_lines_give_an_accuracy_that_decides(out, capsys):
     assert len(study.read_text().splitlines()) == 6
     assert cli.main(["run", str(study), "--out", str(results)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"test: 400 rows read, 10 dropped because no response fits in 64 tokens.*; measured are the first 256 of the 390 test rows \(evaluation.max_sequences\)", shown)
+    assert re.search(
+        r"test: 400 rows read, 10 dropped because no response fits in 64 tokens.*; measured are the first 256 of the 390 test rows \(evaluation.max_sequences\)",
+        shown,
+    )
     assert re.search(r"finished in .*, held-out loss [\d.]+, accuracy [\d.]+ %", shown)
     head = next(line for line in shown.splitlines() if line.startswith("condition") or "accuracy" in line)
     assert "accuracy" in head
@@ -56,13 +59,15 @@ def test_six_lines_give_an_accuracy_that_decides(out, capsys):
     for cell, result in view.results.items():
         counts = {r.metric: r.count for r in result.readings}
         assert counts["accuracy"] == 256
-        assert {len(i.sums) for name, i in load_items(view.file(cell, "items.safetensors")).items() if name != "forgetting"} == {256}
+        assert {
+            len(i.sums) for name, i in load_items(view.file(cell, "items.safetensors")).items() if name != "forgetting"
+        } == {256}
         assert result.value("accuracy") == load_items(view.file(cell, "items.safetensors"))["accuracy"].value
 
 
 def test_answer_recommendation_and_findings_go_by_the_accuracy(out):
     view = seen(out[1])
-    assert {d.chosen.metric for d in decide(view.summaries, view.comparisons, view.metric)} == {"accuracy"}
+    assert {d.chosen.metric for d in compute_decisions(view.summaries, view.comparisons, view.metric)} == {"accuracy"}
     write_outputs(Store(out[1]))
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (out[1] / "report.html").read_text(encoding="utf-8")))
     assert re.search(r"The highest mean accuracy is|by its mean accuracy", page)
@@ -71,7 +76,9 @@ def test_answer_recommendation_and_findings_go_by_the_accuracy(out):
     assert "metric_absent" not in told
 
 
-@pytest.mark.parametrize(("given", "metric"), [("auto", "accuracy"), ("eval_loss", "eval_loss"), ("classify/acc", "accuracy")])
+@pytest.mark.parametrize(
+    ("given", "metric"), [("auto", "accuracy"), ("eval_loss", "eval_loss"), ("classify/acc", "accuracy")]
+)
 def test_a_metric_that_is_named_stands(out, given, metric):
     """A store that wrote eval_loss shows what it showed; lm-eval's former name means the accuracy where that alone was measured."""
     store = Store(out[1])
@@ -93,6 +100,11 @@ def test_tasks_that_differ_in_their_metric_are_judged_by_the_loss():
 
     rules = ComparisonSpec()
     labels, asked = classify.Options(train="a.tsv"), instruct.Options(train="a.jsonl", metric="exact_match")
-    assert [deciding_metric(rules, tasks) for tasks in ([labels, labels], [asked], [labels, asked], [instruct.Options(train="a.jsonl")])] == ["accuracy", "exact_match", "eval_loss", "eval_loss"]
+    assert [
+        deciding_metric(rules, tasks)
+        for tasks in ([labels, labels], [asked], [labels, asked], [instruct.Options(train="a.jsonl")])
+    ] == ["accuracy", "exact_match", "eval_loss", "eval_loss"]
     old = rules.model_copy(update={"metric": "classify/acc"})
-    assert deciding_metric(old, [labels], ("classify/acc", "accuracy")) == "classify/acc", "where lm-eval measured it, it is that"
+    assert deciding_metric(old, [labels], ("classify/acc", "accuracy")) == "classify/acc", (
+        "where lm-eval measured it, it is that"
+    )

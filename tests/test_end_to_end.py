@@ -34,7 +34,14 @@ MEASURED = r"_seconds$|^tokens_per_second$"  # what differs from run to run
 
 def start(folder):
     (folder / "study.yaml").write_text(STUDY)
-    return subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.mark.slow
@@ -68,7 +75,9 @@ def test_a_run_killed_in_the_middle_ends_as_an_undisturbed_one(tmp_path):
     tables = [t.loc[:, ~t.columns.str.contains(MEASURED)] for t in tables]
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert len(tables[0]) == 7
-    texts = [re.sub(r"[\d,.]+ *(tok|s\b)", "", (tmp_path / n / "out" / "table.md").read_text()) for n in ("whole", "killed")]
+    texts = [
+        re.sub(r"[\d,.]+ *(tok|s\b)", "", (tmp_path / n / "out" / "table.md").read_text()) for n in ("whole", "killed")
+    ]
     assert [row.count("|") for row in texts[0].splitlines()] == [row.count("|") for row in texts[1].splitlines()]
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.arguments import make_parser
-from lorabench.spec import load_study
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.grid import expand
+from lorabench.commands.parser import make_parser
+from lorabench.config import load_study
+from lorabench.config.decision import deciding_metric
+from lorabench.config.grid import expand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,9 +96,13 @@ def test_the_study_file_of_the_readme_expands_beside_its_data(tmp_path):
     study = next(b for b in blocks() if b.language == "yaml")
     (tmp_path / "mine.yaml").write_text("\n".join(study.lines), encoding="utf-8")
     for name in ("train", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": "2 + 2?", "answer": "4"}) + "\n", encoding="utf-8")
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps({"question": "2 + 2?", "answer": "4"}) + "\n", encoding="utf-8"
+        )
     cells = expand(load_study(tmp_path / "mine.yaml"))
-    assert len(cells) == (3 * 2 + 1) * 3 * 3, "three ranks by two storages and full fine-tuning, three rates each, three seeds"
+    assert len(cells) == (3 * 2 + 1) * 3 * 3, (
+        "three ranks by two storages and full fine-tuning, three rates each, three seeds"
+    )
 
 
 def test_the_classification_of_the_readme_is_six_lines_decided_by_accuracy(tmp_path):
@@ -106,7 +110,9 @@ def test_the_classification_of_the_readme_is_six_lines_decided_by_accuracy(tmp_p
     assert len(study.lines) == 6
     (tmp_path / "sst2.yaml").write_text("\n".join(study.lines), encoding="utf-8")
     for name in ("train", "test"):
-        (tmp_path / f"{name}.csv").write_text("sentence,label\n" + "".join(f"{name} {i},{i % 2}\n" for i in range(40)), encoding="utf-8")
+        (tmp_path / f"{name}.csv").write_text(
+            "sentence,label\n" + "".join(f"{name} {i},{i % 2}\n" for i in range(40)), encoding="utf-8"
+        )
     read = load_study(tmp_path / "sst2.yaml")
     assert {c.method.name for c in expand(read)} == {"lora", "full"}
     assert deciding_metric(read.comparison, [read.task]) == "accuracy"
@@ -142,8 +148,21 @@ def test_every_block_of_the_readme_runs_as_typed_from_a_fresh_clone(tmp_path):
                 activated += [line] if line.startswith("source ") else []
         elif block.language == "python":
             program = "\n".join(block.lines)
-            typed(["bash", "-c", "\n".join(["set -e", *activated, f"python -c {shlex.quote(program)}"])], program, clone, outside)
-    for made in ("runs/quickstart/report.html", "spectrum.html", "small/adapter_config.json", "sft", "similarity.html", "error.html", "study.schema.json"):
+            typed(
+                ["bash", "-c", "\n".join(["set -e", *activated, f"python -c {shlex.quote(program)}"])],
+                program,
+                clone,
+                outside,
+            )
+    for made in (
+        "runs/quickstart/report.html",
+        "spectrum.html",
+        "small/adapter_config.json",
+        "sft",
+        "similarity.html",
+        "error.html",
+        "study.schema.json",
+    ):
         assert (clone / made).exists(), made
 
 

@@ -27,7 +27,15 @@ COMMAND = [sys.executable, "-m", "lorabench", "run", "study.yaml", "--out", "out
 
 def start(folder):
     (folder / "study.yaml").write_text(STUDY)
-    return subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def worker_of(runner):
@@ -63,10 +71,14 @@ def test_killed_at_a_random_step_it_goes_on_to_the_last_digit(way, tmp_path, who
     assert step % 4 == 0
     assert not list(cells.glob("*.partial"))
     assert not list(cells.rglob("checkpoint*"))
-    ours, theirs = (pd.read_csv(next(d.glob("out/cells/*/curve.csv")), float_precision="round_trip") for d in (tmp_path, whole))
+    ours, theirs = (
+        pd.read_csv(next(d.glob("out/cells/*/curve.csv")), float_precision="round_trip") for d in (tmp_path, whole)
+    )
     pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"), check_exact=True)
     assert ours.seconds.is_monotonic_increasing
-    ours, theirs = (without_clocks(pd.read_csv(d / "out" / "cells.csv", float_precision="round_trip")) for d in (tmp_path, whole))
+    ours, theirs = (
+        without_clocks(pd.read_csv(d / "out" / "cells.csv", float_precision="round_trip")) for d in (tmp_path, whole)
+    )
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 

@@ -33,7 +33,7 @@ class Statistic:
     std: float | None
     """sample standard deviation (n - 1), absent for one replicate"""
     n: int
-    half: float | None = None
+    ci_half_width: float | None = None
     """half-width of the 95 % interval; absent where no noise is known"""
 
 
@@ -88,10 +88,16 @@ class Summary:
 def metrics(data: pd.DataFrame) -> tuple[str, ...]:
     """The metrics that record.wide's frame has values of, in its order."""
     other = {*SETTINGS, "error"}
-    return tuple(str(c) for c in data.columns if c not in other and not str(c).endswith("_stderr") and bool(data[c].notna().any()))
+    return tuple(
+        str(c)
+        for c in data.columns
+        if c not in other and not str(c).endswith("_stderr") and bool(data[c].notna().any())
+    )
 
 
-def aggregate(groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping[str, CellResult] = MappingProxyType({})) -> tuple[Summary, ...]:
+def aggregate(
+    groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping[str, CellResult] = MappingProxyType({})
+) -> tuple[Summary, ...]:
     """A Summary of each condition in the study's order; `data` is record.wide(results), `results` tell how many items a single cell's value is over."""
     names = labels(groups)
     statistics = _statistics(data, results)
@@ -110,19 +116,30 @@ def aggregate(groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping
 def _statistics(data: pd.DataFrame, results: Mapping[str, CellResult]) -> dict[str, dict[str, Statistic]]:
     """Condition to metric to Statistic, over finished replicates."""
     finished = data[data["outcome"] == "finished"]
-    cell_of = dict(zip(finished["condition"].tolist(), finished["cell"].tolist(), strict=True))  # the only one, where it is asked for
+    cell_of = dict(
+        zip(finished["condition"].tolist(), finished["cell"].tolist(), strict=True)
+    )  # the only one, where it is asked for
     found: dict[str, dict[str, Statistic]] = {}
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
         means, stds, numbers = grouped.mean(), grouped.std(ddof=1), grouped.count()
-        errors = finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean() if f"{metric}_stderr" in finished else stds * math.nan
+        errors = (
+            finished[f"{metric}_stderr"].astype("float64").groupby(finished["condition"], sort=False).mean()
+            if f"{metric}_stderr" in finished
+            else stds * math.nan
+        )
         columns = (means.index.tolist(), means.tolist(), stds.tolist(), numbers.tolist(), errors.tolist())
         for condition, mean, std, n, stderr in zip(*columns, strict=True):
             if n:
                 spread, error = std if std == std else None, stderr if stderr == stderr else None  # without NaN
                 half = half_over_seeds(mean, spread, n)
                 if n == 1 and error is not None:
-                    half = half_over_items(mean, error, items_behind(results.get(cell_of[condition]), metric), described(metric).unit == "share")
+                    half = half_over_items(
+                        mean,
+                        error,
+                        items_behind(results.get(cell_of[condition]), metric),
+                        described(metric).unit == "share",
+                    )
                 found.setdefault(condition, {})[metric] = Statistic(mean, spread, n, half)
     return found
 

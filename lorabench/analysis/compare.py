@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.verdict import Comparison, adjusted, compared
+from lorabench.config.fingerprint import References, canonical_json
+from lorabench.config.grid import agrees
+from lorabench.config.settings import ComparisonSpec
+from lorabench.config.study import Study
 from lorabench.errors import LorabenchError
-from lorabench.spec.grid import agrees
-from lorabench.spec.identity import References, canonical_json
-from lorabench.spec.settings import ComparisonSpec
-from lorabench.spec.study import Study
 
 _FULL = {"method": {"name": "full"}}
 
@@ -34,9 +34,13 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     return found
 
 
-def compare(pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec) -> tuple[Comparison, ...]:
+def compare(
+    pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec
+) -> tuple[Comparison, ...]:
     """A Comparison for each condition and metric that has a pair."""
     made: list[Comparison] = []
     for metric in metrics:
-        made += adjusted([found for c, r in wanted.items() if (found := compared(pairing, metric, c, r, rules)) is not None])
+        made += adjusted(
+            [found for c, r in wanted.items() if (found := compared(pairing, metric, c, r, rules)) is not None]
+        )
     return tuple(made)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lorabench.spec.study import Cell
+from lorabench.config.study import Cell
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,6 @@ def replicates(cells: Iterable[Cell]) -> tuple[Replicates, ...]:
     groups: dict[str, list[tuple[Cell, str]]] = {}
     for cell in cells:
         groups.setdefault(cell.condition_id, []).append((cell, cell.id))
-    return tuple(Replicates(c, tuple(cell for cell, _ in pairs), tuple(i for _, i in pairs)) for c, pairs in groups.items())
+    return tuple(
+        Replicates(c, tuple(cell for cell, _ in pairs), tuple(i for _, i in pairs)) for c, pairs in groups.items()
+    )

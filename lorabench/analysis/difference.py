@@ -37,7 +37,10 @@ FEW_ITEMS = 100  # below, t is used in place of the normal distribution
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
 SAME = 1e-12  # a spread below this share of the values is float rounding
 _HELD = 2048  # items up to which the resampling weights are kept: 33 MB
-_PLACES = (round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1)), round((1 + CONFIDENCE) / 2 * (RESAMPLES - 1)))  # of the percentiles among the sorted
+_PLACES = (
+    round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1)),
+    round((1 + CONFIDENCE) / 2 * (RESAMPLES - 1)),
+)  # of the percentiles among the sorted
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
 
 Array = NDArray[np.floating[Any]]
@@ -118,15 +121,21 @@ class Difference:
     def _items_beyond(self, errors: float) -> float:
         """What so many standard errors over items leave beyond them."""
         few = self.items is not None and self.items < FEW_ITEMS
-        return float(special.stdtr(self.items - 1, -errors) if self.items is not None and few else special.ndtr(-errors))
+        return float(
+            special.stdtr(self.items - 1, -errors) if self.items is not None and few else special.ndtr(-errors)
+        )
 
 
 def quantile_over_items(items: int | None, tail: float = (1 - CONFIDENCE) / 2) -> float:
     """How many standard errors over items leave so much beyond them: of t where items are few, else of the normal distribution."""
-    return -float(special.stdtrit(items - 1, tail) if items is not None and 1 < items < FEW_ITEMS else special.ndtri(tail))
+    return -float(
+        special.stdtrit(items - 1, tail) if items is not None and 1 < items < FEW_ITEMS else special.ndtri(tail)
+    )
 
 
-def difference(ours: Array, theirs: Array, items: tuple[float, float] | None = None, count: int | None = None) -> Difference:
+def difference(
+    ours: Array, theirs: Array, items: tuple[float, float] | None = None, count: int | None = None
+) -> Difference:
     """Of values paired by seed, at least one; `items` are the item errors, where they are to count."""
     each = ours - theirs
     n, mean = len(each), float(np.mean(each))
@@ -142,7 +151,11 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
     n = len(ours[0].sums)
     weights = ours[0].weights
     for i in (*ours, *theirs):
-        same = i.weights is None if weights is None else i.weights is not None and len(i.weights) == n and bool(np.array_equal(i.weights, weights))
+        same = (
+            i.weights is None
+            if weights is None
+            else i.weights is not None and len(i.weights) == n and bool(np.array_equal(i.weights, weights))
+        )
         if len(i.sums) != n or not same:
             return None
     mean = sum((a.sums - b.sums for a, b in zip(ours, theirs, strict=True)), np.zeros(n)) / len(ours)
@@ -162,8 +175,12 @@ def normal_error(differences: Array, weights: Array | None, value: float) -> flo
     """Standard error over items of a difference that is `value`: never 0, as if half an item more had spoken for each side."""
     n = len(differences)
     if weights is not None:
-        return math.sqrt(n / (n - 1) * float(np.sum((differences - value * weights) ** 2))) / float(weights.sum())  # Cochran 1977, equation 6.9
-    size = float(np.abs(differences).max())  # 1 for answers that are right or wrong: then the sum of squares counts the discordant items
+        return math.sqrt(n / (n - 1) * float(np.sum((differences - value * weights) ** 2))) / float(
+            weights.sum()
+        )  # Cochran 1977, equation 6.9
+    size = float(
+        np.abs(differences).max()
+    )  # 1 for answers that are right or wrong: then the sum of squares counts the discordant items
     squares, total = float(np.sum(differences**2)) / size**2 + 1, float(differences.sum()) / size
     return size * math.sqrt(squares - total**2 / (n + 2)) / (n + 2)
 

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.spec.grid import agrees, base_of
-from lorabench.spec.identity import canonical_json, flattened
-from lorabench.spec.study import Study
+from lorabench.config.fingerprint import canonical_json, flattened
+from lorabench.config.grid import agrees, base_of
+from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")
 Values = NDArray[np.float64]
@@ -70,7 +70,9 @@ class Importance:
     """by falling share; of all subsets of the axes"""
 
 
-def importances(groups: Sequence[Replicates], data: pd.DataFrame, metric: str, study: Study) -> tuple[tuple[Importance, ...], str]:
+def importances(
+    groups: Sequence[Replicates], data: pd.DataFrame, metric: str, study: Study
+) -> tuple[tuple[Importance, ...], str]:
     """Of the study's grid, for each of its tasks (losses of two cannot be held against each other); and why there is none, empty where there is one.
 
     `data` is record.wide(results) of the cells that conditions are made of.
@@ -93,7 +95,11 @@ def importances(groups: Sequence[Replicates], data: pd.DataFrame, metric: str, s
         if isinstance(found, str):
             why = why or found
         else:
-            made.append(_importance(metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, found))
+            made.append(
+                _importance(
+                    metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, found
+                )
+            )
     return tuple(made), "" if made else why
 
 
@@ -118,7 +124,9 @@ class _Whole:
     """(values of axis 1, ..., values of axis k, seeds)"""
 
 
-def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]) -> _Whole | str:
+def _of_grid(
+    groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]
+) -> _Whole | str:
     """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where none is left."""
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
     for point in itertools.product(*(range(len(v)) for v in axes.values())):
@@ -136,7 +144,9 @@ def _of_grid(groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: M
     seeds = sorted(set.intersection(*(set(seeds_of[p]) for p in points)))
     if not seeds:
         return "the conditions of the grid have no seed in common"
-    y = np.array([[seeds_of[p][s] for s in seeds] for p in points]).reshape(*(len(k) for k in varied.values()), len(seeds))
+    y = np.array([[seeds_of[p][s] for s in seeds] for p in points]).reshape(
+        *(len(k) for k in varied.values()), len(seeds)
+    )
     return _Whole(dict(zip(axes, kept, strict=True)), y)
 
 
@@ -148,7 +158,11 @@ def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
         if not gaps:
             return [tuple(k) for k in kept]
         total = math.prod(map(len, kept))
-        share = {(axis, v): sum(p[axis] == v for p in gaps) * len(kept[axis]) / total for axis, k in enumerate(kept) for v in k}
+        share = {
+            (axis, v): sum(p[axis] == v for p in gaps) * len(kept[axis]) / total
+            for axis, k in enumerate(kept)
+            for v in k
+        }
         axis, value = max(share, key=lambda at: (share[at], len(kept[at[0]]), at))
         kept[axis].remove(value)
         if not kept[axis]:
@@ -171,11 +185,19 @@ def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], who
         effects.append(Effect(tuple(varied[i] for i in places), share, expected, p))
     effects.sort(key=lambda e: (-e.share, len(e.axes)))
     return Importance(
-        metric, within,
+        metric,
+        within,
         axes={a: tuple(_name(axes[a][i]) for i in whole.kept[a]) for a in varied},
-        left_out={a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a]) for a in axes if len(whole.kept[a]) < len(axes[a])},
-        conditions=means.size, seeds=seeds, std=math.sqrt(variance), effects=tuple(effects),
-    )  # fmt: skip
+        left_out={
+            a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a])
+            for a in axes
+            if len(whole.kept[a]) < len(axes[a])
+        },
+        conditions=means.size,
+        seeds=seeds,
+        std=math.sqrt(variance),
+        effects=tuple(effects),
+    )
 
 
 def variances(means: Values) -> dict[tuple[int, ...], float]:

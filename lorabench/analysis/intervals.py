@@ -1,10 +1,10 @@
 """95 % intervals of one mean, over seeds or over items: what ± stands for everywhere.
 
-    over seeds    half-width t(0.975, n-1) * std / sqrt(n)
-    over items    half-width 1.96 * standard error, t(0.975, m-1) in its place below 100 items;
-                  of shares with fewer than ten items right, or wrong, the farther end of Wilson's interval (Wilson 1927):
-                  (p + z^2/2m -+ z sqrt(p (1-p) / m + z^2 / 4m^2)) / (1 + z^2/m), which knows that none of 20 right is not 0 for certain
-    exact         Clopper and Pearson 1934: the shares that a binomial test at 2.5 % a side does not reject
+over seeds    half-width t(0.975, n-1) * std / sqrt(n)
+over items    half-width 1.96 * standard error, t(0.975, m-1) in its place below 100 items;
+              of shares with fewer than ten items right, or wrong, the farther end of Wilson's interval (Wilson 1927):
+              (p + z^2/2m -+ z sqrt(p (1-p) / m + z^2 / 4m^2)) / (1 + z^2/m), which knows that none of 20 right is not 0 for certain
+exact         Clopper and Pearson 1934: the shares that a binomial test at 2.5 % a side does not reject
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def half_over_seeds(mean: float, std: float | None, n: int) -> float | None:
 
 def half_of(values: Sequence[float]) -> float | None:
     """The same of the values themselves."""
-    return half_over_seeds(float(np.mean(values)), float(np.std(values, ddof=1)), len(values)) if len(values) > 1 else None
+    return (
+        half_over_seeds(float(np.mean(values)), float(np.std(values, ddof=1)), len(values)) if len(values) > 1 else None
+    )
 
 
 def half_over_items(value: float, stderr: float | None, items: int | None, share: bool) -> float | None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.spec.identity import flattened
-from lorabench.spec.paths import short_model
+from lorabench.config.fingerprint import flattened
+from lorabench.config.paths import short_model
 
 _METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
 _SHORT = {
@@ -103,5 +103,6 @@ def _unique(made: dict[str, Label]) -> dict[str, Label]:
     """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition id."""
     often = Counter(label.text for label in made.values())
     return {
-        c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]") for c, label in made.items()
+        c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]")
+        for c, label in made.items()
     }

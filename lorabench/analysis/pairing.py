@@ -62,15 +62,23 @@ class Pairing:
         if not shared:
             return None
         left, right = [a[s] for s in shared], [b[s] for s in shared]
-        errors, count = self._item_errors(metric, left, right) if len(shared) == 1 or described(metric).unit == "share" else (None, None)
+        errors, count = (
+            self._item_errors(metric, left, right)
+            if len(shared) == 1 or described(metric).unit == "share"
+            else (None, None)
+        )
         return difference(np.array([r.value for r in left]), np.array([r.value for r in right]), errors, count)
 
-    def _item_errors(self, metric: str, left: list[_Reading], right: list[_Reading]) -> tuple[tuple[float, float] | None, int | None]:
+    def _item_errors(
+        self, metric: str, left: list[_Reading], right: list[_Reading]
+    ) -> tuple[tuple[float, float] | None, int | None]:
         items = [[i for r in side if (i := self._items(r.cell).get(metric)) is not None] for side in (left, right)]
         if len(items[0]) == len(items[1]) == len(left):
             return item_errors(items[0], items[1]), len(items[0][0].sums)
         known = [[r.stderr for r in side if r.stderr is not None] for side in (left, right)]
-        if len(known[0]) == len(known[1]) == len(left):  # results from before items were kept: as if unpaired, and the same items for every seed
+        if (
+            len(known[0]) == len(known[1]) == len(left)
+        ):  # results from before items were kept: as if unpaired, and the same items for every seed
             error = float(np.hypot(np.mean(known[0]), np.mean(known[1])))
             return ((error, error) if error else None), None
         return None, None
@@ -87,10 +95,18 @@ class Pairing:
         stderr = f"{metric}_stderr"
         errors = present[stderr].astype("float64") if stderr in present else pd.Series(np.nan, index=present.index)
         found: dict[str, dict[int, _Reading]] = {}
-        columns: Any = (present["condition"], present["seed"], present["cell"], present[metric].astype("float64"), errors)
+        columns: Any = (
+            present["condition"],
+            present["seed"],
+            present["cell"],
+            present[metric].astype("float64"),
+            errors,
+        )
         for condition, seed, cell, value, error in zip(*(c.tolist() for c in columns), strict=True):
             key = SEEDLESS if pd.isna(seed) else int(seed)
-            found.setdefault(condition, {})[key] = _Reading(str(cell), float(value), None if np.isnan(error) else float(error))
+            found.setdefault(condition, {})[key] = _Reading(
+                str(cell), float(value), None if np.isnan(error) else float(error)
+            )
         return found
 
     @cached_property

@@ -21,7 +21,7 @@ from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.verdict import LEVEL_WITH, Verdicts
 from lorabench.record.metrics import metric as described
 
-Standing = Literal["front", "level", "open", "dominated", "broken"]
+Tier = Literal["front", "level", "open", "dominated", "broken"]
 MEMORY = "train_peak_bytes"
 
 
@@ -33,9 +33,9 @@ class Point:
     memory: float
     """bytes, mean over seeds"""
     value: float
-    half: float | None
+    ci_half_width: float | None
     """half-width of the value's 95 % interval"""
-    standing: Standing
+    tier: Tier
     by: str | None = None
     """a condition of a better mean at no more memory: better beyond doubt where this one is dominated"""
 
@@ -52,16 +52,27 @@ def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tup
     for s, memory, value in known:
         if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
             front.append((s.condition, memory, value.mean))
-    rivals = {s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1] for s, memory, value in known if not s.outcomes.broken}
-    told = {pair: c.verdict for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()}
+    rivals = {
+        s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1]
+        for s, memory, value in known
+        if not s.outcomes.broken
+    }
+    told = {
+        pair: c.verdict
+        for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()
+    }
     made = []
     for s, memory, value in known:
         if s.outcomes.broken:
-            made.append(Point(s.condition, memory, value.mean, value.half, "broken"))
+            made.append(Point(s.condition, memory, value.mean, value.ci_half_width, "broken"))
             continue
         ahead = rivals[s.condition]
         surely = next((r for r in ahead if told.get((s.condition, r)) == "worse"), None)
         level = next((r for r in ahead if told.get((s.condition, r)) in LEVEL_WITH), None)
-        standing: Standing = "dominated" if surely else "level" if level else "open" if ahead else "front"
-        made.append(Point(s.condition, memory, value.mean, value.half, standing, surely or level or next(iter(ahead), None)))
+        tier: Tier = "dominated" if surely else "level" if level else "open" if ahead else "front"
+        made.append(
+            Point(
+                s.condition, memory, value.mean, value.ci_half_width, tier, surely or level or next(iter(ahead), None)
+            )
+        )
     return tuple(made)

@@ -23,11 +23,11 @@ import numpy as np
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference
+from lorabench.analysis.families import apart_from
 from lorabench.analysis.pairing import SEEDLESS
-from lorabench.analysis.rank_curve import apart_from
 from lorabench.analysis.verdict import Comparison, Verdicts, adjusted, at_most, margin_of
+from lorabench.config.study import Cell
 from lorabench.record.metrics import metric as described
-from lorabench.spec.study import Cell
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Gap:
     kind: str
     """nf4, nf4 + double quant, ..."""
     condition: str
-    twin: str
+    unquantized_counterpart: str
     family: str
     """the same for all ranks of a family and all types"""
     rank: int | None
@@ -47,7 +47,7 @@ class Gap:
     """weight bytes over the twin's"""
     broken: int = 0
     """cells of the quantised condition that ran and did not finish"""
-    twin_broken: int = 0
+    counterpart_broken: int = 0
     """the same of the twin"""
 
 
@@ -82,16 +82,28 @@ def quantization_gaps(
     found: dict[str, list[Gap]] = {}
     wanted: Counter[str] = Counter()
     for g in groups:
-        twin, kind = plain.get(apart_from(g, "quantization")), names.get(g.condition)
-        if kind is None or twin is None:
+        unquantized_counterpart, kind = plain.get(apart_from(g, "quantization")), names.get(g.condition)
+        if kind is None or unquantized_counterpart is None:
             continue
         wanted[kind] += g.trains
-        d = pairing.difference(metric, g.condition, twin.condition)
+        d = pairing.difference(metric, g.condition, unquantized_counterpart.condition)
         if d is not None:
             family = apart_from(g, "quantization", "method.rank", "method.alpha")
-            share = _share(known[g.condition], known[twin.condition])
-            lost = pairing.broken(g.condition), pairing.broken(twin.condition)
-            found.setdefault(kind, []).append(Gap(kind, g.condition, twin.condition, family, g.setting.method.rank, g.setting.model.name, d, share, *lost))
+            share = _share(known[g.condition], known[unquantized_counterpart.condition])
+            lost = pairing.broken(g.condition), pairing.broken(unquantized_counterpart.condition)
+            found.setdefault(kind, []).append(
+                Gap(
+                    kind,
+                    g.condition,
+                    unquantized_counterpart.condition,
+                    family,
+                    g.setting.method.rank,
+                    g.setting.model.name,
+                    d,
+                    share,
+                    *lost,
+                )
+            )
     trains = {g.condition for g in groups if g.trains}
     made, pooled = [], {}
     for kind, gaps in found.items():
@@ -111,7 +123,8 @@ def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
     for g in quantised:
         computed.setdefault(_kind(g.setting), set()).add(g.setting.quantization.compute_dtype)
     return {
-        g.condition: _kind(g.setting) + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
+        g.condition: _kind(g.setting)
+        + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
         for g in quantised
     }
 
@@ -126,7 +139,10 @@ def _share(ours: Summary, theirs: Summary) -> float | None:
 
 
 def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> Comparison | None:
-    tables = [(verdicts.pairing.seeds(metric, g.condition), verdicts.pairing.seeds(metric, g.twin)) for g in gaps]
+    tables = [
+        (verdicts.pairing.seeds(metric, g.condition), verdicts.pairing.seeds(metric, g.unquantized_counterpart))
+        for g in gaps
+    ]
     if not tables:
         return None
     shared = sorted(set.intersection(*(set(ours) & set(theirs) for ours, theirs in tables)) - {SEEDLESS})
@@ -134,12 +150,33 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
         return None
     ours, theirs = (np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1))
     errors = _item_errors(metric, gaps) if len(shared) > 1 else None
-    d = difference(ours, theirs, errors, min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None)
+    d = difference(
+        ours,
+        theirs,
+        errors,
+        min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None,
+    )
     low, high = d.interval or (None, None)
     margin = margin_of(metric, verdicts.rules)
     same = d.p_equivalent(margin) if margin is not None else None
-    lost = sum(g.broken for g in gaps), sum({g.twin: g.twin_broken for g in gaps}.values())
-    return Comparison(metric, kind, "none", d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, same, d.pairs > 1, *lost, *at_most(metric, d))
+    lost = sum(g.broken for g in gaps), sum({g.unquantized_counterpart: g.counterpart_broken for g in gaps}.values())
+    return Comparison(
+        metric,
+        kind,
+        "none",
+        d.pairs,
+        d.value,
+        low,
+        high,
+        d.basis,
+        d.p_value,
+        None,
+        margin,
+        same,
+        d.pairs > 1,
+        *lost,
+        *at_most(metric, d),
+    )
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
@@ -155,5 +192,19 @@ def _as_told(t: TypeGap, verdicts: Verdicts) -> TypeGap:
     if t.pooled is None or len(t.gaps) != 1:
         return t
     (gap,) = t.gaps
-    same = verdicts.told(t.pooled.metric, gap.condition, gap.twin)
-    return t if same is None else replace(t, pooled=replace(same, condition=t.pooled.condition, reference=t.pooled.reference, low=t.pooled.low, high=t.pooled.high, basis=t.pooled.basis))
+    same = verdicts.told(t.pooled.metric, gap.condition, gap.unquantized_counterpart)
+    return (
+        t
+        if same is None
+        else replace(
+            t,
+            pooled=replace(
+                same,
+                condition=t.pooled.condition,
+                reference=t.pooled.reference,
+                low=t.pooled.low,
+                high=t.pooled.high,
+                basis=t.pooled.basis,
+            ),
+        )
+    )

@@ -15,18 +15,16 @@ What a metric nears as rank grows is `saturation`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.families import common_name, families
 from lorabench.analysis.saturation import Fit, saturating
 from lorabench.analysis.verdict import Verdicts, margin_of
 from lorabench.record.metrics import metric as described
-from lorabench.spec.identity import canonical_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Point:
     rank: int
     condition: str
     mean: float
-    half: float | None
+    ci_half_width: float | None
     """half-width of its 95 % interval"""
     n: int
     """finished replicates"""
@@ -57,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Knee:
+class SmallestSufficientRank:
     """The smallest rank that is non-inferior to the best."""
 
     rank: int | None
@@ -80,7 +78,7 @@ class RankCurve:
     """by rising rank, two or more"""
     best: int | None
     """the rank of best mean among those that no replicate of broke"""
-    knee: Knee
+    knee: SmallestSufficientRank
     fit: Fit | None
     unfitted: str
     """why there is no fit"""
@@ -102,57 +100,10 @@ def rank_curves(
         for g in members:
             s, rank = known[g.condition], g.setting.method.rank
             if rank is not None and (found := s.statistics.get(metric)) is not None:
-                points.append(Point(rank, g.condition, found.mean, found.half, found.n, s.comparable))
+                points.append(Point(rank, g.condition, found.mean, found.ci_half_width, found.n, s.comparable))
         if len(points) > 1:
             made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), verdicts))
     return tuple(made)
-
-
-def apart_from(group: Replicates, *fields: str) -> str:
-    """What a condition is but for these fields, as a key; model and data count by their bytes, too."""
-    plain = deepcopy(group.declared)
-    for field in fields:
-        *parents, last = field.split(".")
-        part: Any = plain
-        for parent in parents:
-            part = part[parent]
-        part.pop(last, None)
-    marks = group.setting.fingerprints
-    return canonical_json([plain, marks.model, marks.data])
-
-
-def families(groups: Sequence[Replicates], summaries: Mapping[str, Summary]) -> tuple[tuple[Replicates, ...], ...]:
-    """Conditions that differ in rank, and in an alpha that may follow it; one condition for each rank of a family."""
-    similar: dict[str, list[Replicates]] = {}
-    for g in groups:
-        if g.setting.method.rank is not None:
-            similar.setdefault(apart_from(g, "method.rank", "method.alpha"), []).append(g)
-    parts = [part for members in similar.values() for part in _one_for_each_rank(members)]
-    left: dict[str, list[Replicates]] = {}  # what else follows the rank (a learning rate) is in no label
-    for part in parts:
-        if len(part) == 1:
-            left.setdefault(summaries[part[0].condition].label.family, []).extend(part)
-    place = {g.condition: i for i, g in enumerate(groups)}
-    made = [*(p for p in parts if len(p) > 1), *left.values()]
-    return tuple(tuple(p) for p in sorted(made, key=lambda p: min(place[g.condition] for g in p)))
-
-
-def _one_for_each_rank(members: list[Replicates]) -> list[list[Replicates]]:
-    """All of them, or a part for each alpha, or for each alpha / rank where that makes fewer."""
-    if len({g.setting.method.rank for g in members}) == len(members):
-        return [members]
-    ways: list[dict[float, list[Replicates]]] = [{}, {}]
-    for g in members:
-        rank, alpha = g.setting.method.rank or 1, g.setting.method.alpha or 0.0
-        ways[0].setdefault(alpha, []).append(g)
-        ways[1].setdefault(alpha / rank, []).append(g)
-    return list(min(ways, key=len).values())
-
-
-def common_name(names: Sequence[str]) -> str:
-    """What the families of several labels have in common."""
-    pieces = [piece for piece in names[0].split(", ") if all(piece in n.split(", ") for n in names)]
-    return ", ".join(pieces) or names[0]
 
 
 def _name(members: Sequence[Replicates], summaries: Mapping[str, Summary]) -> str:
@@ -175,10 +126,12 @@ def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdic
             np.array([p.rank for p in able], dtype=np.float64),
             np.array([[tables[p.rank][s] for s in shared] for p in able], dtype=np.float64).reshape(len(able), -1),
             described(metric).better == "lower",
-            [p.half for p in able],
+            [p.ci_half_width for p in able],
         )
     fit, why = (None, found) if isinstance(found, str) else (found, "")
-    return RankCurve(metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why)
+    return RankCurve(
+        metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why
+    )
 
 
 def _best(points: Sequence[Point], better: str) -> Point | None:
@@ -190,21 +143,21 @@ def _best(points: Sequence[Point], better: str) -> Point | None:
     return min((p for p in able if p.n == most), key=lambda p: (sign * p.mean, p.rank))
 
 
-def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> Knee:
+def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> SmallestSufficientRank:
     margin = margin_of(metric, verdicts.rules)
     if margin is None:
-        return Knee(None, None, why="there is no margin for this metric")
+        return SmallestSufficientRank(None, None, why="there is no margin for this metric")
     if best is None:
-        return Knee(None, margin, why="no rank finished whole")
+        return SmallestSufficientRank(None, margin, why="no rank finished whole")
     if best.n < 2:
-        return Knee(None, margin, why="with one seed it is unknown how far a repetition would land")
+        return SmallestSufficientRank(None, margin, why="with one seed it is unknown how far a repetition would land")
     passed: list[Step] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)
         if step.bound is None or step.bound > margin:
-            return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed), step)
+            return SmallestSufficientRank(passed[-1].rank if passed else best.rank, margin, tuple(passed), step)
         passed.append(step)
-    return Knee(passed[-1].rank if passed else best.rank, margin, tuple(passed))
+    return SmallestSufficientRank(passed[-1].rank if passed else best.rank, margin, tuple(passed))
 
 
 def _step(metric: str, p: Point, best: Point, verdicts: Verdicts) -> Step:

@@ -93,7 +93,9 @@ class _Noise:
 
     def exceeds(self, squares: float, n: int) -> float:
         """p that n squared deviations in units of sigma sum to so much."""
-        return float(special.chdtrc(n, squares) if math.isinf(self.freedom) else special.fdtrc(n, self.freedom, squares / n))
+        return float(
+            special.chdtrc(n, squares) if math.isinf(self.freedom) else special.fdtrc(n, self.freedom, squares / n)
+        )
 
     def above(self, distance: float) -> float:
         """One-sided p of a deviation in units of sigma."""
@@ -136,7 +138,9 @@ def _unsuited(ranks: Array, means: Array, noise: _Noise, falls: bool) -> str:
 
 
 def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> Fit | str:
-    middle = math.exp(float(np.mean(np.log(ranks))))  # a is fitted as the gain there, which keeps the problem well conditioned
+    middle = math.exp(
+        float(np.mean(np.log(ranks)))
+    )  # a is fitted as the gain there, which keeps the problem well conditioned
     x, sign = np.log(ranks / middle), 1.0 if falls else -1.0
 
     def curve(x: Array, c: float, a: float, b: float) -> Array:
@@ -151,7 +155,15 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
         with warnings.catch_warnings():
             warnings.simplefilter("error", optimize.OptimizeWarning)
             (c, a, b), covariance = optimize.curve_fit(
-                curve, x, means, _start(x, means, sign), noise.sigma, absolute_sigma=True, bounds=([-np.inf, 0, low], [np.inf, np.inf, high]), jac=slopes, max_nfev=2000
+                curve,
+                x,
+                means,
+                _start(x, means, sign),
+                noise.sigma,
+                absolute_sigma=True,
+                bounds=([-np.inf, 0, low], [np.inf, np.inf, high]),
+                jac=slopes,
+                max_nfev=2000,
             )
     except (RuntimeError, ValueError, optimize.OptimizeWarning):
         return "no parameters were found that fit"
@@ -163,16 +175,24 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
     if b > 0.999 * high:
         return "all is gained at the lowest ranks, so the exponent cannot be told"
     if b < 1.01 * low:
-        return "it changes with the logarithm of the rank and no floor is in sight" if falls else "it changes with the logarithm of the rank and no ceiling is in sight"
+        return (
+            "it changes with the logarithm of the rank and no floor is in sight"
+            if falls
+            else "it changes with the logarithm of the rank and no ceiling is in sight"
+        )
     halves: list[float] | None = None
     gain = np.array([0.0, middle**b, a * middle**b * math.log(middle)])  # d (a middle^b) / d (c, a, b)
     if noise.sigma is not None:
-        errors = [noise.factor * math.sqrt(v) for v in (covariance[0, 0], float(gain @ covariance @ gain), covariance[2, 2])]
+        errors = [
+            noise.factor * math.sqrt(v) for v in (covariance[0, 0], float(gain @ covariance @ gain), covariance[2, 2])
+        ]
         if not errors[0] <= np.ptp(means):
             return f"its {'floor' if falls else 'ceiling'} lies too far beyond these ranks to be told"
         halves = [math.hypot(errors[0], noise.shift), *errors[1:]]
     c_, a_, b_ = (
-        Estimate(float(v), None if halves is None else float(v) - halves[i], None if halves is None else float(v) + halves[i])
+        Estimate(
+            float(v), None if halves is None else float(v) - halves[i], None if halves is None else float(v) + halves[i]
+        )
         for i, v in enumerate((c, sign * a * middle**b, b))
     )
     slowest = b if b_.low is None else max(b_.low, low)  # the exponent may be as small as that
@@ -187,5 +207,12 @@ def _start(x: Array, means: Array, sign: float) -> tuple[float, float, float]:
     for b in np.geomspace(2 * _EXPONENTS[0], _EXPONENTS[1] / 2, 40):
         basis = np.stack([np.ones_like(x), sign * np.exp(-b * x)], axis=1)
         (c, a), *_ = np.linalg.lstsq(basis, means)
-        made.append((float(np.sum((basis @ (c, a) - means) ** 2)) if a > 0 else math.inf, float(c), max(float(a), 1e-9), float(b)))
+        made.append(
+            (
+                float(np.sum((basis @ (c, a) - means) ** 2)) if a > 0 else math.inf,
+                float(c),
+                max(float(a), 1e-9),
+                float(b),
+            )
+        )
     return min(made)[1:]

@@ -39,7 +39,7 @@ class Tried:
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
-    def half(self) -> float | None:
+    def ci_half_width(self) -> float | None:
         """Half-width of the mean's 95 % interval over seeds."""
         return half_of(self.losses)
 
@@ -90,8 +90,17 @@ def _chosen(tried: Sequence[Tried]) -> float | None:
 def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
     """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is open (a planned cell has no result, none finished) is left out."""
     tuned = [g for g in planned if g.setting.tuned_over and all(i in results for i in g.ids)]
-    rates = {t.condition: t.chosen for t in tunings(tuned, wide(results[i] for g in tuned for i in g.ids)) if t.chosen is not None}
-    return {i: cell.training.rate == rates[g.condition] for g in tuned if g.condition in rates for cell, i in zip(g.cells, g.ids, strict=True)}
+    rates = {
+        t.condition: t.chosen
+        for t in tunings(tuned, wide(results[i] for g in tuned for i in g.ids))
+        if t.chosen is not None
+    }
+    return {
+        i: cell.training.rate == rates[g.condition]
+        for g in tuned
+        if g.condition in rates
+        for cell, i in zip(g.cells, g.ids, strict=True)
+    }
 
 
 def chosen_of(store: Store) -> dict[str, bool]:

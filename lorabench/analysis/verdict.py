@@ -9,7 +9,7 @@ The first that holds is the verdict, in the order equivalent, better, non-inferi
 margin, is non-inferior. Two further claims rest on any tolerated loss in place of the margin: `within` (non-inferior) and `beyond` (worse, and its interval lies
 beyond).
 
-A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.choose): its bound is taken
+A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.selection): its bound is taken
 alone, here and everywhere, and the sentence that gives it says so. What is equivalent or better is within the margin by that bound, too, and what is
 beyond it is worse, so that no two claims of one pair exclude each other. A pair that the study compares keeps its verdict whoever asks, whichever of
 the two stands first and whatever else is asked with it; another pair is taken alone.
@@ -27,8 +27,8 @@ from typing import Literal
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.difference import Basis, Difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.metrics import metric as described
-from lorabench.spec.settings import ComparisonSpec
 
 LEVEL = 0.05  # not 1 - CONFIDENCE, which is a little more
 Verdict = Literal["better", "worse", "equivalent", "non-inferior", "not decisive"]
@@ -116,7 +116,12 @@ class Comparison:
         ahead = (self.difference < 0) == (better == "lower")
         if self.decisive and better != "none" and ahead:
             return "better"
-        if self.repeated and self.margin is not None and self.worse_at_most is not None and self.worse_at_most <= self.margin:
+        if (
+            self.repeated
+            and self.margin is not None
+            and self.worse_at_most is not None
+            and self.worse_at_most <= self.margin
+        ):
             return "non-inferior"
         return "worse" if self.decisive and better != "none" else "not decisive"
 
@@ -124,9 +129,17 @@ class Comparison:
         """The reference beside the condition."""
         low, high = (None, None) if self.low is None or self.high is None else (-self.high, -self.low)
         return replace(
-            self, condition=self.reference, reference=self.condition, difference=-self.difference, low=low, high=high,
-            broken=self.reference_broken, reference_broken=self.broken, worse_at_most=self.better_at_most, better_at_most=self.worse_at_most,
-        )  # fmt: skip
+            self,
+            condition=self.reference,
+            reference=self.condition,
+            difference=-self.difference,
+            low=low,
+            high=high,
+            broken=self.reference_broken,
+            reference_broken=self.broken,
+            worse_at_most=self.better_at_most,
+            better_at_most=self.worse_at_most,
+        )
 
 
 def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
@@ -136,9 +149,14 @@ def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
 
 def adjusted(made: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons of one family and metric, corrected by Holm over it."""
-    p, q = ({i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None} for name in ("p_value", "p_equivalent"))
+    p, q = (
+        {i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None}
+        for name in ("p_value", "p_equivalent")
+    )
     differ, same = (dict(zip(values, holm(list(values.values())), strict=True)) for values in (p, q))
-    return tuple(replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made))
+    return tuple(
+        replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made)
+    )
 
 
 def compared(pairing: Pairing, metric: str, condition: str, reference: str, rules: ComparisonSpec) -> Comparison | None:
@@ -151,7 +169,23 @@ def compared(pairing: Pairing, metric: str, condition: str, reference: str, rule
     repeated = d.pairs > 1 or SEEDLESS in pairing.seeds(metric, condition)
     equivalent = d.p_equivalent(margin) if margin is not None else None
     broken = pairing.broken(condition), pairing.broken(reference)
-    return Comparison(metric, condition, reference, d.pairs, d.value, low, high, d.basis, d.p_value, None, margin, equivalent, repeated, *broken, *at_most(metric, d))
+    return Comparison(
+        metric,
+        condition,
+        reference,
+        d.pairs,
+        d.value,
+        low,
+        high,
+        d.basis,
+        d.p_value,
+        None,
+        margin,
+        equivalent,
+        repeated,
+        *broken,
+        *at_most(metric, d),
+    )
 
 
 def at_most(metric: str, d: Difference) -> tuple[float | None, float | None]:
@@ -168,7 +202,11 @@ class Verdicts:
     def __init__(self, pairing: Pairing, rules: ComparisonSpec, told: Sequence[Comparison] = ()) -> None:
         self.pairing, self.rules = pairing, rules
         self._told = {(c.metric, c.condition, c.reference): c for c in told}
-        self._told |= {(c.metric, c.reference, c.condition): c.mirrored() for c in told if (c.metric, c.reference, c.condition) not in self._told}
+        self._told |= {
+            (c.metric, c.reference, c.condition): c.mirrored()
+            for c in told
+            if (c.metric, c.reference, c.condition) not in self._told
+        }
         self._alone: dict[tuple[str, str, str], Comparison | None] = {}
 
     def told(self, metric: str, ours: str, theirs: str) -> Comparison | None:
@@ -204,4 +242,6 @@ def leader(summaries: Sequence[Summary], metric: str) -> Summary | None:
     better = described(metric).better
     sign = -1.0 if better == "higher" else 1.0
     able = candidates(summaries, metric) if better != "none" else ()
-    return min(able, key=lambda s: (sign * s.statistics[metric].mean, s.mean("trainable_parameters") or 0.0), default=None)
+    return min(
+        able, key=lambda s: (sign * s.statistics[metric].mean, s.mean("trainable_parameters") or 0.0), default=None
+    )

@@ -11,11 +11,11 @@ import yaml
 from safetensors import safe_open
 
 from lorabench import plugins
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.architectures import find_architecture, model_type
+from lorabench.config.paths import model_directory, model_source
+from lorabench.config.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
 from lorabench.errors import LorabenchError, unknown
-from lorabench.spec.architectures import find_architecture, model_type
-from lorabench.spec.paths import model_directory, model_source
-from lorabench.spec.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
 
 DATA = "data.jsonl"
 
@@ -31,7 +31,10 @@ _GATED = ("gate_proj", "up_proj", "down_proj")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FUSED = ("query_key_value", "dense"), ("dense_h_to_4h", "dense_4h_to_h")
 _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformers' model_type: attention, mlp
-    **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3", "olmo2"), (_PROJECTIONS, _GATED)),
+    **dict.fromkeys(
+        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3", "olmo2"),
+        (_PROJECTIONS, _GATED),
+    ),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), _FUSED),
     "gpt2": (("c_attn", "attn.c_proj"), ("c_fc", "mlp.c_proj")),
     "gptj": (("q_proj", "k_proj", "v_proj", "out_proj"), ("fc_in", "fc_out")),
@@ -41,25 +44,55 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformer
     "stablelm": (_PROJECTIONS, _GATED),
 }
 _USUAL = (  # of all families, each so that it means one group alone
-    (*_PROJECTIONS, "out_proj", "qkv_proj", "c_attn", "attn.c_proj", "query_key_value", "self_attention.dense", "self_attn.dense", "attention.dense"),
-    (*_GATED, "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h", "w1", "w2", "w3"),
+    (
+        *_PROJECTIONS,
+        "out_proj",
+        "qkv_proj",
+        "c_attn",
+        "attn.c_proj",
+        "query_key_value",
+        "self_attention.dense",
+        "self_attn.dense",
+        "attention.dense",
+    ),
+    (
+        *_GATED,
+        "gate_up_proj",
+        "fc1",
+        "fc2",
+        "fc_in",
+        "fc_out",
+        "c_fc",
+        "mlp.c_proj",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+        "w1",
+        "w2",
+        "w3",
+    ),
 )
 _SPELLED = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "full": "full fine-tuning"}
 
 
 def refuse(tool: str, seen: str, allowed: str, others: str = "peft") -> LorabenchError:
     """One sentence for what a tool cannot carry out."""
-    return LorabenchError(f"{tool} cannot carry out {seen}; it takes {allowed}; use another --emit ({others}) or another setting")
+    return LorabenchError(
+        f"{tool} cannot carry out {seen}; it takes {allowed}; use another --emit ({others}) or another setting"
+    )
 
 
 def check(tool: str, candidate: Candidate) -> None:
     """LorabenchError for what no tool can do."""
     method, quantization = candidate.method.name, candidate.quantization.name
     if method == "base":
-        raise LorabenchError(f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora, pissa")
+        raise LorabenchError(
+            f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora, pissa"
+        )
     reason = plugins.load("methods", method).UNQUANTIZED_ONLY
     if reason and quantization != "none":
-        raise LorabenchError(f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set quantization to none, or take lora")
+        raise LorabenchError(
+            f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set quantization to none, or take lora"
+        )
     if candidate.optimizer not in OPTIMIZERS:
         raise LorabenchError(unknown("optimizer", candidate.optimizer, OPTIMIZERS))
 
@@ -67,7 +100,12 @@ def check(tool: str, candidate: Candidate) -> None:
 def check_literal(tool: str, model: ModelSpec) -> None:
     """LorabenchError for names that OmegaConf, which reads this tool's YAML, would take for a reference to another value."""
     if "${" in model_source(model.name):
-        raise refuse(tool, f"the model {json.dumps(model.name)}, whose name its YAML reader would expand", "names without ${", "peft, trl, axolotl")
+        raise refuse(
+            tool,
+            f"the model {json.dumps(model.name)}, whose name its YAML reader would expand",
+            "names without ${",
+            "peft, trl, axolotl",
+        )
 
 
 def trains_base(candidate: Candidate) -> bool:
@@ -136,7 +174,9 @@ def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
     adapter = ""
     if not trains_base(candidate):
         adapter = f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on {_shown(method.target_modules)}"
-    stored = {"none": "unquantised"}.get(quantization.name, quantization.name) + (" with double quantisation" if quantization.double_quant else "")
+    stored = {"none": "unquantised"}.get(quantization.name, quantization.name) + (
+        " with double quantisation" if quantization.double_quant else ""
+    )
     lines = [
         f"Written by lorabench recommend: {_SPELLED.get(method.name, method.name)}{adapter}, {stored}",
         f"model {json.dumps(workload.model.name)}, {candidate.micro_batch_size} x {candidate.gradient_accumulation} sequences of {workload.sequence_length} tokens a step"
@@ -148,7 +188,13 @@ def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
 
 
 def _shown(targets: str | tuple[str, ...] | None) -> str:
-    return "all-linear" if targets is None else targets if targets in ("all-linear", "attention", "mlp") else json.dumps(targets)
+    return (
+        "all-linear"
+        if targets is None
+        else targets
+        if targets in ("all-linear", "attention", "mlp")
+        else json.dumps(targets)
+    )
 
 
 def as_yaml(opening: str, settings: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_source
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
@@ -43,13 +43,22 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. For lines {{"text": ...}}: type: completion, field: text.',
     ]
     if dtype == "float32":
-        notes.append("Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory and time than was predicted.")
+        notes.append(
+            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory and time than was predicted."
+        )
     if candidate.method.name == "pissa":
-        notes.append("The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is loaded.")
+        notes.append(
+            "The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is loaded."
+        )
     return {"axolotl.yaml": _setting.as_yaml(_setting.opening(workload, candidate, *notes), settings)}
 
 
-_COLUMNS = {"field_instruction": "prompt", "field_output": "response", "format": "{instruction}", "no_input_format": "{instruction}"}
+_COLUMNS = {
+    "field_instruction": "prompt",
+    "field_output": "response",
+    "format": "{instruction}",
+    "no_input_format": "{instruction}",
+}
 
 
 def _dtype(dtype: str) -> dict[str, Any]:
@@ -63,7 +72,10 @@ def _quantization(candidate: Candidate) -> dict[str, Any]:
         return {"load_in_8bit": True}
     if quantization.name == "none":
         return {}
-    bnb: dict[str, Any] = {"bnb_4bit_quant_type": quantization.name, "bnb_4bit_use_double_quant": quantization.double_quant}
+    bnb: dict[str, Any] = {
+        "bnb_4bit_quant_type": quantization.name,
+        "bnb_4bit_use_double_quant": quantization.double_quant,
+    }
     if quantization.compute_dtype != "auto":
         bnb["bnb_4bit_compute_dtype"] = quantization.compute_dtype
     return {"load_in_4bit": True, "bnb_config_kwargs": bnb}

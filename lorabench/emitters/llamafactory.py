@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_source
 
 _NAME = "data"
 
@@ -47,17 +47,24 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "report_to": "none",
         "output_dir": "./model" if full else "./adapter",
     }
-    pissa = ["The adapter for the unchanged base is adapter/pissa_converted."] if candidate.method.name == "pissa" else []
+    pissa = (
+        ["The adapter for the unchanged base is adapter/pissa_converted."] if candidate.method.name == "pissa" else []
+    )
     opening = _setting.opening(
         workload,
         candidate,
         "Run here, beside dataset_info.json: llamafactory-cli train llamafactory.yaml",
-        "Frozen weights that are not quantised keep the dtype of their checkpoint." if not full else "Weights are trained in float32 under mixed precision.",
+        "Frozen weights that are not quantised keep the dtype of their checkpoint."
+        if not full
+        else "Weights are trained in float32 under mixed precision.",
         f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A chat model has a template of its own in place of empty.',
         *pissa,
     )
     data = {_NAME: {"file_name": _setting.DATA, "columns": {"prompt": "prompt", "response": "response"}}}
-    return {"llamafactory.yaml": _setting.as_yaml(opening, settings), "dataset_info.json": json.dumps(data, indent=2) + "\n"}
+    return {
+        "llamafactory.yaml": _setting.as_yaml(opening, settings),
+        "dataset_info.json": json.dumps(data, indent=2) + "\n",
+    }
 
 
 def _compute(workload: Workload, candidate: Candidate) -> None:
@@ -65,9 +72,16 @@ def _compute(workload: Workload, candidate: Candidate) -> None:
     mixed = "float16" if workload.model.dtype == "float16" else "bfloat16"
     compute = candidate.quantization.compute_dtype
     if candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
-        raise _setting.refuse("llamafactory", f"4-bit products in {compute} beside mixed precision in {mixed}", "one dtype for both", "peft, axolotl")
+        raise _setting.refuse(
+            "llamafactory",
+            f"4-bit products in {compute} beside mixed precision in {mixed}",
+            "one dtype for both",
+            "peft, axolotl",
+        )
     if workload.model.dtype == "float32" and not _setting.trains_base(candidate):
-        raise _setting.refuse("llamafactory", "a frozen base in float32 under mixed precision", "bfloat16 and float16", "peft, trl")
+        raise _setting.refuse(
+            "llamafactory", "a frozen base in float32 under mixed precision", "bfloat16 and float16", "peft, trl"
+        )
 
 
 def _quantization(candidate: Candidate) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.architectures import model_type
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.architectures import model_type
-from lorabench.spec.paths import model_source
 
 _BODY = '''
 import argparse
@@ -173,7 +173,11 @@ def _config(workload: Workload, candidate: Candidate) -> str:
 
 
 def _script(workload: Workload, candidate: Candidate) -> str:
-    quantization, full, pissa = candidate.quantization, _setting.trains_base(candidate), candidate.method.name == "pissa"
+    quantization, full, pissa = (
+        candidate.quantization,
+        _setting.trains_base(candidate),
+        candidate.method.name == "pissa",
+    )
     constants = {
         "MODEL": model_source(workload.model.name),
         "REVISION": workload.model.revision,
@@ -194,7 +198,11 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         "MAX_GRAD_NORM": candidate.max_grad_norm,
         "OUTPUT": "model" if full else "adapter",
     }
-    needs = "transformers 5, accelerate" + ("" if full else ", peft") + (", bitsandbytes" if _needs_bitsandbytes(candidate) else "")
+    needs = (
+        "transformers 5, accelerate"
+        + ("" if full else ", peft")
+        + (", bitsandbytes" if _needs_bitsandbytes(candidate) else "")
+    )
     opening = _setting.opening(
         workload,
         candidate,

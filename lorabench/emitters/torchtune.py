@@ -8,10 +8,10 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_directory
+from lorabench.config.settings import ModelSpec
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_directory
-from lorabench.spec.settings import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,33 @@ class _Model:
 
 
 _MODELS = {  # last part of the hub id in lower case, without -instruct; torchtune 0.6.1
-    **{f"llama-2-{size}-hf": _Model("llama2", f"llama2_{size}", "LLAMA2", files) for size, files in (("7b", 2), ("13b", 3), ("70b", 15))},
-    **{f"meta-llama-3-{size}": _Model("llama3", f"llama3_{size}", "LLAMA3", files) for size, files in (("8b", 4), ("70b", 30))},
-    **{f"{meta}llama-3.1-{size}": _Model("llama3_1", f"llama3_1_{size}", "LLAMA3", files) for meta in ("", "meta-") for size, files in (("8b", 4), ("70b", 30))},
-    **{f"llama-3.2-{size}": _Model("llama3_2", f"llama3_2_{size}", "LLAMA3_2", files) for size, files in (("1b", 1), ("3b", 2))},
+    **{
+        f"llama-2-{size}-hf": _Model("llama2", f"llama2_{size}", "LLAMA2", files)
+        for size, files in (("7b", 2), ("13b", 3), ("70b", 15))
+    },
+    **{
+        f"meta-llama-3-{size}": _Model("llama3", f"llama3_{size}", "LLAMA3", files)
+        for size, files in (("8b", 4), ("70b", 30))
+    },
+    **{
+        f"{meta}llama-3.1-{size}": _Model("llama3_1", f"llama3_1_{size}", "LLAMA3", files)
+        for meta in ("", "meta-")
+        for size, files in (("8b", 4), ("70b", 30))
+    },
+    **{
+        f"llama-3.2-{size}": _Model("llama3_2", f"llama3_2_{size}", "LLAMA3_2", files)
+        for size, files in (("1b", 1), ("3b", 2))
+    },
     "llama-3.3-70b": _Model("llama3_3", "llama3_3_70b", "LLAMA3", 30),
     "mistral-7b-v0.1": _Model("mistral", "mistral_7b", "MISTRAL", 2),
-    **{f"gemma-2-{size}": _Model("gemma2", f"gemma2_{size}", "GEMMA2", files) for size, files in (("2b", 3), ("9b", 8), ("27b", 24))},
-    **{f"qwen2.5-{size}": _Model("qwen2_5", f"qwen2_5_{size.replace('.', '_')}", "QWEN2", files) for size, files in (("0.5b", 1), ("3b", 2))},
+    **{
+        f"gemma-2-{size}": _Model("gemma2", f"gemma2_{size}", "GEMMA2", files)
+        for size, files in (("2b", 3), ("9b", 8), ("27b", 24))
+    },
+    **{
+        f"qwen2.5-{size}": _Model("qwen2_5", f"qwen2_5_{size.replace('.', '_')}", "QWEN2", files)
+        for size, files in (("0.5b", 1), ("3b", 2))
+    },
     **{
         f"qwen2.5-{size}{end}": _Model("qwen2_5", f"qwen2_5_{size.replace('.', '_')}{builder}", "QWEN2", files)
         for size, files in (("1.5b", 1), ("7b", 4), ("14b", 8), ("32b", 17), ("72b", 37))
@@ -65,7 +84,11 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     directory, files, notes = _checkpoint(workload.model, known)
     dtype = _dtype(workload, candidate)
     tokenizer, paths = _TOKENIZERS.get(known.package, _TOKENIZERS["llama3"])
-    model = {"_component_": f"torchtune.models.{known.package}.{known.builder}"} if full else _adapter(candidate, known, notes)
+    model = (
+        {"_component_": f"torchtune.models.{known.package}.{known.builder}"}
+        if full
+        else _adapter(candidate, known, notes)
+    )
     settings: dict[str, Any] = {
         "output_dir": "./model" if full else "./adapter",
         "model": model,
@@ -98,7 +121,11 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "gradient_accumulation_steps": candidate.gradient_accumulation,
         "epochs": 1,
         "max_steps_per_epoch": None,
-        "optimizer": {**_OPTIMIZERS[candidate.optimizer], "lr": candidate.learning_rate, "weight_decay": candidate.weight_decay},
+        "optimizer": {
+            **_OPTIMIZERS[candidate.optimizer],
+            "lr": candidate.learning_rate,
+            "weight_decay": candidate.weight_decay,
+        },
         **({"optimizer_in_bwd": False} if full else {}),
         **_schedule(workload, candidate, notes),
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
@@ -108,7 +135,10 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "compile": False,
         "enable_activation_checkpointing": candidate.gradient_checkpointing,
         "enable_activation_offloading": False,
-        "metric_logger": {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": "${output_dir}/logs"},
+        "metric_logger": {
+            "_component_": "torchtune.training.metric_logging.DiskLogger",
+            "log_dir": "${output_dir}/logs",
+        },
         "log_every_n_steps": 1,
         "log_peak_memory_stats": True,
     }
@@ -128,7 +158,12 @@ def _known(model: ModelSpec) -> _Model:
     word = model.name.rstrip("/").rpartition("/")[2].lower()
     known = _MODELS.get(word) or _MODELS.get(word.removesuffix("-instruct"))
     if known is None:
-        raise _setting.refuse("torchtune", f"the model {json.dumps(model.name)}", "Llama 2, 3, 3.1, 3.2 and 3.3, Mistral 7B v0.1, Gemma 2 and Qwen2.5 by their hub names", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse(
+            "torchtune",
+            f"the model {json.dumps(model.name)}",
+            "Llama 2, 3, 3.1, 3.2 and 3.3, Mistral 7B v0.1, Gemma 2 and Qwen2.5 by their hub names",
+            "peft, trl, axolotl, llamafactory",
+        )
     return known
 
 
@@ -140,9 +175,18 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
         if found:
             return str(local), found, []
     if model.revision:
-        raise _setting.refuse("torchtune", f"the revision {json.dumps(model.revision)} of a hub id", "a downloaded directory", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse(
+            "torchtune",
+            f"the revision {json.dumps(model.revision)} of a hub id",
+            "a downloaded directory",
+            "peft, trl, axolotl, llamafactory",
+        )
     directory = str(local) if local else "./" + model.name.rpartition("/")[2]
-    files = ["model.safetensors"] if known.files == 1 else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{known.files:05d}"}
+    files = (
+        ["model.safetensors"]
+        if known.files == 1
+        else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{known.files:05d}"}
+    )
     first = [] if local else [f"First: tune download {json.dumps(model.name)} --output-dir {directory}"]
     return directory, files, first
 
@@ -150,9 +194,13 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
 def _dtype(workload: Workload, candidate: Candidate) -> str:
     dtype, compute = _setting.precision(workload, candidate), candidate.quantization.compute_dtype
     if dtype == "float16":
-        raise _setting.refuse("torchtune", "training in float16", "bfloat16 and float32", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse(
+            "torchtune", "training in float16", "bfloat16 and float32", "peft, trl, axolotl, llamafactory"
+        )
     if candidate.quantization.name != "none" and compute not in ("auto", dtype):
-        raise _setting.refuse("torchtune", f"4-bit products in {compute} beside a model in {dtype}", "one dtype for both", "peft, axolotl")
+        raise _setting.refuse(
+            "torchtune", f"4-bit products in {compute} beside a model in {dtype}", "one dtype for both", "peft, axolotl"
+        )
     return {"bfloat16": "bf16", "float32": "fp32"}[dtype]
 
 
@@ -163,12 +211,16 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
     if method.name == "pissa":
         raise _setting.refuse("torchtune", "method pissa", "lora, rslora, dora and full", "peft, axolotl, llamafactory")
     if quantization.name not in ("none", "nf4") or (quantization.name == "nf4" and not quantization.double_quant):
-        seen = f"quantization {quantization.name}" + ("" if quantization.double_quant or quantization.name != "nf4" else " without double_quant")
+        seen = f"quantization {quantization.name}" + (
+            "" if quantization.double_quant or quantization.name != "nf4" else " without double_quant"
+        )
         raise _setting.refuse("torchtune", seen, "none, and nf4 with double_quant", "peft, trl, axolotl, llamafactory")
     alpha = _setting.number(method.alpha)
     if method.name == "rslora":
         alpha = method.alpha * sqrt(method.rank)
-        notes.append(f"torchtune scales by alpha / rank: lora_alpha is {method.alpha:g} * sqrt({method.rank}), so that the scaling is rsLoRA's.")
+        notes.append(
+            f"torchtune scales by alpha / rank: lora_alpha is {method.alpha:g} * sqrt({method.rank}), so that the scaling is rsLoRA's."
+        )
     nf4 = quantization.name == "nf4"
     return {
         "_component_": f"torchtune.models.{known.package}.lora_{known.builder}",
@@ -184,24 +236,41 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
 def _targets(wanted: str | tuple[str, ...] | None) -> dict[str, Any]:
     """torchtune's own names: any of the attention's, at least one, and the MLP as a whole."""
     groups: dict[str, set[str]] = {"all-linear": {*_ATTENTION, *_MLP}, "attention": {*_ATTENTION}, "mlp": _MLP}
-    names = groups.get(wanted or "all-linear", {str(wanted)}) if wanted is None or isinstance(wanted, str) else set(wanted)
+    names = (
+        groups.get(wanted or "all-linear", {str(wanted)}) if wanted is None or isinstance(wanted, str) else set(wanted)
+    )
     odd = sorted(names - set(_ATTENTION) - _MLP)
     if odd:
-        raise _setting.refuse("torchtune", f"the target module {json.dumps(odd[0])}", ", ".join([*_ATTENTION, *sorted(_MLP)]))
+        raise _setting.refuse(
+            "torchtune", f"the target module {json.dumps(odd[0])}", ", ".join([*_ATTENTION, *sorted(_MLP)])
+        )
     if not names & set(_ATTENTION) or 0 < len(names & _MLP) < len(_MLP):
-        raise _setting.refuse("torchtune", f"adapters on {', '.join(sorted(names))} alone", "at least one of the attention's projections, and the MLP's all or none")
-    return {"lora_attn_modules": [own for name, own in _ATTENTION.items() if name in names], "apply_lora_to_mlp": bool(names & _MLP)}
+        raise _setting.refuse(
+            "torchtune",
+            f"adapters on {', '.join(sorted(names))} alone",
+            "at least one of the attention's projections, and the MLP's all or none",
+        )
+    return {
+        "lora_attn_modules": [own for name, own in _ATTENTION.items() if name in names],
+        "apply_lora_to_mlp": bool(names & _MLP),
+    }
 
 
 def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, Any]:
     """torchtune has the cosine alone, which is constant with no cycles, and counts its warm-up in steps."""
     if candidate.schedule not in ("cosine", "constant"):
-        raise _setting.refuse("torchtune", f"schedule {candidate.schedule}", "cosine and constant", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse(
+            "torchtune", f"schedule {candidate.schedule}", "cosine and constant", "peft, trl, axolotl, llamafactory"
+        )
     steps = 100
     if workload.examples is not None:
-        steps = round(candidate.warmup * (workload.examples // (candidate.micro_batch_size * candidate.gradient_accumulation)))
+        steps = round(
+            candidate.warmup * (workload.examples // (candidate.micro_batch_size * candidate.gradient_accumulation))
+        )
     elif candidate.warmup:
-        notes.append(f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples / {candidate.micro_batch_size * candidate.gradient_accumulation}.")
+        notes.append(
+            f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples / {candidate.micro_batch_size * candidate.gradient_accumulation}."
+        )
     component = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
     cycles = {"num_cycles": 0.0} if candidate.schedule == "constant" else {}
     return {"lr_scheduler": {"_component_": component, "num_warmup_steps": steps if candidate.warmup else 0, **cycles}}

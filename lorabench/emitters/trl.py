@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import model_source
 from lorabench.emitters import _setting
-from lorabench.spec.paths import model_source
 
 _FOLDER = "./data"
 
@@ -63,7 +63,9 @@ def _dtype(workload: Workload, candidate: Candidate) -> str:
     if candidate.quantization.name not in ("nf4", "fp4") or compute == "auto":
         return _setting.precision(workload, candidate)
     if declared not in ("auto", compute):
-        raise _setting.refuse("trl", f"4-bit products in {compute} beside weights in {declared}", "one dtype for both", "peft, axolotl")
+        raise _setting.refuse(
+            "trl", f"4-bit products in {compute} beside weights in {declared}", "one dtype for both", "peft, axolotl"
+        )
     return compute
 
 
@@ -73,13 +75,19 @@ def _quantization(candidate: Candidate) -> dict[str, object]:
         return {"load_in_8bit": True}
     if quantization.name == "none":
         return {}
-    return {"load_in_4bit": True, "bnb_4bit_quant_type": quantization.name, "use_bnb_nested_quant": quantization.double_quant}
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quantization.name,
+        "use_bnb_nested_quant": quantization.double_quant,
+    }
 
 
 def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     if method.name == "pissa":
-        raise _setting.refuse("trl", "method pissa on its command line", "lora, rslora, dora and full", "peft, axolotl, llamafactory")
+        raise _setting.refuse(
+            "trl", "method pissa on its command line", "lora, rslora, dora and full", "peft, axolotl, llamafactory"
+        )
     return {
         "use_peft": True,
         "lora_r": method.rank,

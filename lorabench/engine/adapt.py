@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from lorabench.config.settings import GROUPS, MethodSpec
 from lorabench.errors import ModelError, unknown
-from lorabench.spec.settings import GROUPS, MethodSpec
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
@@ -84,7 +84,12 @@ def peft_targets(model: Any, targets: tuple[str, ...]) -> list[str] | str:
                 break
     if not any(part.isdigit() for s in short for part in s.split(".")):
         return sorted(short)
-    patterns = sorted({re.sub(r"(?<![^.])\d+(?![^.])", r"\\d+", re.escape(n).replace(r"\.", ".")).replace(".", r"\.") for n in targets})
+    patterns = sorted(
+        {
+            re.sub(r"(?<![^.])\d+(?![^.])", r"\\d+", re.escape(n).replace(r"\.", ".")).replace(".", r"\.")
+            for n in targets
+        }
+    )
     pattern = rf"(?:{'|'.join(patterns)})"
     if {n for n in everything if re.fullmatch(pattern, n)} == chosen:
         return pattern
@@ -115,7 +120,9 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
         return peft.get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as e:
         if mamba := re.search(r"'(\w+)' is incompatible with Mamba", str(e)):
-            raise ModelError(f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that weight past the module; allowed: target_modules without it, such as [in_proj]") from e
+            raise ModelError(
+                f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that weight past the module; allowed: target_modules without it, such as [in_proj]"
+            ) from e
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
 
 

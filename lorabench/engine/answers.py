@@ -20,19 +20,26 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from lorabench.config.settings import EvaluationSpec
 from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.spec.settings import EvaluationSpec
 
 Seen = tuple[list[Reading], dict[str, Items]]
 Progress = Callable[[int, int], None]
 """called with the answers that are generated, and all"""
 
 
-def task_readings(model: Any, tokenizer: Any, data: TaskData, spec: EvaluationSpec, where: torch.device, progress: Progress = lambda done, total: None) -> Seen:
+def task_readings(
+    model: Any,
+    tokenizer: Any,
+    data: TaskData,
+    spec: EvaluationSpec,
+    where: torch.device,
+    progress: Progress = lambda done, total: None,
+) -> Seen:
     """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean of."""
     rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
     if all(row.choices for row in rows):
@@ -47,7 +54,9 @@ def task_readings(model: Any, tokenizer: Any, data: TaskData, spec: EvaluationSp
     return held_out_readings(seen, data) + readings, held_out_items(seen) | items
 
 
-def choice_losses(model: Any, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> tuple[Losses, np.ndarray]:
+def choice_losses(
+    model: Any, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
+) -> tuple[Losses, np.ndarray]:
     """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many choices."""
     every = losses(model, [choice for row in rows for choice in row.choices], batch_size, padding, where)
     shape = (len(rows), len(rows[0].choices))
@@ -62,14 +71,24 @@ def accuracy(nats: np.ndarray, right: np.ndarray) -> Seen:
         return [], {}
     said = nats.argmin(axis=1)
     hit = Items((said == right).astype(np.float64))
-    f1 = [2 * np.sum((said == k) & (right == k)) / (np.sum(said == k) + np.sum(right == k)) for k in np.union1d(said, right)]
-    return [_share("accuracy", hit), Reading(metric="macro_f1", value=float(np.mean(f1)), count=len(right))], {"accuracy": hit}
+    f1 = [
+        2 * np.sum((said == k) & (right == k)) / (np.sum(said == k) + np.sum(right == k))
+        for k in np.union1d(said, right)
+    ]
+    return [_share("accuracy", hit), Reading(metric="macro_f1", value=float(np.mean(f1)), count=len(right))], {
+        "accuracy": hit
+    }
 
 
 def exact_match(texts: Sequence[Generated], rows: Sequence[Example], how: Generation) -> Seen:
     """exact_match, and the shares of texts without an answer and without an end."""
     answers = [extracted(text.text, how) for text in texts]
-    hit = Items(np.array([a is not None and a == extracted(row.reference, how) for a, row in zip(answers, rows, strict=True)], dtype=np.float64))
+    hit = Items(
+        np.array(
+            [a is not None and a == extracted(row.reference, how) for a, row in zip(answers, rows, strict=True)],
+            dtype=np.float64,
+        )
+    )
     readings = [_share("exact_match", hit)]
     if how.pattern is not None:
         readings.append(_share("unanswered", Items(np.array([a is None for a in answers], dtype=np.float64))))
@@ -79,7 +98,9 @@ def exact_match(texts: Sequence[Generated], rows: Sequence[Example], how: Genera
 
 def _share(name: str, items: Items) -> Reading:
     n, share = len(items.sums), items.value
-    return Reading(metric=name, value=share, stderr=math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None, count=n)
+    return Reading(
+        metric=name, value=share, stderr=math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None, count=n
+    )
 
 
 class Generated(NamedTuple):
@@ -91,7 +112,13 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    model: Any, tokenizer: Any, rows: Sequence[Example], max_new_tokens: int, batch_size: int, where: torch.device, progress: Progress = lambda done, total: None
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Example],
+    max_new_tokens: int,
+    batch_size: int,
+    where: torch.device,
+    progress: Progress = lambda done, total: None,
 ) -> list[Generated]:
     """The model's answer to each row, in order; longest first, so that a batch that does not fit is met at once."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters are inside its layers
@@ -106,11 +133,17 @@ def generate(
             ids = torch.full((len(picked), longest), tokenizer.pad_token_id, device=where)
             mask = torch.zeros_like(ids)
             for line, i in enumerate(picked):
-                ids[line, longest - rows[i].given :] = torch.from_numpy(rows[i].ids[: rows[i].given].astype(np.int64)).to(where)
+                ids[line, longest - rows[i].given :] = torch.from_numpy(
+                    rows[i].ids[: rows[i].given].astype(np.int64)
+                ).to(where)
                 mask[line, longest - rows[i].given :] = 1
             # all of its own: a model may bring sampling, penalties and filters, which generate() would fill in
             inner.generation_config = GenerationConfig(
-                do_sample=False, max_new_tokens=int(min(max_new_tokens, max(1, positions - longest))), eos_token_id=ends or None, pad_token_id=tokenizer.pad_token_id, use_cache=True
+                do_sample=False,
+                max_new_tokens=int(min(max_new_tokens, max(1, positions - longest))),
+                eos_token_id=ends or None,
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
             )
             made = inner.generate(ids, attention_mask=mask)[:, longest:].cpu().tolist()
             for i, new in zip(picked, made, strict=True):
@@ -125,6 +158,8 @@ def generate(
 def end_tokens(model: Any, tokenizer: Any, rows: Sequence[Example]) -> list[int]:
     """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own answers end, as a chat's turns do."""
     named = model.generation_config.eos_token_id
-    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
     last = {int(row.ids[-1]) for row in rows if row.predicted[-1]} & special
     return sorted({*last, *(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id} - {None})

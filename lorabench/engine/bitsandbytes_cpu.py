@@ -55,7 +55,15 @@ def _mend_dequantization() -> torch.library.Library:
     """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the cache."""
     own = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 
-    def dequantize(keys: Any, packed: torch.Tensor, absmax: torch.Tensor, blocksize: int, kind: str, shape: Sequence[int], dtype: torch.dtype) -> Any:
+    def dequantize(
+        keys: Any,
+        packed: torch.Tensor,
+        absmax: torch.Tensor,
+        blocksize: int,
+        kind: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+    ) -> Any:
         if shape[-1] % blocksize == 0:
             return own.call_boxed(keys, packed, absmax, blocksize, kind, shape, dtype)
         return own.call_boxed(keys, packed, absmax, blocksize, kind, (1, math.prod(shape)), dtype).reshape(shape)

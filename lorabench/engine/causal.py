@@ -28,14 +28,16 @@ def refuse_lookahead(model: Any, name: str) -> None:
     """ModelError where a loaded model sees later tokens, or where its predictions are not finite."""
     before, after = _changes(model)
     if not math.isfinite(before + after):
-        raise ModelError(f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype")
+        raise ModelError(
+            f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype"
+        )
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     if before > (1e-4 if exact else 0.05) * after:
         raise ModelError(sentence(name))
 
 
 def sees_ahead(model: Any) -> bool:
-    """Whether a small random copy of a model (its skeleton) sees later tokens; False where there is no such copy, or it cannot be asked."""
+    """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or it cannot be asked."""
     small = small_copy(model)
     if small is None:
         return False

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules, peft_targets, resolve_targets
 from lorabench.engine.answers import task_readings
 from lorabench.engine.cell_record import Adapted, CellRecord, Report, sentence
@@ -29,11 +30,13 @@ from lorabench.engine.evaluate import (
     per_parameter,
     validation_reading,
 )
+from lorabench.engine.evaluate_truncated import truncations
 from lorabench.engine.events import Event
 from lorabench.engine.events import Phase as Entered
 from lorabench.engine.experts import unreached
-from lorabench.engine.harness import Harness, fetch_tasks, further_tasks
-from lorabench.engine.learned import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
+from lorabench.engine.lm_eval_runner import LmEvalRunner, fetch_tasks, further_tasks
+from lorabench.engine.measure import LiveBytes, held_tensors, is_out_of_memory
+from lorabench.engine.measure import Phase as Probe
 from lorabench.engine.model import (
     load_base,
     load_tokenizer,
@@ -42,17 +45,14 @@ from lorabench.engine.model import (
 )
 from lorabench.engine.outlook import Ahead, outlook, rows_evaluated
 from lorabench.engine.precision import evaluated
-from lorabench.engine.probe import LiveBytes, held_tensors, is_out_of_memory
-from lorabench.engine.probe import Phase as Probe
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored, save_adapter, save_model
 from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss, train
-from lorabench.engine.truncation import truncations
+from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, full_deltas, keep, own_of, start_factors
 from lorabench.record.cell_files import write_trained
 from lorabench.record.items import FILE, Items, save_items
-from lorabench.record.learned import save_truncations
 from lorabench.record.result import CellResult, Fault, Phase, Reading
-from lorabench.spec.study import Cell
+from lorabench.record.truncations import save_truncations
 
 _DOMAINS: dict[Ground, Domain] = {}
 
@@ -71,7 +71,9 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
     return run.through(way)
 
 
-def repeat_cell(cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None) -> CellResult:
+def repeat_cell(
+    cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None
+) -> CellResult:
     """Runs phases of a trained cell again, from the weights that lie in its folder, and returns its result with their readings in place of the former ones.
 
     The trained model is put together as training left it, so that the readings are those of a run which was never disturbed.
@@ -153,15 +155,25 @@ class _Run(CellRecord):
 
         def on_step(step: Step, tokens: int) -> None:
             self.step = step.step
-            self.report(Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None))
+            self.report(
+                Event(cell.id, "train", step.step, steps, step.loss, tokens / step.seconds if step.seconds else None)
+            )
 
         kept = Checkpoints(self.folder, cell.id, cell.training.checkpoint_every, steps, self.device, self.report)
         self.curve = kept.progress.curve
         with Probe(self.device) as phase:
             done = train(
-                self.adapted.model, data.train, spec, seed=cell.seed, padding=self.adapted.tokenizer.pad_token_id,
-                where=self.device, autocast=self.autocast, on_step=on_step, checkpoints=kept, loss_of=self._loss(),
-            )  # fmt: skip
+                self.adapted.model,
+                data.train,
+                spec,
+                seed=cell.seed,
+                padding=self.adapted.tokenizer.pad_token_id,
+                where=self.device,
+                autocast=self.autocast,
+                on_step=on_step,
+                checkpoints=kept,
+                loss_of=self._loss(),
+            )
         kept.peaks(phase)
         self.step = done.step
         last = self.curve[-max(1, steps // 10) :]
@@ -181,11 +193,13 @@ class _Run(CellRecord):
             with adapted.model.disable_adapter():  # after training, so that no first step waits for it; on no clock
                 self.domain, self.domain_loss = self._domain(adapted.model.get_base_model(), adapted.tokenizer)
         self._enter("prepare")
-        self.harness = self.harness or self._make_harness(data)  # its imports take seconds, once
+        self.lm_eval_runner = self.lm_eval_runner or self._make_lm_eval_runner(data)  # its imports take seconds, once
         self._enter("evaluate", rows_evaluated(cell, data, len(self.domain)))
         with Probe(self.device) as phase, self.phases.rows(adapted.model):
             self.accuracy, items = self._accuracy(data)
-            if cell.training.steps and not any(r.metric == "eval_loss" for r in self.accuracy):  # left out, it would leave the mean to the other seeds
+            if cell.training.steps and not any(
+                r.metric == "eval_loss" for r in self.accuracy
+            ):  # left out, it would leave the mean to the other seeds
                 raise Diverged(self.step or 0, "held-out loss")
             self.readings += self.accuracy + per_parameter(self.readings + self.accuracy)
             if cell.tuned_over:
@@ -220,8 +234,10 @@ class _Run(CellRecord):
     def analyse(self, data: TaskData, phases: Sequence[Phase]) -> None:
         """What comes after the evaluation: a fault there leaves its readings absent and is recorded, the cell has finished all the same."""
         parts: dict[Phase, Callable[[], None]] = {
-            "decompose": self.decompose, "truncate": lambda: self.truncate(data), "measure": lambda: self.measure_memory(data),
-        }  # fmt: skip
+            "decompose": self.decompose,
+            "truncate": lambda: self.truncate(data),
+            "measure": lambda: self.measure_memory(data),
+        }
         for phase in (p for p in parts if p in phases):
             self.phase = phase
             try:
@@ -248,9 +264,13 @@ class _Run(CellRecord):
         cell = self.cell
         if cell.analysis.truncation and cell.training.steps:
             rows = rows_evaluated(cell, data, 0)
-            self._enter("truncate", len(cell.analysis.truncation) * (1 + cell.analysis.per_module) * rows if rows else None)
+            self._enter(
+                "truncate", len(cell.analysis.truncation) * (1 + cell.analysis.per_module) * rows if rows else None
+            )
             with self.phases.rows(self.adapted.model):
-                cuts = truncations(self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy)
+                cuts = truncations(
+                    self.adapted.model, cell, self.adapted.start, lambda: self._accuracy(data)[0], self.accuracy
+                )
                 save_truncations(self.folder / "truncation.csv", cuts)
 
     def _accuracy(self, data: TaskData) -> tuple[list[Reading], dict[str, Items]]:
@@ -258,10 +278,16 @@ class _Run(CellRecord):
         adapted, spec = self.adapted, self.cell.evaluation
         with evaluated(adapted.model, self.cell):
             own, own_items = task_readings(adapted.model, adapted.tokenizer, data, spec, self.device)
-            self.harness = self.harness or self._make_harness(data)
-            readings, items = self.harness.score(adapted.model, adapted.tokenizer)
+            self.lm_eval_runner = self.lm_eval_runner or self._make_lm_eval_runner(data)
+            readings, items = self.lm_eval_runner.score(adapted.model, adapted.tokenizer)
             if self.teacher is not None:
-                left, left_items = self.teacher.readings(adapted.model, data.test[: spec.max_sequences], spec.batch_size, adapted.tokenizer.pad_token_id, self.device)
+                left, left_items = self.teacher.readings(
+                    adapted.model,
+                    data.test[: spec.max_sequences],
+                    spec.batch_size,
+                    adapted.tokenizer.pad_token_id,
+                    self.device,
+                )
                 readings, items = left + readings, left_items | items
         return own + readings, own_items | items
 
@@ -274,20 +300,24 @@ class _Run(CellRecord):
             return
         self._enter("measure")
         model, padding, spec = self.adapted.model, self.adapted.tokenizer.pad_token_id, self.cell.training
-        longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[: self.cell.evaluation.batch_size]
+        longest = sorted(data.test[: self.cell.evaluation.max_sequences], key=lambda e: -len(e.ids))[
+            : self.cell.evaluation.batch_size
+        ]
         with evaluated(model, self.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
             token_loss(model, collate(longest, padding, self.device), "none")
         self.read("eval_peak_bytes", live.peak)
         if not spec.steps:
             return
         longest = sorted(data.train, key=lambda e: -len(e.ids))
-        longest = [longest[i % len(longest)] for i in range(spec.batch_size)]  # few rows come several times, as in training
+        longest = [
+            longest[i % len(longest)] for i in range(spec.batch_size)
+        ]  # few rows come several times, as in training
         micro = [collate(longest, padding, self.device) for _ in range(spec.gradient_accumulation)]
         self.read("train_peak_bytes", peak_of_two_steps(model, micro, spec, self.autocast))
 
-    def _make_harness(self, data: TaskData) -> Harness:
+    def _make_lm_eval_runner(self, data: TaskData) -> LmEvalRunner:
         """lm-eval with its tasks; its imports take seconds, once: on no clock."""
-        return Harness(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
+        return LmEvalRunner(data.choice_sets, self.cell.evaluation, self.folder.parent.parent / "lm-eval")
 
     def _enter(self, phase: Entered, total: int | None = None, ahead: Ahead | None = None) -> None:
         self.phases.enter(phase, total, ahead)
@@ -296,7 +326,9 @@ class _Run(CellRecord):
 
     def _outlook(self, data: TaskData) -> Ahead:
         """What comes after the steps and how long it should take."""
-        samples = self._base_stays() and not is_kept(self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS)
+        samples = self._base_stays() and not is_kept(
+            self.cell, self.adapted.model.get_base_model(), self.device, _DOMAINS
+        )
         return outlook(self.cell, data, self.adapted.model, samples, own_of(self.cell, self.folder).is_known)
 
     def _base_stays(self) -> bool:
@@ -313,6 +345,8 @@ class _Run(CellRecord):
             return base_domain(self.cell, base, tokenizer, self.device, _DOMAINS) or ((), None)
 
     def _read_cuda(self, name: str, phase: Probe) -> None:
-        if phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None:  # which is no part of fine-tuning
+        if (
+            phase.peak_bytes is not None and phase.reserved_bytes is not None and self.teacher is None
+        ):  # which is no part of fine-tuning
             self.read(f"{name}_peak_bytes", phase.peak_bytes)
             self.read(f"{name}_reserved_bytes", phase.reserved_bytes)

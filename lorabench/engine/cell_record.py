@@ -14,25 +14,32 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.data import Example
 from lorabench.engine.distill import Teacher
 from lorabench.engine.environment import environment
 from lorabench.engine.evaluate import Losses
 from lorabench.engine.events import Event
-from lorabench.engine.harness import Harness
-from lorabench.engine.learned import Factors
+from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import device, logical_numel, resolve_autocast
 from lorabench.engine.phases import Phases
 from lorabench.engine.saved import save_model
 from lorabench.engine.train import Diverged, Step
+from lorabench.engine.weight_deltas import Factors
 from lorabench.errors import LorabenchError
 from lorabench.record.cell_files import ADAPTER, MODEL, TRAINED
 from lorabench.record.metrics import read_in
 from lorabench.record.result import CellResult, Fault, Outcome, Phase, Reading, Resolved
-from lorabench.spec.study import Cell
 
 Report = Callable[[Event], None]
-_NOT_OF_A_CUT = ("forgetting", "validation_loss", "learned_bits_per_parameter", "eval_seconds", "eval_peak_bytes", "eval_reserved_bytes")
+_NOT_OF_A_CUT = (
+    "forgetting",
+    "validation_loss",
+    "learned_bits_per_parameter",
+    "eval_seconds",
+    "eval_peak_bytes",
+    "eval_reserved_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,15 @@ class CellRecord:
         self.before: CellResult | None = None
         """the result that phases are repeated of"""
         self.repeated: tuple[Phase, ...] = ()
-        self.harness: Harness | None = None
+        self.lm_eval_runner: LmEvalRunner | None = None
 
     def take(self, before: CellResult, phases: Sequence[Phase]) -> None:
         """Goes on from a former result: what was read in phases that are not repeated stays."""
         self.before, self.repeated = before, tuple(phases)
         self.readings = [r for r in before.readings if self._phase_of(r.metric) not in phases]
-        self.accuracy = [r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT]
+        self.accuracy = [
+            r for r in self.readings if self._phase_of(r.metric) == "evaluate" and r.metric not in _NOT_OF_A_CUT
+        ]
         self.faults = [f for f in before.faults if f.phase not in phases]
         self.resolved = before.resolved
 
@@ -84,7 +93,11 @@ class CellRecord:
         if "adapted" not in self.__dict__:
             return
         with contextlib.suppress(Exception):  # no room on the disk either: the fault that led here is the one to tell
-            if self.cell.training.steps and not hasattr(self.adapted.model, "peft_config") and not (self.folder / MODEL).is_dir():
+            if (
+                self.cell.training.steps
+                and not hasattr(self.adapted.model, "peft_config")
+                and not (self.folder / MODEL).is_dir()
+            ):
                 save_model(self.adapted.model, self.adapted.tokenizer, self.folder)
 
     def _write_curve(self) -> None:
@@ -103,8 +116,15 @@ class CellRecord:
         self._write_curve()
         fault = None
         if error is not None:
-            phase = self.phase if self.before is None else self.repeated[0]  # what cannot be repeated is not to be trained anew
-            fault = Fault(kind=type(error).__name__, message=sentence(error), step=step if step is not None or phase != "train" else self.step, phase=phase)
+            phase = (
+                self.phase if self.before is None else self.repeated[0]
+            )  # what cannot be repeated is not to be trained anew
+            fault = Fault(
+                kind=type(error).__name__,
+                message=sentence(error),
+                step=step if step is not None or phase != "train" else self.step,
+                phase=phase,
+            )
             if phase == "evaluate" and outcome != "diverged":
                 self._keep_weights()
         if outcome == "diverged":  # its weights are of no use
@@ -117,7 +137,9 @@ class CellRecord:
             with contextlib.suppress(RuntimeError):  # after some faults the device answers nothing any more
                 torch.cuda.empty_cache()
         (self.folder / TRAINED).unlink(missing_ok=True)
-        if fault is not None and self.before is not None and self.before.outcome == "finished":  # the former result stands
+        if (
+            fault is not None and self.before is not None and self.before.outcome == "finished"
+        ):  # the former result stands
             others = (f for f in self.before.faults if f.phase != fault.phase)
             return self.before.model_copy(update={"faults": (*others, fault)})
         return self.result(outcome, fault)
@@ -125,9 +147,15 @@ class CellRecord:
     def result(self, outcome: Outcome, error: Fault | None = None) -> CellResult:
         """As it is now."""
         return CellResult(
-            cell=self.cell, outcome=outcome, resolved=self.resolved, readings=tuple(self.readings),
-            environment=environment(self.device), started_at=self.started_at, error=error, faults=tuple(self.faults),
-        )  # fmt: skip
+            cell=self.cell,
+            outcome=outcome,
+            resolved=self.resolved,
+            readings=tuple(self.readings),
+            environment=environment(self.device),
+            started_at=self.started_at,
+            error=error,
+            faults=tuple(self.faults),
+        )
 
     def read(self, metric: str, value: float) -> None:
         if math.isfinite(value):

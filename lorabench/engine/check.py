@@ -1,7 +1,7 @@
 """What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates.
 
 Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead (engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its skeleton on the meta device. No weight is read.
+its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta device. No weight is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.checkpoint import local_folder
+from lorabench.config.checkpoint_files import has_weights
+from lorabench.config.paths import model_directory, model_label
+from lorabench.config.settings import ModelSpec
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -21,20 +26,15 @@ from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, quiet, skeleton, stored_form
+from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, quiet, stored_form
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
-from lorabench.spec.checkpoint import local_folder
-from lorabench.spec.checkpoint_files import has_weights
-from lorabench.spec.paths import model_directory, model_label
-from lorabench.spec.settings import ModelSpec
-from lorabench.spec.study import Cell
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one, else what is to be told before the run; costs a skeleton per model, no weights."""
+    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per model, no weights."""
     found: list[Problem] = []
     seen: set[str] = set()
     models: dict[Any, str | None] = {}
@@ -69,24 +69,30 @@ def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | 
 
 
 def _look_at(spec: ModelSpec) -> None:
-    model, name = skeleton(spec), model_label(spec.name)
+    model, name = meta_model(spec), model_label(spec.name)
     if sees_ahead(model):
         raise ModelError(sentence(name))
     folder = local_folder(spec.name, spec.revision)
     if folder is not None and (broken := broken_json(folder)):
         raise ModelError(broken)
-    if folder is not None and (model_directory(spec.name) is not None or has_weights(folder)):  # a hub model may not be there yet
+    if folder is not None and (
+        model_directory(spec.name) is not None or has_weights(folder)
+    ):  # a hub model may not be there yet
         fitting_names(model, folder, stored_form(spec))
     refuse_unfit(load_tokenizer(spec), model, name)
 
 
-def _attach_fault(cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]) -> tuple[str, str] | None:
-    """Whether PEFT takes the model's modules, tried on a copy of its skeleton, and whether what it makes can be trained, tried on a small copy with weights."""
+def _attach_fault(
+    cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]
+) -> tuple[str, str] | None:
+    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be trained, tried on a small copy with weights."""
     key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
     if key not in known:
         try:
             with torch.device("meta"), quiet():
-                plugins.load("methods", cell.method.name).attach(copy.deepcopy(model), cell.method, peft_targets(model, targets) if targets else [])
+                plugins.load("methods", cell.method.name).attach(
+                    copy.deepcopy(model), cell.method, peft_targets(model, targets) if targets else []
+                )
             small = small_copy(model, STEP_BELOW) if cell.training.steps else None
             with quiet():
                 known[key] = step_fault(cell, small, targets) if small is not None else None
@@ -116,11 +122,14 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         first.setdefault(cell.model, []).append(cell)
     told = []
     for spec, own in first.items():
-        name, stored, left = model_label(spec.name), stored_form(spec), unreached(skeleton(spec))
+        name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
             told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
         if left is not None:
-            words = left.words(quantised=any(c.quantization.name != "none" for c in own), adapted=any(c.method.target_modules is not None for c in own))
+            words = left.words(
+                quantised=any(c.quantization.name != "none" for c in own),
+                adapted=any(c.method.target_modules is not None for c in own),
+            )
             told += [f"{name}: {words}"] if words else []
     return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in told)
 
@@ -145,21 +154,32 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                 if fault := data_fault(facts, cell):
                     found.append(Problem(cell.id, *fault))
         except DataError as e:
-            found.append(Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e)))
+            found.append(
+                Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e))
+            )
         except ModelError as e:
             found.append(Problem(cell.id, "model", str(e)))
         except Exception as e:
             if type(e) is not Exception:  # which is what tokenizers raises, without a kind of its own
                 raise
-            found.append(Problem(cell.id, "model", f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task ({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary"))
+            found.append(
+                Problem(
+                    cell.id,
+                    "model",
+                    f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task ({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
+                )
+            )
     return tuple(reversed(found))
 
 
 def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
-    model = skeleton(cell.model)
+    model = meta_model(cell.model)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and cell.training.sequence_length > positions:
-        return "training.sequence_length", f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed"
+        return (
+            "training.sequence_length",
+            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed",
+        )
     targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
         try:
@@ -196,7 +216,10 @@ def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, 
     n_in, n_out = shapes[smallest]
     if rank <= min(n_in, n_out):
         return None
-    return "method.rank", f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules"
+    return (
+        "method.rank",
+        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules",
+    )
 
 
 def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
@@ -204,7 +227,10 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
     if planted is None:
         return None
     if stored_form(cell.model) is not None:
-        return "task", f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint"
+        return (
+            "task",
+            f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint",
+        )
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:
         try:
@@ -222,7 +248,7 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
 
 
 def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
-    from lorabench.engine.harness import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
+    from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
 
     further = further_tasks(cell)
     if not further:
@@ -236,7 +262,9 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
     for name in further:
         if name not in known:
             near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
-            return "evaluation.lm_eval", unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists"
+            return "evaluation.lm_eval", unknown(
+                "lm-eval task", name, near or known[:12]
+            ) + ", and all that `lm-eval ls tasks` lists"
     try:
         fetch_tasks(further, cell.evaluation)
     except DataError as e:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from lorabench.engine.events import Event
-from lorabench.engine.probe import Phase
+from lorabench.engine.measure import Phase
 from lorabench.record.store import CHECKPOINT
 
 FORMAT = 1
@@ -70,8 +70,23 @@ class Progress:
 class Checkpoints:
     """The checkpoint of one cell, in the folder that it is written to while it runs; a fault in it never ends the cell."""
 
-    def __init__(self, folder: Path, cell: str, every: int | Literal["auto", "never"], steps: int, where: torch.device, report: Callable[[Event], None]) -> None:
-        self._file, self._cell, self._every, self._steps, self._where, self._report = folder / CHECKPOINT, cell, every, steps, where, report
+    def __init__(
+        self,
+        folder: Path,
+        cell: str,
+        every: int | Literal["auto", "never"],
+        steps: int,
+        where: torch.device,
+        report: Callable[[Event], None],
+    ) -> None:
+        self._file, self._cell, self._every, self._steps, self._where, self._report = (
+            folder / CHECKPOINT,
+            cell,
+            every,
+            steps,
+            where,
+            report,
+        )
         self._last = time.monotonic()
         self._cost = 0.0
         self._told = False
@@ -118,7 +133,9 @@ class Checkpoints:
         except Exception as e:  # a full disk, most likely
             traceback.print_exc()
             if not self._told:
-                self._say(warning=f"its checkpoint cannot be written ({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without")
+                self._say(
+                    warning=f"its checkpoint cannot be written ({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
+                )
             self._told = True
         self._last = time.monotonic()
         self._cost = self._last - began
@@ -127,21 +144,29 @@ class Checkpoints:
     def peaks(self, phase: Phase) -> None:
         """Raises a phase's memory peaks to those of the runs before, which may have had the longest rows."""
         if self._peaks is not None and phase.peak_bytes is not None and phase.reserved_bytes is not None:
-            phase.peak_bytes, phase.reserved_bytes = max(phase.peak_bytes, self._peaks[0]), max(phase.reserved_bytes, self._peaks[1])
+            phase.peak_bytes, phase.reserved_bytes = (
+                max(phase.peak_bytes, self._peaks[0]),
+                max(phase.reserved_bytes, self._peaks[1]),
+            )
 
     def _is_due(self, step: int) -> bool:
         if self._every == "never":
             return False
         last = step == self._steps
         if self._every == "auto":
-            return (last and self._file.exists()) or time.monotonic() - self._last >= max(AUTO_SECONDS, self._cost / AUTO_SHARE)
+            return (last and self._file.exists()) or time.monotonic() - self._last >= max(
+                AUTO_SECONDS, self._cost / AUTO_SHARE
+            )
         return step % self._every == 0 or (last and self._every < step)
 
     def _write(self, progress: Progress, model: Any, optimizer: Any) -> None:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
-                torch.save(self._head() | _state(progress, model, optimizer, self._where) | {"peaks": self._peaks_now()}, stream)
+                torch.save(
+                    self._head() | _state(progress, model, optimizer, self._where) | {"peaks": self._peaks_now()},
+                    stream,
+                )
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(new, self._file)
@@ -187,7 +212,10 @@ def _state(progress: Progress, model: Any, optimizer: Any, where: torch.device) 
         "tokens": progress.tokens,
         "positions": progress.positions,
         "tensors": {n: t.cpu() for n, t in _changing(model).items()},
-        "optimizer": [{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state[p].items()} for p in _parameters(optimizer)],
+        "optimizer": [
+            {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state[p].items()}
+            for p in _parameters(optimizer)
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(where) if where.type == "cuda" else None,
         "python": random.getstate(),
@@ -210,7 +238,9 @@ def _restore(stored: dict[str, Any], progress: Progress, model: Any, optimizer: 
 
 
 def _restore_optimizer(optimizer: Any, stored: list[dict[str, Any]]) -> None:
-    if hasattr(optimizer, "init_state"):  # bitsandbytes: its own load_state_dict would move paged state to the GPU for good
+    if hasattr(
+        optimizer, "init_state"
+    ):  # bitsandbytes: its own load_state_dict would move paged state to the GPU for good
         for g, group in enumerate(optimizer.param_groups):
             for i, parameter in enumerate(group["params"]):
                 optimizer.init_state(group, parameter, g, i)

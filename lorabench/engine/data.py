@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lorabench import plugins
+from lorabench.config.study import Cell, Condition
 from lorabench.errors import LorabenchError
 from lorabench.record.data import DataFacts
-from lorabench.spec.study import Cell, Condition
 
 _LAST: dict[Any, TaskData] = {}
 
@@ -112,7 +112,9 @@ def steps_of(condition: Condition) -> int | None:
     from lorabench.engine.model import load_tokenizer  # torch
 
     try:
-        made = plugins.load("tasks", condition.task.name).load(condition.task, load_tokenizer(condition.model), training.sequence_length)
+        made = plugins.load("tasks", condition.task.name).load(
+            condition.task, load_tokenizer(condition.model), training.sequence_length
+        )
     except LorabenchError:
         return None
     return training.over(len(made.train)).steps
@@ -120,7 +122,11 @@ def steps_of(condition: Condition) -> int | None:
 
 def task_data(cell: Cell, tokenizer: Any) -> TaskData:
     """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
-    key = (cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length)  # options may hold dicts, which have no hash
+    key = (
+        cell.fingerprints,
+        cell.task.model_dump_json(),
+        cell.training.sequence_length,
+    )  # options may hold dicts, which have no hash
     if key not in _LAST:
         made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
         _LAST.clear()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lorabench.config.study import Cell
 from lorabench.record.data import FEW_VALIDATION, DataFacts, SplitFacts
-from lorabench.spec.study import Cell
 
 LEAST_ROWS = 30
 WHOLE_TEXT = 0.9  # of the test blocks: the training text lacks what validation took of it
@@ -32,12 +32,18 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
         )
     known = facts.test.in_training + facts.test.in_validation
     if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
-        return "task", f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; {_another(cell)}"
+        return (
+            "task",
+            f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; {_another(cell)}",
+        )
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels
             others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
-            return "task", f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
+            return (
+                "task",
+                f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing can be {'learned' if name == 'training' else 'measured'}; give rows of every label",
+            )
     return None
 
 
@@ -69,7 +75,10 @@ def _split(split: SplitFacts, unit: str, length: int) -> str:
     if split.dropped:
         parts.append(f"{split.dropped:,} dropped because no response fits in {length} tokens")
     if split.cut:
-        parts.append(f"{split.cut:,} cut at {length} tokens" + (f" ({split.whole_at:,} keeps 95 % whole)" if split.whole_at and split.whole_at > length else ""))
+        parts.append(
+            f"{split.cut:,} cut at {length} tokens"
+            + (f" ({split.whole_at:,} keeps 95 % whole)" if split.whole_at and split.whole_at > length else "")
+        )
     if split.in_training:
         parts.append(f"{split.in_training:,} also in training")
     if split.prompt_in_training > split.in_training:

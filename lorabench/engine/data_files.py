@@ -25,7 +25,11 @@ from lorabench.errors import DataError
 HEAD = 4096  # bytes that an encoding is guessed from
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {b"\x1f\x8b\x08": gzip.decompress, b"\xfd7zXZ\x00": lzma.decompress}
 UNPACK |= {b"BZh%d1AY&SY" % level: bz2.decompress for level in range(1, 10)}
-TABLES: dict[bytes, Literal["parquet", "arrow"]] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
+TABLES: dict[bytes, Literal["parquet", "arrow"]] = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xff\xff\xff": "arrow",
+}
 LFS = b"version https://git-lfs.github.com/spec/"
 MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -45,7 +49,9 @@ FOREIGN = (  # first bytes: what it is, and what to do
     (b"\x89PNG", "a picture", "give rows as JSON lines, CSV or Parquet"),
     (b"\xff\xd8\xff", "a picture", "give rows as JSON lines, CSV or Parquet"),
 )  # fmt: skip
-WEB_PAGE = re.compile(r"[\ufeff\s]*(<!--.*?-->\s*)*<(!doctype|html|head|body|script|\?xml)\b", re.IGNORECASE | re.DOTALL)
+WEB_PAGE = re.compile(
+    r"[\ufeff\s]*(<!--.*?-->\s*)*<(!doctype|html|head|body|script|\?xml)\b", re.IGNORECASE | re.DOTALL
+)
 TAR_AT, TAR = 257, b"ustar"
 PICKLE = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
 
@@ -74,7 +80,9 @@ def read_text(path: str | Path) -> str:
     """The text of a file; DataError where it is none."""
     found = read_content(path)
     if found.kind != "text":
-        raise DataError(f"{path} is a table ({found.kind}), not text; give a text file, or read its rows with the task instruct")
+        raise DataError(
+            f"{path} is a table ({found.kind}), not text; give a text file, or read its rows with the task instruct"
+        )
     return found.text
 
 
@@ -93,13 +101,17 @@ def unpacked(path: str | Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror}; point task.train and task.eval to readable files") from None
+        raise DataError(
+            f"{path} cannot be read: {e.strerror}; point task.train and task.eval to readable files"
+        ) from None
     for magic, unpack in UNPACK.items():
         if data.startswith(magic):
             try:
                 return unpack(data)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
-                raise DataError(f"{path} is compressed, but cannot be unpacked ({e}); it is cut off or damaged, get it anew") from None
+                raise DataError(
+                    f"{path} is compressed, but cannot be unpacked ({e}); it is cut off or damaged, get it anew"
+                ) from None
     return data
 
 
@@ -183,5 +195,9 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
     if odd > 0.3 * len(data):
         return f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in an older encoding of its language; convert it to UTF-8"
     western = not any(byte in data for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
-    likely = "CP1252 (Windows, Western European) fits its bytes; other encodings may, too" if western else "it is not CP1252 (Windows, Western European) either"
+    likely = (
+        "CP1252 (Windows, Western European) fits its bytes; other encodings may, too"
+        if western
+        else "it is not CP1252 (Windows, Western European) either"
+    )
     return f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f {'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from lorabench.config.settings import QuantizationSpec
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import resolve_targets
 from lorabench.engine.data import Example, Planted, TaskData
 from lorabench.engine.evaluate import base_text, losses, ratio_stderr
@@ -24,8 +26,6 @@ from lorabench.engine.train import IGNORED, Batch
 from lorabench.errors import ModelError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.spec.settings import QuantizationSpec
-from lorabench.spec.study import Cell
 
 _LAST: dict[Any, tuple[TaskData, Teacher]] = {}
 
@@ -45,13 +45,22 @@ class Teacher:
         each = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1) * counted
         return each if reduction == "none" else each.sum()
 
-    def readings(self, student: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device) -> tuple[list[Reading], dict[str, Items]]:
+    def readings(
+        self, student: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device
+    ) -> tuple[list[Reading], dict[str, Items]]:
         """What is left between the two on held-out text, and its items; nothing where it is not finite."""
         seen = losses(student, examples, batch_size, padding, where, self.divergence)
         if not math.isfinite(seen.mean):
             return [], {}
         items = Items(seen.nats, seen.tokens.astype(float))
-        return [Reading(metric="divergence", value=seen.mean, stderr=ratio_stderr(seen.nats, seen.tokens), count=int(seen.tokens.sum()))], {"divergence": items}
+        return [
+            Reading(
+                metric="divergence",
+                value=seen.mean,
+                stderr=ratio_stderr(seen.nats, seen.tokens),
+                count=int(seen.tokens.sum()),
+            )
+        ], {"divergence": items}
 
 
 def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher | None]:
@@ -66,7 +75,9 @@ def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -
     key = (cell.fingerprints, cell.model.name, cell.task.model_dump_json(), cell.training.sequence_length, where)
     if key not in _LAST:
         _LAST.clear()
-        exact = cell.model.model_copy(update={"dtype": "float32"})  # whatever the student's: sixteen bits would blur the rank, and cells of other methods share the teacher
+        exact = cell.model.model_copy(
+            update={"dtype": "float32"}
+        )  # whatever the student's: sixteen bits would blur the rank, and cells of other methods share the teacher
         base = load_base(cell.model_copy(update={"model": exact, "quantization": QuantizationSpec()}), where)
         filled = _filled(data, base, tokenizer, cell.training.sequence_length, planted.seed, where)
         plant(base, planted)
@@ -94,7 +105,11 @@ def plant(model: Any, planted: Planted) -> dict[str, int]:
 def beyond(rank: int | None, name: str, n_out: int, n_in: int) -> str:
     """The sentence for a rank that a module cannot hold; empty where it can."""
     most = min(n_out, n_in)
-    return f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {most}, or full" if rank is not None and rank > most else ""
+    return (
+        f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {most}, or full"
+        if rank is not None and rank > most
+        else ""
+    )
 
 
 def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> torch.Tensor:
@@ -109,4 +124,6 @@ def _filled(data: TaskData, base: Any, tokenizer: Any, length: int, seed: int, w
     sizes = [len(part) for part in (data.train, data.validation, data.test)]
     texts: Sequence[Example] = base_text(base, tokenizer, length, where, sum(sizes), seed)
     train, validation = sizes[0], sizes[0] + sizes[1]
-    return replace(data, train=tuple(texts[:train]), validation=tuple(texts[train:validation]), test=tuple(texts[validation:]))
+    return replace(
+        data, train=tuple(texts[:train]), validation=tuple(texts[train:validation]), test=tuple(texts[validation:])
+    )

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from lorabench.config.settings import EvaluationSpec, ModelSpec, QuantizationSpec
+from lorabench.config.study import Cell, Fingerprints
 from lorabench.engine.data import Example
 from lorabench.engine.evaluate import SAMPLE_TOKENS, Losses, base_text, file_text, losses
 from lorabench.engine.model import resolve_compute_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
-from lorabench.spec.settings import EvaluationSpec, ModelSpec, QuantizationSpec
-from lorabench.spec.study import Cell, Fingerprints
 
 MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]
@@ -43,7 +43,17 @@ def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     """Of a cell and its loaded base."""
     attention = getattr(base.config, "_attn_implementation", None)
     computed = resolve_compute_dtype(cell) if cell.quantization.name != "none" else None
-    return Ground(cell.model, cell.fingerprints, resolve_eval_dtype(cell), cell.quantization, computed, attention, str(where), cell.evaluation, cell.training.sequence_length)
+    return Ground(
+        cell.model,
+        cell.fingerprints,
+        resolve_eval_dtype(cell),
+        cell.quantization,
+        computed,
+        attention,
+        str(where),
+        cell.evaluation,
+        cell.training.sequence_length,
+    )
 
 
 def is_kept(cell: Cell, base: Any, where: torch.device, kept: dict[Ground, Domain]) -> bool:
@@ -51,7 +61,9 @@ def is_kept(cell: Cell, base: Any, where: torch.device, kept: dict[Ground, Domai
     return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in kept
 
 
-def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]) -> Domain | None:
+def base_domain(
+    cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]
+) -> Domain | None:
     """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
     chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
     if chosen == "none" or not cell.training.steps:
@@ -59,7 +71,11 @@ def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept
     key = ground(cell, base, where)
     if key not in kept:
         with evaluated(base, cell):
-            text = base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where) if chosen == "self" else file_text(chosen, tokenizer, length)
+            text = (
+                base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where)
+                if chosen == "self"
+                else file_text(chosen, tokenizer, length)
+            )
             seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
         if len(kept) >= MOST_KEPT:
             kept.pop(next(iter(kept)))

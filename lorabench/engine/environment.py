@@ -12,7 +12,17 @@ import torch
 
 from lorabench.record.result import Environment
 
-PACKAGES = ("lorabench", "torch", "transformers", "peft", "bitsandbytes", "lm_eval", "numpy", "tokenizers", "safetensors")
+PACKAGES = (
+    "lorabench",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "lm_eval",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+)
 
 
 @lru_cache(maxsize=2)
@@ -50,7 +60,13 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        run = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty=+"], capture_output=True, text=True, timeout=5, check=True)
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip() or None

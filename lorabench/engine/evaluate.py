@@ -50,7 +50,14 @@ class Losses:
 
 
 @torch.no_grad()
-def losses(model: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device, loss_of: Loss = token_loss) -> Losses:
+def losses(
+    model: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    padding: int,
+    where: torch.device,
+    loss_of: Loss = token_loss,
+) -> Losses:
     """The loss of each sequence; longest first, so that a batch that does not fit is met at once."""
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
     nats = np.zeros(len(examples))
@@ -82,7 +89,11 @@ def held_out_readings(seen: Losses, data: TaskData | None = None) -> list[Readin
         ("bits_per_byte", bits, bits_stderr),
     ]
     readings = [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
-    return readings if data is None or data.information_bits is None else readings + learned_readings(seen, data.information_bits, len(data.test))
+    return (
+        readings
+        if data is None or data.information_bits is None
+        else readings + learned_readings(seen, data.information_bits, len(data.test))
+    )
 
 
 def learned_readings(seen: Losses, information_bits: float, sequences: int) -> list[Reading]:
@@ -102,18 +113,29 @@ def per_parameter(readings: Sequence[Reading]) -> list[Reading]:
     if learned is None or trained is None or not trained.value:
         return []
     stderr = None if learned.stderr is None else learned.stderr / trained.value
-    return [Reading(metric="learned_bits_per_parameter", value=learned.value / trained.value, stderr=stderr, count=learned.count)]
+    return [
+        Reading(
+            metric="learned_bits_per_parameter", value=learned.value / trained.value, stderr=stderr, count=learned.count
+        )
+    ]
 
 
 def held_out_items(seen: Losses) -> dict[str, Items]:
     """The held-out loss by sequence, per token and per byte of text."""
     per_token = {"eval_loss": Items(seen.nats, seen.tokens.astype(float))}
-    return per_token | ({"bits_per_byte": Items(seen.nats / math.log(2), seen.n_bytes.astype(float))} if seen.n_bytes.sum() else {})
+    return per_token | (
+        {"bits_per_byte": Items(seen.nats / math.log(2), seen.n_bytes.astype(float))} if seen.n_bytes.sum() else {}
+    )
 
 
 def validation_reading(seen: Losses) -> Reading:
     """The loss on the validation split, by which a learning rate is chosen."""
-    return Reading(metric="validation_loss", value=seen.mean, stderr=ratio_stderr(seen.nats, seen.tokens), count=int(seen.tokens.sum()))
+    return Reading(
+        metric="validation_loss",
+        value=seen.mean,
+        stderr=ratio_stderr(seen.nats, seen.tokens),
+        count=int(seen.tokens.sum()),
+    )
 
 
 def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
@@ -124,7 +146,9 @@ def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
 
 
 @torch.no_grad()
-def base_text(model: Any, tokenizer: Any, length: int, where: torch.device, samples: int = SAMPLES, seed: int = SAMPLE_SEED) -> tuple[Example, ...]:
+def base_text(
+    model: Any, tokenizer: Any, length: int, where: torch.device, samples: int = SAMPLES, seed: int = SAMPLE_SEED
+) -> tuple[Example, ...]:
     """Text sampled from the model as it is, with a seed of its own: its domain, whatever it was trained on.
 
     Plain sampling at temperature 1 (no top-k, no top-p), so that the loss on it is the model's own entropy.
@@ -134,7 +158,14 @@ def base_text(model: Any, tokenizer: Any, length: int, where: torch.device, samp
     own = model.generation_config
     # a model may bring penalties and filters of its own, which generate() would fill in; no end-of-text: all samples are equally long
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1, eos_token_id=None, pad_token_id=tokenizer.pad_token_id, use_cache=True
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=length - 1,
+        eos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
     )
     try:
         with torch.random.fork_rng(devices=devices):
@@ -142,7 +173,9 @@ def base_text(model: Any, tokenizer: Any, length: int, where: torch.device, samp
             rows = []
             for n in range(0, samples, AT_ONCE):
                 first = torch.full((min(AT_ONCE, samples - n), 1), start or 0, device=where)
-                rows += list(model.generate(first, attention_mask=torch.ones_like(first)).cpu().numpy().astype(np.int32))
+                rows += list(
+                    model.generate(first, attention_mask=torch.ones_like(first)).cpu().numpy().astype(np.int32)
+                )
     finally:
         model.generation_config = own
     return tuple(_example(row, tokenizer) for row in rows)

@@ -23,7 +23,12 @@ def unreached(model: Any) -> Unreached | None:
 
     The model may be on the meta device. Biases, norms and other vectors are not counted.
     """
-    held = [(f"{place}.{name}" if place else name, parameter) for place, module in model.named_modules() if not _is_reached(module) for name, parameter in module.named_parameters(recurse=False)]
+    held = [
+        (f"{place}.{name}" if place else name, parameter)
+        for place, module in model.named_modules()
+        if not _is_reached(module)
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
     found = {name: parameter for name, parameter in held if parameter.dim() > 1 and not is_adapter(name)}
     count, whole = sum(p.numel() for p in found.values()), sum(_logical(p) for p in model.parameters())
     if count < WORTH_TELLING * whole:

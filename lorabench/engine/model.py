@@ -24,21 +24,21 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from lorabench import plugins
+from lorabench.config import hub
+from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
+from lorabench.config.checkpoint_files import described_shards, weight_files
+from lorabench.config.paths import model_directory, model_label, model_source
+from lorabench.config.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
+from lorabench.config.study import Condition
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
-from lorabench.engine.probe import is_out_of_memory
+from lorabench.engine.measure import is_out_of_memory
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
 from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import broken_json, refuse_missing
 from lorabench.errors import DeviceError, ModelError
-from lorabench.spec import hub
-from lorabench.spec.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
-from lorabench.spec.checkpoint_files import described_shards, weight_files
-from lorabench.spec.paths import model_directory, model_label, model_source
-from lorabench.spec.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
-from lorabench.spec.study import Condition
 
 
 def device() -> torch.device:
@@ -47,19 +47,25 @@ def device() -> torch.device:
 
 
 @lru_cache(maxsize=8)
-def skeleton(model: ModelSpec) -> Any:
+def meta_model(model: ModelSpec) -> Any:
     """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be had."""
     from transformers import AutoModelForCausalLM
 
     config = load_config(model)
     with torch.device("meta"), quiet():
         try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
+            return AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=model.trust_remote_code
+            )
         except ValueError as e:
-            reason = f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
+            reason = (
+                f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
+            )
             raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
-            raise ModelError(f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})") from None
+            raise ModelError(
+                f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})"
+            ) from None
 
 
 def load_config(model: ModelSpec) -> Any:
@@ -69,7 +75,9 @@ def load_config(model: ModelSpec) -> Any:
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     hub.require(model.name, model.revision)
     with _explained(model), hub.asked_for(model.name):
-        return AutoConfig.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return AutoConfig.from_pretrained(
+            model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
 
 
 def load_tokenizer(model: ModelSpec) -> Any:
@@ -81,9 +89,13 @@ def load_tokenizer(model: ModelSpec) -> Any:
         refuse_missing(directory)
     hub.require(model.name, model.revision)
     with _explained(model, _TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
-        tokenizer = AutoTokenizer.from_pretrained(model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = (
+            tokenizer.eos_token if tokenizer.eos_token_id is not None else tokenizer.convert_ids_to_tokens(0)
+        )
     return tokenizer
 
 
@@ -94,22 +106,31 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     spec, name = condition.model, condition.quantization.name
     dtype = resolve_dtype(condition)
     config, stored = load_config(spec), check_stored(condition)
-    kwargs: dict[str, Any] = {"dtype": dtype, "device_map": {"": where}, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    kwargs: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": {"": where},
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     if stored is None:  # transformers takes None for "undo the checkpoint's own", which reads its codes as weights
-        kwargs["quantization_config"] = plugins.load("quantizations", name).config(condition.quantization.double_quant, resolve_compute_dtype(condition))
+        kwargs["quantization_config"] = plugins.load("quantizations", name).config(
+            condition.quantization.double_quant, resolve_compute_dtype(condition)
+        )
     elif name != "int8":
         quantization_of(config)["bnb_4bit_compute_dtype"] = str(resolve_compute_dtype(condition)).removeprefix("torch.")
     if name == "int8":
         _silence_int8_cast()
     folder = _fetched(spec)
-    names = fitting_names(skeleton(spec), folder, stored)
+    names = fitting_names(meta_model(spec), folder, stored)
     with _explained(spec), quiet(), _whole(folder), hub.asked_for(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
             model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
         else:
-            model, info = type(skeleton(spec)).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
+            model, info = type(meta_model(spec)).from_pretrained(
+                None, config=config, state_dict=renamed(folder, names), **kwargs
+            )
             model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))
@@ -139,9 +160,13 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     if stored is None:
         return None
     held = matched(name, stored, asked)
-    if held.name != asked.name or held.double_quant != asked.double_quant:  # a hub model's configuration was not at hand when the study was read
+    if (
+        held.name != asked.name or held.double_quant != asked.double_quant
+    ):  # a hub model's configuration was not at hand when the study was read
         double = ", double_quant: true" if held.double_quant else ""
-        raise ModelError(f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: {held.name}{double}}}, which keeps it so, or take the unquantised checkpoint")
+        raise ModelError(
+            f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: {held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+        )
     return stored
 
 
@@ -165,7 +190,9 @@ def _fetched(model: ModelSpec) -> Path:
 
 
 def _check_finite(model: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
-    held = {name: quantization_state(p) or [p] for name, p in model.named_parameters()}  # codes may be packed into a float dtype
+    held = {
+        name: quantization_state(p) or [p] for name, p in model.named_parameters()
+    }  # codes may be packed into a float dtype
     bad = [name for name, tensors in held.items() if not all(is_finite(t) for t in tensors)]
     if bad:
         raise ModelError(infinite(model_label(spec.name), bad, str(dtype).removeprefix("torch.")))
@@ -180,7 +207,7 @@ def resolve_dtype(condition: Condition) -> torch.dtype:
     model = condition.model
     if model.dtype != "auto":
         return getattr(torch, model.dtype)
-    small = sum(p.numel() for p in skeleton(model).parameters()) < FLOAT32_BELOW
+    small = sum(p.numel() for p in meta_model(model).parameters()) < FLOAT32_BELOW
     return torch.float32 if small or plugins.load("methods", condition.method.name).TRAINS_BASE else torch.bfloat16
 
 
@@ -234,25 +261,45 @@ def _whole(folder: Path) -> Iterator[None]:
         raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
 
 
-_LOADING = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError)
+_LOADING = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+    UnpicklingError,
+)
 _DIRECTORY = "the model directory {} cannot be loaded: {}"
 _TOKENIZER = "the tokenizer in {} cannot be read ({}); take the tokenizer's files of the model that it was made from"
 
 
 @contextlib.contextmanager
-def _explained(model: ModelSpec, words: str = _DIRECTORY, kinds: tuple[type[Exception], ...] = _LOADING) -> Iterator[None]:
+def _explained(
+    model: ModelSpec, words: str = _DIRECTORY, kinds: tuple[type[Exception], ...] = _LOADING
+) -> Iterator[None]:
     """Turns a loader's failure into one sentence that says what is missing and what to do."""
     try:
         yield
     except kinds as e:
         text = _line(e)
         if "trust_remote_code" in str(e):
-            raise ModelError(f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it") from None
+            raise ModelError(
+                f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it"
+            ) from None
         if model_directory(model.name) is None:
             at = f" at revision {model.revision}" if model.revision else ""
             access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
-            reason = "the hub asks for a login (huggingface-cli login)" if access else "it is neither in the local cache nor can the hub be reached, or it has no such model"
-            raise ModelError(f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)") from None
+            reason = (
+                "the hub asks for a login (huggingface-cli login)"
+                if access
+                else "it is neither in the local cache nor can the hub be reached, or it has no such model"
+            )
+            raise ModelError(
+                f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)"
+            ) from None
         broken = broken_json(Path(model_source(model.name)))
         raise ModelError(broken or words.format(model.name, text)) from None
 
@@ -281,7 +328,9 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", message="PiSSA changes the base weights")  # what is saved is converted to plain LoRA
+            warnings.filterwarnings(
+                "ignore", message="PiSSA changes the base weights"
+            )  # what is saved is converted to plain LoRA
             yield
     finally:
         bnb.setLevel(before)
@@ -301,7 +350,10 @@ class _Int8Cast(logging.Filter):
         if self.told:
             return False
         self.told = True
-        record.msg, record.args = "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is said once", ()
+        record.msg, record.args = (
+            "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is said once",
+            (),
+        )
         return True
 
 
@@ -332,12 +384,16 @@ def computes_in_bfloat16(where: torch.device) -> bool:
 def check_device(condition: Condition, where: torch.device) -> None:
     """DeviceError where this machine has not what the condition asks for."""
     if condition.training.optimizer.startswith("paged") and where.type != "cuda":
-        raise DeviceError(f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed here: adamw, adamw-8bit, sgd")
+        raise DeviceError(
+            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed here: adamw, adamw-8bit, sgd"
+        )
     if condition.quantization.name != "none":
         try:
             import bitsandbytes  # noqa: F401  (only whether it is there)
         except (ImportError, OSError) as e:
-            raise DeviceError(f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: {_line(e)}") from None
+            raise DeviceError(
+                f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: {_line(e)}"
+            ) from None
 
 
 def offline() -> bool:

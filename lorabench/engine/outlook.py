@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.data import Example, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
-from lorabench.engine.learned import adapted_layers
-from lorabench.spec.study import Cell
+from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 from lorabench.spectra.decompose import leading
 
@@ -54,16 +54,20 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
     if not training.steps:
         return {}
     passes = (3 if not hasattr(model, "peft_config") else 2) + training.gradient_checkpointing
-    step = passes * max(1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation)
+    step = passes * max(
+        1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation
+    )
     domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
-    asked = _harness_positions(data, cell)
+    asked = _lm_eval_positions(data, cell)
     ahead: Ahead = {"save": (0.3, 0.0)}
     if samples:
         ahead["sample"] = (0.0, (ONE_BY_ONE + 1) * domain / step)
     if asked is None or asked:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
     if asked is not None:
-        held_out = _read([one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size) + _generated(data, cell)
+        held_out = _read(
+            [one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size
+        ) + _generated(data, cell)
         validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
         ahead["evaluate"] = (0.0, (held_out + asked + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
@@ -72,7 +76,12 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
     if cell.analysis.spectra != "none":
         ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
     if next(model.parameters()).device.type == "cpu":
-        longest = max((len(e.ids) for e in data.train), default=1) * training.batch_size * training.gradient_accumulation * passes
+        longest = (
+            max((len(e.ids) for e in data.train), default=1)
+            * training.batch_size
+            * training.gradient_accumulation
+            * passes
+        )
         ahead["measure"] = (0.0, (2 * longest + _read(data.test[: spec.batch_size], spec.batch_size)) / step)
     return ahead
 
@@ -90,7 +99,15 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
     spec = cell.evaluation
     if data.generation is not None:
         return None
-    own = {s.name: s.items[: spec.max_sequences] if s.scored else s.items for s in data.choice_sets if not s.scored or s.name in (spec.lm_eval or ())} if spec.lm_eval != () else {}
+    own = (
+        {
+            s.name: s.items[: spec.max_sequences] if s.scored else s.items
+            for s in data.choice_sets
+            if not s.scored or s.name in (spec.lm_eval or ())
+        }
+        if spec.lm_eval != ()
+        else {}
+    )
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None
@@ -104,11 +121,17 @@ def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
     gram, eigen = speed(next(model.parameters()).device)
     whole = not hasattr(model, "peft_config")
     dense = whole or cell.method.name == "dora"
-    sides = list(linear_modules(model).values()) if whole else [(layer.in_features, layer.out_features) for _, layer in adapted_layers(model)]
+    sides = (
+        list(linear_modules(model).values())
+        if whole
+        else [(layer.in_features, layer.out_features) for _, layer in adapted_layers(model)]
+    )
     total = 0.0
     for side, longer in (sorted(s) for s in sides):
         beside = cell.analysis.spectra == "full"
-        grams = 2 * dense + beside * ((side <= INTRUDERS_UP_TO) + (not base_is_known) * (1 + (cell.quantization.name != "none")))
+        grams = 2 * dense + beside * (
+            (side <= INTRUDERS_UP_TO) + (not base_is_known) * (1 + (cell.quantization.name != "none"))
+        )
         total += MODULE_SECONDS + grams * (gram * side * side * longer + eigen * side**3)
     return total / (torch.get_num_threads() if next(model.parameters()).device.type == "cpu" else 1)  # side by side
 
@@ -154,7 +177,7 @@ def _read(examples: Sequence[Example], batch: int) -> float:
     return float(sum(lengths[i] * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
-def _harness_positions(data: TaskData, cell: Cell) -> float | None:
+def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
     """Of the task's own multiple-choice sets; None where an installed task is asked for, whose size only lm-eval knows."""
     spec = cell.evaluation
     if spec.lm_eval == ():

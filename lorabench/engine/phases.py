@@ -1,6 +1,6 @@
 """Where a cell is: each phase as it begins, how far a long one is, and how long each took.
 
-    load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds add up
+load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds add up
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Phases:
         self._told = 0.0
         self._seconds: dict[Phase, float] = {}
 
-    def enter(self, phase: Phase, total: int | None = None, ahead: Mapping[str, tuple[float, float]] | None = None) -> None:
+    def enter(
+        self, phase: Phase, total: int | None = None, ahead: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
         """A phase begins, with so many units of work where that is known; the one before it has ended."""
         self._leave()
         self._phase, self._total, self._told = phase, total, time.perf_counter()
@@ -41,7 +43,14 @@ class Phases:
         now = time.perf_counter()
         if self._phase is not None and now - self._told >= BETWEEN:
             self._told = now
-            self._report(Event(self._cell, self._phase, done=done if self._total is None else min(done, self._total), total=self._total))
+            self._report(
+                Event(
+                    self._cell,
+                    self._phase,
+                    done=done if self._total is None else min(done, self._total),
+                    total=self._total,
+                )
+            )
 
     @contextmanager
     def rows(self, model: Any) -> Iterator[None]:
@@ -63,7 +72,9 @@ class Phases:
     def seconds(self) -> dict[str, float]:
         """By metric: the phases that no other clock reads, and the whole cell until now."""
         self._leave()
-        return {METRICS[p]: s for p, s in self._seconds.items() if p in METRICS} | {"cell_seconds": time.perf_counter() - self._began}
+        return {METRICS[p]: s for p, s in self._seconds.items() if p in METRICS} | {
+            "cell_seconds": time.perf_counter() - self._began
+        }
 
     def _leave(self) -> None:
         now = time.perf_counter()

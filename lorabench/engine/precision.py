@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.study import Condition
 from lorabench.engine.model import load_config, quiet, resolve_dtype
-from lorabench.spec.settings import MethodSpec, ModelSpec
-from lorabench.spec.study import Condition
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 
@@ -59,7 +59,11 @@ def _dtypes(model: ModelSpec, dtype: torch.dtype) -> dict[str, torch.dtype]:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), quiet():
-        made = AutoModelForCausalLM.from_config(load_config(model), dtype=dtype, trust_remote_code=model.trust_remote_code)
-    strict = [re.escape(part).replace(r"\*", ".*") for part in getattr(made, "_keep_in_fp32_modules_strict", None) or ()]
+        made = AutoModelForCausalLM.from_config(
+            load_config(model), dtype=dtype, trust_remote_code=model.trust_remote_code
+        )
+    strict = [
+        re.escape(part).replace(r"\*", ".*") for part in getattr(made, "_keep_in_fp32_modules_strict", None) or ()
+    ]
     wide = re.compile("|".join(strict)) if strict else None
     return {name: torch.float32 if wide and wide.search(name) else t.dtype for name, t in made.state_dict().items()}

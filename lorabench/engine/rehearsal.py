@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
-from lorabench.spec.study import Cell
 
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
 COPY_BELOW = 150_000_000  # parameters of a copy: more would take seconds to draw
@@ -26,7 +26,7 @@ _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
 def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
-    """A model (its skeleton) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
+    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
     config = copy.deepcopy(model.config)
     try:
         if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:
@@ -57,7 +57,14 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
         with torch.no_grad():
             small(input_ids=ids)
         config = plugins.load("quantizations", name).config(cell.quantization.double_quant, torch.float32)
-        made = type(small).from_pretrained(None, config=unquantised(small.config), state_dict=small.state_dict(), quantization_config=config, dtype=torch.float32, device_map={"": "cpu"})
+        made = type(small).from_pretrained(
+            None,
+            config=unquantised(small.config),
+            state_dict=small.state_dict(),
+            quantization_config=config,
+            dtype=torch.float32,
+            device_map={"": "cpu"},
+        )
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
     if name != "int8":
@@ -74,7 +81,12 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
 def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not even its forward pass does."""
     count = small.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(min(8, count - 1), count, (_ROWS, min(cell.training.sequence_length, _LENGTH)), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        min(8, count - 1),
+        count,
+        (_ROWS, min(cell.training.sequence_length, _LENGTH)),
+        generator=torch.Generator().manual_seed(0),
+    )
     try:
         with torch.no_grad():
             small(input_ids=ids)
@@ -83,7 +95,9 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     kept = tuple(t for t in targets if _has(small, t))
     try:
         with torch.random.fork_rng(devices=[]):
-            adapted = plugins.load("methods", cell.method.name).attach(small.requires_grad_(False), cell.method, peft_targets(small, kept) if kept else [])
+            adapted = plugins.load("methods", cell.method.name).attach(
+                small.requires_grad_(False), cell.method, peft_targets(small, kept) if kept else []
+            )
             adapted.train()
             if cell.training.gradient_checkpointing:
                 adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -108,7 +122,9 @@ def _shorten(config: Any) -> None:
     layers = min(config.num_hidden_layers, _LAYERS)
     kinds = getattr(config, "layer_types", None)
     config.num_hidden_layers = layers
-    if kinds and not isinstance(getattr(type(config), "layer_types", None), property):  # a derived one follows by itself
+    if kinds and not isinstance(
+        getattr(type(config), "layer_types", None), property
+    ):  # a derived one follows by itself
         config.layer_types = list(kinds)[:layers]
 
 

@@ -6,22 +6,33 @@ from typing import Any
 
 import torch
 
+from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
-from lorabench.engine.learned import adapted_layers
-from lorabench.engine.model import check_stored, resolve_compute_dtype, resolve_dtype, skeleton
+from lorabench.engine.model import check_stored, meta_model, resolve_compute_dtype, resolve_dtype
 from lorabench.engine.precision import resolve_eval_dtype
+from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
 from lorabench.record.unreached import Unreached
-from lorabench.spec.study import Cell
 
 
-def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, autocast: torch.dtype | None, left: Unreached | None) -> Resolved:
+def resolved(
+    cell: Cell,
+    model: Any,
+    targets: tuple[str, ...],
+    data: TaskData,
+    autocast: torch.dtype | None,
+    left: Unreached | None,
+) -> Resolved:
     """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where either was asked for."""
     quantised = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(
         dtype=_name(resolve_dtype(cell)),
-        compute_dtype=("float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))) if quantised else None,
+        compute_dtype=(
+            "float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))
+        )
+        if quantised
+        else None,
         autocast=_name(autocast) if autocast else None,
         eval_dtype=_name(resolve_eval_dtype(cell)),
         steps=cell.training.over(len(data.train)).steps or None,
@@ -32,7 +43,7 @@ def resolved(cell: Cell, model: Any, targets: tuple[str, ...], data: TaskData, a
         train_examples=len(data.train),
         test_examples=len(data.test),
         data=data.facts,
-        model_class=type(skeleton(cell.model)).__name__,
+        model_class=type(meta_model(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
         unreached=left if quantised or targets else None,
     )

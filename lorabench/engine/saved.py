@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.study import Cell
 from lorabench.engine.adapt import attach_lora
-from lorabench.engine.learned import Factors, adapted_layers, start_factors
 from lorabench.engine.model import load_base, quiet
+from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factors
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable
-from lorabench.spec.study import Cell
 
 
 def save_adapter(model: Any, folder: Path) -> int:
@@ -75,7 +75,9 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
-        raise ModelError(f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the study again, with save.adapter: all")
+        raise ModelError(
+            f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the study again, with save.adapter: all"
+        )
     weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
     doubled, own = method.SAVED_RANKS == 2, weights
     model = method.attach(base, cell.method, targets)
@@ -83,11 +85,17 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
     if doubled:
         own = {n: t[: len(t) // 2] if ".lora_A." in n else t[:, : t.shape[1] // 2] for n, t in weights.items()}
         saved = _saved_start(model, weights)
-        if any(not torch.equal(t, u) for name, pair in saved.items() for t, u in zip(pair, start.get(name, ()), strict=False)):  # a SVD of another machine
+        if any(
+            not torch.equal(t, u)
+            for name, pair in saved.items()
+            for t, u in zip(pair, start.get(name, ()), strict=False)
+        ):  # a SVD of another machine
             model, start = _on_residual(attach_lora(load_base(cell, base.device), cell.method, targets), saved), saved
     needed = get_peft_model_state_dict(model)
     if {n: t.shape for n, t in needed.items()} != {n: t.shape for n, t in own.items()}:
-        raise ModelError(f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's folder and run the study again")
+        raise ModelError(
+            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's folder and run the study again"
+        )
     set_peft_model_state_dict(model, {n: t.contiguous() for n, t in own.items()})
     return model, start
 
@@ -117,12 +125,18 @@ def _on_residual(model: Any, start: Factors) -> Any:
 
 def _filled(model: Any, cell: Cell, folder: Path) -> Any:
     if not (folder / MODEL / "config.json").is_file():
-        raise ModelError("no weights of this full fine-tuning were kept; run the study again with save.full: all, after removing the cell's folder")
+        raise ModelError(
+            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after removing the cell's folder"
+        )
     spec = cell.model.model_copy(update={"name": str((folder / MODEL).resolve()), "revision": None})
-    trained = load_base(cell.model_copy(update={"model": spec}), torch.device("cpu"))  # never two whole models on the device
+    trained = load_base(
+        cell.model_copy(update={"model": spec}), torch.device("cpu")
+    )  # never two whole models on the device
     mine, theirs = dict(model.named_parameters()), dict(trained.named_parameters())
     if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in theirs.items()}:
-        raise ModelError(f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the study again")
+        raise ModelError(
+            f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the study again"
+        )
     for name, parameter in mine.items():
         parameter.copy_(theirs[name])
     return model

@@ -21,19 +21,23 @@ import torch
 from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
+from lorabench.config.checkpoint import CheckpointQuantization
+from lorabench.config.checkpoint_files import weight_files
 from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
 from lorabench.engine.tensors import described, read_pickled, some
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint import CheckpointQuantization
-from lorabench.spec.checkpoint_files import weight_files
 from lorabench.spectra.names import plain
 
 Names = dict[str, str]
 """name in the files: name that is handed to transformers"""
 
 _WITHIN = {"module", "_module"}  # DDP and the like around a part of a model
-_FOREIGN = re.compile(r"\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale(_inv|_2)?|input_scale|\w+_blocks|\w+_scales|codes|codebooks)$")
-_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|(attn|attention)\.(bias|masked_bias|causal_mask))$")  # masks and the like, which are computed anew
+_FOREIGN = re.compile(
+    r"\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale(_inv|_2)?|input_scale|\w+_blocks|\w+_scales|codes|codebooks)$"
+)
+_COMPUTED = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|position_ids|(attn|attention)\.(bias|masked_bias|causal_mask))$"
+)  # masks and the like, which are computed anew
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -53,18 +57,27 @@ class Faults:
 
     @property
     def words(self) -> str:
-        """"missing: a, b and 3 more; unexpected: c; d has shape 4 x 8, its configuration 4 x 16"."""
-        parts = [f"{kind}: {some(names)}" for kind, names in (("missing", self.missing), ("unexpected", self.unexpected)) if names]
-        parts += [f"{name} has shape {_shape(seen)}, and {_shape(wanted)} by config.json" for name, seen, wanted in self.mismatched[:3]]
+        """ "missing: a, b and 3 more; unexpected: c; d has shape 4 x 8, its configuration 4 x 16"."""
+        parts = [
+            f"{kind}: {some(names)}"
+            for kind, names in (("missing", self.missing), ("unexpected", self.unexpected))
+            if names
+        ]
+        parts += [
+            f"{name} has shape {_shape(seen)}, and {_shape(wanted)} by config.json"
+            for name, seen, wanted in self.mismatched[:3]
+        ]
         parts += [f"{len(self.mismatched) - 3} more have another shape"] if len(self.mismatched) > 3 else []
         return "; ".join(parts or self.broken)
 
 
 def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | None) -> Names:
-    """The names by which a folder's tensors fit a model (its skeleton on the meta device); ModelError where none make it whole."""
+    """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make it whole."""
     files = weight_files(folder)
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the adapter's base with both; move one of them to a folder of its own")
+        raise ModelError(
+            f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the adapter's base with both; move one of them to a folder of its own"
+        )
     told = described(files)
     found = as_weights(told, folder, stored)
     best: tuple[Names, Faults] | None = None
@@ -111,7 +124,11 @@ def _with(name: str, names: Names) -> str:
     if name in names:
         return names[name]
     owner = owner_of(name)
-    return names[owner] + name.removeprefix(owner) if name.startswith(owner) else names[owner].removesuffix("weight") + name.rpartition(".")[2]
+    return (
+        names[owner] + name.removeprefix(owner)
+        if name.startswith(owner)
+        else names[owner].removesuffix("weight") + name.rpartition(".")[2]
+    )
 
 
 def _candidates(names: list[str]) -> Iterator[Names]:
@@ -119,7 +136,13 @@ def _candidates(names: list[str]) -> Iterator[Names]:
     bare = {n: plain(n) for n in names}
     inner = {n: ".".join(p for p in new.split(".") if p not in _WITHIN) for n, new in bare.items()}
     tried: list[Names] = []
-    for way in ({n: n for n in names}, bare, inner, {n: re.sub(r"^(\w+)\.\1\.", r"\1.", new) for n, new in inner.items()}, *_unprefixed(inner)):
+    for way in (
+        {n: n for n in names},
+        bare,
+        inner,
+        {n: re.sub(r"^(\w+)\.\1\.", r"\1.", new) for n, new in inner.items()},
+        *_unprefixed(inner),
+    ):
         if way not in tried and len(set(way.values())) == len(way):
             tried.append(way)
             yield way
@@ -140,13 +163,25 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
     with quiet():
         try:
             _, info = type(model).from_pretrained(
-                None, config=unquantised(config), state_dict=tensors, dtype=torch.float32, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
+                None,
+                config=unquantised(config),
+                state_dict=tensors,
+                dtype=torch.float32,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except RuntimeError as e:  # experts that cannot be merged
             lost = _gaps(tensors)
             return Faults(missing=lost, broken=() if lost else (_line(e),))
     faults = loading_faults(info)
-    turned = [m for m in faults.mismatched if m[0] in quantised and m[1] == m[2][::-1] and isinstance(model.get_submodule(m[0].removesuffix(".weight")), Conv1D)]
+    turned = [
+        m
+        for m in faults.mismatched
+        if m[0] in quantised
+        and m[1] == m[2][::-1]
+        and isinstance(model.get_submodule(m[0].removesuffix(".weight")), Conv1D)
+    ]
     return replace(faults, mismatched=tuple(m for m in faults.mismatched if m not in turned))
 
 

@@ -20,22 +20,28 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from lorabench.config.checkpoint import CheckpointQuantization
+from lorabench.config.checkpoint_files import Stored
 from lorabench.engine.tensors import some
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint import CheckpointQuantization
-from lorabench.spec.checkpoint_files import Stored
 
-CONSTANTS = re.compile(r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$")
+CONSTANTS = re.compile(
+    r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$"
+)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def as_weights(described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
+def as_weights(
+    described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None
+) -> dict[str, torch.Tensor]:
     """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files store otherwise than config.json says."""
     constants = [n for n in described if CONSTANTS.search(n)]
     if stored is None and constants:
         raise ModelError(undeclared(folder, constants))
     if stored is not None and not constants:
-        raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it")
+        raise ModelError(
+            f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it"
+        )
     if stored is not None:
         _refuse_other_constants(constants, folder, stored)
     shapes = _packed_shapes(described, folder, stored) if stored is not None and stored.form != "int8" else {}
@@ -46,8 +52,14 @@ def as_weights(described: Mapping[str, Any], folder: Path, stored: CheckpointQua
             dtype = _dtype(tensor)
             if name not in quantised and dtype is None and name.endswith("weight"):
                 seen = f"{name} as {_dtype_name(tensor)}"
-                raise ModelError(undeclared(folder, [seen]) if stored is None else f"the weights in {folder} lack the constants that {seen} is scaled by; take the checkpoint whole")
-            weights[name] = torch.empty(shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta")
+                raise ModelError(
+                    undeclared(folder, [seen])
+                    if stored is None
+                    else f"the weights in {folder} lack the constants that {seen} is scaled by; take the checkpoint whole"
+                )
+            weights[name] = torch.empty(
+                shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta"
+            )
     return weights
 
 
@@ -62,8 +74,14 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
         kept.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
     for owner, kinds in sorted(kept.items()):
         if kinds - {"weight_format"} != needed:
-            odd = f"has {some(kinds - needed - {'weight_format'})}" if needed <= kinds else f"lacks {some(needed - kinds)}"
-            raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it")
+            odd = (
+                f"has {some(kinds - needed - {'weight_format'})}"
+                if needed <= kinds
+                else f"lacks {some(needed - kinds)}"
+            )
+            raise ModelError(
+                f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it"
+            )
 
 
 def quantization_of(config: Any) -> dict[str, Any]:
@@ -99,15 +117,25 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
         with torch.device("meta"), quiet():
             quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
     except (TypeError, ValueError, AttributeError) as e:
-        raise ModelError(f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew") from None
-    wanted = {f"{n}.weight" for n, m in made.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)}
-    renamings = [r for r in get_model_conversion_mapping(made) if isinstance(r, WeightRenaming)]  # checkpoints keep names that transformers gave up
+        raise ModelError(
+            f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew"
+        ) from None
+    wanted = {
+        f"{n}.weight"
+        for n, m in made.named_modules()
+        if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)
+    }
+    renamings = [
+        r for r in get_model_conversion_mapping(made) if isinstance(r, WeightRenaming)
+    ]  # checkpoints keep names that transformers gave up
     quantised = {n if n in wanted else apply_renamings(n, renamings) for n in quantised}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
     alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
     if odd := sorted(wanted ^ alike):
         how = "stored unquantised" if odd[0] in wanted else "stored quantised"
-        raise ModelError(f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights")
+        raise ModelError(
+            f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights"
+        )
 
 
 def undeclared(folder: Path | str, seen: list[str]) -> str:
@@ -133,7 +161,9 @@ def owner_of(constant: str) -> str:
     return f"{kept}.weight"
 
 
-def _packed_shapes(described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization) -> dict[str, tuple[int, ...]]:
+def _packed_shapes(
+    described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization
+) -> dict[str, tuple[int, ...]]:
     """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names another form than config.json."""
     shapes = {}
     for name, tensor in described.items():
@@ -142,19 +172,25 @@ def _packed_shapes(described: Mapping[str, Any], folder: Path, stored: Checkpoin
         state = _json_of(name, tensor)
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
             seen = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
-            raise ModelError(f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner_of(name)} is in {seen}; take the config.json that belongs to them")
+            raise ModelError(
+                f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner_of(name)} is in {seen}; take the config.json that belongs to them"
+            )
         shapes[owner_of(name)] = tuple(state["shape"])
     return shapes
 
 
 def _json_of(name: str, tensor: Any) -> dict[str, Any]:
     if not isinstance(tensor, Stored):
-        raise ModelError(f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint anew as safetensors")
+        raise ModelError(
+            f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint anew as safetensors"
+        )
     try:
         with safe_open(tensor.file, framework="pt", device="cpu") as file:
             return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
     except (ValueError, TypeError, RuntimeError) as e:
-        raise ModelError(f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors") from None
+        raise ModelError(
+            f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors"
+        ) from None
 
 
 def _line(error: BaseException) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from lorabench.config.checkpoint_files import stored_tensors, weight_files
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint_files import stored_tensors, weight_files
 
 
 def described(files: tuple[Path, ...]) -> dict[str, Any]:
@@ -31,9 +31,13 @@ def described(files: tuple[Path, ...]) -> dict[str, Any]:
 def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
     """The tensors of a .bin file, mapped and not read; on the device "meta" their shapes alone. ModelError where it holds anything that would have to be run."""
     try:
-        found = torch.load(file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu")
+        found = torch.load(
+            file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu"
+        )
     except pickle.UnpicklingError:
-        raise ModelError(f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; take safetensors") from None
+        raise ModelError(
+            f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; take safetensors"
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
     tensors = {str(n): t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lorabench.config.settings import TrainingSpec
 from lorabench.engine.checkpoint import Checkpoints, Progress, Step
 from lorabench.engine.data import Example
-from lorabench.engine.probe import Clock, LiveBytes, held_tensors
-from lorabench.spec.settings import TrainingSpec
+from lorabench.engine.measure import Clock, LiveBytes, held_tensors
 
 IGNORED = -100
 
@@ -33,7 +33,11 @@ class Diverged(Exception):
     """A loss or gradient that is not finite; the step is counted from 1."""
 
     def __init__(self, step: int, what: str) -> None:
-        remedy = "which no learning rate had a part in: the base, its dtype or the data are at fault" if step == 1 else "a lower learning rate is the usual remedy"
+        remedy = (
+            "which no learning rate had a part in: the base, its dtype or the data are at fault"
+            if step == 1
+            else "a lower learning rate is the usual remedy"
+        )
         super().__init__(f"the {what} was not finite at step {step}{',' if step == 1 else ';'} {remedy}")
         self.step = step
 
@@ -123,7 +127,15 @@ def train(
     return done
 
 
-def take_step(model: Any, micro: Sequence[Batch], parameters: list[Any], optimizer: Any, max_grad_norm: float, autocast: torch.dtype | None, loss_of: Loss = token_loss) -> tuple[float, float]:
+def take_step(
+    model: Any,
+    micro: Sequence[Batch],
+    parameters: list[Any],
+    optimizer: Any,
+    max_grad_norm: float,
+    autocast: torch.dtype | None,
+    loss_of: Loss = token_loss,
+) -> tuple[float, float]:
     """One optimizer step over its micro-batches; returns (loss, gradient norm before clipping)."""
     predicted = max(1, sum(int((b.labels[:, 1:] != IGNORED).sum()) for b in micro))
     total = torch.zeros((), device=micro[0].ids.device)
@@ -180,7 +192,9 @@ def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
         return torch.optim.SGD(groups, lr=spec.rate)
     import bitsandbytes
 
-    kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[spec.optimizer]
+    kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[
+        spec.optimizer
+    ]
     return getattr(bitsandbytes.optim, kind)(groups, lr=spec.rate)
 
 

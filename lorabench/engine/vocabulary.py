@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
-from lorabench.spec.checkpoint_files import refuse_pointer
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
@@ -17,7 +17,9 @@ def refuse_missing(folder: Path) -> None:
     """ModelError where a folder holds no tokenizer, or pointers of Git LFS in its place."""
     files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
     if not files:
-        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it was made from")
+        raise ModelError(
+            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it was made from"
+        )
     for file in files:
         refuse_pointer(file)
 
@@ -36,12 +38,16 @@ def broken_json(folder: Path) -> str | None:
 
 
 def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
-    """ModelError where a tokenizer is none, gives ids that the model (its skeleton) has no embedding for, or has no offsets."""
+    """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no offsets."""
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a tokenizer.json")
+        raise ModelError(
+            f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a tokenizer.json"
+        )
     words = tokenizer.get_vocab()
     if len(words) <= len(tokenizer.get_added_vocab()):
-        raise ModelError(f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its tokenizer.json beside the weights")
+        raise ModelError(
+            f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its tokenizer.json beside the weights"
+        )
     rows, media = model.get_input_embeddings().weight.shape[0], _media(tokenizer)
     beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
     if beyond:

@@ -1,6 +1,6 @@
 """this machine: one worker process that imports the engine once and is replaced when a cell kills it
 
-Opening a slot starts the process (torch and transformers take it some 5 s) and returns at once. The
+Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The
 module imports nothing that takes time, so that the process starts before the study is even read.
 """
 
@@ -22,24 +22,24 @@ from typing import TYPE_CHECKING, Any
 from lorabench import errors
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
     from lorabench.record.result import CellResult, Phase
-    from lorabench.spec.study import Cell
 
 ENGINE = "lorabench.engine"
-FORESIGHT = "lorabench.memory.foresee"
+PREDICTOR = "lorabench.memory.predict_cell"
 
 
-def open_slot(threads: int | None = None, *, engine: str = ENGINE, foresight: str = FORESIGHT) -> LocalSlot:
-    """A slot of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `foresight` the module that predicts them."""
-    return LocalSlot(threads, engine, foresight)
+def open_worker(threads: int | None = None, *, engine: str = ENGINE, predictor: str = PREDICTOR) -> LocalWorker:
+    """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `predictor` the module that predicts them."""
+    return LocalWorker(threads, engine, predictor)
 
 
-class LocalSlot:
+class LocalWorker:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
-    def __init__(self, threads: int | None, engine: str, foresight: str) -> None:
-        self._threads, self._engine, self._foresight = threads, engine, foresight
+    def __init__(self, threads: int | None, engine: str, predictor: str) -> None:
+        self._threads, self._engine, self._predictor = threads, engine, predictor
         self._lock = threading.Lock()  # close() comes from another thread than run()
         self._closed = False
         self._start()
@@ -59,17 +59,32 @@ class LocalSlot:
                     raise RuntimeError(f"the check of the cells is broken:\n{reply['broken']}")
         except BrokenPipeError:
             pass
-        raise errors.LorabenchError(f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}")
+        raise errors.LorabenchError(
+            f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}"
+        )
 
-    def run(self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False) -> CellResult:
+    def run(
+        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+    ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the process, there is a result."""
         return self._ask({"do": "run", "skip_infeasible": skip_infeasible}, cell, folder, on_event)
 
-    def repeat(self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+    def repeat(
+        self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
+    ) -> CellResult:
         """Runs phases of a trained cell again, from the weights in its folder; whatever happens to the process, there is a result."""
-        result = self._ask({"do": "repeat", "before": before.model_dump(mode="json", by_alias=True), "phases": phases}, cell, folder, on_event)
-        if result.error is not None and before.outcome == "finished" and result.outcome != "finished":  # the process died: what was finished stays so
-            return before.model_copy(update={"faults": (*before.faults, result.error.model_copy(update={"phase": phases[0]}))})
+        result = self._ask(
+            {"do": "repeat", "before": before.model_dump(mode="json", by_alias=True), "phases": phases},
+            cell,
+            folder,
+            on_event,
+        )
+        if (
+            result.error is not None and before.outcome == "finished" and result.outcome != "finished"
+        ):  # the process died: what was finished stays so
+            return before.model_copy(
+                update={"faults": (*before.faults, result.error.model_copy(update={"phase": phases[0]}))}
+            )
         if result.error is not None and result.error.phase != "evaluate" and before.outcome != "finished":
             return before.model_copy(update={"error": result.error.model_copy(update={"phase": "evaluate"})})
         return result
@@ -98,7 +113,9 @@ class LocalSlot:
             pass
         code = self._process.wait()
         if code in (-signal.SIGTERM, -signal.SIGINT):
-            time.sleep(0.5)  # the whole group was signalled, most likely: let the runner's own handler stop the study first
+            time.sleep(
+                0.5
+            )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
         kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
         return _failed(cell, folder, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
@@ -113,12 +130,20 @@ class LocalSlot:
     def _start(self) -> None:
         with self._lock:
             if self._closed:
-                raise errors.LorabenchError("this slot is closed; open another")
+                raise errors.LorabenchError("this worker is closed; open another")
             (commands, to), (back, replies) = os.pipe(), os.pipe()
-            self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the slot)
+            self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the worker)
             self._early = tempfile.TemporaryFile()  # noqa: SIM115  (what is printed outside of cells; lives as long as the process)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorabench.runner.worker", str(commands), str(replies), self._engine, self._foresight],
+                [
+                    sys.executable,
+                    "-m",
+                    "lorabench.runner.worker",
+                    str(commands),
+                    str(replies),
+                    self._engine,
+                    self._predictor,
+                ],
                 pass_fds=(commands, replies),
                 stdin=subprocess.DEVNULL,
                 stdout=self._early,
@@ -159,7 +184,13 @@ def _environment(threads: int | None) -> dict[str, str]:
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), here) if p)
     # TORCHDYNAMO_DISABLE: nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
-    own = {"TORCHDYNAMO_DISABLE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    own = {
+        "TORCHDYNAMO_DISABLE": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": path,
+    }
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
@@ -171,7 +202,9 @@ def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: 
 
     phase = seen.phase if seen else None
     fault = Fault(kind=kind, message=message, step=seen.step if seen else None, phase=phase)
-    if phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None:  # what training read and saved is not lost
+    if (
+        phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None
+    ):  # what training read and saved is not lost
         (folder / TRAINED).unlink()
         return trained.model_copy(update={"error": fault.model_copy(update={"phase": "evaluate"})})
     return CellResult(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Table, Value, column_name
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Table, Value, column_name
 
 EXTENSION = "csv"
 _PARTS = ("std", "low", "high")
@@ -15,7 +15,9 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run such a text
 
 def export(table: Table) -> str:
     """Header and rows; the last column holds the ids of the cells behind a row."""
-    extra = [[p for p in _PARTS if any(v and getattr(v, p) is not None for v in values)] for values in _by_column(table)]
+    extra = [
+        [p for p in _PARTS if any(v and getattr(v, p) is not None for v in values)] for values in _by_column(table)
+    ]
     header = []
     for column, parts in zip(table.columns, extra, strict=True):
         name = column_name(column)

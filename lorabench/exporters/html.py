@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorabench.report.layout import Table
 from lorabench.report.page import table_page
+from lorabench.report.table_model import Table
 
 EXTENSION = "html"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value, heading, shown
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Column, Table, Value, heading, shown
 
 EXTENSION = "tex"
 _ESCAPES = str.maketrans(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value, heading, shown
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Column, Table, Value, heading, shown
 
 EXTENSION = "md"
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
@@ -14,7 +14,10 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 def export(table: Table) -> str:
     """The table with its title and notes."""
-    heads = [" ".join(filter(None, (escape(label), f"({unit})" if unit else ""))) for label, unit in map(heading, table.columns)]
+    heads = [
+        " ".join(filter(None, (escape(label), f"({unit})" if unit else "")))
+        for label, unit in map(heading, table.columns)
+    ]
     rules = ["---:" if c.align == "right" else ":---" for c in table.columns]
     rows = [[_cell(v, c) for v, c in zip(r.values, table.columns, strict=True)] for r in table.rows]
     lines = [f"### {escape(table.title)}", "", *("| " + " | ".join(row) + " |" for row in (heads, rules, *rows))]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from lorabench.memory.setting import DeviceKind
+from lorabench.memory.train_config import DeviceKind
 
 T = torch.Tensor
 LOWER = {
@@ -44,7 +44,9 @@ class DeviceAutocast(TorchFunctionMode):
         self._device = device
 
     def __enter__(self) -> DeviceAutocast:
-        torch.set_autocast_enabled(self._device, True)  # without effect on meta tensors; PEFT and kernels._attention ask for it
+        torch.set_autocast_enabled(
+            self._device, True
+        )  # without effect on meta tensors; PEFT and kernels._attention ask for it
         torch.set_autocast_dtype(self._device, self._dtype)
         super().__enter__()
         return self

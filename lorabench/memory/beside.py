@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from lorabench import plugins
+from lorabench.config.gpus import Gpu
+from lorabench.config.study import Condition
 from lorabench.engine.outlook import ONE_BY_ONE
 from lorabench.engine.outlook import speed as speed_here
 from lorabench.memory.calibration import is_on
-from lorabench.memory.hardware import Seconds
+from lorabench.memory.roofline import Seconds
 from lorabench.record.result import CellResult
-from lorabench.spec.gpus import Gpu
-from lorabench.spec.study import Condition
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 
 SPREAD = 1.5  # of measured ones: the first cell of a process and of a base takes longer than the others
@@ -50,7 +50,9 @@ def measured_beside(results: Iterable[CellResult], card: Gpu) -> tuple[Whole, ..
 
 def beside(condition: Condition, known: Sequence[Whole]) -> Seconds | None:
     """By the stored cells most like a condition; None where none is of its model."""
-    alike = [(_likeness(condition, w.condition), w.seconds) for w in known if w.condition.model.name == condition.model.name]
+    alike = [
+        (_likeness(condition, w.condition), w.seconds) for w in known if w.condition.model.name == condition.model.name
+    ]
     if not alike:
         return None
     best = max(a for a, _ in alike)
@@ -58,11 +60,17 @@ def beside(condition: Condition, known: Sequence[Whole]) -> Seconds | None:
     return Seconds(middle / SPREAD, middle * SPREAD)
 
 
-def guessed(condition: Condition, step: Seconds, sides: Sequence[tuple[int, int]], weight_bytes: float, card: Gpu) -> Seconds:
+def guessed(
+    condition: Condition, step: Seconds, sides: Sequence[tuple[int, int]], weight_bytes: float, card: Gpu
+) -> Seconds:
     """Where no cell ran: from the seconds of an optimizer step and the sides of the adapted matrices."""
     t, e = condition.training, condition.evaluation
     base = plugins.load("methods", condition.method.name).TRAINS_BASE
-    position = 1 / ((3 if base else 2) + t.gradient_checkpointing) / (t.batch_size * t.gradient_accumulation * t.sequence_length)  # in steps
+    position = (
+        1
+        / ((3 if base else 2) + t.gradient_checkpointing)
+        / (t.batch_size * t.gradient_accumulation * t.sequence_length)
+    )  # in steps
     domain = SAMPLED if e.forgetting != "none" else 0
     held_out = e.max_sequences * t.sequence_length
     cuts = len(condition.analysis.truncation) * (1 + condition.analysis.per_module)
@@ -78,13 +86,19 @@ def _decompositions(condition: Condition, sides: Sequence[tuple[int, int]], card
     dense = condition.method.name in ("full", "dora")
     total = 0.0
     for n, m in (sorted(s) for s in sides):
-        often = 2 * dense + (condition.analysis.spectra == "full") * (n <= INTRUDERS_UP_TO) * (2 + (condition.quantization.name != "none"))
+        often = 2 * dense + (condition.analysis.spectra == "full") * (n <= INTRUDERS_UP_TO) * (
+            2 + (condition.quantization.name != "none")
+        )
         total += often * (gram * n * n * m + eigen * n**3)
     return total
 
 
 def _likeness(one: Condition, other: Condition) -> tuple[bool, ...]:
     return (
-        (one.training.steps > 0) == (other.training.steps > 0), one.quantization.name == other.quantization.name, one.evaluation == other.evaluation,
-        one.method.name == other.method.name, one.analysis == other.analysis, one.method.rank == other.method.rank,
-    )  # fmt: skip
+        (one.training.steps > 0) == (other.training.steps > 0),
+        one.quantization.name == other.quantization.name,
+        one.evaluation == other.evaluation,
+        one.method.name == other.method.name,
+        one.analysis == other.analysis,
+        one.method.rank == other.method.rank,
+    )

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lorabench.config.gpus import Gpu, cards_named
 from lorabench.errors import LorabenchError
-from lorabench.memory.hardware import Seconds, optimizer_step_seconds
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting, on_card, setting_of
-from lorabench.memory.step import Step, Work, product_dtype
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.roofline import Seconds, optimizer_step_seconds
+from lorabench.memory.step_profile import Step, Work, product_dtype
+from lorabench.memory.train_config import Setting, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
-from lorabench.spec.gpus import Gpu, cards_named
 
 SPREAD = 0.10  # of a step's time: two runs of one cell on a quiet machine differ by as much
 SPREAD_OF_FEW = 0.30
@@ -58,7 +58,9 @@ def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | 
     """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
     fitted = calibration.step_seconds(step.work(accumulation)) if calibration else None
-    return fitted or optimizer_step_seconds(step, accumulation, card, product_dtype(setting), setting.quantization.name != "none")
+    return fitted or optimizer_step_seconds(
+        step, accumulation, card, product_dtype(setting), setting.quantization.name != "none"
+    )
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
@@ -77,7 +79,14 @@ def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CO
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
         training = result.cell.training
-        if result.outcome != "finished" or not seconds or not tokens or padding is None or not result.steps or not is_on(card, result.environment):
+        if (
+            result.outcome != "finished"
+            or not seconds
+            or not tokens
+            or padding is None
+            or not result.steps
+            or not is_on(card, result.environment)
+        ):
             continue
         passes = result.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
@@ -109,7 +118,9 @@ def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
     fitted = work @ costs
     if fitted.min() <= 0:
         return None
-    off = float(np.maximum(fitted / times, times / fitted).max()) - 1  # so that the range around each fitted time holds the measured one
+    off = (
+        float(np.maximum(fitted / times, times / fitted).max()) - 1
+    )  # so that the range around each fitted time holds the measured one
     spread = max(off, SPREAD if len(rows) >= FEW else SPREAD_OF_FEW)
     return Calibration((costs[0], costs[1], costs[2]), spread, len(rows), int(work[:, 0].min()), int(work[:, 0].max()))
 
@@ -119,7 +130,11 @@ def is_on(card: Gpu, environment: Environment | None) -> bool:
     if environment is None:
         return False
     if card.kind == "cpu":
-        return environment.device == "cpu" and environment.platform == platform.platform() and environment.cores == torch.get_num_threads()
+        return (
+            environment.device == "cpu"
+            and environment.platform == platform.platform()
+            and environment.cores == torch.get_num_threads()
+        )
     return card in cards_named(environment.device)
 
 

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import Setting, on_card
-from lorabench.memory.step import Step
-from lorabench.spec.gpus import Gpu
+from lorabench.config.gpus import Gpu
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.step_profile import Step
+from lorabench.memory.train_config import Setting, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = 0.93, 1.06  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
+LOW, HIGH = (
+    0.93,
+    1.06,
+)  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
 SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
@@ -42,7 +45,9 @@ class Estimate:
     """at the given batch size; the model's positions at most; 0 where none fits"""
 
 
-def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None) -> Estimate:
+def estimate(
+    setting: Setting, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None
+) -> Estimate:
     """Predicts a setting's memory, and with a GPU what fits on it; `known` keeps what was traced."""
     setting = on_card(setting, gpu)
     known = Reuse() if known is None else known
@@ -62,8 +67,16 @@ def estimate(setting: Setting, gpu: Gpu | None = None, positions: int | None = N
     return replace(
         made,
         fits=made.high_bytes <= gpu.memory_bytes,
-        largest_batch_size=largest(lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, made.high_bytes),
-        largest_sequence_length=largest(lambda n: high(sequence_length=n), gpu.memory_bytes, positions or MOST, training.sequence_length, made.high_bytes),
+        largest_batch_size=largest(
+            lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, made.high_bytes
+        ),
+        largest_sequence_length=largest(
+            lambda n: high(sequence_length=n),
+            gpu.memory_bytes,
+            positions or MOST,
+            training.sequence_length,
+            made.high_bytes,
+        ),
     )
 
 

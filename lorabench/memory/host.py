@@ -9,7 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-VERSIONS = (("memory.max", "memory.current", "memory.stat", "inactive_file"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"))
+VERSIONS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def free_host_bytes(cgroup: Path = CGROUP) -> int:

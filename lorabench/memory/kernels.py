@@ -22,23 +22,37 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from lorabench.memory.setting import DeviceKind
+from lorabench.memory.train_config import DeviceKind
 
 NO_ANSWER = object()
-CUBLAS_WORKSPACE = 8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
+CUBLAS_WORKSPACE = (
+    8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
+)
 HALF = (torch.float16, torch.bfloat16)
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
 
 def _attention(
-    device: DeviceKind, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, bf16: bool = True,
-) -> torch.Tensor:  # fmt: skip
+    device: DeviceKind,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    bf16: bool = True,
+) -> torch.Tensor:
     if torch.is_autocast_enabled(device):
         query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
-    alone = query.shape[-3] != key.shape[-3] and not enable_gqa  # one key head broadcast to all (Falcon): no fast kernel takes that
-    emulated = device == "cuda" and not bf16 and query.dtype == torch.bfloat16  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
+    alone = (
+        query.shape[-3] != key.shape[-3] and not enable_gqa
+    )  # one key head broadcast to all (Falcon): no fast kernel takes that
+    emulated = (
+        device == "cuda" and not bf16 and query.dtype == torch.bfloat16
+    )  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
     if alone or emulated or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     flash = device == "cuda" and bf16 and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
@@ -49,13 +63,17 @@ def _attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch's own conversion, which every call makes anew
         bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -float("inf"))
     if device == "cpu":
-        made = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)
+        made = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
+        )
     elif flash:
         made = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
     else:
         if bias is not None:
             bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-        made = aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, dropout_p, is_causal, scale=scale)
+        made = aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, True, dropout_p, is_causal, scale=scale
+        )
     out: torch.Tensor = made[0]
     return out
 
@@ -68,7 +86,12 @@ def answer(operator: Any, args: Any, kwargs: Any) -> Any:
     if name == "aten::_grouped_mm":  # experts; torch's meta kernel knows bfloat16 alone
         a, b, *rest = args
         offsets = rest[0] if rest else kwargs.get("offs")
-        shapes = {(2, 3): lambda: (a.shape[0], b.shape[2]), (3, 2): lambda: (a.shape[1], b.shape[1]), (2, 2): lambda: (offsets.shape[0], a.shape[0], b.shape[1]), (3, 3): lambda: (*a.shape[:2], b.shape[2])}
+        shapes = {
+            (2, 3): lambda: (a.shape[0], b.shape[2]),
+            (3, 2): lambda: (a.shape[1], b.shape[1]),
+            (2, 2): lambda: (offsets.shape[0], a.shape[0], b.shape[1]),
+            (3, 3): lambda: (*a.shape[:2], b.shape[2]),
+        }
         return a.new_empty(shapes[a.dim(), b.dim()]())
     if name == "bitsandbytes::int8_vectorwise_quant":
         rows = args[0]
@@ -130,7 +153,9 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
         yield
 
 
-def _int8_on_cpu(a: torch.Tensor, b: torch.Tensor, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None) -> torch.Tensor:
+def _int8_on_cpu(
+    a: torch.Tensor, b: torch.Tensor, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None
+) -> torch.Tensor:
     from bitsandbytes.autograd._functions import MatMul8bitFp
 
     made: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorabench.spec.settings import TrainingSpec
+from lorabench.config.settings import TrainingSpec
 
 SMALLEST_8BIT = 4096
 SMALLEST_PAGED = 100_000
@@ -53,7 +53,15 @@ def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str
     kind, moved = training.optimizer, 0
     for parameter in parameters:
         n, own = parameter.numel(), parameter.element_size()
-        state = 0 if kind == "sgd" else 2 * own if kind == "adamw" else 2 if kind.endswith("8bit") and n >= SMALLEST_8BIT else 8
+        state = (
+            0
+            if kind == "sgd"
+            else 2 * own
+            if kind == "adamw"
+            else 2
+            if kind.endswith("8bit") and n >= SMALLEST_8BIT
+            else 8
+        )
         constants = -(-n // BLOCK) * 8 if state == 2 else 0
         moved += n * (3 * own + 2 * state) + 2 * constants
     one_by_one = kind not in ("adamw", "sgd") or (kind == "sgd" and device == "cpu")

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from lorabench import plugins
+from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import quiet
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.memory.setting import Setting
-from lorabench.memory.skeleton import build, configuration, explained
-from lorabench.memory.step import resolve_dtype
+from lorabench.memory.meta_model import build, configuration, explained
+from lorabench.memory.step_profile import resolve_dtype
+from lorabench.memory.train_config import Setting
 from lorabench.record.unreached import Unreached
-from lorabench.spec.elsewhere import unknown_choice
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,18 @@ class Count:
         return bytes_each * self.saved_ranks * self.trainable_parameters
 
 
-def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora") -> tuple[Count, ...]:
+def count_parameters(
+    model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora"
+) -> tuple[Count, ...]:
     """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
     if method not in plugins.names("methods"):
         raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
     whole = any_model(configuration(model), model.trust_remote_code)
     base = sum(p.numel() for p in whole.parameters())
     if not plugins.load("methods", method).FIELDS:
-        raise LorabenchError(f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,} parameters; allowed: lora and its variants")
+        raise LorabenchError(
+            f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,} parameters; allowed: lora and its variants"
+        )
     shapes = linear_modules(whole)
     targets = resolve_targets(whole, target_modules)
     if unreached(whole):
@@ -62,7 +66,9 @@ def count_parameters(model: ModelSpec, ranks: Sequence[int], target_modules: str
     smallest = min(min(s) for s in sides)
     for rank in ranks:
         if not 1 <= rank <= smallest:
-            raise LorabenchError(f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to {smallest}")
+            raise LorabenchError(
+                f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to {smallest}"
+            )
     saved = plugins.load("methods", method).SAVED_RANKS
     extra = sum(n_out for _, n_out in sides) if method == "dora" else 0
     return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base, saved) for rank in ranks)
@@ -84,7 +90,11 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
     import transformers as t
 
-    with torch.device("meta"), quiet(), explained(f"a model of type {config.model_type} cannot be built from its configuration"):
+    with (
+        torch.device("meta"),
+        quiet(),
+        explained(f"a model of type {config.model_type} cannot be built from its configuration"),
+    ):
         for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
             if type(config) in maker._model_mapping:
                 return maker.from_config(config, trust_remote_code=trust_remote_code)

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorabench import plugins
+from lorabench.config.gpus import Gpu
+from lorabench.config.study import Condition
 from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.data import steps_of
 from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
-from lorabench.memory.hardware import Seconds
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.meta_model import configuration
 from lorabench.memory.parameters import any_model
-from lorabench.memory.request import check
-from lorabench.memory.reuse import Reuse
-from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.skeleton import configuration
-from lorabench.memory.step import Step
-from lorabench.spec.gpus import Gpu
-from lorabench.spec.study import Condition
+from lorabench.memory.roofline import Seconds
+from lorabench.memory.step_profile import Step
+from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.validate import check
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,16 @@ class Row:
         return None if self.low_bytes <= gpu.memory_bytes else False
 
 
-def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()) -> tuple[Row, ...]:
+def plan_conditions(
+    conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()
+) -> tuple[Row, ...]:
     """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
-    settings = [on_card(setting_of(c, gpu.kind), gpu) if plugins.load("methods", c.method.name).TRAINS and c.training.steps else None for c in conditions]
+    settings = [
+        on_card(setting_of(c, gpu.kind), gpu)
+        if plugins.load("methods", c.method.name).TRAINS and c.training.steps
+        else None
+        for c in conditions
+    ]
     wanted = list(dict.fromkeys(s for s in settings if s is not None))
     for asked in wanted:
         check(asked)
@@ -73,7 +80,17 @@ def plan_conditions(conditions: Sequence[Condition], gpu: Gpu, calibration: Cali
         if other is None and one is not None:
             held = sum(step.held.values())
             other = guessed(condition, one, _sides(condition), held, gpu)
-        rows.append(Row(condition, step, peak, round(LOW * peak), round(HIGH * peak), one.times(taken) if one and (taken := steps_of(condition)) else None, other))
+        rows.append(
+            Row(
+                condition,
+                step,
+                peak,
+                round(LOW * peak),
+                round(HIGH * peak),
+                one.times(taken) if one and (taken := steps_of(condition)) else None,
+                other,
+            )
+        )
     return tuple(rows)
 
 

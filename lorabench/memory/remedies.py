@@ -1,6 +1,6 @@
 """What makes a setting fit a card that it does not fit: the changes that do it alone, or else the smallest combinations of them.
 
-Each figure is that of the traced step of the changed setting (room.Room), never of a formula. Only what is hopeless is left out untraced:
+Each figure is that of the traced step of the changed setting (card_planner.CardPlanner), never of a formula. Only what is hopeless is left out untraced:
 the moment of the present peak stays in the changed step, so it needs no less than that moment without the parts that a change can shrink.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorabench import plugins
+from lorabench.config.checkpoint import stored_quantization
+from lorabench.config.gpus import gpus
+from lorabench.config.settings import MethodSpec, QuantizationSpec
+from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import HIGH, with_framework
-from lorabench.memory.room import Need, Room
-from lorabench.memory.setting import Setting
-from lorabench.spec.checkpoint import stored_quantization
-from lorabench.spec.gpus import gpus
-from lorabench.spec.settings import MethodSpec, QuantizationSpec
+from lorabench.memory.train_config import Setting
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried
@@ -54,7 +54,9 @@ class Remedy:
     @property
     def flags(self) -> str:
         """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
-        words = {k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()}
+        words = {
+            k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()
+        }
         return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
 
     @property
@@ -76,7 +78,7 @@ class Remedies:
     """the longest sequence at which the least would fit; absent below 64 tokens"""
 
 
-def remedies(setting: Setting, room: Room, length: int | None = None, most: int = LISTED) -> Remedies:
+def remedies(setting: Setting, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
     """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest sequence that fits without any other change, where known."""
     if fitting := _fitting(setting, room, length, most, with_lora=False):
         return Remedies(fitting)
@@ -94,20 +96,27 @@ def remedies(setting: Setting, room: Room, length: int | None = None, most: int 
     return Remedies((), own, _smallest_card(own), longest // USUAL_LENGTH * USUAL_LENGTH or None)
 
 
-def _fitting(setting: Setting, room: Room, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
+def _fitting(setting: Setting, room: CardPlanner, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
     """The smallest sets of changes that fit: those that keep the method, or those with LoRA in its place."""
     at_first, fitting = room.need(setting), list[Remedy]()
     for size in range(1, TOGETHER + 1):
         tried = 0
         for names in _sets(setting, room, size):
-            if ("lora" in names) != with_lora or _hopeless(at_first, names, setting, room) or tried >= TRIED or len(fitting) >= most:
+            if (
+                ("lora" in names) != with_lora
+                or _hopeless(at_first, names, setting, room)
+                or tried >= TRIED
+                or len(fitting) >= most
+            ):
                 continue
             tried += 1
             made = _made(setting, names, room)
             if made is not None and made.headroom_bytes >= 0:
                 fitting.append(made)
         shorter = (length or 0) // USUAL_LENGTH * USUAL_LENGTH
-        if size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most:  # less than half is another training
+        if (
+            size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most
+        ):  # less than half is another training
             fitting.append(_remedy(setting, setting.trained(sequence_length=shorter), room))
         if fitting:
             break
@@ -118,7 +127,7 @@ def _smallest_card(least: Remedy) -> str | None:
     return next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
 
 
-def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
+def _sets(setting: Setting, room: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
     for names in itertools.combinations(_possible(setting, room), size):
         if any(len(set(names) & set(group)) > 1 for group in _EXCLUSIVE):
             continue
@@ -127,14 +136,14 @@ def _sets(setting: Setting, room: Room, size: int) -> Iterator[tuple[str, ...]]:
         yield names
 
 
-def _all(setting: Setting, room: Room, with_lora: bool) -> tuple[str, ...]:
+def _all(setting: Setting, room: CardPlanner, with_lora: bool) -> tuple[str, ...]:
     possible = _possible(setting, room)
     method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
     wanted = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
     return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 
 
-def _possible(setting: Setting, room: Room) -> list[str]:
+def _possible(setting: Setting, room: CardPlanner) -> list[str]:
     """The changes that this setting leaves open, in the order of _SHRINKS."""
     training, method = setting.training, plugins.load("methods", setting.method.name)
     stored = stored_quantization(setting.model.name, setting.model.revision) is not None
@@ -156,14 +165,14 @@ def _possible(setting: Setting, room: Room) -> list[str]:
     return [name for name in _SHRINKS if able[name]]
 
 
-def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: Room) -> bool:
+def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: CardPlanner) -> bool:
     shrunk = {part for name in names for part in _SHRINKS[name]}
     kept = {part: (0 if part in shrunk else value) for part, value in need.step.parts.items()}
     least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
     return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
 
 
-def _made(setting: Setting, names: tuple[str, ...], room: Room) -> Remedy | None:
+def _made(setting: Setting, names: tuple[str, ...], room: CardPlanner) -> Remedy | None:
     """The setting with changes; the micro-batch is the largest that fits with the others, else 1."""
     changed = setting
     for name in ("lora", "bfloat16", "nf4", "int8", "rank", "checkpointing", *_EXCLUSIVE[0]):
@@ -173,7 +182,13 @@ def _made(setting: Setting, names: tuple[str, ...], room: Room) -> Remedy | None
         return _remedy(setting, changed, room)
     whole, made = setting.training.batch_size, None
     for batch in (n for n in range(1, whole) if whole % n == 0):
-        one = _remedy(setting, changed.trained(batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch), room)
+        one = _remedy(
+            setting,
+            changed.trained(
+                batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch
+            ),
+            room,
+        )
         if made is not None and one.headroom_bytes < 0:
             break
         made = one
@@ -196,17 +211,28 @@ def _changed(setting: Setting, name: str) -> Setting:
     return setting.trained(optimizer=name)
 
 
-def _remedy(before: Setting, after: Setting, room: Room) -> Remedy:
+def _remedy(before: Setting, after: Setting, room: CardPlanner) -> Remedy:
     need = room.need(after)
-    return Remedy(after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes)
+    return Remedy(
+        after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes
+    )
 
 
 def _differences(before: Setting, after: Setting) -> dict[str, Any]:
     old, new = _plain(before), _plain(after)
-    return {key: value for key, value in new.items() if value != old[key] and not (key == "method.rank" and old[key] is None)}  # lora in place of full: its default rank needs no word
+    return {
+        key: value
+        for key, value in new.items()
+        if value != old[key] and not (key == "method.rank" and old[key] is None)
+    }  # lora in place of full: its default rank needs no word
 
 
 def _plain(s: Setting) -> dict[str, Any]:
     fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
-    named = {"method.name": s.method.name, "model.dtype": s.model.dtype, "quantization.name": s.quantization.name, "method.rank": s.method.rank}
+    named = {
+        "method.name": s.method.name,
+        "model.dtype": s.model.dtype,
+        "quantization.name": s.quantization.name,
+        "method.rank": s.method.rank,
+    }
     return {**named, **{f"training.{f}": getattr(s.training, f) for f in fields}}

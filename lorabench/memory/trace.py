@@ -18,10 +18,11 @@ from lorabench.engine.train import Batch, token_loss
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
-from lorabench.memory.ledger import Ledger, Segment
-from lorabench.memory.setting import Setting
+from lorabench.memory.tensor_tracker import Segment, TensorTracker
+from lorabench.memory.train_config import Setting
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -40,58 +41,66 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
     parameters = [p for p in model.parameters() if p.requires_grad]
     shape = (training.batch_size, training.sequence_length)
     ids, labels = (torch.empty(shape, dtype=torch.int64, device="meta") for _ in range(2))
-    ledger = Ledger(setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length)
+    tracker = TensorTracker(
+        setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length
+    )
     base = [p for n, p in model.named_parameters() if not is_adapter(n)]
-    ledger.hold((*base, *model.buffers()), "weights")
-    ledger.hold(quantization_tensors(model), "quantization_state")
-    ledger.hold((p for n, p in model.named_parameters() if is_adapter(n)), "adapters")
+    tracker.hold((*base, *model.buffers()), "weights")
+    tracker.hold(quantization_tensors(model), "quantization_state")
+    tracker.hold((p for n, p in model.named_parameters() if is_adapter(n)), "adapters")
     state = optimizers.state_tensors(parameters, training)
-    ledger.hold(state, "optimizer")
-    ledger.hold((ids, labels), "activations")
+    tracker.hold(state, "optimizer")
+    tracker.hold((ids, labels), "activations")
     if training.gradient_accumulation > 1:
         for parameter in parameters:
             parameter.grad = torch.empty_like(parameter)
-        ledger.hold((p.grad for p in parameters), "gradients")  # type: ignore[misc]  # set the line above
+        tracker.hold((p.grad for p in parameters), "gradients")  # type: ignore[misc]  # set the line above
     layers = layers_of(model)
-    steps = _Marks(ledger, layers, parameters)
+    steps = _Marks(tracker, layers, parameters)
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
     if training.gradient_checkpointing:
         again = {"context_fn": mixed.again} if mixed else {}
         with quiet():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
-    with quiet(), device_kernels(setting.device, setting.bf16), ledger:
-        ledger.enter("embed")
+    with quiet(), device_kernels(setting.device, setting.bf16), tracker:
+        tracker.enter("embed")
         with mixed or nullcontext():
             loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()
         if mixed:
             mixed.forget()
         steps.backward = True
         loss.backward()
-        ledger.enter(UPDATE)
+        tracker.enter(UPDATE)
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
         optimizers.update(parameters, training, setting.device)
-        ledger.count(*optimizers.work(parameters, training, setting.device))
+        tracker.count(*optimizers.work(parameters, training, setting.device))
     steps.remove()
     del state
     trainable = sum(p.numel() for p in parameters)
     for parameter in parameters:
         parameter.grad = None
     total = sum(logical_numel(p) for p in model.parameters())
-    return Trace(len(layers), tuple(ledger.segments), total, trainable, sum(p.numel() * p.element_size() for p in parameters))
+    return Trace(
+        len(layers), tuple(tracker.segments), total, trainable, sum(p.numel() * p.element_size() for p in parameters)
+    )
 
 
 class _Marks:
-    """Hooks that tell the ledger where the step is, and which storages are gradients."""
+    """Hooks that tell the tracker where the step is, and which storages are gradients."""
 
-    def __init__(self, ledger: Ledger, layers: list[Any], parameters: list[Any]) -> None:
+    def __init__(self, tracker: TensorTracker, layers: list[Any], parameters: list[Any]) -> None:
         self.backward = False
-        self._ledger = ledger
+        self._tracker = tracker
         self._handles: list[Any] = []
         for index, layer in enumerate(layers):
             self._handles.append(layer.register_forward_pre_hook(lambda m, a, i=index: self._forward(i)))
-            self._handles.append(layer.register_forward_hook(lambda m, a, out, i=index: self._leave(out, i, i == len(layers) - 1)))
+            self._handles.append(
+                layer.register_forward_hook(lambda m, a, out, i=index: self._leave(out, i, i == len(layers) - 1))
+            )
         for parameter in parameters:
-            self._handles.append(parameter.register_post_accumulate_grad_hook(lambda p: ledger.call(p.grad, "gradients")))
+            self._handles.append(
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.call(p.grad, "gradients"))
+            )
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -99,16 +108,16 @@ class _Marks:
 
     def _forward(self, index: int) -> None:
         if not self.backward:  # not when a checkpoint is recomputed
-            self._ledger.enter(f"forward {index}")
+            self._tracker.enter(f"forward {index}")
 
     def _leave(self, out: Any, index: int, last: bool) -> None:
         if self.backward:
             return
         hidden = out[0] if isinstance(out, tuple) else out
         if hidden.requires_grad:
-            self._handles.append(hidden.register_hook(lambda grad: self._ledger.enter(f"backward {index}")))
+            self._handles.append(hidden.register_hook(lambda grad: self._tracker.enter(f"backward {index}")))
         if last:
-            self._ledger.enter("head")
+            self._tracker.enter("head")
 
 
 def layers_of(model: Any) -> list[Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorabench.config.settings import MethodSpec
 from lorabench.engine.adapt import attach_lora
-from lorabench.spec.settings import MethodSpec
 
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True

@@ -125,7 +125,11 @@ def stacked(half: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
     state = {k: v for k, v in half.state_dict().items() if ".layers." not in k}
     for i in range(layers):
         prefix = f"model.layers.{i // 2}."
-        state |= {f"model.layers.{i}.{k.removeprefix(prefix)}": v for k, v in half.state_dict().items() if k.startswith(prefix)}
+        state |= {
+            f"model.layers.{i}.{k.removeprefix(prefix)}": v
+            for k, v in half.state_dict().items()
+            if k.startswith(prefix)
+        }
     whole.load_state_dict(state)
     return whole
 
@@ -166,7 +170,9 @@ def pretrain(
     """
     size = SIZES[name]
     budget = tokens or size.tokens
-    before: dict[str, Any] = json.loads((out / "pretraining.json").read_text()) if again else {"tokens": 0, "seconds": 0, "cycles": []}
+    before: dict[str, Any] = (
+        json.loads((out / "pretraining.json").read_text()) if again else {"tokens": 0, "seconds": 0, "cycles": []}
+    )
     if again:
         size = replace(size, tokens=budget, learning_rate=AGAIN_LEARNING_RATE * size.learning_rate, stack_at=())
     stages = STAGES_AGAIN if again else STAGES
@@ -212,7 +218,10 @@ def pretrain(
         starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
         labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
         inputs = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
-        warmup, progress = min(1.0, (step + 1 - max((d for d in doublings if d <= step), default=0)) / 200), step / steps
+        warmup, progress = (
+            min(1.0, (step + 1 - max((d for d in doublings if d <= step), default=0)) / 200),
+            step / steps,
+        )
         for group in optimizer.param_groups:
             group["lr"] = size.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         logits = model(input_ids=inputs, use_cache=False).logits
@@ -226,7 +235,12 @@ def pretrain(
             print(f"{name} step {step}/{steps} length {length} loss {loss.item():.3f} {elapsed:.0f} s", flush=True)
         if (step + 1) % 500 == 0:
             elapsed = seconds + time.perf_counter() - began
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "seconds": elapsed}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+                "seconds": elapsed,
+            }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
 

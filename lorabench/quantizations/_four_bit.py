@@ -28,4 +28,6 @@ def roundtrip(kind: str, weight: Any, double_quant: bool) -> Any:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     row = weight.reshape(1, -1).contiguous()
-    return dequantize_4bit(*quantize_4bit(row, compress_statistics=double_quant, quant_type=kind, blocksize=BLOCK)).reshape(weight.shape)
+    return dequantize_4bit(
+        *quantize_4bit(row, compress_statistics=double_quant, quant_type=kind, blocksize=BLOCK)
+    ).reshape(weight.shape)

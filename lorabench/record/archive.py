@@ -26,7 +26,11 @@ FILE = "results.json.gz"
 def pack(store: Store, folder: str | Path) -> Path:
     """Writes a store's archive into a folder; StoreError where the store cannot be read."""
     store.plan()  # says what is wrong with it, if anything is
-    plain: dict[str, Any] = {"schema": 1, "plan": json.loads((store.folder / "plan.json").read_text(encoding="utf-8")), "results": {}}
+    plain: dict[str, Any] = {
+        "schema": 1,
+        "plan": json.loads((store.folder / "plan.json").read_text(encoding="utf-8")),
+        "results": {},
+    }
     for cell in store.plan():
         path = store.cells_folder / cell.id / "result.json"
         if path.is_file():
@@ -54,7 +58,9 @@ def unpack(path: Path, target: Path) -> None:
     try:
         plain = json.loads(gzip.decompress(path.read_bytes()))
         if plain["schema"] != 1:
-            raise StoreError(f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that wrote it")
+            raise StoreError(
+                f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that wrote it"
+            )
         results: dict[str, Any] = plain["results"]
         (target / "plan.json").write_text(json.dumps(plain["plan"]), encoding="utf-8")
         for cell_id, result in results.items():
@@ -63,5 +69,17 @@ def unpack(path: Path, target: Path) -> None:
             folder = target / "cells" / cell_id
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    except (OSError, EOFError, zlib.error, MemoryError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again") from None
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        MemoryError,
+        RecursionError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as e:
+        raise StoreError(
+            f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again"
+        ) from None

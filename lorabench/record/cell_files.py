@@ -1,8 +1,8 @@
 """The files of a cell that others than their writer know by name: saved weights, and what is known of a trained cell until it has a result.
 
-    adapter/      in PEFT's format
-    model/        a fully fine-tuned model, in transformers' format
-    trained.json  the result so far, from the end of training until the cell has one: a worker that dies in evaluation loses no training
+adapter/      in PEFT's format
+model/        a fully fine-tuned model, in transformers' format
+trained.json  the result so far, from the end of training until the cell has one: a worker that dies in evaluation loses no training
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def read_trained(folder: Path) -> CellResult | None:
 
 def has_weights(folder: Path) -> bool:
     """Whether a cell's folder holds an adapter or a model, whole."""
-    return (folder / ADAPTER / "adapter_model.safetensors").is_file() or ((folder / MODEL / "config.json").is_file() and any((folder / MODEL).glob("*.safetensors")))
+    return (folder / ADAPTER / "adapter_model.safetensors").is_file() or (
+        (folder / MODEL / "config.json").is_file() and any((folder / MODEL).glob("*.safetensors"))
+    )
 
 
 def make_readable(folder: Path) -> None:

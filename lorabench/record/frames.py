@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lorabench.config.paths import model_label
 from lorabench.record.metrics import PREDICTED_PARTS
 from lorabench.record.store import write_atomically
-from lorabench.spec.paths import model_label
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.record.result import CellResult
-    from lorabench.spec.study import Cell
 
 SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
             "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome", "chosen")  # fmt: skip
@@ -66,7 +66,9 @@ def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingPro
     rows: list[dict[str, Any]] = []
     for result in results:
         own = _of(result, chosen)
-        rows.extend({**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings)
+        rows.extend(
+            {**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings
+        )
         if not result.readings:
             rows.append(own)
     return _typed(pd.DataFrame(rows, columns=[*SETTINGS, "metric", "value", "stderr", "count"]))
@@ -99,7 +101,20 @@ def write_csv(data: pd.DataFrame, path: Path) -> Path:
 
 
 def _typed(data: pd.DataFrame) -> pd.DataFrame:
-    for column in ("rank", "seed", "steps", "count", "total_parameters", "trainable_parameters", "adapter_bytes", "weight_bytes", "train_peak_bytes", "predicted_train_peak_bytes", "eval_peak_bytes", *PREDICTED_PARTS):
+    for column in (
+        "rank",
+        "seed",
+        "steps",
+        "count",
+        "total_parameters",
+        "trainable_parameters",
+        "adapter_bytes",
+        "weight_bytes",
+        "train_peak_bytes",
+        "predicted_train_peak_bytes",
+        "eval_peak_bytes",
+        *PREDICTED_PARTS,
+    ):
         if column in data:
             data[column] = data[column].astype("Float64").round().astype("Int64")
     data["chosen"] = data["chosen"].astype("boolean")

@@ -41,7 +41,9 @@ def save_items(path: str | Path, items: Mapping[str, Items]) -> None:
     """Writes items.safetensors."""
     from safetensors.numpy import save_file
 
-    arrays = {f"{name}.sums": i.sums for name, i in items.items()} | {f"{name}.weights": i.weights for name, i in items.items() if i.weights is not None}
+    arrays = {f"{name}.sums": i.sums for name, i in items.items()} | {
+        f"{name}.weights": i.weights for name, i in items.items() if i.weights is not None
+    }
     save_file({k: np.ascontiguousarray(v, dtype=np.float64) for k, v in arrays.items()}, path)
 
 
@@ -56,4 +58,8 @@ def load_items(path: str | Path) -> dict[str, Items]:
         return {}
     names = [k.removesuffix(".sums") for k in arrays if k.endswith(".sums")]
     found = {n: Items(arrays[f"{n}.sums"], arrays.get(f"{n}.weights")) for n in sorted(names)}
-    return {n: i for n, i in found.items() if i.sums.ndim == 1 and len(i.sums) and (i.weights is None or i.weights.shape == i.sums.shape)}
+    return {
+        n: i
+        for n, i in found.items()
+        if i.sums.ndim == 1 and len(i.sums) and (i.weights is None or i.weights.shape == i.sums.shape)
+    }

@@ -17,7 +17,9 @@ class Metric:
 
     name: str
     label: str
-    unit: Literal["count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "bits per parameter", "ratio", "share"]
+    unit: Literal[
+        "count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "bits per parameter", "ratio", "share"
+    ]
     better: Direction
     meaning: str
 
@@ -26,58 +28,198 @@ _TABLE = (
     Metric("total_parameters", "parameters", "count", "none", "all parameters, adapters included"),
     Metric("trainable_parameters", "trainable", "count", "lower", "parameters that training changes"),
     Metric("trainable_percent", "trainable %", "percent", "lower", "trainable share of all parameters"),
-    Metric("adapter_bytes", "adapter", "bytes", "lower", "size of the saved adapter (or weights, for full fine-tuning) on disk"),
+    Metric(
+        "adapter_bytes",
+        "adapter",
+        "bytes",
+        "lower",
+        "size of the saved adapter (or weights, for full fine-tuning) on disk",
+    ),
     Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantisation constants included"),
     Metric("load_seconds", "load time", "seconds", "lower", "reading, quantising and adapting the model"),
     Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
-    Metric("sample_seconds", "time of the base's text", "seconds", "lower", "sampling the base's own text, from which forgetting is counted; once for cells that share a base"),
-    Metric("prepare_seconds", "time of lm-eval's start", "seconds", "lower", "importing lm-eval and finding its tasks, once a process"),
+    Metric(
+        "sample_seconds",
+        "time of the base's text",
+        "seconds",
+        "lower",
+        "sampling the base's own text, from which forgetting is counted; once for cells that share a base",
+    ),
+    Metric(
+        "prepare_seconds",
+        "time of lm-eval's start",
+        "seconds",
+        "lower",
+        "importing lm-eval and finding its tasks, once a process",
+    ),
     Metric("save_seconds", "saving time", "seconds", "lower", "writing what was trained"),
-    Metric("decompose_seconds", "decomposition time", "seconds", "lower", "singular values and directions of what was learned, beside the base"),
+    Metric(
+        "decompose_seconds",
+        "decomposition time",
+        "seconds",
+        "lower",
+        "singular values and directions of what was learned, beside the base",
+    ),
     Metric("truncate_seconds", "time of the cuts", "seconds", "lower", "evaluating what was learned at lower ranks"),
-    Metric("measure_seconds", "time of the memory probe", "seconds", "lower", "two more steps and an evaluation batch whose tensors are counted, on a CPU"),
-    Metric("cell_seconds", "time", "seconds", "lower", "the whole cell: loading, training, evaluation and all that comes after"),
+    Metric(
+        "measure_seconds",
+        "time of the memory probe",
+        "seconds",
+        "lower",
+        "two more steps and an evaluation batch whose tensors are counted, on a CPU",
+    ),
+    Metric(
+        "cell_seconds",
+        "time",
+        "seconds",
+        "lower",
+        "the whole cell: loading, training, evaluation and all that comes after",
+    ),
     Metric("train_tokens", "training tokens", "count", "none", "tokens trained on, padding left out"),
     Metric("padding_percent", "padding %", "percent", "lower", "share of the training positions that held padding"),
     Metric("tokens_per_second", "tokens/s", "tokens/s", "higher", "non-padding training tokens over training time"),
-    Metric("train_peak_bytes", "train peak", "bytes", "lower", "peak of live tensors during training (CUDA: max_memory_allocated, which paged optimizer state is not part of)"),
-    Metric("predicted_train_peak_bytes", "predicted peak", "bytes", "none", "the same, predicted from shapes before the cell ran"),
-    Metric("eval_peak_bytes", "eval peak", "bytes", "lower", "peak of live tensors during evaluation (CUDA: max_memory_allocated)"),
+    Metric(
+        "train_peak_bytes",
+        "train peak",
+        "bytes",
+        "lower",
+        "peak of live tensors during training (CUDA: max_memory_allocated, which paged optimizer state is not part of)",
+    ),
+    Metric(
+        "predicted_train_peak_bytes",
+        "predicted peak",
+        "bytes",
+        "none",
+        "the same, predicted from shapes before the cell ran",
+    ),
+    Metric(
+        "eval_peak_bytes",
+        "eval peak",
+        "bytes",
+        "lower",
+        "peak of live tensors during evaluation (CUDA: max_memory_allocated)",
+    ),
     Metric("train_reserved_bytes", "train reserved", "bytes", "lower", "CUDA max_memory_reserved during training"),
     Metric("eval_reserved_bytes", "eval reserved", "bytes", "lower", "CUDA max_memory_reserved during evaluation"),
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
-    Metric("accuracy", "accuracy", "share", "higher", "share of the test rows whose right label the model finds likeliest"),
+    Metric(
+        "accuracy", "accuracy", "share", "higher", "share of the test rows whose right label the model finds likeliest"
+    ),
     Metric("macro_f1", "macro F1", "share", "higher", "F1 of each label, averaged over the labels"),
-    Metric("exact_match", "exact match", "share", "higher", "share of the test rows whose generated answer is the reference's"),
-    Metric("unanswered", "without an answer", "share", "lower", "share of the generated texts in which the answer's pattern finds nothing"),
-    Metric("unended", "answers without an end", "share", "lower", "share of the generated texts that reached max_new_tokens before their end"),
-    Metric("divergence", "divergence from the teacher", "nats", "lower", "KL(teacher || student) per predicted token on the test split"),
-    Metric("validation_loss", "validation loss", "nats", "lower", "cross-entropy per predicted token on the validation split, by which a learning rate is chosen"),
+    Metric(
+        "exact_match",
+        "exact match",
+        "share",
+        "higher",
+        "share of the test rows whose generated answer is the reference's",
+    ),
+    Metric(
+        "unanswered",
+        "without an answer",
+        "share",
+        "lower",
+        "share of the generated texts in which the answer's pattern finds nothing",
+    ),
+    Metric(
+        "unended",
+        "answers without an end",
+        "share",
+        "lower",
+        "share of the generated texts that reached max_new_tokens before their end",
+    ),
+    Metric(
+        "divergence",
+        "divergence from the teacher",
+        "nats",
+        "lower",
+        "KL(teacher || student) per predicted token on the test split",
+    ),
+    Metric(
+        "validation_loss",
+        "validation loss",
+        "nats",
+        "lower",
+        "cross-entropy per predicted token on the validation split, by which a learning rate is chosen",
+    ),
     Metric("perplexity", "perplexity", "ratio", "lower", "exp(held-out loss)"),
-    Metric("bits_per_byte", "bits per byte", "bits", "lower", "held-out loss per byte of text: comparable between tokenizers"),
-    Metric("information_bits", "information", "bits", "none", "what the predicted tokens of the test split hold, where that is known because they are made up"),
-    Metric("learned_bits", "learned information", "bits", "higher", "information of the test split less the bits that the model needs to tell it; 0 where it needs more"),
-    Metric("learned_bits_per_parameter", "learned per parameter", "bits per parameter", "higher", "learned information over trainable parameters"),
+    Metric(
+        "bits_per_byte",
+        "bits per byte",
+        "bits",
+        "lower",
+        "held-out loss per byte of text: comparable between tokenizers",
+    ),
+    Metric(
+        "information_bits",
+        "information",
+        "bits",
+        "none",
+        "what the predicted tokens of the test split hold, where that is known because they are made up",
+    ),
+    Metric(
+        "learned_bits",
+        "learned information",
+        "bits",
+        "higher",
+        "information of the test split less the bits that the model needs to tell it; 0 where it needs more",
+    ),
+    Metric(
+        "learned_bits_per_parameter",
+        "learned per parameter",
+        "bits per parameter",
+        "higher",
+        "learned information over trainable parameters",
+    ),
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
 )
 
-# what the predicted training peak is made of, by memory.ledger's categories: bytes that live at the highest moment of the step
+# what the predicted training peak is made of, by memory.tensor_tracker's categories: bytes that live at the highest moment of the step
 _PARTS = (
-    ("weights", "base weights", "of the predicted peak: weights of the base as stored, the trained ones of full fine-tuning among them"),
-    ("quantization_state", "quantisation constants", "of the predicted peak: constants by which blocks of quantised weights are scaled"),
+    (
+        "weights",
+        "base weights",
+        "of the predicted peak: weights of the base as stored, the trained ones of full fine-tuning among them",
+    ),
+    (
+        "quantization_state",
+        "quantisation constants",
+        "of the predicted peak: constants by which blocks of quantised weights are scaled",
+    ),
     ("adapters", "adapter weights", "of the predicted peak: weights that a method adds to the base"),
-    ("gradients", "gradients", "of the predicted peak: gradients of the trained weights, as far as they exist at its moment"),
+    (
+        "gradients",
+        "gradients",
+        "of the predicted peak: gradients of the trained weights, as far as they exist at its moment",
+    ),
     ("optimizer", "optimizer state", "of the predicted peak: what the optimizer keeps for each trained weight"),
-    ("activations", "activations", "of the predicted peak: what is kept for the backward pass, and what the operator at hand holds"),
-    ("logits", "logits and loss", "of the predicted peak: a number for each token and entry of the vocabulary, its copies and gradient"),
-    ("workspace", "kernels' scratch", "of the predicted peak: scratch space inside operators, such as dequantised copies of weights"),
+    (
+        "activations",
+        "activations",
+        "of the predicted peak: what is kept for the backward pass, and what the operator at hand holds",
+    ),
+    (
+        "logits",
+        "logits and loss",
+        "of the predicted peak: a number for each token and entry of the vocabulary, its copies and gradient",
+    ),
+    (
+        "workspace",
+        "kernels' scratch",
+        "of the predicted peak: scratch space inside operators, such as dequantised copies of weights",
+    ),
 )
 PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part, _, _ in _PARTS)
 """the metrics of the parts; they sum to predicted_train_peak_bytes"""
 
-TABLE = {m.name: m for m in (*_TABLE, *(Metric(f"predicted_{part}_bytes", label, "bytes", "none", meaning) for part, label, meaning in _PARTS))}
+TABLE = {
+    m.name: m
+    for m in (
+        *_TABLE,
+        *(Metric(f"predicted_{part}_bytes", label, "bytes", "none", meaning) for part, label, meaning in _PARTS),
+    )
+}
 
 _LM_EVAL = {
     "acc": ("accuracy", "share", "higher", "share of items whose likeliest choice is right"),
@@ -127,7 +269,9 @@ _TIMES: dict[str, Literal["load", "save", "decompose", "truncate", "measure"]] =
 }  # fmt: skip
 
 
-def read_in(name: str, *, on_cpu: bool) -> Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]:
+def read_in(
+    name: str, *, on_cpu: bool
+) -> Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]:
     """The phase of a cell in which a metric is read; peaks are measured by themselves on a CPU, and in their own phase on a GPU."""
     if name.startswith("predicted_"):
         return "foresee"

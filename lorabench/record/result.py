@@ -9,14 +9,20 @@ from typing import Literal
 
 from pydantic import Field
 
+from lorabench.config.settings import Frozen
+from lorabench.config.study import Cell
 from lorabench.record.data import DataFacts
 from lorabench.record.unreached import Unreached
-from lorabench.spec.settings import Frozen
-from lorabench.spec.study import Cell
 
-Outcome = Literal["finished", "diverged", "out_of_memory", "failed", "skipped"]  # skipped: not run, since it was predicted not to fit
+Outcome = Literal[
+    "finished", "diverged", "out_of_memory", "failed", "skipped"
+]  # skipped: not run, since it was predicted not to fit
 SETTLED: tuple[Outcome, ...] = ("finished", "diverged", "out_of_memory")  # another try would end the same way
-BROKEN: tuple[Outcome, ...] = ("diverged", "out_of_memory", "failed")  # ran and did not finish: what is left of such a condition are survivors
+BROKEN: tuple[Outcome, ...] = (
+    "diverged",
+    "out_of_memory",
+    "failed",
+)  # ran and did not finish: what is left of such a condition are survivors
 RETRIED: tuple[Outcome, ...] = ("failed", "skipped")  # run again by the next start
 
 
@@ -119,7 +125,9 @@ class CellResult(Frozen):
     @property
     def is_trained(self) -> bool:
         """Whether training was done, so that what failed can be repeated alone where the weights were saved."""
-        return self.outcome == "finished" or (self.outcome in ("failed", "out_of_memory") and self.error is not None and self.error.phase == "evaluate")
+        return self.outcome == "finished" or (
+            self.outcome in ("failed", "out_of_memory") and self.error is not None and self.error.phase == "evaluate"
+        )
 
     @property
     def steps(self) -> int | None:

@@ -69,7 +69,9 @@ def _some(values: Values) -> bool:
 
 def _least(parts: Values, share: float, rest: float = 0.0) -> int:
     sums = np.cumsum(parts)
-    return int(np.searchsorted(sums, share * (sums[-1] + rest) * (1 - 1e-12))) + 1  # 1e-12: a share that is met exactly is met
+    return (
+        int(np.searchsorted(sums, share * (sums[-1] + rest) * (1 - 1e-12))) + 1
+    )  # 1e-12: a share that is met exactly is met
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class Spectrum:
     def amplification(self) -> float | None:
         """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its first directions; None for a zero change."""
         found = self.alignment
-        return found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
+        return (
+            found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
+        )
 
     @property
     def numerical_rank(self) -> int:
@@ -159,7 +163,11 @@ class Spectrum:
     @property
     def measured(self) -> Values:
         """The values that measures are taken of: none where even the largest is within rounding."""
-        return self.singular_values if len(self.singular_values) and self.singular_values[0] > self.noise else self.singular_values[:0]
+        return (
+            self.singular_values
+            if len(self.singular_values) and self.singular_values[0] > self.noise
+            else self.singular_values[:0]
+        )
 
     @property
     def stable_rank(self) -> float:
@@ -225,7 +233,9 @@ def save_spectra(path: str | Path, spectra: Iterable[Spectrum]) -> None:
 
     kept = list(spectra)
     facts = {
-        s.module: {f: getattr(s, f) for f in _FACTS} | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None} for s in kept
+        s.module: {f: getattr(s, f) for f in _FACTS}
+        | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None}
+        for s in kept
     }
     values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in kept}
     save_file(values, path, metadata={"schema": "1", "modules": json.dumps(facts)})
@@ -238,7 +248,10 @@ def load_spectra(path: str | Path) -> tuple[Spectrum, ...]:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("modules", "{}"))
-            found = [_spectrum(name, np.asarray(file.get_tensor(name), dtype=np.float64).ravel(), facts.get(name, {})) for name in file.keys()]  # noqa: SIM118
+            found = [
+                _spectrum(name, np.asarray(file.get_tensor(name), dtype=np.float64).ravel(), facts.get(name, {}))
+                for name in file.keys()  # noqa: SIM118
+            ]
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); run the cell again") from None
     return tuple(sorted((s for s in found if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))

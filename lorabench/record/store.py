@@ -25,12 +25,12 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from lorabench.config.inputs import Inputs
+from lorabench.config.settings import Frozen
+from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
-from lorabench.spec.inputs import Inputs
-from lorabench.spec.settings import Frozen
-from lorabench.spec.study import Cell, Study
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
@@ -83,12 +83,16 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != 1:
-            raise StoreError(f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again")
+            raise StoreError(
+                f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again"
+            )
         return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
     except FileNotFoundError:
         raise
     except (OSError, ValueError, AttributeError, RecursionError) as e:
-        raise StoreError(f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again") from None
+        raise StoreError(
+            f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again"
+        ) from None
 
 
 class Store:
@@ -107,7 +111,9 @@ class Store:
         store = cls(folder)
         if not store.exists():
             here = sorted(p.parent.name for p in Path("reports").glob("*/plan.json"))
-            hint = f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
+            hint = (
+                f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
+            )
             raise StoreError(f"{folder} is no results directory (it has no plan.json){hint}")
         return store
 
@@ -117,14 +123,22 @@ class Store:
 
     # what the study wants
 
-    def save_plan(self, study: Study, cells: Iterable[Cell], inputs: Inputs | None = None, earlier: Iterable[Earlier] = ()) -> None:
+    def save_plan(
+        self, study: Study, cells: Iterable[Cell], inputs: Inputs | None = None, earlier: Iterable[Earlier] = ()
+    ) -> None:
         """Records the study as run, its cells, what they read, and what was left behind by changes since the first run."""
         import yaml
 
         self.cells_folder.mkdir(parents=True, exist_ok=True)
         self.claims_folder.mkdir(exist_ok=True)
-        plain = {k: v for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items() if v not in ({}, [])}
-        write_atomically(self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
+        plain = {
+            k: v
+            for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items()
+            if v not in ({}, [])
+        }
+        write_atomically(
+            self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+        )
         plan: dict[str, Any] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
@@ -151,7 +165,13 @@ class Store:
     def left_behind(self) -> tuple[str, ...]:
         """Ids of results in cells/ that the plan does not ask for: of earlier forms of the study, shown in no table."""
         wanted = {c.id for c in self.plan()}
-        return tuple(sorted(p.parent.name for p in self.cells_folder.glob("*/result.json") if p.parent.name not in wanted and "." not in p.parent.name))
+        return tuple(
+            sorted(
+                p.parent.name
+                for p in self.cells_folder.glob("*/result.json")
+                if p.parent.name not in wanted and "." not in p.parent.name
+            )
+        )
 
     def study(self) -> Study:
         """The study as run, paths as they were."""
@@ -170,11 +190,15 @@ class Store:
             if self._known is None or self._known[0] != written:
                 plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
-                    raise StoreError(f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it")
+                    raise StoreError(
+                        f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it"
+                    )
                 self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
-            raise StoreError(f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew") from None
+            raise StoreError(
+                f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew"
+            ) from None
 
     # results
 
@@ -197,7 +221,9 @@ class Store:
         told = []
         for cell in self.plan():
             try:
-                if cell.id not in self._sound or self._sound[cell.id] != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
+                if cell.id not in self._sound or self._sound[cell.id] != stamp(
+                    f"{self.cells_folder}/{cell.id}/result.json"
+                ):
                     self.get(cell.id, cell)
             except StoreError as e:
                 told.append(str(e))
@@ -220,7 +246,9 @@ class Store:
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
         plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        plain["cell"] = result.cell.model_dump(mode="json")  # there None is a value: full fine-tuning has rank None, not the default
+        plain["cell"] = result.cell.model_dump(
+            mode="json"
+        )  # there None is a value: full fine-tuning has rank None, not the default
         write_atomically(partial / "result.json", _dump(plain))
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
@@ -268,7 +296,9 @@ class Store:
         near = [c.id for c in self.plan() if c.id.startswith(prefix)]
         if len(near) != 1:
             which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder} --cells` lists them")
+            raise StoreError(
+                f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder} --cells` lists them"
+            )
         result = self.get(near[0])
         if result is None:
             raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")

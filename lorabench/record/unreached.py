@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorabench.spec.settings import Frozen
+from lorabench.config.settings import Frozen
 
 SHOWN = 3  # names
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lorabench.formatting import one_line
 from lorabench.report.figures import safe
-from lorabench.report.human import one_line
 
 _LINE = 20  # letters of a label's line: a third of a phone's width
 _EACH, _EACH_OF_TWO = 30, 42  # pixels for a bar, with a label of one and of two lines
@@ -84,19 +84,44 @@ def draw_bars(info: Bars) -> go.Figure:
         margin={"l": 62, "r": _BEHIND if any(info.notes) else 12, "t": 30, "b": 50},
         legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"},
         hovermode="closest",
-        annotations=[{"x": x, "y": i, "text": safe(note), **behind} for i, (x, note) in enumerate(zip(far, info.notes, strict=True)) if note],
-        xaxis={"title": {"text": safe(info.x)}, "range": [0, _ROOM * max(far, default=1.0)], "automargin": True, "zeroline": False},
-        yaxis={"type": "category", "autotypenumbers": "strict", "tickmode": "array", "tickvals": places, "ticktext": names, "range": [len(places) - 0.5, -0.5],
-               "automargin": True, "showgrid": False, "zeroline": False},
+        annotations=[
+            {"x": x, "y": i, "text": safe(note), **behind}
+            for i, (x, note) in enumerate(zip(far, info.notes, strict=True))
+            if note
+        ],
+        xaxis={
+            "title": {"text": safe(info.x)},
+            "range": [0, _ROOM * max(far, default=1.0)],
+            "automargin": True,
+            "zeroline": False,
+        },
+        yaxis={
+            "type": "category",
+            "autotypenumbers": "strict",
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": names,
+            "range": [len(places) - 0.5, -0.5],
+            "automargin": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
         showlegend=True,
-    )  # fmt: skip
+    )
     return figure
 
 
 def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": part.colour, "line": {"width": 0}}
     if part.hatched:
-        marker["pattern"] = {"shape": "/", "fillmode": "overlay", "fgcolor": _FILL, "fgopacity": 0.9, "size": 6, "solidity": 0.3}
+        marker["pattern"] = {
+            "shape": "/",
+            "fillmode": "overlay",
+            "fgcolor": _FILL,
+            "fgopacity": 0.9,
+            "size": 6,
+            "solidity": 0.3,
+        }
     return {
         "x": list(part.values),
         "y": list(places),
@@ -110,7 +135,11 @@ def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
 
 
 def _marks(info: Bars, places: Sequence[str]) -> dict[str, Any]:
-    seen = [(place, mark, words) for place, mark, words in zip(places, info.marks, info.hover, strict=True) if mark is not None]
+    seen = [
+        (place, mark, words)
+        for place, mark, words in zip(places, info.marks, info.hover, strict=True)
+        if mark is not None
+    ]
     return {
         "x": [mark for _, mark, _ in seen],
         "y": [place for place, _, _ in seen],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lorabench.report.layout import Table
+from lorabench.report.table_model import Table
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Contest:
+class ChoiceGroup:
     """Options that may be held against each other, in the order that the rule prefers them: of those that fit and are good enough the first is chosen."""
 
     name: str
@@ -139,7 +139,7 @@ class Panel:
     """memory sizes at which the study's options part: name, bytes"""
     cards: tuple[tuple[str, int], ...]
     """known cards: name, usable bytes"""
-    contests: tuple[Contest, ...]
+    contests: tuple[ChoiceGroup, ...]
 
     @property
     def data(self) -> dict[str, Any]:

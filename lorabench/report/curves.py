@@ -45,20 +45,54 @@ def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
     at = 0
     for seed, style in zip(seeds, palette(len(seeds)), strict=True):
         for i, _ in enumerate(PANELS):
-            figure.add_trace(go.Scatter(
-                x=first["x"][at], y=first["y"][at], name=f"seed {seed}" if i == 0 else f"seed {seed}, {_TITLES[i]}", legendgroup=f"seed {seed}", showlegend=i == 0, mode="lines", xaxis="x", yaxis=_axis_of(i),
-                line={"color": style.colour, "dash": style.dash, "width": 1.6}, hovertemplate="step %{x:.0f}: %{y:.4g}<extra>%{fullData.name}</extra>",
-            ))  # fmt: skip
+            figure.add_trace(
+                go.Scatter(
+                    x=first["x"][at],
+                    y=first["y"][at],
+                    name=f"seed {seed}" if i == 0 else f"seed {seed}, {_TITLES[i]}",
+                    legendgroup=f"seed {seed}",
+                    showlegend=i == 0,
+                    mode="lines",
+                    xaxis="x",
+                    yaxis=_axis_of(i),
+                    line={"color": style.colour, "dash": style.dash, "width": 1.6},
+                    hovertemplate="step %{x:.0f}: %{y:.4g}<extra>%{fullData.name}</extra>",
+                )
+            )
             at += 1
-    figure.add_trace(go.Scatter(x=first["x"][at], y=first["y"][at], name=_CLIP, mode="lines", yaxis=_axis_of(1), line={"color": GREY, "dash": "dash", "width": 1.6}, hovertemplate="%{y:.4g}<extra>%{fullData.name}</extra>"))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=first["x"][at],
+            y=first["y"][at],
+            name=_CLIP,
+            mode="lines",
+            yaxis=_axis_of(1),
+            line={"color": GREY, "dash": "dash", "width": 1.6},
+            hovertemplate="%{y:.4g}<extra>%{fullData.name}</extra>",
+        )
+    )
     axes: dict[str, Any] = {}
     for i, (title, domain) in enumerate(zip(_TITLES, _DOMAINS, strict=True)):
-        axes["yaxis" + ("" if not i else str(i + 1))] = {"title": {"text": title}, "domain": list(domain), "automargin": True, "zeroline": False, "anchor": "x", "exponentformat": "power", "nticks": 5}
+        axes["yaxis" + ("" if not i else str(i + 1))] = {
+            "title": {"text": title},
+            "domain": list(domain),
+            "automargin": True,
+            "zeroline": False,
+            "anchor": "x",
+            "exponentformat": "power",
+            "nticks": 5,
+        }
     axes["yaxis2"]["rangemode"] = axes["yaxis3"]["rangemode"] = "tozero"
     figure.update_layout(
-        template=None, height=620, margin={"l": 62, "r": 12, "t": 30, "b": 50}, legend={"orientation": "h", "y": -0.12, "x": 0}, hovermode="closest", showlegend=True,
-        xaxis={"title": {"text": "optimizer step"}, "automargin": True, "zeroline": False, "anchor": "y3"}, **axes,
-    )  # fmt: skip
+        template=None,
+        height=620,
+        margin={"l": 62, "r": 12, "t": 30, "b": 50},
+        legend={"orientation": "h", "y": -0.12, "x": 0},
+        hovermode="closest",
+        showlegend=True,
+        xaxis={"title": {"text": "optimizer step"}, "automargin": True, "zeroline": False, "anchor": "y3"},
+        **axes,
+    )
     if len(given) > 1:
         figure.update_layout(**menu([safe(c.label) for c in given], [_restyled(c, seeds) for c in given], 0))
     return figure

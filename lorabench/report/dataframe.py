@@ -16,12 +16,12 @@ import pandas as pd
 from lorabench.analysis.aggregate import Outcomes, Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import Comparison
+from lorabench.config.fingerprint import flattened
 from lorabench.record.frames import settings
 from lorabench.record.metrics import PREDICTED_PARTS, metric
-from lorabench.report.layout import Column, Table, Value, column_name, heading, shown
+from lorabench.report.table_model import Column, Table, Value, column_name, heading, shown
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View
-from lorabench.spec.identity import flattened
 
 _OF_A_CELL = ("cell", "seed", "learning_rate")
 _WHOLE = ("rank", "seeds", "steps", "batch_size", "sequence_length", *(f.name for f in fields(Outcomes)))
@@ -53,7 +53,9 @@ def conditions(view: View) -> pd.DataFrame:
             data[name] = data[name].astype("Int64")
         elif name == "tuned":
             data[name] = data[name].astype("boolean")
-        elif name in ("learning_rate", "alpha") or any(name == f"{m}{end}" for m in (*view.metrics, *told) for end in _NUMBERS):
+        elif name in ("learning_rate", "alpha") or any(
+            name == f"{m}{end}" for m in (*view.metrics, *told) for end in _NUMBERS
+        ):
             data[name] = data[name].astype("float64")
     return data
 
@@ -66,8 +68,20 @@ _PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")
 
 def _further(view: View) -> tuple[str, ...]:
     """Dotted fields that differ between conditions and have no column of their own."""
-    known = {"model.name", "task.name", "method.name", "method.rank", "method.alpha", "method.target_modules", "quantization.name", "quantization.double_quant",
-             "training.steps", "training.epochs", "training.batch_size", "training.sequence_length"}  # fmt: skip
+    known = {
+        "model.name",
+        "task.name",
+        "method.name",
+        "method.rank",
+        "method.alpha",
+        "method.target_modules",
+        "quantization.name",
+        "quantization.double_quant",
+        "training.steps",
+        "training.epochs",
+        "training.batch_size",
+        "training.sequence_length",
+    }
     plain = [flattened(g.declared) for g in view.groups]
     every = dict.fromkeys(f for p in plain for f in p if f not in known and not f.startswith("training.learning_rate"))
     return tuple(f for f in every if len({str(p.get(f)) for p in plain}) > 1)
@@ -77,10 +91,14 @@ def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: 
     steps = {r.steps for i in g.ids if (r := view.results.get(i)) is not None}
     own, plain = settings(g.setting, steps.pop() if len(steps) == 1 else None), flattened(g.declared)
     rates = {c.training.rate for c in g.cells} if g.trains else set()
-    row: dict[str, Any] = {"condition": s.condition, "label": s.label.text} | {k: v for k, v in own.items() if k not in (*_OF_A_CELL, "condition")}
+    row: dict[str, Any] = {"condition": s.condition, "label": s.label.text} | {
+        k: v for k, v in own.items() if k not in (*_OF_A_CELL, "condition")
+    }
     row |= {f: ",".join(map(str, v)) if isinstance(v := plain.get(f), list) else v for f in further}
     row |= {"learning_rate": rates.pop() if len(rates) == 1 else None, "tuned": bool(g.setting.tuned_over)}
-    row |= {"seeds": len({c.seed for c in g.cells}) if g.trains else 1} | {f.name: getattr(s.outcomes, f.name) for f in fields(Outcomes)}
+    row |= {"seeds": len({c.seed for c in g.cells}) if g.trains else 1} | {
+        f.name: getattr(s.outcomes, f.name) for f in fields(Outcomes)
+    }
     reference = view.references.get(s.condition)
     row["reference"] = None if reference is None else view.label(reference)
     for name in dict.fromkeys((*told, *view.metrics)):  # what is compared stands first
@@ -92,7 +110,9 @@ def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: 
 
 def _of_metric(s: Summary, name: str) -> dict[str, Any]:
     found = s.statistics.get(name)
-    mean, std, half, n = (None, None, None, 0) if found is None else (found.mean, found.std, found.half, found.n)
+    mean, std, half, n = (
+        (None, None, None, 0) if found is None else (found.mean, found.std, found.ci_half_width, found.n)
+    )
     low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
     if low is not None and high is not None and metric(name).unit == "share":
         low, high = max(0.0, low), min(1.0, high)
@@ -103,7 +123,19 @@ def _of_metric(s: Summary, name: str) -> dict[str, Any]:
 
 def _of_comparison(name: str, c: Comparison | None) -> dict[str, Any]:
     seen = (None, None, None, None, None) if c is None else (c.difference, c.low, c.high, c.p_adjusted, c.verdict)
-    return dict(zip((f"{name}_difference", f"{name}_difference_ci_low", f"{name}_difference_ci_high", f"{name}_p", f"{name}_verdict"), seen, strict=True))
+    return dict(
+        zip(
+            (
+                f"{name}_difference",
+                f"{name}_difference_ci_low",
+                f"{name}_difference_ci_high",
+                f"{name}_p",
+                f"{name}_verdict",
+            ),
+            seen,
+            strict=True,
+        )
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,7 +156,11 @@ class StudyTable:
         for column, seen in zip(self.layout.columns, values, strict=True):
             name = column_name(column)
             data[name] = _series(column, seen)
-            data |= {f"{name}_{p}": _floats([getattr(v, p) if v else None for v in seen]) for p in _PARTS if any(v and getattr(v, p) is not None for v in seen)}
+            data |= {
+                f"{name}_{p}": _floats([getattr(v, p) if v else None for v in seen])
+                for p in _PARTS
+                if any(v and getattr(v, p) is not None for v in seen)
+            }
         data["condition_id"] = [row.condition for row in self.layout.rows]
         data["cells"] = [" ".join(row.cells) for row in self.layout.rows]
         return pd.DataFrame(data)
@@ -139,9 +175,15 @@ class StudyTable:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        drawn = pd.DataFrame([[shown(v, c) for v, c in zip(row.values, self.layout.columns, strict=True)] for row in self.layout.rows])
-        drawn.columns = pd.Index([f"{label} ({unit})" if unit else label for label, unit in map(heading, self.layout.columns)])
-        return drawn.to_html(index=False) + "".join(f"<p><small>{escape(note)}</small></p>" for note in self.layout.notes)
+        drawn = pd.DataFrame(
+            [[shown(v, c) for v, c in zip(row.values, self.layout.columns, strict=True)] for row in self.layout.rows]
+        )
+        drawn.columns = pd.Index(
+            [f"{label} ({unit})" if unit else label for label, unit in map(heading, self.layout.columns)]
+        )
+        return drawn.to_html(index=False) + "".join(
+            f"<p><small>{escape(note)}</small></p>" for note in self.layout.notes
+        )
 
     def __len__(self) -> int:
         return len(self.layout.rows)
@@ -156,7 +198,10 @@ class StudyTable:
         return self.frame[key]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("layout", "frame"):  # while it is being made or copied there is no frame to ask
+        if name.startswith("_") or name in (
+            "layout",
+            "frame",
+        ):  # while it is being made or copied there is no frame to ask
             raise AttributeError(name)
         return getattr(self.frame, name)
 

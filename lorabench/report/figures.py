@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from lorabench.report.human import one_line
+from lorabench.formatting import one_line
 from lorabench.report.style import GREY, Style
 
 _MENU = 40  # letters of a menu's entry
@@ -160,8 +160,16 @@ def bounded(drawing: Drawing) -> Drawing:
     if not ys:
         return drawing
     low, high = min(*ys, *(v.y for v in drawing.levels), ys[0]), max(*ys, *(v.y for v in drawing.levels), ys[0])
-    ends = [end for line in drawing.lines for y, e in zip(line.y, line.error, strict=False) for end in (y - (e or 0), y + (e or 0))]
-    least, most = max(min([low, *ends]), low - _BEYOND * (high - low)), min(max([high, *ends]), high + _BEYOND * (high - low))
+    ends = [
+        end
+        for line in drawing.lines
+        for y, e in zip(line.y, line.error, strict=False)
+        for end in (y - (e or 0), y + (e or 0))
+    ]
+    least, most = (
+        max(min([low, *ends]), low - _BEYOND * (high - low)),
+        min(max([high, *ends]), high + _BEYOND * (high - low)),
+    )
     pad = _PAD * (most - least)
     return replace(drawing, y=replace(drawing.y, span=(least - pad, most + pad))) if pad else drawing
 
@@ -191,20 +199,43 @@ def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
         found = [v for v in drawing.beyond if span and (v.y > span[1]) == top]
         if found:
             left = rising == top  # under a rising curve there is room on the left above, on the right below
-            names = "<br>".join(f'<span style="color:{v.style.colour}">\u25a0</span> {safe(v.label)}: {v.y:.4g}' for v in found)
-            side = {"x": 0.02, "xanchor": "left", "align": "left"} if left else {"x": 0.98, "xanchor": "right", "align": "right"}
+            names = "<br>".join(
+                f'<span style="color:{v.style.colour}">\u25a0</span> {safe(v.label)}: {v.y:.4g}' for v in found
+            )
+            side = (
+                {"x": 0.02, "xanchor": "left", "align": "left"}
+                if left
+                else {"x": 0.98, "xanchor": "right", "align": "right"}
+            )
             tail = _ARROW if top else -_ARROW
-            made.append({
-                "text": names, "xref": "paper", "yref": "paper", "y": int(top), **side, "ax": 0, "ay": tail, "yanchor": "top" if top else "bottom",
-                "showarrow": True, "arrowhead": 2, "arrowwidth": 1.6, "arrowcolor": GREY,
-            })  # fmt: skip
+            made.append(
+                {
+                    "text": names,
+                    "xref": "paper",
+                    "yref": "paper",
+                    "y": int(top),
+                    **side,
+                    "ax": 0,
+                    "ay": tail,
+                    "yanchor": "top" if top else "bottom",
+                    "showarrow": True,
+                    "arrowhead": 2,
+                    "arrowwidth": 1.6,
+                    "arrowcolor": GREY,
+                }
+            )
     return made
 
 
 def cut_off(drawing: Drawing) -> str:
     """The sentence for a caption where error bars go on beyond the edge; else empty."""
     span = drawing.y.span
-    beyond = span and any(not span[0] <= y + s * (e or 0) <= span[1] for line in drawing.lines for y, e in zip(line.y, line.error, strict=False) for s in (-1, 1))
+    beyond = span and any(
+        not span[0] <= y + s * (e or 0) <= span[1]
+        for line in drawing.lines
+        for y, e in zip(line.y, line.error, strict=False)
+        for s in (-1, 1)
+    )
     return "Bars that reach the edge go on beyond it." if beyond else ""
 
 
@@ -213,7 +244,17 @@ def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     if drawing.band is not None:
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
-        made.append({"type": "rect", **across, "y0": drawing.band[0], "y1": drawing.band[1], "fillcolor": GREY, "opacity": 0.18, "line": {"width": 0}})
+        made.append(
+            {
+                "type": "rect",
+                **across,
+                "y0": drawing.band[0],
+                "y1": drawing.band[1],
+                "fillcolor": GREY,
+                "opacity": 0.18,
+                "line": {"width": 0},
+            }
+        )
         made.append({"type": "line", **across, "y0": 0, "y1": 0, "line": {"color": GREY, "width": 1}})
     for trend in drawing.trends:
         path = "M" + "L".join(f"{x:.6g},{y:.6g}" for x, y in zip(trend.x, trend.y, strict=True))
@@ -248,7 +289,11 @@ def _restyled(drawing: Drawing, order: Sequence[str]) -> dict[str, list[Any]]:
     lines = {line.label: line for line in drawing.lines}
     found = [lines.get(name) for name in order]
     points = {"x": [list(f.x) if f else [] for f in found], "y": [list(f.y) if f else [] for f in found]}
-    return {**points, "mode": [f.mode or drawing.mode if f else drawing.mode for f in found], "showlegend": [f is not None for f in found]}
+    return {
+        **points,
+        "mode": [f.mode or drawing.mode if f else drawing.mode for f in found],
+        "showlegend": [f is not None for f in found],
+    }
 
 
 def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: int) -> dict[str, Any]:
@@ -257,10 +302,22 @@ def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: 
     plotly marks the chosen entry in near white and takes no other colour for it, so the menu has its own colours in light and dark.
     """
     names = [_short(label) for label in labels]
-    buttons = [{"label": name, "method": "restyle", "args": [choice]} for name, choice in zip(names, choices, strict=True)]
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 10, "t": 0, "l": 0, "r": 0}, "showactive": True}
+    buttons = [
+        {"label": name, "method": "restyle", "args": [choice]} for name, choice in zip(names, choices, strict=True)
+    ]
+    place = {
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "pad": {"b": 10, "t": 0, "l": 0, "r": 0},
+        "showactive": True,
+    }
     colours = {"bgcolor": "#e9edf2", "bordercolor": "#aab4c0", "font": {"color": "#1c2024", "size": 13}}
-    return {"updatemenus": [{"type": "dropdown", "active": shown, "buttons": buttons, **place, **colours}], "margin": {"l": 62, "r": 12, "t": 64, "b": 50}}
+    return {
+        "updatemenus": [{"type": "dropdown", "active": shown, "buttons": buttons, **place, **colours}],
+        "margin": {"l": 62, "r": 12, "t": 64, "b": 50},
+    }
 
 
 def _short(label: str) -> str:

@@ -17,12 +17,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lorabench import plugins
+from lorabench import formatting, plugins
 from lorabench.record.result import BROKEN
 from lorabench.record.store import Store, write_atomically
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Notice, Section, Text
-from lorabench.report.layout import Table, heading, parts
+from lorabench.report.table_model import Table, heading, parts
 from lorabench.report.view import View, make_view
 
 _NOT_YET = "Not complete"
@@ -41,7 +40,7 @@ def write_report(store: Store, path: str | Path, today: date | None = None, othe
 def page(view: View, today: date) -> str:
     """The whole page as text."""
     finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
-    told = f"{human.plural(len(view.summaries), 'condition')}, {finished} of {human.plural(total, 'cell')} finished."
+    told = f"{formatting.plural(len(view.summaries), 'condition')}, {finished} of {formatting.plural(total, 'cell')} finished."
     tried = sum(len(g.ids) for g in view.planned)
     if tried > total:
         told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
@@ -56,24 +55,41 @@ def page(view: View, today: date) -> str:
 def unfinished(view: View) -> tuple[Block, ...]:
     """What a reader must know of a study whose cells have not all been run, or of the other one beside it; empty where all have."""
     blocks: list[Block] = []
-    for one, whose in ((view, "This study"), *(((view.other, f"The other study, {view.other.study.name},"),) if view.other else ())):
+    for one, whose in (
+        (view, "This study"),
+        *(((view.other, f"The other study, {view.other.study.name},"),) if view.other else ()),
+    ):
         wanted = sum(len(g.ids) for g in one.planned)
         missing = [len(g.ids) - sum(i in one.results for i in g.ids) for g in one.planned]
         if not sum(missing):
             continue
         ended = list(one.results.values())
         broken = sum(r.outcome in BROKEN for r in ended)
-        parts = [f"{sum(r.outcome == 'finished' for r in ended)} of {human.plural(wanted, 'cell')} have finished", f"{broken} ended otherwise" if broken else "", f"{sum(missing)} have no result yet"]
-        waiting = [f"{one.label(g.condition)} ({n} of {len(g.ids)})" for g, n in zip(one.planned, missing, strict=True) if n]
+        parts = [
+            f"{sum(r.outcome == 'finished' for r in ended)} of {formatting.plural(wanted, 'cell')} have finished",
+            f"{broken} ended otherwise" if broken else "",
+            f"{sum(missing)} have no result yet",
+        ]
+        waiting = [
+            f"{one.label(g.condition)} ({n} of {len(g.ids)})" for g, n in zip(one.planned, missing, strict=True) if n
+        ]
         more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
         again = "Whatever is said of these conditions below is provisional and may change. Make the report again when more cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which makes it, too."
-        blocks.append(Notice(f"{whose} is still running, or was stopped", f"{', '.join(p for p in parts if p)}. {again}", ("without a result: " + waiting[0], *waiting[1:_WAITING], *more)))
+        blocks.append(
+            Notice(
+                f"{whose} is still running, or was stopped",
+                f"{', '.join(p for p in parts if p)}. {again}",
+                ("without a result: " + waiting[0], *waiting[1:_WAITING], *more),
+            )
+        )
     return tuple(blocks)
 
 
 def _so_far(section: Section) -> Section:
     """The section with its decisions marked as those of the cells that have finished."""
-    blocks = (replace(b, text=f"So far: {b.text}") if isinstance(b, Text) and b.tone == "lead" else b for b in section.blocks)
+    blocks = (
+        replace(b, text=f"So far: {b.text}") if isinstance(b, Text) and b.tone == "lead" else b for b in section.blocks
+    )
     return replace(section, blocks=tuple(blocks))
 
 
@@ -105,7 +121,9 @@ def table_page(table: Table) -> str:
 
 def sections(view: View) -> tuple[Section, ...]:
     """The sections that have something to show, by their ORDER."""
-    modules = sorted((plugins.load("sections", name) for name in plugins.names("sections")), key=lambda m: (m.ORDER, m.__name__))
+    modules = sorted(
+        (plugins.load("sections", name) for name in plugins.names("sections")), key=lambda m: (m.ORDER, m.__name__)
+    )
     return tuple(s for m in modules if (s := m.section(view)) is not None)
 
 
@@ -124,14 +142,20 @@ def _plotly() -> Markup:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    made = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                       keep_trailing_newline=True)  # fmt: skip
+    made = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     made.globals.update(
         css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
         heading=heading,
         parts=parts,
-        plural=human.plural,
+        plural=formatting.plural,
     )
     made.filters["kind"] = lambda block: type(block).__name__
     return made

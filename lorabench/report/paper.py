@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorabench.report.layout import Column, Row, Table, Value
-from lorabench.spec.paper import UNITS, Paper, Reproduced, published
+from lorabench.config.published_tables import UNITS, Paper, Reproduced, published
+from lorabench.report.table_model import Column, Row, Table, Value
 
 
 def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
@@ -14,8 +14,17 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
     columns = (
         Column("row", "", align="left", importance=0),
         Column("published", "published", align="right", importance=0, meaning="as printed"),
-        Column("lorabench", "lorabench", unit, importance=0, meaning="computed from the architecture, nothing is trained"),
-        Column("difference", "difference, %", "percent", signed=True, importance=1, meaning="of lorabench's value to the published one"),
+        Column(
+            "lorabench", "lorabench", unit, importance=0, meaning="computed from the architecture, nothing is trained"
+        ),
+        Column(
+            "difference",
+            "difference, %",
+            "percent",
+            signed=True,
+            importance=1,
+            meaning="of lorabench's value to the published one",
+        ),
         Column("agreement", "agreement", align="left", importance=1, meaning="to the digits that are printed"),
     )
     rows: list[Row] = []
@@ -29,7 +38,11 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
             rows.append(Row("", (), (name, None, value, None, None)))
             continue
         printed = published(item.row.published)
-        away = None if printed.relation in ("over", "under") or not printed.value else Value(100 * (item.value / printed.value - 1))
+        away = (
+            None
+            if printed.relation in ("over", "under") or not printed.value
+            else Value(100 * (item.value / printed.value - 1))
+        )
         rows.append(Row("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
     notes = (f"[{number}] {note}" for note, number in explained.items())
     return Table(paper.question, columns, tuple(rows), (f"Published: {paper.source}.", *notes))

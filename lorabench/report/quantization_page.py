@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorabench import formatting
 from lorabench.record.spectrum import Repair, place
-from lorabench.report import human
+from lorabench.report.adapter_summary import share
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.examined import share
 from lorabench.report.figures import Axis, Drawing, Line, draw
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 
 
@@ -38,18 +38,33 @@ class ModuleError:
 def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Heads and rows: means by form and module type, and of all modules of a form; also what the text output shows."""
     repaired = any(e.repair for e in errors)
-    heads = ("quantization", "type", "modules", "relative error", "worst", "maximum", "SNR (dB)", "stable rank") + (("repair cosine", "repaired", "at best") if repaired else ())
+    heads = ("quantization", "type", "modules", "relative error", "worst", "maximum", "SNR (dB)", "stable rank") + (
+        ("repair cosine", "repaired", "at best") if repaired else ()
+    )
     rows = []
     for form in forms(errors):
         of_form = [e for e in errors if e.form == form]
         for kind in (*kinds(of_form), "all"):
             some = [e for e in of_form if kind in (place(e.module)[1], "all")]
             noise = [e.signal_to_noise for e in some if e.signal_to_noise is not None]
-            row = [form, kind, str(len(some)), f"{100 * statistics.fmean(e.relative for e in some):.3g} %", f"{100 * max(e.relative for e in some):.3g} %",
-                   f"{100 * max(e.maximum for e in some):.3g} %", f"{statistics.fmean(noise):.1f}" if noise else human.DASH, f"{statistics.fmean(e.stable_rank for e in some):.1f}"]  # fmt: skip
+            row = [
+                form,
+                kind,
+                str(len(some)),
+                f"{100 * statistics.fmean(e.relative for e in some):.3g} %",
+                f"{100 * max(e.relative for e in some):.3g} %",
+                f"{100 * max(e.maximum for e in some):.3g} %",
+                f"{statistics.fmean(noise):.1f}" if noise else formatting.DASH,
+                f"{statistics.fmean(e.stable_rank for e in some):.1f}",
+            ]
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
-                row += [f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−") if repairs else human.DASH for field in ("cosine", "repaired_share", "best_share")]
+                row += [
+                    f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−")
+                    if repairs
+                    else formatting.DASH
+                    for field in ("cosine", "repaired_share", "best_share")
+                ]
             rows.append(tuple(row))
     return heads, tuple(rows)
 
@@ -64,7 +79,9 @@ def kinds(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(place(e.module)[1] for e in errors))
 
 
-def quantization_sections(errors: Sequence[ModuleError], adapter: str | None = None, note: str | None = None) -> tuple[Section, ...]:
+def quantization_sections(
+    errors: Sequence[ModuleError], adapter: str | None = None, note: str | None = None
+) -> tuple[Section, ...]:
     """The page's sections."""
     heads, rows = group_rows(errors)
     first: list[Block] = [Text(sentence, "lead" if i == 0 else "plain") for i, sentence in enumerate(lead(errors))]
@@ -87,7 +104,7 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
-        f"On average over {human.plural(len({e.module for e in errors}), 'module')}, the weights are changed {told} of their norm.{least}",
+        f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed {told} of their norm.{least}",
         f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this is the error of the stored weights alone, not of what the model says.",
     )
 
@@ -97,11 +114,22 @@ def by_type(errors: Sequence[ModuleError]) -> Figure:
     types, made = kinds(errors), forms(errors)
     styles = dict(zip(made, palette(len(made)), strict=True))
     lines = tuple(
-        Line(form, styles[form], tuple(range(len(types))), tuple(100 * statistics.fmean(e.relative for e in errors if e.form == form and place(e.module)[1] == t) for t in types), mode="markers")
+        Line(
+            form,
+            styles[form],
+            tuple(range(len(types))),
+            tuple(
+                100 * statistics.fmean(e.relative for e in errors if e.form == form and place(e.module)[1] == t)
+                for t in types
+            ),
+            mode="markers",
+        )
         for form in made
     )
     drawing = Drawing(Axis("", names=types), Axis("relative error (%)"), lines, mode="markers", beside=True)
-    words = tuple(f"{line.label}: " + ", ".join(f"{t} {y:.3g} %" for t, y in zip(types, line.y, strict=True)) for line in lines)
+    words = tuple(
+        f"{line.label}: " + ", ".join(f"{t} {y:.3g} %" for t, y in zip(types, line.y, strict=True)) for line in lines
+    )
     caption = "Relative error of the weights, mean over layers. Look for a type of module that loses more than the others: leaving it unquantised would help most."
     return Figure("error-by-type", draw(drawing), "error by module type and quantisation", caption, words)
 
@@ -111,15 +139,39 @@ def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
     layers = sorted({n for e in errors if (n := place(e.module)[0]) is not None})
     if len(layers) < 2:
         return ()
-    types = tuple(k for k in kinds(errors) if any(place(e.module)[0] is not None for e in errors if place(e.module)[1] == k))
+    types = tuple(
+        k for k in kinds(errors) if any(place(e.module)[0] is not None for e in errors if place(e.module)[1] == k)
+    )
     planes = []
     for form in forms(errors):
         found = {place(e.module): 100 * e.relative for e in errors if e.form == form}
-        planes.append(Plane(form, tuple(str(n) for n in layers), types, tuple(tuple(found.get((n, k)) for n in layers) for k in types)))
-    caption = "Relative error (%) of each weight by its layer." + (" Choose a quantisation above the figure; the colours have one scale in all." if len(planes) > 1 else "")
+        planes.append(
+            Plane(
+                form,
+                tuple(str(n) for n in layers),
+                types,
+                tuple(tuple(found.get((n, k)) for n in layers) for k in types),
+            )
+        )
+    caption = "Relative error (%) of each weight by its layer." + (
+        " Choose a quantisation above the figure; the colours have one scale in all." if len(planes) > 1 else ""
+    )
     values = [v for p in planes for row in p.values for v in row if v is not None]
-    words = tuple(f"{p.label}, {kind}: " + ", ".join(f"layer {n} {v:.3g} %" for n, v in zip(p.columns, row, strict=True) if v is not None) for p in planes for kind, row in zip(p.rows, p.values, strict=True))
-    return (Figure("error-by-layer", draw_heat(HeatMap("layer", "module type", "%", tuple(planes), span=(min(values), max(values)))), "error by layer and module type", caption, words),)
+    words = tuple(
+        f"{p.label}, {kind}: "
+        + ", ".join(f"layer {n} {v:.3g} %" for n, v in zip(p.columns, row, strict=True) if v is not None)
+        for p in planes
+        for kind, row in zip(p.rows, p.values, strict=True)
+    )
+    return (
+        Figure(
+            "error-by-layer",
+            draw_heat(HeatMap("layer", "module type", "%", tuple(planes), span=(min(values), max(values)))),
+            "error by layer and module type",
+            caption,
+            words,
+        ),
+    )
 
 
 def _repair(errors: Sequence[ModuleError]) -> Figure:
@@ -133,9 +185,20 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
                 repaired.append(100 * statistics.fmean(r.repaired_share for r in found))
                 best.append(100 * statistics.fmean(r.best_share for r in found))
     style = palette(1)[0]
-    words = tuple(f"{label}: {share(r / 100)} repaired, {share(b / 100)} at best" for label, r, b in zip(labels, repaired, best, strict=True))
+    words = tuple(
+        f"{label}: {share(r / 100)} repaired, {share(b / 100)} at best"
+        for label, r, b in zip(labels, repaired, best, strict=True)
+    )
     part = Part("repaired", style.colour, tuple(max(0.0, r) for r in repaired), words)
-    info = Bars("share of the squared error (%)", tuple(labels), (part,), "the most that a change of this rank could", tuple(best), words, tuple(share(r / 100) for r in repaired))
+    info = Bars(
+        "share of the squared error (%)",
+        tuple(labels),
+        (part,),
+        "the most that a change of this rank could",
+        tuple(best),
+        words,
+        tuple(share(r / 100) for r in repaired),
+    )
     caption = "Share of the squared error of quantisation that adding the adapter's change takes off, mean over layers; a number below zero beside no bar adds to the error. The diamond is what the best change of the same rank would take off (Eckart and Young 1936)."
     return Figure("repair", draw_bars(info), "the adapter's repair by module type", caption, words)
 
@@ -145,10 +208,14 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
     for form in forms(errors):
         found = [e.repair for e in errors if e.repair and e.form == form]
         if found:
-            told.append(f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at best {share(statistics.fmean(r.best_share for r in found))}), cosine {statistics.fmean(r.cosine for r in found):.3g}".replace("-", "−"))
+            told.append(
+                f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at best {share(statistics.fmean(r.best_share for r in found))}), cosine {statistics.fmean(r.cosine for r in found):.3g}".replace(
+                    "-", "−"
+                )
+            )
     return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(told)}."
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:
-    noise = human.DASH if e.signal_to_noise is None else f"{e.signal_to_noise:.1f}"
+    noise = formatting.DASH if e.signal_to_noise is None else f"{e.signal_to_noise:.1f}"
     return (e.module, e.form, share(e.relative), share(e.maximum), noise, f"{e.stable_rank:.1f}")

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from lorabench.analysis.aggregate import Summary
 
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+)
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, SKY)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagram")
@@ -43,4 +51,7 @@ def styles(summaries: Sequence[Summary]) -> dict[str, Style]:
 
 def palette(n: int) -> tuple[Style, ...]:
     """Styles for n lines that are no conditions."""
-    return tuple(Style(_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)]) for i in range(n))
+    return tuple(
+        Style(_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
+        for i in range(n)
+    )

@@ -15,22 +15,25 @@ from typing import Any
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.rank_order import spearman
 from lorabench.analysis.verdict import candidates
+from lorabench.config.decision import deciding_metric
+from lorabench.config.grid import agrees
+from lorabench.config.study import PublishedSpec, PublishedValue
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View, make_view
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.grid import agrees
-from lorabench.spec.study import PublishedSpec, PublishedValue
 
 __all__ = ["Column", "Row", "Table", "Value", "as_text", "study_table", "table_of"]
 
 
 _STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_bytes", 7), ("weight_bytes", 5),
            ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
-_LEARNED = ("learned_bits", "learned_bits_per_parameter")  # measured where data hold a known information, and then what a study is about
+_LEARNED = (
+    "learned_bits",
+    "learned_bits_per_parameter",
+)  # measured where data hold a known information, and then what a study is about
 _REFERENCES = 3  # named in a note
 _LEAST_P = 0.001  # smaller ones are not told apart
 
@@ -58,9 +61,17 @@ def accuracies(view: View) -> tuple[str, ...]:
 def _columns(view: View) -> tuple[Column, ...]:
     made = [Column("condition", "condition", align="left", importance=0)]
     if any(s.outcomes.finished != s.outcomes.total for s in view.summaries):
-        made.append(Column("outcome", "outcome", align="left", importance=0, meaning="what became of the cells that did not finish"))
+        made.append(
+            Column(
+                "outcome", "outcome", align="left", importance=0, meaning="what became of the cells that did not finish"
+            )
+        )
     if view.tunings:
-        made.append(Column("learning_rate", "learning rate", importance=4, meaning="chosen by validation loss where it is tuned"))
+        made.append(
+            Column(
+                "learning_rate", "learning rate", importance=4, meaning="chosen by validation loss where it is tuned"
+            )
+        )
     made.append(Column("seeds", "seeds", "count", importance=1, meaning="finished replicates that the means are over"))
     made.extend(_metric_column(name, importance) for name, importance in _STATIC)
     for name in dict.fromkeys((view.metric, "eval_loss", *_LEARNED, *accuracies(view), "perplexity", "forgetting")):
@@ -81,7 +92,10 @@ def _columns(view: View) -> tuple[Column, ...]:
                     importance=(2 if name == view.metric else 4) if first else 8,
                 )
             )
-    made += [Column(f"published_{i + 1}", p.label, importance=3, meaning=f"as printed in {p.source}") for i, p in enumerate(view.study.published)]
+    made += [
+        Column(f"published_{i + 1}", p.label, importance=3, meaning=f"as printed in {p.source}")
+        for i, p in enumerate(view.study.published)
+    ]
     return tuple(made)
 
 
@@ -100,7 +114,9 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
     if key == "seeds":
         return Value(summary.outcomes.finished)
     if key.startswith("published_"):
-        row = _published(view.study.published[int(key.removeprefix("published_")) - 1], view.declared(summary.condition))
+        row = _published(
+            view.study.published[int(key.removeprefix("published_")) - 1], view.declared(summary.condition)
+        )
         return Value(row.value) if row else None
     if key.endswith("_difference"):
         found = view.comparison(key.removesuffix("_difference"), summary.condition)
@@ -108,10 +124,14 @@ def _value(key: str, summary: Summary, view: View) -> Value | None:
     statistic = summary.statistics.get(key)
     if statistic is None:
         return None
-    low, high = (None, None) if statistic.half is None else (statistic.mean - statistic.half, statistic.mean + statistic.half)
+    low, high = (
+        (None, None)
+        if statistic.ci_half_width is None
+        else (statistic.mean - statistic.ci_half_width, statistic.mean + statistic.ci_half_width)
+    )
     if low is not None and high is not None and metric(key).unit == "share":
         low, high = max(0.0, low), min(1.0, high)
-    return Value(statistic.mean, std=statistic.std, low=low, high=high, half=statistic.half)
+    return Value(statistic.mean, std=statistic.std, low=low, high=high, ci_half_width=statistic.ci_half_width)
 
 
 def _rate(summary: Summary, view: View) -> Value | None:
@@ -126,7 +146,13 @@ def _published(column: PublishedSpec, declared: Mapping[str, Any]) -> PublishedV
 def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
     """ "diverged at step 12 (2 of 2)"; empty where all cells finished."""
     total, said = summary.outcomes.total, []
-    for kind, words in (("diverged", "diverged"), ("out_of_memory", "out of memory"), ("failed", "failed"), ("skipped", "skipped: would not fit"), ("missing", "not run yet")):
+    for kind, words in (
+        ("diverged", "diverged"),
+        ("out_of_memory", "out of memory"),
+        ("failed", "failed"),
+        ("skipped", "skipped: would not fit"),
+        ("missing", "not run yet"),
+    ):
         number = int(getattr(summary.outcomes, kind))
         if number:
             steps = [r.error.step for r in results if r.outcome == kind and r.error and r.error.step is not None]
@@ -160,15 +186,36 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
     notes = []
     if any(c.spread for c in columns) and any(s.outcomes.finished for s in view.summaries):
         single = any(s.outcomes.finished == 1 for s in view.summaries)
-        alike = any(c.spread and f.n > 1 and f.half is None for s in view.summaries for c in columns if (f := s.statistics.get(c.key)))
-        none = " None is given where all seeds have the same value: how far others would lie is then unknown." if alike else ""
-        notes.append(f"± is the half-width of the mean's 95 % interval over seeds (t){', of a single cell over its items' if single else ''}.{none}")
+        alike = any(
+            c.spread and f.n > 1 and f.ci_half_width is None
+            for s in view.summaries
+            for c in columns
+            if (f := s.statistics.get(c.key))
+        )
+        none = (
+            " None is given where all seeds have the same value: how far others would lie is then unknown."
+            if alike
+            else ""
+        )
+        notes.append(
+            f"± is the half-width of the mean's 95 % interval over seeds (t){', of a single cell over its items' if single else ''}.{none}"
+        )
     if any(c.signed for c in columns):
         against = [view.label(r) for r in dict.fromkeys(view.references.values())]
-        named = " or ".join(against) if len(against) <= _REFERENCES else f"the reference of the same kind ({against[0]} and {len(against) - 1} others)"
+        named = (
+            " or ".join(against)
+            if len(against) <= _REFERENCES
+            else f"the reference of the same kind ({against[0]} and {len(against) - 1} others)"
+        )
         bases = {c.basis for c in view.comparisons}
-        over = ["over seeds"] * ("seeds" in bases) + ["over seeds and items for accuracies"] * ("seeds and items" in bases) + ["over items where there is one cell on each side"] * ("items" in bases)
-        notes.append(f"Δ is the mean difference to {named}, paired by seed, with its 95 % interval{' (' + '; '.join(over) + ')' if over else ''}, each taken alone.")
+        over = (
+            ["over seeds"] * ("seeds" in bases)
+            + ["over seeds and items for accuracies"] * ("seeds and items" in bases)
+            + ["over items where there is one cell on each side"] * ("items" in bases)
+        )
+        notes.append(
+            f"Δ is the mean difference to {named}, paired by seed, with its 95 % interval{' (' + '; '.join(over) + ')' if over else ''}, each taken alone."
+        )
         compared = {c.condition for c in view.comparisons}
         alone_ids = [c for c in view.references if c not in compared and view.summary(c).outcomes.finished]
         alone = [view.label(c) for c in alone_ids if view.summary(c).seeds]
@@ -179,7 +226,11 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
             notes.append(f"No Δ for {', '.join(alone)}: no seed in common with the reference.")
     elif not view.references:
         notes.append("The study has no reference condition (such as full fine-tuning), so no differences are given.")
-    short = [f"{view.label(c.condition)} ({c.pairs} of {n})" for c in view.comparisons if c.metric == view.metric and c.pairs < (n := view.summary(c.condition).outcomes.finished)]
+    short = [
+        f"{view.label(c.condition)} ({c.pairs} of {n})"
+        for c in view.comparisons
+        if c.metric == view.metric and c.pairs < (n := view.summary(c.condition).outcomes.finished)
+    ]
     if short:
         notes.append(f"Δ over fewer seeds than the mean, since the reference lacks the others: {', '.join(short)}.")
     gone = [view.label(r) for r in dict.fromkeys(view.references.values()) if not view.summary(r).outcomes.finished]
@@ -190,10 +241,16 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
         notes.append(f"The study's metric {wanted} cannot be judged here; {view.metric} stands in for it.")
     if view.tunings:
         trained = [s for s in view.summaries if s.seeds]
-        whose = "all trained conditions" if len(view.tunings) == len(trained) else ", ".join(view.label(t.condition) for t in view.tunings)
+        whose = (
+            "all trained conditions"
+            if len(view.tunings) == len(trained)
+            else ", ".join(view.label(t.condition) for t in view.tunings)
+        )
         ends = [f"{view.label(t.condition)} ({t.chosen:g})" for t in view.tunings if t.chosen is not None and t.edge]
         beyond = f" The grid ends at what {', '.join(ends)} chose: a better rate may lie beyond." if ends else ""
-        notes.append(f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.{beyond}")
+        notes.append(
+            f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.{beyond}"
+        )
     notes += [_agreement(view, i) for i in range(len(view.study.published))]
     return tuple(notes)
 
@@ -210,7 +267,11 @@ def _agreement(view: View, i: int) -> str:
                 pairs.append((ours, float(row.value)))
     idle = len(column.rows) - len(set(used))
     told = f"{column.label}: as printed in {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
-    found = spearman([a for a, _ in pairs], [b for _, b in pairs]) if len(pairs) > 3 and len(set(used)) == len(used) else None
+    found = (
+        spearman([a for a, _ in pairs], [b for _, b in pairs])
+        if len(pairs) > 3 and len(set(used)) == len(used)
+        else None
+    )
     if found is None:
         return told
     rho, p = found

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lorabench.report.human import one_line
-from lorabench.report.layout import Column, Table, Value, heading, parts
+from lorabench.formatting import one_line
+from lorabench.report.table_model import Column, Table, Value, heading, parts
 
 _LABEL_AT_MOST = 28
 _HEAD_AT_MOST = 12
@@ -68,12 +68,25 @@ def _needed(table: Table, columns: list[int], stacked: bool) -> int:
 
 
 def _draw(table: Table, columns: list[int], left_out: list[int], stacked: bool, width: int, colour: bool) -> str:
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True, title_justify="left", show_edge=False)
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        show_edge=False,
+    )
     for i in columns:
         column = table.columns[i]
         left = column.align == "left"
-        grid.add_column(Text("\n".join(_head(column))), justify=column.align, overflow="fold", no_wrap=not left,
-                        max_width=_LABEL_AT_MOST if left else None, vertical="top")  # fmt: skip
+        grid.add_column(
+            Text("\n".join(_head(column))),
+            justify=column.align,
+            overflow="fold",
+            no_wrap=not left,
+            max_width=_LABEL_AT_MOST if left else None,
+            vertical="top",
+        )
     for row in table.rows:
         cells = []
         for i in columns:
@@ -85,8 +98,18 @@ def _draw(table: Table, columns: list[int], left_out: list[int], stacked: bool, 
             cells.append(text)
         grid.add_row(*cells)
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False,
-                      color_system="standard" if colour else None, legacy_windows=False, _environ={})  # fmt: skip
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+        _environ={},
+    )
     console.print(grid)
     for note in _notes(table, left_out):
         console.print(Text(note), soft_wrap=False)

@@ -12,21 +12,21 @@ from typing import Any
 import pandas as pd
 
 from lorabench.analysis.aggregate import Summary, aggregate, metrics
-from lorabench.analysis.checks import Evidence, Finding, check
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.analysis.findings.registry import Evidence, Finding, check
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen_cells, tunings
 from lorabench.analysis.verdict import Comparison, Verdicts
+from lorabench.config.decision import deciding_metric
+from lorabench.config.fingerprint import canonical_json
+from lorabench.config.study import Study
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.style import Style, styles
-from lorabench.spec.decision import deciding_metric
-from lorabench.spec.identity import canonical_json
-from lorabench.spec.study import Study
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,20 @@ class View:
         """What weakens the numbers; looked for when it is asked for, since a table does not show it."""
         return check(
             Evidence(
-                study=self.study, metric=self.metric, planned=self.planned, chosen=self.groups, results=self.results, data=self.data, summaries=self.summaries,
-                references=self.references, comparisons=self.comparisons, tunings=self.tunings, pairing=self.pairing, file=self.file,
+                study=self.study,
+                metric=self.metric,
+                planned=self.planned,
+                chosen=self.groups,
+                results=self.results,
+                data=self.data,
+                summaries=self.summaries,
+                references=self.references,
+                comparisons=self.comparisons,
+                tunings=self.tunings,
+                pairing=self.pairing,
+                file=self.file,
             )
-        )  # fmt: skip
+        )
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -142,7 +152,9 @@ def make_view(store: Store, other: Store | None = None) -> View:
     pairing = Pairing(data, lambda cell: load_items(store.cells_folder / cell / FILE))
     wanted = deciding_metric(study.comparison, (g.setting.task for g in planned), names)
     answered = wanted if wanted in names and metric(wanted).better != "none" else "eval_loss"
-    told = dict.fromkeys((answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names)))
+    told = dict.fromkeys(
+        (answered, "eval_loss", *(m for m in names if is_accuracy(m)), *(m for m in ("forgetting",) if m in names))
+    )
     return View(
         folder=store.folder,
         study=study,

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lorabench.config.fingerprint import counted, flattened
+from lorabench.config.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
+from lorabench.config.paths import model_directory, model_label
+from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
 from lorabench.record.store import Earlier, Store
 from lorabench.runner.progress import count
-from lorabench.spec.identity import counted, flattened
-from lorabench.spec.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
-from lorabench.spec.paths import model_directory, model_label
-from lorabench.spec.study import Cell
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
 ORDER = 60  # pairs of a group that are matched by fewest differences; beyond, in the study's order
@@ -43,7 +43,13 @@ class Changes:
         """What is kept of it in the plan."""
         if not self.left:
             return ()
-        return (Earlier(at=datetime.now(UTC).isoformat(timespec="seconds"), words="; ".join(w.removesuffix(f"; {SHOWN}") for w in self.words), cells=self.left),)
+        return (
+            Earlier(
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                words="; ".join(w.removesuffix(f"; {SHOWN}") for w in self.words),
+                cells=self.left,
+            ),
+        )
 
 
 def changes(store: Store, cells: Sequence[Cell]) -> Changes:
@@ -70,7 +76,9 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     words = [_sentence(keys, pairs, finished, then, now, day) for keys, pairs in groups.items()]
     rest = [c for c in gone if c.id not in matched and c.id in finished]
     if rest:
-        words.append(f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in cells/; {SHOWN}")
+        words.append(
+            f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in cells/; {SHOWN}"
+        )
     return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
 
 
@@ -95,7 +103,9 @@ def standing_changes(store: Store) -> tuple[str, ...]:
                 what = _model_words(own[0].model.name, other) if part == MODEL else _files(other)
                 gone = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
                 fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
-                told.append(f"{what} {fate} since this study was run ({then.day}): the next run makes {count(len(own), 'cell')} new")
+                told.append(
+                    f"{what} {fate} since this study was run ({then.day}): the next run makes {count(len(own), 'cell')} new"
+                )
     return tuple(told)
 
 
@@ -111,7 +121,11 @@ def _pairs(gone: Sequence[Cell], fresh: Sequence[Cell]) -> Iterator[tuple[Cell, 
             alike[tuple(repr(leaves_of[cell.id].get(k)) for k in rest)][side].append(cell)
     for olds, news in alike.values():
         scored = (
-            sorted((sum(old[o.id].get(k) != new[n.id].get(k) for k in varied), i, j) for i, o in enumerate(olds) for j, n in enumerate(news))
+            sorted(
+                (sum(old[o.id].get(k) != new[n.id].get(k) for k in varied), i, j)
+                for i, o in enumerate(olds)
+                for j, n in enumerate(news)
+            )
             if len(olds) * len(news) <= ORDER**2
             else [(0, i, i) for i in range(min(len(olds), len(news)))]
         )
@@ -143,7 +157,12 @@ def _counted(cell: Cell) -> dict[str, Any]:
 
 
 def _sentence(
-    keys: tuple[str, ...], pairs: Sequence[tuple[Cell, Cell]], finished: set[str], then: Inputs | None, now: Inputs | None, day: str
+    keys: tuple[str, ...],
+    pairs: Sequence[tuple[Cell, Cell]],
+    finished: set[str],
+    then: Inputs | None,
+    now: Inputs | None,
+    day: str,
 ) -> str:
     """What changed for some cells, how many are new by it, and what becomes of the old ones."""
     told, own = [], [k for k in keys if k not in (MODEL, DATA)]
@@ -159,8 +178,14 @@ def _sentence(
     new = f"{count(len(pairs), 'cell')} {_is(pairs)} new"
     if not done:
         return f"{' and '.join(told)}{since}: {new}"
-    of = "the old file" if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0] else "what it was"
-    old = f"{count(len(done), 'finished cell')} belong{'s' if len(done) == 1 else ''} to {of} and {_stay(done)} in cells/"
+    of = (
+        "the old file"
+        if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0]
+        else "what it was"
+    )
+    old = (
+        f"{count(len(done), 'finished cell')} belong{'s' if len(done) == 1 else ''} to {of} and {_stay(done)} in cells/"
+    )
     return f"{' and '.join(told)}{since}: {old}, {new}; {SHOWN}"
 
 
@@ -173,7 +198,13 @@ def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: I
         return f"what the task {new.task.name} reads{f' ({_files(files)})' if files else ''} has changed"
     told = []
     here = {(i.field, i.path) for i in after}
-    renamed = [(i, n) for i in moved(before, after) if (i.field, i.path) not in here for n in after if n.field == i.field and n not in before][:1]
+    renamed = [
+        (i, n)
+        for i in moved(before, after)
+        if (i.field, i.path) not in here
+        for n in after
+        if n.field == i.field and n not in before
+    ][:1]
     told += [f"{i.field} {_path(i.path)} -> {_path(n.path)} (other data)" for i, n in renamed]
     same_place = [i for i in moved(before, after) if (i.field, i.path) in here]
     told += [f"{_files(same_place)} {_fate(same_place, False)}"] if same_place else []
@@ -209,14 +240,18 @@ def _model_words(name: str, other: Sequence[Input]) -> str:
     for i in other:
         if i.path not in kinds[i.field]:
             kinds[i.field].append(i.path)
-    told = "; ".join(f"{kind}: {', '.join(paths[:3])}{' ...' if len(paths) > 3 else ''}" for kind, paths in kinds.items())
+    told = "; ".join(
+        f"{kind}: {', '.join(paths[:3])}{' ...' if len(paths) > 3 else ''}" for kind, paths in kinds.items()
+    )
     return f"the model {_path(name) if Path(name).is_absolute() else name}{f' ({told})' if told else ''}"
 
 
 def _setting_change(key: str, pairs: Sequence[tuple[Cell, Cell]]) -> str:
     """ "training.steps 200 -> 400" """
     if key == "training.learning_rate is tuned":
-        return "training.learning_rate is " + ("chosen from a grid now" if pairs[0][1].tuned_over else "no longer chosen from a grid")
+        return "training.learning_rate is " + (
+            "chosen from a grid now" if pairs[0][1].tuned_over else "no longer chosen from a grid"
+        )
     seen = dict.fromkeys((_short(_counted(o).get(key)), _short(_counted(n).get(key))) for o, n in pairs)
     olds, news = (list(dict.fromkeys(side)) for side in zip(*seen, strict=True))
     return f"{key} {', '.join(olds[:6])} -> {', '.join(news[:6])}"

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 from filelock import FileLock
 
+from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
 from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
 from lorabench.record.store import Store
-from lorabench.spec.study import Cell
 
 
 def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
@@ -49,7 +49,11 @@ def _result(store: Store, cell: Cell) -> CellResult | None:
 def _kept(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
     best: dict[float, str] = {}
     for rate in {c.training.rate for c in cells}:
-        able = [r for c in cells if c.training.rate == rate and (r := results.get(c.id)) is not None and r.outcome == "finished"]
+        able = [
+            r
+            for c in cells
+            if c.training.rate == rate and (r := results.get(c.id)) is not None and r.outcome == "finished"
+        ]
         if able:
             best[rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
     if len(results) < len(cells) or any(r.outcome in ("failed", "skipped") for r in results.values()) or len(best) < 2:
@@ -70,7 +74,12 @@ def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: S
     def rank(rate: float) -> tuple[float, ...]:
         own = [results[c.id] for c in cells if c.training.rate == rate and c.id in results]
         losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
-        return -len(losses), sum(r.outcome in BROKEN for r in own), math.fsum(losses) / len(losses) if losses else math.inf, rate
+        return (
+            -len(losses),
+            sum(r.outcome in BROKEN for r in own),
+            math.fsum(losses) / len(losses) if losses else math.inf,
+            rate,
+        )
 
     return min(rates, key=rank)
 
@@ -86,23 +95,40 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
         size = _bytes_of(to_run[0])
         each = f" x {size / 1e9:.2g} GB" if size else ""
         if asked == "none":
-            told.append(f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept; save.full: best or all keeps them")
+            told.append(
+                f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept; save.full: best or all keeps them"
+            )
         else:
             number = len(to_run) if asked == "all" else len({c.condition_id for c in to_run})
-            told.append(f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full: {asked})")
-    for name, which in ((MODEL, whole), (ADAPTER, [c for c in cells if c.method.target_modules is not None and c.training.steps])):
-        lacking = [c for c in which if (c.save.full if name == MODEL else c.save.adapter) == "all" and c.id not in asked_now and not (store.cells_folder / c.id / name).is_dir()
-                   and (r := _result(store, c)) is not None and r.outcome == "finished" and not (r.environment and r.environment.device == "synthetic")]  # fmt: skip
+            told.append(
+                f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full: {asked})"
+            )
+    for name, which in (
+        (MODEL, whole),
+        (ADAPTER, [c for c in cells if c.method.target_modules is not None and c.training.steps]),
+    ):
+        lacking = [
+            c
+            for c in which
+            if (c.save.full if name == MODEL else c.save.adapter) == "all"
+            and c.id not in asked_now
+            and not (store.cells_folder / c.id / name).is_dir()
+            and (r := _result(store, c)) is not None
+            and r.outcome == "finished"
+            and not (r.environment and r.environment.device == "synthetic")
+        ]
         if lacking:
             what = "weights" if name == MODEL else "adapters"
-            told.append(f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''} ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again")
+            told.append(
+                f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''} ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again"
+            )
     return tuple(told)
 
 
 def _bytes_of(cell: Cell) -> int | None:
     """Bytes of a local model's weights in the precision that full fine-tuning trains in."""
-    from lorabench.spec.checkpoint_files import stored_tensors
-    from lorabench.spec.paths import model_directory
+    from lorabench.config.checkpoint_files import stored_tensors
+    from lorabench.config.paths import model_directory
 
     folder = model_directory(cell.model.name)
     if folder is None:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorabench.config.grid import SETTINGS, conditions, expand
+from lorabench.config.inputs import inputs_of
+from lorabench.config.paths import model_label
+from lorabench.config.source import Route, Source
+from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
 from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
 from lorabench.runner.repeat import lacking
-from lorabench.spec.grid import SETTINGS, conditions, expand
-from lorabench.spec.inputs import inputs_of
-from lorabench.spec.paths import model_label
-from lorabench.spec.source import Route, Source
-from lorabench.spec.study import Cell, Study
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Problem
@@ -49,15 +49,21 @@ class Plan:
     def save(self) -> None:
         """Writes study.yaml and plan.json; StoreError where the folder cannot be written."""
         try:
-            self.store.save_plan(self.study, self.cells, inputs_of(self.cells), (*self.store.earlier(), *self.changes.earlier()))
+            self.store.save_plan(
+                self.study, self.cells, inputs_of(self.cells), (*self.store.earlier(), *self.changes.earlier())
+            )
         except OSError as e:
-            raise StoreError(f"{self.store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR") from None
+            raise StoreError(
+                f"{self.store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR"
+            ) from None
 
 
 def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outcome] = RETRIED) -> Plan:
     """The cells of a study and those that are to be run; writes nothing."""
     if out is not None and not str(out).strip():
-        raise StoreError("the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>")
+        raise StoreError(
+            "the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>"
+        )
     cells = expand(study)
     refuse_metric(study, cells)
     store = Store(out if out is not None else Path("reports") / study.name)
@@ -66,7 +72,9 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     pending = tuple(c for c in cells if is_pending(store, c, retry))
     asked = {c.id for c in pending}
     lacks = lacking(store, (c for c in cells if c.id not in asked)) if store.exists() else ()
-    return Plan(study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words, *lacks), changes=changed)
+    return Plan(
+        study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words, *lacks), changes=changed
+    )
 
 
 def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
@@ -78,14 +86,35 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     if name == "auto" or "/" in name:
         return
     own = {c.task.decided_by for c in cells}
-    known = ["auto", *(m.name for m in TABLE.values() if m.better != "none" and m.unit not in ("seconds", "bytes", "count", "percent", "tokens/s"))]
+    known = [
+        "auto",
+        *(
+            m.name
+            for m in TABLE.values()
+            if m.better != "none" and m.unit not in ("seconds", "bytes", "count", "percent", "tokens/s")
+        ),
+    ]
     if name not in TABLE:
-        raise StudyError(f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as NAME/acc")
-    of_a_task = {"accuracy": "accuracy", "macro_f1": "accuracy", "exact_match": "exact_match", "unanswered": "exact_match", "unended": "exact_match"}
+        raise StudyError(
+            f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as NAME/acc"
+        )
+    of_a_task = {
+        "accuracy": "accuracy",
+        "macro_f1": "accuracy",
+        "exact_match": "exact_match",
+        "unanswered": "exact_match",
+        "unended": "exact_match",
+    }
     if name in of_a_task and of_a_task[name] not in own:
         tasks = ", ".join(sorted({c.task.name for c in cells}))
-        remedy = "take the task classify" if of_a_task[name] == "accuracy" else "task.metric: exact_match has an instruct task measure it"
-        raise StudyError(f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or leave comparison.metric away")
+        remedy = (
+            "take the task classify"
+            if of_a_task[name] == "accuracy"
+            else "task.metric: exact_match has an instruct task measure it"
+        )
+        raise StudyError(
+            f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or leave comparison.metric away"
+        )
 
 
 def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple[str, ...]:
@@ -96,12 +125,18 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
     """
     if not store.exists():
         try:
-            inside = sorted(p.name for p in store.folder.iterdir() if not p.name.startswith(".")) if store.folder.is_dir() else []
+            inside = (
+                sorted(p.name for p in store.folder.iterdir() if not p.name.startswith("."))
+                if store.folder.is_dir()
+                else []
+            )
         except OSError:  # not readable: `save` will tell
             inside = []
         if inside and not set(inside) & {"cells", "cells.csv", "table.md"}:
             seen = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
-            raise StoreError(f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty folder with --out DIR")
+            raise StoreError(
+                f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty folder with --out DIR"
+            )
         return ()
     try:
         other, before = store.study(), store.plan()
@@ -111,7 +146,9 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         return ()
     same = {c.id for c in before} & {c.id for c in cells}
     if same:
-        return (f"in {store.folder} this study is called {other.name}; {len(same)} of its cells are the same and are kept, it is called {study.name} from now on",)
+        return (
+            f"in {store.folder} this study is called {other.name}; {len(same)} of its cells are the same and are kept, it is called {study.name} from now on",
+        )
     done = sum(store.settled(c.id) for c in before)
     asked = f" ({other.question})" if other.question else ""
     raise StoreError(
@@ -171,7 +208,9 @@ def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
     return tuple(field.split("."))
 
 
-def problem_sentence(study: Study, source: Source | None, cells: tuple[Cell, ...], problems: tuple[Problem, ...]) -> str:
+def problem_sentence(
+    study: Study, source: Source | None, cells: tuple[Cell, ...], problems: tuple[Problem, ...]
+) -> str:
     """The first problem with its file and line, and how many other conditions have one."""
     first = problems[0]
     cell = next(c for c in cells if c.id == first.cell)
@@ -185,9 +224,14 @@ def _products(study: Study) -> Iterator[dict[str, list[tuple[Any, Route]]]]:
     """The grid and each include entry: axis to its values, each with its route in the file; a fixed value is an axis of one."""
     yield {axis: [(v, ("grid", axis, i)) for i, v in enumerate(values)] for axis, values in study.grid.items()}
     for n, entry in enumerate(study.include):
-        fixed: dict[str, list[tuple[Any, Route]]] = {k: [(v, ("include", n, k))] for k, v in entry.items() if k != "grid"}
+        fixed: dict[str, list[tuple[Any, Route]]] = {
+            k: [(v, ("include", n, k))] for k, v in entry.items() if k != "grid"
+        }
         own = entry.get("grid") or {}
-        yield {**fixed, **{k: [(v, ("include", n, "grid", k, i)) for i, v in enumerate(values)] for k, values in own.items()}}
+        yield {
+            **fixed,
+            **{k: [(v, ("include", n, "grid", k, i)) for i, v in enumerate(values)] for k, values in own.items()},
+        }
 
 
 def _last_over(field: str, places: dict[str, Route]) -> Route:

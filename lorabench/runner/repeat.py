@@ -11,11 +11,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, has_weights
 from lorabench.record.result import REPEATED, CellResult, Phase
 from lorabench.record.store import Store
-from lorabench.spec.study import Cell
 
 _MORE = {"none": 0, "values": 1, "full": 2}
 
@@ -33,7 +33,9 @@ def phases_of(cell: Cell, result: CellResult, folder: Path, *, again: bool = Fal
             wanted.add("truncate")
     if cell.training.steps:
         kept = (folder / "spectra.safetensors").is_file()
-        if cell.analysis.spectra != "none" and (not kept or _MORE[result.cell.analysis.spectra] < _MORE[cell.analysis.spectra]):
+        if cell.analysis.spectra != "none" and (
+            not kept or _MORE[result.cell.analysis.spectra] < _MORE[cell.analysis.spectra]
+        ):
             wanted.add("decompose")
         if cell.analysis.truncation and not (folder / "truncation.csv").is_file():
             wanted.add("truncate")
@@ -46,8 +48,14 @@ def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
     if not found:
         return ()
     able = sum(can_repeat(cell, store.cells_folder / cell.id) for cell in found)
-    way = f"lorabench evaluate {store.folder} makes them without training" if able == len(found) else f"the weights of {len(found) - able} were not kept, so these have to be trained again"
-    return (f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than analysis.spectra asks for now; {way}",)
+    way = (
+        f"lorabench evaluate {store.folder} makes them without training"
+        if able == len(found)
+        else f"the weights of {len(found) - able} were not kept, so these have to be trained again"
+    )
+    return (
+        f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than analysis.spectra asks for now; {way}",
+    )
 
 
 def _lacks(store: Store, cell: Cell) -> bool:
@@ -55,9 +63,15 @@ def _lacks(store: Store, cell: Cell) -> bool:
         result = store.get(cell.id, cell)
     except StoreError:
         return False
-    if result is None or result.outcome != "finished" or (result.environment is not None and result.environment.device == "synthetic"):
+    if (
+        result is None
+        or result.outcome != "finished"
+        or (result.environment is not None and result.environment.device == "synthetic")
+    ):
         return False
-    return "decompose" in phases_of(cell, result, store.cells_folder / cell.id) and not any(f.phase == "decompose" for f in result.faults)
+    return "decompose" in phases_of(cell, result, store.cells_folder / cell.id) and not any(
+        f.phase == "decompose" for f in result.faults
+    )
 
 
 def can_repeat(cell: Cell, folder: Path) -> bool:
@@ -99,8 +113,14 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
             result = None
         if result is None or not result.is_trained:
             if ids:
-                how = "has no result" if result is None else f"is {result.outcome.replace('_', ' ')} before it was evaluated"
-                raise StoreError(f"cell {cell.id} {how}, so there is nothing to evaluate; train it with: lorabench run {store.folder / 'study.yaml'} --out {store.folder}")
+                how = (
+                    "has no result"
+                    if result is None
+                    else f"is {result.outcome.replace('_', ' ')} before it was evaluated"
+                )
+                raise StoreError(
+                    f"cell {cell.id} {how}, so there is nothing to evaluate; train it with: lorabench run {store.folder / 'study.yaml'} --out {store.folder}"
+                )
             continue
         folder = store.cells_folder / cell.id
         phases = phases_of(cell, result, folder, again=again)
@@ -110,7 +130,9 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
             wanted[cell.id] = phases
         else:
             which, key = ("weights", "full") if cell.method.target_modules is None else ("adapter", "adapter")
-            told.append(f"cell {cell.id}: its {which} {'were' if which == 'weights' else 'was'} not kept, so {' and '.join(phases)} cannot be repeated; remove {folder} and run the study again with save.{key}: all")
+            told.append(
+                f"cell {cell.id}: its {which} {'were' if which == 'weights' else 'was'} not kept, so {' and '.join(phases)} cannot be repeated; remove {folder} and run the study again with save.{key}: all"
+            )
     return wanted, tuple(told)
 
 
@@ -123,6 +145,8 @@ def _named(store: Store, cells: Iterable[Cell], ids: Sequence[str]) -> tuple[Cel
         near = [c for c in cells if c.id.startswith(prefix)]
         if len(near) != 1:
             which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status {store.folder}` lists them")
+            raise StoreError(
+                f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status {store.folder}` lists them"
+            )
         found[near[0].id] = near[0]
     return tuple(found.values())

@@ -1,8 +1,8 @@
 """How a study runs: plan, check, then each pending cell once: claim it, run it, store its result.
 
-Threads, each with a slot of its own, take cells from one queue; the heavy work is in the slots' processes.
+Threads, each with a worker of its own, take cells from one queue; the heavy work is in the workers' processes.
 Several runners may share a results directory: a cell that another one has claimed is put back and looked at
-again, until it has a result or its claim is free. Ctrl-C (KeyboardInterrupt) closes the slots and keeps
+again, until it has a result or its claim is free. Ctrl-C (KeyboardInterrupt) closes the workers and keeps
 what is finished.
 """
 
@@ -17,22 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.decision import deciding_metric
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
-from lorabench.runner.crew import Crew
-from lorabench.spec.decision import deciding_metric
+from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lorabench.config.source import Source
+    from lorabench.config.study import Cell, Study
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
     from lorabench.record.store import Store
-    from lorabench.runner.crew import Slot
     from lorabench.runner.plan import Plan
     from lorabench.runner.progress import Progress
-    from lorabench.spec.source import Source
-    from lorabench.spec.study import Cell, Study
+    from lorabench.runner.worker_pool import Worker
 
 SHOWN_LARGE = 3  # conditions that would not fit are named before a run, the largest first; the others are counted
 POLL_SECONDS = 0.5  # between looks at cells that another runner has
@@ -42,7 +42,7 @@ def run(
     study: Study,
     out: str | Path | None = None,
     *,
-    crew: Crew | None = None,
+    pool: WorkerPool | None = None,
     progress: Progress | None = None,
     source: Source | None = None,
     retry: Iterable[Outcome] = RETRIED,
@@ -56,16 +56,16 @@ def run(
     """
     from lorabench.runner.plan import make_plan
 
-    with crew or Crew() as crew:
+    with pool or WorkerPool() as pool:
         plan = make_plan(study, out, retry)
-        refuse_mixture(plan, crew.executor)
+        refuse_mixture(plan, pool.executor)
         if plan.pending:
-            plan = check(plan, crew, source, skip_infeasible)
+            plan = check(plan, pool, source, skip_infeasible)
         plan.save()
         if progress:
-            progress.begin(plan, min(crew.workers, len(plan.pending)))
+            progress.begin(plan, min(pool.workers, len(plan.pending)))
         try:
-            _Work(plan, crew, progress, tuple(retry), skip_infeasible).run()
+            _Work(plan, pool, progress, tuple(retry), skip_infeasible).run()
         except BaseException:
             with suppress(LorabenchError):
                 write_cells_csv(plan, frame)
@@ -78,7 +78,12 @@ def run(
 
 
 def evaluate(
-    store: Store, cells: Sequence[str] = (), *, again: bool = False, crew: Crew | None = None, progress: Progress | None = None,
+    store: Store,
+    cells: Sequence[str] = (),
+    *,
+    again: bool = False,
+    pool: WorkerPool | None = None,
+    progress: Progress | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
 ) -> Plan:
     """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the evaluation of finished ones, too.
@@ -91,13 +96,15 @@ def evaluate(
     wanted, told = chosen(store, cells, again)
     planned = store.plan()
     repeated, words = tuple(c for c in planned if c.id in wanted), describe_cells(planned)
-    plan = Plan(store.study(), store, repeated, repeated, words, told)  # the others are no part of it: nothing is to be run of them
-    with crew or Crew() as crew:
-        refuse_mixture(plan, crew.executor)
+    plan = Plan(
+        store.study(), store, repeated, repeated, words, told
+    )  # the others are no part of it: nothing is to be run of them
+    with pool or WorkerPool() as pool:
+        refuse_mixture(plan, pool.executor)
         if progress:
             progress.begin(plan)
         try:
-            _Work(plan, crew, progress, (), False, wanted).run()
+            _Work(plan, pool, progress, (), False, wanted).run()
         finally:
             if progress:
                 progress.close()
@@ -119,7 +126,7 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool = False) -> Plan:
+def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: bool = False) -> Plan:
     """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
 
     One replicate of each condition is asked. With skip_infeasible a condition that cannot fit into memory is no fault: it will be skipped.
@@ -128,12 +135,18 @@ def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool =
     from lorabench.runner.plan import condition_words, problem_sentence
 
     cells = tuple({c.condition_id: c for c in reversed(plan.pending)}.values())[::-1]
-    if crew.executor == "local":
+    if pool.executor == "local":
         refuse_absent_models(plan, source, cells)
     by_id = {c.id: c for c in cells}
     problems = tuple(
-        replace(p, message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}", fatal=p.fatal and not skip_infeasible) if p.about_cell else p
-        for p in crew.first.check(cells)
+        replace(
+            p,
+            message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}",
+            fatal=p.fatal and not skip_infeasible,
+        )
+        if p.about_cell
+        else p
+        for p in pool.first.check(cells)
     )
     faults = tuple(p for p in problems if p.fatal)
     if faults:
@@ -142,14 +155,16 @@ def check(plan: Plan, crew: Crew, source: Source | None, skip_infeasible: bool =
     large = [p.message for p in problems if p.about_cell]
     told += large[:SHOWN_LARGE]
     if len(large) > SHOWN_LARGE:
-        told.append(f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too")
+        told.append(
+            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too"
+        )
     return replace(plan, notices=(*plan.notices, *told, *notes(plan.store, plan.cells, plan.pending)), large=len(large))
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:
     """StudyError where a hub model is neither on this machine nor to be had: known here, without the worker's imports."""
+    from lorabench.config import hub
     from lorabench.runner.plan import place_of
-    from lorabench.spec import hub
 
     for cell in {(c.model.name, c.model.revision): c for c in reversed(cells)}.values():
         try:
@@ -172,17 +187,25 @@ def write_cells_csv(plan: Plan, frame: Callable[[Store], pd.DataFrame] | None) -
 def unwritable(plan: Plan, error: OSError) -> StoreError:
     """The sentence for a full disk or missing permissions."""
     reason = error.strerror or error
-    return StoreError(f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again")
+    return StoreError(
+        f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again"
+    )
 
 
 class _Work:
     """The queue of one run and the threads that empty it."""
 
-    def __init__(self, plan: Plan, crew: Crew, progress: Progress | None, retry: tuple[Outcome, ...], skip_infeasible: bool,
+    def __init__(
+        self,
+        plan: Plan,
+        pool: WorkerPool,
+        progress: Progress | None,
+        retry: tuple[Outcome, ...],
+        skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
     ) -> None:
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
-        self.plan, self.crew, self.progress, self.retry = plan, crew, progress, retry
+        self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
         self.stop = threading.Event()
@@ -190,8 +213,10 @@ class _Work:
 
     def run(self) -> None:
         """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
-        count = min(self.crew.workers, len(self.queue))
-        threads = [threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"slot {i}") for i in range(count)]
+        count = min(self.pool.workers, len(self.queue))
+        threads = [
+            threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"worker {i}") for i in range(count)
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -200,7 +225,7 @@ class _Work:
                     thread.join(0.2)
         except BaseException:
             self.stop.set()
-            self.crew.close()
+            self.pool.close()
             for thread in threads:
                 thread.join(5)
             raise
@@ -209,14 +234,14 @@ class _Work:
 
     def _thread(self, index: int) -> None:
         try:
-            slot = self.crew.first if index == 0 else self.crew.another()
+            worker = self.pool.first if index == 0 else self.pool.another()
             waiting = 0
             while not self.stop.is_set():
                 try:
                     cell = self.queue.popleft()
                 except IndexError:
                     return
-                if self._attempt(cell, slot):
+                if self._attempt(cell, worker):
                     waiting = 0
                     continue
                 self.queue.append(cell)
@@ -236,9 +261,9 @@ class _Work:
         if not self.stop.is_set():
             self.fault = fault
             self.stop.set()
-            self.crew.close()
+            self.pool.close()
 
-    def _attempt(self, cell: Cell, slot: Slot) -> bool:
+    def _attempt(self, cell: Cell, worker: Worker) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
@@ -253,20 +278,27 @@ class _Work:
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
-            result = self._repeated(cell, slot) or self._run(cell, slot)
-            if self.stop.is_set():  # the slot was closed under the cell: that is no failure of the cell
+            result = self._repeated(cell, worker) or self._run(cell, worker)
+            if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
             planned = store.plan()  # a repetition's own plan holds only what is repeated
-            keep_wanted(store, planned, cell, deciding_metric(self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}))
+            keep_wanted(
+                store,
+                planned,
+                cell,
+                deciding_metric(
+                    self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}
+                ),
+            )
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
 
-    def _run(self, cell: Cell, slot: Slot) -> CellResult:
-        return slot.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
+    def _run(self, cell: Cell, worker: Worker) -> CellResult:
+        return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
 
-    def _repeated(self, cell: Cell, slot: Slot) -> CellResult | None:
+    def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it is to be trained."""
         from lorabench.runner.repeat import can_repeat, lay_out, phases_of
 
@@ -282,7 +314,7 @@ class _Work:
         if not phases:
             return None
         lay_out(final, store.partial(cell.id))
-        return slot.repeat(before, phases, cell, store.partial(cell.id), self._event)
+        return worker.repeat(before, phases, cell, store.partial(cell.id), self._event)
 
     def _event(self, event: Event) -> None:
         if self.progress:
@@ -292,7 +324,9 @@ class _Work:
         """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried twice."""
         from lorabench.runner.plan import is_pending
 
-        return self._mark(cell) != self.marks[cell.id] or (self.repeat is None and not is_pending(self.plan.store, cell, self.retry))
+        return self._mark(cell) != self.marks[cell.id] or (
+            self.repeat is None and not is_pending(self.plan.store, cell, self.retry)
+        )
 
     def _mark(self, cell: Cell) -> int | None:
         try:

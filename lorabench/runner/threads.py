@@ -42,7 +42,9 @@ def cgroup_cores(root: Path = Path("/")) -> float | None:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        folders = [root / "sys/fs/cgroup" / c for c in (controllers, "cpu")] if controllers else [root / "sys/fs/cgroup"]
+        folders = (
+            [root / "sys/fs/cgroup" / c for c in (controllers, "cpu")] if controllers else [root / "sys/fs/cgroup"]
+        )
         for folder in dict.fromkeys(folders):
             below = folder / path.lstrip("/")
             places = [below, *below.parents]

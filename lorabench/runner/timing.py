@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING
 from lorabench import plugins
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult
-    from lorabench.spec.study import Cell
 
 PHASES = ("start", "load", "sample", "prepare", "train", "evaluate", "save", "decompose", "truncate", "measure", "rest")
 OVER = {  # what a cell has behind it once it is in a phase, whether it told of it or not
     "train": {"start", "load"}, "evaluate": {"start", "load", "sample", "prepare", "train", "save"},
     "decompose": set(PHASES[:7]), "truncate": set(PHASES[:8]), "measure": set(PHASES[:9]),
 }  # fmt: skip
-STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_seconds"} | {p: f"{p}_seconds" for p in ("sample", "prepare", "save", "decompose", "truncate", "measure")}
+STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_seconds"} | {
+    p: f"{p}_seconds" for p in ("sample", "prepare", "save", "decompose", "truncate", "measure")
+}
 LESS = 0.6
 LONG = 1.0  # seconds of a phase that are worth a line
 MOST = 60  # measured cells that are looked at, the latest
@@ -61,7 +63,11 @@ def stored(result: CellResult) -> Measured | None:
     if (whole := result.value("cell_seconds")) is not None:
         found["rest"] = max(0.0, whole - sum(found.values()))
     else:
-        found |= {"save": 0.0, "decompose": found.get("decompose", 0.0), "measure": found.get("measure", 0.0)}  # of a version that did not time them
+        found |= {
+            "save": 0.0,
+            "decompose": found.get("decompose", 0.0),
+            "measure": found.get("measure", 0.0),
+        }  # of a version that did not time them
     return Measured(result.cell, found, now=False)
 
 
@@ -124,7 +130,13 @@ class Running:
     @property
     def steps_taken(self) -> int:
         """Optimizer steps that are behind it."""
-        return (self.last.step or 0) if self.last is not None and self.phase == "train" else self.steps if "train" in self.took else 0
+        return (
+            (self.last.step or 0)
+            if self.last is not None and self.phase == "train"
+            else self.steps
+            if "train" in self.took
+            else 0
+        )
 
 
 class Clockwork:
@@ -143,7 +155,9 @@ class Clockwork:
         """Whether a cell that starts is the first on its base."""
         return not any(_base(m.cell) == _base(cell) for m in self.known)
 
-    def left(self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float) -> tuple[float, bool] | None:
+    def left(
+        self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float
+    ) -> tuple[float, bool] | None:
         """Seconds until the last cell ends, cells taken in their order by so many workers, and whether all of their phases can be told; None where training cannot."""
         known, made = self.known[-MOST:], {}
         for r in sorted(running, key=lambda r: not r.ahead):  # those that tell of themselves first, for the others
@@ -177,7 +191,9 @@ class Clockwork:
         for cell in left:
             key = (cell.condition_id, cell.training.learning_rate, _base(cell) in bases, _ground(cell) in grounds)
             if key not in asked:
-                profile = expected(cell, seen, base_is_new=_base(cell) not in bases, text_is_new=_ground(cell) not in grounds)
+                profile = expected(
+                    cell, seen, base_is_new=_base(cell) not in bases, text_is_new=_ground(cell) not in grounds
+                )
                 known = "train" not in wanted(cell) or "train" in profile
                 asked[key] = (sum(profile.values()), told(cell, profile)) if known else None
             if (one := asked[key]) is None:
@@ -190,7 +206,12 @@ class Clockwork:
     def profile(self, r: Running, others: Sequence[Measured], now: float) -> dict[str, float]:
         """Every phase of a running cell: measured where it is over, else expected."""
         pace = r.pace(now)
-        found = expected(r.cell, others, base_is_new=r.new_base, text_is_new=not any(m.now and _ground(m.cell) == _ground(r.cell) for m in others))
+        found = expected(
+            r.cell,
+            others,
+            base_is_new=r.new_base,
+            text_is_new=not any(m.now and _ground(m.cell) == _ground(r.cell) for m in others),
+        )
         alike = any(_likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:
             found["train"] = pace * r.steps
@@ -214,7 +235,9 @@ class Clockwork:
         to_come = [p for p in profile if p not in over and p != r.phase]
         if "train" in wanted(r.cell) and "train" not in over and "train" not in profile:
             return None, False
-        return self._of_phase(r, profile.get(r.phase), now) + sum(profile[p] for p in to_come), told(r.cell, profile.keys() | over | {r.phase})
+        return self._of_phase(r, profile.get(r.phase), now) + sum(profile[p] for p in to_come), told(
+            r.cell, profile.keys() | over | {r.phase}
+        )
 
     def _of_phase(self, r: Running, expected: float | None, now: float) -> float:
         pace, spent, event = r.pace(now), now - r.phase_from, r.last
@@ -230,7 +253,11 @@ class Clockwork:
 def wanted(cell: Cell) -> set[str]:
     """The phases without which the time of a cell is not known."""
     trains = cell.training.steps > 0
-    return {"evaluate"} | ({"train"} if trains else set()) | ({"decompose"} if trains and cell.analysis.spectra != "none" else set())
+    return (
+        {"evaluate"}
+        | ({"train"} if trains else set())
+        | ({"decompose"} if trains and cell.analysis.spectra != "none" else set())
+    )
 
 
 def told(cell: Cell, phases: Collection[str]) -> bool:
@@ -245,13 +272,21 @@ def expected(cell: Cell, seen: Sequence[Measured], base_is_new: bool, text_is_ne
         work = _work(cell, phase)
         if not work:
             continue
-        if phase == "prepare" or (phase == "sample" and not text_is_new) or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in seen)):
+        if (
+            phase == "prepare"
+            or (phase == "sample" and not text_is_new)
+            or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in seen))
+        ):
             continue
         some = [m for m in seen if phase in m.seconds and _work(m.cell, phase)]
         if not some:
             continue
         best = max(_likeness(cell, m.cell) for m in some)
-        each = [m.seconds[phase] / _work(m.cell, phase) * _again(phase, m.new_base, base_is_new) for m in some if _likeness(cell, m.cell) == best][-LATEST:]
+        each = [
+            m.seconds[phase] / _work(m.cell, phase) * _again(phase, m.new_base, base_is_new)
+            for m in some
+            if _likeness(cell, m.cell) == best
+        ][-LATEST:]
         found[phase] = work * sum(each) / len(each)
     return found
 
@@ -273,7 +308,11 @@ def _work(cell: Cell, phase: str) -> float:
     if phase == "evaluate":
         return float(cell.evaluation.max_sequences)
     if phase == "decompose":
-        return trains * {"none": 0.0, "values": 0.2, "full": 1.0}[cell.analysis.spectra] * (2.0 if cell.method.name in ("full", "dora") else 1.0)
+        return (
+            trains
+            * {"none": 0.0, "values": 0.2, "full": 1.0}[cell.analysis.spectra]
+            * (2.0 if cell.method.name in ("full", "dora") else 1.0)
+        )
     if phase == "truncate":
         return float(len(cell.analysis.truncation) * (1 + cell.analysis.per_module))
     if phase == "measure":
@@ -292,9 +331,13 @@ def _traits(cell_id: str, cell: Cell) -> tuple[object, ...]:
     """What cells are alike in, the most telling first; kept, since a display asks twice a second."""
     if cell_id not in _TRAITS:
         _TRAITS[cell_id] = (
-            cell.model.name, cell.quantization.name, cell.method.name, cell.training.steps > 0,
-            cell.method.rank, cell.condition_id,
-        )  # fmt: skip
+            cell.model.name,
+            cell.quantization.name,
+            cell.method.name,
+            cell.training.steps > 0,
+            cell.method.rank,
+            cell.condition_id,
+        )
     return _TRAITS[cell_id]
 
 
@@ -306,4 +349,11 @@ def _base(cell: Cell) -> tuple[object, ...]:
 def _ground(cell: Cell) -> tuple[object, ...]:
     """By what a base's text is kept; see engine.domain."""
     trains = cell.training.steps > 0  # the base itself forgets nothing
-    return (cell.fingerprints.model, cell.quantization, cell.evaluation, cell.training.sequence_length, plugins.load("methods", cell.method.name).TRAINS_BASE, trains)
+    return (
+        cell.fingerprints.model,
+        cell.quantization,
+        cell.evaluation,
+        cell.training.sequence_length,
+        plugins.load("methods", cell.method.name).TRAINS_BASE,
+        trains,
+    )

@@ -1,10 +1,10 @@
 """The child's main: a process that imports the engine once and runs one cell after another.
 
-    python -m lorabench.runner.worker COMMANDS REPLIES ENGINE FORESIGHT
+    python -m lorabench.runner.worker COMMANDS REPLIES ENGINE PREDICTOR
 
 COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error
 belong to whatever the libraries print, and go to the log.txt of the cell that runs.
-ENGINE is the package with `check.check_cells` and `cell.run_cell`, FORESIGHT the module with `foresee`.
+ENGINE is the package with `check.check_cells` and `cell.run_cell`, PREDICTOR the module with `predict_memory`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorabench import own_process, quick
+from lorabench import startup
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
@@ -32,19 +32,21 @@ LATE = ("transformers.models.auto.modeling_auto", "peft")
 def main(arguments: list[str]) -> None:
     """Serves commands until the runner closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the runner decides
-    own_process.settle()
+    startup.settle()
     faulthandler.enable()  # a segfault leaves its stack in log.txt
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
     engine = arguments[2]
-    with quick.uncollected():
+    with startup.uncollected():
         check_cells = importlib.import_module(f"{engine}.check").check_cells
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
         repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
-        foresight = importlib.import_module(arguments[3])
-        foresee, foretell = foresight.foresee, getattr(foresight, "foretell", lambda cells: ())
-        if "torch" in sys.modules:  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
+        predictor = importlib.import_module(arguments[3])
+        predict_memory, foretell = predictor.predict_memory, getattr(predictor, "foretell", lambda cells: ())
+        if (
+            "torch" in sys.modules
+        ):  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
             for name in LATE:
                 importlib.import_module(name)
     while True:
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> None:
             send(_check(check_cells, foretell, command))
         else:
             work = repeat_cell if command["do"] == "repeat" else run_cell
-            reply = _run(work, foresee, command, send)
+            reply = _run(work, predict_memory, command, send)
             reply["last"] = is_spoilt(command, reply)
             send(reply)
             if reply["last"]:
@@ -84,44 +86,66 @@ def _check(check_cells: Callable[..., Any], foretell: Callable[..., Any], comman
         return {"broken": traceback.format_exc()}
 
 
-def _run(run_cell: Any, foresee: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _run(
+    run_cell: Any, predict_memory: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     folder = Path(command["folder"])
     with _printing_to(folder / "log.txt"):
         try:
             if command["do"] == "repeat":
                 result = _repeated(run_cell, command, lambda event: send({"event": dataclasses.asdict(event)}))
                 return {"result": result.model_dump(mode="json", by_alias=True)}
-            result = _foreseen(run_cell, foresee, _cell(command["cell"]), folder, command["skip_infeasible"], lambda event: send({"event": dataclasses.asdict(event)}))
+            result = _predicted(
+                run_cell,
+                predict_memory,
+                _cell(command["cell"]),
+                folder,
+                command["skip_infeasible"],
+                lambda event: send({"event": dataclasses.asdict(event)}),
+            )
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
             return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
 
 
-def _foreseen(run_cell: Callable[..., Any], foresee: Callable[..., Any], cell: Any, folder: Path, skip: bool, report: Callable[[Any], None]) -> Any:
+def _predicted(
+    run_cell: Callable[..., Any],
+    predict_memory: Callable[..., Any],
+    cell: Any,
+    folder: Path,
+    skip: bool,
+    report: Callable[[Any], None],
+) -> Any:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
-    foresight = foresee(cell)
-    if foresight is None:
+    prediction = predict_memory(cell)
+    if prediction is None:
         return run_cell(cell, folder, report)
-    if skip and foresight.fits is False:
-        return foresight.skipped(cell)
-    if foresight.warning:
-        report(Event(cell.id, "foresee", warning=foresight.warning))
+    if skip and prediction.fits is False:
+        return prediction.skipped(cell)
+    if prediction.warning:
+        report(Event(cell.id, "foresee", warning=prediction.warning))
     result = run_cell(cell, folder, report)
-    return result.model_copy(update={"readings": (*result.readings, *foresight.readings())})
+    return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
 
 
 def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: Callable[[Any], None]) -> Any:
     """Phases of a trained cell, from its saved weights."""
     from lorabench.record.result import CellResult
 
-    return repeat_cell(_cell(command["cell"]), Path(command["folder"]), CellResult.model_validate(command["before"]), tuple(command["phases"]), report)
+    return repeat_cell(
+        _cell(command["cell"]),
+        Path(command["folder"]),
+        CellResult.model_validate(command["before"]),
+        tuple(command["phases"]),
+        report,
+    )
 
 
 def _cell(plain: dict[str, Any]) -> Any:
-    from lorabench.spec.study import Cell
+    from lorabench.config.study import Cell
 
     return Cell.model_validate(plain)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lorabench import formatting
 from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.style import GREY, Style
@@ -20,7 +20,11 @@ _AT_MOST = 12  # names in a sentence
 def section(view: View) -> Section | None:
     """For each task a figure and what stands on the front; None where no condition has both values."""
     tasks = view.by_task()
-    blocks = [b for i, (name, members) in enumerate(tasks.items()) for b in _of_task(view, decide(view, members), name if len(tasks) > 1 else "", i)]
+    blocks = [
+        b
+        for i, (name, members) in enumerate(tasks.items())
+        for b in _of_task(view, compute(view, members), name if len(tasks) > 1 else "", i)
+    ]
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
@@ -35,12 +39,18 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     )
     words = tuple(sentence(view, p, m) for p in points)
     title = f"{m.label} against train peak{f', {task}' if task else ''}"
-    return [*([Text(f"{task}:")] if task else []), *_told(view, points), Figure(f"accuracy-memory{f'-{i}' if i else ''}", draw(drawing(view, points)), title, caption, words)]
+    return [
+        *([Text(f"{task}:")] if task else []),
+        *_told(view, points),
+        Figure(f"accuracy-memory{f'-{i}' if i else ''}", draw(drawing(view, points)), title, caption, words),
+    ]
 
 
-def decide(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
+def compute(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
     """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
-    return pareto([s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts)
+    return pareto(
+        [s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts
+    )
 
 
 def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
@@ -49,30 +59,57 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
     one, name = (1e9, "GB") if max(p.memory for p in points) >= 1e9 else (1e6, "MB")
     factor = 100.0 if m.unit == "share" else 1.0
     lines = []
-    front = [p for p in points if p.standing == "front"]
+    front = [p for p in points if p.tier == "front"]
     if len(front) > 1:
         steps = Style(GREY, "solid", "circle")
-        lines.append(Line("Pareto front", steps, tuple(p.memory / one for p in front), tuple(p.value * factor for p in front), mode="lines"))
+        lines.append(
+            Line(
+                "Pareto front",
+                steps,
+                tuple(p.memory / one for p in front),
+                tuple(p.value * factor for p in front),
+                mode="lines",
+            )
+        )
     for p in points:
-        half = None if p.half is None else p.half * factor
+        half = None if p.ci_half_width is None else p.ci_half_width * factor
         hover = sentence(view, p, m)
-        lines.append(Line(view.label(p.condition), view.styles[p.condition], (p.memory / one,), (p.value * factor,), (half,), (hover,), faint=p.standing in ("dominated", "broken")))
+        lines.append(
+            Line(
+                view.label(p.condition),
+                view.styles[p.condition],
+                (p.memory / one,),
+                (p.value * factor,),
+                (half,),
+                (hover,),
+                faint=p.tier in ("dominated", "broken"),
+            )
+        )
     return Drawing(Axis(f"train peak ({name})"), Axis(titled(m)), tuple(lines), mode="markers")
 
 
 def sentence(view: View, p: Point, m: Metric) -> str:
     """ "LoRA r=1: held-out loss 3.483 ± 0.117 nats at 58.8 MB; dominated by LoRA r=4 nf4" """
-    spread = f" ± {human.number(p.half, m.unit)}" if p.half is not None else ""
-    unit = "%" if m.unit == "share" else human.head_unit(m.unit)
+    spread = f" ± {formatting.number(p.ci_half_width, m.unit)}" if p.ci_half_width is not None else ""
+    unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
-    lost = f"of {human.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
-    standing = {"front": "on the front", "level": f"behind {by} by the mean, and shown to be within the margin of it", "open": f"behind {by} by the mean, not beyond doubt", "dominated": f"dominated by {by}", "broken": lost}[p.standing]
-    return f"{view.label(p.condition)}: {m.label} {human.number(p.value, m.unit)}{spread} {unit}".rstrip() + f" at {human.size(p.memory)}; {standing}"
+    lost = f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+    tier = {
+        "front": "on the front",
+        "level": f"behind {by} by the mean, and shown to be within the margin of it",
+        "open": f"behind {by} by the mean, not beyond doubt",
+        "dominated": f"dominated by {by}",
+        "broken": lost,
+    }[p.tier]
+    return (
+        f"{view.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip()
+        + f" at {formatting.size(p.memory)}; {tier}"
+    )
 
 
 def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
-    def named(standing: str) -> str:
-        names = [view.label(p.condition) for p in points if p.standing == standing]
+    def named(tier: str) -> str:
+        names = [view.label(p.condition) for p in points if p.tier == tier]
         return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
 
     front = f"On the front (no condition has a better mean at no more memory): {named('front')}."
@@ -84,7 +121,9 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
     if named("dominated"):
         items.append(f"Dominated beyond doubt: {named('dominated')}.")
     if named("broken"):
-        items.append(f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}.")
+        items.append(
+            f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}."
+        )
     if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
         return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]
     return [Points(tuple(items))]
@@ -92,5 +131,5 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
 
 def titled(m: Metric) -> str:
     """A metric's label with its unit, for an axis."""
-    unit = human.head_unit(m.unit)
+    unit = formatting.head_unit(m.unit)
     return f"{m.label} ({unit})" if unit else m.label

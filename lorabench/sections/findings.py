@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorabench.analysis.evidence import Severity
-from lorabench.report import human
+from lorabench import formatting
+from lorabench.analysis.findings.base import Severity
 from lorabench.report.blocks import Block, Code, Notice, Section, Text
 from lorabench.report.view import View
 
@@ -27,8 +27,15 @@ def section(view: View) -> Section | None:
     for severity, head in _HEADS.items():
         found = [f for f in view.findings if f.severity == severity]
         if found:
-            blocks += [Text(head), *(Notice(f.title, f.sentence, _short(f.conditions, _MOST_CONDITIONS)) for f in found)]
-    lines = [f"{f.title} ({human.plural(len(f.cells), 'cell')}): {' '.join(_short(f.cells, _MOST_CELLS))}" for f in view.findings if f.cells]
+            blocks += [
+                Text(head),
+                *(Notice(f.title, f.sentence, _short(f.conditions, _MOST_CONDITIONS)) for f in found),
+            ]
+    lines = [
+        f"{f.title} ({formatting.plural(len(f.cells), 'cell')}): {' '.join(_short(f.cells, _MOST_CELLS))}"
+        for f in view.findings
+        if f.cells
+    ]
     if lines:
         blocks.append(Code("\n".join(lines), "The cells behind each finding"))
     return Section(TITLE, tuple(blocks))

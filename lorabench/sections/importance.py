@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lorabench import formatting
 from lorabench.analysis.importance import Effect, Importance, importances, varied_axes
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.style import BLUE
@@ -29,8 +29,18 @@ def section(view: View) -> Section | None:
     for i, info in enumerate(found[:_TASKS]):
         blocks.append(Text(sentence(info)))
         if info.std:
-            title = f"share of the variance in {metric(info.metric).label}" + (f", {info.within}" if info.within else "")
-            blocks.append(Figure(f"importance-{i}", draw_bars(bars(info)), title, _caption(view, info), tuple(words(e, info) for e in info.effects)))
+            title = f"share of the variance in {metric(info.metric).label}" + (
+                f", {info.within}" if info.within else ""
+            )
+            blocks.append(
+                Figure(
+                    f"importance-{i}",
+                    draw_bars(bars(info)),
+                    title,
+                    _caption(view, info),
+                    tuple(words(e, info) for e in info.effects),
+                )
+            )
     return Section(TITLE, tuple(blocks))
 
 
@@ -39,13 +49,18 @@ def sentence(info: Importance) -> str:
     m = metric(info.metric)
     whose = f" of {info.within}" if info.within else ""
     if not info.std:
-        return f"The {human.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean {m.label}: no axis matters."
+        return f"The {formatting.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean {m.label}: no axis matters."
     alone = [e for e in info.effects if len(e.axes) == 1]
     together = sum(e.share for e in info.effects if len(e.axes) > 1)
-    parts = [f"{_percent(e.share)} goes with {_axes(e, info)}" if i == 0 else f"{_percent(e.share)} with {_axes(e, info)}" for i, e in enumerate(alone)]
+    parts = [
+        f"{_percent(e.share)} goes with {_axes(e, info)}" if i == 0 else f"{_percent(e.share)} with {_axes(e, info)}"
+        for i, e in enumerate(alone)
+    ]
     if len(alone) > 1:
         parts.append(f"{_percent(together)} with combinations of them")
-    said = f"Of the variance in {m.label} between the {info.conditions} conditions of the grid{whose}, {', '.join(parts)}."
+    said = (
+        f"Of the variance in {m.label} between the {info.conditions} conditions of the grid{whose}, {', '.join(parts)}."
+    )
     unseen = [_axes(e, info) for e in alone if e.p_value is not None and e.p_value >= _SEEN]
     if unseen:
         said += f" Not told from the noise between seeds (F test, p ≥ {_SEEN:g}): {', '.join(unseen)}."
@@ -55,16 +70,27 @@ def sentence(info: Importance) -> str:
 def bars(info: Importance) -> Bars:
     """A bar for each axis and combination, the largest first, and beside it what noise alone would give."""
     shown = info.effects[:_MOST]
-    part = Part("share of the variance", BLUE, tuple(100 * e.share for e in shown), tuple(words(e, info) for e in shown))
+    part = Part(
+        "share of the variance", BLUE, tuple(100 * e.share for e in shown), tuple(words(e, info) for e in shown)
+    )
     return Bars(
-        "share of the variance (%)", tuple(_axes(e, info) for e in shown), (part,), "expected from the noise between seeds alone",
-        tuple(None if e.noise is None else 100 * e.noise for e in shown), tuple(words(e, info) for e in shown), tuple(_percent(e.share) for e in shown),
-    )  # fmt: skip
+        "share of the variance (%)",
+        tuple(_axes(e, info) for e in shown),
+        (part,),
+        "expected from the noise between seeds alone",
+        tuple(None if e.noise is None else 100 * e.noise for e in shown),
+        tuple(words(e, info) for e in shown),
+        tuple(_percent(e.share) for e in shown),
+    )
 
 
 def words(e: Effect, info: Importance) -> str:
     """ "rank: 82 % (noise alone 3 %, p = 0.001)" """
-    noise = "" if e.noise is None else f" (noise alone would give {_percent(e.noise)}{'' if e.p_value is None else f', F test p = {e.p_value:.2g}'})"
+    noise = (
+        ""
+        if e.noise is None
+        else f" (noise alone would give {_percent(e.noise)}{'' if e.p_value is None else f', F test p = {e.p_value:.2g}'})"
+    )
     return f"{_axes(e, info)}: {_percent(e.share)}{noise}"
 
 
@@ -72,15 +98,20 @@ def _caption(view: View, info: Importance) -> str:
     m = metric(info.metric)
     values = "; ".join(f"{_short(a, info)} ({', '.join(v)})" for a, v in info.axes.items())
     said = [
-        f"How far the means of the conditions lie apart (root mean square {human.number(info.std, m.unit)} {human.head_unit(m.unit)}".rstrip() + f"), and how much of it goes with each axis: {values}. "
-        f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {human.plural(info.seeds, 'seed')} that all have."
+        f"How far the means of the conditions lie apart (root mean square {formatting.number(info.std, m.unit)} {formatting.head_unit(m.unit)}".rstrip()
+        + f"), and how much of it goes with each axis: {values}. "
+        f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {formatting.plural(info.seeds, 'seed')} that all have."
     ]
     if info.seeds > 1:
-        said.append("The diamond is what noise between seeds alone is expected to give: a bar near its diamond shows nothing.")
+        said.append(
+            "The diamond is what noise between seeds alone is expected to give: a bar near its diamond shows nothing."
+        )
     else:
         said.append("With one seed the noise is unknown, and it is a part of every bar.")
     if info.left_out:
-        said.append(f"Left out, since not every combination has a result or uses the axis: {'; '.join(f'{_short(a, info)} {chr(44).join(v)}' for a, v in info.left_out.items())}.")
+        said.append(
+            f"Left out, since not every combination has a result or uses the axis: {'; '.join(f'{_short(a, info)} {chr(44).join(v)}' for a, v in info.left_out.items())}."
+        )
     said.append("Shares belong to the values that were tried: a wider range of an axis gives it a larger share.")
     if view.tunings:
         said.append("Learning rates were chosen for each condition, so the rate is no axis.")
@@ -92,11 +123,11 @@ def _axes(e: Effect, info: Importance) -> str:
 
 
 def _short(axis: str, info: Importance) -> str:
-    """ "rank" of method.rank, where no other axis ends so """
+    """ "rank" of method.rank, where no other axis ends so"""
     last = axis.rpartition(".")[2]
     alike = sum(a.rpartition(".")[2] == last for a in info.axes)
     return (last if alike < 2 else axis.replace(".", " ")).replace("_", " ")
 
 
 def _percent(share: float) -> str:
-    return f"{human.number(share, 'share')} %"
+    return f"{formatting.number(share, 'share')} %"

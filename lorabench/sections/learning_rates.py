@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+from lorabench import formatting
 from lorabench.analysis.tuning import METRIC, Tried, Tuning
+from lorabench.config.fingerprint import canonical_json
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw, draw_choice
 from lorabench.report.style import GREY, Style, palette
 from lorabench.report.view import View
-from lorabench.spec.identity import canonical_json
 
 ORDER = 62
 TITLE = "Learning rates"
@@ -36,12 +36,15 @@ def section(view: View) -> Section | None:
     if len(info.lines) < len(view.tunings):
         caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
     words = tuple(sentence(view, t) for t in view.tunings)
-    blocks: list[Block] = [Points(told(view)), Figure("learning-rates", draw(info), "validation loss against learning rate", caption, words)]
+    blocks: list[Block] = [
+        Points(told(view)),
+        Figure("learning-rates", draw(info), "validation loss against learning rate", caption, words),
+    ]
     return Section(TITLE, (*blocks, *_by_seed(view), table(view)))
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
-    made = decide_by_seed(view)
+    made = compute_by_seed(view)
     if not made:
         return ()
     labels, drawings = zip(*made.items(), strict=True)
@@ -50,11 +53,24 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
         f"Validation loss of every seed at every rate of one condition, measured once at the end of training; the star is the rate that was chosen, at the mean of its seeds.{several} "
         "Look whether all seeds have their lowest point at the same rate: where they part, the choice is partly luck."
     )
-    words = tuple(f"{label}: {line.label} lowest at {line.x[line.y.index(min(line.y))]:g}" for label, d in made.items() for line in d.lines if line.label != _CHOSEN)
-    return (Figure("rates-by-seed", draw_choice(labels, drawings, 0), "validation loss of each seed by learning rate", caption, words),)
+    words = tuple(
+        f"{label}: {line.label} lowest at {line.x[line.y.index(min(line.y))]:g}"
+        for label, d in made.items()
+        for line in d.lines
+        if line.label != _CHOSEN
+    )
+    return (
+        Figure(
+            "rates-by-seed",
+            draw_choice(labels, drawings, 0),
+            "validation loss of each seed by learning rate",
+            caption,
+            words,
+        ),
+    )
 
 
-def decide_by_seed(view: View) -> dict[str, Drawing]:
+def compute_by_seed(view: View) -> dict[str, Drawing]:
     """A line for each seed and a mark at the chosen rate, for each tuned condition by its label."""
     made: dict[str, Drawing] = {}
     all_seeds = sorted({c.seed for g in view.planned for c in g.cells})
@@ -65,31 +81,53 @@ def decide_by_seed(view: View) -> dict[str, Drawing]:
         points: dict[int, dict[float, float]] = {}
         for cell, i in zip(groups[t.condition].cells, groups[t.condition].ids, strict=True):
             r = view.results.get(i)
-            value = None if r is None or r.outcome != "finished" else next((x.value for x in r.readings if x.metric == METRIC), None)
+            value = (
+                None
+                if r is None or r.outcome != "finished"
+                else next((x.value for x in r.readings if x.metric == METRIC), None)
+            )
             if value is not None:
                 points.setdefault(cell.seed, {})[cell.training.rate] = value
-        lines = [Line(f"seed {seed}", styles[seed], tuple(sorted(found)), tuple(found[rate] for rate in sorted(found))) for seed, found in sorted(points.items())]
+        lines = [
+            Line(f"seed {seed}", styles[seed], tuple(sorted(found)), tuple(found[rate] for rate in sorted(found)))
+            for seed, found in sorted(points.items())
+        ]
         best = next((x for x in t.tried if x.rate == t.chosen), None)
         if best is not None and best.mean is not None:
             lines.append(Line(_CHOSEN, Style(GREY, "solid", "star"), (best.rate,), (best.mean,), mode="markers"))
         if lines:
-            made[view.label(t.condition)] = Drawing(Axis("learning rate", log=True, ticks=rates), Axis(f"{metric(METRIC).label} (nats)"), tuple(lines), mode="lines+markers")
+            made[view.label(t.condition)] = Drawing(
+                Axis("learning rate", log=True, ticks=rates),
+                Axis(f"{metric(METRIC).label} (nats)"),
+                tuple(lines),
+                mode="lines+markers",
+            )
     return made
 
 
 def headline(view: View) -> tuple[str, ...]:
     """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first screen, too."""
-    tuned = {t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken}  # a rate of survivors is no best one
+    tuned = {
+        t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken
+    }  # a rate of survivors is no best one
     full = {_base(view, c): t for c, t in tuned.items() if view.summary(c).method == "full"}
-    pairs = [(t, full[_base(view, c)]) for c, t in tuned.items() if view.summary(c).method != "full" and _base(view, c) in full]
+    pairs = [
+        (t, full[_base(view, c)])
+        for c, t in tuned.items()
+        if view.summary(c).method != "full" and _base(view, c) in full
+    ]
     ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)
     if not ratios:
         return ()
     between = f"{ratios[0]:.3g}" if ratios[0] == ratios[-1] else f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
     step = max(b.rate / a.rate for pair in pairs for t in pair for a, b in itertools.pairwise(t.tried))
     edges = sum(a.edge or f.edge for a, f in pairs)
-    caution = f"; in {edges} of {len(pairs)} a rate ends its grid, so that the true factor may be another" if edges else ""
-    return (f"The adapters' best learning rates are {between} times full fine-tuning's ({human.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",)
+    caution = (
+        f"; in {edges} of {len(pairs)} a rate ends its grid, so that the true factor may be another" if edges else ""
+    )
+    return (
+        f"The adapters' best learning rates are {between} times full fine-tuning's ({formatting.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",
+    )
 
 
 def _base(view: View, condition: str) -> str:
@@ -101,12 +139,17 @@ def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, rates = [], set()
     for t in view.tunings[:: -(-len(view.tunings) // _MOST_LINES)]:
-        known = [(x.rate, x.mean, x.half) for x in t.tried if x.mean is not None]
+        known = [(x.rate, x.mean, x.ci_half_width) for x in t.tried if x.mean is not None]
         rates |= {x.rate for x in t.tried}
         if known:
             x, y, error = zip(*known, strict=True)
             lines.append(Line(view.label(t.condition), view.styles[t.condition], x, y, error))
-    return Drawing(Axis("learning rate", log=True, ticks=tuple(sorted(rates))), Axis(f"{metric(METRIC).label} (nats)"), tuple(lines), mode="lines+markers")
+    return Drawing(
+        Axis("learning rate", log=True, ticks=tuple(sorted(rates))),
+        Axis(f"{metric(METRIC).label} (nats)"),
+        tuple(lines),
+        mode="lines+markers",
+    )
 
 
 def told(view: View) -> tuple[str, ...]:
@@ -119,11 +162,15 @@ def told(view: View) -> tuple[str, ...]:
     for method, found in methods.items():
         chosen = sorted({t.chosen for t in found if t.chosen is not None})
         one = f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g} to {chosen[-1]:g}"
-        made.append(f"{method}: {human.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}.")
+        made.append(
+            f"{method}: {formatting.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}."
+        )
     made += headline(view)
     edges = [t for t in view.tunings if t.edge]
     if edges:
-        made.append(f"{len(edges)} of {len(view.tunings)} chosen rates end their grid: there a better one may lie outside.")
+        made.append(
+            f"{len(edges)} of {len(view.tunings)} chosen rates end their grid: there a better one may lie outside."
+        )
     return tuple(made)
 
 
@@ -149,7 +196,7 @@ def table(view: View) -> Grid:
 
 
 def _field(tried: Tried, chosen: bool) -> str:
-    spread = f" ± {human.decimals(tried.half)}" if tried.half is not None else ""
+    spread = f" ± {formatting.decimals(tried.ci_half_width)}" if tried.ci_half_width is not None else ""
     return f"{'→ ' if chosen else ''}{_value(tried.mean)}{spread}{_lost(tried)}"
 
 
@@ -160,4 +207,4 @@ def _lost(tried: Tried) -> str:
 
 
 def _value(mean: float | None) -> str:
-    return human.DASH if mean is None else human.decimals(mean)
+    return formatting.DASH if mean is None else formatting.decimals(mean)

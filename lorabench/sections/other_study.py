@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from lorabench.analysis.across import Across, Side, Twin, across
+from lorabench import formatting
+from lorabench.analysis.cross_study import Across, Side, Twin, across
 from lorabench.analysis.verdict import VERDICTS, Comparison
 from lorabench.record.metrics import metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Grid, Points, Section, Text
+from lorabench.report.comparison_text import interval, signed
 from lorabench.report.view import View
-from lorabench.report.words import interval, signed
 
 ORDER = 85
 TITLE = "Beside another study"
@@ -23,35 +23,72 @@ def section(view: View) -> Section | None:
     other = view.other
     if other is None:
         return None
-    found = decide(view, other)
+    found = compute(view, other)
     blocks: list[Block] = [Text(summary(view, other, found))]
     if found.differ:
         blocks.append(Points(tuple(f"{name}: {ours} here, {theirs} there" for name, ours, theirs in found.differ)))
     blocks += [Text(sentence) for sentence in warnings(view, other, found)]
     if found.twins:
         m = metric(view.metric)
-        blocks.append(Grid(("condition", f"{m.label} here", "there", "here − there", "verdict", "train peak here / there", "tokens/s here / there"), tuple(_row(view, other, t) for t in found.twins)))
-        blocks.append(Text("Means and differences are over the seeds that both have, verdicts corrected by Holm over these comparisons. Times are comparable only on equal machines.", "small"))
-    for names, where in ((found.only_here, f"only in {view.study.name}"), (found.only_there, f"only in {other.study.name}")):
+        blocks.append(
+            Grid(
+                (
+                    "condition",
+                    f"{m.label} here",
+                    "there",
+                    "here − there",
+                    "verdict",
+                    "train peak here / there",
+                    "tokens/s here / there",
+                ),
+                tuple(_row(view, other, t) for t in found.twins),
+            )
+        )
+        blocks.append(
+            Text(
+                "Means and differences are over the seeds that both have, verdicts corrected by Holm over these comparisons. Times are comparable only on equal machines.",
+                "small",
+            )
+        )
+    for names, where in (
+        (found.only_here, f"only in {view.study.name}"),
+        (found.only_there, f"only in {other.study.name}"),
+    ):
         if names:
             side = view if names is found.only_here else other
             more = f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else ""
-            blocks.append(Text(f"{where[:1].upper()}{where[1:]}: {'; '.join(side.label(c) for c in names[:_AT_MOST])}{more}.", "small"))
+            blocks.append(
+                Text(
+                    f"{where[:1].upper()}{where[1:]}: {'; '.join(side.label(c) for c in names[:_AT_MOST])}{more}.",
+                    "small",
+                )
+            )
     return Section(TITLE, tuple(blocks))
 
 
-def decide(view: View, other: View) -> Across:
+def compute(view: View, other: View) -> Across:
     """The studies matched in this study's metric."""
-    return across(Side(view.groups, view.data, view.items), Side(other.groups, other.data, other.items), view.metric, view.study.comparison)
+    return across(
+        Side(view.groups, view.data, view.items),
+        Side(other.groups, other.data, other.items),
+        view.metric,
+        view.study.comparison,
+    )
 
 
 def warnings(view: View, other: View, found: Across) -> tuple[str, ...]:
     """Where names are equal and what they stand for is not: weights, data, machines, versions."""
     said = []
     if found.changed:
-        said.append(f"Weights or data of {human.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them.")
+        said.append(
+            f"Weights or data of {formatting.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them."
+        )
     ours, theirs = (_environments(side) for side in (view, other))
-    apart = [f"{name} {', '.join(sorted(ours.get(name, {human.DASH})))} here, {', '.join(sorted(theirs.get(name, {human.DASH})))} there" for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]
+    apart = [
+        f"{name} {', '.join(sorted(ours.get(name, {formatting.DASH})))} here, {', '.join(sorted(theirs.get(name, {formatting.DASH})))} there"
+        for name in dict.fromkeys((*ours, *theirs))
+        if ours.get(name) != theirs.get(name)
+    ]
     if apart:
         said.append(f"The cells ran on different machines or versions: {'; '.join(apart)}.")
     return tuple(said)
@@ -73,9 +110,11 @@ def summary(view: View, other: View, found: Across) -> str:
         return f"No condition of this study has its like in {other.study.name} ({other.folder})."
     same = sum(_equal(c) for c in compared)
     counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in VERDICTS]
-    parts = [f"{same} equal to the last digit"] * bool(same) + [f"{n} {_COUNTED.get(word, word)}" for n, word in counts if n]
+    parts = [f"{same} equal to the last digit"] * bool(same) + [
+        f"{n} {_COUNTED.get(word, word)}" for n, word in counts if n
+    ]
     told = f": {', '.join(parts)}" if parts else ""
-    return f"{human.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
+    return f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
 
 
 def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
@@ -83,10 +122,18 @@ def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
     m = metric(view.metric)
     each = [side.pairing.seeds(m.name, i) for side, i in ((view, twin.here), (other, twin.there))]
     shared = [s for s in each[0] if s in each[1]]  # as the difference has them
-    values = [human.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit) if by_seed else human.DASH for by_seed in each]
-    said = human.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
-    verdict = human.DASH if c is None else "equal" if _equal(c) else c.verdict
-    ratios = [_ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name)) for name in ("train_peak_bytes", "tokens_per_second")]
+    values = [
+        formatting.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit)
+        if by_seed
+        else formatting.DASH
+        for by_seed in each
+    ]
+    said = formatting.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
+    verdict = formatting.DASH if c is None else "equal" if _equal(c) else c.verdict
+    ratios = [
+        _ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name))
+        for name in ("train_peak_bytes", "tokens_per_second")
+    ]
     return (view.label(twin.here), *values, said, verdict, *ratios)
 
 
@@ -96,4 +143,4 @@ def _equal(c: Comparison) -> bool:
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
-    return human.DASH if not ours or not theirs else f"{ours / theirs:.3f}"
+    return formatting.DASH if not ours or not theirs else f"{ours / theirs:.3f}"

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lorabench import formatting
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
-from lorabench.report import human
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Section, Text
 from lorabench.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
@@ -19,7 +19,9 @@ ORDER = 45
 TITLE = "Memory, predicted and measured"
 MOST = 40  # bars of one figure
 WHOLE = "parts not stored"
-_COLOURS = dict(zip(PREDICTED_PARTS, (BLUE, BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY), strict=True))  # the same in every report
+_COLOURS = dict(
+    zip(PREDICTED_PARTS, (BLUE, BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY), strict=True)
+)  # the same in every report
 _HATCHED = ("predicted_quantization_state_bytes",)  # what belongs to the base weights has their colour
 
 
@@ -45,11 +47,16 @@ class Pair:
 
 def section(view: View) -> Section | None:
     """A figure, and a row per condition; None where nothing was predicted."""
-    pairs = decide(view)
+    pairs = compute(view)
     if not pairs:
         return None
     rows = tuple(
-        (p.label, human.size(p.predicted), human.DASH if p.measured is None else human.size(p.measured), p.outcome if p.error is None else error_words(p.error))
+        (
+            p.label,
+            formatting.size(p.predicted),
+            formatting.DASH if p.measured is None else formatting.size(p.measured),
+            p.outcome if p.error is None else error_words(p.error),
+        )
         for p in pairs
     )
     told = "Peak of live tensors in training. The prediction comes from one step traced on shapes alone, before the cell ran, for its longest batch."
@@ -64,7 +71,7 @@ def section(view: View) -> Section | None:
     return Section(TITLE, blocks)
 
 
-def decide(view: View) -> tuple[Pair, ...]:
+def compute(view: View) -> tuple[Pair, ...]:
     """The conditions with a prediction, in the study's order."""
     found = []
     for s in view.summaries:
@@ -72,7 +79,16 @@ def decide(view: View) -> tuple[Pair, ...]:
         predicted = {r.cell.id: v for r in results if (v := r.value("predicted_train_peak_bytes")) is not None}
         if predicted:
             parts = _parts([r for r in results if r.cell.id in predicted])
-            found.append(Pair(s.label.text, statistics.fmean(predicted.values()), s.mean("train_peak_bytes"), outcome_words(s, results), s.label.family, parts))
+            found.append(
+                Pair(
+                    s.label.text,
+                    statistics.fmean(predicted.values()),
+                    s.mean("train_peak_bytes"),
+                    outcome_words(s, results),
+                    s.label.family,
+                    parts,
+                )
+            )
     return tuple(found)
 
 
@@ -80,10 +96,14 @@ def _parts(results: Sequence[CellResult]) -> dict[str, float]:
     """Means over cells, if every one of them has every part: others would not sum to the mean of the predictions."""
     each = [[r.value(m) for r in results] for m in PREDICTED_PARTS]
     whole = [[v for v in values if v is not None] for values in each]
-    return {m: statistics.fmean(values) for m, values in zip(PREDICTED_PARTS, whole, strict=True)} if all(len(v) == len(results) for v in whole) else {}
+    return (
+        {m: statistics.fmean(values) for m, values in zip(PREDICTED_PARTS, whole, strict=True)}
+        if all(len(v) == len(results) for v in whole)
+        else {}
+    )
 
 
-def decide_bars(pairs: Sequence[Pair]) -> Bars:
+def compute_bars(pairs: Sequence[Pair]) -> Bars:
     """The bars of the conditions that are drawn, each part its own colour."""
     shown = drawn(pairs)
     one, unit = (1e9, "GB") if max(max(p.predicted, p.measured or 0.0) for p in shown) >= 1e9 else (1e6, "MB")
@@ -91,11 +111,18 @@ def decide_bars(pairs: Sequence[Pair]) -> Bars:
     for name in PREDICTED_PARTS:
         if any(p.parts.get(name) for p in shown):
             label = metric(name).label
-            hover = tuple(f"{p.label}: {label} {human.size(p.parts.get(name, 0.0))} of {human.size(p.predicted)} predicted" for p in shown)
-            parts.append(Part(label, _COLOURS[name], tuple(p.parts.get(name, 0.0) / one for p in shown), hover, name in _HATCHED))
+            hover = tuple(
+                f"{p.label}: {label} {formatting.size(p.parts.get(name, 0.0))} of {formatting.size(p.predicted)} predicted"
+                for p in shown
+            )
+            parts.append(
+                Part(label, _COLOURS[name], tuple(p.parts.get(name, 0.0) / one for p in shown), hover, name in _HATCHED)
+            )
     if not all(p.parts for p in shown):
-        hover = tuple(f"{p.label}: {human.size(p.predicted)} predicted" for p in shown)
-        parts.append(Part(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True))
+        hover = tuple(f"{p.label}: {formatting.size(p.predicted)} predicted" for p in shown)
+        parts.append(
+            Part(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True)
+        )
     return Bars(
         x=f"training peak ({unit})",
         labels=tuple(p.label for p in shown),
@@ -103,7 +130,9 @@ def decide_bars(pairs: Sequence[Pair]) -> Bars:
         marked="measured",
         marks=tuple(None if p.measured is None else p.measured / one for p in shown),
         hover=tuple(_in_words(p) for p in shown),
-        notes=tuple("" if p.error is None else error_words(p.error) if abs(p.error) >= 0.01 else "< 0.01 %" for p in shown),
+        notes=tuple(
+            "" if p.error is None else error_words(p.error) if abs(p.error) >= 0.01 else "< 0.01 %" for p in shown
+        ),
     )
 
 
@@ -119,11 +148,15 @@ def drawn(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def _figure(pairs: Sequence[Pair]) -> Figure:
-    info = decide_bars(pairs)
+    info = compute_bars(pairs)
     known = any(p.parts for p in pairs)
     made = "stacked by what the bytes are for at the highest moment of the step (gradients that do not exist yet at it take no part)"
     behind = "The diamond is the measured peak, the number behind a bar the prediction's error."
-    look = "Look for the part that a rank, a quantisation or a batch moves, and for diamonds off the end of their bar." if known else "Look for diamonds off the end of their bar."
+    look = (
+        "Look for the part that a rank, a quantisation or a batch moves, and for diamonds off the end of their bar."
+        if known
+        else "Look for diamonds off the end of their bar."
+    )
     caption = f"Each bar is a predicted peak{', ' + made if known else '; its parts were not stored'}. {behind} {look}"
     if len(info.labels) < len(pairs):
         caption += f" Of {len(pairs)} conditions {len(info.labels)} are drawn: those with the least and the most memory of each family; the words below tell them all."
@@ -133,9 +166,13 @@ def _figure(pairs: Sequence[Pair]) -> Figure:
 
 def _in_words(pair: Pair) -> str:
     """ "LoRA r=4: predicted 3.50 MB (base weights 1.32 MB, activations 1.06 MB); measured 3.47 MB (error +1.0 %)" """
-    parts = ", ".join(f"{metric(name).label} {human.size(n)}" for name, n in pair.parts.items() if n)
-    measured = "not measured" if pair.measured is None or pair.error is None else f"measured {human.size(pair.measured)} (error {error_words(pair.error)})"
-    return f"{pair.label}: predicted {human.size(pair.predicted)}{f' ({parts})' if parts else ''}; {measured}"
+    parts = ", ".join(f"{metric(name).label} {formatting.size(n)}" for name, n in pair.parts.items() if n)
+    measured = (
+        "not measured"
+        if pair.measured is None or pair.error is None
+        else f"measured {formatting.size(pair.measured)} (error {error_words(pair.error)})"
+    )
+    return f"{pair.label}: predicted {formatting.size(pair.predicted)}{f' ({parts})' if parts else ''}; {measured}"
 
 
 def growth(pairs: Sequence[Pair]) -> str:
@@ -148,8 +185,8 @@ def growth(pairs: Sequence[Pair]) -> str:
     name = max(risen, key=lambda m: risen[m])
     if most.predicted == least.predicted or risen[name] <= 0:
         return ""
-    between = f"From {least.label} ({human.size(least.predicted)}, the least) to {most.label} ({human.size(most.predicted)}, the most)"
-    return f"{between} the prediction grows by {human.size(most.predicted - least.predicted)}; the part that grows most is {metric(name).label}, by {human.size(risen[name])}."
+    between = f"From {least.label} ({formatting.size(least.predicted)}, the least) to {most.label} ({formatting.size(most.predicted)}, the most)"
+    return f"{between} the prediction grows by {formatting.size(most.predicted - least.predicted)}; the part that grows most is {metric(name).label}, by {formatting.size(risen[name])}."
 
 
 def sentence(pairs: tuple[Pair, ...]) -> str:
@@ -158,13 +195,13 @@ def sentence(pairs: tuple[Pair, ...]) -> str:
     if not errors:
         return "No condition has a measured peak to compare the prediction with."
     worst = max(errors, key=lambda name: errors[name])
-    middle = human.percent(statistics.median(errors.values()))
-    conditions = human.plural(len(errors), "condition")
-    return f"Over {conditions} the prediction is off by {middle} in the median, by {human.percent(errors[worst])} at most ({worst})."
+    middle = formatting.percent(statistics.median(errors.values()))
+    conditions = formatting.plural(len(errors), "condition")
+    return f"Over {conditions} the prediction is off by {middle} in the median, by {formatting.percent(errors[worst])} at most ({worst})."
 
 
 def error_words(error: float) -> str:
     """ "+0.04 %" """
     if abs(error) < 0.01:
-        return human.percent(abs(error))
-    return f"{'−' if error < 0 else '+'}{human.percent(abs(error))}"
+        return formatting.percent(abs(error))
+    return f"{'−' if error < 0 else '+'}{formatting.percent(abs(error))}"

@@ -14,7 +14,9 @@ def section(view: View) -> Section | None:
     """Everything that is needed to run the study again and to walk a number back to its cell."""
     text = (view.folder / "study.yaml").read_text(encoding="utf-8") if (view.folder / "study.yaml").is_file() else ""
     blocks: list[Block] = [
-        Text("To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that affects its outcome."),
+        Text(
+            "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that affects its outcome."
+        ),
         Code("lorabench run study.yaml"),
         *environments(view),
         fingerprints(view),
@@ -35,8 +37,17 @@ def environments(view: View) -> tuple[Facts, ...]:
         e = first.environment
         if e:
             packages = ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items()))
-            rows = (("device", e.device), ("driver", e.driver), ("threads", e.cores), ("instructions", e.instructions), ("platform", e.platform), ("Python", e.python),
-                    ("packages", packages), ("commit", e.git), ("cells", len(ids)))  # fmt: skip
+            rows = (
+                ("device", e.device),
+                ("driver", e.driver),
+                ("threads", e.cores),
+                ("instructions", e.instructions),
+                ("platform", e.platform),
+                ("Python", e.python),
+                ("packages", packages),
+                ("commit", e.git),
+                ("cells", len(ids)),
+            )
             made.append(Facts(tuple((k, str(v)) for k, v in rows if v)))
     return tuple(made)
 
@@ -44,7 +55,8 @@ def environments(view: View) -> tuple[Facts, ...]:
 def fingerprints(view: View) -> Grid:
     """Models and data, by hash."""
     seen = dict.fromkeys(
-        (g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data) for g in view.groups
+        (g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data)
+        for g in view.groups
     )
     return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(seen))
 
@@ -58,6 +70,12 @@ def cells(view: View) -> Grid:
             result = view.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
-            rate = (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",) if tuned else ()
+            rate = (
+                (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",)
+                if tuned
+                else ()
+            )
             rows.append((summary.label.text, *rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
-    return Grid(("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True)
+    return Grid(
+        ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True
+    )

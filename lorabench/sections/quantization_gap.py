@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorabench import formatting
+from lorabench.analysis.families import common_name
 from lorabench.analysis.quantization_gap import Gap, TypeGap, quantization_gaps
-from lorabench.analysis.rank_curve import common_name
 from lorabench.analysis.verdict import Comparison
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human, words
+from lorabench.report import comparison_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
+from lorabench.report.comparison_text import margin
 from lorabench.report.figures import Axis, Drawing, Line, draw
 from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
-from lorabench.report.words import margin
-from lorabench.spec.paths import short_model
 
 ORDER = 55
 TITLE = "Quantisation gap"
@@ -25,14 +26,24 @@ _BEYOND = 0.7  # of what gaps and margin span: as far as error bars may stretch 
 
 def section(view: View) -> Section | None:
     """For the study's metric and the first accuracy a sentence for each type and a figure; then a table of all gaps."""
-    found = {name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := decide(view, name))}
+    found = {
+        name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := compute(view, name))
+    }
     blocks: list[Block] = []
     for i, (name, gaps) in enumerate(found.items()):
         m = metric(name)
         blocks.append(Points(tuple(s for t in gaps for s in sentences(view, t, name, stored=i == 0))))
         info = drawing(view, gaps, name)
-        words = tuple(_line(view, g, m) for t in gaps for g in (*t.gaps, *t.bases))
-        blocks.append(Figure(f"gap-{i}", draw(info), f"gap in {m.label} against {info.x.title}", _caption(gaps, info, m), words))
+        comparison_text = tuple(_line(view, g, m) for t in gaps for g in (*t.gaps, *t.bases))
+        blocks.append(
+            Figure(
+                f"gap-{i}",
+                draw(info),
+                f"gap in {m.label} against {info.x.title}",
+                _caption(gaps, info, m),
+                comparison_text,
+            )
+        )
     if not found:
         return None
     return Section(TITLE, (*blocks, grid(view, found), Text(_NOTE, "small")))
@@ -40,7 +51,7 @@ def section(view: View) -> Section | None:
 
 def headline(view: View) -> tuple[str, ...]:
     """What each type costs in the study's metric, for the first screen."""
-    return tuple(s for t in decide(view, view.metric) for s in sentences(view, t, view.metric))
+    return tuple(s for t in compute(view, view.metric) for s in sentences(view, t, view.metric))
 
 
 _NOTE = (
@@ -50,7 +61,7 @@ _NOTE = (
 )
 
 
-def decide(view: View, name: str) -> tuple[TypeGap, ...]:
+def compute(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
     return quantization_gaps(view.groups, view.summaries, view.verdicts, name)
 
@@ -60,19 +71,35 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
     m, made = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
-        pairs = human.plural(t.wanted, "pair") if len(t.gaps) == t.wanted else f"{len(t.gaps)} of {human.plural(t.wanted, 'pair')}"
+        pairs = (
+            formatting.plural(t.wanted, "pair")
+            if len(t.gaps) == t.wanted
+            else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
+        )
         if t.pooled is None:
-            made.append(f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished.")
+            made.append(
+                f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished."
+            )
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
-            lost = f" {human.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it." if t.pooled.broken else ""
-            if twins := sum({g.twin: g.twin_broken for g in t.gaps}.values()):
-                lost += f" {human.plural(twins, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
-            made.append(f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}")
+            lost = (
+                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it."
+                if t.pooled.broken
+                else ""
+            )
+            if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
+                lost += f" {formatting.plural(counterparts, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
+            made.append(
+                f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}"
+            )
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
-        over = "95 % intervals over items" if any(g.difference.interval for g in t.bases) else "no interval: nothing is known of the items"
+        over = (
+            "95 % intervals over items"
+            if any(g.difference.interval for g in t.bases)
+            else "no interval: nothing is known of the items"
+        )
         told = "; ".join(f"{said}{where}" for where, said in each)
         made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
     return tuple(made)
@@ -88,7 +115,7 @@ def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
 
 def _number(value: float, m: Metric, plus: str = "") -> str:
     """Three decimals of a loss, however small: what is beyond them does not matter here."""
-    shown = human.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
+    shown = formatting.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
     return shown if not float(shown.replace(",", "")) else f"{'−' if value < 0 else plus}{shown}"
 
 
@@ -100,19 +127,21 @@ def _over(c: Comparison) -> str:
     if c.pairs == 1:
         return "1 seed, so no interval: how far a repetition would land is unknown"
     if c.low is None:
-        return f"{human.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
-    return human.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
+        return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
+    return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
 
 
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    known = c.verdict == "not decisive" and (c.flattered or c.reference_broken or not c.repeated)  # why, is told beside it
-    return c.verdict if known else words.verdict(c)
+    known = c.verdict == "not decisive" and (
+        c.flattered or c.reference_broken or not c.repeated
+    )  # why, is told beside it
+    return c.verdict if known else comparison_text.verdict(c)
 
 
 def _shares(shares: Sequence[float]) -> str:
-    ends = dict.fromkeys(human.percent(100 * f(shares)) for f in (min, max))
+    ends = dict.fromkeys(formatting.percent(100 * f(shares)) for f in (min, max))
     return " to ".join(ends)
 
 
@@ -120,7 +149,7 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
     if len(among) == 1:
         return ""
     models = {x.model for x in among}
-    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.twin)})"
+    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.unquantized_counterpart)})"
 
 
 def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
@@ -129,19 +158,29 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     factor = 100.0 if m.unit == "share" else 1.0
     trained = [g for t in found for g in t.gaps]
     ranks = sorted({g.rank for g in trained if g.rank is not None})
-    shown = [g for g in trained if g.rank is not None] if len(ranks) > 1 else trained or [g for t in found for g in t.bases]
+    shown = (
+        [g for g in trained if g.rank is not None] if len(ranks) > 1 else trained or [g for t in found for g in t.bases]
+    )
     models = list(dict.fromkeys(g.model for g in shown))
     series: dict[tuple[str, str], list[Gap]] = {}
     for g in shown:
-        family = view.summary(g.twin).label.family
+        family = view.summary(g.unquantized_counterpart).label.family
         rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != short_model(g.model))
         series.setdefault((g.kind, rest), []).append(g)
     several = len({rest for _, rest in series}) > 1
-    colours = [view.styles[gaps[0].condition].colour for gaps in series.values()] if trained else [s.colour for s in palette(len(series))]
+    colours = (
+        [view.styles[gaps[0].condition].colour for gaps in series.values()]
+        if trained
+        else [s.colour for s in palette(len(series))]
+    )
     lines = []
     for i, ((kind, rest), gaps) in enumerate(series.items()):
         gaps.sort(key=lambda g: g.rank or 0)
-        told = common_name([view.summary(g.twin).label.family for g in gaps]) if len(ranks) > 1 else rest
+        told = (
+            common_name([view.summary(g.unquantized_counterpart).label.family for g in gaps])
+            if len(ranks) > 1
+            else rest
+        )
         ends = [g.difference.interval or (g.difference.value, g.difference.value) for g in gaps]
         lines.append(
             Line(
@@ -154,12 +193,19 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
                 tuple(factor * (g.difference.value - e[0]) for g, e in zip(gaps, ends, strict=True)),
             )
         )
-    unit = human.head_unit(m.unit, signed=True)
+    unit = formatting.head_unit(m.unit, signed=True)
     limit = next((factor * t.pooled.margin for t in found if t.pooled and t.pooled.margin), None)
     names = tuple(map(str, ranks)) if len(ranks) > 1 else _names(models)
     x = Axis("rank" if len(ranks) > 1 else "model", names=names, span=(-0.5, len(names) - 0.5))
     y = Axis(f"gap ({unit})" if unit else "gap", span=_span(lines, limit))
-    return Drawing(x, y, tuple(lines), mode="lines+markers" if len(ranks) > 1 else "markers", band=(-limit, limit) if limit else (0.0, 0.0), beside=len(lines) > 1)
+    return Drawing(
+        x,
+        y,
+        tuple(lines),
+        mode="lines+markers" if len(ranks) > 1 else "markers",
+        band=(-limit, limit) if limit else (0.0, 0.0),
+        beside=len(lines) > 1,
+    )
 
 
 def _names(models: Sequence[str]) -> tuple[str, ...]:
@@ -170,7 +216,12 @@ def _names(models: Sequence[str]) -> tuple[str, ...]:
 def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | None:
     core = [y for line in lines for y in line.y] + [0.0, limit or 0.0, -(limit or 0.0)]
     low, high = min(core), max(core)
-    ends = [(y - b, y + a) for line in lines for y, a, b in zip(line.y, line.error, line.below, strict=True) if a is not None and b is not None]
+    ends = [
+        (y - b, y + a)
+        for line in lines
+        for y, a, b in zip(line.y, line.error, line.below, strict=True)
+        if a is not None and b is not None
+    ]
     room = _BEYOND * (high - low)
     low, high = max(min([low, *(e[0] for e in ends)]), low - room), min(max([high, *(e[1] for e in ends)]), high + room)
     pad = 0.06 * (high - low)
@@ -179,16 +230,31 @@ def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | N
 
 def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     worse = "above" if m.better == "lower" else "below"
-    said = [f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."]
+    said = [
+        f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."
+    ]
     if info.band and info.band[1]:
-        said.append(f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm, put it inside.")
-    said.append("Look whether the intervals leave zero" + (", and whether the gap changes with rank." if info.x.title == "rank" else "."))
+        said.append(
+            f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm, put it inside."
+        )
+    said.append(
+        "Look whether the intervals leave zero"
+        + (", and whether the gap changes with rank." if info.x.title == "rank" else ".")
+    )
     span = info.y.span
-    if span and any(not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1]) for line in info.lines for y, a, b in zip(line.y, line.error, line.below, strict=True)):
+    if span and any(
+        not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1])
+        for line in info.lines
+        for y, a, b in zip(line.y, line.error, line.below, strict=True)
+    ):
         said.append("Bars that reach the edge go on beyond it.")
     bases = {g.difference.basis for t in found for g in t.gaps}
     if "items" in bases:
-        which = "The intervals are over the items of one seed" if bases == {"items"} else "Intervals of pairs with one seed are over its items alone"
+        which = (
+            "The intervals are over the items of one seed"
+            if bases == {"items"}
+            else "Intervals of pairs with one seed are over its items alone"
+        )
         said.append(f"{which}: how far a repetition would land is unknown.")
     if any(t.gaps and not any(g.difference.interval for g in t.gaps) for t in found):
         said.append("Points without a bar have no interval: one seed does not tell how far a repetition would land.")
@@ -196,10 +262,14 @@ def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
 
 
 def _line(view: View, g: Gap, m: Metric) -> str:
-    unit = human.head_unit(m.unit, signed=True)
-    parts = [f"{human.plural(n, 'cell')}{of} did not finish" for n, of in ((g.broken, ""), (g.twin_broken, " of the twin")) if n]
+    unit = formatting.head_unit(m.unit, signed=True)
+    parts = [
+        f"{formatting.plural(n, 'cell')}{of} did not finish"
+        for n, of in ((g.broken, ""), (g.counterpart_broken, " of the twin"))
+        if n
+    ]
     lost = f" ({', '.join(parts)})" if parts else ""
-    return f"{view.label(g.condition)} − {view.label(g.twin)}: {_gap(g, m)} {unit}".rstrip() + lost
+    return f"{view.label(g.condition)} − {view.label(g.unquantized_counterpart)}: {_gap(g, m)} {unit}".rstrip() + lost
 
 
 def _gap(g: Gap, m: Metric) -> str:
@@ -209,13 +279,29 @@ def _gap(g: Gap, m: Metric) -> str:
 def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
     """A row for each pair of conditions."""
     by = {name: {g.condition: g for t in gaps for g in (*t.gaps, *t.bases)} for name, gaps in found.items()}
-    units = {name: human.head_unit(metric(name).unit, signed=True) for name in found}
-    heads = ["condition", *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()), "seeds", "weights"]
+    units = {name: formatting.head_unit(metric(name).unit, signed=True) for name in found}
+    heads = [
+        "condition",
+        *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()),
+        "seeds",
+        "weights",
+    ]
     rows = []
     for c in dict.fromkeys(c for gaps in by.values() for c in gaps):
         gaps = [known.get(c) for known in by.values()]
         one = next(g for g in gaps if g is not None)
-        values = [human.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
-        seeds = (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else "")) if view.summary(c).seeds else "untrained"
-        rows.append((view.label(c), *values, seeds, human.DASH if one.share is None else human.percent(100 * one.share)))
+        values = [formatting.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
+        seeds = (
+            (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else ""))
+            if view.summary(c).seeds
+            else "untrained"
+        )
+        rows.append(
+            (
+                view.label(c),
+                *values,
+                seeds,
+                formatting.DASH if one.share is None else formatting.percent(100 * one.share),
+            )
+        )
     return Grid(tuple(heads), tuple(rows))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorabench import formatting
 from lorabench.analysis.aggregate import Statistic
-from lorabench.analysis.learned import measured
+from lorabench.analysis.spectra import measured
 from lorabench.record.spectrum import Spectrum
-from lorabench.report import human, learned
+from lorabench.report import spectra
 from lorabench.report.blocks import Grid, Section, Text
 from lorabench.report.view import View
 
@@ -17,7 +18,7 @@ TITLE = "Quantisation repair"
 
 def section(view: View) -> Section | None:
     """The answer in a sentence, what the columns mean, and a row for each quantised condition; None where none was measured."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     text = (
@@ -41,11 +42,11 @@ class Repaired:
     best: Statistic
 
 
-def decide(view: View) -> tuple[Repaired, ...]:
+def compute(view: View) -> tuple[Repaired, ...]:
     """One for each condition whose spectra carry a repair."""
     made = []
     for s in view.summaries:
-        cells = learned.spectra(view, s.condition)
+        cells = spectra.spectra(view, s.condition)
         cosine = measured(cells, lambda x: x.repair.cosine if x.repair else None)
         repaired = measured(cells, lambda x: x.repair.repaired_share if x.repair else None)
         best = measured(cells, lambda x: x.repair.best_share if x.repair else None)
@@ -65,23 +66,30 @@ def answer(found: tuple[Repaired, ...]) -> str:
     nearer = [r for r in found if r.repaired.mean > 0]
     top = max(found, key=lambda r: r.repaired.mean)
     asked, cosine = "Does the adapter repair the quantisation?", f"cosine with −E {_signed(top.cosine.mean)}"
-    best, change = human.percent(100 * top.best.mean), human.percent(100 * abs(top.repaired.mean))
+    best, change = formatting.percent(100 * top.best.mean), formatting.percent(100 * abs(top.repaired.mean))
     number, how = (len(nearer), "nearer") if nearer else (len(found), "no nearer")
-    where = f"In {number} of {human.plural(len(found), 'condition')} the trained weights lie {how} to the unquantised ones than before training"
+    where = f"In {number} of {formatting.plural(len(found), 'condition')} the trained weights lie {how} to the unquantised ones than before training"
     if not nearer:
         return f"{asked} No. {where}; with {top.label}, the nearest, the squared error grew by {change}, where a change of its rank could take away {best} ({cosine})."
     return f"{asked} {where}; most with {top.label}, which takes away {change} of the squared error, of {best} that a change of its rank could ({cosine})."
 
 
 def _row(r: Repaired) -> tuple[str, ...]:
-    error = human.DASH if r.error is None else human.percent(100 * r.error.mean)
-    repaired = f"{human.number(r.repaired.mean, 'share')}{_spread(r.repaired)} %"
-    return (r.label, error, f"{_signed(r.cosine.mean)}", repaired, f"{human.number(r.best.mean, 'share')} %", str(r.cosine.n))
+    error = formatting.DASH if r.error is None else formatting.percent(100 * r.error.mean)
+    repaired = f"{formatting.number(r.repaired.mean, 'share')}{_spread(r.repaired)} %"
+    return (
+        r.label,
+        error,
+        f"{_signed(r.cosine.mean)}",
+        repaired,
+        f"{formatting.number(r.best.mean, 'share')} %",
+        str(r.cosine.n),
+    )
 
 
 def _spread(statistic: Statistic) -> str:
-    return "" if statistic.half is None else f" ± {human.number(statistic.half, 'share')}"
+    return "" if statistic.ci_half_width is None else f" ± {formatting.number(statistic.ci_half_width, 'share')}"
 
 
 def _signed(value: float) -> str:
-    return human.number(value, "ratio") if abs(value) >= 0.001 else "0.000"
+    return formatting.number(value, "ratio") if abs(value) >= 0.001 else "0.000"

@@ -7,18 +7,18 @@ from itertools import chain
 
 import numpy as np
 
+from lorabench import formatting
 from lorabench.analysis.rank_curve import RankCurve, Step, rank_curves
 from lorabench.analysis.saturation import Fit
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
 from lorabench.report.blocks import Block, Figure, Points, Section
+from lorabench.report.comparison_text import amount
 from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw, with_beyond
-from lorabench.report.learned import scaled
+from lorabench.report.spectra import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
-from lorabench.report.words import amount
-from lorabench.spec.paths import short_model
 
 ORDER = 50
 TITLE = "Rank"
@@ -36,14 +36,20 @@ def section(view: View) -> Section | None:
         found = curves(view, name)
         if found:
             said = sentences(found)
-            blocks.append(Points(said) if name == view.metric or len(said) <= _FEW else Points(said, f"Every curve in {metric(name).label}"))
+            blocks.append(
+                Points(said)
+                if name == view.metric or len(said) <= _FEW
+                else Points(said, f"Every curve in {metric(name).label}")
+            )
             blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
 def headline(view: View) -> tuple[str, ...]:
     """The smallest sufficient rank of each family in the study's metric, for the first screen."""
-    return tuple(f"{c.family}: {told[:1].lower()}{told[1:]}" for c in curves(view, view.metric) if (told := knee_sentence(c)))
+    return tuple(
+        f"{c.family}: {told[:1].lower()}{told[1:]}" for c in curves(view, view.metric) if (told := knee_sentence(c))
+    )
 
 
 def curves(view: View, name: str) -> tuple[RankCurve, ...]:
@@ -51,7 +57,7 @@ def curves(view: View, name: str) -> tuple[RankCurve, ...]:
     return rank_curves(view.groups, view.summaries, view.verdicts, name)
 
 
-def decide(view: View, name: str, model: str | None = None) -> Drawing | None:
+def compute(view: View, name: str, model: str | None = None) -> Drawing | None:
     """A line for each family, of one model if that is given; levels for what has no rank."""
     found = tuple(c for c in curves(view, name) if model in (None, _model(view, c.points[0].condition)))
     return drawing(view, name, found, model) if found else None
@@ -63,22 +69,52 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
     factor = 100.0 if m.unit == "share" else 1.0
     lines, trends, rings = [], [], []
     for i, c in enumerate(found):
-        style = Style(view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)])  # dashes are for what has no rank
+        style = Style(
+            view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
+        )  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
-        hover = tuple(f"{c.family}, rank {p.rank}: {_number(p.mean, p.half, m)} ({human.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})" for p in c.points)
-        lines.append(Line(_short(c.family, model), style, x, y, tuple(scaled(p.half, factor) for p in c.points), hover, mode="markers" if c.fit else None))
+        hover = tuple(
+            f"{c.family}, rank {p.rank}: {_number(p.mean, p.ci_half_width, m)} ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})"
+            for p in c.points
+        )
+        lines.append(
+            Line(
+                _short(c.family, model),
+                style,
+                x,
+                y,
+                tuple(scaled(p.ci_half_width, factor) for p in c.points),
+                hover,
+                mode="markers" if c.fit else None,
+            )
+        )
         if c.fit:
             along = np.geomspace(x[0], x[-1], _SMOOTH)
             trends.append(Trend(style.colour, tuple(map(float, along)), tuple(factor * c.fit.at(r) for r in along)))
-        rings += [Ring(style.colour, float(p.rank), factor * p.mean) for p in c.points if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)]
+        rings += [
+            Ring(style.colour, float(p.rank), factor * p.mean)
+            for p in c.points
+            if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)
+        ]
     drawn, compared = {p.condition for c in found for p in c.points}, set(view.references.values())
     levels = [
-        Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.half, factor))
+        Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.ci_half_width, factor))
         for g, s in zip(view.groups, view.summaries, strict=True)
-        if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn)) and (v := s.statistics.get(name)) and model in (None, g.setting.model.name)
+        if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn))
+        and (v := s.statistics.get(name))
+        and model in (None, g.setting.model.name)
     ]
     ticks = tuple(sorted({x for line in lines for x in line.x}))
-    return Drawing(Axis("rank", log=True, ticks=ticks), Axis(_titled(m)), tuple(lines), tuple(levels), "lines+markers", tuple(trends), tuple(rings), "smallest sufficient rank")
+    return Drawing(
+        Axis("rank", log=True, ticks=ticks),
+        Axis(_titled(m)),
+        tuple(lines),
+        tuple(levels),
+        "lines+markers",
+        tuple(trends),
+        tuple(rings),
+        "smallest sufficient rank",
+    )
 
 
 def legible(info: Drawing) -> Drawing:
@@ -90,12 +126,18 @@ def legible(info: Drawing) -> Drawing:
 
 def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
     """What can be said of each family, and once for all that share it what limits that."""
-    said = [f"{c.family}: {told[:1].lower()}{told[1:]}" for c in found if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))]
+    said = [
+        f"{c.family}: {told[:1].lower()}{told[1:]}"
+        for c in found
+        if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
+    ]
     silent: dict[str, list[str]] = {}
     for c in found:
         if c.knee.rank is not None and c.at_the_edge:
             highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
-            silent.setdefault(f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []).append(c.family)
+            silent.setdefault(
+                f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []
+            ).append(c.family)
         if c.knee.why:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
@@ -119,7 +161,11 @@ def knee_sentence(c: RankCurve) -> str:
 
 
 def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
-    return step.why if step.bound is None else f"{bound} {human.number(step.bound, m.unit)}, {human.plural(step.seeds, 'seed')}"
+    return (
+        step.why
+        if step.bound is None
+        else f"{bound} {formatting.number(step.bound, m.unit)}, {formatting.plural(step.seeds, 'seed')}"
+    )
 
 
 def fit_sentence(c: RankCurve) -> str:
@@ -127,17 +173,37 @@ def fit_sentence(c: RankCurve) -> str:
     if c.fit is None:
         return ""
     m, fit = metric(c.metric), c.fit
-    end, unit = "floor" if m.better == "lower" else "ceiling", "%" if m.unit == "share" else human.head_unit(m.unit)
-    interval = f" [{human.number(fit.c.low, m.unit)}, {human.number(fit.c.high, m.unit)}]" if fit.c.low is not None and fit.c.high is not None else ""
-    value = f": extrapolated, its {end} is {human.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    end, unit = (
+        "floor" if m.better == "lower" else "ceiling",
+        "%" if m.unit == "share" else formatting.head_unit(m.unit),
+    )
+    interval = (
+        f" [{formatting.number(fit.c.low, m.unit)}, {formatting.number(fit.c.high, m.unit)}]"
+        if fit.c.low is not None and fit.c.high is not None
+        else ""
+    )
+    value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
     told = fit.levelled
-    if told and fit.c.low is not None and fit.c.high is not None and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points)):
+    if (
+        told
+        and fit.c.low is not None
+        and fit.c.high is not None
+        and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points))
+    ):
         told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
     if not fit.levelled:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
-        return f"The curve {formula(fit, m)} runs through the means{value}; with one seed it is unknown how well it fits."
-    over = "" if not told else " over the items of one seed, another may land elsewhere" if fit.basis == "items" else f" over {human.plural(fit.seeds, 'seed')}"
+        return (
+            f"The curve {formula(fit, m)} runs through the means{value}; with one seed it is unknown how well it fits."
+        )
+    over = (
+        ""
+        if not told
+        else " over the items of one seed, another may land elsewhere"
+        if fit.basis == "items"
+        else f" over {formatting.plural(fit.seeds, 'seed')}"
+    )
     fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
     return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
@@ -145,7 +211,9 @@ def fit_sentence(c: RankCurve) -> str:
 def formula(fit: Fit, m: Metric) -> str:
     """ "1.210 + 0.340 r^−0.520" """
     sign = "+" if fit.a.value >= 0 else "−"
-    return f"{human.number(fit.c.value, m.unit)} {sign} {human.number(abs(fit.a.value), m.unit)} r^−{human.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{formatting.number(fit.c.value, m.unit)} {sign} {formatting.number(abs(fit.a.value), m.unit)} r^−{formatting.decimals(fit.b.value)}".replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
 
 
 def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) -> list[Block]:
@@ -155,51 +223,65 @@ def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) ->
     made: list[Block] = []
     for model in models:
         only = model if len(models) > 1 else None
-        shown = legible(drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only))
+        shown = legible(
+            drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only)
+        )
         title = f"{m.label} against rank" + (f", {short_model(model)}" if only else "")
-        made.append(Figure(f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown), _words(view, name, only)))
+        made.append(
+            Figure(
+                f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown), _words(view, name, only)
+            )
+        )
     return made
 
 
 def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
     m = metric(name)
-    said = [f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more rank buys nothing there."]
+    said = [
+        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more rank buys nothing there."
+    ]
     if info.rings:
         said.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
     if info.trends:
         said.append("Thin lines are the fitted curves c + a r^−b.")
     if any(p.n > 1 for c in found for p in c.points):
-        said.append("A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear.")
+        said.append(
+            "A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear."
+        )
     if cut_off(info):
         said.append(cut_off(info))
     if any(not p.whole for c in found for p in c.points):
         lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
-        said.append(f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}.")
+        said.append(
+            f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}."
+        )
     if info.levels:
         said.append("Level lines are conditions without a rank, or the reference where it is on no curve.")
     if info.beyond:
         named = ", ".join(f"{v.label} at {_drawn(v.y, m)}" for v in info.beyond)
-        said.append(f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A double click on the plot shows all.")
+        said.append(
+            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A double click on the plot shows all."
+        )
     return " ".join(said)
 
 
 def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
     m = metric(name)
     return tuple(
-        f"{s.label.text}: {_number(f.mean, f.half, m)}"
+        f"{s.label.text}: {_number(f.mean, f.ci_half_width, m)}"
         for s in view.summaries
         if (f := s.statistics.get(name)) and model in (None, _model(view, s.condition))
     )
 
 
 def _number(mean: float, half: float | None, m: Metric) -> str:
-    spread = f" ± {human.number(half, m.unit)}" if half is not None else ""
-    return f"{human.number(mean, m.unit)}{spread} {human.head_unit(m.unit)}".rstrip()
+    spread = f" ± {formatting.number(half, m.unit)}" if half is not None else ""
+    return f"{formatting.number(mean, m.unit)}{spread} {formatting.head_unit(m.unit)}".rstrip()
 
 
 def _drawn(y: float, m: Metric) -> str:
     """A value of the y axis, where shares are percent already."""
-    return f"{y:.1f} %" if m.unit == "share" else human.number(y, m.unit)
+    return f"{y:.1f} %" if m.unit == "share" else formatting.number(y, m.unit)
 
 
 def _short(label: str, model: str | None) -> str:
@@ -212,7 +294,7 @@ def _model(view: View, condition: str) -> str:
 
 
 def _titled(m: Metric) -> str:
-    unit = human.head_unit(m.unit)
+    unit = formatting.head_unit(m.unit)
     return f"{m.label} ({unit})" if unit else m.label
 
 

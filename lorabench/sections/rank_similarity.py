@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorabench.analysis.learned import Similarity, rank_similarity
-from lorabench.record.learned import DIRECTIONS, Directions
-from lorabench.report import human, learned
+from lorabench import formatting
+from lorabench.analysis.spectra import Similarity, rank_similarity
+from lorabench.record.truncations import DIRECTIONS, Directions
+from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Points, Section
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
 
 ORDER = 77
@@ -31,7 +32,7 @@ class Ranks:
 
 def section(view: View) -> Section | None:
     """A sentence for each neighbouring pair of ranks and phi(i, j) of the highest pair; None without two ranks of a seed."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     one = found[-1]
@@ -46,21 +47,25 @@ def section(view: View) -> Section | None:
         for i, j in dict.fromkeys(((1, 1), (1, len(s.phi[0])), (len(s.phi), len(s.phi[0]))))
     )
     title = f"subspace similarity φ(i, j) between rank {one.low} and rank {one.high}, {one.family}"
-    figure = Figure("rank-similarity-map", draw_heat(decide_map(one)), title, caption, words)
+    figure = Figure("rank-similarity-map", draw_heat(compute_map(one)), title, caption, words)
     return Section(TITLE, (Points(tuple(sentence(r) for r in found)), figure))
 
 
-def decide(view: View) -> tuple[Ranks, ...]:
+def compute(view: View) -> tuple[Ranks, ...]:
     """Neighbouring ranks of each family whose cells kept their directions, at the seeds that both have; the first pairs if there are many."""
     families: dict[str, dict[int, str]] = {}
     for group, s in zip(view.groups, view.summaries, strict=True):
         if group.setting.method.rank is not None:
             families.setdefault(s.label.family, {})[group.setting.method.rank] = s.condition
-    wanted = [(family, low, high) for family, ranks in families.items() for low, high in itertools.pairwise(sorted(ranks))]
+    wanted = [
+        (family, low, high) for family, ranks in families.items() for low, high in itertools.pairwise(sorted(ranks))
+    ]
     made, held = [], dict[str, dict[int, Mapping[str, Directions]]]()
     for family, low, high in wanted[:_AT_MOST]:
         near = [families[family][rank] for rank in (low, high)]
-        held = {c: held.get(c) or learned.directions_by_seed(view, c) for c in near}  # two conditions at a time: one file may fill 100 MB
+        held = {
+            c: held.get(c) or spectra.directions_by_seed(view, c) for c in near
+        }  # two conditions at a time: one file may fill 100 MB
         ours, theirs = (held[c] for c in near)
         pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
         right, left = (rank_similarity(pairs, side, DIRECTIONS) for side in ("right", "left"))
@@ -69,7 +74,7 @@ def decide(view: View) -> tuple[Ranks, ...]:
     return tuple(made)
 
 
-def decide_map(one: Ranks) -> HeatMap:
+def compute_map(one: Ranks) -> HeatMap:
     """phi(i, j): right side, then left."""
     planes = []
     for side, s in (("right side", one.right), ("left side", one.left)):
@@ -84,4 +89,4 @@ def sentence(r: Ranks) -> str:
     most = len(phi[0])
     whole = f", of its first {k} {phi[k - 1][most - 1]:.2f}" if k > 1 else ""
     within = f"first {most}" if most > 1 else "first"
-    return f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s {within}{whole} (random subspaces: {most * r.right.random:.2f}; {human.plural(r.right.pairs, 'seed')})."
+    return f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s {within}{whole} (random subspaces: {most * r.right.random:.2f}; {formatting.plural(r.right.pairs, 'seed')})."

@@ -7,18 +7,18 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.advice.choose import Option, best_of, chosen, contests, enough, options, tuned
-from lorabench.advice.witness import SecondWitness, witness
+from lorabench import formatting
+from lorabench.advice.selection import Option, best_of, contests, enough, options, select, tuned
+from lorabench.advice.spectral_check import SpectralCheck, spectral_check
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import margin_of
+from lorabench.config.fingerprint import flattened
+from lorabench.config.gpus import gpus
+from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import human
-from lorabench.report.blocks import Block, Choice, Contest, Panel, Points, Section, Text
+from lorabench.report.blocks import Block, Choice, ChoiceGroup, Panel, Points, Section, Text
+from lorabench.report.comparison_text import amount
 from lorabench.report.view import View
-from lorabench.report.words import amount
-from lorabench.spec.gpus import gpus
-from lorabench.spec.identity import flattened
-from lorabench.spec.paths import short_model
 
 ORDER = 12
 TITLE = "Recommendation"
@@ -43,7 +43,7 @@ class Recommended:
     """absent where the study names none in this metric"""
     pairs: int
     """seeds that the bound of the chosen one is over; of the best, those of the nearest other"""
-    witness: SecondWitness | None
+    spectral_check: SpectralCheck | None
 
     @property
     def enough(self) -> tuple[Option, ...]:
@@ -53,24 +53,38 @@ class Recommended:
 
 def section(view: View) -> Section | None:
     """A sentence and its second witness for each contest, and a panel for other memories and margins; no headline, since it stands next to the answer."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     m = metric(view.metric)
     said = [sentence(r, m) for r in found]
-    heard = [r.witness.sentence for r in found if r.witness]
+    heard = [r.spectral_check.sentence for r in found if r.spectral_check]
     if len(found) == 1:
-        return Section(TITLE, (Text(said[0], "lead"), *(Text(f"Second witness, the spectra. {text}") for text in heard), panel(view, found)))
+        return Section(
+            TITLE,
+            (
+                Text(said[0], "lead"),
+                *(Text(f"Second witness, the spectra. {text}") for text in heard),
+                panel(view, found),
+            ),
+        )
     more = [f"{len(said) - _AT_MOST} more can be chosen in the panel below."] if len(said) > _AT_MOST else []
-    blocks: list[Block] = [Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))]
+    blocks: list[Block] = [
+        Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))
+    ]
     if heard:
-        leans = [r.witness.lean for r in found if r.witness]
+        leans = [r.spectral_check.lean for r in found if r.spectral_check]
         agree, silent = leans.count("agrees"), leans.count("open")
-        blocks.append(Points(tuple(f"{r.name}: {r.witness.sentence}" for r in found if r.witness), f"Second witness, the spectra: agrees with {agree} of {human.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}"))
+        blocks.append(
+            Points(
+                tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check),
+                f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}",
+            )
+        )
     return Section(TITLE, (*blocks, panel(view, found)))
 
 
-def decide(view: View) -> tuple[Recommended, ...]:
+def compute(view: View) -> tuple[Recommended, ...]:
     """One for each contest of two options or more."""
     margin = margin_of(view.metric, view.study.comparison)
     made = []
@@ -81,11 +95,17 @@ def decide(view: View) -> tuple[Recommended, ...]:
         if len(given) < 2:
             continue
         best = best_of(given)
-        taken = chosen(given, margin or 0.0)
+        taken = select(given, margin or 0.0)
         told = _nearest(given, best) if taken is None or taken is best else taken
         d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
-        seen = None if taken is None else witness(taken, given, view.of_condition, view.file, view.metric, margin)
-        made.append(Recommended(name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen))
+        seen = (
+            None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
+        )
+        made.append(
+            Recommended(
+                name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen
+            )
+        )
     return tuple(made)
 
 
@@ -93,10 +113,20 @@ def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than 0.02 nats (one-sided 95 % bound ...\""""
     best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
     if took is not None and took is not best:
-        peak = "its train peak was not measured" if took.peak_bytes is None else f"train peak {human.size(took.peak_bytes)}"
-        why = "for fewer parameters" if took.trainable_parameters < best.trainable_parameters else "for less memory" if _lighter(took, best) else "as one of several of so few parameters"
+        peak = (
+            "its train peak was not measured"
+            if took.peak_bytes is None
+            else f"train peak {formatting.size(took.peak_bytes)}"
+        )
+        why = (
+            "for fewer parameters"
+            if took.trainable_parameters < best.trainable_parameters
+            else "for less memory"
+            if _lighter(took, best)
+            else "as one of several of so few parameters"
+        )
         return (
-            f"{took.label}: the fewest trained parameters ({human.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
+            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
             f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
@@ -117,18 +147,26 @@ def sentence(r: Recommended, m: Metric) -> str:
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
         return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
     return (
-        f"{best.label}: the fewest trained parameters ({human.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
+        f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
         f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
     )
 
 
 def _bound(o: Option, pairs: int, m: Metric) -> str:
-    return "no noise is known" if o.bound is None else f"one-sided 95 % bound {human.number(o.bound, m.unit)}, {human.plural(pairs, 'seed')}"
+    return (
+        "no noise is known"
+        if o.bound is None
+        else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
+    )
 
 
 def _nearest(given: Sequence[Option], best: Option) -> Option | None:
     """The other option of the lowest bound."""
-    return min((o for o in given if o is not best and o.repeated and o.bound is not None), key=lambda o: o.bound or 0.0, default=None)
+    return min(
+        (o for o in given if o is not best and o.repeated and o.bound is not None),
+        key=lambda o: o.bound or 0.0,
+        default=None,
+    )
 
 
 def _lighter(one: Option, other: Option) -> bool:
@@ -138,11 +176,17 @@ def _lighter(one: Option, other: Option) -> bool:
 def _alike(r: Recommended) -> str:
     """Between those of as many parameters as the chosen one the metric decides nothing."""
     took = r.chosen
-    alike = [o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters]
+    alike = [
+        o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters
+    ]
     if took is None or not alike:
         return ""
     names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
-    why = "takes the least memory of these" if all(_lighter(took, o) for o in alike) else "is preferred to these by nothing that was measured"
+    why = (
+        "takes the least memory of these"
+        if all(_lighter(took, o) for o in alike)
+        else "is preferred to these by nothing that was measured"
+    )
     return f" As many parameters, and enough, too: {names}; {took.label} {why}."
 
 
@@ -152,20 +196,39 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
     margin = found[0].margin or 0.0
     made = [_contest(view, r, m) for r in found]
     able = [c for contest in made for c in choosable(contest.rows)]
-    spread = max((c.needed for c in able if c.needed is not None), default=0.0) or max((c.worse for contest in made for c in contest.rows), default=0.0) or 1.0
+    spread = (
+        max((c.needed for c in able if c.needed is not None), default=0.0)
+        or max((c.worse for contest in made for c in contest.rows), default=0.0)
+        or 1.0
+    )
     most = max(2 * margin, min(1.1 * spread, _FARTHEST * margin if margin else math.inf))
-    cards = tuple((f"{g.name} ({human.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
-    unit, factor = human.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
-    return Panel("choice", "Choice by memory and tolerated loss", _caption(found, made), m.label, unit, factor, margin, most, _sizes(able), cards, tuple(made))
+    cards = tuple((f"{g.name} ({formatting.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
+    unit, factor = formatting.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
+    return Panel(
+        "choice",
+        "Choice by memory and tolerated loss",
+        _caption(found, made),
+        m.label,
+        unit,
+        factor,
+        margin,
+        most,
+        _sizes(able),
+        cards,
+        tuple(made),
+    )
 
 
-def _contest(view: View, r: Recommended, m: Metric) -> Contest:
-    """The rows in the order of advice.choose.chosen; those that it may choose, and of the others the best, are kept."""
-    rows = {o.condition: _row(view, r, o, m) for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))}
+def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
+    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are kept."""
+    rows = {
+        o.condition: _row(view, r, o, m)
+        for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))
+    }
     able = {id(c) for c in choosable(tuple(rows.values()))}
     first = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))[: max(MOST_ROWS, len(able))]
     kept = set(first)
-    return Contest(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
+    return ChoiceGroup(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
 
 
 def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
@@ -173,18 +236,31 @@ def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
     made: list[Choice] = []
     for c in rows:
         peak = math.inf if c.peak is None else c.peak
-        if c.needed is not None and not any((math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in made):
+        if c.needed is not None and not any(
+            (math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in made
+        ):
             made.append(c)
     return tuple(made)
 
 
 def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
-    beside = human.difference(o.worse, m.unit) + (f" [{human.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else "")
+    beside = formatting.difference(o.worse, m.unit) + (
+        f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else ""
+    )
     d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
     return Choice(
-        o.label, view.styles[o.condition].colour, o.peak_bytes, o.worse, o.bound, needed(o, r.options), human.count(o.trainable_parameters),
-        human.DASH if o.peak_bytes is None else human.size(o.peak_bytes), human.number(o.mean, m.unit), beside, _bound(o, d.pairs, m) if d else "",
-    )  # fmt: skip
+        o.label,
+        view.styles[o.condition].colour,
+        o.peak_bytes,
+        o.worse,
+        o.bound,
+        needed(o, r.options),
+        formatting.count(o.trainable_parameters),
+        formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes),
+        formatting.number(o.mean, m.unit),
+        beside,
+        _bound(o, d.pairs, m) if d else "",
+    )
 
 
 def needed(o: Option, given: Sequence[Option]) -> float | None:
@@ -199,7 +275,7 @@ def _sizes(able: Sequence[Choice]) -> tuple[tuple[str, int], ...]:
     """What the choosable options take, rounded up to three digits so that each fits into its size."""
     found = sorted({_up(c.peak) for c in able if c.peak})
     kept = found if len(found) <= _SIZES else [found[round(i * (len(found) - 1) / (_SIZES - 1))] for i in range(_SIZES)]
-    return tuple((human.size(b), b) for b in kept)
+    return tuple((formatting.size(b), b) for b in kept)
 
 
 def _up(value: int) -> int:
@@ -207,7 +283,7 @@ def _up(value: int) -> int:
     return -(-value // one) * one
 
 
-def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
+def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
     said = [
         "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar ends at the one-sided 95 % bound. "
         "It is good enough where that bound lies within the tolerated loss, and so do those of the higher ranks of its family, up to the family's best. "
@@ -217,13 +293,19 @@ def _caption(found: Sequence[Recommended], made: Sequence[Contest]) -> str:
     if any(not o.repeated and o.bound is not None for r in found for o in r.options):
         said.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
     if any(len(tuned(r.options)) < len(r.options) for r in found):
-        said.append("Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown.")
+        said.append(
+            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown."
+        )
     if any(o.peak_bytes is None for r in found for o in r.options):
         said.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in found):
-        said.append(f"{human.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out.")
+        said.append(
+            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out."
+        )
     if left := sum(c.left_out for c in made):
-        said.append(f"{human.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown.")
+        said.append(
+            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown."
+        )
     return " ".join(said)
 
 
@@ -231,14 +313,27 @@ def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
     """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a single one."""
     if len(held) == 1:
         return ("",)
-    flat = [flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held]
+    flat = [
+        flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held
+    ]
     told = [f for f in dict.fromkeys(f for each in flat for f in each) if len({str(each.get(f)) for each in flat}) > 1]
     options_differ = any(f.startswith("task.") for f in told)
     made = []
     for each in flat:
         head = [str(each[f]) for f in ("model", "task.name") if f in told or (f == "task.name" and options_differ)]
-        made.append(", ".join(head + [f"{f.removeprefix('task.')}={_listed(each[f])}" for f in told if f.startswith("task.") and f != "task.name" and each.get(f) is not None]))
-    return tuple(name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made))
+        made.append(
+            ", ".join(
+                head
+                + [
+                    f"{f.removeprefix('task.')}={_listed(each[f])}"
+                    for f in told
+                    if f.startswith("task.") and f != "task.name" and each.get(f) is not None
+                ]
+            )
+        )
+    return tuple(
+        name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made)
+    )
 
 
 def _listed(value: object) -> str:
@@ -249,4 +344,7 @@ def _short(given: Sequence[Option]) -> tuple[Option, ...]:
     """Labels without what all of a contest have in common: its name says it."""
     pieces = [o.label.split(", ") for o in given]
     common = set.intersection(*(set(p[1:]) for p in pieces)) if pieces else set()
-    return tuple(replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common)) for o, p in zip(given, pieces, strict=True))
+    return tuple(
+        replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common))
+        for o, p in zip(given, pieces, strict=True)
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorabench.analysis.learned import Similarity, seed_similarity
-from lorabench.record.learned import DIRECTIONS
-from lorabench.report import human, learned
+from lorabench import formatting
+from lorabench.analysis.spectra import Similarity, seed_similarity
+from lorabench.record.truncations import DIRECTIONS
+from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.figures import Axis, Drawing, Line, draw
-from lorabench.report.heat import HeatMap, Plane, draw_heat
+from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
 
@@ -20,7 +21,7 @@ MOST_LINES = 12  # with more conditions, a family shows its highest rank alone
 
 def section(view: View) -> Section | None:
     """phi(k, k) of every condition and phi(i, j) of one; None where no condition has directions of two seeds."""
-    found = decide(view)
+    found = compute(view)
     if not found:
         return None
     caption = (
@@ -32,7 +33,15 @@ def section(view: View) -> Section | None:
     if len(shown := drawn(view, found)) < len(found):
         caption += f" Of {len(found)} conditions {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
     words = tuple(sentence(s) for s in found)
-    blocks = [Figure("seed-similarity", draw(drawing(view, found)), "similarity of the learned subspaces between seeds", caption, words)]
+    blocks = [
+        Figure(
+            "seed-similarity",
+            draw(drawing(view, found)),
+            "similarity of the learned subspaces between seeds",
+            caption,
+            words,
+        )
+    ]
     one = chosen(view, found)
     said = (
         f"φ(i, j) of {one.label}: how much of the first i directions of one seed lies within the first j of another, or the other way round. "
@@ -43,7 +52,15 @@ def section(view: View) -> Section | None:
         for side, s in (("right", one.right), ("left", one.left))
         for i, j in dict.fromkeys(((1, 1), (1, len(s.phi)), (len(s.phi), len(s.phi))))
     )
-    blocks.append(Figure("seed-similarity-map", draw_heat(decide_map(one)), f"subspace similarity φ(i, j) between seeds, {one.label}", said, corner))
+    blocks.append(
+        Figure(
+            "seed-similarity-map",
+            draw_heat(compute_map(one)),
+            f"subspace similarity φ(i, j) between seeds, {one.label}",
+            said,
+            corner,
+        )
+    )
     return Section(TITLE, tuple(blocks))
 
 
@@ -57,11 +74,11 @@ class Seeds:
     left: Similarity
 
 
-def decide(view: View) -> tuple[Seeds, ...]:
+def compute(view: View) -> tuple[Seeds, ...]:
     """One for each condition that has directions of two seeds."""
     made = []
     for s in view.summaries:
-        cells = learned.directions(view, s.condition)
+        cells = spectra.directions(view, s.condition)
         right, left = seed_similarity(cells, "right", DIRECTIONS), seed_similarity(cells, "left", DIRECTIONS)
         if right is not None and left is not None:
             made.append(Seeds(s.condition, s.label.text, right, left))
@@ -75,14 +92,19 @@ def drawing(view: View, found: tuple[Seeds, ...]) -> Drawing:
     random = sum(s.right.random for s in found) / len(found)
     x = tuple(float(k) for k in range(1, most + 1))
     lines.append(Line("random subspaces", Style(GREY, "dash", "line-ew"), x, tuple(k * random for k in x)))
-    return Drawing(Axis("k: first singular vectors compared", ticks=x), Axis("φ(k, k) between seeds"), tuple(lines), mode="lines+markers")
+    return Drawing(
+        Axis("k: first singular vectors compared", ticks=x),
+        Axis("φ(k, k) between seeds"),
+        tuple(lines),
+        mode="lines+markers",
+    )
 
 
 def drawn(view: View, found: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
     """All while they are few, else the highest rank of each family."""
     if len(found) <= MOST_LINES:
         return found
-    tops = learned.tops(view, [s.condition for s in found])
+    tops = spectra.tops(view, [s.condition for s in found])
     return tuple(s for s in found if s.condition in tops)
 
 
@@ -92,11 +114,11 @@ def _upto(s: Similarity) -> tuple[float, ...]:
 
 def chosen(view: View, found: tuple[Seeds, ...]) -> Seeds:
     """The condition of highest rank."""
-    condition = learned.highest(view, [f.condition for f in found])
+    condition = spectra.highest(view, [f.condition for f in found])
     return next(s for s in found if s.condition == condition)
 
 
-def decide_map(one: Seeds) -> HeatMap:
+def compute_map(one: Seeds) -> HeatMap:
     """phi(i, j) of a condition: right side, then left."""
     planes = []
     for side, s in (("right side", one.right), ("left side", one.left)):
@@ -111,5 +133,5 @@ def sentence(s: Seeds) -> str:
     first = f"of the first {k} directions" if k > 1 else "of the first direction"
     return (
         f"{s.label}: {first} seeds share {s.right.diagonal[k - 1]:.2f} on the right and {s.left.diagonal[k - 1]:.2f} on the left "
-        f"(random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f}; {human.plural(s.right.pairs, 'pair')} of seeds)."
+        f"(random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f}; {formatting.plural(s.right.pairs, 'pair')} of seeds)."
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorabench.analysis.learned import Array, decays, mean_decay, type_decays
-from lorabench.report import learned
+from lorabench.analysis.spectra import Array, decays, mean_decay, type_decays
+from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
 from lorabench.report.style import Style, palette
@@ -20,7 +20,7 @@ _X, _Y = Axis("index of the singular value"), Axis("share of the largest", log=T
 
 def section(view: View) -> Section | None:
     """A figure by condition and one by module type; of a study that asked for none a sentence, None where no cell kept any."""
-    info, left_out = decide(view), not_asked(view)
+    info, left_out = compute(view), not_asked(view)
     if info is None:
         return Section(TITLE, (Text(left_out),)) if left_out else None
     caption = (
@@ -29,7 +29,7 @@ def section(view: View) -> Section | None:
     )
     words = tuple(f"{line.label}: {_values(line)}, the last {line.y[-1]:.2g} of the first" for line in info.lines)
     blocks: list[Block] = [Figure("spectra", draw(info), "singular values of the learned change", caption, words)]
-    types = decide_types(view)
+    types = compute_types(view)
     if types is not None:
         blocks.append(_by_type(types))
     if left_out:
@@ -49,11 +49,11 @@ def not_asked(view: View) -> str | None:
     return None
 
 
-def decide(view: View) -> Drawing | None:
+def compute(view: View) -> Drawing | None:
     """The mean normalised decay of each condition."""
     lines = []
     for s in view.summaries:
-        mean = mean_decay([d for cell in learned.spectra(view, s.condition) for d in decays(cell)])
+        mean = mean_decay([d for cell in spectra.spectra(view, s.condition) for d in decays(cell)])
         if len(mean):
             lines.append(_line(s.label.text, view.styles[s.condition], mean))
     return _drawing(lines) if lines else None
@@ -69,15 +69,17 @@ class Types:
     """index of the condition of highest rank"""
 
 
-def decide_types(view: View) -> Types | None:
+def compute_types(view: View) -> Types | None:
     """One drawing for each condition; a type of module has the same colour in all."""
-    found = {s.condition: means for s in view.summaries if (means := type_decays(learned.spectra(view, s.condition)))}
+    found = {s.condition: means for s in view.summaries if (means := type_decays(spectra.spectra(view, s.condition)))}
     if not found:
         return None
     names = dict.fromkeys(k for means in found.values() for k in means)
     kinds = dict(zip(names, palette(len(names)), strict=True))
-    drawings = tuple(_drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values())
-    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(learned.highest(view, found)))
+    drawings = tuple(
+        _drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values()
+    )
+    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(spectra.highest(view, found)))
 
 
 def _by_type(info: Types) -> Figure:
@@ -111,7 +113,11 @@ def _line(label: str, style: Style, mean: Array) -> Line:
 def _thinned(line: Line) -> Line:
     """At most MOST_POINTS of its points, four digits of each: the first, the last, and between them denser where the index is small."""
     most = len(line.x)
-    kept = sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)}) if most > MOST_POINTS else range(most)
+    kept = (
+        sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)})
+        if most > MOST_POINTS
+        else range(most)
+    )
     return replace(line, x=tuple(line.x[i] for i in kept), y=tuple(float(f"{line.y[i]:.4g}") for i in kept))
 
 

@@ -7,7 +7,7 @@ import math
 
 import pandas as pd
 
-from lorabench.report import human
+from lorabench import formatting
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
 from lorabench.report.figures import Axis, Drawing, Line, draw, thinned
@@ -23,7 +23,7 @@ MOST_POINTS = 200  # a line of a phone's width shows no more, and 100 conditions
 
 def section(view: View) -> Section | None:
     """One figure; None where no cell kept a curve."""
-    info = decide(view)
+    info = compute(view)
     if info is None:
         return None
     caption = (
@@ -34,14 +34,16 @@ def section(view: View) -> Section | None:
     if info.y.span is not None:
         caption += " Diverged conditions leave at the top."
     words = tuple(
-        f"{line.label}: from {human.decimals(line.y[0])} to {human.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
+        f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
         for line in info.lines
     )
-    return Section(TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view)))
+    return Section(
+        TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view))
+    )
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
-    found = decide_by_seed(view)
+    found = compute_by_seed(view)
     if not found:
         return ()
     several = " Choose a condition above the figure." if len(found) > 1 else ""
@@ -55,11 +57,21 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.summaries)
     if trained > len(found):
         caption += f" {len(found)} of {trained} conditions are here; the others' steps are in their cells' curve.csv."
-    words = tuple(f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip)))[:_MOST_WORDS]
-    return (Figure("training-by-seed", draw_curves(found), "loss, gradient norm and learning rate of each seed", caption, words or ("No gradient norm was kept.",)),)
+    words = tuple(
+        f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip))
+    )[:_MOST_WORDS]
+    return (
+        Figure(
+            "training-by-seed",
+            draw_curves(found),
+            "loss, gradient norm and learning rate of each seed",
+            caption,
+            words or ("No gradient norm was kept.",),
+        ),
+    )
 
 
-def decide_by_seed(view: View) -> tuple[ConditionCurves, ...]:
+def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
     """Of the first conditions that kept curves."""
     made = []
     for group, s in zip(view.groups, view.summaries, strict=True):
@@ -98,10 +110,10 @@ def _norm_words(s: SeedCurves, clip: float) -> str:
         return ""
     above = sum(v > clip for v in norms)
     cut = "never above" if not above else f"above in {above} of {len(norms)} shown points"
-    return f"gradient norm {human.decimals(min(norms))} to {human.decimals(max(norms))}; clipped at {clip:g}, {cut}"
+    return f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g}, {cut}"
 
 
-def decide(view: View) -> Drawing | None:
+def compute(view: View) -> Drawing | None:
     """The mean curve of each condition, of all its cells that trained."""
     lines: list[Line] = []
     calm: list[float] = []
@@ -114,7 +126,11 @@ def decide(view: View) -> Drawing | None:
             calm.extend(() if s.outcomes.diverged else y)
     # a diverged curve climbs by powers of ten: it may leave the figure, so that the others stay readable
     diverged = any(s.outcomes.diverged for s in view.summaries)
-    span = (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm))) if calm and diverged else None
+    span = (
+        (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm)))
+        if calm and diverged
+        else None
+    )
     return Drawing(Axis("optimizer step"), Axis("training loss (nats)", span=span), tuple(lines)) if lines else None
 
 
@@ -135,7 +151,13 @@ def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | N
                 step, loss = float(row["step"]), _finite(row["loss"])
                 if math.isfinite(step):
                     kept.append((step, loss, _finite(row.get("grad_norm")), _finite(row.get("learning_rate"))))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        csv.Error,
+    ):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
         pass
     return kept
 

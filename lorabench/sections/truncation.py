@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lorabench import formatting
 from lorabench.analysis.aggregate import Statistic
-from lorabench.analysis.learned import over_seeds
-from lorabench.record.learned import Allocation
+from lorabench.analysis.spectra import over_seeds
 from lorabench.record.metrics import metric
-from lorabench.report import human, learned
+from lorabench.record.truncations import Allocation
+from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section
 from lorabench.report.figures import Axis, Drawing, Level, Line, bounded, cut_off, draw
 from lorabench.report.style import Style
@@ -28,13 +29,15 @@ def section(view: View) -> Section | None:
     """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was evaluated at lower ranks."""
     blocks: list[Block] = []
     for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view)[:1])):
-        cuts = decide(view, name)
+        cuts = compute(view, name)
         if cuts:
             m = metric(name)
             words = tuple(sentence(c, name) for c in cuts)
             info = bounded(drawing(view, name, cuts))
             caption = _caption(view, name, cuts, info)
-            blocks.append(Figure(f"truncation-{len(blocks)}", draw(info), f"{m.label} against truncated rank", caption, words))
+            blocks.append(
+                Figure(f"truncation-{len(blocks)}", draw(info), f"{m.label} against truncated rank", caption, words)
+            )
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
@@ -67,24 +70,36 @@ class Cut:
     """the condition's own rank and value, where nothing is cut"""
 
 
-def decide(view: View, name: str) -> tuple[Cut, ...]:
+def compute(view: View, name: str) -> tuple[Cut, ...]:
     """The curves of every condition that has one in this metric."""
-    trained = {(s.label.family, rank): s.condition for s in view.summaries if (rank := learned.rank_of(view, s.condition)) is not None}
+    trained = {
+        (s.label.family, rank): s.condition
+        for s in view.summaries
+        if (rank := spectra.rank_of(view, s.condition)) is not None
+    }
     made = []
     for s in view.summaries:
         found: dict[tuple[Allocation, int], dict[int, float]] = {}
-        for seed, rows in learned.truncations(view, s.condition).items():
+        for seed, rows in spectra.truncations(view, s.condition).items():
             for t in rows:
                 if (value := t.value(name)) is not None:
                     found.setdefault((t.allocation, t.rank), {})[seed] = value
         for allocation in _HOW:
             points = tuple(
-                _point(view, name, rank, by_seed, twin if (twin := trained.get((s.label.family, rank))) != s.condition else None)
+                _point(
+                    view,
+                    name,
+                    rank,
+                    by_seed,
+                    twin if (twin := trained.get((s.label.family, rank))) != s.condition else None,
+                )
                 for (how, rank), by_seed in sorted(found.items())
                 if how == allocation
             )
             if points:
-                made.append(Cut(s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition)))
+                made.append(
+                    Cut(s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition))
+                )
     return tuple(made)
 
 
@@ -94,7 +109,9 @@ def _point(view: View, name: str, rank: int, by_seed: dict[int, float], twin: st
     direct = view.summary(twin).statistics.get(name) if twin else None
     if twin is None or direct is None:
         return Point(rank, value)
-    other = {r.cell.seed: v for r in view.of_condition(twin) if r.outcome == "finished" and (v := r.value(name)) is not None}
+    other = {
+        r.cell.seed: v for r in view.of_condition(twin) if r.outcome == "finished" and (v := r.value(name)) is not None
+    }
     shared = [seed for seed in by_seed if seed in other]
     sign = 1 if metric(name).better == "higher" else -1
     return Point(rank, value, direct, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared))
@@ -102,8 +119,8 @@ def _point(view: View, name: str, rank: int, by_seed: dict[int, float], twin: st
 
 def _whole(view: View, name: str, condition: str) -> tuple[int, Statistic] | None:
     """Unless the change can have more rank than its adapters (pissa: twice as much): then a cut to theirs is a cut still."""
-    rank, value = learned.rank_of(view, condition), view.summary(condition).statistics.get(name)
-    held = {s.rank for cell in learned.spectra(view, condition) for s in cell if s.rank is not None}
+    rank, value = spectra.rank_of(view, condition), view.summary(condition).statistics.get(name)
+    held = {s.rank for cell in spectra.spectra(view, condition) for s in cell if s.rank is not None}
     return (rank, value) if rank is not None and value is not None and max(held, default=rank) <= rank else None
 
 
@@ -111,7 +128,7 @@ def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
     """The cut curves over those trained at each rank, with a level for each condition without a rank that lies near them."""
     m = metric(name)
     factor = 100.0 if m.unit == "share" else 1.0
-    direct, levels = learned.by_rank(view, lambda s: s.statistics.get(name), factor)
+    direct, levels = spectra.by_rank(view, lambda s: s.statistics.get(name), factor)
     shown = drawn(view, cuts)
     families = {c.family for c in shown}
     lines = [replace(line, label=f"{line.label}, trained at the rank") for line in direct if line.label in families]
@@ -120,10 +137,13 @@ def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
         if c.whole is not None and c.whole[0] not in {rank for rank, _ in ends}:
             ends = sorted([*ends, c.whole], key=lambda end: end[0])
         style = Style(view.styles[c.condition].colour, _DASHES[c.allocation], _OPEN[c.allocation])
-        y, error = tuple(factor * v.mean for _, v in ends), tuple(learned.scaled(learned.over_seeds(v), factor) for _, v in ends)
+        y, error = (
+            tuple(factor * v.mean for _, v in ends),
+            tuple(spectra.scaled(spectra.over_seeds(v), factor) for _, v in ends),
+        )
         lines.append(Line(f"{c.label}, {_HOW[c.allocation]}", style, tuple(float(rank) for rank, _ in ends), y, error))
     ranks = sorted({x for line in lines for x in line.x})
-    unit = human.head_unit(m.unit)
+    unit = formatting.head_unit(m.unit)
     y_axis = Axis(f"{m.label} ({unit})" if unit else m.label)
     near = tuple(level for level in levels if _near(level, lines))
     return Drawing(Axis("rank", log=True, ticks=tuple(ranks)), y_axis, tuple(lines), near, "lines+markers")
@@ -139,7 +159,7 @@ def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
     """All of them while they are few; else the highest rank of each family, and where that is not enough by one allocation alone."""
     if len(cuts) <= MOST_LINES:
         return cuts
-    tops = learned.tops(view, dict.fromkeys(c.condition for c in cuts))
+    tops = spectra.tops(view, dict.fromkeys(c.condition for c in cuts))
     kept = tuple(c for c in cuts if c.condition in tops)
     uniform = tuple(c for c in kept if c.allocation == "uniform")
     return uniform if len(kept) > MOST_LINES and uniform else kept
@@ -147,11 +167,14 @@ def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
 
 def sentence(cut: Cut, name: str) -> str:
     """ "LoRA r=16, cut: 2.31 at rank 1, 2.25 at 4 (nats); trained at 4 2.27 (the cut one is better in 2 of 2 seeds).\""""
-    unit = human.head_unit(metric(name).unit)
-    points = ", ".join(f"{_number(p.value, name)} at {'rank ' if i == 0 else ''}{p.rank}" for i, p in enumerate(cut.points))
+    unit = formatting.head_unit(metric(name).unit)
+    points = ", ".join(
+        f"{_number(p.value, name)} at {'rank ' if i == 0 else ''}{p.rank}" for i, p in enumerate(cut.points)
+    )
     said = f"{cut.label}, {_HOW[cut.allocation]}: {points}{f' ({unit})' if unit else ''}"
     beside = [
-        f"trained at {p.rank} {_number(p.trained, name)}" + (f" (the cut one is better in {p.ahead} of {human.plural(p.pairs, 'seed')})" if p.pairs else "")
+        f"trained at {p.rank} {_number(p.trained, name)}"
+        + (f" (the cut one is better in {p.ahead} of {formatting.plural(p.pairs, 'seed')})" if p.pairs else "")
         for p in cut.points
         if p.trained is not None
     ]
@@ -160,8 +183,8 @@ def sentence(cut: Cut, name: str) -> str:
 
 def _number(value: Statistic, name: str) -> str:
     unit = metric(name).unit
-    half = learned.over_seeds(value)
-    return human.number(value.mean, unit) + (f" ± {human.number(half, unit)}" if half is not None else "")
+    half = spectra.over_seeds(value)
+    return formatting.number(value.mean, unit) + (f" ± {formatting.number(half, unit)}" if half is not None else "")
 
 
 def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str:
@@ -173,13 +196,23 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
         "And from which rank on it is flat: what is cut off there, this metric does not miss."
     ]
     if any(c.allocation == "energy" for c in shown):
-        said.append("Cut by energy: as many parameters as at the uniform rank, given to the modules where the energy is.")
+        said.append(
+            "Cut by energy: as many parameters as at the uniform rank, given to the modules where the energy is."
+        )
     if len(shown) < len(cuts):
-        said.append(f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words.")
+        said.append(
+            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
+        )
     if cut_off(info):
         said.append(cut_off(info))
     drawn_levels = {level.label for level in info.levels}
     for s in view.summaries:
-        if learned.rank_of(view, s.condition) is None and s.label.text not in drawn_levels and (value := s.statistics.get(name)):
-            said.append(f"Too far away to be drawn: {s.label.text} at {_number(value, name)}{' %' if m.unit == 'share' else ''}.")
+        if (
+            spectra.rank_of(view, s.condition) is None
+            and s.label.text not in drawn_levels
+            and (value := s.statistics.get(name))
+        ):
+            said.append(
+                f"Too far away to be drawn: {s.label.text} at {_number(value, name)}{' %' if m.unit == 'share' else ''}."
+            )
     return " ".join(said)

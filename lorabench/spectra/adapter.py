@@ -33,7 +33,18 @@ from lorabench.spectra.lookup import base_weight, lacking
 from lorabench.spectra.stacks import origin, with_experts
 
 _LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
-_PIPELINE = frozenset(("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "diffusion_model", "prior"))
+_PIPELINE = frozenset(
+    (
+        "unet",
+        "transformer",
+        "transformer_2",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "diffusion_model",
+        "prior",
+    )
+)
 
 
 Held = Callable[[torch.Tensor], torch.Tensor]
@@ -84,20 +95,30 @@ class Adapter:
         if self.config or not {e.module.split(".")[0] for e in self.entries} <= _PIPELINE:
             return False
         said = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
-        return said or any(not e.module.startswith("transformer.") or "transformer_blocks." in e.module for e in self.entries)  # some language models begin with transformer., too
+        return said or any(
+            not e.module.startswith("transformer.") or "transformer_blocks." in e.module for e in self.entries
+        )  # some language models begin with transformer., too
 
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
         told = []
         if self.alpha is None and any(self._alpha(e) is None for e in self.entries) and self.declared.scale is None:
             why = "as diffusers takes it" if self.is_pipeline else "is assumed; say it with --alpha"
-            told.append(f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}")
+            told.append(
+                f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}"
+            )
         if self.is_kasa:
-            told.append("KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone")
+            told.append(
+                "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
+            )
         if any(e.layout == "torchtune" for e in self.entries):
-            told.append("torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers")
+            told.append(
+                "torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers"
+            )
         if passed := self.passed_over():
-            told.append(f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''}, whose factors are in the file: PEFT passes over them, so that a loaded model has no such change")
+            told.append(
+                f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''}, whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
+            )
         return (*told, *self.declared.notes())
 
     def passed_over(self) -> tuple[str, ...]:
@@ -106,7 +127,12 @@ class Adapter:
 
     def is_merged(self, entry: Entry) -> bool:
         """Whether a module's A has the rows of several projections, or its B the groups of a convolution."""
-        return entry.experts == 1 and entry.layout != "mlx" and self._blocks(entry) == (1, 1) and self.file.shape(entry.a)[0] != self.file.shape(entry.b)[1]
+        return (
+            entry.experts == 1
+            and entry.layout != "mlx"
+            and self._blocks(entry) == (1, 1)
+            and self.file.shape(entry.a)[0] != self.file.shape(entry.b)[1]
+        )
 
     def rank(self, entry: Entry) -> int:
         """r of a module (of one expert of a stack), by the shapes of its factors."""
@@ -148,7 +174,9 @@ class Adapter:
         weight = base_weight(base, product.origin or entry.module, shape, entry.is_embedding)
         if weight is None:
             kind = "DoRA" if entry.magnitude else "KaSA"
-            raise ModelError(f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights: without --base the values of scaling * B @ A alone are shown")
+            raise ModelError(
+                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights: without --base the values of scaling * B @ A alone are shown"
+            )
         a, b, scaling, _ = self._factors(entry)
         if entry.diag:
             whole = replace(of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry)), noise=product.noise)
@@ -156,14 +184,22 @@ class Adapter:
             assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
             if not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
-                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are needed")
+                raise ModelError(
+                    f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are needed"
+                )
             whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
         return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
 
     def product(self, entry: Entry) -> Delta:
         """scaling * B @ A of one module: its change, or of DoRA the part that turns it."""
         a, b, scaling, eps = self._factors(entry)
-        return replace(of_factors(entry.module, a, b, scaling, eps), is_embedding=entry.is_embedding, expert=entry.expert, stack=entry.stack, origin=origin(entry.module, self.config))
+        return replace(
+            of_factors(entry.module, a, b, scaling, eps),
+            is_embedding=entry.is_embedding,
+            expert=entry.expert,
+            stack=entry.stack,
+            origin=origin(entry.module, self.config),
+        )
 
     def deltas(self, base: Weights | None = None, held: Held = lambda weight: weight) -> Iterator[Delta]:
         """The changes of all modules, in the model's order of layers, one in memory at a time."""
@@ -177,20 +213,30 @@ class Adapter:
         rank, experts = self.rank(entry), entry.experts
         if experts > 1 and entry.expert is not None:
             a = a.reshape(experts, rank, -1)[entry.expert]
-            b = b.reshape(experts, -1, rank)[entry.expert] if entry.layout == "mlx" else b.reshape(b.shape[0], rank, experts)[:, :, entry.expert]
+            b = (
+                b.reshape(experts, -1, rank)[entry.expert]
+                if entry.layout == "mlx"
+                else b.reshape(b.shape[0], rank, experts)[:, :, entry.expert]
+            )
         of_a, of_b = self._blocks(entry)
         if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
-            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does not go into the {max(of_a, of_b)} blocks of use_bdlora")
+            raise ModelError(
+                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does not go into the {max(of_a, of_b)} blocks of use_bdlora"
+            )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
         groups = self._groups(entry, a, b)
         if (said := self.declared.rank(entry.key)) is not None and rank != said:
-            raise ModelError(f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different adapters")
+            raise ModelError(
+                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different adapters"
+            )
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
         if (name := entry.diag or entry.e) is not None:
             diagonal = self._finite(name).flatten()
             if diagonal.numel() != a.shape[0]:
-                raise ModelError(f"{self.file.path}: {name} is {_by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}")
+                raise ModelError(
+                    f"{self.file.path}: {name} is {_by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}"
+                )
             a = diagonal[:, None].double() * a.double()
         return a, b, self.scaling(entry), max(eps, eps_b)
 
@@ -199,9 +245,13 @@ class Adapter:
         if a.shape[0] == b.shape[1]:
             return 1
         if not b.shape[1] or a.shape[0] % b.shape[1] or b.shape[0] % (a.shape[0] // b.shape[1]):
-            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of A must be the columns of B")
+            raise ModelError(
+                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of A must be the columns of B"
+            )
         if _LITGPT.match(entry.module):
-            raise ModelError(f"{self.file.path}: {entry.module} holds query, key and value of litgpt in one matrix, whose sizes are not in the file; convert the adapter to PEFT's format first")
+            raise ModelError(
+                f"{self.file.path}: {entry.module} holds query, key and value of litgpt in one matrix, whose sizes are not in the file; convert the adapter to PEFT's format first"
+            )
         return int(a.shape[0] // b.shape[1])
 
     def _blocks(self, entry: Entry) -> tuple[int, int]:
@@ -230,20 +280,32 @@ class Adapter:
             if entry.alpha is not None and self.config and self.alpha is None:
                 own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
                 if said is not None and abs(own - said) > 1e-2 * said:
-                    raise ModelError(f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha")
+                    raise ModelError(
+                        f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha"
+                    )
 
     def _check_shapes(self) -> None:
         for entry in self.entries:
             out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
             if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
-                raise ModelError(f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding; that is not read here")
+                raise ModelError(
+                    f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding; that is not read here"
+                )
             a, b = self.file.shape(entry.a), self.file.shape(entry.b)
-            if 0 in (*a, *b) and not (entry.e is not None and (a[0], b[1]) == (0, 0)):  # AdaLoRA takes all ranks off some modules
-                raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew")
+            if 0 in (*a, *b) and not (
+                entry.e is not None and (a[0], b[1]) == (0, 0)
+            ):  # AdaLoRA takes all ranks off some modules
+                raise ModelError(
+                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew"
+                )
             if self.config and len(a) == 2 and not self.config.get("enable_lora") and self.is_merged(entry):
-                raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)")
+                raise ModelError(
+                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
+                )
             if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
-                raise ModelError(f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed")
+                raise ModelError(
+                    f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed"
+                )
 
     def _check_variants(self) -> None:
         """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT would pass over."""
@@ -255,19 +317,33 @@ class Adapter:
             ("kasa_config", "diag", bool(self.config.get("kasa_config"))),
             ("peft_type ADALORA", "e", self.declared.is_adalora),
         ):
-            odd = next((e for e in self.entries if (getattr(e, part) is not None) != is_on and e.key not in stacked), None)
+            odd = next(
+                (e for e in self.entries if (getattr(e, part) is not None) != is_on and e.key not in stacked), None
+            )
             if odd is not None and is_on:
-                raise ModelError(f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not whole, get it anew")
+                raise ModelError(
+                    f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not whole, get it anew"
+                )
             if odd is not None:
-                raise ModelError(f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would pass over it; the two belong to different adapters")
+                raise ModelError(
+                    f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would pass over it; the two belong to different adapters"
+                )
 
     def _shape(self, entry: Entry, of_b: bool) -> tuple[int, ...]:
         shape = self.file.shape(entry.b if of_b else entry.a)
         if len(shape) < 2:
-            raise ModelError(f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of floating-point numbers is needed")
+            raise ModelError(
+                f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of floating-point numbers is needed"
+            )
         dims = len(self.file.shape(entry.a)), len(self.file.shape(entry.b))
-        if entry.layout != "mlx" and dims[0] != dims[1] and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1}):  # old PEFT's merged B is a convolution of one point
-            raise ModelError(f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed")
+        if (
+            entry.layout != "mlx"
+            and dims[0] != dims[1]
+            and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1})
+        ):  # old PEFT's merged B is a convolution of one point
+            raise ModelError(
+                f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed"
+            )
         return shape
 
     def _matrix(self, entry: Entry, of_b: bool) -> tuple[torch.Tensor, float]:
@@ -286,11 +362,15 @@ class Adapter:
         """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
         found = self.file.tensor(name)
         if not found.is_floating_point():
-            raise ModelError(f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed")
+            raise ModelError(
+                f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed"
+            )
         try:
             found = found.float() if found.element_size() < 2 else found
         except (RuntimeError, NotImplementedError):
-            raise ModelError(f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn into numbers; save the adapter in another precision") from None
+            raise ModelError(
+                f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn into numbers; save the adapter in another precision"
+            ) from None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
         return found

@@ -18,7 +18,11 @@ _NUMBERED = re.compile(r"^adapter_\d+\.(?:safetensors|pt|bin)$")  # torchtune's,
 def is_adapter(place: Path) -> bool:
     """Whether a path is an adapter's folder, or a file that may be one."""
     if place.is_dir():
-        return (place / CONFIG).is_file() or any((place / f).is_file() for f in (*FILES, _OF_MLX, *OF_DIFFUSERS)) or bool(_numbered(place))
+        return (
+            (place / CONFIG).is_file()
+            or any((place / f).is_file() for f in (*FILES, _OF_MLX, *OF_DIFFUSERS))
+            or bool(_numbered(place))
+        )
     return place.suffix in READABLE
 
 
@@ -32,10 +36,20 @@ def adapter_file(place: Path) -> Path:
         return place
     found = [place / f for f in (*FILES, _OF_MLX, *OF_DIFFUSERS) if (place / f).is_file()][:1] or _numbered(place)
     if len(found) > 1:
-        raise ModelError(f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files")
+        raise ModelError(
+            f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files"
+        )
     if not found:
         inside = sorted(p.parent.name for p in place.glob(f"*/{CONFIG}"))
         files = sorted(p.name for p in place.iterdir() if p.is_file() and p.suffix in READABLE)
-        where = f"; its folders {', '.join(inside[:4])} do: name one of them" if inside else f"; it holds {', '.join(files[:4])}: name the file itself" if files else ""
-        raise ModelError(f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, _OF_MLX, *OF_DIFFUSERS))}{where}")
+        where = (
+            f"; its folders {', '.join(inside[:4])} do: name one of them"
+            if inside
+            else f"; it holds {', '.join(files[:4])}: name the file itself"
+            if files
+            else ""
+        )
+        raise ModelError(
+            f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, _OF_MLX, *OF_DIFFUSERS))}{where}"
+        )
     return found[0]

@@ -13,7 +13,9 @@ from lorabench.spectra.delta import Delta
 
 EXACT = 1024  # smaller side up to which the first singular values of a base weight are taken from a whole SVD
 LOOKED_AT, THRESHOLD = 10, 0.5  # Shuttleworth et al. 2024: the first ten, and a cosine of one half
-VECTORS = 16  # of W's own: more than are looked at, so that a small change that turns the last ones is still decided by them
+VECTORS = (
+    16  # of W's own: more than are looked at, so that a small change that turns the last ones is still decided by them
+)
 DECIDED = 1e-6  # a bound on a cosine that is so near the threshold decides nothing
 INTRUDERS_UP_TO = 2048  # smaller side beyond which a decomposition takes many seconds a module
 Values = Callable[[torch.Tensor, int], torch.Tensor]
@@ -34,7 +36,14 @@ def align(change: Decomposition, rank: int, weight: torch.Tensor, own_values: to
     values = own_values[:rank] if own_values is not None else leading_values(weight, rank) if rank else torch.zeros(0)
     own = float(torch.linalg.vector_norm(values.double()))
     change_norm = float(torch.linalg.vector_norm(change.values[:rank]))
-    return Alignment(norm, rank, change_norm, float(torch.linalg.vector_norm(u.T @ weight @ v)), own, norm * rank / math.sqrt(out * into))
+    return Alignment(
+        norm,
+        rank,
+        change_norm,
+        float(torch.linalg.vector_norm(u.T @ weight @ v)),
+        own,
+        norm * rank / math.sqrt(out * into),
+    )
 
 
 def leading_values(matrix: torch.Tensor, rank: int) -> torch.Tensor:
@@ -44,7 +53,13 @@ def leading_values(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     return randomised(matrix.double(), rank).values
 
 
-def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, threshold: float = THRESHOLD, own_left: torch.Tensor | None = None) -> Intruders | None:
+def intruders(
+    delta: Delta,
+    weight: torch.Tensor,
+    looked_at: int = LOOKED_AT,
+    threshold: float = THRESHOLD,
+    own_left: torch.Tensor | None = None,
+) -> Intruders | None:
     """Algorithm 1 of Shuttleworth et al. 2024 (arXiv:2410.21228): of the first left singular vectors of W + delta_w those
     whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in).
 
@@ -72,7 +87,12 @@ def intruders(delta: Delta, weight: torch.Tensor, looked_at: int = LOOKED_AT, th
 
 
 def repair(
-    change: Decomposition, rank: int, weight: torch.Tensor, quantised: torch.Tensor, error_values: Values | None = None, dense: torch.Tensor | None = None
+    change: Decomposition,
+    rank: int,
+    weight: torch.Tensor,
+    quantised: torch.Tensor,
+    error_values: Values | None = None,
+    dense: torch.Tensor | None = None,
 ) -> Repair | None:
     """Whether a change learned on a quantised weight undoes E = W_q - W; None where there is no error. Matrices are (out, in).
 
@@ -88,7 +108,9 @@ def repair(
         whole = dense.to(error.device).double()
         towards, own = -float((whole * error).sum()), float(whole.square().sum())
     else:
-        towards = -float(((change.u.T @ error) * change.v.T).sum(dim=1) @ change.values)  # <delta_w, -E> = -sum sigma_i u_i^T E v_i
+        towards = -float(
+            ((change.u.T @ error) * change.v.T).sum(dim=1) @ change.values
+        )  # <delta_w, -E> = -sum sigma_i u_i^T E v_i
         own = float(change.values.square().sum())
     cosine = towards / math.sqrt(square * own) if own else 0.0
     k = min(rank, *error.shape)

@@ -84,7 +84,11 @@ def least_by_energy(modules: Mapping[str, Candidate], share: float, least: int =
 
 def _order(modules: Mapping[str, Candidate], given: Mapping[str, int]) -> Sequence[str]:
     """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
-    waiting = [(-float(c.values[i] ** 2) / c.cost, name, i) for name, c in modules.items() if (i := given[name]) < len(c.values) and c.values[i] > 0]
+    waiting = [
+        (-float(c.values[i] ** 2) / c.cost, name, i)
+        for name, c in modules.items()
+        if (i := given[name]) < len(c.values) and c.values[i] > 0
+    ]
     heapq.heapify(waiting)
     order = []
     while waiting:

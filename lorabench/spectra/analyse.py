@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from lorabench.errors import LorabenchError
-from lorabench.record.learned import DIRECTIONS
 from lorabench.record.spectrum import Spectrum
+from lorabench.record.truncations import DIRECTIONS
 from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repair
 from lorabench.spectra.decompose import GRAM, Decomposition
 from lorabench.spectra.delta import Delta
@@ -33,7 +33,12 @@ def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]
 
 
 def beside_base(
-    delta: Delta, change: Decomposition, weight: torch.Tensor | None, quantise: Quantise | None = None, all_intruders: bool = False, own: Own | None = None
+    delta: Delta,
+    change: Decomposition,
+    weight: torch.Tensor | None,
+    quantise: Quantise | None = None,
+    all_intruders: bool = False,
+    own: Own | None = None,
 ) -> Spectrum:
     """The spectrum of a change with its alignment, intruders and repair; without them where the base has no weight of that size.
 
@@ -51,8 +56,19 @@ def beside_base(
     values, left = own.of_weight(name, weight, rank, with_left=looked)
     undone = None
     if quantise is not None:
-        undone = repair(change, delta.inner or rank, *quantise(weight), lambda error, k: own.error_values(name, error, k), delta.dense)
-    return replace(spectrum, alignment=align(change, rank, weight, values), intruders=intruders(delta, weight, own_left=left) if looked else None, repair=undone)
+        undone = repair(
+            change,
+            delta.inner or rank,
+            *quantise(weight),
+            lambda error, k: own.error_values(name, error, k),
+            delta.dense,
+        )
+    return replace(
+        spectrum,
+        alignment=align(change, rank, weight, values),
+        intruders=intruders(delta, weight, own_left=left) if looked else None,
+        repair=undone,
+    )
 
 
 def decomposed(delta: Delta) -> Decomposition:
@@ -74,7 +90,12 @@ def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
             continue
         shared = True
         changes = (delta.decompose(), match.decompose())
-        ranks = (directions_of(delta, delta.spectrum_of(changes[0])), directions_of(match, match.spectrum_of(changes[1])))
+        ranks = (
+            directions_of(delta, delta.spectrum_of(changes[0])),
+            directions_of(match, match.spectrum_of(changes[1])),
+        )
         yield similarity(delta.module, *changes, ranks)
     if not shared:
-        raise LorabenchError(f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model")
+        raise LorabenchError(
+            f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model"
+        )

@@ -25,7 +25,9 @@ from lorabench.spectra.names import plain, unwrapped_pattern
 
 CONFIG = "adapter_config.json"
 _ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
-_MOVES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)  # starts that are taken off the base weights
+_MOVES_BASE = re.compile(
+    r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE
+)  # starts that are taken off the base weights
 # switches whose change is not to be had from the file
 _REFUSED = {
     "use_qalora": "QA-LoRA pools the input in groups whose number is not in the file",
@@ -81,7 +83,9 @@ class Declared:
     def alpha(self, module: str, is_convolution: bool = False) -> float | None:
         """lora_alpha of a module: by PEFT's own pattern where there is one; None where nothing says it."""
         if self.config:
-            return float(by_pattern(self.config.get("alpha_pattern") or {}, module, self.config.get("lora_alpha", 8)))  # 8: PEFT's default
+            return float(
+                by_pattern(self.config.get("alpha_pattern") or {}, module, self.config.get("lora_alpha", 8))
+            )  # 8: PEFT's default
         if (part := self._part(module)) is not None:
             return float(by_pattern(part.alpha_pattern, module, part.alpha))
         return self.conv_alpha if is_convolution and self.conv_alpha is not None else self.header_alpha
@@ -105,7 +109,9 @@ class Declared:
         config, targets = self.config, self.config.get("target_modules")
         if not targets or targets == "all-linear" or config.get("ensure_weight_tying"):
             return ()
-        found = tuple(m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0])))  # nn.MultiheadAttention is adapted with the layer in it
+        found = tuple(
+            m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0]))
+        )  # nn.MultiheadAttention is adapted with the layer in it
         # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of the rest
         return () if isinstance(targets, str) and len(found) == len(modules) else found
 
@@ -113,17 +119,27 @@ class Declared:
         """What to know of the configuration before believing the numbers."""
         told, config = [], self.config
         if self.moves_base:
-            told.append(f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change")
+            told.append(
+                f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change"
+            )
         if config.get("alora_invocation_tokens"):
             told.append("aLoRA: the change holds only from its invocation tokens on; before them the model is the base")
         if config.get("monteclora_config"):
-            told.append("MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random changes of A")
+            told.append(
+                "MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random changes of A"
+            )
         if isinstance(start := config.get("init_lora_weights"), str) and start.lower() == "mica":
             told.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
         if config.get("ensure_weight_tying"):
-            told.append("ensure_weight_tying: layers that share a weight with an adapted one are changed in the same way")
-        if unknown := sorted(k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []):
-            told.append(f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here: where it changes the formula scaling * B @ A, the values are others")
+            told.append(
+                "ensure_weight_tying: layers that share a weight with an adapted one are changed in the same way"
+            )
+        if unknown := sorted(
+            k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []
+        ):
+            told.append(
+                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here: where it changes the formula scaling * B @ A, the values are others"
+            )
         return tuple(told)
 
 
@@ -152,7 +168,10 @@ def _targeted(config: Mapping[str, Any], module: str) -> bool:
     if isinstance(config["target_modules"], str) or layers is None or layers == []:
         return True
     patterns = config.get("layers_pattern") or [r"[^.]*"]
-    places = (re.match(rf"(?:^|.*?\.){p}\.(\d+)\.", f"{module}.") for p in ([patterns] if isinstance(patterns, str) else patterns))
+    places = (
+        re.match(rf"(?:^|.*?\.){p}\.(\d+)\.", f"{module}.")
+        for p in ([patterns] if isinstance(patterns, str) else patterns)
+    )
     place = next((p for p in places if p is not None), None)
     return place is not None and int(place[1]) in ([layers] if isinstance(layers, int) else layers)
 
@@ -179,7 +198,11 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
         if isinstance(fields, dict) and any(k.split(".")[-1] == "lora_alpha" for k in fields):
             return _of_parts(fields, header)
     alpha, conv = _number(header.get("ss_network_alpha")), None
-    if alpha is None and str(header.get("use_rslora", "")).lower() in ("true", "1") and (told := _number(header.get("lora_alpha"))) is not None:
+    if (
+        alpha is None
+        and str(header.get("use_rslora", "")).lower() in ("true", "1")
+        and (told := _number(header.get("lora_alpha"))) is not None
+    ):
         return Declared(header=header, parts=(Part("", told, {}, True),))
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
@@ -190,12 +213,20 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
 
 def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
     """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of one model alone without its name."""
-    fronts = sorted((k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"), key=len, reverse=True)
+    fronts = sorted(
+        (k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"),
+        key=len,
+        reverse=True,
+    )
     made = []
     for front in fronts:
         of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
         alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
-        patterns = {k: v for k, v in said.items() if _number(v) is not None and _is_expression(k)} if isinstance(said, dict) else {}
+        patterns = (
+            {k: v for k, v in said.items() if _number(v) is not None and _is_expression(k)}
+            if isinstance(said, dict)
+            else {}
+        )
         if alpha is not None:
             made.append(Part(front, alpha, patterns, bool(of.get("use_rslora"))))
     return Declared(header=header, parts=tuple(made))
@@ -203,12 +234,18 @@ def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
 
 def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
     if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
-        raise ModelError(f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora, dora")
+        raise ModelError(
+            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora, dora"
+        )
     inner = config.get("lora_parameters")
     scale = inner.get("scale", 20.0) if isinstance(inner, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
-        raise ModelError(f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the change by")
-    return Declared(scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header)
+        raise ModelError(
+            f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the change by"
+        )
+    return Declared(
+        scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -230,7 +267,9 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
     for name, why in _REFUSED.items():
         if config.get(name):
             raise ModelError(f"{path}: {name} is set, and {why}: it cannot be decomposed")
-    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | ({"r": config.get("r", 8)} if kind == "LORA" else {"init_r": config.get("init_r", 12)})
+    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | (
+        {"r": config.get("r", 8)} if kind == "LORA" else {"init_r": config.get("init_r", 12)}
+    )
     for name in ("alpha_pattern", "rank_pattern") if kind == "LORA" else ("alpha_pattern",):
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict):
@@ -254,14 +293,32 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
 def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
     """The fields that are followed here have the shape that PEFT gives them."""
     blocks = config.get("use_bdlora")
-    if blocks and not (isinstance(blocks, dict) and isinstance(n := blocks.get("nblocks", 1), int) and n > 0 and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")):
-        raise ModelError(f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is needed")
+    if blocks and not (
+        isinstance(blocks, dict)
+        and isinstance(n := blocks.get("nblocks", 1), int)
+        and n > 0
+        and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")
+    ):
+        raise ModelError(
+            f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is needed"
+        )
     layers = config.get("layer_replication")
-    if layers and not (isinstance(layers, list) and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)):
-        raise ModelError(f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]")
+    if layers and not (
+        isinstance(layers, list)
+        and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)
+    ):
+        raise ModelError(
+            f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]"
+        )
     layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
-    if not (layers is None or isinstance(layers, int) or (isinstance(layers, list) and all(isinstance(n, int) for n in layers))):
-        raise ModelError(f"{path}: layers_to_transform is {layers!r}; the number of a layer, or a list of them, is needed")
+    if not (
+        layers is None
+        or isinstance(layers, int)
+        or (isinstance(layers, list) and all(isinstance(n, int) for n in layers))
+    ):
+        raise ModelError(
+            f"{path}: layers_to_transform is {layers!r}; the number of a layer, or a list of them, is needed"
+        )
     for pattern in [patterns] if isinstance(patterns, str) else patterns if isinstance(patterns, list) else []:
         _expression(pattern, "layers_pattern", path)
     for name in ("target_parameters", "modules_to_save"):
@@ -284,7 +341,9 @@ def _is_expression(pattern: str) -> bool:
 
 def _expression(pattern: object, name: str, path: Path) -> None:
     if not _is_expression(rf"(.*\.)?({pattern})$"):
-        raise ModelError(f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it")
+        raise ModelError(
+            f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it"
+        )
 
 
 def _number(value: object) -> float | None:

@@ -22,7 +22,10 @@ import torch
 
 DIRECT, GRAM = 256, 8192
 SKETCH, OVERSAMPLING = 512, 16
-SUBSPACE, PASSES = 600, (3, 24)  # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
+SUBSPACE, PASSES = (
+    600,
+    (3, 24),
+)  # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
         return _last_eigenvalues(gram, most).clamp(min=0).sqrt(), matrix[:, :0]
     squares, own = _last_eigenpairs(gram, most)
     kept = own[:, :vectors]
-    return squares.clamp(min=0).sqrt(), torch.nn.functional.normalize(matrix @ kept, dim=0) if tall else kept.contiguous()
+    return squares.clamp(min=0).sqrt(), torch.nn.functional.normalize(
+        matrix @ kept, dim=0
+    ) if tall else kept.contiguous()
 
 
 def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -159,7 +164,9 @@ def _last_eigenvalues(gram: torch.Tensor, most: int) -> torch.Tensor:
         return torch.linalg.eigvalsh(gram).flip(0)[:most]
     from scipy.linalg import eigh
 
-    return torch.from_numpy(eigh(gram.numpy(), eigvals_only=True, subset_by_index=(n - most, n - 1), check_finite=False)[::-1].copy())
+    return torch.from_numpy(
+        eigh(gram.numpy(), eigvals_only=True, subset_by_index=(n - most, n - 1), check_finite=False)[::-1].copy()
+    )
 
 
 def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
@@ -186,7 +193,9 @@ def randomised(delta: torch.Tensor, rank: int) -> Decomposition:
     width = min(rank + OVERSAMPLING, *delta.shape)
     passes = min(max(math.ceil(SUBSPACE / width), PASSES[0]), PASSES[1])
     generator = torch.Generator(device=delta.device).manual_seed(0)
-    block = torch.linalg.qr(delta @ torch.randn(delta.shape[1], width, dtype=delta.dtype, device=delta.device, generator=generator)).Q
+    block = torch.linalg.qr(
+        delta @ torch.randn(delta.shape[1], width, dtype=delta.dtype, device=delta.device, generator=generator)
+    ).Q
     blocks = [block]
     while len(blocks) < passes and len(blocks) * width < min(delta.shape):
         block = torch.linalg.qr(delta @ (delta.T @ block)).Q

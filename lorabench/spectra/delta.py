@@ -1,10 +1,10 @@
 """One module's learned change: its factors where it has them, else the dense difference.
 
-    lora, rslora    scaling * B @ A
-    pissa           scaling * (B @ A - B0 @ A0): the start is no zero change, so it is taken off; rank 2 r
-    kasa            scaling * B @ diag(d) @ A - the r smallest singular values of W with their vectors; rank 2 r
-    dora            m * (W + scaling * B @ A) / ||W + scaling * B @ A|| - W, row by row (Liu et al. 2024, arXiv:2402.09353, eq. 5)
-    full            W after - W before
+lora, rslora    scaling * B @ A
+pissa           scaling * (B @ A - B0 @ A0): the start is no zero change, so it is taken off; rank 2 r
+kasa            scaling * B @ diag(d) @ A - the r smallest singular values of W with their vectors; rank 2 r
+dora            m * (W + scaling * B @ A) / ||W + scaling * B @ A|| - W, row by row (Liu et al. 2024, arXiv:2402.09353, eq. 5)
+full            W after - W before
 """
 
 from __future__ import annotations
@@ -78,7 +78,15 @@ class Delta:
 
     def spectrum_of(self, found: Decomposition) -> Spectrum:
         """What is kept of its decomposition: singular values and sizes."""
-        return Spectrum(self.module, found.values.cpu().numpy(), self.in_features, self.out_features, self.rank, self.noise, missed=found.missed)
+        return Spectrum(
+            self.module,
+            found.values.cpu().numpy(),
+            self.in_features,
+            self.out_features,
+            self.rank,
+            self.noise,
+            missed=found.missed,
+        )
 
     def singular_values(self) -> torch.Tensor:
         """Descending, float64."""
@@ -90,7 +98,14 @@ class Delta:
         """The same without vectors, which is quicker."""
         if self.a is None and min(self.in_features, self.out_features) > GRAM:
             return self.spectrum_of(self.decompose())
-        return Spectrum(self.module, self.singular_values().cpu().numpy(), self.in_features, self.out_features, self.rank, self.noise)
+        return Spectrum(
+            self.module,
+            self.singular_values().cpu().numpy(),
+            self.in_features,
+            self.out_features,
+            self.rank,
+            self.noise,
+        )
 
     def _dense(self) -> torch.Tensor:
         assert self.dense is not None
@@ -107,7 +122,9 @@ def of_factors(module: str, a: torch.Tensor, b: torch.Tensor, scaling: float, ep
     return Delta(module, a, b, scaling, noise=noise)
 
 
-def of_start(module: str, a: torch.Tensor, b: torch.Tensor, a0: torch.Tensor, b0: torch.Tensor, scaling: float) -> Delta:
+def of_start(
+    module: str, a: torch.Tensor, b: torch.Tensor, a0: torch.Tensor, b0: torch.Tensor, scaling: float
+) -> Delta:
     """scaling * (b @ a - b0 @ a0), of an adapter that does not start at zero."""
     return of_factors(module, torch.cat([a, a0]), torch.cat([b, -b0], dim=1), scaling)
 
@@ -118,7 +135,9 @@ def of_weights(module: str, before: torch.Tensor, after: torch.Tensor) -> Delta:
     return Delta(module, dense=after.double() - before.double(), noise=_rounding(after, eps))
 
 
-def of_dora(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, magnitude: torch.Tensor) -> Delta:
+def of_dora(
+    module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, magnitude: torch.Tensor
+) -> Delta:
     """m * V / ||V|| - W with V = W + scaling * b @ a; weight is (out, in), magnitude holds out values."""
     adapted = weight.double() + scaling * (b.double() @ a.double())
     scale = magnitude.double().flatten() / torch.linalg.vector_norm(adapted, dim=1)
@@ -130,7 +149,12 @@ def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off it; a holds the diagonal."""
     u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     kept = max(len(values) - rank, 0)
-    return of_factors(module, torch.cat([a.double(), vh[kept:]]), torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1), 1.0)
+    return of_factors(
+        module,
+        torch.cat([a.double(), vh[kept:]]),
+        torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1),
+        1.0,
+    )
 
 
 def _rounding(weight: torch.Tensor, eps: float) -> float:

@@ -22,9 +22,20 @@ import torch
 from lorabench.errors import ModelError
 
 FLOAT8 = tuple(getattr(torch, n) for n in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"))
-SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight", "scale")  # all of them factors, the "inverse" one too (DeepSeek, compressed-tensors, Mistral, DeepSeek-V4)
+SCALES = (
+    "weight_scale_inv",
+    "weight_scale",
+    "qscale_weight",
+    "scale",
+)  # all of them factors, the "inverse" one too (DeepSeek, compressed-tensors, Mistral, DeepSeek-V4)
 BLOCK = (128, 128)  # of DeepSeek-V3, where nothing says another
-METHODS = ("bitsandbytes", "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors")  # by config.json; what of them cannot be read is seen by the tensors
+METHODS = (
+    "bitsandbytes",
+    "fp8",
+    "mxfp8",
+    "fbgemm_fp8",
+    "compressed-tensors",
+)  # by config.json; what of them cannot be read is seen by the tensors
 _STATE = "quant_state.bitsandbytes__"
 _BESIDE = {*SCALES, "SCB", "weight_format", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale", "activation_scale", "output_scale", "input_zero_point", "input_global_scale", "input_scale_ub",
            "weight_scale_2", "weight_global_scale", "k_scale", "v_scale"}  # fmt: skip
@@ -54,7 +65,9 @@ def foreign(names: Collection[str]) -> str | None:
     for name in names:
         last = name.rpartition(".")[2]
         for part, method in _FOREIGN.items():
-            if last == part or (part == "_blocks" and last.endswith(part) and name.removesuffix(part) + "_scales" in names):
+            if last == part or (
+                part == "_blocks" and last.endswith(part) and name.removesuffix(part) + "_scales" in names
+            ):
                 return method
     return None
 
@@ -79,7 +92,10 @@ def codes(name: str, constants: Collection[str], dtype: torch.dtype, place: obje
         return Codes(name, {**what, "state": what[state]}, state.removeprefix(_STATE))
     if dtype == torch.int8 and "SCB" in what:
         return Codes(name, what, "int8")
-    scales, odd = [s for s in SCALES if s in what], {"weight_g_idx", "weight_scale_2", "weight_global_scale"} & set(what)
+    scales, odd = (
+        [s for s in SCALES if s in what],
+        {"weight_g_idx", "weight_scale_2", "weight_global_scale"} & set(what),
+    )
     of_integers = dtype == torch.int8 and scaled == "compressed-tensors" and scales == ["weight_scale"]
     if len(scales) == 1 and not odd and (dtype in FLOAT8 or of_integers):
         return Codes(name, {**what, "scale": what[scales[0]]}, "scaled int8" if of_integers else "fp8")
@@ -110,7 +126,9 @@ def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place:
             return _rows(stored, read)
         return _scaled(stored, read, block)
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as e:
-        raise ModelError(f"{place}: the codes of {stored.name} and the constants beside them do not belong together ({' '.join(str(e).split())[:120]}); get the checkpoint anew") from None
+        raise ModelError(
+            f"{place}: the codes of {stored.name} and the constants beside them do not belong together ({' '.join(str(e).split())[:120]}); get the checkpoint anew"
+        ) from None
 
 
 def _rows(stored: Codes, read: Read) -> torch.Tensor:

@@ -17,12 +17,23 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lorabench.config import hub
+from lorabench.config.checkpoint import declared_quantization, local_folder, read_config
+from lorabench.config.checkpoint_files import refuse_pointer, weight_files
+from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
-from lorabench.spec import hub
-from lorabench.spec.checkpoint import declared_quantization, local_folder, read_config
-from lorabench.spec.checkpoint_files import refuse_pointer, weight_files
-from lorabench.spec.paths import model_directory
-from lorabench.spectra.dequantised import ADVICE, BLOCK, FLOAT8, METHODS, Codes, beside, codes, dequantised, foreign, logical_shape
+from lorabench.spectra.dequantised import (
+    ADVICE,
+    BLOCK,
+    FLOAT8,
+    METHODS,
+    Codes,
+    beside,
+    codes,
+    dequantised,
+    foreign,
+    logical_shape,
+)
 from lorabench.spectra.names import plain
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -35,7 +46,11 @@ class TensorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.suffix not in READABLE:
-            known = "holds weights as GGUF, which are not read here" if self.path.suffix == ".gguf" else "is no file of tensors"
+            known = (
+                "holds weights as GGUF, which are not read here"
+                if self.path.suffix == ".gguf"
+                else "is no file of tensors"
+            )
             raise ModelError(f"{path} {known}; allowed: {', '.join(READABLE)}")
         if not self.path.is_file():
             raise ModelError(f"there is no file {path}")
@@ -62,7 +77,9 @@ class TensorFile:
         try:
             return self._opened[name] if isinstance(self._opened, Mapping) else self._opened.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as e:
-            raise ModelError(f"{self.path}: {name} cannot be read ({_line(e)}); the file is damaged, get it anew") from None
+            raise ModelError(
+                f"{self.path}: {name} cannot be read ({_line(e)}); the file is damaged, get it anew"
+            ) from None
 
     @cached_property
     def _opened(self) -> Any:
@@ -72,7 +89,9 @@ class TensorFile:
         try:
             return safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as e:
-            raise ModelError(f"{self.path} is no whole safetensors file ({_line(e)}); it is damaged or cut off, get it anew") from None
+            raise ModelError(
+                f"{self.path} is no whole safetensors file ({_line(e)}); it is damaged or cut off, get it anew"
+            ) from None
 
     def _pickled(self) -> Mapping[str, torch.Tensor]:
         try:
@@ -80,14 +99,37 @@ class TensorFile:
             found = torch.load(self.path, weights_only=True, map_location="cpu", mmap=zipped)
         except pickle.UnpicklingError as e:
             if "weights_only" in str(e).lower() or "Unsupported" in str(e):
-                raise ModelError(f"{self.path} holds more than tensors; reading it would run code that stands in it: convert it to safetensors where you trust it") from None
-            raise ModelError(f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew") from None
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError) as e:
-            raise ModelError(f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew") from None
-        for wrapper in ("state_dict", "model_state_dict", "model", "module"):  # training scripts and DeepSpeed wrap them
+                raise ModelError(
+                    f"{self.path} holds more than tensors; reading it would run code that stands in it: convert it to safetensors where you trust it"
+                ) from None
+            raise ModelError(
+                f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew"
+            ) from None
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            UnicodeDecodeError,
+        ) as e:
+            raise ModelError(
+                f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew"
+            ) from None
+        for wrapper in (
+            "state_dict",
+            "model_state_dict",
+            "model",
+            "module",
+        ):  # training scripts and DeepSpeed wrap them
             if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
                 found = found[wrapper]
-        tensors = {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
+        tensors = (
+            {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
+        )
         if not tensors:
             raise ModelError(f"{self.path} holds no named tensors")
         return tensors
@@ -136,9 +178,13 @@ class Weights:
             return dequantised(stored, self._read, self._block, self.place)
         found = self._read(name)
         if found.dtype in FLOAT8 or not found.is_floating_point():
-            scale = next((n for n in self._stored if n.startswith(f"{name}_") and "scale" in n.removeprefix(name)), None)
+            scale = next(
+                (n for n in self._stored if n.startswith(f"{name}_") and "scale" in n.removeprefix(name)), None
+            )
             if scale is not None:
-                raise ModelError(f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}")
+                raise ModelError(
+                    f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}"
+                )
         return found.float() if found.dtype in FLOAT8 else found
 
     def find(self, module: str) -> str | None:
@@ -159,7 +205,9 @@ class Weights:
         if found.dim() != 2:
             return None
         if not bool(torch.isfinite(found).all()):
-            raise ModelError(f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged")
+            raise ModelError(
+                f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged"
+            )
         if self._is_turned(name, 2):
             found = found.T
         return found if shape is None or tuple(found.shape) == shape else None
@@ -167,14 +215,24 @@ class Weights:
     @cached_property
     def form(self) -> str | None:
         """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where they are plain numbers."""
-        found = {c.form + (" with double quantisation" if c.double_quant else "") for n in self._constants if (c := self._codes(n))}
+        found = {
+            c.form + (" with double quantisation" if c.double_quant else "")
+            for n in self._constants
+            if (c := self._codes(n))
+        }
         return " and ".join(sorted(found)) or None
 
     def _codes(self, name: str) -> Codes | None:
-        return codes(name, self._constants.get(name, ()), self._dtype(name), self.place, self._method) if name.endswith(".weight") else None
+        return (
+            codes(name, self._constants.get(name, ()), self._dtype(name), self.place, self._method)
+            if name.endswith(".weight")
+            else None
+        )
 
     def _is_turned(self, name: str, dimensions: int) -> bool:
-        return self.transposed and dimensions == 2 and _is_conv1d(name) and name not in self._constants  # bitsandbytes turns what it quantises
+        return (
+            self.transposed and dimensions == 2 and _is_conv1d(name) and name not in self._constants
+        )  # bitsandbytes turns what it quantises
 
     def _read(self, name: str) -> torch.Tensor:
         file, own = self._stored[name]
@@ -196,7 +254,9 @@ def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, s
         for own in file.names():
             name = plain(own)
             if name in found and found[name][1] != own:
-                raise ModelError(f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the model is taken off; the checkpoint holds two models, save one of them alone")
+                raise ModelError(
+                    f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the model is taken off; the checkpoint holds two models, save one of them alone"
+                )
             found[name] = file, own
     return found
 
@@ -211,18 +271,42 @@ def checkpoint_directory(name: str, revision: str | None = None, download: bool 
 
     download = download and (local_folder(name, revision) is not None or hub.answers())
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=not download, allow_patterns=["*.json", "*.safetensors"] if download else None))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                local_files_only=not download,
+                allow_patterns=["*.json", "*.safetensors"] if download else None,
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
         return None
 
 
-_TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their Conv1D stores weights as (in, out)
+_TRANSPOSED_TYPES = (
+    "gpt2",
+    "openai-gpt",
+    "imagegpt",
+    "decision_transformer",
+)  # their Conv1D stores weights as (in, out)
 
 
 def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
     """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None where each scale has a whole side."""
-    places = [p for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config"))) if isinstance(p, Mapping)]
-    found: Mapping[str, Any] = next((f for p in places for k in ("quantization_config", "compression_config") if isinstance(f := p.get(k), Mapping) and f), {})
+    places = [
+        p
+        for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config")))
+        if isinstance(p, Mapping)
+    ]
+    found: Mapping[str, Any] = next(
+        (
+            f
+            for p in places
+            for k in ("quantization_config", "compression_config")
+            if isinstance(f := p.get(k), Mapping) and f
+        ),
+        {},
+    )
     if method == "compressed-tensors":
         groups = found.get("config_groups") or {}
         weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}

@@ -37,7 +37,9 @@ _KEYS: tuple[tuple[Layout, re.Pattern[str], Mapping[str, str]], ...] = (
     ("torchtune", re.compile(r"^(?P<module>.+)\.(?P<part>lora_a\.weight|lora_b\.weight|magnitude)$"), {"lora_a.weight": "a", "lora_b.weight": "b", "magnitude": "magnitude"}),
 )  # fmt: skip
 _BIAS = re.compile(r"^(?P<module>.+)\.lora_B(?:\.(?!bias$)[^.]+)?\.bias$")
-_SIDE = re.compile(r"\.lora_(?:velora_embed|monteclora_sampler|dropout)(?:\.|$)")  # of VeLoRA's backward pass and MonteCLoRA's sampling: no part of the change
+_SIDE = re.compile(
+    r"\.lora_(?:velora_embed|monteclora_sampler|dropout)(?:\.|$)"
+)  # of VeLoRA's backward pass and MonteCLoRA's sampling: no part of the change
 _FACTORS = ("scale", "scaling", "scalar")  # beside a module's factors: whether it is in them already, no format says
 _OTHER_KINDS = {
     "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "boft_": "BOFT", "ia3_": "(IA)^3", "vera_": "VeRA", "pvera_": "PVeRA", "vblora_": "VB-LoRA", "fourierft_": "FourierFT", "hra_": "HRA",
@@ -101,25 +103,45 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
         kind, part, module, adapter = match
         key = _place(module)
         if (twin := seen.setdefault((key, part, adapter), name)) != name:
-            raise ModelError(f"{path}: {twin} and {name} are one tensor under two names; save the adapter anew, from the unwrapped model")
+            raise ModelError(
+                f"{path}: {twin} and {name} are one tensor under two names; save the adapter anew, from the unwrapped model"
+            )
         found[key].setdefault(part, name)
         if part in ("a", "b"):
             layout[key] = kind
             adapters.add(adapter)
     if len(adapters) > 1:
-        raise ModelError(f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save one of them alone")
+        raise ModelError(
+            f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save one of them alone"
+        )
     whole = {k: parts for k, parts in found.items() if k in layout}
     _refuse_others(known, whole, path)
     if not whole:
         some = f"its tensors: {', '.join(known[:3])}, ..." if known else "it is empty"
-        raise ModelError(f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save them, and the layouts of kohya, mlx and torchtune")
+        raise ModelError(
+            f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save them, and the layouts of kohya, mlx and torchtune"
+        )
     made = []
     for (module, nest), parts in whole.items():
         if not {"a", "b"} <= set(parts):
-            raise ModelError(f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is not whole, get it anew")
-        embedding = "lora_embedding_" in parts["a"] or (layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings"))
+            raise ModelError(
+                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is not whole, get it anew"
+            )
+        embedding = "lora_embedding_" in parts["a"] or (
+            layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings")
+        )
         rest = {p: parts.get(p) for p in ("magnitude", "e", "diag", "alpha")}
-        made.append(Entry(module, parts["a"], parts["b"], **rest, layout=layout[module, nest], nest=nest, is_embedding=embedding))  # type: ignore[arg-type]
+        made.append(
+            Entry(
+                module,
+                parts["a"],
+                parts["b"],
+                **rest,  # type: ignore[arg-type]
+                layout=layout[module, nest],
+                nest=nest,
+                is_embedding=embedding,
+            )
+        )
     return tuple(sorted(made, key=lambda e: (by_layer(e.module), -e.nest)))
 
 
@@ -159,9 +181,15 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
         if name in own or is_side(name) or _BIAS.match(unwrapped(name)):
             continue
         if match := _OTHERS.search(name):
-            raise ModelError(f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)")
+            raise ModelError(
+                f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)"
+            )
         module, _, last = name.rpartition(".")
         if last in _FACTORS and _place(unwrapped(module)) in whole:
-            raise ModelError(f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known here, so that the change cannot be told")
+            raise ModelError(
+                f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known here, so that the change cannot be told"
+            )
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
-            raise ModelError(f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be told")
+            raise ModelError(
+                f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be told"
+            )

@@ -23,17 +23,31 @@ _KOHYA = re.compile(r"^lora_(?:unet|te\d?|transformer|prior|llm)?_?")
 
 def weight_of(base: Weights, delta: Delta) -> torch.Tensor | None:
     """Of a change, as (out, in); None where the base has none of its name and size."""
-    return base_weight(base, delta.origin or delta.module, (delta.out_features, delta.in_features), delta.is_embedding, delta.expert, delta.stack)
+    return base_weight(
+        base,
+        delta.origin or delta.module,
+        (delta.out_features, delta.in_features),
+        delta.is_embedding,
+        delta.expert,
+        delta.stack,
+    )
 
 
 def base_weight(
-    base: Weights, module: str, shape: tuple[int, int], is_embedding: bool = False, expert: int | None = None, stack: str | None = None
+    base: Weights,
+    module: str,
+    shape: tuple[int, int],
+    is_embedding: bool = False,
+    expert: int | None = None,
+    stack: str | None = None,
 ) -> torch.Tensor | None:
     """A module's weight of (out, in), an embedding's as (dim, rows); None where the base has none of that name and size."""
     if expert is not None:
         return None if stack is None else _of_stack(base, stack, expert, shape)
     stored = (shape[1], shape[0]) if is_embedding else shape
-    if (inner := f"{module}.in_proj_weight") in _stored(base):  # nn.MultiheadAttention, whose query, key and value are one parameter
+    if (inner := f"{module}.in_proj_weight") in _stored(
+        base
+    ):  # nn.MultiheadAttention, whose query, key and value are one parameter
         merged = base.tensor(inner)
         return merged if tuple(merged.shape) == shape else None
     for name in _names(base, module):
@@ -51,10 +65,16 @@ def lacking(base: Weights, module: str, shape: tuple[int, int], declared: str | 
     if name is not None:
         why = f"its {name} is {' x '.join(map(str, base.shape(name)))}"
     else:
-        names = [n for n in base.names() if n.endswith(f".{module.rpartition('.')[2]}.weight")] or [n for n in base.names() if re.search(r"\.\d+\.", n)] or base.names()
+        names = (
+            [n for n in base.names() if n.endswith(f".{module.rpartition('.')[2]}.weight")]
+            or [n for n in base.names() if re.search(r"\.\d+\.", n)]
+            or base.names()
+        )
         like = next(iter(names), "none")
         why = f"its names are like {like}"
-    return f"{base.place} has no weight {module} of {shape[0]} x {shape[1]} ({why})" + (f"; the adapter says that it was trained on {declared}" if declared else "")
+    return f"{base.place} has no weight {module} of {shape[0]} x {shape[1]} ({why})" + (
+        f"; the adapter says that it was trained on {declared}" if declared else ""
+    )
 
 
 def _names(base: Weights, module: str) -> tuple[str, ...]:
@@ -89,7 +109,9 @@ def _tower(name: str) -> set[str]:
 
 def _underscored(base: Weights, core: str) -> tuple[str, ...]:
     names = [n.removesuffix(".weight") for n in base.names() if n.endswith(".weight")]
-    flat = [n for n in names if n.replace(".", "_") == core] or [n for n in names if n.replace(".", "_").endswith(f"_{core}")]
+    flat = [n for n in names if n.replace(".", "_") == core] or [
+        n for n in names if n.replace(".", "_").endswith(f"_{core}")
+    ]
     return tuple(flat) if len(flat) == 1 else ()
 
 
@@ -102,7 +124,9 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
     if not found.is_floating_point():
         return None
     if not bool(torch.isfinite(found.float()).all()):
-        raise ModelError(f"{base.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged")
+        raise ModelError(
+            f"{base.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged"
+        )
     flat = found.reshape(found.shape[0], -1)
     return flat if tuple(flat.shape) == shape else None
 
@@ -110,7 +134,11 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
 def _of_stack(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
     """One matrix of a stack of (experts, out, in), or of (experts, in, out) as some models store it; None where a square one leaves that open."""
     stored = _stored(base)
-    name = stack if stack in stored else next((n for n in stored if n.endswith(f".{stack}") or stack.endswith(f".{n}")), None)
+    name = (
+        stack
+        if stack in stored
+        else next((n for n in stored if n.endswith(f".{stack}") or stack.endswith(f".{n}")), None)
+    )
     if name is None:
         return _of_single(base, stack, expert, shape)
     if len(base.shape(name)) != 3 or not 0 <= expert < base.shape(name)[0]:
@@ -126,8 +154,15 @@ _SINGLE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj"
 
 def _of_single(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
     """The same from a checkpoint that holds every expert apart, as most do: transformers stacks them when it loads (its conversion_mapping), the gate above the projection up."""
-    block, last = stack.rpartition(".experts.")[0].rpartition(".")[0], stack.rpartition(".")[2]  # between them the mixture's own name: mlp, block_sparse_moe
-    fronts = [f for f in _mixtures(base) if (layer := f.rpartition(".")[0]) == block or layer.endswith(f".{block}") or block.endswith(f".{layer}")]
+    block, last = (
+        stack.rpartition(".experts.")[0].rpartition(".")[0],
+        stack.rpartition(".")[2],
+    )  # between them the mixture's own name: mlp, block_sparse_moe
+    fronts = [
+        f
+        for f in _mixtures(base)
+        if (layer := f.rpartition(".")[0]) == block or layer.endswith(f".{block}") or block.endswith(f".{layer}")
+    ]
     if len(fronts) != 1:
         return None
     for names in _SINGLE.get(last, ()):

@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module"))
+_WRAPPERS = frozenset(
+    ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module")
+)
 _IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\?\.")
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
@@ -24,7 +26,10 @@ _TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", 
 _HEAD_FRONTS = ("thinker.", "llm.", "text_model.")
 _TEXT_PARTS = frozenset(("model", "language_model", "text_model", "thinker", "llm", "transformer", "decoder"))
 _TEXT_STARTS = re.compile(r"(?:^|\.)(?P<core>(?:layers|h|blocks)\.\d+\..+|embed_tokens|wte|norm|final_layernorm|ln_f)$")
-_HEADS, _EMBEDDINGS = ("lm_head", "output", "embed_out"), ("embed_tokens", "wte", "tok_embeddings", "embed_in", "word_embeddings", "shared")
+_HEADS, _EMBEDDINGS = (
+    ("lm_head", "output", "embed_out"),
+    ("embed_tokens", "wte", "tok_embeddings", "embed_in", "word_embeddings", "shared"),
+)
 
 
 def plain(name: str) -> str:
@@ -67,7 +72,9 @@ def _renamed(module: str) -> Iterator[str]:
     if last in _HEADS and _is_text(front):
         yield from (f + last for f in (*_TEXT_FRONTS, *_HEAD_FRONTS))
     parts = module.split(".")
-    if parts[-1] == "gate" and len(parts) > 1 and parts[-2] in ("mlp", "block_sparse_moe"):  # the router of Mixtral, renamed in transformers 5
+    if (
+        parts[-1] == "gate" and len(parts) > 1 and parts[-2] in ("mlp", "block_sparse_moe")
+    ):  # the router of Mixtral, renamed in transformers 5
         yield ".".join([*parts[:-2], "block_sparse_moe" if parts[-2] == "mlp" else "mlp", "gate"])
     if "vision_model" in parts:  # vision_tower.vision_model.encoder is vision_tower.encoder since transformers 5
         at = parts.index("vision_model")

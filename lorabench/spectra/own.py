@@ -71,7 +71,9 @@ class Kept:
             save_file(kept, temporary)
             temporary.chmod(0o644)
             os.replace(temporary, self.path)
-            print(f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the next cell need not compute it")
+            print(
+                f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the next cell need not compute it"
+            )
         except (OSError, SafetensorError) as e:
             temporary.unlink(missing_ok=True)
             print(f"{self.path} cannot be written ({e}); the next cell computes it again")
@@ -83,7 +85,9 @@ class Own:
     def __init__(self, weights: Kept | None = None, errors: Kept | None = None) -> None:
         self._weights, self._errors = weights or Kept(), errors or Kept()
 
-    def of_weight(self, module: str, weight: torch.Tensor, most: int, with_left: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def of_weight(
+        self, module: str, weight: torch.Tensor, most: int, with_left: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Of a module's weight (out, in) at least the first `most` singular values, descending (all where it has fewer), and where
         asked for its first left singular vectors (out, 16)."""
         k = _so_many(weight, most)

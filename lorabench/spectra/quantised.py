@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from lorabench import plugins
-from lorabench.spec.settings import QuantizationSpec
+from lorabench.config.settings import QuantizationSpec
 
 Quantise = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """a base weight as it was loaded, and as the base held it: its quantised form given back"""

@@ -1,8 +1,8 @@
 """What quantisation alone does to each base weight, without training.
 
-    relative error     ||W_q - W||_F / ||W||_F
-    maximum error      max |W_q - W| / max |W|
-    signal to noise    20 log10(||W||_F / ||W_q - W||_F)                                    [dB]
+relative error     ||W_q - W||_F / ||W||_F
+maximum error      max |W_q - W| / max |W|
+signal to noise    20 log10(||W||_F / ||W_q - W||_F)                                    [dB]
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class QuantizationError:
 
 
 @torch.no_grad()
-def quantization_errors(weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None) -> Iterator[QuantizationError]:
+def quantization_errors(
+    weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None
+) -> Iterator[QuantizationError]:
     """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
     found = False
     for module in modules:
@@ -53,23 +55,40 @@ def quantization_errors(weights: Weights, modules: Iterable[str], forms: Mapping
         delta = learned.delta(module) if learned is not None else None
         for form, quantise in forms.items():
             loaded, back = quantise(weight)
-            undone = repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back) if delta is not None else None
+            undone = (
+                repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back)
+                if delta is not None
+                else None
+            )
             yield _error(module, form, loaded, back, undone)
     if not found:
-        raise ModelError(f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads as it is")
+        raise ModelError(
+            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads as it is"
+        )
 
 
-def _error(module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None) -> QuantizationError:
+def _error(
+    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None
+) -> QuantizationError:
     weight = loaded.double()
     error = back.double() - weight
     norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))
     found = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
     alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
     return QuantizationError(
-        module, form,
+        module,
+        form,
         relative_error=norm / size if size else 0.0,
         maximum_error=float(error.abs().max() / weight.abs().max()) if size else 0.0,
         signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
-        spectrum=Spectrum(module, found.values.numpy(), weight.shape[1], weight.shape[0], min(weight.shape), missed=found.missed, alignment=alignment),
+        spectrum=Spectrum(
+            module,
+            found.values.numpy(),
+            weight.shape[1],
+            weight.shape[0],
+            min(weight.shape),
+            missed=found.missed,
+            alignment=alignment,
+        ),
         repair=undone,
-    )  # fmt: skip
+    )

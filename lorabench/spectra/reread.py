@@ -42,16 +42,37 @@ def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch
         warnings.simplefilter("ignore")
         try:
             loaded = _loaded(folder, wanted, others)
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError, AssertionError, RecursionError) as e:
-            raise ModelError(f"{folder}: PEFT does not load what was written ({' '.join(str(e).split())[:240]})") from None
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            RuntimeError,
+            AttributeError,
+            ImportError,
+            AssertionError,
+            RecursionError,
+        ) as e:
+            raise ModelError(
+                f"{folder}: PEFT does not load what was written ({' '.join(str(e).split())[:240]})"
+            ) from None
     for name, one in wanted.items():
         for expert, (a, b) in enumerate(one.factors):
             found_a, found_b, scaling = _of_layer(loaded[name], one, expert)
-            difference = factor_singular_values(torch.cat([found_a.double(), a]), torch.cat([scaling * found_b.double(), -b], dim=1), 1.0)
-            missed, size = float(torch.linalg.vector_norm(difference)), float(torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
-            eps = max(torch.finfo(one.dtype).eps, torch.finfo(torch.float32).eps)  # of the empty layers, which PEFT casts to
+            difference = factor_singular_values(
+                torch.cat([found_a.double(), a]), torch.cat([scaling * found_b.double(), -b], dim=1), 1.0
+            )
+            missed, size = (
+                float(torch.linalg.vector_norm(difference)),
+                float(torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)),
+            )
+            eps = max(
+                torch.finfo(one.dtype).eps, torch.finfo(torch.float32).eps
+            )  # of the empty layers, which PEFT casts to
             if not missed <= 2 * eps * size:
-                raise ModelError(f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g} where its factors are of size {size:.3g}")
+                raise ModelError(
+                    f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g} where its factors are of size {size:.3g}"
+                )
 
 
 def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -65,21 +86,36 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
         logging.disable(level)
 
     config: Any = peft.PeftConfig.from_pretrained(str(folder))
-    if config.ensure_weight_tying and isinstance(config.target_modules, set):  # it has PEFT adapt the tied layer, too, which these empty ones are not
+    if config.ensure_weight_tying and isinstance(
+        config.target_modules, set
+    ):  # it has PEFT adapt the tied layer, too, which these empty ones are not
         config.target_modules |= {n for n, w in wanted.items() if w.entry.parameter is None}
-    config.task_type, config.layer_replication, config.ensure_weight_tying, config.init_lora_weights = None, None, False, True
+    config.task_type, config.layer_replication, config.ensure_weight_tying, config.init_lora_weights = (
+        None,
+        None,
+        False,
+        True,
+    )
     config.megatron_config = None
     if config.target_modules == "all-linear":  # PEFT asks a transformers model which these are
         config.target_modules = [n for n, w in wanted.items() if w.entry.parameter is None]
     tokens = [n.partition(".token_adapter.")[0] for n in others if ".token_adapter." in n]
     if tokens and not isinstance(config.trainable_token_indices, dict):
         config.trainable_token_indices = {n: list(config.trainable_token_indices or []) for n in tokens}
-    model = peft.PeftModel(_skeleton(wanted, others, config), config)
-    state = {k: v for k, v in load_peft_weights(str(folder), device="cpu").items() if ".base_layer." not in k or ".lora_" in k}
+    model = peft.PeftModel(_meta_model(wanted, others, config), config)
+    state = {
+        k: v
+        for k, v in load_peft_weights(str(folder), device="cpu").items()
+        if ".base_layer." not in k or ".lora_" in k
+    }
     result: Any = set_peft_model_state_dict(model, state)
-    lacking = [k for k in result.missing_keys if ".lora_" in k or ".modules_to_save." in k or "trainable_tokens_delta" in k]
+    lacking = [
+        k for k in result.missing_keys if ".lora_" in k or ".modules_to_save." in k or "trainable_tokens_delta" in k
+    ]
     if lacking or result.unexpected_keys:
-        raise ValueError(f"it lacks {', '.join(lacking[:3]) or 'nothing'}; it does not know {', '.join(result.unexpected_keys[:3]) or 'none'}")
+        raise ValueError(
+            f"it lacks {', '.join(lacking[:3]) or 'nothing'}; it does not know {', '.join(result.unexpected_keys[:3]) or 'none'}"
+        )
     return {name: model.get_submodule(PREFIX + name) for name in wanted}
 
 
@@ -95,7 +131,7 @@ def _of_layer(layer: Any, one: Wanted, expert: int) -> tuple[torch.Tensor, torch
     return a, b, float(layer.scaling["default"])
 
 
-def _skeleton(wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
+def _meta_model(wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
     root = nn.Module()
     for name, one in wanted.items():
         parent, last = _parent(root, name.replace(".base_layer", ""))
@@ -149,4 +185,7 @@ def _base_layer(one: Wanted) -> nn.Module:
 
 def _nothing(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> nn.Parameter:
     """A parameter of zeros that takes the memory of one."""
-    return nn.Parameter(torch.zeros((), dtype=dtype).expand(shape) if math.prod(shape) else torch.zeros(shape, dtype=dtype), requires_grad=False)
+    return nn.Parameter(
+        torch.zeros((), dtype=dtype).expand(shape) if math.prod(shape) else torch.zeros(shape, dtype=dtype),
+        requires_grad=False,
+    )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from lorabench.config import hub
+from lorabench.config.paths import shipped_models
 from lorabench.errors import LorabenchError, ModelError, StoreError
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
 from lorabench.record.store import read_result
-from lorabench.spec import hub
-from lorabench.spec.paths import shipped_models
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.adapter_files import is_adapter
 from lorabench.spectra.delta import Delta, of_weights
@@ -75,10 +75,14 @@ class Learned:
         return self.adapter is not None or self.after is not None
 
 
-def open_learned(name: str, base: str | None = None, alpha: float | None = None, find: Callable[[str], Path] | None = None) -> Learned:
+def open_learned(
+    name: str, base: str | None = None, alpha: float | None = None, find: Callable[[str], Path] | None = None
+) -> Learned:
     """What a path, a hub id or (through `find`, which gives its folder) a cell's id means; LorabenchError with what is allowed otherwise."""
     if not name.strip():
-        raise LorabenchError("no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint")
+        raise LorabenchError(
+            "no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint"
+        )
     weights = open_base(base) if base is not None else None
     path = Path(name).expanduser()
     if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
@@ -87,12 +91,16 @@ def open_learned(name: str, base: str | None = None, alpha: float | None = None,
         return _of_cell(path, weights, alpha)
     if (path / "plan.json").is_file():
         ids = [p.name for p in sorted((path / "cells").glob("*")) if p.suffix == ""][:4]
-        raise StoreError(f"{name} is a whole results directory; name one of its cells, such as {', '.join(str(path / 'cells' / i) for i in ids) or 'none yet'}")
+        raise StoreError(
+            f"{name} is a whole results directory; name one of its cells, such as {', '.join(str(path / 'cells' / i) for i in ids) or 'none yet'}"
+        )
     if path.is_dir() and not is_adapter(path) and (path / "config.json").is_file():
         return _of_checkpoint(path, weights)
     if path.exists():
         if not is_adapter(path):
-            raise ModelError(f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id{_inside(path)}")
+            raise ModelError(
+                f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id{_inside(path)}"
+            )
         return _of_adapter(name, Adapter(path, alpha), weights)
     return _of_hub(name, weights, alpha)
 
@@ -113,7 +121,9 @@ def open_base(name: str) -> Weights:
     if found is None and _looks_like_hub(name) and not hub.answers():
         raise ModelError(f"the base {hub.absent(name)}")
     if found is None:
-        raise ModelError(f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy")
+        raise ModelError(
+            f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy"
+        )
     return Weights(found)
 
 
@@ -121,7 +131,11 @@ def _inside(path: Path) -> str:
     """What a folder holds that could have been meant: folders of adapters and checkpoints, files of tensors."""
     if not path.is_dir():
         return ""
-    found = [p.name for p in sorted(path.iterdir()) if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)]
+    found = [
+        p.name
+        for p in sorted(path.iterdir())
+        if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)
+    ]
     return f"; it holds {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}: name one of them" if found else ""
 
 
@@ -131,17 +145,25 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if cell.training.steps == 0:
         raise ModelError(f"{title} is the untouched base: nothing was learned in it")
     if result.outcome != "finished":
-        raise ModelError(f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed")
+        raise ModelError(
+            f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed"
+        )
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    made_here = result.resolved and not result.resolved.stored_quantised  # of a quantised checkpoint nobody knows the weights it was made from
-    held = quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
+    made_here = (
+        result.resolved and not result.resolved.stored_quantised
+    )  # of a quantised checkpoint nobody knows the weights it was made from
+    held = (
+        quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
+    )
     if (folder / "adapter").is_dir():
         return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
-        raise ModelError(f"{title} kept nothing of what it learned: its weights were not kept (save.{key}: {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder")
+        raise ModelError(
+            f"{title} kept nothing of what it learned: its weights were not kept (save.{key}: {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder"
+        )
     spectra = load_spectra(folder / "spectra.safetensors")
     kept = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
     return Learned(title, base, None, result, spectra, notes=(f"{kept}: what is shown was computed when the cell ran",))
@@ -149,10 +171,16 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
 
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
     if base is None:
-        raise ModelError(f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their difference can be taken")
+        raise ModelError(
+            f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their difference can be taken"
+        )
     after = Weights(path)
     odd = _unlike(base, after)
-    told = f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}" if odd else ""
+    told = (
+        f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}"
+        if odd
+        else ""
+    )
     return Learned(str(path), base, notes=(told,) if told else (), after=after)
 
 
@@ -160,26 +188,38 @@ def _unlike(before: Weights, after: Weights) -> list[str]:
     """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or stacks of matrices."""
     shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
     found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
-    return [n for n, shape in shapes.items() if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)]
+    return [
+        n
+        for n, shape in shapes.items()
+        if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)
+    ]
 
 
 def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
     place = checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
     if place is None:
-        raise LorabenchError(f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names another place), and no hub id that can be reached")
+        raise LorabenchError(
+            f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names another place), and no hub id that can be reached"
+        )
     if not is_adapter(place):
         return _of_checkpoint(place, base)
     return _of_adapter(name, Adapter(place, alpha), base)
 
 
-def _of_adapter(title: str, adapter: Adapter, base: Weights | None, result: CellResult | None = None, held: Quantise | None = None) -> Learned:
+def _of_adapter(
+    title: str, adapter: Adapter, base: Weights | None, result: CellResult | None = None, held: Quantise | None = None
+) -> Learned:
     if base is not None and adapter.config.get("fan_in_fan_out"):
         base.transposed = True  # a file of weights alone does not say so
     notes = adapter.notes()
     if adapter.is_dora and base is None:
-        notes += ("DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change",)
+        notes += (
+            "DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change",
+        )
     elif adapter.is_dora and result is None:
-        notes += ("DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised base, it is another one",)
+        notes += (
+            "DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised base, it is another one",
+        )
     return Learned(title, base, adapter, result, quantise=held, notes=notes)
 
 
@@ -192,7 +232,9 @@ def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
             found = True
             yield delta
     if not found:
-        raise ModelError(f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one architecture")
+        raise ModelError(
+            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one architecture"
+        )
 
 
 def _change(before: Weights, after: Weights, module: str) -> Delta | None:

@@ -24,16 +24,24 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
             made += _split(entry, shape[0], None) if len(shape) == 3 else [entry]
             continue
         rows, rank = next(iter(file.shape(entry.a)), 0), said.rank(entry.module)
-        named = _parameters(entry.module, said.config.get("target_parameters") or [], unnamed=entry.nest > 0 or rows != rank)
+        named = _parameters(
+            entry.module, said.config.get("target_parameters") or [], unnamed=entry.nest > 0 or rows != rank
+        )
         if not named:
             if wrappers[entry.module] > 1 or entry.nest:
-                raise ModelError(f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors, and its configuration names no target_parameters that they could belong to")
+                raise ModelError(
+                    f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors, and its configuration names no target_parameters that they could belong to"
+                )
             made.append(entry)
             continue
         if len(named) != wrappers[entry.module]:
-            raise ModelError(f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors for the parameters {', '.join(named)}; the two belong to different adapters")
+            raise ModelError(
+                f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors for the parameters {', '.join(named)}; the two belong to different adapters"
+            )
         if len(named) > 1 and set(named) != {"gate_up_proj", "down_proj"}:
-            raise ModelError(f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs on the model's code, which is not in the file")
+            raise ModelError(
+                f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs on the model's code, which is not in the file"
+            )
         # PEFT wraps parameters in the model's own order, and each wrapper stands around the one before: the innermost is the first
         ordered = ["gate_up_proj", "down_proj"] if len(named) > 1 else named
         parameter = ordered[len(ordered) - 1 - entry.nest]
@@ -55,14 +63,19 @@ def origin(module: str, config: Mapping[str, Any]) -> str | None:
     if at is None:
         return None
     if int(parts[at]) >= len(layers):
-        raise ModelError(f"{module}: layer_replication makes {len(layers)} layers of the base, so that there is no layer {parts[at]}; the file and its configuration belong to different adapters")
+        raise ModelError(
+            f"{module}: layer_replication makes {len(layers)} layers of the base, so that there is no layer {parts[at]}; the file and its configuration belong to different adapters"
+        )
     return ".".join([*parts[:at], str(layers[int(parts[at])]), *parts[at + 1 :]])
 
 
 def _split(entry: Entry, experts: int, stack: str | None) -> list[Entry]:
     last = entry.parameter
     name = f"{entry.module}.{{}}.{last}" if last else f"{entry.module}.{{}}"
-    return [replace(entry, module=name.format(e), expert=e, experts=experts, stack=stack, owner=entry.module) for e in range(experts)]
+    return [
+        replace(entry, module=name.format(e), expert=e, experts=experts, stack=stack, owner=entry.module)
+        for e in range(experts)
+    ]
 
 
 def _parameters(module: str, targets: Iterable[str], unnamed: bool) -> list[str]:

@@ -20,7 +20,11 @@ from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.layouts import bias_module, is_side
 from lorabench.spectra.names import plain, unwrapped
 
-_HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # what PEFT trains of its own accord
+_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}  # what PEFT trains of its own accord
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+")
 _FROZEN = re.compile(r"\.(?:base_layer|original_module|trainable_tokens_original|token_indices)(?:\.|$)")
 
@@ -53,7 +57,10 @@ def saved_modules(adapter: Adapter) -> tuple[str, ...]:
 def _is_whole(adapter: Adapter) -> bool:
     """Whether a file is the state of a whole model: it has weights of the modules that are adapted."""
     modules = {e.module for e in adapter.entries}
-    return any(n.endswith(".weight") and ".lora_" not in n and plain(n).removesuffix(".weight") in modules for n in adapter.file.names())
+    return any(
+        n.endswith(".weight") and ".lora_" not in n and plain(n).removesuffix(".weight") in modules
+        for n in adapter.file.names()
+    )
 
 
 def _kind(adapter: Adapter, name: str, whole: bool) -> tuple[str, bool]:
@@ -69,7 +76,9 @@ def _kind(adapter: Adapter, name: str, whole: bool) -> tuple[str, bool]:
         return _FROZEN.split(name)[0], False
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
-        if ".".join(parts[:end]).endswith(saved_modules(adapter)):  # as PEFT matches them: "norm" is every name that ends so
+        if ".".join(parts[:end]).endswith(
+            saved_modules(adapter)
+        ):  # as PEFT matches them: "norm" is every name that ends so
             return ".".join(parts[:end]), True
     if last == "bias" and adapter.config.get("bias", "none") != "none":
         return "biases", True

@@ -47,7 +47,9 @@ class Cut:
     folder: Path
 
 
-def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, energy: float | None = None, per_module: bool = False) -> Cut:
+def truncate(
+    adapter: Adapter, folder: str | Path, rank: int | None = None, energy: float | None = None, per_module: bool = False
+) -> Cut:
     """Writes the cut adapter to a folder. Either `rank` (per_module: as many parameters as that rank everywhere, spread by energy)
     or `energy`, a share of all sigma^2 to keep with the fewest ranks (per_module: the fewest parameters).
 
@@ -65,7 +67,9 @@ def truncate(adapter: Adapter, folder: str | Path, rank: int | None = None, ener
         raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
     found = candidates(adapter)
     if not any(c.energy for c in found.values()):
-        raise LorabenchError(f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank")
+        raise LorabenchError(
+            f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank"
+        )
     if rank is not None:
         level = uniform(found, rank)
         cut = by_energy(found, level.parameters, least) if per_module else level
@@ -99,25 +103,45 @@ def _refuse(adapter: Adapter) -> None:
     """What has no place in an adapter of PEFT's, or would mean something else there."""
     layout = {e.layout for e in adapter.entries}
     if adapter.moves_base:
-        raise LorabenchError(f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)")
+        raise LorabenchError(
+            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
+        )
     if adapter.is_kasa:
-        raise LorabenchError(f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a cut of it would belong to another base")
+        raise LorabenchError(
+            f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a cut of it would belong to another base"
+        )
     if "kohya" in layout and any("." not in e.module for e in adapter.entries):
-        raise LorabenchError(f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not certain; convert it to PEFT's or diffusers' format first")
+        raise LorabenchError(
+            f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not certain; convert it to PEFT's or diffusers' format first"
+        )
     if "torchtune" in layout:
-        raise LorabenchError(f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune writes in PEFT's format beside it")
+        raise LorabenchError(
+            f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune writes in PEFT's format beside it"
+        )
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
-        raise LorabenchError(f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone")
+        raise LorabenchError(
+            f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone"
+        )
     if passed := adapter.passed_over():
-        raise LorabenchError(f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass over them; let target_modules (layers_to_transform, exclude_modules) name what was trained")
+        raise LorabenchError(
+            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass over them; let target_modules (layers_to_transform, exclude_modules) name what was trained"
+        )
     for e in adapter.entries:
         if adapter.is_merged(e):
-            what = "a convolution in groups, whose nearest change of a lower rank has none" if len(adapter.file.shape(e.a)) > 2 else "merged of several projections; which rows of the layer they are is not in the file"
+            what = (
+                "a convolution in groups, whose nearest change of a lower rank has none"
+                if len(adapter.file.shape(e.a)) > 2
+                else "merged of several projections; which rows of the layer they are is not in the file"
+            )
             raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
         if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
-            raise LorabenchError(f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention); such a pair cannot be cut here")
+            raise LorabenchError(
+                f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention); such a pair cannot be cut here"
+            )
         if e.layout == "mlx" and e.experts > 1:
-            raise LorabenchError(f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of transformers is not certain")
+            raise LorabenchError(
+                f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of transformers is not certain"
+            )
 
 
 def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
@@ -127,7 +151,9 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
     tensors = {_PREFIX + n: t for n, t in others.items()}
     for name, one in wanted.items():
         tensors |= _tensors(adapter, name, one)
-    half = folder.with_name(f".{folder.name}.partial")  # a cut that is stopped leaves nothing under the name that was asked for
+    half = folder.with_name(
+        f".{folder.name}.partial"
+    )  # a cut that is stopped leaves nothing under the name that was asked for
     rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})
     try:
         shutil.rmtree(half, ignore_errors=True)
@@ -140,7 +166,9 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
         for name in (FILES[0], CONFIG):
             (half / name).replace(folder / name)
     except (OSError, SafetensorError) as e:
-        raise ModelError(f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR") from None
+        raise ModelError(
+            f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR"
+        ) from None
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return left_out
@@ -157,7 +185,9 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
         if name in own or is_side(name):
             continue
         plain = _of_peft(unwrapped(name))
-        if plain is None or (plain.endswith(".base_layer.weight") and plain.removesuffix(".base_layer.weight") not in embeddings):
+        if plain is None or (
+            plain.endswith(".base_layer.weight") and plain.removesuffix(".base_layer.weight") not in embeddings
+        ):
             continue  # a frozen copy; of an embedding PEFT saves it too, since it may have been resized
         if (module := bias_module(name)) is not None:
             entry = next((e for e in adapter.entries if e.module == module), None)
@@ -172,7 +202,12 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
 
 def _of_peft(name: str) -> str | None:
     """A further tensor's name as PEFT saves it, without the adapter's; None for what it does not save: a copy of what was there before."""
-    if ".original_module." in name or ".trainable_tokens_original" in name or ".token_adapter.base_layer." in name or ".token_indices" in name:
+    if (
+        ".original_module." in name
+        or ".trainable_tokens_original" in name
+        or ".token_adapter.base_layer." in name
+        or ".token_indices" in name
+    ):
         return None
     name = re.sub(r"\.modules_to_save\.[^.]+", "", name)
     name = re.sub(r"(\.trainable_tokens_delta)\..+$", r"\1", name)
@@ -181,7 +216,9 @@ def _of_peft(name: str) -> str | None:
 
 def _nest(entry: Entry, kept: Mapping[str, tuple[Entry, ...]]) -> int:
     """How many wrappers of the same module PEFT puts around this one, of those that are kept."""
-    return sum(m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in kept.values())
+    return sum(
+        m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in kept.values()
+    )
 
 
 def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, Wanted]:
@@ -200,18 +237,32 @@ def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> 
 def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor]:
     a, b = (torch.stack(side) for side in zip(*one.factors, strict=True))
     # of a stack rows e r ... of A are those of expert e, of B columns e, e + n, ...
-    a, b = a.flatten(0, 1).reshape(-1, *one.shapes[0][1:]), b.permute(1, 2, 0).reshape(b.shape[1], -1, *one.shapes[1][2:])
+    a, b = (
+        a.flatten(0, 1).reshape(-1, *one.shapes[0][1:]),
+        b.permute(1, 2, 0).reshape(b.shape[1], -1, *one.shapes[1][2:]),
+    )
     stem = f"{_PREFIX}{name}.lora_"
     ends = ("embedding_A", "embedding_B") if one.entry.is_embedding else ("A.weight", "B.weight")
     made = {stem + end: t.to(one.dtype).contiguous() for end, t in zip(ends, (a, b), strict=True)}
     if one.entry.magnitude:
         magnitude = adapter.file.tensor(one.entry.magnitude)
-        made[f"{stem}magnitude_vector"] = (magnitude if magnitude.element_size() > 1 else magnitude.float()).contiguous()
+        made[f"{stem}magnitude_vector"] = (
+            magnitude if magnitude.element_size() > 1 else magnitude.float()
+        ).contiguous()
     return made
 
 
 _OF_ADALORA = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
-_VARIANTS: Mapping[str, Any] = {"use_bdlora": None, "velora_config": None, "monteclora_config": None, "kasa_config": None, "eva_config": None, "corda_config": None, "lora_ga_config": None, "loftq_config": {}}
+_VARIANTS: Mapping[str, Any] = {
+    "use_bdlora": None,
+    "velora_config": None,
+    "monteclora_config": None,
+    "kasa_config": None,
+    "eva_config": None,
+    "corda_config": None,
+    "lora_ga_config": None,
+    "loftq_config": {},
+}
 
 
 def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
@@ -221,9 +272,21 @@ def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict
     common = max(set(kept.values()), key=lambda r: (list(kept.values()).count(r), -r))
     strip = next(iter(kept)).split(".")[0] + "." if adapter.is_pipeline else ""
     # the longest first: PEFT takes the first name that a module's ends with
-    odd = {re.escape(m.removeprefix(strip)).replace(r"\.", ".").replace(r"\-", "-"): r for m, r in sorted(kept.items(), key=lambda k: -len(k[0])) if r != common}
-    config: dict[str, Any] = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": adapter.base, "bias": "none", "inference_mode": True} | dict(own)
-    config = {k: v for k, v in config.items() if not adapter.declared.is_adalora or k not in _OF_ADALORA} | {k: v for k, v in _VARIANTS.items() if k in config}
+    odd = {
+        re.escape(m.removeprefix(strip)).replace(r"\.", ".").replace(r"\-", "-"): r
+        for m, r in sorted(kept.items(), key=lambda k: -len(k[0]))
+        if r != common
+    }
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": adapter.base,
+        "bias": "none",
+        "inference_mode": True,
+    } | dict(own)
+    config = {k: v for k, v in config.items() if not adapter.declared.is_adalora or k not in _OF_ADALORA} | {
+        k: v for k, v in _VARIANTS.items() if k in config
+    }
     if not own and rest:
         config |= {"modules_to_save": rest, "task_type": "SEQ_CLS"}
     if own.get("modules_to_save"):
@@ -234,7 +297,12 @@ def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict
     everywhere = len(kept) == len(ranks) and (all(plain) if plain else bool(stacks))
     chosen: dict[str, Any] = {}
     if not everywhere:
-        chosen = {"target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks), "layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
+        chosen = {
+            "target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks),
+            "layers_to_transform": None,
+            "layers_pattern": None,
+            "exclude_modules": None,
+        }
         chosen |= {"target_parameters": sorted(m for m in kept if m in stacks)} if stacks else {}
     cut = {"peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": odd, "alpha_pattern": dict(odd)}
     return config | chosen | cut | {"use_rslora": False, "use_dora": adapter.is_dora, "init_lora_weights": True}

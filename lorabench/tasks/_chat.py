@@ -30,7 +30,7 @@ ROLES = {
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Way = Literal["tokenizer", "plain"]
+MethodResult = Literal["tokenizer", "plain"]
 
 
 class Chat(NamedTuple):
@@ -57,7 +57,11 @@ def exchange(prompt: str, response: str, system: str | None = None) -> Chat:
 
 def is_conversation(value: Any) -> bool:
     """A list of turns: objects with role and content, or from and value."""
-    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
+    )
 
 
 def holds_conversation(text: str) -> bool:
@@ -80,17 +84,23 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
         unlearned = {i + 1 for i in unlearned}
     tools = _parsed(fields["tools"]) if fields.get("tools", "").strip() else []
     if not isinstance(tools, list):
-        raise DataError(f"{where}: tools is no list of tools; give the list that the chat template takes, or leave the field away")
+        raise DataError(
+            f"{where}: tools is no list of tools; give the list that the chat template takes, or leave the field away"
+        )
     chat = Chat(tuple(messages), tuple(tools), frozenset(unlearned))
     if not any(m["role"] == "assistant" and i not in unlearned for i, m in enumerate(messages)):
-        raise DataError(f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row out, or add the answer")
+        raise DataError(
+            f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row out, or add the answer"
+        )
     return chat
 
 
 def given_and_last(chat: Chat) -> tuple[str, str]:
     """(all before the last answer, the last answer) as text, by which rows are compared and held out."""
     last = max(i for i, m in enumerate(chat.messages) if m["role"] == "assistant")
-    return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(chat.messages[last].get("content") or chat.messages[last].get("tool_calls"))
+    return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(
+        chat.messages[last].get("content") or chat.messages[last].get("tool_calls")
+    )
 
 
 def unheard(chat: Chat, text: str) -> bool:
@@ -98,7 +108,7 @@ def unheard(chat: Chat, text: str) -> bool:
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 
-def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
+def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
     if way == "plain":
         return _plain(chat, tokenizer, where)
@@ -110,7 +120,9 @@ def marked(chat: Chat, tokenizer: Any, way: Way, where: str) -> Marked:
     render = _Renderer(chat, tokenizer, where)
     spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
     whole = render(len(chat.messages), opened=False)
-    if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(spoken):
+    if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(
+        spoken
+    ):
         kept = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
         return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in kept))
     return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))
@@ -120,7 +132,12 @@ class _Renderer:
     """What the tokenizer's template makes of a conversation's first turns."""
 
     def __init__(self, chat: Chat, tokenizer: Any, where: str) -> None:
-        self.messages, self.tools, self.tokenizer, self.where = list(chat.messages), list(chat.tools) or None, tokenizer, where
+        self.messages, self.tools, self.tokenizer, self.where = (
+            list(chat.messages),
+            list(chat.tools) or None,
+            tokenizer,
+            where,
+        )
 
     def __call__(self, turns: int, *, opened: bool) -> str:
         return str(self._ask(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
@@ -129,12 +146,24 @@ class _Renderer:
         """Where the content of the i-th turn stands in the whole text: with another content the text differs there alone."""
         others = [*self.messages[:i], {**self.messages[i], "content": OTHER}, *self.messages[i + 1 :]]
         before, found, after = str(self._ask(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
-        apart = found and OTHER not in after and whole.startswith(before) and whole.endswith(after) and len(before) + len(after) < len(whole)
+        apart = (
+            found
+            and OTHER not in after
+            and whole.startswith(before)
+            and whole.endswith(after)
+            and len(before) + len(after) < len(whole)
+        )
         return (len(before), len(whole) - len(after)) if apart else None
 
     def marks(self) -> list[tuple[int, int]]:
         """The spans that the template itself marks as generated, as far as whole tokens tell."""
-        out = self._ask(self.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, tokenizer_kwargs={"return_offsets_mapping": True})
+        out = self._ask(
+            self.messages,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
+        )
         spans: list[tuple[int, int]] = []
         last = False
         for (start, end), mark in zip(out["offset_mapping"], out["assistant_masks"], strict=True):
@@ -151,7 +180,9 @@ class _Renderer:
             return ask()
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
             reason = " ".join(str(e).split())[:200] or type(e).__name__
-            raise DataError(f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend the row, or take it out") from None
+            raise DataError(
+                f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend the row, or take it out"
+            ) from None
 
 
 def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, int]:
@@ -201,7 +232,9 @@ def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
     text, end, spans = tokenizer.bos_token or "", tokenizer.eos_token or "\n", []
     for i, message in enumerate(chat.messages):
         if message["role"] not in PLAIN or message.get("tool_calls"):
-            raise DataError(f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with a chat template, or take the row out")
+            raise DataError(
+                f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with a chat template, or take the row out"
+            )
         text += f"{PLAIN[message['role']]}:"
         said = f" {str(message['content']).strip()}"
         if message["role"] == "assistant":
@@ -217,12 +250,20 @@ def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
 
 def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any]]:
     if field not in fields:
-        raise DataError(f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages")
+        raise DataError(
+            f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages"
+        )
     turns = _parsed(fields[field])
     if not is_conversation(turns):
         seen = fields[field][:40]
-        python = "; it is written as Python writes a list: save the rows as JSON lines" if seen.startswith(("[{'", "[ {'", "[{\"role': '")) else ""
-        raise DataError(f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a list of objects with role and content is needed{python}")
+        python = (
+            "; it is written as Python writes a list: save the rows as JSON lines"
+            if seen.startswith(("[{'", "[ {'", "[{\"role': '"))
+            else ""
+        )
+        raise DataError(
+            f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a list of objects with role and content is needed{python}"
+        )
     return list(turns)
 
 
@@ -234,7 +275,11 @@ def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
         raise DataError(f"{where}: function_call is OpenAI's old way to call a tool; write it as tool_calls")
     role = ROLES[said]
     content = _content(turn.get("content", turn.get("value")), where)
-    kept = {k: v for k, v in turn.items() if k not in ("role", "from", "content", "value", "weight", "train") and v is not None}
+    kept = {
+        k: v
+        for k, v in turn.items()
+        if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
+    }
     if role == "assistant" and not content.strip() and not kept.get("tool_calls"):
         raise DataError(f"{where}: the assistant says nothing; fill its content or take the row out")
     return {"role": role, "content": content, **kept}
@@ -249,11 +294,20 @@ def _content(content: Any, where: str) -> str:
     if isinstance(content, dict):
         content = [content]
     if isinstance(content, list):
-        parts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content]
+        parts = [
+            part
+            if isinstance(part, str)
+            else part.get("text")
+            if isinstance(part, dict) and part.get("type", "text") == "text"
+            else None
+            for part in content
+        ]
         if all(isinstance(part, str) for part in parts):
             return "".join(map(str, parts))
         kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
-        raise DataError(f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a language model cannot take; take the row out")
+        raise DataError(
+            f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a language model cannot take; take the row out"
+        )
     raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
 
 

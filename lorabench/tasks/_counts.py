@@ -24,7 +24,11 @@ Examples = tuple[Example, ...]
 
 
 def fit(
-    splits: Splits, make: Callable[[Pair], Fitted], sequence_length: int, notes: Sequence[str] = (), make_test: Callable[[Pair], Fitted] | None = None
+    splits: Splits,
+    make: Callable[[Pair], Fitted],
+    sequence_length: int,
+    notes: Sequence[str] = (),
+    make_test: Callable[[Pair], Fitted] | None = None,
 ) -> tuple[Examples, Examples, Examples, DataFacts]:
     """(training, validation, test examples, what became of the rows); DataError where training or test loses every row.
 
@@ -43,9 +47,16 @@ def fit(
     prompts = {prompt for prompt, _ in seen}
     prompts = prompts if len(prompts) > 1 else set()  # a prompt that all rows have says nothing
     validation = validation.model_copy(update=_shared(splits.validation, seen, prompts))
-    test = test.model_copy(update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))})
+    test = test.model_copy(
+        update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))}
+    )
     kept = [tuple(row.example for row in rows if row.example is not None) for rows in made]
-    return kept[0], kept[1], kept[2], DataFacts(train=train, validation=validation, test=test, notes=tuple(dict.fromkeys([*splits.notes, *notes])))
+    return (
+        kept[0],
+        kept[1],
+        kept[2],
+        DataFacts(train=train, validation=validation, test=test, notes=tuple(dict.fromkeys([*splits.notes, *notes]))),
+    )
 
 
 def block_facts(train: Examples, validation: Examples, test: Examples, notes: Sequence[str] = ()) -> DataFacts:
@@ -58,12 +69,21 @@ def block_facts(train: Examples, validation: Examples, test: Examples, notes: Se
             return SplitFacts(read=len(blocks))
         hits = np.concatenate([[0], np.cumsum(known[np.minimum(np.searchsorted(known, runs), len(known) - 1)] == runs)])
         ends = np.cumsum([len(b.ids) for b in blocks])
-        first, last = ends - [len(b.ids) for b in blocks] + 1, ends - RUN + 1  # runs within a block, its begin token left out
+        first, last = (
+            ends - [len(b.ids) for b in blocks] + 1,
+            ends - RUN + 1,
+        )  # runs within a block, its begin token left out
         count = np.maximum(last - first, 0)
         inside = hits[np.minimum(np.maximum(last, first), len(runs))] - hits[np.minimum(first, len(runs))]
         return SplitFacts(read=len(blocks), in_training=int(np.sum(2 * inside > np.maximum(count, 1))))
 
-    return DataFacts(unit="blocks", train=SplitFacts(read=len(train)), validation=split(validation), test=split(test), notes=tuple(notes))
+    return DataFacts(
+        unit="blocks",
+        train=SplitFacts(read=len(train)),
+        validation=split(validation),
+        test=split(test),
+        notes=tuple(notes),
+    )
 
 
 def _joined(blocks: Examples) -> np.ndarray:
@@ -87,7 +107,9 @@ def whole_at(lengths: Sequence[int]) -> int | None:
 
 def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) -> SplitFacts:
     texts = _all(pairs)
-    left = Counter(pair.label for pair, row in zip(pairs, rows, strict=True) if pair.label is not None and row.example is not None)
+    left = Counter(
+        pair.label for pair, row in zip(pairs, rows, strict=True) if pair.label is not None and row.example is not None
+    )
     return SplitFacts(
         read=len(rows),
         dropped=sum(row.example is None for row in rows),
@@ -101,7 +123,10 @@ def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) 
 
 def _shared(pairs: Sequence[Pair], seen: set[tuple[str, str]], prompts: set[str]) -> dict[str, int]:
     texts = _all(pairs)
-    return {"in_training": sum(text in seen for text in texts), "prompt_in_training": sum(prompt in prompts or (prompt, response) in seen for prompt, response in texts)}
+    return {
+        "in_training": sum(text in seen for text in texts),
+        "prompt_in_training": sum(prompt in prompts or (prompt, response) in seen for prompt, response in texts),
+    }
 
 
 def _texts(pairs: Sequence[Pair]) -> set[tuple[str, str]]:

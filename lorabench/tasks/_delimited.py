@@ -22,7 +22,9 @@ from lorabench.tasks._row import Row
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
-def delimited_rows(text: str, form: str, file: str, separator: str | None, columns: Sequence[str], notes: list[str]) -> Iterator[Row]:
+def delimited_rows(
+    text: str, form: str, file: str, separator: str | None, columns: Sequence[str], notes: list[str]
+) -> Iterator[Row]:
     if form == "csv":
         text, delimiter = _delimiter(text)
         if delimiter != ",":
@@ -58,8 +60,10 @@ def _csv_lines(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list
                 began = reader.line_num + 1
         except csv.Error as e:
             if "unexpected end of data" in str(e):
-                raise DataError(f"{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within a field twice: \"so \"\"quoted\"\"\"") from None
-            raise DataError(f"{file}:{reader.line_num}: {e}; a field with quotes is written \"so \"\"quoted\"\"\"") from None
+                raise DataError(
+                    f'{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within a field twice: "so ""quoted"""'
+                ) from None
+            raise DataError(f'{file}:{reader.line_num}: {e}; a field with quotes is written "so ""quoted"""') from None
 
 
 @contextmanager
@@ -72,7 +76,9 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[str], form: str, notes: list[str]) -> Iterator[Row]:
+def _named(
+    lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[str], form: str, notes: list[str]
+) -> Iterator[Row]:
     lines = [(number, fields) for number, fields in lines if fields]  # no empty lines
     if not lines:
         return
@@ -81,20 +87,30 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
     if columns:
         names = list(columns)
         if [n.casefold() for n in first] == [n.casefold() for n in names]:
-            raise DataError(f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make a row; leave task.columns away")
+            raise DataError(
+                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make a row; leave task.columns away"
+            )
         if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
             if first[0].isdigit():
-                raise DataError(f"{file}:{number}: the first column is an index, which task.columns does not name; give columns: [index, {', '.join(names)}]")
-            raise DataError(f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns away, and it is left out")
+                raise DataError(
+                    f"{file}:{number}: the first column is an index, which task.columns does not name; give columns: [index, {', '.join(names)}]"
+                )
+            raise DataError(
+                f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns away, and it is left out"
+            )
     else:
         names, lines = first, lines[1:]
         if not lines:
             raise DataError(f"{file} has a header ({', '.join(first)}) and no row below it; give a file with rows")
         left_out = _unnamed(names, lines, file, notes)
         if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
-            raise DataError(f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give task.format: csv, which finds the tabs by itself")
+            raise DataError(
+                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give task.format: csv, which finds the tabs by itself"
+            )
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
-            raise DataError(f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give task.format: csv")
+            raise DataError(
+                f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give task.format: csv"
+            )
         seen = [name for i, name in enumerate(names) if i not in left_out]
         if len(set(seen)) < len(seen) or "" in seen:
             raise DataError(
@@ -107,7 +123,14 @@ def _named(lines: Sequence[tuple[int, list[str]]], file: str, columns: Sequence[
                 f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are {', '.join(names)}; "
                 f"mend the row, or give the right separator, format or columns"
             )
-        yield Row(f"{file}:{at}", {name: value.strip() for i, (name, value) in enumerate(zip(names, fields, strict=True)) if i not in left_out})
+        yield Row(
+            f"{file}:{at}",
+            {
+                name: value.strip()
+                for i, (name, value) in enumerate(zip(names, fields, strict=True))
+                if i not in left_out
+            },
+        )
 
 
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:
@@ -117,7 +140,11 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
         found.add(0)
         notes.append(f"{Path(file).name} has an index in its first column, which has no name: it was left out")
     last = len(names) - 1
-    if last > 0 and not names[last] and all(len(fields) != len(names) or not fields[last].strip() for _, fields in lines):
+    if (
+        last > 0
+        and not names[last]
+        and all(len(fields) != len(names) or not fields[last].strip() for _, fields in lines)
+    ):
         found.add(last)
     return found
 

@@ -158,7 +158,11 @@ def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], se
     n_bytes = covered_bytes(text, offsets[:, 1].tolist())
     n_bytes[np.isin(ids, special_ids(tokenizer))] = 0
     length = int(np.flatnonzero(predicted)[-1]) + 1 if predicted.any() else len(ids)
-    ids, predicted, n_bytes = ids[: min(length, sequence_length)], predicted[:sequence_length][:length], n_bytes[:sequence_length][:length]
+    ids, predicted, n_bytes = (
+        ids[: min(length, sequence_length)],
+        predicted[:sequence_length][:length],
+        n_bytes[:sequence_length][:length],
+    )
     if not predicted.any():
         return Fitted(None, length)
     return Fitted(Example(ids, predicted, int(n_bytes[predicted].sum())), length)
@@ -166,4 +170,7 @@ def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], se
 
 def special_ids(tokenizer: Any) -> list[int]:
     """Ids of the tokens that are no text; an unknown word is."""
-    return sorted({*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)} - {tokenizer.unk_token_id})
+    return sorted(
+        {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+        - {tokenizer.unk_token_id}
+    )

@@ -41,7 +41,9 @@ def read_table(file: str, form: str, separator: str | None = None, columns: Sequ
         table.rows = list(records(_arrow(content, file), f"{file}, row "))
         return table
     if is_web_page(content.text):
-        raise DataError(f"{file} is a web page or XML, not data: was a page saved in place of the file? Download the raw file, and give it as JSON lines or CSV")
+        raise DataError(
+            f"{file} is a web page or XML, not data: was a page saved in place of the file? Download the raw file, and give it as JSON lines or CSV"
+        )
     if content.encoding.startswith(("utf-16", "utf-32")):
         table.notes.append(f"{Path(file).name} was read as {content.encoding.upper()}")
     if form == "json":
@@ -75,9 +77,13 @@ def _arrow(content: Content, file: str) -> list[dict[str, Any]]:
             table = pyarrow.ipc.open_file(source).read_all()
         else:
             table = pyarrow.ipc.open_stream(source).read_all()
-        table = table.drop_columns([name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)])  # pandas' index
+        table = table.drop_columns(
+            [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
+        )  # pandas' index
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         reason = " ".join(str(e).split())[:200]
-        raise DataError(f"{file} is a {content.kind} file that cannot be read ({reason}); it is cut off or damaged, get it anew") from None
+        raise DataError(
+            f"{file} is a {content.kind} file that cannot be read ({reason}); it is cut off or damaged, get it anew"
+        ) from None
     return rows

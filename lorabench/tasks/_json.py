@@ -1,7 +1,7 @@
 """Rows out of JSON in the ways in which it is written.
 
-    lines of objects; one list of objects; objects one after the other, indented, too; one object that holds one list of
-    objects ({"data": [...]}), columns ({"question": [...]}) or pandas' orients columns, index, split and table
+lines of objects; one list of objects; objects one after the other, indented, too; one object that holds one list of
+objects ({"data": [...]}), columns ({"question": [...]}) or pandas' orients columns, index, split and table
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
     bare = first.strip().rstrip(",")
-    broken = bare.startswith("{") and bare.endswith("}") and len(lines) > 1 and _parses(bare) is None  # which is best told by its line
+    broken = (
+        bare.startswith("{") and bare.endswith("}") and len(lines) > 1 and _parses(bare) is None
+    )  # which is best told by its line
     if _whole_object(first) or not bare.startswith(("{", "[")) or broken:
         yield from _json_lines(lines, file)
         return
@@ -77,7 +79,9 @@ def _hint(text: str, error: Exception, last: bool) -> str:
         return "a comma stands before the closing bracket: take it out"
     if bare.endswith("},"):
         return "a comma stands between objects: take the commas out, or put [ ] around all"
-    if last and ((bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))):
+    if last and (
+        (bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))
+    ):
         return "it ends before its brackets are closed: get the file anew, or take that row out"
     return "write one JSON object a line, or one list of objects"
 
@@ -104,13 +108,21 @@ def _documents(text: str, file: str) -> list[Any] | None:
 
 def _lists(data: dict[str, Any]) -> dict[str, list[Any]]:
     """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's field."""
-    return {k: v for k, v in data.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v) and not is_conversation(v)}
+    return {
+        k: v
+        for k, v in data.items()
+        if isinstance(v, list) and v and all(isinstance(x, dict) for x in v) and not is_conversation(v)
+    }
 
 
 def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of an object that holds columns: equally long lists, or pandas' orients columns, index and split."""
     values = list(data.values())
-    if set(data) >= {"columns", "data"} and all(isinstance(data[k], list) for k in ("columns", "data")) and data["data"]:
+    if (
+        set(data) >= {"columns", "data"}
+        and all(isinstance(data[k], list) for k in ("columns", "data"))
+        and data["data"]
+    ):
         rows = data["data"]
         if all(isinstance(row, list) and len(row) == len(data["columns"]) for row in rows):
             return [dict(zip(map(str, data["columns"]), row, strict=True)) for row in rows]
@@ -121,7 +133,11 @@ def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
                 return [{name: column[key] for name, column in data.items()} for key in keys[0]]
             if all(name.isdigit() for name in data):  # {"0": {"question": ...}}
                 return values
-    if len(values) > 1 and all(isinstance(v, list) and len(v) > 1 and not any(isinstance(x, dict) for x in v) for v in values) and len({len(v) for v in values}) == 1:
+    if (
+        len(values) > 1
+        and all(isinstance(v, list) and len(v) > 1 and not any(isinstance(x, dict) for x in v) for v in values)
+        and len({len(v) for v in values}) == 1
+    ):
         return [dict(zip(data, row, strict=True)) for row in zip(*values, strict=True)]
     return []
 
@@ -129,14 +145,18 @@ def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _within(data: Any, file: str) -> Sequence[Any]:
     """The rows of a file that is one object."""
     if not isinstance(data, dict):
-        raise DataError(f"{file}:1: {json_kind(data)}, not an object; write one JSON object a line, or one list of objects")
+        raise DataError(
+            f"{file}:1: {json_kind(data)}, not an object; write one JSON object a line, or one list of objects"
+        )
     if framed := _frames(data):
         return framed
     lists = _lists(data)
     if "rows" in lists and all("row" in row for row in lists["rows"]):  # as the hub's rows API answers
         return [row["row"] for row in lists["rows"]]
     if len(lists) > 1:
-        raise DataError(f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file of its own, one JSON object a line")
+        raise DataError(
+            f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file of its own, one JSON object a line"
+        )
     if not lists:
         return [data]
     (rows,) = lists.values()

@@ -21,7 +21,9 @@ class Row:
 
 def as_text(value: Any, where: str) -> str:
     """A field as text; DataError where no text can hold it."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):  # how pandas and Python write what is missing
+    if value is None or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):  # how pandas and Python write what is missing
         return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -29,7 +31,9 @@ def as_text(value: Any, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which no text can hold; mend that row") from None
+        raise DataError(
+            f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which no text can hold; mend that row"
+        ) from None
     return text
 
 
@@ -37,7 +41,15 @@ def json_kind(value: Any) -> str:
     """What a value is called in JSON, with its article."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "a number"
+    return (
+        "a text"
+        if isinstance(value, str)
+        else "a list"
+        if isinstance(value, list)
+        else "an object"
+        if isinstance(value, dict)
+        else "a number"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lorabench.config import hub
+from lorabench.config.fingerprint import hash_path
+from lorabench.config.paths import DataFile
+from lorabench.config.settings import Number, TaskSpec, Whole
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
-from lorabench.spec import hub
-from lorabench.spec.identity import hash_path
-from lorabench.spec.paths import DataFile
-from lorabench.spec.settings import Number, TaskSpec, Whole
 from lorabench.tasks._chat import Chat
 from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
 from lorabench.tasks._row import Row, as_text
@@ -39,8 +39,12 @@ def _one_file(path: str) -> str:
         return path
     if (folder / SPLITS).is_file():
         parts = sorted(part.name for part in folder.iterdir() if (part / STATE).is_file())
-        raise ValueError(f"{path} holds the splits {', '.join(parts)}; give the folder of one: {path}/{parts[0] if parts else 'train'}")
-    raise ValueError(f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by datasets' save_to_disk")
+        raise ValueError(
+            f"{path} holds the splits {', '.join(parts)}; give the folder of one: {path}/{parts[0] if parts else 'train'}"
+        )
+    raise ValueError(
+        f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by datasets' save_to_disk"
+    )
 
 
 RowFile = Annotated[DataFile, AfterValidator(_one_file)]
@@ -85,9 +89,13 @@ class RowOptions(TaskSpec):
         if self.dataset is not None and self.eval is not None:
             raise ValueError("eval is a file, but the rows are those of a hub data set; name its split as eval_split")
         if self.separator and self.format != "auto":
-            raise ValueError(f"separator {self.separator!r} and format {self.format} exclude each other; give one of them")
+            raise ValueError(
+                f"separator {self.separator!r} and format {self.format} exclude each other; give one of them"
+            )
         if self.train is not None and self.train == self.eval:
-            raise ValueError("train and eval are the same file, so nothing would be held out; leave eval away, or give another file")
+            raise ValueError(
+                "train and eval are the same file, so nothing would be held out; leave eval away, or give another file"
+            )
         for file in (self.train, self.eval):
             if file is None or not (SUFFIXES.keys() & set(Path(file).suffixes) or Path(file).exists()):
                 continue  # of a stored cell, whose file may be elsewhere by now, the name alone may say nothing
@@ -154,7 +162,9 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     read = _read(options, train=True)
     given = _read(options, train=False)
     if not read.rows:
-        raise DataError(f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset")
+        raise DataError(
+            f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset"
+        )
     train = each(_spread(read.rows, options.max_train), make)
     key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
     if given is None:
@@ -162,12 +172,16 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     else:
         test = each(_spread(given.rows, options.max_eval), make)
     if not test:
-        raise DataError(f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval")
+        raise DataError(
+            f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval"
+        )
     test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
     wanted = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
     rest, validation = hold_out(train, wanted, key)
     if not rest:
-        raise DataError(f"{options.train or options.dataset} holds too few different rows to train, validate and test on; give more rows")
+        raise DataError(
+            f"{options.train or options.dataset} holds too few different rows to train, validate and test on; give more rows"
+        )
     return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
 
 
@@ -201,7 +215,9 @@ def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
         except DataError as e:
             faults.append(str(e))
     if faults:
-        others = f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
+        others = (
+            f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
+        )
         raise DataError(f"{faults[0]}{others}")
     return made
 
@@ -234,9 +250,13 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
         first = str(e).strip().partition("\n")[0]
         if "Unknown split" in first:
             role = "train_split" if split == options.train_split else "eval_split"
-            raise DataError(f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}") from None
+            raise DataError(
+                f"data set {options.dataset} has no split {split}: {first}; name one of them as task.{role}"
+            ) from None
         if "Config name is missing" in first or "BuilderConfig" in first:
-            raise DataError(f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset") from None
+            raise DataError(
+                f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset"
+            ) from None
         raise DataError(
             f"data set {options.dataset} (split {split}) cannot be loaded: {first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
             "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"

@@ -39,7 +39,9 @@ def fill(template: str, fields: Mapping[str, str], where: str) -> str:
         text.append(literal)
         if field is not None:
             if field not in fields:
-                raise DataError(f"{where}: {unknown('column', field, fields)}; name one of them in the template {template!r}")
+                raise DataError(
+                    f"{where}: {unknown('column', field, fields)}; name one of them in the template {template!r}"
+                )
             text.append(fields[field])
     return "".join(text)
 

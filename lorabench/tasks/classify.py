@@ -41,7 +41,9 @@ def _label(value: Any) -> Any:
 
 def _told_apart(choices: dict[str, str]) -> dict[str, str]:
     if len(set(choices.values())) < 2:
-        raise ValueError(f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; give two texts at least")
+        raise ValueError(
+            f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; give two texts at least"
+        )
     return choices
 
 
@@ -60,9 +62,12 @@ class Options(RowOptions):
     """what is given; {column} stands for a field of the row"""
     label: str = "label"
     """the column that holds the label"""
-    choices: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_labels), Field(min_length=2), AfterValidator(_told_apart)] = Field(
-        default_factory=lambda: dict(CHOICES)
-    )
+    choices: Annotated[
+        dict[str, Annotated[str, Field(min_length=1)]],
+        BeforeValidator(_labels),
+        Field(min_length=2),
+        AfterValidator(_told_apart),
+    ] = Field(default_factory=lambda: dict(CHOICES))
     """each label and the text that stands for it, with its leading space"""
     template: Literal["plain", "chat"] = "plain"
     """chat: the prompt is a user's turn and the label the assistant's, written by the tokenizer's chat template"""
@@ -85,14 +90,22 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     texts = tuple(dict.fromkeys(read.choices.values()))  # several labels may mean one text: it is one choice
 
     def example(pair: Pair, text: str) -> Fitted:
-        made = _chat_label(pair, text, tokenizer, sequence_length) if options.template == "chat" else fitted(tokenizer, pair.prompt, text, sequence_length, ends=False)
+        made = (
+            _chat_label(pair, text, tokenizer, sequence_length)
+            if options.template == "chat"
+            else fitted(tokenizer, pair.prompt, text, sequence_length, ends=False)
+        )
         return Fitted(None, made.length) if made.cut(sequence_length) else made  # a part of a label is none
 
     kept: list[Pair] = []  # test rows that are measured: lm-eval's set is of the same
 
     def judged(pair: Pair) -> Fitted:
         made = [example(pair, text) for text in texts]
-        choices, longest, answer = tuple(m.example for m in made if m.example is not None), max(m.length for m in made), texts.index(pair.response)
+        choices, longest, answer = (
+            tuple(m.example for m in made if m.example is not None),
+            max(m.length for m in made),
+            texts.index(pair.response),
+        )
         if len(choices) < len(texts):
             return Fitted(None, longest)
         _told_apart_by_tokens(pair, texts, choices)
@@ -101,7 +114,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
 
     train, validation, test, facts = fit(splits, lambda p: example(p, p.response), sequence_length, read.notes, judged)
     items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in kept)
-    return TaskData(train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts)
+    return TaskData(
+        train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts
+    )
 
 
 class _Reader:
@@ -115,14 +130,22 @@ class _Reader:
 
     @property
     def notes(self) -> list[str]:
-        notes = [f"the column {self.column} is read as the text, since there is no column sentence"] if self.column else []
+        notes = (
+            [f"the column {self.column} is read as the text, since there is no column sentence"] if self.column else []
+        )
         return notes + ([f"labels are read as their own words: {', '.join(self.choices)}"] if self.open else [])
 
     def pair(self, row: Row) -> Pair:
         fields, options = row.fields, self.options
         if options.label not in fields:
-            raise DataError(f"{row.where}: {unknown('column', options.label, fields)}; name the label's column as task.label")
-        if options.prompt == PROMPT and "sentence" not in fields and (found := next((c for c in COLUMNS if c in fields), None)):
+            raise DataError(
+                f"{row.where}: {unknown('column', options.label, fields)}; name the label's column as task.label"
+            )
+        if (
+            options.prompt == PROMPT
+            and "sentence" not in fields
+            and (found := next((c for c in COLUMNS if c in fields), None))
+        ):
             self.column, fields = found, {**fields, "sentence": fields[found]}
         prompt = fill(options.prompt, fields, row.where).rstrip()  # a choice brings its own space
         seen = fields[options.label]
@@ -132,7 +155,9 @@ class _Reader:
         if self.open and _is_word(seen) and (seen in self.choices or len(self.choices) < WORDS_AT_MOST):
             self.choices.setdefault(seen, f" {seen.strip()}")
         if seen not in self.choices:
-            raise DataError(f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend the row")
+            raise DataError(
+                f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend the row"
+            )
         return Pair(row.where, prompt, self.choices[seen], label=seen)
 
 

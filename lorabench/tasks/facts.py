@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from lorabench.config.settings import Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
-from lorabench.spec.settings import Seed, TaskSpec, Whole
 from lorabench.tasks._encode import begin_ids, encode
 
 PATH_FIELDS = ()
@@ -88,7 +88,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
                 f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, training.sequence_length is {sequence_length}; "
                 "raise it, or lower task.attributes"
             )
-        made.append(Example(ids, np.arange(len(ids)) >= len(given), sum(int(tokens.n_bytes.sum()) for tokens in learned)))
+        made.append(
+            Example(ids, np.arange(len(ids)) >= len(given), sum(int(tokens.n_bytes.sum()) for tokens in learned))
+        )
     facts = tuple(made)
     return TaskData(facts, facts, facts, "padded", information_bits=information_bits(options))
 

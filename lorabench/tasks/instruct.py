@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lorabench.config.settings import Whole
 from lorabench.engine.data import Generation, TaskData
 from lorabench.engine.extraction import extracted
 from lorabench.errors import DataError
-from lorabench.spec.settings import Whole
 from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans
@@ -44,13 +44,18 @@ REFERENCE_SHOWN = 60  # characters
 GSM8K = r"####\s*(-?[\d,.]+)"
 ALPACAS = " (Alpaca's prompt)"
 BARE, BARE_WITH = "{instruction}", "{instruction}\n\n{%s}"  # in a chat, whose template brings the rest
-WITH, WITHOUT = ALPACA.format(", paired with an input that provides further context", "### Input:\n{%s}\n\n"), ALPACA.format("", "")
+WITH, WITHOUT = (
+    ALPACA.format(", paired with an input that provides further context", "### Input:\n{%s}\n\n"),
+    ALPACA.format("", ""),
+)
 
 
 class Options(RowOptions):
     """Which rows, and the two templates over their columns, or the field that holds a conversation."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"messages", "chat_template", "template", "system", "metric", "answer_pattern", "max_new_tokens"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"messages", "chat_template", "template", "system", "metric", "answer_pattern", "max_new_tokens"}
+    )
 
     name: Literal["instruct"] = "instruct"
     """instruct"""
@@ -76,9 +81,13 @@ class Options(RowOptions):
     @model_validator(mode="after")
     def _one_layout(self) -> Options:
         if self.messages is not None and not self.layout_is_open:
-            raise ValueError("messages (a conversation) and the templates prompt and response exclude each other; give one of them")
+            raise ValueError(
+                "messages (a conversation) and the templates prompt and response exclude each other; give one of them"
+            )
         if self.system is not None and self.template == "plain":
-            raise ValueError("system is written by the chat template; give template: chat, too, or write it into prompt")
+            raise ValueError(
+                "system is written by the chat template; give template: chat, too, or write it into prompt"
+            )
         if self.answer_pattern is not None and self.metric != "exact_match":
             raise ValueError("answer_pattern is of generated answers; give metric: exact_match, too")
         if self.answer_pattern not in (None, "gsm8k"):
@@ -95,7 +104,11 @@ class Options(RowOptions):
         """How answers are generated, where they are."""
         if self.metric != "exact_match":
             return None
-        return Generation(self.max_new_tokens, GSM8K, numeric=True) if self.answer_pattern == "gsm8k" else Generation(self.max_new_tokens, self.answer_pattern)
+        return (
+            Generation(self.max_new_tokens, GSM8K, numeric=True)
+            if self.answer_pattern == "gsm8k"
+            else Generation(self.max_new_tokens, self.answer_pattern)
+        )
 
     @property
     def layout_is_open(self) -> bool:
@@ -107,9 +120,13 @@ def _one_group(pattern: str) -> None:
     try:
         groups = re.compile(pattern).groups
     except re.error as e:
-        raise ValueError(f"answer_pattern {pattern!r} is no regular expression ({e}); write one such as '#### (.+)', or gsm8k") from None
+        raise ValueError(
+            f"answer_pattern {pattern!r} is no regular expression ({e}); write one such as '#### (.+)', or gsm8k"
+        ) from None
     if groups != 1:
-        raise ValueError(f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: '#### (.+)' (others as (?:...))")
+        raise ValueError(
+            f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: '#### (.+)' (others as (?:...))"
+        )
 
 
 def fingerprint(options: Options) -> str:
@@ -144,7 +161,10 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
             made, answer = fitted(tokenizer, pair.prompt, pair.response, sequence_length), pair.response
         else:
             text, spans = spoken(pair)
-            made, last = fitted_spans(tokenizer, text, spans, sequence_length), fitted_spans(tokenizer, text, spans[-1:], sequence_length)
+            made, last = (
+                fitted_spans(tokenizer, text, spans, sequence_length),
+                fitted_spans(tokenizer, text, spans[-1:], sequence_length),
+            )
             if made.example is None or last.example is None:
                 return Fitted(None, made.length)
             made = Fitted(replace(made.example, given=int(last.example.predicted.argmax())), made.length)
@@ -152,7 +172,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         if made.example is None:
             return made
         if generation is not None and extracted(answer, generation) is None:
-            raise DataError(f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the pattern or the row, or take the row out of the test")
+            raise DataError(
+                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the pattern or the row, or take the row out of the test"
+            )
         given = made.example.given or int(made.example.predicted.argmax())
         return Fitted(replace(made.example, given=given, reference=answer), made.length)
 
@@ -178,7 +200,9 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         return _conversation(row, options.messages)
     chat = options.template == "chat"
     if not options.layout_is_open or {"question", "answer"} <= has:
-        return _written(options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response)
+        return _written(
+            options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response
+        )
     for field in _chat.FIELDS:
         if field in has and _chat.holds_conversation(row.fields[field]):
             return _conversation(row, field)
@@ -190,12 +214,16 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         if {"instruction", said} <= has:
             whole = bool(row.fields.get(more, "").strip())
             given = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
-            return _written(options, row, f"instruction, {more} and {said}{'' if chat else ALPACAS}", given, f"{{{said}}}")
+            return _written(
+                options, row, f"instruction, {more} and {said}{'' if chat else ALPACAS}", given, f"{{{said}}}"
+            )
     if {"prompt", "response"} <= has:
         return _written(options, row, "prompt and response", "{prompt}", "{response}")
     if "text" in has and not has & {"label", "labels"}:
         if chat:
-            raise DataError(f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: chat away, or give task.prompt and task.response")
+            raise DataError(
+                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: chat away, or give task.prompt and task.response"
+            )
         return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_chat.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _chat.FIELDS if field in has))
@@ -209,7 +237,9 @@ def _written(options: Options, row: Row, layout: str, prompt: str, response: str
         return layout, made
     asked, said = made.prompt.strip(), made.response.strip()
     if not asked:
-        raise DataError(f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column or take the row out")
+        raise DataError(
+            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column or take the row out"
+        )
     chat = _chat.exchange(asked, said, options.system or row.fields.get("system"))
     return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", made._replace(chat=chat)
 
@@ -217,14 +247,22 @@ def _written(options: Options, row: Row, layout: str, prompt: str, response: str
 def _unknown_layout(fields: dict[str, str]) -> str:
     """What was seen in a row that no layout fits, and what to give: never the same column twice, never an answer that was rejected."""
     names = [*fields]
-    talk = "chosen" if "chosen" in names else next((name for name in names if _chat.holds_conversation(fields[name])), None)
+    talk = (
+        "chosen"
+        if "chosen" in names
+        else next((name for name in names if _chat.holds_conversation(fields[name])), None)
+    )
     if talk is not None and _chat.holds_conversation(fields[talk]):
         return f"the conversation is in the column {talk}; give task.messages: {talk}"
     if {"chosen", "rejected"} <= fields.keys():
         prompt = "{prompt}\\n" if "prompt" in names else ""
         return f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}" and response: "{{chosen}}"'
-    shown = ", ".join(names[:COLUMNS_SHOWN]) + (f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else "")
-    seen = f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
+    shown = ", ".join(names[:COLUMNS_SHOWN]) + (
+        f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
+    )
+    seen = (
+        f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
+    )
     if len(names) < 2:
         return f"{seen}; is it the right file? A prompt and a response are needed, each in a column of its own"
     return f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file without a header line needs task.columns, too)'

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lorabench.config.settings import Number, Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, Planted, TaskData
-from lorabench.spec.settings import Number, Seed, TaskSpec, Whole
 
 PATH_FIELDS = ()
 MODULES = ("q_proj", "v_proj")
@@ -46,7 +46,9 @@ class Options(TaskSpec):
         if isinstance(self.rank, dict) and self.targets is not None:
             raise ValueError("rank names the modules already; leave targets away, or give one rank for all of them")
         if isinstance(self.rank, dict) and not self.rank:
-            raise ValueError("rank names no module; give a number, full, or a rank for each module such as {q_proj: 2, v_proj: 8}")
+            raise ValueError(
+                "rank names no module; give a number, full, or a rank for each module such as {q_proj: 2, v_proj: 8}"
+            )
         return self
 
 
@@ -58,7 +60,11 @@ def fingerprint(options: Options) -> str:
 def planted(options: Options) -> Planted:
     """What the engine plants."""
     ranks = options.rank if isinstance(options.rank, dict) else dict.fromkeys(_names(options.targets), options.rank)
-    return Planted(tuple((name, None if rank == "full" else rank) for name, rank in sorted(ranks.items())), options.scale, options.seed)
+    return Planted(
+        tuple((name, None if rank == "full" else rank) for name, rank in sorted(ranks.items())),
+        options.scale,
+        options.seed,
+    )
 
 
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
@@ -67,7 +73,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     predicted[0] = False
     place = Example(np.zeros(sequence_length, dtype=np.int32), predicted, 0)
     held_out = options.sequences // 4
-    return TaskData((place,) * options.sequences, (place,) * held_out, (place,) * held_out, "packed", planted=planted(options))
+    return TaskData(
+        (place,) * options.sequences, (place,) * held_out, (place,) * held_out, "packed", planted=planted(options)
+    )
 
 
 def _names(targets: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import ChoiceSet, TaskData
-from lorabench.spec.settings import TaskSpec
 from lorabench.tasks._cloze import cloze_items
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
@@ -60,7 +60,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         blocks(tokenizer, validation, sequence_length, keep_last=True),
         blocks(tokenizer, test, sequence_length, keep_last=True),
     )
-    return TaskData(*parts, "packed", lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),), facts=block_facts(*parts))
+    return TaskData(
+        *parts, "packed", lambda: (ChoiceSet(CHOICE_SETS[0], cloze_items(train, test)),), facts=block_facts(*parts)
+    )
 
 
 def split_topics(topics: Mapping[str, str]) -> Split:

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from lorabench.config.fingerprint import hash_path
+from lorabench.config.paths import DataFile
+from lorabench.config.settings import Number, TaskSpec
 from lorabench.engine.data import TaskData
 from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError
-from lorabench.spec.identity import hash_path
-from lorabench.spec.paths import DataFile
-from lorabench.spec.settings import Number, TaskSpec
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
 
@@ -50,12 +50,13 @@ class Options(TaskSpec):
     test_percent: Number = Field(10, gt=0, lt=50)
     """share of the training text for the test, where no eval is given"""
 
-
     @model_validator(mode="after")
     def _held_out(self) -> Options:
         both = next((file for file in self.eval if file in self.train), None)
         if both is not None:
-            raise ValueError(f"{both} is in train and in eval, so nothing would be held out; leave eval away, or give another file")
+            raise ValueError(
+                f"{both} is in train and in eval, so nothing would be held out; leave eval away, or give another file"
+            )
         return self
 
 
@@ -74,7 +75,9 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     files = _files(options.train)
     both = next((file for file in _files(options.eval) if file in files), None)
     if both is not None:
-        raise DataError(f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them")
+        raise DataError(
+            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them"
+        )
     held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in held])
     test = _read(options.eval) if options.eval else parts[2]
@@ -83,8 +86,16 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     tested = blocks(tokenizer, test, sequence_length, keep_last=True)
     for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
-            raise DataError(f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares")
-    return TaskData(train, validation, tested, "packed", facts=block_facts(train, validation, tested, _notes([*files, *_files(options.eval)])))
+            raise DataError(
+                f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares"
+            )
+    return TaskData(
+        train,
+        validation,
+        tested,
+        "packed",
+        facts=block_facts(train, validation, tested, _notes([*files, *_files(options.eval)])),
+    )
 
 
 def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
@@ -110,7 +121,11 @@ def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
 
 def _notes(files: Sequence[Path]) -> list[str]:
     """What the reader should know of files that are more than plain text: their marks are learned, too."""
-    rows = [f"{file.name} is read as plain text, marks and names of fields and all; the task instruct reads its rows" for file in files if file.suffix.lower() in ROWS]
+    rows = [
+        f"{file.name} is read as plain text, marks and names of fields and all; the task instruct reads its rows"
+        for file in files
+        if file.suffix.lower() in ROWS
+    ]
     pages = [f"{file.name} is a web page or XML, and read with its tags" for file in files if is_web_page(_head(file))]
     return rows + pages
 
@@ -125,7 +140,9 @@ def _files(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         found = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
         if not found:
-            raise DataError(f"{path} holds no text file; allowed: {' and '.join(SUFFIXES)} files in a folder, or a file by its name")
+            raise DataError(
+                f"{path} holds no text file; allowed: {' and '.join(SUFFIXES)} files in a folder, or a file by its name"
+            )
         files += found
     return files
 

@@ -9,11 +9,13 @@ import pytest
 @pytest.fixture(scope="session")
 def traces():
     """A trace is a pure function of its setting and takes half a second."""
-    from lorabench.memory import room
+    from lorabench.memory import card_planner
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "course", cache(room.course))
-        patch.setattr(room.Room, "prefetch", lambda self, settings: None)  # another process would not know the cache
+        patch.setattr(card_planner, "course", cache(card_planner.course))
+        patch.setattr(
+            card_planner.CardPlanner, "prefetch", lambda self, settings: None
+        )  # another process would not know the cache
         yield
 
 
@@ -26,17 +28,23 @@ def nothing_at_hand(tmp_path, monkeypatch):
 @pytest.fixture
 def formula(monkeypatch):
     """Memory by a formula, where it is not what a test is about."""
-    from lorabench.memory.room import Room
+    from lorabench.memory.card_planner import CardPlanner
 
     stored = {"none": 32, "int8": 12, "fp4": 7, "nf4": 6}
 
     def need(room, setting):
         t = setting.training
         trained = 300_000 if setting.method.rank is None else 5_000 * setting.method.rank
-        peak = 10**7 * stored[setting.quantization.name] + 12 * trained + 10**6 * t.batch_size * (1 if t.gradient_checkpointing else 3)
+        peak = (
+            10**7 * stored[setting.quantization.name]
+            + 12 * trained
+            + 10**6 * t.batch_size * (1 if t.gradient_checkpointing else 3)
+        )
         step = SimpleNamespace(trainable_parameters=trained)
-        return SimpleNamespace(step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None)
+        return SimpleNamespace(
+            step=step, peak_bytes=peak, low_bytes=int(0.9 * peak), high_bytes=int(1.1 * peak), seconds=None
+        )
 
-    monkeypatch.setattr(Room, "need", need)
-    monkeypatch.setattr(Room, "beyond", lambda self, setting: False)
-    monkeypatch.setattr(Room, "prefetch", lambda self, settings: None)
+    monkeypatch.setattr(CardPlanner, "need", need)
+    monkeypatch.setattr(CardPlanner, "beyond", lambda self, setting: False)
+    monkeypatch.setattr(CardPlanner, "prefetch", lambda self, settings: None)

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorabench.advice import words as advice_words
-from lorabench.advice.choose import enough
-from lorabench.advice.measured import Source, heard
-from lorabench.advice.way import FULL, Here
+from lorabench.advice import text as advice_words
+from lorabench.advice.evidence import FULL, Here
+from lorabench.advice.from_study import Source, heard
+from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
-from lorabench.recommend import recommend
 from lorabench.record.result import CellResult, Fault, Reading
-from lorabench.report import words
+from lorabench.report import comparison_text
 from lorabench.report.dataframe import conditions
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, quantization_gap, rank_curve, recommendation
+from lorabench.workflows.recommend import recommend
 from tests.report.stores import STUDY, filled
 
 MODEL = "lorabench/tiny-300k"
@@ -30,9 +30,13 @@ KINDS = {
     "lost cells": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
     "reference lost": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
     "still running": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
-    "tuned": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-3, 3e-3]}}"),
+    "tuned": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
+        "learning_rate: 3e-3}", "learning_rate: {tune: [1e-3, 3e-3]}}"
+    ),
     "accuracy": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]") + "comparison: {metric: python-docs-cloze/acc}\n",
-    "reference is a rank": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace("reference: {method: {name: full}}", "reference: {method: {name: lora}, method.rank: 16, quantization: none}"),
+    "reference is a rank": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
+        "reference: {method: {name: full}}", "reference: {method: {name: lora}, method.rank: 16, quantization: none}"
+    ),
 }
 
 
@@ -46,15 +50,26 @@ def store_of(folder: Path, kind: str, draw: int) -> View:
         cell = result.cell
         key = (cell.method.name, cell.method.rank, cell.quantization.name)
         gap = gaps.setdefault(key, rng.choice((-0.03, -0.01, 0.0, 0.0, 0.01, 0.03, 0.1)))
-        lost = kind == "lost cells" and cell.method.rank in (4, 16) and cell.seed == 2 and cell.quantization.name == "nf4"
+        lost = (
+            kind == "lost cells" and cell.method.rank in (4, 16) and cell.seed == 2 and cell.quantization.name == "nf4"
+        )
         if lost or (kind == "reference lost" and cell.method.name == "full" and cell.seed == 0):
-            return result.model_copy(update={"outcome": "diverged", "readings": (), "error": Fault(kind="Diverged", message="no")})
+            return result.model_copy(
+                update={"outcome": "diverged", "readings": (), "error": Fault(kind="Diverged", message="no")}
+            )
         if kind == "still running" and cell.method.rank == 1 and cell.seed == 2:
             return None
         if kind == "accuracy" or cell.method.name == "base":
             return result
         value = 2.0 + 0.05 * cell.seed + gap + noise * rng.gauss(0, 1)
-        return result.model_copy(update={"readings": (*(r for r in result.readings if r.metric != "eval_loss"), Reading(metric="eval_loss", value=value, stderr=0.001, count=64))})
+        return result.model_copy(
+            update={
+                "readings": (
+                    *(r for r in result.readings if r.metric != "eval_loss"),
+                    Reading(metric="eval_loss", value=value, stderr=0.001, count=64),
+                )
+            }
+        )
 
     return make_view(filled(folder, KINDS[kind], change))
 
@@ -62,11 +77,15 @@ def store_of(folder: Path, kind: str, draw: int) -> View:
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], View]:
     folder = tmp_path_factory.mktemp("stores")
-    return {(kind, draw): store_of(folder / f"{i}-{draw}", kind, draw) for i, kind in enumerate(KINDS) for draw in range(3)}
+    return {
+        (kind, draw): store_of(folder / f"{i}-{draw}", kind, draw) for i, kind in enumerate(KINDS) for draw in range(3)
+    }
 
 
 def source(view: View) -> Source:
-    return Source(view.folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file)
+    return Source(
+        view.folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file
+    )
 
 
 def pair(view: View, ours: str, theirs: str) -> Comparison | None:
@@ -74,7 +93,13 @@ def pair(view: View, ours: str, theirs: str) -> Comparison | None:
 
 
 def test_the_stores_show_every_verdict(views: dict[tuple[str, int], View]) -> None:
-    assert {c.verdict for v in views.values() for c in v.comparisons} == {"better", "equivalent", "non-inferior", "worse", "not decisive"}
+    assert {c.verdict for v in views.values() for c in v.comparisons} == {
+        "better",
+        "equivalent",
+        "non-inferior",
+        "worse",
+        "not decisive",
+    }
 
 
 def test_no_two_claims_of_a_pair_exclude_each_other(views: dict[tuple[str, int], View]) -> None:
@@ -93,13 +118,13 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
         rows = conditions(view).set_index("condition")
         for c in (c for c in view.comparisons if c.metric == view.metric):
             assert rows.loc[c.condition, f"{c.metric}_verdict"] == c.verdict
-            assert words.verdict(c) in answer.sentence(view, c)
+            assert comparison_text.verdict(c) in answer.sentence(view, c)
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
-        for p in accuracy_memory.decide(view):
+        for p in accuracy_memory.compute(view):
             told = None if p.by is None else view.verdicts.told(view.metric, p.condition, p.by)
-            if told is not None and p.standing in ("dominated", "level", "open"):
-                assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.standing
+            if told is not None and p.tier in ("dominated", "level", "open"):
+                assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.tier
         for curve in rank_curve.curves(view, view.metric):
             at = {p.rank: p.condition for p in curve.points}
             for step in curve.knee.passed:
@@ -108,8 +133,12 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             if curve.knee.failed is not None and curve.knee.failed.bound is not None:
                 c = pair(view, at[curve.knee.failed.rank], at[curve.best or 0])
                 assert c is not None and c.verdict not in LEVEL_WITH
-        for gap in quantization_gap.decide(view, view.metric):
-            if len(gap.gaps) == 1 and (c := view.verdicts.told(view.metric, gap.gaps[0].condition, gap.gaps[0].twin)) is not None:
+        for gap in quantization_gap.compute(view, view.metric):
+            if (
+                len(gap.gaps) == 1
+                and (c := view.verdicts.told(view.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart))
+                is not None
+            ):
                 assert gap.pooled is not None and gap.pooled.verdict == c.verdict
 
 
@@ -118,7 +147,7 @@ def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dic
         best = leader(view.summaries, view.metric)
         assert best is not None
         assert f"with {best.label.text} (" in answer.best_sentence(view)
-        (r,) = recommendation.decide(view)
+        (r,) = recommendation.compute(view)
         assert r.best.condition == best.condition
         assert r.best.label in recommendation.sentence(r, recommendation.metric(view.metric))
         for o in r.options:
@@ -137,7 +166,14 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
         (contest,) = heard(source(view), Here(MODEL, 327_680))
         best = leader(view.summaries, view.metric)
         assert best is not None and contest.best.condition == best.condition
-        full = next((g.condition for g in view.groups if g.setting.method.name == "full" and view.summary(g.condition).comparable), None)
+        full = next(
+            (
+                g.condition
+                for g in view.groups
+                if g.setting.method.name == "full" and view.summary(g.condition).comparable
+            ),
+            None,
+        )
         for way in contest.ways:
             against = full if way.quality.against == FULL and full is not None else contest.best.condition
             if way.option.condition == against:
@@ -179,23 +215,34 @@ def noisy(result: CellResult) -> CellResult:
 def test_six_that_are_not_decisive_are_not_shown_to_be_beyond_the_margin(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, SIX, noisy))
     found = [c for c in view.comparisons if c.metric == "eval_loss"]
-    assert any(c.low is not None and c.low > 0.02 and c.verdict == "not decisive" for c in found), "alone it would be beyond"
-    said = answer.counts(view, answer.decide(view.summaries, view.comparisons, "eval_loss"))
+    assert any(c.low is not None and c.low > 0.02 and c.verdict == "not decisive" for c in found), (
+        "alone it would be beyond"
+    )
+    said = answer.counts(view, answer.compute_decisions(view.summaries, view.comparisons, "eval_loss"))
     assert said == ("Of 6 conditions compared with full: 6 not decisive.",)
     asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder])
     text = advice_words.as_text(asked)
     assert "beyond" not in text
     assert "not decisive once corrected for the 6 comparisons of the study" in text
-    assert not [q for r in advice_words.as_plain(asked)["recommendations"] if "within_margin" in (q := r["quality"]) and q["basis"] == "measured" and q["worse"] != 0]
+    assert not [
+        q
+        for r in advice_words.as_plain(asked)["recommendations"]
+        if "within_margin" in (q := r["quality"]) and q["basis"] == "measured" and q["worse"] != 0
+    ]
 
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
 def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Path) -> None:
     def change(result: CellResult) -> CellResult:
         cell = result.cell
-        ahead = -0.02 if (cell.method.rank, cell.quantization.name) == (16, "none") else 0.05 if cell.method.rank else 0.0
+        ahead = (
+            -0.02 if (cell.method.rank, cell.quantization.name) == (16, "none") else 0.05 if cell.method.rank else 0.0
+        )
         value = 2.0 + ahead + 0.08 * np.sin(7 * cell.seed + (cell.method.rank or 0) + len(cell.quantization.name))
-        readings = (*(r for r in result.readings if r.metric != "eval_loss"), Reading(metric="eval_loss", value=float(value)))
+        readings = (
+            *(r for r in result.readings if r.metric != "eval_loss"),
+            Reading(metric="eval_loss", value=float(value)),
+        )
         return result if cell.method.name == "base" else result.model_copy(update={"readings": readings})
 
     view = make_view(filled(tmp_path, KINDS["three seeds"], change))
@@ -204,7 +251,11 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
     for priority in ("accuracy", "memory"):
         asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder], priority=priority)  # type: ignore[arg-type]
         first = asked.advice.recommendations[0].candidate
-        same = (first.method.name, first.method.rank, first.quantization.name) == (best.method, next(g.setting.method.rank for g in view.groups if g.condition == best.condition), "none")
+        same = (first.method.name, first.method.rank, first.quantization.name) == (
+            best.method,
+            next(g.setting.method.rank for g in view.groups if g.condition == best.condition),
+            "none",
+        )
         told = [n for n in asked.advice.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
         assert bool(told) != same
     assert told and told[0].endswith("the order here is by memory.")
@@ -215,5 +266,19 @@ def test_a_tie_between_lost_cells_is_settled_on_the_side_of_silence() -> None:
     assert (c.verdict, c.beyond(0.02)) == ("worse", True)
     lost = replace(c, reference_broken=1)
     assert (lost.verdict, lost.beyond(0.02), lost.mirrored().verdict) == ("not decisive", False, "not decisive")
-    same = replace(c, difference=0.0, low=-0.01, high=0.01, p_adjusted=0.9, p_equivalent=0.001, worse_at_most=0.008, better_at_most=0.008)
-    assert [replace(same, broken=a, reference_broken=b).verdict for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))] == ["equivalent", "not decisive", "non-inferior", "not decisive"]
+    same = replace(
+        c,
+        difference=0.0,
+        low=-0.01,
+        high=0.01,
+        p_adjusted=0.9,
+        p_equivalent=0.001,
+        worse_at_most=0.008,
+        better_at_most=0.008,
+    )
+    assert [replace(same, broken=a, reference_broken=b).verdict for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))] == [
+        "equivalent",
+        "not decisive",
+        "non-inferior",
+        "not decisive",
+    ]

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lorabench import cli
-from lorabench.advice.choose import chosen, contests, options
-from lorabench.advice.witness import witness
+from lorabench.advice.selection import contests, options, select
+from lorabench.advice.spectral_check import spectral_check
+from lorabench.commands import main as cli
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
 
@@ -33,12 +33,14 @@ def test_the_chosen_rank_is_the_planted_one(tmp_path):
     assert cli.main(["run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
     view = make_view(Store.open(tmp_path / "out"))
     (contest,) = contests(view.groups)
-    given = tuple(replace(o, repeated=True) for o in options(contest, view.summaries, view.verdicts, "divergence"))  # what the items say, which no report claims of one seed
+    given = tuple(
+        replace(o, repeated=True) for o in options(contest, view.summaries, view.verdicts, "divergence")
+    )  # what the items say, which no report claims of one seed
     below, planted, above = sorted(given, key=lambda o: o.rank)
     assert below.mean > 2 * planted.mean
     assert planted.bound is not None and above.bound is not None
-    took = chosen(given, view.study.comparison.loss_margin)
+    took = select(given, view.study.comparison.loss_margin)
     assert took.rank == 2
-    second = witness(took, given, view.of_condition, view.file, "divergence", view.study.comparison.loss_margin)
+    second = spectral_check(took, given, view.of_condition, view.file, "divergence", view.study.comparison.loss_margin)
     assert (second.highest.rank, second.highest.cut, second.highest.short) == (4, 2, 1)
     assert second.lean == "agrees"

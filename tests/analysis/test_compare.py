@@ -13,13 +13,17 @@ from scipy import stats
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
-from lorabench.spec import expand
-from lorabench.spec.settings import ComparisonSpec
+from lorabench.config import expand
+from lorabench.config.settings import ComparisonSpec
 from tests.report.stores import STUDY, study_of
 
 
 def data(**values: dict[int | None, float]) -> pd.DataFrame:
-    rows = [{"cell": f"{c}{s}", "condition": c, "seed": s, "outcome": "finished", "eval_loss": v} for c, by_seed in values.items() for s, v in by_seed.items()]
+    rows = [
+        {"cell": f"{c}{s}", "condition": c, "seed": s, "outcome": "finished", "eval_loss": v}
+        for c, by_seed in values.items()
+        for s, v in by_seed.items()
+    ]
     made = pd.DataFrame(rows)
     made["seed"] = made["seed"].astype("Float64").astype("Int64")
     return made
@@ -91,7 +95,9 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
 def names(folder: Path, text: str) -> dict[str, str]:
     study = study_of(folder, text)
     groups = replicates(expand(study))
-    said = {g.condition: f"{g.setting.method.name} {g.setting.method.rank} {g.setting.quantization.name}" for g in groups}
+    said = {
+        g.condition: f"{g.setting.method.name} {g.setting.method.rank} {g.setting.quantization.name}" for g in groups
+    }
     return {said[c]: said[r] for c, r in references(study, groups).items()}
 
 
@@ -111,7 +117,10 @@ def test_without_full_fine_tuning_there_is_none(tmp_path: Path) -> None:
 def test_a_partial_reference_takes_the_nearest_match(tmp_path: Path) -> None:
     found = names(
         tmp_path,
-        STUDY.replace("reference: {method: {name: full}}", "reference: {method: {name: lora}, quantization: none, method.rank: 16}"),
+        STUDY.replace(
+            "reference: {method: {name: full}}",
+            "reference: {method: {name: lora}, quantization: none, method.rank: 16}",
+        ),
     )
     assert found["lora 16 nf4"] == "lora 16 none"
     assert "lora 16 none" not in found
@@ -120,7 +129,10 @@ def test_a_partial_reference_takes_the_nearest_match(tmp_path: Path) -> None:
 def test_verdicts_of_a_family_are_corrected_by_holm() -> None:
     draw = np.random.default_rng(3)
     reference = draw.normal(2, 0.1, 5)
-    values = {f"c{i}": dict(enumerate(reference + shift + draw.normal(0, 0.02, 5))) for i, shift in enumerate((0.0, 0.03, 0.06, 0.5))}
+    values = {
+        f"c{i}": dict(enumerate(reference + shift + draw.normal(0, 0.02, 5)))
+        for i, shift in enumerate((0.0, 0.03, 0.06, 0.5))
+    }
     frame = data(r=dict(enumerate(reference)), **values)
     found = compare(Pairing(frame), dict.fromkeys(values, "r"), ["eval_loss"], ComparisonSpec(loss_margin=0.01))
     alone = sorted((stats.ttest_rel(list(v.values()), reference).pvalue, c) for c, v in values.items())
@@ -135,10 +147,28 @@ def test_verdicts_of_a_family_are_corrected_by_holm() -> None:
 
 def test_a_small_difference_is_equivalent_even_where_it_is_decisive() -> None:
     a, b = [1.001, 1.102, 1.203, 1.302], [1.0, 1.1, 1.2, 1.3]
-    found = next(iter(compare(Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))), {"a": "b"}, ["eval_loss"], ComparisonSpec(loss_margin=0.02))))
+    found = next(
+        iter(
+            compare(
+                Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))),
+                {"a": "b"},
+                ["eval_loss"],
+                ComparisonSpec(loss_margin=0.02),
+            )
+        )
+    )
     assert found.decisive
     assert found.verdict == "equivalent"
-    strict = next(iter(compare(Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))), {"a": "b"}, ["eval_loss"], ComparisonSpec(loss_margin=0.002))))
+    strict = next(
+        iter(
+            compare(
+                Pairing(data(a=dict(enumerate(a)), b=dict(enumerate(b)))),
+                {"a": "b"},
+                ["eval_loss"],
+                ComparisonSpec(loss_margin=0.002),
+            )
+        )
+    )
     assert strict.verdict == "worse"
 
 

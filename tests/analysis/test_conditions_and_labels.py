@@ -9,12 +9,12 @@ import pytest
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.labels import labels
-from lorabench.executors.synthetic import expected
+from lorabench.config import expand
 from lorabench.record import CellResult
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, filled, renamed, study_of
+from tests.synthetic import expected
 
 
 def texts(folder: Path, text: str = STUDY) -> list[str]:
@@ -29,7 +29,16 @@ def test_conditions_keep_the_order_of_the_study_and_their_cells(tmp_path: Path) 
 
 
 def test_labels_are_short(tmp_path: Path) -> None:
-    assert texts(tmp_path) == ["LoRA r=1", "LoRA r=1 nf4", "LoRA r=4", "LoRA r=4 nf4", "LoRA r=16", "LoRA r=16 nf4", "full", "base"]
+    assert texts(tmp_path) == [
+        "LoRA r=1",
+        "LoRA r=1 nf4",
+        "LoRA r=4",
+        "LoRA r=4 nf4",
+        "LoRA r=16",
+        "LoRA r=16 nf4",
+        "full",
+        "base",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,9 @@ def test_models_are_named_where_there_are_several(tmp_path: Path) -> None:
 
 def test_one_name_over_other_bytes_still_gets_two_labels(tmp_path: Path) -> None:
     cells = expand(study_of(tmp_path))
-    again = tuple(c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "other"})}) for c in cells)
+    again = tuple(
+        c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "other"})}) for c in cells
+    )
     words = [label.text for label in labels(replicates((*cells, *again))).values()]
     assert len(set(words)) == 16
 

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from lorabench.analysis.pairing import Pairing
-from lorabench.executors.synthetic import GAP, QUANTIZED, expected, items
+from lorabench.config import Cell, expand
 from lorabench.record.items import Items
-from lorabench.spec import Cell, expand
 from tests.report.stores import study_of
+from tests.synthetic import GAP, QUANTIZED, expected, items
 
 STUDIES, SEEDS = 200, 3
 TEXT = """
@@ -46,18 +46,35 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Pairing, dict[
                 found = items(cell, readings)
                 kept[cell.id] = found
                 known.setdefault(name, []).append(readings)
-                rows.append({"cell": cell.id, "condition": name, "seed": seed, "outcome": "finished", "eval_loss": readings["eval_loss"], "set/acc": found[f"set{k}/acc"].value})
+                rows.append(
+                    {
+                        "cell": cell.id,
+                        "condition": name,
+                        "seed": seed,
+                        "outcome": "finished",
+                        "eval_loss": readings["eval_loss"],
+                        "set/acc": found[f"set{k}/acc"].value,
+                    }
+                )
         data = pd.DataFrame(rows)
         made.append((Pairing(data, lambda cell, kept=kept, k=k: {"set/acc": kept[cell][f"set{k}/acc"]}), known))  # type: ignore[misc]
     return made
 
 
 def seeded(cell: Cell, seed: int, study: int) -> Cell:
-    return cell.model_copy(update={"seed": seed, "evaluation": cell.evaluation.model_copy(update={"lm_eval": (f"set{study}",)})})
+    return cell.model_copy(
+        update={"seed": seed, "evaluation": cell.evaluation.model_copy(update={"lm_eval": (f"set{study}",)})}
+    )
 
 
-def test_loss_intervals_cover_the_planted_difference(drawn: list[tuple[Pairing, dict[str, list[dict[str, float]]]]]) -> None:
-    truths = {("r3 none", "r8 none"): GAP / 2 - GAP / 3, ("r3 nf4", "r3 none"): QUANTIZED["nf4"], ("r8 nf4", "r3 none"): QUANTIZED["nf4"] + GAP / 3 - GAP / 2}
+def test_loss_intervals_cover_the_planted_difference(
+    drawn: list[tuple[Pairing, dict[str, list[dict[str, float]]]]],
+) -> None:
+    truths = {
+        ("r3 none", "r8 none"): GAP / 2 - GAP / 3,
+        ("r3 nf4", "r3 none"): QUANTIZED["nf4"],
+        ("r8 nf4", "r3 none"): QUANTIZED["nf4"] + GAP / 3 - GAP / 2,
+    }
     for (ours, theirs), truth in truths.items():
         covered = 0
         for pairing, _ in drawn:
@@ -69,7 +86,9 @@ def test_loss_intervals_cover_the_planted_difference(drawn: list[tuple[Pairing, 
         assert 0.9 <= covered / STUDIES <= 0.99
 
 
-def test_accuracy_intervals_cover_the_planted_difference_over_other_items(drawn: list[tuple[Pairing, dict[str, list[dict[str, float]]]]]) -> None:
+def test_accuracy_intervals_cover_the_planted_difference_over_other_items(
+    drawn: list[tuple[Pairing, dict[str, list[dict[str, float]]]]],
+) -> None:
     chance: dict[str, list[float]] = {}
     for k, (_, known) in enumerate(drawn):
         for name, readings in known.items():
@@ -89,14 +108,17 @@ def test_accuracy_intervals_cover_the_planted_difference_over_other_items(drawn:
 
 
 def test_a_planted_zero_is_called_different_no_more_often_than_it_may(tmp_path: Path) -> None:
-    text = TEXT.replace("grid: {method.rank: [3, 8], quantization: [none, nf4]}", "grid: {method.alpha: [8, 16]}").replace("alpha: 16", "rank: 3")
+    text = TEXT.replace(
+        "grid: {method.rank: [3, 8], quantization: [none, nf4]}", "grid: {method.alpha: [8, 16]}"
+    ).replace("alpha: 16", "rank: 3")
     first, second = expand(study_of(tmp_path, text))
     wrong = 0
     for k in range(STUDIES):
         rows = [
             {"cell": c.id, "condition": n, "seed": c.seed, "outcome": "finished", "eval_loss": expected(c)["eval_loss"]}
-            for n, one in (("a", first), ("b", second)) for c in (one.model_copy(update={"seed": s}) for s in range(SEEDS * k, SEEDS * (k + 1)))
-        ]  # fmt: skip
+            for n, one in (("a", first), ("b", second))
+            for c in (one.model_copy(update={"seed": s}) for s in range(SEEDS * k, SEEDS * (k + 1)))
+        ]
         found = Pairing(pd.DataFrame(rows)).difference("eval_loss", "a", "b")
         assert found is not None
         assert found.p_value is not None

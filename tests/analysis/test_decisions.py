@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lorabench.analysis.aggregate import aggregate
-from lorabench.analysis.decide import decide
+from lorabench.analysis.decisions import compute_decisions
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
 from lorabench.analysis.verdict import Verdicts
@@ -34,7 +34,15 @@ def with_values(values: dict[tuple[str, int | None, str], tuple[float, float]], 
         loss, memory = values[key]
         wobble = noise * (((cell.seed + 1) * ((cell.method.rank or 7) + 3 * len(key[2]))) % 5 - 2)
         kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
-        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=loss + wobble), Reading(metric="train_peak_bytes", value=memory))})
+        return result.model_copy(
+            update={
+                "readings": (
+                    *kept,
+                    Reading(metric="eval_loss", value=loss + wobble),
+                    Reading(metric="train_peak_bytes", value=memory),
+                )
+            }
+        )
 
     return change
 
@@ -49,31 +57,46 @@ PLANTED = {
 def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
     found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.verdicts)}
-    assert {n: p.standing for n, p in found.items()} == {
-        "LoRA r=1": "front", "LoRA r=1 nf4": "dominated", "LoRA r=4": "front", "LoRA r=4 nf4": "level", "LoRA r=16 nf4": "front",
-        "LoRA r=16": "level", "full": "front",
-    }  # fmt: skip
-    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", "0.01 nats behind, beyond doubt, and within the margin of 0.02"
+    assert {n: p.tier for n, p in found.items()} == {
+        "LoRA r=1": "front",
+        "LoRA r=1 nf4": "dominated",
+        "LoRA r=4": "front",
+        "LoRA r=4 nf4": "level",
+        "LoRA r=16 nf4": "front",
+        "LoRA r=16": "level",
+        "full": "front",
+    }
+    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", (
+        "0.01 nats behind, beyond doubt, and within the margin of 0.02"
+    )
     one = make_view(filled(tmp_path / "one", STUDY.replace("seeds: [0, 1]", "seeds: [0]"), with_values(PLANTED)))
-    assert not any(p.standing == "dominated" for p in pareto(one.summaries, "eval_loss", one.verdicts)), "one seed puts nothing beyond doubt"
+    assert not any(p.tier == "dominated" for p in pareto(one.summaries, "eval_loss", one.verdicts)), (
+        "one seed puts nothing beyond doubt"
+    )
 
 
 def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
-    level = PLANTED | {("lora", 16, "none"): (2.1005, 3e6), ("lora", 16, "nf4"): (2.1, 2.9e6), ("lora", 4, "none"): (2.099, 2e6)}
+    level = PLANTED | {
+        ("lora", 16, "none"): (2.1005, 3e6),
+        ("lora", 16, "nf4"): (2.1, 2.9e6),
+        ("lora", 4, "none"): (2.099, 2e6),
+    }
     view = make_view(filled(tmp_path, THREE, with_values(level, noise=0.0005)))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert (found.kind, view.label(found.chosen.condition)) == ("level", "LoRA r=4")
     assert found.memory == pytest.approx(2 / 9)
     assert (found.compared, found.worse, found.equivalent, found.undecided) == (6, 3, 3, 0)
     said = answer.verdict(view, found)
     assert said.startswith("LoRA r=4 does as well as full: held-out loss −0.001 nats (95 % interval")
     assert "within the margin of 0.02 nats" in said
-    assert said.endswith("with 22.2 % of its training memory (a difference from zero is not decisive). It takes the least memory of 3 that do as well or better.")
+    assert said.endswith(
+        "with 22.2 % of its training memory (a difference from zero is not decisive). It takes the least memory of 3 that do as well or better."
+    )
 
 
 def test_where_all_are_worse_the_nearest_is_named_with_its_interval(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert found.kind == "behind"
     said = answer.verdict(view, found)
     assert said.startswith("None of the 6 conditions reaches full: the nearest, LoRA r=16 nf4, ends 0.0")
@@ -99,7 +122,7 @@ comparison: {loss_margin: 0.001}
 @pytest.mark.parametrize("seeds", ["[0]", "[0, 1]", "[0, 1, 2, 3, 4]"])
 def test_a_planted_zero_is_not_decisive_on_the_first_screen(tmp_path: Path, seeds: str) -> None:
     view = make_view(filled(tmp_path, ZERO.replace("SEEDS", seeds)))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert answer.verdict(view, found).startswith("Not decisive: ")
     assert not any(c.decisive for c in view.comparisons)
 
@@ -112,7 +135,7 @@ def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
         return result.model_copy(update={"outcome": "diverged"}) if hit else change(result)
 
     view = make_view(filled(tmp_path, THREE, broken))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert view.label(found.chosen.condition) != "LoRA r=1"
 
 
@@ -129,31 +152,43 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
 
     view = make_view(filled(tmp_path, THREE, broken))
     hit = next(s.condition for s in view.summaries if s.label.text == "LoRA r=1")
-    points = {p.condition: p for p in accuracy_memory.decide(view)}
-    assert points[hit].standing == "broken"
+    points = {p.condition: p for p in accuracy_memory.compute(view)}
+    assert points[hit].tier == "broken"
     assert points[hit].memory == min(p.memory for p in points.values())
     assert all(p.by != hit for p in points.values())
     whole = [p for c, p in points.items() if c != hit]
     cheapest = min(whole, key=lambda p: p.memory)
-    assert cheapest.standing == "front", "what a broken one would have dominated stands where it stood without it"
+    assert cheapest.tier == "front", "what a broken one would have dominated stands where it stood without it"
     shown = accuracy_memory.section(view)
     assert shown is not None
     words = " ".join(shown.blocks[-1].alternative)  # type: ignore[union-attr]
-    assert "LoRA r=1: held-out loss 1.000" in words and "of 3 cells 1 did not finish, so it has no place on the front" in words
+    assert (
+        "LoRA r=1: held-out loss 1.000" in words
+        and "of 3 cells 1 did not finish, so it has no place on the front" in words
+    )
     (listed,) = (b for b in shown.blocks if isinstance(b, Points))
-    assert "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1." in listed.items[-1]
-    front = next(x for x in accuracy_memory.drawing(view, accuracy_memory.decide(view)).lines if x.label == "Pareto front")
+    assert (
+        "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1."
+        in listed.items[-1]
+    )
+    front = next(
+        x for x in accuracy_memory.drawing(view, accuracy_memory.compute(view)).lines if x.label == "Pareto front"
+    )
     assert points[hit].memory not in [1e6 * x for x in front.x]
     c = view.comparison("eval_loss", hit)
     assert c is not None and c.decisive and c.difference < 0
     assert c.verdict == "not decisive", "of survivors nothing good is said"
-    assert answer.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish and those that did flatter it.")
+    assert answer.sentence(view, c).endswith(
+        "not decisive, since 1 cell of it did not finish and those that did flatter it."
+    )
     assert view.summary(hit).mean(MEMORY) is not None
 
 
 def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
     for value, verdict in ((3.5, "worse"), (2.0, "not decisive")):
-        change = with_values(PLANTED | {("full", None, "none"): (2.0, 9e6), ("lora", 1, "none"): (value, 1e6)}, noise=0.0004)
+        change = with_values(
+            PLANTED | {("full", None, "none"): (2.0, 9e6), ("lora", 1, "none"): (value, 1e6)}, noise=0.0004
+        )
 
         def broken(result: CellResult, change: Any = change) -> CellResult:
             hit = result.cell.method.rank == 1 and result.cell.seed == 2
@@ -169,7 +204,7 @@ def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> 
     here, there = filled(tmp_path / "a", THREE), filled(tmp_path / "b", THREE)
     view = make_view(here, there)
     assert view.other is not None
-    found = other_study.decide(view, view.other)
+    found = other_study.compute(view, view.other)
     assert found.differ == ()
     assert len(found.twins) == 8
     assert all(t.comparison and t.comparison.difference == 0 for t in found.twins)
@@ -180,14 +215,16 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     text = THREE.replace("steps: 40", "steps: 60").replace("method.rank: [1, 4, 16]", "method.rank: [1, 4, 64]")
     view = make_view(filled(tmp_path / "a", THREE), filled(tmp_path / "b", text))
     assert view.other is not None
-    found = other_study.decide(view, view.other)
+    found = other_study.compute(view, view.other)
     assert found.differ == (("training.steps", "40", "60"),)
     assert [view.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
     assert [view.other.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
     twin = next(t for t in found.twins if view.label(t.here) == "LoRA r=4")
     ours = [view.results[i].value("eval_loss") or 0 for i in view.summary(twin.here).cells]
     theirs = [view.other.results[i].value("eval_loss") or 0 for i in view.other.summary(twin.there).cells]
-    assert twin.comparison and twin.comparison.difference == pytest.approx(sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3)
+    assert twin.comparison and twin.comparison.difference == pytest.approx(
+        sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3
+    )
     shown = other_study.section(view)
     assert shown is not None
 
@@ -200,22 +237,33 @@ def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp
         if (result.cell.method.rank, result.cell.quantization.name) != (4, "none"):
             return sure(result)
         kept = tuple(r for r in result.readings if r.metric != "eval_loss")
-        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=2.3 + 0.4 * (result.cell.seed - 1)))})
+        return result.model_copy(
+            update={"readings": (*kept, Reading(metric="eval_loss", value=2.3 + 0.4 * (result.cell.seed - 1)))}
+        )
 
     view = make_view(filled(tmp_path, THREE, change))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert (found.kind, found.undecided) == ("open", 1)
     said = answer.verdict(view, found)
-    assert said.startswith("Not decisive: the data do not tell LoRA r=4, the best by the mean of 1 that are not decided, from full")
+    assert said.startswith(
+        "Not decisive: the data do not tell LoRA r=4, the best by the mean of 1 that are not decided, from full"
+    )
 
 
 def test_of_equal_conditions_few_are_called_dominated(tmp_path: Path) -> None:
     """Twelve alphas that change nothing, at rising memory, three seeds: over 100 draws of the noise."""
-    view = make_view(filled(tmp_path, ZERO.replace("SEEDS", "[0, 1, 2]").replace("[8, 16, 32, 64]", str(list(range(8, 20))))))
+    view = make_view(
+        filled(tmp_path, ZERO.replace("SEEDS", "[0, 1, 2]").replace("[8, 16, 32, 64]", str(list(range(8, 20)))))
+    )
     draw, hit = np.random.default_rng(0), 0
     for _ in range(100):
-        data = view.data.assign(eval_loss=2 + 0.01 * draw.standard_normal(len(view.data)), train_peak_bytes=1e6 * view.data["alpha"])
-        hit += any(p.standing == "dominated" for p in pareto(aggregate(view.groups, data), "eval_loss", Verdicts(Pairing(data), view.study.comparison)))
+        data = view.data.assign(
+            eval_loss=2 + 0.01 * draw.standard_normal(len(view.data)), train_peak_bytes=1e6 * view.data["alpha"]
+        )
+        hit += any(
+            p.tier == "dominated"
+            for p in pareto(aggregate(view.groups, data), "eval_loss", Verdicts(Pairing(data), view.study.comparison))
+        )
     assert hit <= 12
 
 
@@ -225,17 +273,20 @@ def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
         return result.model_copy(update={"outcome": "diverged"}) if hit else result
 
     view = make_view(filled(tmp_path, THREE, lost))
-    (found,) = decide(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
     assert answer.verdict(view, found).endswith("1 cell of full did not finish, and those that did may flatter it.")
 
 
 def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     here = filled(tmp_path / "a", THREE)
     study = here.study()
-    other = tuple(c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "elsewhere"})}) for c in here.plan())
+    other = tuple(
+        c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "elsewhere"})})
+        for c in here.plan()
+    )
     view = make_view(here, fill(tmp_path / "b", study, other))
     assert view.other is not None
-    found = other_study.decide(view, view.other)
+    found = other_study.compute(view, view.other)
     assert len(found.changed) == len(found.twins) == 8
     assert "8 conditions have other bytes" in other_study.warnings(view, view.other, found)[0]
 
@@ -281,19 +332,33 @@ def test_one_comparison_has_one_verdict_in_all_sections(tmp_path: Path, width: f
         loss = 2.1 + width * (cell.seed - 1) if nf4 else 2.0 if cell.method.name == "lora" else 1.9 + 0.3 * cell.seed
         memory = 2e6 if nf4 else 1e6 if cell.method.name == "lora" else 0.5e6 + 1e5 * len(cell.method.name)
         kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
-        return result.model_copy(update={"readings": (*kept, Reading(metric="eval_loss", value=loss), Reading(metric="train_peak_bytes", value=memory))})
+        return result.model_copy(
+            update={
+                "readings": (
+                    *kept,
+                    Reading(metric="eval_loss", value=loss),
+                    Reading(metric="train_peak_bytes", value=memory),
+                )
+            }
+        )
 
     view = make_view(filled(tmp_path, TWO_FAMILIES, change))
     nf4 = next(s.condition for s in view.summaries if s.label.text == "LoRA r=4 nf4")
     told = view.comparison("eval_loss", nf4)
     assert told is not None and told.p_value is not None and told.p_value < 0.05
     assert told.verdict == ("worse" if decisive else "not decisive")
-    (gap,) = quantization_gap.decide(view, "eval_loss")
+    (gap,) = quantization_gap.compute(view, "eval_loss")
     assert gap.pooled is not None
-    assert (gap.pooled.verdict, gap.pooled.p_adjusted, gap.pooled.p_equivalent) == (told.verdict, told.p_adjusted, told.p_equivalent)
-    assert quantization_gap.headline(view)[0].endswith("worse." if decisive else "not decisive among so many comparisons.")
-    standing = {p.condition: p.standing for p in accuracy_memory.decide(view)}[nf4]
-    assert standing == ("dominated" if decisive else "open")
+    assert (gap.pooled.verdict, gap.pooled.p_adjusted, gap.pooled.p_equivalent) == (
+        told.verdict,
+        told.p_adjusted,
+        told.p_equivalent,
+    )
+    assert quantization_gap.headline(view)[0].endswith(
+        "worse." if decisive else "not decisive among so many comparisons."
+    )
+    tier = {p.condition: p.tier for p in accuracy_memory.compute(view)}[nf4]
+    assert tier == ("dominated" if decisive else "open")
 
 
 def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_invented(tmp_path: Path) -> None:
@@ -304,7 +369,7 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
         return result.model_copy(update={"outcome": "out_of_memory", "readings": ()}) if hit else result
 
     view = make_view(filled(tmp_path, THREE, change))
-    assert decide(view.summaries, view.comparisons, "eval_loss") == ()
+    assert compute_decisions(view.summaries, view.comparisons, "eval_loss") == ()
     found = [c for c in view.comparisons if c.metric == "eval_loss"]
     assert len(found) == 6 and all(c.broken == 1 for c in found)
     made = answer.section(view)
@@ -314,7 +379,9 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
     assert "shares a finished seed" not in text, "they do, and are compared below"
     for c in found:
         assert c.difference > 0 and not c.flattered, "what is behind is not flattered into being behind"
-        assert c.verdict == "not decisive" and not c.beyond(0.0), "full lost a cell as well, and what is left of it flatters it"
+        assert c.verdict == "not decisive" and not c.beyond(0.0), (
+            "full lost a cell as well, and what is left of it flatters it"
+        )
         lost = ": not decisive, since 1 cell of the reference did not finish and those that did flatter it."
         assert answer.sentence(view, c).endswith((lost, ": not decisive among so many comparisons.", ": not decisive."))
     front = accuracy_memory.section(view)

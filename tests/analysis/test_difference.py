@@ -15,7 +15,9 @@ def test_one_seed_gives_the_percentile_bootstrap_over_items() -> None:
     a, b = (draw.random(300) < p for p in (0.7, 0.55))
     errors = item_errors([Items(a.astype(float))], [Items(b.astype(float))])
     found = difference(np.array([a.mean()]), np.array([b.mean()]), errors, 300)
-    oracle = stats.bootstrap((a.astype(float) - b,), np.mean, method="percentile", n_resamples=20_000, rng=0).confidence_interval
+    oracle = stats.bootstrap(
+        (a.astype(float) - b,), np.mean, method="percentile", n_resamples=20_000, rng=0
+    ).confidence_interval
     assert found.basis == "items"
     assert found.interval == pytest.approx((oracle.low, oracle.high), abs=0.008)
 
@@ -49,7 +51,10 @@ def test_p_is_below_a_twentieth_exactly_where_zero_is_outside(errors: tuple[floa
 def test_equivalence_is_two_one_sided_tests() -> None:
     each = np.array([0.004, -0.002, 0.006, 0.001, 0.003])
     found = difference(each, np.zeros(5))
-    sides = [stats.ttest_1samp(each, -0.02, alternative="greater").pvalue, stats.ttest_1samp(each, 0.02, alternative="less").pvalue]
+    sides = [
+        stats.ttest_1samp(each, -0.02, alternative="greater").pvalue,
+        stats.ttest_1samp(each, 0.02, alternative="less").pvalue,
+    ]
     assert found.p_equivalent(0.02) == pytest.approx(max(sides))
     assert found.p_equivalent(0.002) == 1.0
     assert found.bound("high") == pytest.approx(np.mean(each) + stats.t.ppf(0.95, 4) * stats.sem(each))
@@ -85,7 +90,12 @@ def test_intervals_over_seeds_and_items_cover_the_truth(seed_noise: float) -> No
         level, common = draw.random(150), draw.normal(0, seed_noise, 3)
         a = [(level < 0.65 + c + draw.normal(0, seed_noise)).astype(float) for c in common]
         b = [(level + draw.normal(0, 0.15, 150) < 0.55 + c).astype(float) for c in common]
-        found = difference(np.array([x.mean() for x in a]), np.array([x.mean() for x in b]), item_errors([Items(x) for x in a], [Items(x) for x in b]), 150)
+        found = difference(
+            np.array([x.mean() for x in a]),
+            np.array([x.mean() for x in b]),
+            item_errors([Items(x) for x in a], [Items(x) for x in b]),
+            150,
+        )
         low, high = found.interval or (0.0, 0.0)
         both += low <= truth <= high
         low, high = Difference(3, found.value, found.seed_error, None).interval or (found.value, found.value)
@@ -100,7 +110,9 @@ def test_a_few_discordant_items_are_seldom_called_a_difference(n: int, apart: fl
     draw, wrong = np.random.default_rng(4), 0
     for _ in range(400):
         signs = draw.choice([-1.0, 0.0, 1.0], n, p=[apart / 2, 1 - apart, apart / 2])
-        found = Difference(1, float(signs.mean()), None, item_errors([Items(np.maximum(signs, 0))], [Items(np.maximum(-signs, 0))]))
+        found = Difference(
+            1, float(signs.mean()), None, item_errors([Items(np.maximum(signs, 0))], [Items(np.maximum(-signs, 0))])
+        )
         wrong += found.p_value is not None and found.p_value < 0.05
     assert wrong / 400 <= 0.07
     one = np.zeros(200)

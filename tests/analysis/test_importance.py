@@ -25,7 +25,13 @@ def given(noise: float = 0.0, lost: tuple[int, ...] = ()) -> object:
         if c.method.rank in lost and c.quantization.name == "nf4":
             return None
         value = LOSS[c.method.rank, c.quantization.name] + 10 * c.seed + noise * (-1) ** (c.seed + c.method.rank // 3)
-        return r.model_copy(update={"readings": tuple(x.model_copy(update={"value": value}) if x.metric == "eval_loss" else x for x in r.readings)})
+        return r.model_copy(
+            update={
+                "readings": tuple(
+                    x.model_copy(update={"value": value}) if x.metric == "eval_loss" else x for x in r.readings
+                )
+            }
+        )
 
     return change
 
@@ -57,10 +63,13 @@ def test_an_additive_grid_has_shares_by_hand_and_a_seeds_shift_is_no_noise(tmp_p
     assert (found.conditions, found.seeds, found.left_out) == (6, 2, {})
     # ranks shift by 2, 0, -2 (variance 8/3), storages by -+ 1/2 (1/4)
     assert {e.axes: e.share for e in found.effects} == {
-        ("method.rank",): pytest.approx((8 / 3) / (8 / 3 + 1 / 4)), ("quantization",): pytest.approx((1 / 4) / (8 / 3 + 1 / 4)),
+        ("method.rank",): pytest.approx((8 / 3) / (8 / 3 + 1 / 4)),
+        ("quantization",): pytest.approx((1 / 4) / (8 / 3 + 1 / 4)),
         ("method.rank", "quantization"): pytest.approx(0, abs=1e-12),
-    }  # fmt: skip
-    assert all(e.noise == pytest.approx(0, abs=1e-12) for e in found.effects)  # ten nats between seeds, the same for all
+    }
+    assert all(
+        e.noise == pytest.approx(0, abs=1e-12) for e in found.effects
+    )  # ten nats between seeds, the same for all
 
 
 def test_noise_and_p_value_are_those_of_a_table_of_squares(tmp_path: Path) -> None:
@@ -96,11 +105,16 @@ def test_the_value_with_most_gaps_goes_first() -> None:
 
 
 def test_the_section_speaks_of_each_axis_and_says_that_a_tuned_rate_is_none(tmp_path: Path) -> None:
-    text = STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}").replace("training.learning_rate: 1e-3", "training.learning_rate: {tune: [1e-3, 3e-3]}")
+    text = STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}").replace(
+        "training.learning_rate: 1e-3", "training.learning_rate: {tune: [1e-3, 3e-3]}"
+    )
     view = make_view(filled(tmp_path, text, given()))  # type: ignore[arg-type]
     made = section.section(view)
     assert made is not None
     said, figure = made.blocks
-    assert said.text == "Of the variance in held-out loss between the 6 conditions of the grid, 91.4 % goes with rank, 8.6 % with quantization, 0.0 % with combinations of them."  # type: ignore[union-attr]
+    assert (
+        said.text
+        == "Of the variance in held-out loss between the 6 conditions of the grid, 91.4 % goes with rank, 8.6 % with quantization, 0.0 % with combinations of them."
+    )  # type: ignore[union-attr]
     assert "so the rate is no axis" in figure.caption  # type: ignore[union-attr]
     assert "left out" not in figure.caption.lower()  # type: ignore[union-attr]

@@ -16,14 +16,14 @@ from lorabench.analysis.conditions import replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.quantization_gap import TypeGap, quantization_gaps
 from lorabench.analysis.verdict import Verdicts
+from lorabench.config import Cell, expand
+from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.report.blocks import Figure
 from lorabench.report.view import make_view
 from lorabench.sections import quantization_gap as section
-from lorabench.spec import Cell, expand
-from lorabench.spec.settings import ComparisonSpec
 from tests.report.stores import filled, renamed, study_of
 
 STUDY = """
@@ -55,18 +55,33 @@ def kind(c: Cell) -> str:
     return c.quantization.name + ("+" if c.quantization.double_quant else "")
 
 
-def found(cells: tuple[Cell, ...], value: Value, metric: str = "eval_loss", items: dict[str, Items] | None = None, **rules: float) -> dict[str, TypeGap]:
+def found(
+    cells: tuple[Cell, ...],
+    value: Value,
+    metric: str = "eval_loss",
+    items: dict[str, Items] | None = None,
+    **rules: float,
+) -> dict[str, TypeGap]:
     """The gaps of cells with these values, by type; None is a cell that diverged."""
     rows = [
-        {"condition": c.condition_id, "seed": c.seed if c.training.steps else None, "cell": c.id, "outcome": "diverged" if (v := value(c)) is None else "finished",
-         metric: v, "weight_bytes": BYTES[c.quantization.name] * (2 if c.model.name == "hub/large" else 1)}
+        {
+            "condition": c.condition_id,
+            "seed": c.seed if c.training.steps else None,
+            "cell": c.id,
+            "outcome": "diverged" if (v := value(c)) is None else "finished",
+            metric: v,
+            "weight_bytes": BYTES[c.quantization.name] * (2 if c.model.name == "hub/large" else 1),
+        }
         for c in cells
-    ]  # fmt: skip
+    ]
     data = pd.DataFrame(rows)
     data[metric] = data[metric].astype("float64")
     groups = replicates(cells)
     pairing = Pairing(data, lambda cell: {metric: items[cell]} if items else {})
-    return {t.kind: t for t in quantization_gaps(groups, aggregate(groups, data), Verdicts(pairing, ComparisonSpec(**rules)), metric)}  # type: ignore[arg-type]
+    return {
+        t.kind: t
+        for t in quantization_gaps(groups, aggregate(groups, data), Verdicts(pairing, ComparisonSpec(**rules)), metric)
+    }  # type: ignore[arg-type]
 
 
 def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
@@ -87,13 +102,22 @@ def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
 def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(cells: tuple[Cell, ...]) -> None:
     both = (*cells, *renamed(cells, "hub/large"))
     gaps = found(both, noisy(0, {}))
-    assert {k: (len(t.gaps), len(t.bases), t.wanted) for k, t in gaps.items()} == {"int8": (4, 0, 4), "nf4": (4, 2, 4), "nf4 + double quant": (4, 0, 4)}
+    assert {k: (len(t.gaps), len(t.bases), t.wanted) for k, t in gaps.items()} == {
+        "int8": (4, 0, 4),
+        "nf4": (4, 2, 4),
+        "nf4 + double quant": (4, 0, 4),
+    }
     setting = {c.condition_id: c for c in both}
     for t in gaps.values():
         for g in (*t.gaps, *t.bases):
-            ours, twin = setting[g.condition], setting[g.twin]
-            assert twin.quantization.name == "none"
-            assert (ours.method, ours.model, ours.training, ours.fingerprints) == (twin.method, twin.model, twin.training, twin.fingerprints)
+            ours, unquantized_counterpart = setting[g.condition], setting[g.unquantized_counterpart]
+            assert unquantized_counterpart.quantization.name == "none"
+            assert (ours.method, ours.model, ours.training, ours.fingerprints) == (
+                unquantized_counterpart.method,
+                unquantized_counterpart.model,
+                unquantized_counterpart.training,
+                unquantized_counterpart.fingerprints,
+            )
             assert (t.kind == "nf4 + double quant") == ours.quantization.double_quant
             assert g.rank == ours.method.rank
     assert gaps["nf4"].shares == pytest.approx((0.14,) * 6)
@@ -102,17 +126,34 @@ def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(c
 def test_a_twin_with_a_tuned_rate_may_have_chosen_another_one(tmp_path: Path) -> None:
     tuned = expand(study_of(tmp_path, STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")))
     chosen = tuple(c for c in tuned if not c.training.steps or c.training.rate == (1e-3 if kind(c) == "none" else 3e-3))
-    assert {k: len(t.gaps) for k, t in found(chosen, noisy(0, {})).items()} == {"int8": 2, "nf4": 2, "nf4 + double quant": 2}
+    assert {k: len(t.gaps) for k, t in found(chosen, noisy(0, {})).items()} == {
+        "int8": 2,
+        "nf4": 2,
+        "nf4 + double quant": 2,
+    }
 
 
 def test_without_a_twin_there_is_no_gap(cells: tuple[Cell, ...]) -> None:
-    assert found(tuple(c for c in cells if c.quantization.name != "none" or (c.method.rank is None and c.training.steps)), noisy(0, {})) == {}
+    assert (
+        found(
+            tuple(c for c in cells if c.quantization.name != "none" or (c.method.rank is None and c.training.steps)),
+            noisy(0, {}),
+        )
+        == {}
+    )
 
 
 def test_compute_dtypes_are_told_apart_where_there_are_several(tmp_path: Path) -> None:
-    text = STUDY.replace("[none, int8, nf4, {name: nf4, double_quant: true}]", "[none, int8, {name: nf4, compute_dtype: float32}, {name: nf4, compute_dtype: bfloat16}]")
+    text = STUDY.replace(
+        "[none, int8, nf4, {name: nf4, double_quant: true}]",
+        "[none, int8, {name: nf4, compute_dtype: float32}, {name: nf4, compute_dtype: bfloat16}]",
+    )
     text = text.replace("  - {method: {name: base}, quantization: nf4}\n", "")
-    assert set(found(expand(study_of(tmp_path, text)), noisy(0, {}))) == {"int8", "nf4, compute float32", "nf4, compute bfloat16"}
+    assert set(found(expand(study_of(tmp_path, text)), noisy(0, {}))) == {
+        "int8",
+        "nf4, compute float32",
+        "nf4, compute bfloat16",
+    }
 
 
 # pooled
@@ -136,19 +177,30 @@ def test_the_pooled_gap_is_a_t_test_over_the_seeds_means(cells: tuple[Cell, ...]
         assert (pooled.pairs, pooled.basis) == (3, "seeds")
         ps[told] = oracle.pvalue
     first, second, third = sorted(ps, key=lambda k: ps[k])
-    adjusted = {first: 3 * ps[first], second: max(3 * ps[first], 2 * ps[second]), third: max(3 * ps[first], 2 * ps[second], ps[third])}  # Holm
-    assert {k: t.pooled.p_adjusted for k, t in gaps.items() if t.pooled} == pytest.approx({k: min(1, p) for k, p in adjusted.items()})
+    adjusted = {
+        first: 3 * ps[first],
+        second: max(3 * ps[first], 2 * ps[second]),
+        third: max(3 * ps[first], 2 * ps[second], ps[third]),
+    }  # Holm
+    assert {k: t.pooled.p_adjusted for k, t in gaps.items() if t.pooled} == pytest.approx(
+        {k: min(1, p) for k, p in adjusted.items()}
+    )
 
 
 def test_only_seeds_at_which_all_pairs_finished_are_pooled(cells: tuple[Cell, ...]) -> None:
     value = noisy(2, {"nf4": 0.05})
-    pooled = found(cells, lambda c: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c))["nf4"].pooled
+    pooled = found(cells, lambda c: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c))[
+        "nf4"
+    ].pooled
     assert pooled is not None
     assert pooled.pairs == 2
     assert pooled.difference == pytest.approx(np.mean(per_seed(cells, value, "nf4", (0, 2))))
     broken = found(cells, lambda c: None if (c.method.rank, kind(c)) == (4, "nf4") else value(c))["nf4"]
     assert (len(broken.gaps), broken.wanted) == (1, 2)
-    torn = found(cells, lambda c: None if kind(c) == "nf4" and (c.method.rank == 4) == (c.seed == 0) and c.training.steps else value(c))["nf4"]
+    torn = found(
+        cells,
+        lambda c: None if kind(c) == "nf4" and (c.method.rank == 4) == (c.seed == 0) and c.training.steps else value(c),
+    )["nf4"]
     assert len(torn.gaps) == 2
     assert torn.pooled is None
 
@@ -158,7 +210,11 @@ def test_a_type_of_which_cells_broke_is_not_called_as_good(cells: tuple[Cell, ..
     for cost, verdict in ((0.0002, "not decisive"), (-3.0, "not decisive"), (3.0, "worse")):
         value = noisy(2, {"nf4": cost})
         whole = found(cells, value, loss_margin=0.1)["nf4"].pooled
-        lost = found(cells, lambda c, value=value: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c), loss_margin=0.1)["nf4"]  # type: ignore[misc]
+        lost = found(
+            cells,
+            lambda c, value=value: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c),
+            loss_margin=0.1,
+        )["nf4"]  # type: ignore[misc]
         assert whole is not None and lost.pooled is not None
         assert (whole.broken, lost.pooled.broken) == (0, 1)
         assert whole.verdict == ("equivalent" if abs(cost) < 0.1 else "worse" if cost > 0 else "better")
@@ -172,17 +228,33 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
         return r.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else r
 
     view = make_view(filled(tmp_path, STUDY, lost))
-    found = section.decide(view, "eval_loss")
-    assert [[g.twin_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
+    found = section.compute(view, "eval_loss")
+    assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
-        assert section.sentences(view, t, "eval_loss")[0].endswith("1 cell of the unquantised twins did not finish, so that those that did may flatter them.")
-    (shown,) = {section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.twin_broken}
+        assert section.sentences(view, t, "eval_loss")[0].endswith(
+            "1 cell of the unquantised twins did not finish, so that those that did may flatter them."
+        )
+    (shown,) = {
+        section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.counterpart_broken
+    }
     assert shown.endswith("(1 cell of the twin did not finish)")
 
 
 def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
-    for keep, said in ((lambda c: c.method.rank != 4 or c.seed == 0, "Intervals of pairs with one seed are over its items alone: how far"), (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: how far")):
-        view = make_view(filled(tmp_path / said[:3], STUDY.replace("include", "evaluation: {lm_eval: [python-docs-cloze]}\ninclude"), lambda r, keep=keep: r if keep(r.cell) else None))  # type: ignore[misc]
+    for keep, said in (
+        (
+            lambda c: c.method.rank != 4 or c.seed == 0,
+            "Intervals of pairs with one seed are over its items alone: how far",
+        ),
+        (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: how far"),
+    ):
+        view = make_view(
+            filled(
+                tmp_path / said[:3],
+                STUDY.replace("include", "evaluation: {lm_eval: [python-docs-cloze]}\ninclude"),
+                lambda r, keep=keep: r if keep(r.cell) else None,
+            )
+        )  # type: ignore[misc]
         made = section.section(view)
         assert made is not None
         captions = [b.caption for b in made.blocks if isinstance(b, Figure)]
@@ -203,9 +275,13 @@ def test_pooled_intervals_cover_a_gap_that_seeds_move_as_often_as_they_say(cells
     kept = tuple(c for c in cells if c.method.rank and kind(c) in ("none", "nf4"))
     generator, covered = np.random.default_rng(4), 0
     for _ in range(80):
-        moved = dict(zip(range(3), generator.normal(0, 0.02, 3), strict=True))  # by which a seed changes the gap of all ranks: pairs do not repeat it
+        moved = dict(
+            zip(range(3), generator.normal(0, 0.02, 3), strict=True)
+        )  # by which a seed changes the gap of all ranks: pairs do not repeat it
         noise = {c.id: generator.normal(0, 0.005) for c in kept}
-        pooled = found(kept, lambda c, m=moved, n=noise: 2 + n[c.id] + (0.05 + m[c.seed] if kind(c) == "nf4" else 0))["nf4"].pooled  # type: ignore[misc]
+        pooled = found(kept, lambda c, m=moved, n=noise: 2 + n[c.id] + (0.05 + m[c.seed] if kind(c) == "nf4" else 0))[
+            "nf4"
+        ].pooled  # type: ignore[misc]
         assert pooled is not None and pooled.low is not None and pooled.high is not None
         covered += pooled.low <= 0.05 <= pooled.high
     assert covered / 80 > 0.88
@@ -217,7 +293,14 @@ def test_pooled_intervals_cover_a_gap_that_seeds_move_as_often_as_they_say(cells
 def right(cells: tuple[Cell, ...], n: int = 400) -> dict[str, Items]:
     """Items of which a cell gets some right: most the same for all."""
     common = np.random.default_rng(0).normal(size=n)
-    return {c.id: Items((common + np.random.default_rng(i).normal(0, 0.3, n) < (0.1 if c.quantization.name == "none" else 0.0)).astype(float)) for i, c in enumerate(cells)}
+    return {
+        c.id: Items(
+            (
+                common + np.random.default_rng(i).normal(0, 0.3, n) < (0.1 if c.quantization.name == "none" else 0.0)
+            ).astype(float)
+        )
+        for i, c in enumerate(cells)
+    }
 
 
 def test_one_seed_pools_a_value_and_nothing_else(cells: tuple[Cell, ...]) -> None:

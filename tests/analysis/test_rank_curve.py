@@ -17,9 +17,9 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.rank_curve import RankCurve, rank_curves
 from lorabench.analysis.saturation import Fit, saturating
 from lorabench.analysis.verdict import Verdicts
-from lorabench.executors import synthetic
-from lorabench.spec import Cell, expand
-from lorabench.spec.settings import ComparisonSpec
+from lorabench.config import Cell, expand
+from lorabench.config.settings import ComparisonSpec
+from tests import synthetic
 from tests.report.stores import study_of
 
 RANKS = (1, 2, 4, 8, 16, 32)
@@ -41,18 +41,36 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ...]:
     return expand(study_of(tmp_path_factory.mktemp("ranks"), STUDY))
 
 
-def found(cells: tuple[Cell, ...], value: Callable[[Cell], float | None], metric: str = "eval_loss", **rules: float) -> tuple[RankCurve, ...]:
+def found(
+    cells: tuple[Cell, ...], value: Callable[[Cell], float | None], metric: str = "eval_loss", **rules: float
+) -> tuple[RankCurve, ...]:
     """The curves of cells with these values; None is a cell that diverged."""
-    rows = [{"condition": c.condition_id, "seed": c.seed, "cell": c.id, "outcome": "diverged" if (v := value(c)) is None else "finished", metric: v} for c in cells]
+    rows = [
+        {
+            "condition": c.condition_id,
+            "seed": c.seed,
+            "cell": c.id,
+            "outcome": "diverged" if (v := value(c)) is None else "finished",
+            metric: v,
+        }
+        for c in cells
+    ]
     data = pd.DataFrame(rows)
     data[metric] = data[metric].astype("float64")
     groups = replicates(cells)
     return rank_curves(groups, aggregate(groups, data), Verdicts(Pairing(data), ComparisonSpec(**rules)), metric)  # type: ignore[arg-type]
 
 
-def only(cells: tuple[Cell, ...], values: dict[int, tuple[float | None, ...]], metric: str = "eval_loss", **rules: float) -> RankCurve:
+def only(
+    cells: tuple[Cell, ...], values: dict[int, tuple[float | None, ...]], metric: str = "eval_loss", **rules: float
+) -> RankCurve:
     """The curve of values by rank and seed."""
-    (curve,) = found(tuple(c for c in cells if (c.method.rank or 0) in values), lambda c: values[c.method.rank or 0][c.seed], metric, **rules)
+    (curve,) = found(
+        tuple(c for c in cells if (c.method.rank or 0) in values),
+        lambda c: values[c.method.rank or 0][c.seed],
+        metric,
+        **rules,
+    )
     return curve
 
 
@@ -60,7 +78,9 @@ def only(cells: tuple[Cell, ...], values: dict[int, tuple[float | None, ...]], m
 
 
 @pytest.mark.parametrize(("margin", "knee"), [(0.03, 32), (0.05, 16), (0.11, 8), (0.18, 4), (0.26, 2), (0.5, 1)])
-def test_the_knee_is_the_smallest_rank_whose_true_gap_is_within_the_margin(cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch, margin: float, knee: int) -> None:
+def test_the_knee_is_the_smallest_rank_whose_true_gap_is_within_the_margin(
+    cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch, margin: float, knee: int
+) -> None:
     monkeypatch.setattr(synthetic, "CELL_NOISE", 0.001)
     gap = {r: synthetic.GAP / math.sqrt(1 + r) - synthetic.GAP / math.sqrt(33) for r in RANKS}
     assert min(r for r in RANKS if gap[r] < margin) == knee
@@ -91,7 +111,9 @@ def test_a_knee_within_an_accuracy_is_towards_higher_values(cells: tuple[Cell, .
     curve = only(cells, values, "x/acc")
     assert (curve.best, curve.knee.rank, curve.at_the_edge) == (16, 4, False)
     (step,) = curve.knee.passed
-    assert step.bound == pytest.approx(-stats.ttest_rel(values[4], values[16], alternative="greater").confidence_interval(0.95).low)
+    assert step.bound == pytest.approx(
+        -stats.ttest_rel(values[4], values[16], alternative="greater").confidence_interval(0.95).low
+    )
 
 
 def test_a_rank_at_the_margin_is_passed_in_one_study_of_twenty(cells: tuple[Cell, ...]) -> None:
@@ -128,12 +150,20 @@ def test_a_rank_with_a_broken_run_is_neither_best_nor_passed(cells: tuple[Cell, 
 
 def test_a_broken_rank_neither_bends_the_curve_nor_ends_the_search(cells: tuple[Cell, ...]) -> None:
     """The highest rank lost a seed and lies far off its family's curve: of the others rank 8 is the best and the edge."""
-    values = {1: (2.5, 2.6, 2.7), 2: (2.3, 2.4, 2.5), 4: (2.15, 2.25, 2.35), 8: (2.05, 2.15, 2.25), 16: (0.5, None, 0.7)}
+    values = {
+        1: (2.5, 2.6, 2.7),
+        2: (2.3, 2.4, 2.5),
+        4: (2.15, 2.25, 2.35),
+        8: (2.05, 2.15, 2.25),
+        16: (0.5, None, 0.7),
+    }
     able = {c.method.rank for c in cells}
     curve = only(cells, {r: v for r, v in values.items() if r in able})
     assert curve.best == max(p.rank for p in curve.points if p.whole) == 8
     assert curve.at_the_edge
-    without = only(tuple(c for c in cells if c.method.rank != 16), {r: v for r, v in values.items() if r in able and r != 16})
+    without = only(
+        tuple(c for c in cells if c.method.rank != 16), {r: v for r, v in values.items() if r in able and r != 16}
+    )
     assert (curve.fit, curve.unfitted) == (without.fit, without.unfitted)
 
 
@@ -157,18 +187,34 @@ def test_the_best_is_found_over_the_seeds_that_all_have(cells: tuple[Cell, ...])
             {"LoRA, alpha=2 r": (1, 4, 8), "LoRA, alpha=4 r": (1, 4, 8)},
         ),
         ("  method.rank: [1, 4]\n  quantization: [none, nf4]\n", {"LoRA": (1, 4), "LoRA nf4": (1, 4)}),
-        ("  method.rank: [1, 4]\n  training.learning_rate: [1e-3, 3e-3]\n", {"LoRA, lr=0.001": (1, 4), "LoRA, lr=0.003": (1, 4)}),
+        (
+            "  method.rank: [1, 4]\n  training.learning_rate: [1e-3, 3e-3]\n",
+            {"LoRA, lr=0.001": (1, 4), "LoRA, lr=0.003": (1, 4)},
+        ),
     ],
 )
-def test_a_curve_holds_what_differs_in_rank_and_an_alpha_that_follows_it(tmp_path: Path, axes: str, expected: dict[str, tuple[int, ...]]) -> None:
-    text = STUDY.replace("  method.rank: [1, 2, 4, 8, 16, 32]\n", axes).replace(", alpha: 16}\n", "}\n").replace("[0, 1, 2]", "[0, 1]")
-    made = found(expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1) + 0.01 * c.seed * (c.method.rank or 1))
+def test_a_curve_holds_what_differs_in_rank_and_an_alpha_that_follows_it(
+    tmp_path: Path, axes: str, expected: dict[str, tuple[int, ...]]
+) -> None:
+    text = (
+        STUDY.replace("  method.rank: [1, 2, 4, 8, 16, 32]\n", axes)
+        .replace(", alpha: 16}\n", "}\n")
+        .replace("[0, 1, 2]", "[0, 1]")
+    )
+    made = found(
+        expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1) + 0.01 * c.seed * (c.method.rank or 1)
+    )
     assert {c.family: tuple(p.rank for p in c.points) for c in made} == expected
 
 
 def test_a_learning_rate_that_follows_the_rank_does_not_tear_a_curve(tmp_path: Path) -> None:
-    each = "".join(f"  - {{method: {{name: lora, rank: {r}}}, training.learning_rate: {lr}}}\n" for r, lr in ((1, 1e-3), (4, 3e-3), (8, 1e-2)))
-    text = STUDY.replace("{name: lora, alpha: 16}", "full").replace("grid:\n  method.rank: [1, 2, 4, 8, 16, 32]\n", f"include:\n{each}")
+    each = "".join(
+        f"  - {{method: {{name: lora, rank: {r}}}, training.learning_rate: {lr}}}\n"
+        for r, lr in ((1, 1e-3), (4, 3e-3), (8, 1e-2))
+    )
+    text = STUDY.replace("{name: lora, alpha: 16}", "full").replace(
+        "grid:\n  method.rank: [1, 2, 4, 8, 16, 32]\n", f"include:\n{each}"
+    )
     (curve,) = found(expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1))
     assert (curve.family, tuple(p.rank for p in curve.points)) == ("LoRA", (1, 4, 8))
 
@@ -176,17 +222,27 @@ def test_a_learning_rate_that_follows_the_rank_does_not_tear_a_curve(tmp_path: P
 # the fit
 
 
-def drawn(generator: np.random.Generator, c: float, a: float, b: float, noise: float, seeds: float, n: int = 3) -> np.ndarray:
+def drawn(
+    generator: np.random.Generator, c: float, a: float, b: float, noise: float, seeds: float, n: int = 3
+) -> np.ndarray:
     ranks = np.array(RANKS, dtype=float)
-    return (c + a * ranks**-b)[:, None] + seeds * generator.normal(size=n) + noise * generator.normal(size=(len(ranks), n))
+    return (
+        (c + a * ranks**-b)[:, None] + seeds * generator.normal(size=n) + noise * generator.normal(size=(len(ranks), n))
+    )
 
 
-def fitted(values: np.ndarray, falls: bool = True, halves: tuple[float | None, ...] = (), ranks: tuple[int, ...] = RANKS) -> Fit | str:
+def fitted(
+    values: np.ndarray, falls: bool = True, halves: tuple[float | None, ...] = (), ranks: tuple[int, ...] = RANKS
+) -> Fit | str:
     return saturating(np.array(ranks, dtype=float), values, falls, halves)
 
 
-@pytest.mark.parametrize(("c", "a", "b", "noise", "seeds"), [(1.2, 0.35, 0.6, 0.01, 0.02), (0.6, -0.2, 0.8, 0.006, 0.0)])
-def test_intervals_of_the_fit_cover_what_was_planted_as_often_as_they_say(c: float, a: float, b: float, noise: float, seeds: float) -> None:
+@pytest.mark.parametrize(
+    ("c", "a", "b", "noise", "seeds"), [(1.2, 0.35, 0.6, 0.01, 0.02), (0.6, -0.2, 0.8, 0.006, 0.0)]
+)
+def test_intervals_of_the_fit_cover_what_was_planted_as_often_as_they_say(
+    c: float, a: float, b: float, noise: float, seeds: float
+) -> None:
     generator, hits, fits = np.random.default_rng(2), np.zeros(3), 0
     for _ in range(200):
         fit = fitted(drawn(generator, c, a, b, noise, seeds), falls=a > 0)
@@ -201,7 +257,14 @@ def test_lack_of_fit_is_the_f_test_against_the_two_way_residual() -> None:
     values = drawn(np.random.default_rng(3), 1.2, 0.35, 0.6, 0.01, 0.05)
     fit = fitted(values)
     assert isinstance(fit, Fit)
-    residual = sum((values[i, s] - values[i].mean() - values[:, s].mean() + values.mean()) ** 2 for i in range(6) for s in range(3)) / 10
+    residual = (
+        sum(
+            (values[i, s] - values[i].mean() - values[:, s].mean() + values.mean()) ** 2
+            for i in range(6)
+            for s in range(3)
+        )
+        / 10
+    )
     misfit = 3 * sum((values[i].mean() - fit.at(r)) ** 2 for i, r in enumerate(RANKS)) / 3
     assert fit.lack_of_fit == pytest.approx(stats.f.sf(misfit / residual, 3, 10))
 
@@ -214,7 +277,10 @@ def test_a_shift_of_whole_seeds_widens_the_floor_alone() -> None:
     assert after.lack_of_fit == pytest.approx(before.lack_of_fit)
     seeds = (values + np.array([-0.05, 0.0, 0.05])).mean(axis=0)
     own = stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / math.sqrt(3)
-    shape = math.sqrt((before.c.high - before.c.value) ** 2 - (stats.t.ppf(0.975, 2) * values.mean(axis=0).std(ddof=1) / math.sqrt(3)) ** 2)  # type: ignore[operator]
+    shape = math.sqrt(
+        (before.c.high - before.c.value) ** 2
+        - (stats.t.ppf(0.975, 2) * values.mean(axis=0).std(ddof=1) / math.sqrt(3)) ** 2
+    )  # type: ignore[operator]
     assert after.c.high - after.c.value == pytest.approx(math.hypot(own, shape), rel=1e-4)  # type: ignore[operator]
 
 
@@ -245,10 +311,15 @@ def test_three_ranks_and_no_common_seed_are_too_little() -> None:
 def test_a_floor_is_named_only_where_the_curve_has_levelled_off() -> None:
     steep, slow = (fitted(drawn(np.random.default_rng(7), 1.2, 0.4, b, 0.0005, 0.01)) for b in (0.8, 0.2))
     assert isinstance(steep, Fit) and isinstance(slow, Fit)
-    assert (steep.levelled, slow.levelled) == (True, False)  # to gain beyond rank 32: 1/(32^b - 1) of the gain up to it, 7 % and 100 %
+    assert (steep.levelled, slow.levelled) == (
+        True,
+        False,
+    )  # to gain beyond rank 32: 1/(32^b - 1) of the gain up to it, 7 % and 100 %
 
 
-def test_the_fit_of_the_synthetic_surface_names_no_floor(cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fit_of_the_synthetic_surface_names_no_floor(
+    cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # (1 + r)^-0.5 is nearly a slow power of r: the fit passes all tests with c = 1.83, where the truth is 2.0
     monkeypatch.setattr(synthetic, "CELL_NOISE", 0.01)
     (curve,) = found(cells, lambda c: synthetic.expected(c)["eval_loss"])
@@ -262,13 +333,19 @@ def test_with_one_seed_the_items_errors_are_the_noise() -> None:
     fit = fitted(values, falls=False, halves=(0.01,) * 6)
     assert isinstance(fit, Fit)
     assert (fit.basis, fit.seeds) == ("items", 1)
-    assert fit.lack_of_fit is None, "items are common to all ranks, so their error says nothing of how well a curve fits"
+    assert fit.lack_of_fit is None, (
+        "items are common to all ranks, so their error says nothing of how well a curve fits"
+    )
     assert isinstance(alone := fitted(values, falls=False, halves=(0.01, None, 0.01, 0.01, 0.01, 0.01)), Fit | str)
     assert isinstance(alone, str) or alone.basis is None
 
 
 def test_noise_that_drowns_the_floor_leaves_it_untold() -> None:
-    tried = [(values, fitted(values)) for i in range(20) for values in [drawn(np.random.default_rng(i), 1.2, 0.35, 0.15, 0.03, 0.0)]]
+    tried = [
+        (values, fitted(values))
+        for i in range(20)
+        for values in [drawn(np.random.default_rng(i), 1.2, 0.35, 0.15, 0.03, 0.0)]
+    ]
     assert sum(isinstance(r, str) and "lies too far beyond these ranks" in r for _, r in tried) > 3
     for values, fit in tried:
         if isinstance(fit, Fit):  # what remains is narrower than what was seen, but for the seeds' part

@@ -36,7 +36,13 @@ def test_p_of_few_pairs_is_scipys_permutation_test(n: int, ties: bool) -> None:
         a, b = draw.normal(size=n), (draw.integers(0, 3, n) if ties else draw.normal(size=n)).astype(float)
         if len(set(b)) < 2:
             continue
-        oracle = stats.permutation_test((a,), lambda x, b=b: stats.spearmanr(x, b).statistic, permutation_type="pairings", n_resamples=np.inf, vectorized=False)
+        oracle = stats.permutation_test(
+            (a,),
+            lambda x, b=b: stats.spearmanr(x, b).statistic,
+            permutation_type="pairings",
+            n_resamples=np.inf,
+            vectorized=False,
+        )
         found = spearman(list(a), list(b))
         assert found is not None
         assert found[0] == pytest.approx(stats.spearmanr(a, b).statistic)
@@ -126,12 +132,16 @@ def test_a_single_cells_interval_knows_how_many_items_it_is_over(tmp_path: Path)
         kept = (x for x in r.readings if x.metric != "eval_loss" and not x.metric.startswith("python-docs-cloze"))
         readings = (*kept, acc, Reading(metric="eval_loss", value=2.4, stderr=0.03, count=500))
         assert r.resolved is not None
-        return r.model_copy(update={"readings": readings, "resolved": r.resolved.model_copy(update={"test_examples": 8})})
+        return r.model_copy(
+            update={"readings": readings, "resolved": r.resolved.model_copy(update={"test_examples": 8})}
+        )
 
     view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"), few))
     for s in view.summaries:
-        assert s.statistics["eval_loss"].half == pytest.approx(stats.t.ppf(0.975, 7) * 0.03)
-        assert s.statistics["python-docs-cloze/acc"].half == pytest.approx(1 - stats.binomtest(20, 20).proportion_ci(0.95, "wilson").low)
+        assert s.statistics["eval_loss"].ci_half_width == pytest.approx(stats.t.ppf(0.975, 7) * 0.03)
+        assert s.statistics["python-docs-cloze/acc"].ci_half_width == pytest.approx(
+            1 - stats.binomtest(20, 20).proportion_ci(0.95, "wilson").low
+        )
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 0.25), (12, 0.1), (30, 0.95), (60, 0.02)])

@@ -9,15 +9,17 @@ import pytest
 
 from lorabench.analysis.conditions import replicates
 from lorabench.analysis.tuning import METRIC, tunings
+from lorabench.config import expand
 from lorabench.errors import StudyError
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.page import write_report
 from lorabench.report.view import make_view
 from lorabench.sections import learning_rates
-from lorabench.spec import expand
 from tests.report.stores import STUDY, filled, study_of
 
-TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-2, 3e-4, 3e-3]}}").replace("quantization: [none, nf4]", "quantization: [none]")
+TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-2, 3e-4, 3e-3]}}").replace(
+    "quantization: [none, nf4]", "quantization: [none]"
+)
 
 
 def test_a_tuned_condition_has_a_cell_for_each_rate_and_seed(tmp_path: Path) -> None:
@@ -42,7 +44,9 @@ def test_the_lowest_mean_validation_loss_decides_whatever_the_test_says(tmp_path
     def planted(result: CellResult) -> CellResult:
         if not result.cell.tuned_over:
             return result
-        loss = {3e-4: 2.0, 3e-3: 3.0, 1e-2: 1.9 + 0.3 * result.cell.seed}[result.cell.training.rate]  # 1e-2 is lowest in one seed, not in the mean
+        loss = {3e-4: 2.0, 3e-3: 3.0, 1e-2: 1.9 + 0.3 * result.cell.seed}[
+            result.cell.training.rate
+        ]  # 1e-2 is lowest in one seed, not in the mean
         kept = [r for r in result.readings if r.metric != "validation_loss"]
         return result.model_copy(update={"readings": (*kept, Reading(metric="validation_loss", value=loss))})
 
@@ -82,7 +86,11 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
             return r
         if r.cell.training.rate == 1e-2:
             readings = tuple(x.model_copy(update={"value": 0.1}) if x.metric == METRIC else x for x in r.readings)
-            return r.model_copy(update={"outcome": "diverged", "readings": ()}) if r.cell.seed == 1 else r.model_copy(update={"readings": readings})
+            return (
+                r.model_copy(update={"outcome": "diverged", "readings": ()})
+                if r.cell.seed == 1
+                else r.model_copy(update={"readings": readings})
+            )
         return None
 
     view = make_view(filled(tmp_path, TUNED, change))
@@ -104,7 +112,13 @@ def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("{tune: [1e-3]}", "two or more different"), ("{tune: [1e-3, 1e-3]}", "two or more different"), ("{tune: [0, 1e-3]}", "above 0"), ("{tunes: [1, 2]}", "did you mean 'training.learning_rate.tune'"), ("abc", "must be a number")],
+    [
+        ("{tune: [1e-3]}", "two or more different"),
+        ("{tune: [1e-3, 1e-3]}", "two or more different"),
+        ("{tune: [0, 1e-3]}", "above 0"),
+        ("{tunes: [1, 2]}", "did you mean 'training.learning_rate.tune'"),
+        ("abc", "must be a number"),
+    ],
 )
 def test_a_grid_that_is_none_is_one_sentence_with_its_line(tmp_path: Path, value: str, words: str) -> None:
     with pytest.raises(StudyError, match=words) as caught:

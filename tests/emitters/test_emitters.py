@@ -16,18 +16,23 @@ import pytest
 import yaml
 
 from lorabench import plugins
-from lorabench.advice.decide import variant
-from lorabench.advice.families import by_rules
-from lorabench.advice.recommendation import Candidate, Workload
+from lorabench.advice.candidates import by_rules
+from lorabench.advice.ranking import variant
+from lorabench.advice.types import Candidate, Workload
+from lorabench.config.paths import shipped_models
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 from lorabench.emitters import _setting, torchtune
 from lorabench.errors import LorabenchError
-from lorabench.spec.paths import shipped_models
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 TOOLS = ("axolotl", "llamafactory", "peft", "torchtune", "trl")
 LLAMA = "meta-llama/Llama-3.1-8B"
 TINY = "lorabench/tiny-300k"
-HOSTILE = ('a"; rm -rf ~ #', "two\nlines 'and' \"quotes\" $(id) `id` \\", "-x --output_dir=/", "{{x}} & *y: [z] \x85\u2028é")
+HOSTILE = (
+    'a"; rm -rf ~ #',
+    "two\nlines 'and' \"quotes\" $(id) `id` \\",
+    "-x --output_dir=/",
+    "{{x}} & *y: [z] \x85\u2028é",
+)
 
 
 def workload(name: str = LLAMA, **model: Any) -> Workload:
@@ -35,11 +40,27 @@ def workload(name: str = LLAMA, **model: Any) -> Workload:
 
 
 def candidate(method: str = "lora", quantization: str = "none", **changed: Any) -> Candidate:
-    adapter = {} if method in ("full", "base") else {k: changed.pop(k) for k in ("rank", "alpha", "dropout", "target_modules") if k in changed}
+    adapter = (
+        {}
+        if method in ("full", "base")
+        else {k: changed.pop(k) for k in ("rank", "alpha", "dropout", "target_modules") if k in changed}
+    )
     double, compute = changed.pop("double_quant", False), changed.pop("compute_dtype", "auto")
     step = {"micro_batch_size": 2, "gradient_accumulation": 2, "gradient_checkpointing": False, "optimizer": "adamw"}
-    values = {**step, "learning_rate": 2e-5, "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, **changed}
-    return Candidate(MethodSpec(name=method, **adapter), QuantizationSpec(name=quantization, double_quant=double, compute_dtype=compute), **values)
+    values = {
+        **step,
+        "learning_rate": 2e-5,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        **changed,
+    }
+    return Candidate(
+        MethodSpec(name=method, **adapter),
+        QuantizationSpec(name=quantization, double_quant=double, compute_dtype=compute),
+        **values,
+    )
 
 
 def emit(tool: str, work: Workload, asked: Candidate) -> dict[str, str]:
@@ -78,7 +99,10 @@ def fits(value: Any, kind: Any) -> bool:
     kinds = {
         "bool": lambda v: isinstance(v, bool) or v in ("True", "False"),
         "int": lambda v: (isinstance(v, int) and not isinstance(v, bool)) or (isinstance(v, str) and v.isdigit()),
-        "float": lambda v: not isinstance(v, bool) and (isinstance(v, int | float) or (isinstance(v, str) and re.fullmatch(r"[\d.]+(e-?\d+)?", v) is not None)),
+        "float": lambda v: (
+            not isinstance(v, bool)
+            and (isinstance(v, int | float) or (isinstance(v, str) and re.fullmatch(r"[\d.]+(e-?\d+)?", v) is not None))
+        ),
         "str": lambda v: isinstance(v, str),
         "dict": lambda v: isinstance(v, dict) or (isinstance(v, str) and isinstance(json.loads(v), dict)),
         "list": lambda v: isinstance(v, list),
@@ -109,7 +133,10 @@ def test_files_open_with_who_wrote_them_and_for_what(tool: str) -> None:
     assert opened
     for text in opened:
         lines = text.removeprefix("#!/bin/sh\n").splitlines()
-        assert lines[0] == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double quantisation"
+        assert (
+            lines[0]
+            == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double quantisation"
+        )
         assert LLAMA in lines[1]
         assert text.endswith("\n")
     assert "data" in "".join(opened)
@@ -119,7 +146,9 @@ def test_files_open_with_who_wrote_them_and_for_what(tool: str) -> None:
 def test_an_emitter_imports_nothing_heavy(tool: str) -> None:
     heavy = {"torch", "transformers", "peft", "bitsandbytes"}
     code = f"import lorabench.emitters.{tool}, sys; print([m for m in {sorted(heavy)} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
     assert 10 < len(plugins.describe("emitters", tool)) < 160
 
 
@@ -134,7 +163,9 @@ def test_every_option_is_the_tools_own_and_of_its_type(tool: str, asked: Candida
     known = options(tool)
     if tool == "axolotl":
         (data,) = written["datasets"]
-        written |= {f"datasets.{k}": v for k, v in data.items()} | {f"datasets.type.{k}": v for k, v in data["type"].items()}
+        written |= {f"datasets.{k}": v for k, v in data.items()} | {
+            f"datasets.type.{k}": v for k, v in data["type"].items()
+        }
         written |= {"datasets": [], "datasets.type": "str"}
     for name, value in written.items():
         assert name in known, f"{tool} has no option {name}"
@@ -148,8 +179,20 @@ def test_the_check_of_types_can_fail() -> None:
     assert not fits("8", "Literal['bnb']")
 
 
-@pytest.mark.parametrize("asked", [candidate(schedule="constant", warmup=0.0), candidate("dora", "nf4", double_quant=True), candidate("rslora", rank=16), candidate("full")], ids=lambda c: c.method.name)
-@pytest.mark.parametrize("name", [LLAMA, "Qwen/Qwen2.5-7B-Instruct", "google/gemma-2-2b", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        candidate(schedule="constant", warmup=0.0),
+        candidate("dora", "nf4", double_quant=True),
+        candidate("rslora", rank=16),
+        candidate("full"),
+    ],
+    ids=lambda c: c.method.name,
+)
+@pytest.mark.parametrize(
+    "name",
+    [LLAMA, "Qwen/Qwen2.5-7B-Instruct", "google/gemma-2-2b", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"],
+)
 def test_torchtunes_keys_are_its_recipes_and_its_components(name: str, asked: Candidate) -> None:
     text = emit("torchtune", workload(name), asked)["torchtune.yaml"]
     written, known = yaml.safe_load(text), options("torchtune")
@@ -183,7 +226,9 @@ def test_torchtunes_builders_exist_for_every_model_of_the_table() -> None:
 
 
 def test_torchtune_says_rslora_by_its_alpha() -> None:
-    model = yaml.safe_load(emit("torchtune", workload(), candidate("rslora", rank=16, alpha=32))["torchtune.yaml"])["model"]
+    model = yaml.safe_load(emit("torchtune", workload(), candidate("rslora", rank=16, alpha=32))["torchtune.yaml"])[
+        "model"
+    ]
     assert model["lora_alpha"] / model["lora_rank"] == pytest.approx(32 / 16**0.5)
 
 
@@ -196,9 +241,13 @@ def test_torchtune_counts_warm_up_in_steps_and_asks_where_it_cannot() -> None:
 
 def test_torchtunes_cosine_of_no_cycles_is_constant() -> None:
     """0.5 * (1 + cos(pi * num_cycles * 2 * progress)), as in torchtune's documentation; its default is half a cycle."""
-    schedule = yaml.safe_load(emit("torchtune", workload(), candidate(schedule="constant", warmup=0.0))["torchtune.yaml"])["lr_scheduler"]
+    schedule = yaml.safe_load(
+        emit("torchtune", workload(), candidate(schedule="constant", warmup=0.0))["torchtune.yaml"]
+    )["lr_scheduler"]
     assert (schedule["num_warmup_steps"], schedule["num_cycles"]) == (0, 0.0)
-    assert "num_cycles" not in yaml.safe_load(emit("torchtune", workload(), candidate())["torchtune.yaml"])["lr_scheduler"]
+    assert (
+        "num_cycles" not in yaml.safe_load(emit("torchtune", workload(), candidate())["torchtune.yaml"])["lr_scheduler"]
+    )
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -206,13 +255,21 @@ def test_torchtunes_cosine_of_no_cycles_is_constant() -> None:
 def test_what_the_rules_recommend_can_be_written_for_every_tool(tool: str, key: tuple[str, str]) -> None:
     work = workload()
     family = by_rules(key, 8 * 10**9, None, {r: r * 2_621_440 for r in (8, 16)})
-    for asked in (variant(family, work, 2, False, family.optimizers[0]), variant(family, work, 1, True, family.optimizers[-1])):
+    for asked in (
+        variant(family, work, 2, False, family.optimizers[0]),
+        variant(family, work, 1, True, family.optimizers[-1]),
+    ):
         assert emit(tool, work, asked)
 
 
 @pytest.mark.parametrize(
     ("tool", "decay", "norm"),
-    [("trl", "weight_decay", "max_grad_norm"), ("axolotl", "weight_decay", "max_grad_norm"), ("llamafactory", "weight_decay", "max_grad_norm"), ("torchtune", "optimizer", "clip_grad_norm")],
+    [
+        ("trl", "weight_decay", "max_grad_norm"),
+        ("axolotl", "weight_decay", "max_grad_norm"),
+        ("llamafactory", "weight_decay", "max_grad_norm"),
+        ("torchtune", "optimizer", "clip_grad_norm"),
+    ],
 )
 def test_decay_and_clipping_are_the_candidates(tool: str, decay: str, norm: str) -> None:
     written = settings(tool, emit(tool, workload(), candidate(weight_decay=0.1, max_grad_norm=0.3)))
@@ -221,15 +278,54 @@ def test_decay_and_clipping_are_the_candidates(tool: str, decay: str, norm: str)
 
 
 def test_values_are_the_candidates() -> None:
-    asked = candidate("rslora", "fp4", rank=4, alpha=12, dropout=0.1, target_modules="attention", schedule="constant", warmup=0.1, gradient_checkpointing=True)
-    trl, axolotl, factory = (settings(tool, emit(tool, workload(), asked)) for tool in ("trl", "axolotl", "llamafactory"))
+    asked = candidate(
+        "rslora",
+        "fp4",
+        rank=4,
+        alpha=12,
+        dropout=0.1,
+        target_modules="attention",
+        schedule="constant",
+        warmup=0.1,
+        gradient_checkpointing=True,
+    )
+    trl, axolotl, factory = (
+        settings(tool, emit(tool, workload(), asked)) for tool in ("trl", "axolotl", "llamafactory")
+    )
     names = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    assert (trl["lora_r"], trl["lora_alpha"], trl["lora_dropout"], trl["use_rslora"], trl["lora_target_modules"]) == ("4", "12", "0.1", "True", names)
-    assert (trl["bnb_4bit_quant_type"], trl["use_bnb_nested_quant"], trl["lr_scheduler_type"]) == ("fp4", "False", "constant_with_warmup")
-    assert (axolotl["lora_r"], axolotl["lora_alpha"], axolotl["lora_target_modules"], axolotl["peft_use_rslora"]) == (4, 12, names, True)
-    assert (axolotl["adapter"], axolotl["bnb_config_kwargs"]) == ("qlora", {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False})
-    assert (factory["lora_rank"], factory["lora_alpha"], factory["lora_target"], factory["use_rslora"]) == (4, 12, ",".join(names), True)
-    assert (factory["quantization_bit"], factory["quantization_type"], factory["double_quantization"]) == (4, "fp4", False)
+    assert (trl["lora_r"], trl["lora_alpha"], trl["lora_dropout"], trl["use_rslora"], trl["lora_target_modules"]) == (
+        "4",
+        "12",
+        "0.1",
+        "True",
+        names,
+    )
+    assert (trl["bnb_4bit_quant_type"], trl["use_bnb_nested_quant"], trl["lr_scheduler_type"]) == (
+        "fp4",
+        "False",
+        "constant_with_warmup",
+    )
+    assert (axolotl["lora_r"], axolotl["lora_alpha"], axolotl["lora_target_modules"], axolotl["peft_use_rslora"]) == (
+        4,
+        12,
+        names,
+        True,
+    )
+    assert (axolotl["adapter"], axolotl["bnb_config_kwargs"]) == (
+        "qlora",
+        {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
+    )
+    assert (factory["lora_rank"], factory["lora_alpha"], factory["lora_target"], factory["use_rslora"]) == (
+        4,
+        12,
+        ",".join(names),
+        True,
+    )
+    assert (factory["quantization_bit"], factory["quantization_type"], factory["double_quantization"]) == (
+        4,
+        "fp4",
+        False,
+    )
     for tool in (axolotl, factory):
         assert (tool["learning_rate"], tool["warmup_ratio"], tool["gradient_accumulation_steps"]) == (2e-5, 0.1, 2)
     assert not factory["disable_gradient_checkpointing"]
@@ -250,11 +346,17 @@ def test_trl_itself_reads_the_command_line() -> None:
 
     asked = candidate("dora", "nf4", double_quant=True, target_modules="mlp", rank=4)
     words = command(emit("trl", workload(), asked)["sft.sh"])[4:]
-    _, training, model, _ = make_parser().parse_args_into_dataclasses([w for w in words if w != "--bf16=True"] + ["--bf16=False", "--use_cpu"])
+    _, training, model, _ = make_parser().parse_args_into_dataclasses(
+        [w for w in words if w != "--bf16=True"] + ["--bf16=False", "--use_cpu"]
+    )
     lora, quantization = get_peft_config(model), get_quantization_config(model)
     assert (lora.r, lora.use_dora, lora.target_modules) == (4, True, {"gate_proj", "up_proj", "down_proj"})
     assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_use_double_quant) == ("nf4", True)
-    assert (training.warmup_steps, training.optim.value, training.gradient_checkpointing) == (0.05, "adamw_torch_fused", False)
+    assert (training.warmup_steps, training.optim.value, training.gradient_checkpointing) == (
+        0.05,
+        "adamw_torch_fused",
+        False,
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -265,14 +367,24 @@ def test_hostile_names_stay_data(name: str, tmp_path: Path) -> None:
         assert settings(tool, files).keys() == settings(tool, emit(tool, workload(), candidate())).keys()
     files = emit("peft", workload(name), candidate())
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == name
-    (model,) = [n.value for n in ast.parse(files["train.py"]).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "MODEL"]
+    (model,) = [
+        n.value
+        for n in ast.parse(files["train.py"]).body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "MODEL"
+    ]
     assert ast.literal_eval(model) == name
-    assert ast.dump(ast.parse(files["train.py"])).replace(repr(name), repr(LLAMA)) == ast.dump(ast.parse(emit("peft", workload(), candidate())["train.py"]))
+    assert ast.dump(ast.parse(files["train.py"])).replace(repr(name), repr(LLAMA)) == ast.dump(
+        ast.parse(emit("peft", workload(), candidate())["train.py"])
+    )
     script = tmp_path / "sft.sh"
     script.write_text(emit("trl", workload(name), candidate())["sft.sh"], encoding="utf-8")
     (tmp_path / "trl").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
     (tmp_path / "trl").chmod(0o755)
-    ran = subprocess.run(["sh", script], capture_output=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout.decode().split("\0")
+    ran = (
+        subprocess.run(["sh", script], capture_output=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        .stdout.decode()
+        .split("\0")
+    )
     assert ran[:2] == ["sft", f"--model_name_or_path={name}"]
     with pytest.raises(LorabenchError):
         emit("torchtune", workload(name), candidate())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.advice.recommendation import Candidate
+from lorabench.advice.types import Candidate
+from lorabench.config.architectures import architectures
+from lorabench.config.paths import shipped_models
+from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.emitters import _setting
-from lorabench.spec.architectures import architectures
-from lorabench.spec.paths import shipped_models
-from lorabench.spec.settings import MethodSpec, ModelSpec, TrainingSpec
 from tests.emitters.test_emitters import GRID, LLAMA, TINY, candidate, emit, workload
 
 
@@ -44,7 +44,9 @@ def test_group_names_mean_the_modules_that_the_engine_means(name: str, group: st
     known = _setting.modules(ModelSpec(name=name), MethodSpec(target_modules=group))
     assert known is not None
     for names in (known, _setting._USUAL[group == "mlp"]):
-        met = {full for full in everything if any(full == n or full.endswith(f".{n}") for n in names)}  # as PEFT takes a list
+        met = {
+            full for full in everything if any(full == n or full.endswith(f".{n}") for n in names)
+        }  # as PEFT takes a list
         assert met == wanted or (names is not known and met and met <= wanted), names
 
 
@@ -52,7 +54,9 @@ def test_adapter_config_is_the_candidate(tmp_path: Path) -> None:
     from peft import LoraConfig
 
     for asked in GRID[:-1]:
-        (tmp_path / "adapter_config.json").write_text(emit("peft", workload(), asked)["adapter_config.json"], encoding="utf-8")
+        (tmp_path / "adapter_config.json").write_text(
+            emit("peft", workload(), asked)["adapter_config.json"], encoding="utf-8"
+        )
         config, method = LoraConfig.from_pretrained(tmp_path), asked.method
         targets = _setting.modules(workload().model, method)
         assert (config.r, config.lora_alpha, config.lora_dropout) == (method.rank, method.alpha, method.dropout)
@@ -81,9 +85,17 @@ def test_train_py_trains_and_saves_what_can_be_loaded(asked: Candidate, tmp_path
 
     for name, text in emit("peft", workload(TINY), asked).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    rows = [{"text": "def one(): return 1\n" * 20}, *({"prompt": f"def f{i}(x):", "response": f" return x + {i}"} for i in range(12))]
+    rows = [
+        {"text": "def one(): return 1\n" * 20},
+        *({"prompt": f"def f{i}(x):", "response": f" return x + {i}"} for i in range(12)),
+    ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    ran = subprocess.run([sys.executable, "train.py", "--data", "data.jsonl", "--steps", "2", "--output", "out"], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "train.py", "--data", "data.jsonl", "--steps", "2", "--output", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     source, ids = shipped_models()[TINY], torch.arange(20, 60)[None]
     base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)

@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import MODEL
 
-SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024, "max_position_embeddings": 128}
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1024,
+    "max_position_embeddings": 128,
+}
 
 
 def copied(folder):
@@ -44,7 +51,9 @@ def bitsandbytes_config(form, double_quant=False, **more):
 
     if form == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, **more)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=form, bnb_4bit_use_double_quant=double_quant, **more)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=form, bnb_4bit_use_double_quant=double_quant, **more
+    )
 
 
 def quantised(folder, form, double_quant=False, **more):
@@ -52,7 +61,9 @@ def quantised(folder, form, double_quant=False, **more):
     from transformers import AutoModelForCausalLM
 
     config = bitsandbytes_config(form, double_quant, **more)
-    AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=config, dtype=torch.float32, device_map={"": "cpu"}).save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(
+        MODEL, quantization_config=config, dtype=torch.float32, device_map={"": "cpu"}
+    ).save_pretrained(folder)
     add_tokenizer(folder)
     return Path(folder)
 
@@ -88,7 +99,9 @@ def sharded(folder, leave_out=None, index=True):
         if name != leave_out:
             save_file({k: tensors[k].contiguous() for k in part}, folder / name, metadata={"format": "pt"})
     if index:
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {k: n for n, part in parts.items() for k in part}}))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {k: n for n, part in parts.items() for k in part}})
+        )
     return folder
 
 

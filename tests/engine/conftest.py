@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorabench.config import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import override, parse_source
 from lorabench.engine.check import check_cells
-from lorabench.spec import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import override, parse_source
 
 MODEL = Path(__file__).parents[2] / "lorabench" / "models" / "tiny-300k"
 STUDY = """
@@ -46,13 +46,22 @@ def small_config(kind):
     """A configuration of an architecture with a hidden size of 32 and two layers."""
     import transformers as t
 
-    llama_like = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+    llama_like = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+    }
     return {
         "llama": lambda: t.LlamaConfig(**llama_like),
         "mistral": lambda: t.MistralConfig(**llama_like),
         "qwen2": lambda: t.Qwen2Config(**llama_like),
         "gemma2": lambda: t.Gemma2Config(**llama_like, head_dim=8),
-        "gemma3": lambda: t.Gemma3TextConfig(**llama_like, head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention"]),
+        "gemma3": lambda: t.Gemma3TextConfig(
+            **llama_like, head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention"]
+        ),
         "mixtral": lambda: t.MixtralConfig(**llama_like, num_local_experts=4, num_experts_per_tok=2),
         "qwen3": lambda: t.Qwen3Config(**llama_like, head_dim=8),
         "phi": lambda: t.PhiConfig(**llama_like),
@@ -61,9 +70,27 @@ def small_config(kind):
         "bloom": lambda: t.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64),
         "gptj": lambda: t.GPTJConfig(n_embd=32, n_layer=2, n_head=4, rotary_dim=4, vocab_size=64, n_positions=64),
         "gpt2": lambda: t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=64),
-        "gpt_neox": lambda: t.GPTNeoXConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64),
-        "opt": lambda: t.OPTConfig(hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64, word_embed_proj_dim=32, max_position_embeddings=64),
-        "roberta": lambda: t.RobertaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64, max_position_embeddings=66, num_labels=3),
+        "gpt_neox": lambda: t.GPTNeoXConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
+        ),
+        "opt": lambda: t.OPTConfig(
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=64,
+            word_embed_proj_dim=32,
+            max_position_embeddings=64,
+        ),
+        "roberta": lambda: t.RobertaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=64,
+            max_position_embeddings=66,
+            num_labels=3,
+        ),
     }[kind]()
 
 

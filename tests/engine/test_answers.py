@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config import EvaluationSpec
 from lorabench.engine import answers
 from lorabench.engine.answers import accuracy, choice_losses, end_tokens, exact_match, generate, task_readings
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, Generation, task_data
 from lorabench.engine.extraction import extracted
-from lorabench.engine.harness import Harness
+from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.record.items import load_items
-from lorabench.spec import EvaluationSpec
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")
@@ -24,14 +24,23 @@ WORDS = ["red", "green", "blue", "black", "white", "small", "large"]
 def reviews(folder, n=60):
     """Rows of two labels, of which the word tells the label."""
     path = folder / f"reviews{n}.tsv"
-    path.write_text("sentence\tlabel\n" + "".join(f"{WORDS[i % 7]}{' very' * (i % 4)} {WORDS[i % 5]} film {i}\t{i % 7 % 2}\n" for i in range(n)), encoding="utf-8")
+    path.write_text(
+        "sentence\tlabel\n"
+        + "".join(f"{WORDS[i % 7]}{' very' * (i % 4)} {WORDS[i % 5]} film {i}\t{i % 7 % 2}\n" for i in range(n)),
+        encoding="utf-8",
+    )
     return path
 
 
 def sums(folder, n=24):
     """Questions with an answer that ends as GSM8K's do."""
     path = folder / f"sums{n}.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{WORDS[i % 7]} {i}?", "answer": f"It is\n#### {i % 4}"}) + "\n" for i in range(n)), encoding="utf-8")
+    path.write_text(
+        "".join(
+            json.dumps({"question": f"{WORDS[i % 7]} {i}?", "answer": f"It is\n#### {i % 4}"}) + "\n" for i in range(n)
+        ),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -49,15 +58,21 @@ def test_accuracy_is_lm_evals_on_the_same_rows(tmp_path, monkeypatch):
     import lm_eval.models.huggingface as huggingface
 
     plain = huggingface.HFLM
-    monkeypatch.setattr(huggingface, "HFLM", lambda **k: plain(**k, add_bos_token=True))  # the task's rows begin as its training does
-    theirs, their_items = Harness(data.choice_sets, EvaluationSpec(lm_eval=("classify",), max_sequences=most), tmp_path).score(model, tokenizer)
+    monkeypatch.setattr(
+        huggingface, "HFLM", lambda **k: plain(**k, add_bos_token=True)
+    )  # the task's rows begin as its training does
+    theirs, their_items = LmEvalRunner(
+        data.choice_sets, EvaluationSpec(lm_eval=("classify",), max_sequences=most), tmp_path
+    ).score(model, tokenizer)
     ours, lm = {r.metric: r for r in own}, {r.metric: r for r in theirs}
     assert 0 < lm["classify/acc"].value < 1
     np.testing.assert_array_equal(items["accuracy"].sums, their_items["classify/acc"].sums)
     assert (ours["accuracy"].value, ours["accuracy"].count) == (lm["classify/acc"].value, most)
     assert lm["classify/acc"].count == most
     assert ours["accuracy"].stderr == pytest.approx(lm["classify/acc"].stderr)
-    assert Harness(data.choice_sets, EvaluationSpec(), tmp_path).names == [], "one scorer, unless lm-eval's is named"
+    assert LmEvalRunner(data.choice_sets, EvaluationSpec(), tmp_path).names == [], (
+        "one scorer, unless lm-eval's is named"
+    )
 
 
 def test_the_held_out_loss_is_of_the_labels_tokens_alone(tmp_path):
@@ -81,8 +96,12 @@ def test_macro_f1_is_the_mean_over_labels_by_hand():
     found = {r.metric: r.value for r in readings}
     assert items["accuracy"].sums.tolist() == [1, 1, 1, 0, 0]
     assert found["accuracy"] == 0.6
-    assert found["macro_f1"] == pytest.approx((2 * 2 / (3 + 3) + 2 * 1 / (2 + 2)) / 2)  # label 2 is neither right nor given
-    assert accuracy(np.full((2, 2), np.nan), np.array([0, 1])) == ([], {}), "of losses that are no numbers there is no accuracy"
+    assert found["macro_f1"] == pytest.approx(
+        (2 * 2 / (3 + 3) + 2 * 1 / (2 + 2)) / 2
+    )  # label 2 is neither right nor given
+    assert accuracy(np.full((2, 2), np.nan), np.array([0, 1])) == ([], {}), (
+        "of losses that are no numbers there is no accuracy"
+    )
     tie = accuracy(np.array([[1.0, 1.0]]), np.array([0]))[0][0]
     assert tie.value == 1, "the first of two equal ones, as lm-eval has it"
 
@@ -93,17 +112,26 @@ def test_all_metrics_of_a_cell_are_over_the_same_rows(tmp_path, folder):
     task = f"{{name: classify, train: {reviews(tmp_path, 60)}, eval: {rows}}}"
     result = run_cell(cell_of(f"task={task}", "evaluation={max_sequences: 70, limit: 5, forgetting: none}"), folder)
     assert result.outcome == "finished", result.error
-    assert (result.resolved.data.test.read, result.resolved.data.test.dropped, result.resolved.test_examples) == (110, 20, 90)
+    assert (result.resolved.data.test.read, result.resolved.data.test.dropped, result.resolved.test_examples) == (
+        110,
+        20,
+        90,
+    )
     items = load_items(folder / "items.safetensors")
     assert {name: len(i.sums) for name, i in items.items()} == {"eval_loss": 70, "bits_per_byte": 70, "accuracy": 70}
     assert next(r.count for r in result.readings if r.metric == "accuracy") == 70
 
 
 def test_a_label_that_does_not_fit_whole_takes_its_row_from_every_metric(tmp_path):
-    _, _, data = loaded(f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}")
+    _, _, data = loaded(
+        f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}"
+    )
     assert data.facts.test.dropped == data.facts.test.cut == 0
     room = max(len(c.ids) for row in data.test for c in row.choices) - 1
-    _, _, tight = loaded(f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}", f"training.sequence_length={room}")
+    _, _, tight = loaded(
+        f"{{name: classify, train: {reviews(tmp_path)}, choices: {{'0': ' no', '1': ' extraordinarily wonderful'}}}}",
+        f"training.sequence_length={room}",
+    )
     lost = sum(max(len(c.ids) for c in row.choices) > room for row in data.test)
     assert 0 < lost == tight.facts.test.dropped and tight.facts.test.cut == 0
     assert len(tight.test) == len(data.test) - lost and all(len(row.choices) == 2 for row in tight.test)
@@ -118,8 +146,14 @@ def test_an_answer_is_what_the_pattern_finds_first():
 
 
 def test_exact_match_counts_by_hand():
-    rows = [Example(np.zeros(3, np.int32), np.zeros(3, bool), 0, given=1, reference=r) for r in ("#### 1", "#### 2", "#### 1,000", "#### 4")]
-    texts = [answers.Generated(t, e) for t, e in (("a #### 1", True), ("#### 3", True), ("#### 1000.", True), ("no number", False))]
+    rows = [
+        Example(np.zeros(3, np.int32), np.zeros(3, bool), 0, given=1, reference=r)
+        for r in ("#### 1", "#### 2", "#### 1,000", "#### 4")
+    ]
+    texts = [
+        answers.Generated(t, e)
+        for t, e in (("a #### 1", True), ("#### 3", True), ("#### 1000.", True), ("no number", False))
+    ]
     readings, items = exact_match(texts, rows, Generation(8, r"####\s*(-?[\d,.]+)", numeric=True))
     assert {r.metric: r.value for r in readings} == {"exact_match": 0.5, "unanswered": 0.25, "unended": 0.25}
     assert items["exact_match"].sums.tolist() == [1, 0, 1, 0]
@@ -130,7 +164,9 @@ def test_exact_match_counts_by_hand():
 def test_answers_in_batches_are_those_of_transformers_one_by_one(tmp_path, method):
     from lorabench import plugins
 
-    model, tokenizer, data = loaded(f"{{name: instruct, train: {sums(tmp_path)}, test_percent: 30, metric: exact_match}}")
+    model, tokenizer, data = loaded(
+        f"{{name: instruct, train: {sums(tmp_path)}, test_percent: 30, metric: exact_match}}"
+    )
     if method == "lora":
         cell = cell_of("method={name: lora, rank: 4}")
         torch.manual_seed(0)
@@ -147,7 +183,14 @@ def test_answers_in_batches_are_those_of_transformers_one_by_one(tmp_path, metho
     assert batched == generate(model, tokenizer, rows, 12, 1, CPU)
     for row, found in zip(rows, batched, strict=True):
         ids = torch.tensor(row.ids[None, : row.given]).long()
-        whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+        whole = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=0,
+        )
         assert found.text == tokenizer.decode(whole[0, row.given :], skip_special_tokens=True)
     assert end_tokens(model, tokenizer, rows) == [tokenizer.eos_token_id]
 
@@ -155,9 +198,16 @@ def test_answers_in_batches_are_those_of_transformers_one_by_one(tmp_path, metho
 def test_a_model_that_knows_its_rows_by_heart_matches_them_all(tmp_path, folder):
     file = sums(tmp_path, 8)
     copy = tmp_path / "copy.jsonl"
-    copy.write_text(file.read_text().splitlines(keepends=True)[0] + file.read_text())  # else the test is the training whole
+    copy.write_text(
+        file.read_text().splitlines(keepends=True)[0] + file.read_text()
+    )  # else the test is the training whole
     task = f"{{name: instruct, train: {file}, eval: {copy}, validation_percent: 1, metric: exact_match, answer_pattern: gsm8k, max_new_tokens: 24}}"
-    cell = cell_of(f"task={task}", "method=full", "training={steps: 120, learning_rate: 3e-3, batch_size: 8}", "evaluation={lm_eval: [], forgetting: none}")
+    cell = cell_of(
+        f"task={task}",
+        "method=full",
+        "training={steps: 120, learning_rate: 3e-3, batch_size: 8}",
+        "evaluation={lm_eval: [], forgetting: none}",
+    )
     result = run_cell(cell, folder)
     assert result.outcome == "finished", result.error
     known = result.resolved.data.test.in_training / result.resolved.data.test.read

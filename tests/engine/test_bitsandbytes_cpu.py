@@ -29,15 +29,23 @@ def cell_on(folder, *settings):
 def stored(model):
     """Bytes of every 4-bit weight and of its constants."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    return {n: (m.weight.data.clone(), m.weight.quant_state.absmax.clone(), m.weight.quant_state.dtype) for n, m in layers.items()}
+    return {
+        n: (m.weight.data.clone(), m.weight.quant_state.absmax.clone(), m.weight.quant_state.dtype)
+        for n, m in layers.items()
+    }
 
 
 def test_the_patch_makes_bitsandbytes_repack_a_layer_of_its_own(monkeypatch):
     """The claim below could not fail where the patch did nothing."""
     on_such_a_processor(monkeypatch, True)
-    layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32).to("cpu").eval()
+    layer = (
+        bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32).to("cpu").eval()
+    )
     before = layer.weight.data.clone()
-    with torch.no_grad(), contextlib.suppress(Exception):  # the kernel itself is not on every processor; the repacking comes first
+    with (
+        torch.no_grad(),
+        contextlib.suppress(Exception),
+    ):  # the kernel itself is not on every processor; the repacking comes first
         layer(torch.ones(1, 64))
     assert layer.weight.quant_state.packing_format_for_cpu
     assert layer.weight.data.shape != before.shape
@@ -68,7 +76,9 @@ def test_a_cell_measures_the_same_on_both_kinds_of_processors(method, monkeypatc
         folder.mkdir(parents=True)
         result = run_cell(cell, folder)
         assert result.outcome == "finished", result.error
-        read = {r.metric: r.value for r in result.readings if "seconds" not in r.metric and r.metric != "tokens_per_second"}
+        read = {
+            r.metric: r.value for r in result.readings if "seconds" not in r.metric and r.metric != "tokens_per_second"
+        }
         values = {s.module: s.singular_values.tolist() for s in load_spectra(folder / "spectra.safetensors")}
         results[there] = read, values, (folder / "curve.csv").read_text().count("\n")
     assert results[True] == results[False]

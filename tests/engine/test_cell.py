@@ -13,8 +13,8 @@ from lorabench import plugins
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import task_data
 from lorabench.engine.evaluate import losses
+from lorabench.engine.measure import is_out_of_memory
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.engine.probe import is_out_of_memory
 from lorabench.record.items import load_items
 from lorabench.record.result import CellResult
 from tests.engine.conftest import MODEL, cell_of, cells_of
@@ -51,7 +51,9 @@ def test_a_quantised_cell_trains_and_its_adapter_loads_onto_the_quantised_base(q
     result = run_cell(cell, folder)
     assert result.outcome == "finished", result.error
     model = peft.PeftModel.from_pretrained(load_base(cell, CPU), folder / "adapter").eval()
-    assert evaluated(cell, model) == pytest.approx(result.value("eval_loss"), rel=2e-3 if quantization == "int8" else 1e-5)
+    assert evaluated(cell, model) == pytest.approx(
+        result.value("eval_loss"), rel=2e-3 if quantization == "int8" else 1e-5
+    )
     assert result.resolved.compute_dtype == ("float16" if quantization == "int8" else "float32")
 
 
@@ -63,8 +65,12 @@ def test_a_tuned_cell_is_validated_on_a_split_of_its_own_and_tested_as_any_other
     assert tuned.value("eval_loss") == plain.value("eval_loss")
     assert plain.value("validation_loss") is None
     data = task_data(high, load_tokenizer(high.model))
-    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), folder / "adapter").eval()
-    seen = losses(model, data.validation[: high.evaluation.max_sequences], 16, load_tokenizer(high.model).pad_token_id, CPU)
+    model = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), folder / "adapter"
+    ).eval()
+    seen = losses(
+        model, data.validation[: high.evaluation.max_sequences], 16, load_tokenizer(high.model).pad_token_id, CPU
+    )
     assert tuned.value("validation_loss") == pytest.approx(seen.mean, rel=1e-5)
     test = {e.ids.tobytes() for e in data.test}
     assert not any(e.ids.tobytes() in test for e in data.validation)
@@ -86,9 +92,26 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
     monkeypatch.setattr("lorabench.engine.cell._DOMAINS", {})  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
-    for metric in ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds", "train_seconds",
-                   "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "train_loss", "eval_loss", "perplexity",
-                   "bits_per_byte", "forgetting", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"):  # fmt: skip
+    for metric in (
+        "total_parameters",
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "weight_bytes",
+        "load_seconds",
+        "train_seconds",
+        "eval_seconds",
+        "tokens_per_second",
+        "train_peak_bytes",
+        "eval_peak_bytes",
+        "train_loss",
+        "eval_loss",
+        "perplexity",
+        "bits_per_byte",
+        "forgetting",
+        "python-docs-cloze/acc",
+        "python-docs-cloze/acc_norm",
+    ):
         assert result.value(metric) is not None, metric
     readings = {r.metric: r for r in result.readings}
     assert len(readings) == len(result.readings), "no metric twice"
@@ -96,21 +119,47 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
     assert accuracy.count == 20
     assert accuracy.stderr == pytest.approx((accuracy.value * (1 - accuracy.value) / 19) ** 0.5, rel=1e-6)
     assert result.value("perplexity") == pytest.approx(np.exp(result.value("eval_loss")))
-    assert {p.name for p in folder.iterdir()} == {"adapter", "curve.csv", "items.safetensors", "spectra.safetensors", "directions.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {
+        "adapter",
+        "curve.csv",
+        "items.safetensors",
+        "spectra.safetensors",
+        "directions.safetensors",
+    }
     items = load_items(folder / "items.safetensors")
-    assert set(items) == {"eval_loss", "bits_per_byte", "forgetting", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"}
+    assert set(items) == {
+        "eval_loss",
+        "bits_per_byte",
+        "forgetting",
+        "python-docs-cloze/acc",
+        "python-docs-cloze/acc_norm",
+    }
     for metric, seen in items.items():
         assert seen.value == pytest.approx(readings[metric].value, rel=1e-9), metric
     assert len(items["python-docs-cloze/acc"].sums) == 20
     assert set(items["python-docs-cloze/acc"].sums) <= {0.0, 1.0}
     assert CellResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
-    assert [e.phase for e in events if e.step is None and e.done is None] == ["load", "train", "save", "sample", "prepare", "evaluate", "decompose", "measure"]
+    assert [e.phase for e in events if e.step is None and e.done is None] == [
+        "load",
+        "train",
+        "save",
+        "sample",
+        "prepare",
+        "evaluate",
+        "decompose",
+        "measure",
+    ]
     counted = {e.phase: e.total for e in events if e.step is None and e.total}
-    assert counted == {"sample": 64 * 48, "evaluate": 8 + 20 * 4 + 64, "decompose": 28}, "rows: held-out ones, choices, the base's text"
+    assert counted == {"sample": 64 * 48, "evaluate": 8 + 20 * 4 + 64, "decompose": 28}, (
+        "rows: held-out ones, choices, the base's text"
+    )
     ahead = next(e.ahead for e in events if e.ahead)
     assert set(ahead) == {"sample", "prepare", "evaluate", "save", "decompose", "measure"}
     assert all(seconds > 0 or steps > 0 for phase, (seconds, steps) in ahead.items() if phase != "prepare")
-    timed = {m: result.value(f"{m}_seconds") for m in ("sample", "prepare", "save", "decompose", "measure", "load", "train", "eval")}
+    timed = {
+        m: result.value(f"{m}_seconds")
+        for m in ("sample", "prepare", "save", "decompose", "measure", "load", "train", "eval")
+    }
     assert 0 < sum(timed.values()) <= result.value("cell_seconds"), "disjoint parts of the whole"
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5, 6]
 
@@ -138,7 +187,9 @@ def test_full_fine_tuning_trains_everything_and_the_base_nothing(folder):
     assert base.value("trainable_parameters") == 0
     assert base.value("train_seconds") is None
     assert base.value("eval_loss") > full.value("eval_loss")
-    assert base.value("eval_loss") == pytest.approx(evaluated(cell_of("method=base"), AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)))
+    assert base.value("eval_loss") == pytest.approx(
+        evaluated(cell_of("method=base"), AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32))
+    )
 
 
 @pytest.mark.parametrize("method", [*METHODS, "full"])
@@ -150,7 +201,10 @@ def test_spectra_are_those_of_the_dense_difference_of_weights(method, folder):
     if method == "full":  # its weights are not kept; that its spectra are of full rank is what can be seen
         assert all(bool((s > 0).all()) and len(s) == 64 for s in spectra.values())
         return
-    before = {n: p.detach().double().clone() for n, p in AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).named_parameters()}
+    before = {
+        n: p.detach().double().clone()
+        for n, p in AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).named_parameters()
+    }
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     merged = peft.PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()
     after = dict(merged.named_parameters())
@@ -223,7 +277,11 @@ def test_the_order_of_cells_changes_no_number(folder):
     cells = [cell_of("evaluation.forgetting=self", f"quantization={q}") for q in ("int8", "nf4")]
 
     def numbers(cell):
-        return {r.metric: r.value for r in run_cell(cell, folder).readings if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"}
+        return {
+            r.metric: r.value
+            for r in run_cell(cell, folder).readings
+            if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"
+        }
 
     first = [numbers(c) for c in cells]
     again = [numbers(c) for c in reversed(cells)][::-1]

@@ -27,7 +27,10 @@ def base():
 def changes(planted):
     before, after = load_base(cell_of(), CPU), load_base(cell_of(), CPU)
     ranks = plant(after, planted)
-    found = {n: (p.detach().double() - before.get_parameter(n).detach().double(), before.get_parameter(n)) for n, p in after.named_parameters()}
+    found = {
+        n: (p.detach().double() - before.get_parameter(n).detach().double(), before.get_parameter(n))
+        for n, p in after.named_parameters()
+    }
     return ranks, {n: pair for n, pair in found.items() if float(pair[0].abs().max()) > 0}
 
 
@@ -127,7 +130,9 @@ def test_a_quantised_student_learns_from_the_same_unquantised_teacher():
 def test_an_untrained_base_reads_what_was_planted_and_training_takes_most_of_it_away(tmp_path):
     training = "training={steps: 60, batch_size: 8, sequence_length: 32, learning_rate: 2.0e-2}"
     base = run_cell(cell_of(TASK, "method=base"), tmp_path)
-    tuned = run_cell(cell_of(TASK, training, "method={name: lora, rank: 3, target_modules: [q_proj, v_proj]}"), tmp_path)
+    tuned = run_cell(
+        cell_of(TASK, training, "method={name: lora, rank: 3, target_modules: [q_proj, v_proj]}"), tmp_path
+    )
     assert base.value("divergence") > 0.01
     assert tuned.value("divergence") < 0.5 * base.value("divergence")
     assert tuned.value("eval_loss") > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as t
 
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
 from lorabench.errors import ModelError, StudyError
@@ -36,9 +36,19 @@ def test_tokens_beyond_the_embedding_are_counted_against_it(tmp_path):
 @pytest.mark.parametrize(
     ("plain", "words"),
     [
-        ({"version": "1.0", "model": {"type": "foo"}, "added_tokens": []}, "cannot be read (data did not match any variant"),
+        (
+            {"version": "1.0", "model": {"type": "foo"}, "added_tokens": []},
+            "cannot be read (data did not match any variant",
+        ),
         ({}, "cannot be read (KeyError('added_tokens'))"),
-        ({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"}, "added_tokens": []}, "cannot read the text of the task (WordLevel error: Missing [UNK] token"),
+        (
+            {
+                "version": "1.0",
+                "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"},
+                "added_tokens": [],
+            },
+            "cannot read the text of the task (WordLevel error: Missing [UNK] token",
+        ),
     ],
     ids=["of no kind", "empty", "that lacks its word for the unknown"],
 )
@@ -73,7 +83,11 @@ def test_an_embedding_with_rows_to_spare_is_fine(tmp_path):
 def test_a_tokenizer_without_begin_end_and_padding_trains_and_is_scored(tmp_path, folder):
     path = copied(tmp_path / "m")
     file = path / "tokenizer_config.json"
-    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k not in ("bos_token", "eos_token", "pad_token")}))
+    file.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(file.read_text()).items() if k not in ("bos_token", "eos_token", "pad_token")}
+        )
+    )
     tokenizer = t.AutoTokenizer.from_pretrained(path)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (None, None, None)
     settings = ("training.steps=2", "evaluation={max_sequences: 8, limit: 4, forgetting: self}")
@@ -98,10 +112,22 @@ def lfs(name):
         (lambda p: configured(p, pad_token_id=5000), "transformers cannot build a llama model from its config.json"),
         (lambda p: configured(p, model_type="llama9"), "knows no model type llama9"),
         (lambda p: (p / "config.json").write_text("{}"), "its config.json names no model_type"),
-        (lambda p: configured(p, model_type="t5"), "is no causal language model that transformers knows: it has none of type t5"),
-        (lambda p: configured(p, num_attention_heads=3, head_dim=None), "not a multiple of the number of attention heads"),
-        (lambda p: configured(p, rope_parameters={"rope_type": "odd", "rope_theta": 1.0}), "transformers cannot build a llama model from its config.json"),
-        (lambda p: configured(p, auto_map={"AutoConfig": "c.C"}, model_type="own"), "set model.trust_remote_code: true if you trust it"),
+        (
+            lambda p: configured(p, model_type="t5"),
+            "is no causal language model that transformers knows: it has none of type t5",
+        ),
+        (
+            lambda p: configured(p, num_attention_heads=3, head_dim=None),
+            "not a multiple of the number of attention heads",
+        ),
+        (
+            lambda p: configured(p, rope_parameters={"rope_type": "odd", "rope_theta": 1.0}),
+            "transformers cannot build a llama model from its config.json",
+        ),
+        (
+            lambda p: configured(p, auto_map={"AutoConfig": "c.C"}, model_type="own"),
+            "set model.trust_remote_code: true if you trust it",
+        ),
     ],
 )
 def test_tokenizer_and_configuration_are_one_sentence(tmp_path, change, words):
@@ -131,7 +157,9 @@ def test_a_link_into_a_cache_that_was_emptied_is_named(tmp_path):
     path = copied(tmp_path / "m")
     (path / "model.safetensors").unlink()
     (path / "model.safetensors").symlink_to(tmp_path / "gone")
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model anew"):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model anew"
+    ):
         cell_of(f"model={path}")
 
 
@@ -158,17 +186,32 @@ def test_a_model_that_reads_weights_past_their_modules_does_not_run_on_codes(tmp
 
 
 def test_the_modules_of_mamba_that_it_takes_are_trained(tmp_path, folder):
-    cell = cell_of(f"model={random_model(tmp_path / 'm', t.MambaConfig(**MAMBA))}", "method.target_modules=[in_proj]", "training.sequence_length=16")
+    cell = cell_of(
+        f"model={random_model(tmp_path / 'm', t.MambaConfig(**MAMBA))}",
+        "method.target_modules=[in_proj]",
+        "training.sequence_length=16",
+    )
     assert [p.fatal for p in told((cell,))] == [False]  # its convolutions are not reached
     assert run_cell(cell, folder).outcome == "finished"
 
 
 def test_a_training_step_that_fails_is_found_on_a_small_copy(tmp_path):
-    shape = {"axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32), "attn_layers": ["local", "local"], "attention_head_size": 32, "feed_forward_size": 64}
-    config = t.ReformerConfig(is_decoder=True, vocab_size=1024, hidden_size=64, num_attention_heads=2, max_position_embeddings=128, **shape)
+    shape = {
+        "axial_pos_shape": (8, 16),
+        "axial_pos_embds_dim": (32, 32),
+        "attn_layers": ["local", "local"],
+        "attention_head_size": 32,
+        "feed_forward_size": 64,
+    }
+    config = t.ReformerConfig(
+        is_decoder=True, vocab_size=1024, hidden_size=64, num_attention_heads=2, max_position_embeddings=128, **shape
+    )
     problem = fault_of(random_model(tmp_path / "m", config), "training.sequence_length=32")
     assert problem.field == "method"
-    assert "a training step of lora on this model fails: If training, make sure that config.axial_pos_shape" in problem.message
+    assert (
+        "a training step of lora on this model fails: If training, make sure that config.axial_pos_shape"
+        in problem.message
+    )
 
 
 def test_the_dry_run_leaves_the_random_numbers_alone():
@@ -184,7 +227,9 @@ def test_on_the_command_line_it_is_exit_code_2_and_one_line(tmp_path, capfd):
     (path / "model.safetensors").unlink()
     assert main(["run", str(study), "--dry-run", "--set", f"model={path}", "--out", str(tmp_path / "out")]) == 2
     told = [line for line in capfd.readouterr().err.splitlines() if "kernels" not in line]
-    assert told == [f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"]
+    assert told == [
+        f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
+    ]
 
 
 LOCAL = """
@@ -203,13 +248,28 @@ doc_to_target: answer
     ("old", "new", "words"),
     [
         ("dataset_path: json", "dataset_path: [json", "mine.yaml is no YAML (while parsing a flow sequence"),
-        ("DATA", "/nowhere/rows.jsonl", "its data cannot be had (Unable to find '/nowhere/rows.jsonl'); mend its data_files"),
+        (
+            "DATA",
+            "/nowhere/rows.jsonl",
+            "its data cannot be had (Unable to find '/nowhere/rows.jsonl'); mend its data_files",
+        ),
         ("doc_to_text: question", "doc_to_text: '{{prompt}}'", "'prompt' is undefined"),
         ("doc_to_target: answer", "doc_to_target: label", "its answer 'label' is none of its 2 choices"),
         ("test_split: test", "test_split: tset", "tset"),
-        ("doc_to_text: question", "doc_to_text: !function lost.text", "it cannot be loaded (Cannot import module 'lost' for function 'text'"),
+        (
+            "doc_to_text: question",
+            "doc_to_text: !function lost.text",
+            "it cannot be loaded (Cannot import module 'lost' for function 'text'",
+        ),
     ],
-    ids=["broken YAML", "a missing data file", "a missing column", "a missing answer", "a missing split", "a missing function"],
+    ids=[
+        "broken YAML",
+        "a missing data file",
+        "a missing column",
+        "a missing answer",
+        "a missing split",
+        "a missing function",
+    ],
 )
 def test_a_broken_local_lm_eval_task_is_a_sentence(tmp_path, old, new, words):
     rows = tmp_path / "rows.jsonl"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config import EvaluationSpec
 from lorabench.engine.data import Choice, ChoiceSet, Example, task_data
 from lorabench.engine.evaluate import Losses, base_text, forgetting_reading, held_out_readings, losses, ratio_stderr
-from lorabench.engine.harness import Harness
+from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.spec import EvaluationSpec
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")
@@ -72,7 +72,13 @@ def test_sampling_from_the_base_is_the_same_every_time_and_leaves_the_generator_
     assert {len(e.ids) for e in first} == {48}
     assert len({e.ids.tobytes() for e in first}) == len(first)
     text = losses(model, first, 16, 0, CPU)
-    other = losses(model, tuple(Example(np.random.default_rng(0).permutation(e.ids).astype(np.int32), e.predicted, 1) for e in first), 16, 0, CPU)
+    other = losses(
+        model,
+        tuple(Example(np.random.default_rng(0).permutation(e.ids).astype(np.int32), e.predicted, 1) for e in first),
+        16,
+        0,
+        CPU,
+    )
     assert text.mean < other.mean - 0.5, "the base finds its own text likelier than the same tokens shuffled"
 
 
@@ -101,7 +107,9 @@ def test_lm_eval_scores_a_choice_set_as_a_hand_count_of_likelihoods_does(base, t
                 logp = model(input_ids=torch.tensor([whole])).logits.log_softmax(-1)[0]
             scores.append(sum(logp[i - 1, whole[i]].item() for i in range(len(start), len(whole))))
         right.append(int(np.argmax(scores)) == item.answer)
-    readings = Harness((ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval").score(model, tokenizer)[0]
+    readings = LmEvalRunner((ChoiceSet("by-hand", items),), EvaluationSpec(), tmp_path / "lm-eval").score(
+        model, tokenizer
+    )[0]
     accuracy = next(r for r in readings if r.metric == "by-hand/acc")
     assert accuracy.value == pytest.approx(np.mean(right))
     assert accuracy.count == 24
@@ -118,7 +126,7 @@ def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path
     )
     spec = EvaluationSpec(lm_eval=("mine", "own"), include_path=str(tmp_path), limit=4)
     own = ChoiceSet("own", (Choice("a b c", (" d", " zzzz"), 0),) * 6)
-    readings = {r.metric: r for r in Harness((own,), spec, tmp_path / "scratch").score(model, tokenizer)[0]}
+    readings = {r.metric: r for r in LmEvalRunner((own,), spec, tmp_path / "scratch").score(model, tokenizer)[0]}
     assert readings["mine/acc"].count == 4
     assert readings["own/acc"].count == 4
 
@@ -128,7 +136,11 @@ def test_two_sets_of_one_name_are_kept_apart(base, tmp_path):
     accuracies = []
     for answer in (0, 1):
         own = ChoiceSet("same", (Choice("The cat sat on the", (" mat", " qqqqzzzz"), answer),) * 3)
-        (accuracy,) = (r.value for r in Harness((own,), EvaluationSpec(), tmp_path).score(model, tokenizer)[0] if r.metric == "same/acc")
+        (accuracy,) = (
+            r.value
+            for r in LmEvalRunner((own,), EvaluationSpec(), tmp_path).score(model, tokenizer)[0]
+            if r.metric == "same/acc"
+        )
         accuracies.append(accuracy)
     assert accuracies == [1.0, 0.0]
 

@@ -9,10 +9,10 @@ import textwrap
 import pytest
 import torch
 
+from lorabench.config import ModelSpec
 from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base, load_tokenizer, resolve_dtype
 from lorabench.errors import ModelError
-from lorabench.spec import ModelSpec
 from tests.engine.conftest import cell_of, cells_of, faults
 
 CPU = torch.device("cpu")
@@ -98,7 +98,14 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
     """)
     import transformers
 
-    config = transformers.LlamaConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=12, vocab_size=1024, tie_word_embeddings=True)
+    config = transformers.LlamaConfig(
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=12,
+        vocab_size=1024,
+        tie_word_embeddings=True,
+    )
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
     parameters = sum(p.numel() for p in model.parameters())
     model.save_pretrained(tmp_path / "m")
@@ -106,7 +113,14 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
     seen = {}
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     for quantization in ("none", "nf4"):
-        run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "m"), quantization], capture_output=True, text=True, timeout=300, check=False, env=environment)
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "m"), quantization],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env=environment,
+        )
         assert run.returncode == 0, run.stderr
         seen[quantization] = int(run.stdout.split()[-2])
     largest = 4 * 768 * 2048  # one matrix on its way

@@ -34,7 +34,9 @@ def readings(cell, folder):
 
 def test_a_model_that_learned_nothing_has_its_bases_loss_whatever_was_trained(large, folder):
     """In float32 and bfloat16, each as it is stored, the two would be 0.0015 nats apart, though no weight has moved."""
-    (full, ours), (lora, theirs), (base, start) = (readings(cell_of(STILL, *ALL, f"method={m}"), folder) for m in ("full", "lora", "base"))
+    (full, ours), (lora, theirs), (base, start) = (
+        readings(cell_of(STILL, *ALL, f"method={m}"), folder) for m in ("full", "lora", "base")
+    )
     assert (full.resolved.dtype, lora.resolved.dtype, base.resolved.dtype) == ("float32", "bfloat16", "bfloat16")
     assert {r.resolved.eval_dtype for r in (full, lora, base)} == {"bfloat16"}
     for metric in ("eval_loss", "perplexity", "bits_per_byte", "python-docs-cloze/acc", "python-docs-cloze/acc_norm"):
@@ -57,19 +59,32 @@ def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
     monkeypatch.setattr(answers, "losses", watched(answers.losses))
     monkeypatch.setattr(domain, "losses", watched(domain.losses))
     monkeypatch.setattr(domain, "base_text", watched(domain.base_text))
-    score = engine.Harness.score
-    monkeypatch.setattr(engine.Harness, "score", lambda self, model, tokenizer: (seen.append({p.dtype for p in model.parameters()}), score(self, model, tokenizer))[1])
-    cell = cell_of("method=full", "training.learning_rate=1e-3", *ALL, "analysis.truncation=[1]").model_copy(update={"tuned_over": (1e-3, 1e-2)})
+    score = engine.LmEvalRunner.score
+    monkeypatch.setattr(
+        engine.LmEvalRunner,
+        "score",
+        lambda self, model, tokenizer: (
+            seen.append({p.dtype for p in model.parameters()}),
+            score(self, model, tokenizer),
+        )[1],
+    )
+    cell = cell_of("method=full", "training.learning_rate=1e-3", *ALL, "analysis.truncation=[1]").model_copy(
+        update={"tuned_over": (1e-3, 1e-2)}
+    )
     result, values = readings(cell, folder)
     assert {"validation_loss", "forgetting", "python-docs-cloze/acc"} <= values.keys()
     assert (folder / "truncation.csv").exists()
-    assert len(seen) == 8, "base's text and loss; held-out, lm-eval, validation, forgetting; held-out and lm-eval of the cut"
+    assert len(seen) == 8, (
+        "base's text and loss; held-out, lm-eval, validation, forgetting; held-out and lm-eval of the cut"
+    )
     assert all(dtypes == {torch.bfloat16} for dtypes in seen)
     assert result.resolved.dtype == "float32"
 
 
 def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
-    cells = [cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")]
+    cells = [
+        cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")
+    ]
     first = [readings(c, folder)[1]["forgetting"] for c in cells]
     engine._DOMAINS.clear()
     again = [readings(c, folder)[1]["forgetting"] for c in reversed(cells)][::-1]
@@ -90,7 +105,11 @@ def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
         ((), ("quantization=nf4",), False),
         (("quantization=nf4",), ("quantization=nf4", "quantization.double_quant=true"), False),
         (("quantization=nf4",), ("quantization=nf4", "quantization.compute_dtype=float32"), False),
-        (("quantization=nf4", "model.dtype=float32", "training.autocast=none"), ("quantization=nf4", "model.dtype=float32", "training.autocast=bfloat16"), False),
+        (
+            ("quantization=nf4", "model.dtype=float32", "training.autocast=none"),
+            ("quantization=nf4", "model.dtype=float32", "training.autocast=bfloat16"),
+            False,
+        ),
         ((), ("training.sequence_length=32",), False),
         ((), ("evaluation.batch_size=4",), False),
     ],
@@ -106,7 +125,13 @@ def test_cells_share_a_base_exactly_where_its_numbers_are_the_same(large, one, o
 
 
 def test_small_and_declared_models_are_evaluated_as_they_are_stored(folder):
-    for settings in ((), ("method=full",), ("model.dtype=bfloat16", "method=full"), ("model.dtype=float16",), ("model.dtype=bfloat16", "quantization=int8")):
+    for settings in (
+        (),
+        ("method=full",),
+        ("model.dtype=bfloat16", "method=full"),
+        ("model.dtype=float16",),
+        ("model.dtype=bfloat16", "quantization=int8"),
+    ):
         cell = cell_of(*settings)
         assert resolve_eval_dtype(cell) == resolve_dtype(cell)
         with evaluated(load_base(cell_of(), CPU), cell) as wide:

@@ -42,14 +42,20 @@ def test_the_engine_reads_it_as_transformers_does(stored, form):
     cell = cell_of(f"model={stored[form]}", "method=base")
     assert (cell.quantization.name, cell.quantization.double_quant) == form
     ours = load_base(cell, CPU)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(stored[form], device_map={"": "cpu"}, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        stored[form], device_map={"": "cpu"}, dtype=torch.float32
+    )
     assert torch.equal(logits(ours), logits(without_repacking(theirs)))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_the_same_as_quantising_the_same_weights_here(stored, form):
     name, double = form
-    here = cell_of("method=base", f"quantization={{name: {name}, double_quant: {str(double).lower()}, compute_dtype: float32}}", "model.dtype=float32")
+    here = cell_of(
+        "method=base",
+        f"quantization={{name: {name}, double_quant: {str(double).lower()}, compute_dtype: float32}}",
+        "model.dtype=float32",
+    )
     made, read = load_base(here, CPU), load_base(cell_of(f"model={stored[form]}", "method=base"), CPU)
     assert weight_bytes(read) == weight_bytes(made) < 4 * 279_104 / 2
     assert sum(logical_numel(p) for p in read.parameters()) == 279_104
@@ -75,7 +81,9 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
     name = "model.layers.0.self_attn.q_proj"
     spectrum = next(s for s in load_spectra(folder / "spectra.safetensors") if s.module == name)
     tensors = weights(stored["int8", False])
-    meant = tensors[f"{name}.weight"].double() * tensors[f"{name}.SCB"].double()[:, None] / 127  # LLM.int8(): a row's largest is 127
+    meant = (
+        tensors[f"{name}.weight"].double() * tensors[f"{name}.SCB"].double()[:, None] / 127
+    )  # LLM.int8(): a row's largest is 127
     assert spectrum.alignment.base_norm == pytest.approx(float(meant.norm()), rel=1e-4)
     assert spectrum.repair is None
 
@@ -84,7 +92,11 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
     ("form", "settings", "words"),
     [
         (("int8", False), ["quantization=nf4"], "is stored in int8, which cannot become nf4"),
-        (("nf4", False), ["quantization={name: nf4, double_quant: true}"], "is stored in nf4, which cannot become nf4 with double quantisation"),
+        (
+            ("nf4", False),
+            ["quantization={name: nf4, double_quant: true}"],
+            "is stored in nf4, which cannot become nf4 with double quantisation",
+        ),
         (("nf4", True), ["quantization=int8"], "is stored in nf4 with double quantisation, which cannot become int8"),
         (("int8", False), ["method=full"], "method full cannot train"),
         (("int8", False), ["method=pissa"], "is stored in int8"),
@@ -106,7 +118,9 @@ def test_a_teacher_is_not_planted_into_codes(stored):
     assert "plants its teacher into unquantised weights" in problem.message
 
 
-@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "compressed-tensors", "hqq", "mxfp4", "torchao", "something-new"])
+@pytest.mark.parametrize(
+    "method", ["fp8", "gptq", "awq", "compressed-tensors", "hqq", "mxfp4", "torchao", "something-new"]
+)
 def test_forms_of_other_libraries_are_refused_by_name(tmp_path, method):
     path = configured(copied(tmp_path / "m"), quantization_config={"quant_method": method})
     with pytest.raises(StudyError, match=f"stored quantised by {method} .* allowed: float32"):
@@ -123,7 +137,9 @@ def codes(tensors):
 
 def packed(tensors):
     kept = {n: t for n, t in tensors.items() if "_proj" not in n}
-    return kept | {n.replace("weight", "qweight"): torch.zeros(8, 8, dtype=torch.int32) for n in tensors if "_proj" in n}
+    return kept | {
+        n.replace("weight", "qweight"): torch.zeros(8, 8, dtype=torch.int32) for n in tensors if "_proj" in n
+    }
 
 
 @pytest.mark.parametrize("change", [eight, codes, packed])
@@ -137,15 +153,25 @@ def test_codes_without_a_word_in_the_configuration_are_no_weights(tmp_path, chan
 
 
 def lost(suffix):
-    return lambda path: put(path, {n: t for n, t in weights(path).items() if not n.endswith(f"layers.0.mlp.up_proj.{suffix}")})
+    return lambda path: put(
+        path, {n: t for n, t in weights(path).items() if not n.endswith(f"layers.0.mlp.up_proj.{suffix}")}
+    )
 
 
 @pytest.mark.parametrize(
     ("form", "change", "words"),
     [
         (("int8", False), lambda p: configured(p, quantization_config=None), "config.json does not say how"),
-        (("int8", False), lambda p: configured(p, quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}), "says that the weights are stored in nf4"),
-        (("nf4", False), lambda p: configured(p, quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}), "lacks weight.quant_state.bitsandbytes__fp4"),
+        (
+            ("int8", False),
+            lambda p: configured(p, quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+            "says that the weights are stored in nf4",
+        ),
+        (
+            ("nf4", False),
+            lambda p: configured(p, quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}),
+            "lacks weight.quant_state.bitsandbytes__fp4",
+        ),
         (("nf4", False), lambda p: configured(p, quantization_config={"load_in_8bit": True}), "lacks SCB"),
         (("int8", False), lost("SCB"), "up_proj.weight lacks SCB"),
         (("nf4", False), lost("weight.absmax"), "up_proj.weight lacks weight.absmax"),
@@ -160,7 +186,9 @@ def test_a_configuration_that_tells_another_form_than_the_files_is_refused(tmp_p
 
 
 def test_stale_words_of_quantisation_over_plain_weights_are_refused(tmp_path):
-    path = configured(copied(tmp_path / "m"), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    path = configured(
+        copied(tmp_path / "m"), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
+    )
     (problem,) = check_cells((cell_of(f"model={path}"),))
     assert "and they are not; remove quantization_config" in problem.message
 
@@ -171,9 +199,9 @@ def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configur
     assert model.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
     assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.int8
     configured(path, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
-    from lorabench.engine.model import skeleton
+    from lorabench.engine.model import meta_model
 
-    skeleton.cache_clear()  # of the configuration that was there before
+    meta_model.cache_clear()  # of the configuration that was there before
     with pytest.raises(ModelError, match=r"down_proj\.weight in .* is stored unquantised"):
         load_base(cell_of(f"model={path}", "method=base"), CPU)
 
@@ -188,7 +216,9 @@ def test_wrappers_are_undone_around_codes_too(stored, tmp_path, form):
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])
 def test_the_turned_layers_of_gpt2_are_read(tmp_path, form):
-    config = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=1024, n_positions=128, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, vocab_size=1024, n_positions=128, bos_token_id=0, eos_token_id=0
+    )
     path = random_model(tmp_path / "m", config, quantization=bitsandbytes_config(form))
     cell = cell_of(f"model={path}", "method=base")
     assert [p.fatal for p in told((cell,))] == [False]
@@ -198,10 +228,33 @@ def test_the_turned_layers_of_gpt2_are_read(tmp_path, form):
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])
 def test_the_renamed_modules_of_a_model_with_eyes_are_found_by_their_old_names(tmp_path, form, folder):
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 1024, "layer_types": ["full_attention"] * 2}
-    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    path = random_model(tmp_path / "m", transformers.Gemma3Config(text_config=text, vision_config=eyes), "AutoModelForImageTextToText", bitsandbytes_config(form))
-    assert any(n.startswith("language_model.model.layers.0.") for n in weights(path))  # not the model's own name, model.language_model.layers.0
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 1024,
+        "layer_types": ["full_attention"] * 2,
+    }
+    eyes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    path = random_model(
+        tmp_path / "m",
+        transformers.Gemma3Config(text_config=text, vision_config=eyes),
+        "AutoModelForImageTextToText",
+        bitsandbytes_config(form),
+    )
+    assert any(
+        n.startswith("language_model.model.layers.0.") for n in weights(path)
+    )  # not the model's own name, model.language_model.layers.0
     cell = cell_of(f"model={path}", "training.steps=1")
     assert all(not p.fatal for p in check_cells((cell,)))
     assert run_cell(cell, folder).outcome == "finished"

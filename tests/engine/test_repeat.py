@@ -15,7 +15,9 @@ from tests.engine.conftest import cell_of
 
 def numbers(result):
     """All but clocks."""
-    return {r.metric: r for r in result.readings if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"}
+    return {
+        r.metric: r for r in result.readings if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"
+    }
 
 
 def failing(self, data):
@@ -26,7 +28,19 @@ def settings(*more):
     return cell_of("evaluation.forgetting=self", "training.steps=3", *more)
 
 
-@pytest.mark.parametrize("more", [["method=lora"], ["method=dora"], ["method=pissa"], ["method=pissa", "model.dtype=bfloat16"], ["method=full"], ["method=full", "save.full=all"], ["quantization=nf4"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["method=lora"],
+        ["method=dora"],
+        ["method=pissa"],
+        ["method=pissa", "model.dtype=bfloat16"],
+        ["method=full"],
+        ["method=full", "save.full=all"],
+        ["quantization=nf4"],
+    ],
+    ids=" ".join,
+)
 def test_a_repeated_evaluation_gives_an_undisturbed_run_to_the_last_digit(more, tmp_path, monkeypatch):
     cell = settings(*more)
     whole, broken = tmp_path / "a" / "cells" / "x", tmp_path / "b" / "cells" / "x"

@@ -55,7 +55,11 @@ def curve(folder):
 
 
 def measured(result):
-    return {r.metric: (r.value, r.stderr) for r in result.readings if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"}
+    return {
+        r.metric: (r.value, r.stderr)
+        for r in result.readings
+        if not r.metric.endswith("_seconds") and r.metric != "tokens_per_second"
+    }
 
 
 def compare(cell, folder, whole, step):
@@ -119,7 +123,11 @@ def test_what_is_no_checkpoint_of_it_is_told_and_training_starts_at_zero(harm, f
             whole[i] ^= 255
         file.write_bytes(whole)
     else:
-        key, value = {"another cell's": ("cell", "0" * 12), "another device's": ("device", "Tesla T4"), "another format": ("format", 99)}[harm]
+        key, value = {
+            "another cell's": ("cell", "0" * 12),
+            "another device's": ("device", "Tesla T4"),
+            "another format": ("format", 99),
+        }[harm]
         torch.save(torch.load(file, weights_only=True) | {key: value}, file)
     seen = []
     assert run_cell(cell, folder, seen.append).outcome == "finished"
@@ -135,7 +143,9 @@ def test_a_disk_without_room_is_told_once_and_ends_nothing(folder, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     seen = []
     assert run_cell(cell_of(*EVERY), folder, seen.append).outcome == "finished"
-    assert [e.warning for e in seen if e.warning] == ["its checkpoint cannot be written (No space left on device); training goes on without"]
+    assert [e.warning for e in seen if e.warning] == [
+        "its checkpoint cannot be written (No space left on device); training goes on without"
+    ]
     assert not list(folder.glob("checkpoint*"))
 
 

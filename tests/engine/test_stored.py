@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 
 @torch.no_grad()
 def logits(path):
-    return load_base(cell_of(f"model={path}", "method=base", "model.dtype=float32"), CPU)(input_ids=torch.arange(8, 40)[None]).logits
+    return load_base(cell_of(f"model={path}", "method=base", "model.dtype=float32"), CPU)(
+        input_ids=torch.arange(8, 40)[None]
+    ).logits
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,9 @@ def fault_of(path):
 WRAPPED = {
     "torch.compile": lambda n: f"_orig_mod.{n}",
     "DDP": lambda n: f"module.{n}",
-    "FSDP": lambda n: "_fsdp_wrapped_module." + n.replace("layers.1.", "layers.1._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    "FSDP": lambda n: (
+        "_fsdp_wrapped_module." + n.replace("layers.1.", "layers.1._fsdp_wrapped_module._checkpoint_wrapped_module.")
+    ),
     "torch.compile of a layer": lambda n: n.replace("layers.0.self_attn", "layers.0._orig_mod.self_attn"),
     "DDP of a part": lambda n: n.replace(".mlp.", ".module.mlp."),
     "PEFT": lambda n: f"base_model.model.{n}",
@@ -60,7 +64,11 @@ def test_names_that_a_wrapper_left_lead_to_the_same_model(tmp_path, original, wr
 
 def test_wrapped_shards_and_pickled_files_are_read_alike(tmp_path, original):
     shards = sharded(renamed(copied(tmp_path / "a"), WRAPPED["FSDP"]))
-    old = pickled(copied(tmp_path / "b"), lambda tensors: {f"module.{n}": t for n, t in tensors.items()}, _use_new_zipfile_serialization=False)
+    old = pickled(
+        copied(tmp_path / "b"),
+        lambda tensors: {f"module.{n}": t for n, t in tensors.items()},
+        _use_new_zipfile_serialization=False,
+    )
     new = pickled(copied(tmp_path / "c"))
     bare = sharded(copied(tmp_path / "d"))  # an index of names alone, which transformers itself cannot read
     for path in (shards, old, new, bare):
@@ -94,9 +102,15 @@ def cut(name, rows):
         (without("layers.3."), ["missing: model.layers.3.input_layernorm.weight", "and 5 more"]),
         (without("model.norm"), ["missing: model.norm.weight"]),
         (with_more("score.weight", torch.zeros(3, 64)), ["unexpected: score.weight"]),
-        (cut("model.embed_tokens.weight", 1000), ["model.embed_tokens.weight has shape 1000 x 64, and 1024 x 64 by config.json"]),
+        (
+            cut("model.embed_tokens.weight", 1000),
+            ["model.embed_tokens.weight has shape 1000 x 64, and 1024 x 64 by config.json"],
+        ),
         (cut("model.layers.1.mlp.up_proj.weight", 100), ["up_proj.weight has shape 100 x 64, and 192 x 64"]),
-        (with_more("model.layers.0.self_attn.q_proj.lora_A.default.weight", torch.zeros(4, 64)), ["hold an adapter that is not merged"]),
+        (
+            with_more("model.layers.0.self_attn.q_proj.lora_A.default.weight", torch.zeros(4, 64)),
+            ["hold an adapter that is not merged"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_training(tmp_path, change, words):
@@ -158,14 +172,23 @@ def code(path):
     ("change", "words"),
     [
         (adapter, "is an adapter of org/base, not a model; give org/base as the model"),
-        (lambda p: (p / "adapter_config.json").write_text("{}"), "holds an adapter (adapter_config.json) beside a model"),
+        (
+            lambda p: (p / "adapter_config.json").write_text("{}"),
+            "holds an adapter (adapter_config.json) beside a model",
+        ),
         (pointer, "is a Git LFS pointer"),
         (truncated, "is no whole safetensors file"),
         (lambda p: (p / "model.safetensors").write_bytes(b""), "is no whole safetensors file"),
         (gguf, "holds weights as GGUF"),
-        (lambda p: (p / "model.safetensors").rename(p / "consolidated.safetensors"), "no weights as transformers names them"),
+        (
+            lambda p: (p / "model.safetensors").rename(p / "consolidated.safetensors"),
+            "no weights as transformers names them",
+        ),
         (lambda p: (p / "model.safetensors").unlink(), "holds no weights"),
-        (lambda p: sharded(p, leave_out="model-00002-of-00002.safetensors"), "lacks model-00002-of-00002.safetensors, which its index names"),
+        (
+            lambda p: sharded(p, leave_out="model-00002-of-00002.safetensors"),
+            "lacks model-00002-of-00002.safetensors, which its index names",
+        ),
         (lambda p: sharded(p, index=False), "without the index that names them"),
         (code, "holds more than tensors, and reading it would run code"),
         (lambda p: pickled(p, lambda tensors: {"state_dict": tensors}), "holds no named tensors at its top"),
@@ -192,6 +215,12 @@ def test_a_weight_that_is_not_finite_is_named_and_no_learning_rate_blamed(tmp_pa
 
 def test_predictions_that_are_not_finite_are_the_bases_fault(tmp_path):
     path = copied(tmp_path / "m")
-    put(path, {n: t.float() * (1e30 if "up_proj" in n or "down_proj" in n or "norm" in n else 1) for n, t in weights(path).items()})
+    put(
+        path,
+        {
+            n: t.float() * (1e30 if "up_proj" in n or "down_proj" in n or "norm" in n else 1)
+            for n, t in weights(path).items()
+        },
+    )
     with pytest.raises(ModelError, match="predictions of m are not finite before any training"):
         load_base(cell_of(f"model={path}"), CPU)

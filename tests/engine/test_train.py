@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from lorabench.config import TrainingSpec
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.model import load_tokenizer
 from lorabench.engine.train import batches, collate, learning_rate, make_optimizer, take_step, token_loss, train
-from lorabench.spec import TrainingSpec
 from tests.engine.conftest import MODEL, cell_of, small_model
 
 CPU = torch.device("cpu")
@@ -33,7 +33,9 @@ def test_the_curve_equals_a_bare_peft_loop_step_for_step(folder):
 
     torch.manual_seed(cell.seed)
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    model = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.0)
     rows = batches(task_data(cell, load_tokenizer(cell.model)).train, 4, cell.seed)
     theirs = []
@@ -72,7 +74,11 @@ def test_right_padding_without_a_mask_gives_the_loss_of_each_row_alone(kind):
     rows = [example(5, 9, 11, 30, 7), example(8, 4, 6), example(3, 3, 9, 12, 50, 51, 52)]
     with torch.no_grad():
         together = token_loss(model, collate(rows, 0, CPU), "none").sum(dim=1)
-        alone = [model(input_ids=torch.tensor(r.ids[None]).long(), labels=torch.tensor(r.ids[None]).long()).loss * (len(r.ids) - 1) for r in rows]
+        alone = [
+            model(input_ids=torch.tensor(r.ids[None]).long(), labels=torch.tensor(r.ids[None]).long()).loss
+            * (len(r.ids) - 1)
+            for r in rows
+        ]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
 
 
@@ -84,7 +90,9 @@ def test_only_predicted_tokens_count():
     torch.testing.assert_close(token_loss(model, collate([row], 0, CPU)), by_hand)
 
 
-@pytest.mark.parametrize(("schedule", "theirs"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)])
+@pytest.mark.parametrize(
+    ("schedule", "theirs"), [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)]
+)
 def test_the_schedule_is_transformers_own_one_step_on(schedule, theirs):
     spec = TrainingSpec(steps=40, warmup=0.25, schedule=schedule, learning_rate=0.1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -142,25 +150,44 @@ def test_gradient_checkpointing_changes_no_number(folder):
 
 
 def test_a_loss_that_is_not_finite_ends_the_cell_as_diverged_with_its_step(folder):
-    result = run_cell(cell_of("training.learning_rate=1e30", "training.max_grad_norm=1e30", "method=full", "training.optimizer=sgd"), folder)
+    result = run_cell(
+        cell_of("training.learning_rate=1e30", "training.max_grad_norm=1e30", "method=full", "training.optimizer=sgd"),
+        folder,
+    )
     assert result.outcome == "diverged"
     assert 1 <= result.error.step <= 6
     assert f"step {result.error.step}" in result.error.message
     assert result.value("eval_loss") is None, "nothing is reported of a model that diverged"
     assert result.value("trainable_parameters"), "what was read before is kept"
     assert len((folder / "curve.csv").read_text().splitlines()) == result.error.step, "the steps before it are kept"
-    assert all(math.isfinite(float(v)) for row in (folder / "curve.csv").read_text().splitlines()[1:] for v in row.split(","))
+    assert all(
+        math.isfinite(float(v)) for row in (folder / "curve.csv").read_text().splitlines()[1:] for v in row.split(",")
+    )
 
 
 def test_epochs_are_counted_as_transformers_counts_them(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     row = {"input_ids": torch.tensor([1, 2, 3]), "labels": torch.tensor([1, 2, 3])}
-    for rows, batch, accumulation, epochs in [(10, 4, 1, 1), (10, 4, 2, 1), (17, 4, 3, 2), (8, 4, 1, 1.5), (3, 8, 1, 3), (10, 3, 4, 0.3)]:
+    for rows, batch, accumulation, epochs in [
+        (10, 4, 1, 1),
+        (10, 4, 2, 1),
+        (17, 4, 3, 2),
+        (8, 4, 1, 1.5),
+        (3, 8, 1, 3),
+        (10, 3, 4, 0.3),
+    ]:
         asked = TrainingArguments(
-            output_dir=str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-            report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=str(tmp_path),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
         trainer = Trainer(small_model("llama"), asked, train_dataset=[row] * rows)
         trainer.train()
         spec = TrainingSpec(epochs=epochs, batch_size=batch, gradient_accumulation=accumulation)

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from lorabench import plugins
 from lorabench.exporters import csv as csv_export
 from lorabench.exporters import latex, md
-from lorabench.report.layout import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.tables import study_table
 from tests.report.stores import filled
 
@@ -30,8 +30,18 @@ NAMES = (
 
 
 def table_of_names() -> Table:
-    columns = (Column("condition", "condition", align="left"), Column("eval_loss", "held-out loss", "nats", "lower", spread=True))
-    rows = tuple(Row(f"c{i}", (f"id{i}",), (Value(name), Value(2.5 + i, std=0.05, low=2.4 + i, high=2.6 + i, half=0.1, best=i == 0))) for i, name in enumerate(NAMES))
+    columns = (
+        Column("condition", "condition", align="left"),
+        Column("eval_loss", "held-out loss", "nats", "lower", spread=True),
+    )
+    rows = tuple(
+        Row(
+            f"c{i}",
+            (f"id{i}",),
+            (Value(name), Value(2.5 + i, std=0.05, low=2.4 + i, high=2.6 + i, ci_half_width=0.1, best=i == 0)),
+        )
+        for i, name in enumerate(NAMES)
+    )
     return Table("odd & names", columns, rows, ("a note with <i> & 5 %",))
 
 
@@ -70,7 +80,15 @@ def test_latex_escapes_every_special_character() -> None:
 
 def test_csv_holds_raw_numbers_and_no_formula() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_export.export(table_of_names()))))
-    assert list(rows[0]) == ["condition", "eval_loss_nats", "eval_loss_nats_std", "eval_loss_nats_low", "eval_loss_nats_high", "condition_id", "cells"]
+    assert list(rows[0]) == [
+        "condition",
+        "eval_loss_nats",
+        "eval_loss_nats_std",
+        "eval_loss_nats_low",
+        "eval_loss_nats_high",
+        "condition_id",
+        "cells",
+    ]
     assert [r["condition"] for r in rows][:4] == ["<script>alert(1)</script>", "a_b & c%", "x|y", "'=cmd"]
     assert rows[-1]["condition"] == "'@SUM(A1)"
     assert [float(r["eval_loss_nats"]) for r in rows] == [2.5 + i for i in range(len(NAMES))]

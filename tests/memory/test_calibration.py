@@ -6,12 +6,12 @@ from functools import cache
 import pytest
 import torch
 
-from lorabench import cli
+from lorabench.commands import main as cli
+from lorabench.config.gpus import find_gpu
 from lorabench.memory.calibration import FEW, SPREAD, SPREAD_OF_FEW, calibrate, fit, is_on, measured_steps
-from lorabench.memory.setting import setting_of
-from lorabench.memory.step import predict_step
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import setting_of
 from lorabench.record.result import Environment, Reading
-from lorabench.spec.gpus import find_gpu
 from tests.report.stores import filled
 
 pytestmark = pytest.mark.slow  # each traces a step of several settings
@@ -50,7 +50,11 @@ def timed(environment, noise=lambda seed: 1.0):
         seconds = passes * planted(traced(setting_of(cell, "cpu"))) * noise(cell.seed)
         kept = tuple(r for r in result.readings if r.metric not in ("train_seconds", "train_tokens", "padding_percent"))
         tokens = float(passes * cell.training.batch_size * cell.training.sequence_length)
-        read = (Reading(metric="train_seconds", value=seconds), Reading(metric="train_tokens", value=tokens), Reading(metric="padding_percent", value=0.0))
+        read = (
+            Reading(metric="train_seconds", value=seconds),
+            Reading(metric="train_tokens", value=tokens),
+            Reading(metric="padding_percent", value=0.0),
+        )
         return result.model_copy(update={"readings": kept + read, "environment": environment})
 
     return change
@@ -64,7 +68,9 @@ def store(tmp_path_factory):
 def test_planted_costs_are_found_and_foretell_a_condition_that_never_ran(store):
     calibration = fit(measured_steps(store.results(), find_gpu("cpu")))
     assert calibration.conditions == 9
-    assert calibration.spread == SPREAD, "nothing is left over, but no prediction is surer than two runs of one cell are alike"
+    assert calibration.spread == SPREAD, (
+        "nothing is left over, but no prediction is surer than two runs of one cell are alike"
+    )
     unseen = store.results()[0].cell
     unseen = unseen.model_copy(update={"training": unseen.training.model_copy(update={"batch_size": 7})})
     step = predict_step(setting_of(unseen, "cpu"))
@@ -81,7 +87,9 @@ def test_the_range_is_as_wide_as_the_worst_residual(tmp_path):
         made = slow(result)
         if made.cell.training.batch_size != 4:
             return made
-        doubled = tuple(r.model_copy(update={"value": 2 * r.value}) if r.metric == "train_seconds" else r for r in made.readings)
+        doubled = tuple(
+            r.model_copy(update={"value": 2 * r.value}) if r.metric == "train_seconds" else r for r in made.readings
+        )
         return made.model_copy(update={"readings": doubled})
 
     results = filled(tmp_path, STUDY, change).results()
@@ -108,7 +116,9 @@ def test_seeds_of_a_condition_are_one_point_their_median(tmp_path):
 def test_work_out_of_reach_is_not_guessed_at(store):
     calibration = fit(measured_steps(store.results(), find_gpu("cpu")))
     cell = max((r.cell for r in store.results()), key=lambda c: (c.method.rank, c.training.batch_size))
-    huge = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": 11 * cell.training.batch_size})})
+    huge = cell.model_copy(
+        update={"training": cell.training.model_copy(update={"batch_size": 11 * cell.training.batch_size})}
+    )
     assert calibration.step_seconds(predict_step(setting_of(huge, "cpu"))) is None
 
 

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from lorabench.config.gpus import find_gpu
 from lorabench.memory.estimate import HIGH, estimate, largest, with_framework
-from lorabench.memory.request import setting_from
-from lorabench.memory.step import predict_step
-from lorabench.spec.gpus import find_gpu
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.validate import setting_from
 
-LLAMA = {"model": {"name": "llama-2-7b", "dtype": "bfloat16"}, "method": {"rank": 8, "target_modules": ("q_proj", "v_proj")}}
+LLAMA = {
+    "model": {"name": "llama-2-7b", "dtype": "bfloat16"},
+    "method": {"rank": 8, "target_modules": ("q_proj", "v_proj")},
+}
 
 
 @pytest.mark.parametrize("limit", [0, 7, 8, 100, 1_000_003])
@@ -34,7 +37,10 @@ def test_one_more_sequence_would_not_fit():
         return HIGH * sum(with_framework(predict_step(other), other).values())
 
     assert high(batch_size=made.largest_batch_size) <= card.memory_bytes < high(batch_size=made.largest_batch_size + 1)
-    assert made.largest_sequence_length == 4096 or high(sequence_length=made.largest_sequence_length + 1) > card.memory_bytes
+    assert (
+        made.largest_sequence_length == 4096
+        or high(sequence_length=made.largest_sequence_length + 1) > card.memory_bytes
+    )
 
 
 def test_the_parts_add_up_and_the_range_holds_the_peak():
@@ -52,24 +58,43 @@ llama-2-13b,none,1,1304,38.12
 """
 
 
-@pytest.mark.parametrize("row", list(csv.DictReader(io.StringIO(PUBLISHED))), ids=lambda r: f"{r['model']}-{r['micro_batch']}")
+@pytest.mark.parametrize(
+    "row", list(csv.DictReader(io.StringIO(PUBLISHED))), ids=lambda r: f"{r['model']}-{r['micro_batch']}"
+)
 def test_published_measurements_of_litgpt_are_met_within_three_percent(row):
     """litgpt's resource tables (bf16-true, rank 8 on q and v, one A100), which count no CUDA context."""
     training = {"batch_size": row["micro_batch"], "sequence_length": row["sequence_length"], "autocast": "none"}
-    step = predict_step(setting_from({**LLAMA, "model": {"name": row["model"], "dtype": "bfloat16"}, "training": training}))
+    step = predict_step(
+        setting_from({**LLAMA, "model": {"name": row["model"], "dtype": "bfloat16"}, "training": training})
+    )
     assert step.peak_bytes == pytest.approx(float(row["peak_gb"]) * 1e9, rel=0.03)
 
 
 def test_weights_alone_are_the_papers_memory_claims():
     """QLoRA, section 3: 4.5 bits a parameter, 4.127 with double quantisation; 65B in full 16-bit fine-tuning takes over 780 GB."""
-    words = {"model": {"name": "llama-65b"}, "method": {"rank": 64}, "training": {"batch_size": 1, "sequence_length": 512, "gradient_checkpointing": True}}
+    words = {
+        "model": {"name": "llama-65b"},
+        "method": {"rank": 64},
+        "training": {"batch_size": 1, "sequence_length": 512, "gradient_checkpointing": True},
+    }
     for double, bits in ((False, 4.5), (True, 4.127)):
         step = predict_step(setting_from({**words, "quantization": {"name": "nf4", "double_quant": double}}))
         embeddings = 2 * 32000 * 8192
         packed = step.parts["weights"] + step.parts["quantization_state"] - 2 * embeddings
         assert 8 * packed / (65_285_660_672 - embeddings) == pytest.approx(bits, rel=0.002)
-    full = predict_step(setting_from({**words, "model": {"name": "llama-65b", "dtype": "bfloat16"}, "method": {"name": "full"}, "training": {"batch_size": 1, "sequence_length": 512}}))
-    assert full.parts["weights"] + full.parts["gradients"] + full.parts["optimizer"] == pytest.approx(4 * 2 * 65.29e9, rel=0.05)
+    full = predict_step(
+        setting_from(
+            {
+                **words,
+                "model": {"name": "llama-65b", "dtype": "bfloat16"},
+                "method": {"name": "full"},
+                "training": {"batch_size": 1, "sequence_length": 512},
+            }
+        )
+    )
+    assert full.parts["weights"] + full.parts["gradients"] + full.parts["optimizer"] == pytest.approx(
+        4 * 2 * 65.29e9, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("square", [0, 3, 900, 10**6])

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lorabench.arguments import make_parser, settings_of
+from lorabench.commands.parser import make_parser, settings_of
+from lorabench.config.gpus import Gpu
+from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.estimate import estimate
 from lorabench.memory.remedies import remedies
-from lorabench.memory.request import setting_from
-from lorabench.memory.room import Room
-from lorabench.spec.gpus import Gpu
+from lorabench.memory.validate import setting_from
 
 TINY = ["estimate", "--model", "lorabench/tiny-4m", "--batch-size", "8", "--sequence-length", "256"]
 
@@ -19,7 +19,7 @@ def setting(flags=()):
 def test_each_remedy_fits_when_its_flags_are_typed_and_has_the_figure_told():
     high = estimate(setting()).high_bytes
     card = Gpu("small", round(0.97 * high))
-    found = remedies(setting(), Room(card), length=192)
+    found = remedies(setting(), CardPlanner(card), length=192)
     assert len(found.fitting) > 1
     assert any(set(r.changes) == {"training.batch_size", "training.gradient_accumulation"} for r in found.fitting)
     for remedy in found.fitting:
@@ -32,7 +32,7 @@ def test_each_remedy_fits_when_its_flags_are_typed_and_has_the_figure_told():
 
 
 def test_where_nothing_fits_the_least_is_told_and_a_card_that_holds_it():
-    found = remedies(setting(), Room(Gpu("tiny", 2**20)))
+    found = remedies(setting(), CardPlanner(Gpu("tiny", 2**20)))
     assert found.fitting == ()
     assert found.least.headroom_bytes < 0
     assert found.least.high_bytes < estimate(setting()).high_bytes
@@ -42,7 +42,7 @@ def test_where_nothing_fits_the_least_is_told_and_a_card_that_holds_it():
 def test_full_fine_tuning_that_can_fit_is_kept_and_else_the_card_that_would_hold_it_is_named():
     full = setting(["--method", "full"])
     high = estimate(full).high_bytes
-    roomy = remedies(full, Room(Gpu("roomy", round(0.8 * high)))).fitting
+    roomy = remedies(full, CardPlanner(Gpu("roomy", round(0.8 * high)))).fitting
     assert roomy and not any("method.name" in remedy.changes for remedy in roomy)
-    cramped = remedies(full, Room(Gpu("cramped", 1)))
+    cramped = remedies(full, CardPlanner(Gpu("cramped", 1)))
     assert not cramped.fitting and cramped.least.changes["method.name"] == "lora" and cramped.card

@@ -6,15 +6,15 @@ import pytest
 import torch
 import transformers as t
 
-from lorabench.cli import main
+from lorabench.commands.main import main
+from lorabench.config.settings import ModelSpec
 from lorabench.engine.experts import unreached
 from lorabench.engine.model import weight_bytes
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.parameters import count_parameters
-from lorabench.memory.request import setting_from
-from lorabench.memory.step import predict_step
-from lorabench.recommend import recommend
-from lorabench.spec.settings import ModelSpec
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.validate import setting_from
+from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
 from tests.spectra.test_dequantised import FORMS, plain, stored  # noqa: F401  (plain is a fixture)
 
@@ -25,8 +25,12 @@ def test_predicted_weights_are_those_that_are_loaded(kind, form, plain, tmp_path
     asked = setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}}, "cpu")
     step = predict_step(asked)
     assert asked.quantization.name == form.split()[0]
-    assert step.held["weights"] + step.held["quantization_state"] == weight_bytes(loaded) + sum(b.nbytes for b in loaded.buffers())
-    unquantised = predict_step(setting_from({"model": {"name": str(plain / kind)}, "training": {"sequence_length": 16}}, "cpu"))
+    assert step.held["weights"] + step.held["quantization_state"] == weight_bytes(loaded) + sum(
+        b.nbytes for b in loaded.buffers()
+    )
+    unquantised = predict_step(
+        setting_from({"model": {"name": str(plain / kind)}, "training": {"sequence_length": 16}}, "cpu")
+    )
     assert step.total_parameters == unquantised.total_parameters
 
 
@@ -35,12 +39,20 @@ def test_modules_of_single_layers_that_are_not_quantised_are_counted(tmp_path):
     config = small_config("llama")
     config.num_hidden_layers, config.hidden_size, config.intermediate_size = 6, 64, 128
     t.LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
-    skipping = t.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["lm_head", "model.layers.4.mlp"])
-    t.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=skipping, dtype=torch.float32).save_pretrained(tmp_path / "nf4")
+    skipping = t.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["lm_head", "model.layers.4.mlp"]
+    )
+    t.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=skipping, dtype=torch.float32
+    ).save_pretrained(tmp_path / "nf4")
     loaded = t.AutoModelForCausalLM.from_pretrained(tmp_path / "nf4", dtype=torch.float32)
     assert type(loaded.model.layers[4].mlp.up_proj) is torch.nn.Linear
-    held = predict_step(setting_from({"model": {"name": str(tmp_path / "nf4")}, "training": {"sequence_length": 16}}, "cpu")).held
-    assert held["weights"] + held["quantization_state"] == weight_bytes(loaded) + sum(b.nbytes for b in loaded.buffers())
+    held = predict_step(
+        setting_from({"model": {"name": str(tmp_path / "nf4")}, "training": {"sequence_length": 16}}, "cpu")
+    ).held
+    assert held["weights"] + held["quantization_state"] == weight_bytes(loaded) + sum(
+        b.nbytes for b in loaded.buffers()
+    )
 
 
 def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys):  # noqa: F811
@@ -52,8 +64,14 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
     told = json.loads(capsys.readouterr().out)
     assert (told["quantization"], told["stored_quantized"]) == ("int8", True)
     assert main(["parameters", "--model", str(tmp_path), "--rank", "2"]) == 0
-    assert f"{sum(p.numel() for p in t.AutoModelForCausalLM.from_pretrained(plain / 'llama').parameters()):,} parameters, stored in int8" in capsys.readouterr().out
-    for words, sentence in (({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"), ({"method": "full"}, "cannot be combined with quantization int8, in which")):
+    assert (
+        f"{sum(p.numel() for p in t.AutoModelForCausalLM.from_pretrained(plain / 'llama').parameters()):,} parameters, stored in int8"
+        in capsys.readouterr().out
+    )
+    for words, sentence in (
+        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"),
+        ({"method": "full"}, "cannot be combined with quantization int8, in which"),
+    ):
         with pytest.raises(LorabenchError, match=sentence):
             setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}, **words})
     with pytest.raises(LorabenchError, match="leaves no choice of storage"):
@@ -79,7 +97,10 @@ def test_a_form_that_cannot_be_trained_on_is_refused_by_name(tmp_path, capsys):
     [
         ({"rope_parameters": {"rope_type": "nonsense", "rope_theta": 1e4}}, "nonsense"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "Missing required keys"),
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "two"}}, "unsupported operand|factor"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "two"}},
+            "unsupported operand|factor",
+        ),
         ({"hidden_act": "nonsense"}, "none of the values that transformers knows"),
         ({"num_key_value_heads": 0}, "cannot be built from its configuration"),
         ({"pad_token_id": 10**6}, "within num_embeddings"),
@@ -110,7 +131,12 @@ def test_experts_are_counted_by_hand_and_named_with_what_to_do(tmp_path, capsys)
     assert f"{hand:,} of " in told
     assert main([*asked, "--json"]) == 0
     plainly = json.loads(capsys.readouterr().out)["unreached"]
-    assert (plainly["parameters"], plainly["bytes"], plainly["quantized"], plainly["adapted"]) == (hand, 4 * hand, False, False)
+    assert (plainly["parameters"], plainly["bytes"], plainly["quantized"], plainly["adapted"]) == (
+        hand,
+        4 * hand,
+        False,
+        False,
+    )
     assert main(["estimate", "--model", str(tmp_path), "--sequence-length", "16"]) == 0
     assert "its experts are not adapted (" in capsys.readouterr().out
     assert main(["estimate", "--model", str(tmp_path), "--sequence-length", "16", "--method", "full"]) == 0
@@ -141,11 +167,37 @@ def test_no_note_where_all_weights_are_reached():
 def test_names_that_peft_takes_for_experts_are_refused(tmp_path):
     """PEFT 0.21 adapts DeepSeek's stacks of experts where gate_proj, up_proj and down_proj of its dense layers are named."""
     config = t.DeepseekV3Config(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, vocab_size=64, n_routed_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=16, n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=64,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="down_proj, gate_proj, up_proj of a deepseek_v3 model for its experts"):
         count_parameters(ModelSpec(name=str(tmp_path)), [2], "all-linear")
     (count,) = count_parameters(ModelSpec(name=str(tmp_path)), [2], "attention")
-    assert predict_step(setting_from({"model": {"name": str(tmp_path)}, "method": {"name": "lora", "rank": 2, "target_modules": "attention"}, "training": {"sequence_length": 16}})).trainable_parameters == count.trainable_parameters
+    assert (
+        predict_step(
+            setting_from(
+                {
+                    "model": {"name": str(tmp_path)},
+                    "method": {"name": "lora", "rank": 2, "target_modules": "attention"},
+                    "training": {"sequence_length": 16},
+                }
+            )
+        ).trainable_parameters
+        == count.trainable_parameters
+    )

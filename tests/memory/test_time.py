@@ -5,26 +5,32 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lorabench.config.gpus import find_gpu
+from lorabench.config.settings import TrainingSpec
 from lorabench.engine.model import resolve_autocast
 from lorabench.memory import optimizers
 from lorabench.memory.calibration import Calibration, fit, measured_steps, time_of
-from lorabench.memory.hardware import step_seconds
+from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.plan import plan_conditions
-from lorabench.memory.request import setting_from
-from lorabench.memory.room import Room
-from lorabench.memory.setting import on_card, setting_of
-from lorabench.memory.step import Work, predict_step, product_dtype
-from lorabench.memory.step import resolve_autocast as predicted_autocast
+from lorabench.memory.roofline import step_seconds
+from lorabench.memory.step_profile import Work, predict_step, product_dtype
+from lorabench.memory.step_profile import resolve_autocast as predicted_autocast
+from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.validate import setting_from
 from lorabench.record.result import Environment
-from lorabench.spec.gpus import find_gpu
-from lorabench.spec.settings import TrainingSpec
 from tests.engine.conftest import cell_of
 
 A100 = find_gpu("a100-40gb")
 
 
 def lora(method="lora", **training):
-    return setting_from({"model": {"name": "lorabench/tiny-300k"}, "method": method, "training": {"batch_size": 2, "sequence_length": 32, **training}})
+    return setting_from(
+        {
+            "model": {"name": "lorabench/tiny-300k"},
+            "method": method,
+            "training": {"batch_size": 2, "sequence_length": 32, **training},
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,11 @@ def lora(method="lora", **training):
         ("adamw", 0.1, 28),  # reads p, g, m, v, writes p, m, v: seven times four bytes
         ("paged-adamw", 0.1, 28),
         ("sgd", 0.0, 12),  # reads p, g, writes p
-        ("adamw-8bit", 0.1, 16 + 16 / 256),  # reads p, g and two bytes of state, writes p and these; two constants a block of 256, read and written
+        (
+            "adamw-8bit",
+            0.1,
+            16 + 16 / 256,
+        ),  # reads p, g and two bytes of state, writes p and these; two constants a block of 256, read and written
     ],
 )
 def test_an_update_moves_what_a_hand_counts(optimizer, decay, each):
@@ -56,7 +66,9 @@ def test_clipping_and_update_are_that_part_of_a_step(optimizer, decay, each):
     """Clipping reads every gradient for its norm, and reads and writes it once more: 12 bytes an entry. SGD's decay reads p and g and writes a copy."""
     step = predict_step(lora(optimizer=optimizer, weight_decay=decay))
     n = step.trainable_parameters
-    assert (each + 12) * n <= step.update.moved_bytes <= (each + 12) * n + 20_000, "and a few bytes for norms of tensors"
+    assert (each + 12) * n <= step.update.moved_bytes <= (each + 12) * n + 20_000, (
+        "and a few bytes for norms of tensors"
+    )
 
 
 def test_an_optimizer_step_is_its_micro_batches_and_one_update():
@@ -75,11 +87,20 @@ def test_a_cards_time_does_not_multiply_the_update_by_accumulation():
     step = predict_step(setting)
     time = time_of(step, setting, card, None)
     assert time.least == pytest.approx(16 * step.micro_batch.moved_bytes + step.update.moved_bytes)
-    assert Room(card).need(setting).seconds == time
-    condition = cell_of("method=full", "training.learning_rate=1e-3", "training.gradient_accumulation=16", "training.batch_size=2", "training.sequence_length=32", "training.steps=5")
+    assert CardPlanner(card).need(setting).seconds == time
+    condition = cell_of(
+        "method=full",
+        "training.learning_rate=1e-3",
+        "training.gradient_accumulation=16",
+        "training.batch_size=2",
+        "training.sequence_length=32",
+        "training.steps=5",
+    )
     (row,) = plan_conditions([condition], card)
     assert row.seconds.least == pytest.approx(5 * time.least)
-    assert step_seconds(step.update, card).least > 0.2 * step_seconds(step.micro_batch, card).least, "of full fine-tuning at small batches it is no small part"
+    assert step_seconds(step.update, card).least > 0.2 * step_seconds(step.micro_batch, card).least, (
+        "of full fine-tuning at small batches it is no small part"
+    )
 
 
 def test_costs_are_fitted_to_whole_optimizer_steps():
@@ -106,7 +127,9 @@ def test_cards_without_bfloat16_are_predicted_as_they_run(monkeypatch):
     for wanted in ("auto", "none", "bfloat16"):
         training = cell.training.model_copy(update={"autocast": wanted})
         engine = resolve_autocast(training, torch.device("cuda"))
-        assert engine == predicted_autocast(on_card(setting_of(cell.model_copy(update={"training": training}), "cuda"), t4))
+        assert engine == predicted_autocast(
+            on_card(setting_of(cell.model_copy(update={"training": training}), "cuda"), t4)
+        )
         assert engine == (torch.bfloat16 if wanted == "bfloat16" else None)
     result = stored_on(cell, "Tesla T4")
     (setting,) = measured_steps([result], t4)
@@ -118,8 +141,17 @@ def test_cards_without_bfloat16_are_predicted_as_they_run(monkeypatch):
 def stored_on(cell, device):
     from lorabench.record.result import CellResult, Reading
 
-    readings = tuple(Reading(metric=m, value=v) for m, v in (("train_seconds", 8.0), ("train_tokens", 4 * 4 * 32.0), ("padding_percent", 0.0)))
-    return CellResult(cell=cell, outcome="finished", readings=readings, environment=Environment(device=device), started_at="2026-01-01T00:00:00+00:00")
+    readings = tuple(
+        Reading(metric=m, value=v)
+        for m, v in (("train_seconds", 8.0), ("train_tokens", 4 * 4 * 32.0), ("padding_percent", 0.0))
+    )
+    return CellResult(
+        cell=cell,
+        outcome="finished",
+        readings=readings,
+        environment=Environment(device=device),
+        started_at="2026-01-01T00:00:00+00:00",
+    )
 
 
 def test_seconds_are_those_of_an_optimizer_step():
@@ -130,7 +162,12 @@ def test_seconds_are_those_of_an_optimizer_step():
 
 def test_attention_in_bfloat16_keeps_its_matrix_where_no_fast_kernel_takes_it():
     """PyTorch's sdp_utils: flash attention from compute capability 8 on, the memory-efficient kernel in bfloat16 too; the rest is computed in float32."""
-    asked = setting_from({"model": {"name": "pythia-160m", "dtype": "bfloat16"}, "training": {"batch_size": 2, "sequence_length": 512, "autocast": "none"}})
+    asked = setting_from(
+        {
+            "model": {"name": "pythia-160m", "dtype": "bfloat16"},
+            "training": {"batch_size": 2, "sequence_length": 512, "autocast": "none"},
+        }
+    )
     t4, a100 = (predict_step(on_card(asked, find_gpu(g))).parts for g in ("t4", "a100-40gb"))
     layers, heads, matrix = 12, 12, 2 * 512 * 512 * 4
     assert t4["activations"] - a100["activations"] == pytest.approx(layers * heads * matrix, rel=0.01)
@@ -140,13 +177,22 @@ def test_attention_in_bfloat16_keeps_its_matrix_where_no_fast_kernel_takes_it():
 
 @pytest.mark.parametrize(
     ("asked", "dtype"),
-    [({}, torch.bfloat16), ({"model": {"name": "pythia-160m", "dtype": "float16"}}, torch.float16), ({"quantization": {"name": "nf4", "compute_dtype": "float16"}}, torch.float16), ({"quantization": "int8"}, torch.float16)],
+    [
+        ({}, torch.bfloat16),
+        ({"model": {"name": "pythia-160m", "dtype": "float16"}}, torch.float16),
+        ({"quantization": {"name": "nf4", "compute_dtype": "float16"}}, torch.float16),
+        ({"quantization": "int8"}, torch.float16),
+    ],
 )
 def test_tensor_cores_without_bfloat16_are_used_by_what_is_computed_in_float16(asked, dtype):
     """A T4 multiplies float16 at 65 TFLOPS, and bfloat16, which it has not, through float32 at 8.1."""
     t4 = replace(find_gpu("t4"), bandwidth=1e30)  # arithmetic alone tells the time
-    setting = on_card(setting_from({"model": "pythia-160m", "training": {"batch_size": 8, "sequence_length": 512}, **asked}), t4)
+    setting = on_card(
+        setting_from({"model": "pythia-160m", "training": {"batch_size": 8, "sequence_length": 512}, **asked}), t4
+    )
     assert product_dtype(setting) == dtype
     step = predict_step(setting)
     slower = 1.05 if "quantization" in asked else 1.0
-    assert time_of(step, setting, t4, None).least == pytest.approx(slower * step.flops / (65e12 if dtype == torch.float16 else 8.1e12), rel=0.05), "and the launches of the update"
+    assert time_of(step, setting, t4, None).least == pytest.approx(
+        slower * step.flops / (65e12 if dtype == torch.float16 else 8.1e12), rel=0.05
+    ), "and the launches of the update"

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lorabench import plugins
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory import kernels
-from lorabench.memory.setting import Setting
-from lorabench.memory.step import predict_step
-from lorabench.spec.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.memory.step_profile import predict_step
+from lorabench.memory.train_config import Setting
 from tests.engine.conftest import small_model
 
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -21,7 +21,13 @@ LORA = MethodSpec(name="lora", rank=8)
 
 def setting(method=LORA, quantization="none", model="lorabench/tiny-300k", **training):
     spec = TrainingSpec(**{"batch_size": 2, "sequence_length": 64, **training})
-    return Setting(ModelSpec(name=str(model)), QuantizationSpec(name=quantization, double_quant=quantization == "nf4"), method, spec, "cpu")
+    return Setting(
+        ModelSpec(name=str(model)),
+        QuantizationSpec(name=quantization, double_quant=quantization == "nf4"),
+        method,
+        spec,
+        "cpu",
+    )
 
 
 def measured(asked):
@@ -30,7 +36,9 @@ def measured(asked):
     method, spec = asked.method, asked.training
     targets = resolve_targets(base, method.target_modules) if method.target_modules else ()
     with quiet():
-        model = plugins.load("methods", method.name).attach(base, method, peft_targets(base, targets) if targets else [])
+        model = plugins.load("methods", method.name).attach(
+            base, method, peft_targets(base, targets) if targets else []
+        )
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length))
     micro = [Batch(ids.clone(), ids.clone(), ids.numel()) for _ in range(spec.gradient_accumulation)]
     return peak_of_two_steps(model, micro, spec, torch.bfloat16 if spec.autocast == "bfloat16" else None)
@@ -50,16 +58,38 @@ def measured(asked):
         setting(MethodSpec(name="dora", rank=8), quantization="int8", autocast="bfloat16"),
         setting(MethodSpec(name="dora", rank=4, target_modules="attention"), gradient_checkpointing=True),
         setting(MethodSpec(name="pissa", rank=16), gradient_checkpointing=True, gradient_accumulation=2),
-        setting(MethodSpec(name="rslora", rank=2, target_modules=("q_proj", "v_proj")), batch_size=1, sequence_length=200),
+        setting(
+            MethodSpec(name="rslora", rank=2, target_modules=("q_proj", "v_proj")), batch_size=1, sequence_length=200
+        ),
         setting(LORA.model_copy(update={"dropout": 0.1})),
     ],
-    ids=lambda s: f"{s.method.name}-{s.quantization.name}-{s.training.optimizer}{'-ckpt' * s.training.gradient_checkpointing}{'-amp' * (s.training.autocast == 'bfloat16')}",
+    ids=lambda s: (
+        f"{s.method.name}-{s.quantization.name}-{s.training.optimizer}{'-ckpt' * s.training.gradient_checkpointing}{'-amp' * (s.training.autocast == 'bfloat16')}"
+    ),
 )
 def test_the_predicted_peak_is_the_probes_peak(asked):
     assert predict_step(asked).peak_bytes == pytest.approx(measured(asked), rel=0.001)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox", "gptj", "opt", "phi", "phi3", "falcon", "bloom"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "gpt2",
+        "gpt_neox",
+        "gptj",
+        "opt",
+        "phi",
+        "phi3",
+        "falcon",
+        "bloom",
+    ],
+)
 @pytest.mark.parametrize("method", [LORA.model_copy(update={"rank": 2}), FULL], ids=["lora", "full"])
 def test_it_is_so_on_other_architectures(kind, method, tmp_path):
     small_model(kind).save_pretrained(tmp_path)

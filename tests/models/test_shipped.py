@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorabench.config.paths import MODELS, shipped_models
 from lorabench.models.pretrain import HELD_OUT, SIZES, build, encode, held_out_bits_per_byte, pretrain, stacked
-from lorabench.spec.paths import MODELS, shipped_models
 
 SHIPPED = [f"lorabench/tiny-{size}" for size in SIZES]
 BOOKS = Path(__file__).parents[3] / "shared" / "data" / "text"
@@ -59,7 +59,9 @@ def test_the_cards_bits_per_byte_are_found_again(name):
     tokenizer = AutoTokenizer.from_pretrained(shipped_models()[name])
     model = AutoModelForCausalLM.from_pretrained(shipped_models()[name]).float()
     ids = encode(tokenizer, texts)
-    assert held_out_bits_per_byte(model, ids, sum(len(t.encode()) for t in texts)) == pytest.approx(facts(name)["held_out_bits_per_byte"], abs=2e-3)
+    assert held_out_bits_per_byte(model, ids, sum(len(t.encode()) for t in texts)) == pytest.approx(
+        facts(name)["held_out_bits_per_byte"], abs=2e-3
+    )
 
 
 def test_stacking_doubles_each_layer_in_place():

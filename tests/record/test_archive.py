@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from lorabench.config import expand, load_study
 from lorabench.errors import StoreError
-from lorabench.executors import synthetic
 from lorabench.record.archive import FILE, opened, pack
 from lorabench.record.store import Store
 from lorabench.report.view import make_view
-from lorabench.spec import expand, load_study
+from tests import synthetic
 
 STUDY = """
 schema: 1
@@ -34,9 +34,9 @@ def store(tmp_path):
     cells = expand(study)
     made = Store(tmp_path / "store")
     made.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells[:-1]:  # one has no result yet
-        made.put(slot.run(cell, made.partial(cell.id), lambda event: None))
+        made.put(worker.run(cell, made.partial(cell.id), lambda event: None))
     return made
 
 
@@ -46,7 +46,9 @@ def test_what_is_opened_from_an_archive_is_what_was_packed(store, tmp_path):
         assert again.plan() == store.plan()
         assert again.results() == store.results()
         ours, theirs = (make_view(s) for s in (again, store))
-        assert [s.statistics["eval_loss"].mean for s in ours.summaries] == [s.statistics["eval_loss"].mean for s in theirs.summaries]
+        assert [s.statistics["eval_loss"].mean for s in ours.summaries] == [
+            s.statistics["eval_loss"].mean for s in theirs.summaries
+        ]
 
 
 def test_the_same_store_gives_the_same_bytes(store, tmp_path):
@@ -63,7 +65,15 @@ def test_a_folder_with_neither_is_one_sentence(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("bad", [b"nonsense", gzip.compress(b"[]", mtime=0), gzip.compress(b"{}", mtime=0), gzip.compress(b'{"schema": 2}', mtime=0)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"nonsense",
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b"{}", mtime=0),
+        gzip.compress(b'{"schema": 2}', mtime=0),
+    ],
+)
 def test_a_broken_archive_is_one_sentence(bad, tmp_path):
     (tmp_path / FILE).write_bytes(bad)
     with pytest.raises(StoreError, match=r"cannot be read|this version of lorabench reads 1"), opened(tmp_path):

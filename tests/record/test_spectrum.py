@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from lorabench.errors import StoreError
-from lorabench.record.learned import Directions, Truncation, load_directions, load_truncations, save_directions, save_truncations
 from lorabench.record.result import Reading
 from lorabench.record.spectrum import (
     Alignment,
@@ -27,6 +26,14 @@ from lorabench.record.spectrum import (
     places,
     save_spectra,
     stable_rank,
+)
+from lorabench.record.truncations import (
+    Directions,
+    Truncation,
+    load_directions,
+    load_truncations,
+    save_directions,
+    save_truncations,
 )
 
 SPECTRA = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40).map(lambda v: np.array(sorted(v, reverse=True)))
@@ -119,7 +126,11 @@ def test_place(module, layer, kind):
 
 def test_where_layers_stand_in_two_places_the_type_says_which():
     names = ["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.0.SelfAttention.q", "lm_head"]
-    assert places(names) == {names[0]: (0, "encoder.block.layer.0.SelfAttention.q"), names[1]: (0, "decoder.block.layer.0.SelfAttention.q"), "lm_head": (None, "lm_head")}
+    assert places(names) == {
+        names[0]: (0, "encoder.block.layer.0.SelfAttention.q"),
+        names[1]: (0, "decoder.block.layer.0.SelfAttention.q"),
+        "lm_head": (None, "lm_head"),
+    }
     assert places(names[:1]) == {names[0]: place(names[0])}
 
 
@@ -129,12 +140,29 @@ def test_a_change_within_rounding_is_zero_by_every_measure():
 
 
 def test_names_are_sorted_as_a_model_has_them():
-    assert sorted(["a.10.b", "a.2.b", "a.2.a", "b", "a.2.a10", "a.2.a9"], key=by_layer) == ["a.2.a", "a.2.a9", "a.2.a10", "a.2.b", "a.10.b", "b"]
+    assert sorted(["a.10.b", "a.2.b", "a.2.a", "b", "a.2.a10", "a.2.a9"], key=by_layer) == [
+        "a.2.a",
+        "a.2.a9",
+        "a.2.a10",
+        "a.2.b",
+        "a.10.b",
+        "b",
+    ]
 
 
 def test_spectra_come_back_from_their_file(tmp_path):
     made = [
-        Spectrum("x.10.q", np.array([2.0, 1.0]), 6, 4, 2, 1e-7, Alignment(3.0, 2, 2.2, 0.1, 2.0, 0.3), Intruders(1, 10, 0.5, 0.25), Repair(0.1, -0.2, 0.01, 0.3)),
+        Spectrum(
+            "x.10.q",
+            np.array([2.0, 1.0]),
+            6,
+            4,
+            2,
+            1e-7,
+            Alignment(3.0, 2, 2.2, 0.1, 2.0, 0.3),
+            Intruders(1, 10, 0.5, 0.25),
+            Repair(0.1, -0.2, 0.01, 0.3),
+        ),
         Spectrum("x.2.q", np.array([0.0])),
     ]
     save_spectra(tmp_path / "s.safetensors", made)
@@ -155,7 +183,16 @@ def test_a_file_of_an_older_version_has_values_alone(tmp_path):
 
 
 @pytest.mark.parametrize("load", [load_spectra, load_directions, load_truncations])
-@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\xff" * 64, b"allocation,rank,parameters,kept_energy,metric,value,stderr,count\nodd,1,1,1,m,1,,\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"nonsense",
+        b"\xff" * 64,
+        b"allocation,rank,parameters,kept_energy,metric,value,stderr,count\nodd,1,1,1,m,1,,\n",
+    ],
+)
 def test_a_file_that_cannot_be_read_is_one_sentence(load, content, tmp_path):
     path = tmp_path / "f"
     if content is not None:
@@ -169,7 +206,13 @@ def test_a_file_that_cannot_be_read_is_one_sentence(load, content, tmp_path):
 def test_truncations_and_directions_come_back(tmp_path_factory, value, stderr, count):
     folder = tmp_path_factory.mktemp("learned")
     made = [
-        Truncation("energy", 2, 80, 0.96, (Reading(metric="eval_loss", value=value, stderr=stderr, count=count), Reading(metric="t/acc", value=0.5))),
+        Truncation(
+            "energy",
+            2,
+            80,
+            0.96,
+            (Reading(metric="eval_loss", value=value, stderr=stderr, count=count), Reading(metric="t/acc", value=0.5)),
+        ),
         Truncation("uniform", 4, 160, 1.0, (Reading(metric="eval_loss", value=2.0),)),
         Truncation("uniform", 2, 80, 0.9, (Reading(metric="eval_loss", value=3.0),)),
     ]

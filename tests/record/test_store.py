@@ -9,13 +9,13 @@ import time
 import pytest
 from safetensors.numpy import load_file
 
+from lorabench.config import expand
 from lorabench.engine.events import Event
 from lorabench.errors import StoreError
-from lorabench.executors.synthetic import open_slot
 from lorabench.record import CellResult, Reading, Store
 from lorabench.record.frames import frame, wide
-from lorabench.spec import expand
-from tests.spec.test_load import TEXT, study_of
+from tests.config.test_load import TEXT, study_of
+from tests.synthetic import open_worker
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def store(tmp_path):
 def run(store, cell):
     folder = store.partial(cell.id)
     folder.mkdir(parents=True, exist_ok=True)
-    store.put(open_slot().run(cell, folder, lambda e: isinstance(e, Event)))
+    store.put(open_worker().run(cell, folder, lambda e: isinstance(e, Event)))
 
 
 def test_every_result_is_read_back_as_the_cell_that_was_planned(store):
@@ -43,7 +43,7 @@ def test_every_result_is_read_back_as_the_cell_that_was_planned(store):
 
 
 def test_the_study_as_run_is_a_study_file_with_the_same_cells(store):
-    from lorabench.spec import load_study
+    from lorabench.config import load_study
 
     assert [c.id for c in expand(load_study(store.folder / "study.yaml"))] == [c.id for c in store.plan()]
 
@@ -56,7 +56,10 @@ def test_a_failure_is_replaced_and_only_a_failure_is_pending(store):
         assert store.settled(cell.id) is settled
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"\xff\xfe"), lambda p: (p.unlink(), p.mkdir()), lambda p: p.write_text("[" * 100_000)])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda p: p.write_bytes(b"\xff\xfe"), lambda p: (p.unlink(), p.mkdir()), lambda p: p.write_text("[" * 100_000)],
+)
 def test_a_result_that_cannot_be_read_costs_no_other(store, damage):
     first, second = store.plan()[:2]
     run(store, first)
@@ -69,7 +72,7 @@ def test_a_result_that_cannot_be_read_costs_no_other(store, damage):
     assert [r.cell.id for r in store.results()] == [first.id, second.id]
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "not json", "{\"study\": 1, \"cells\": 2}"])
+@pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"study": 1, "cells": 2}'])
 def test_a_damaged_plan_is_one_sentence(store, text):
     (store.folder / "plan.json").write_text(text)
     with pytest.raises(StoreError, match="cannot be read"):
@@ -155,9 +158,34 @@ def test_frames_are_tidy_and_wide(store):
     tidy, cells = frame(results), wide(results)
     assert len(cells) == 15
     assert len(tidy) == sum(len(r.readings) for r in results)
-    assert {"cell", "condition", "model", "method", "rank", "alpha", "quantization", "double_quant", "target_modules", "learning_rate", "seed", "outcome",
-            "total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "load_seconds", "train_seconds", "eval_seconds",
-            "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity", "bits_per_byte", "forgetting"} <= set(cells)  # fmt: skip
+    assert {
+        "cell",
+        "condition",
+        "model",
+        "method",
+        "rank",
+        "alpha",
+        "quantization",
+        "double_quant",
+        "target_modules",
+        "learning_rate",
+        "seed",
+        "outcome",
+        "total_parameters",
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "load_seconds",
+        "train_seconds",
+        "eval_seconds",
+        "tokens_per_second",
+        "train_peak_bytes",
+        "eval_peak_bytes",
+        "eval_loss",
+        "perplexity",
+        "bits_per_byte",
+        "forgetting",
+    } <= set(cells)
     full = cells[cells.method == "full"]
     assert full["rank"].isna().all(), "absent, not a sentinel"
     one = results[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorabench.executors import synthetic
+from lorabench.config import Cell, Study, expand, load_study
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-from lorabench.spec import Cell, Study, expand, load_study
+from tests import synthetic
 
 STUDY = """
 schema: 1
@@ -29,7 +29,9 @@ reference: {method: {name: full}}
 evaluation: {lm_eval: [python-docs-cloze], limit: 200}
 """
 
-ONLY_FULL = "schema: 1\nname: one\nmodel: lorabench/tiny-300k\ntask: {name: python-docs}\nmethod: full\ntraining: {steps: 4}\n"
+ONLY_FULL = (
+    "schema: 1\nname: one\nmodel: lorabench/tiny-300k\ntask: {name: python-docs}\nmethod: full\ntraining: {steps: 4}\n"
+)
 
 
 def study_of(folder: Path, text: str = STUDY) -> Study:
@@ -45,12 +47,14 @@ def filled(folder: Path, text: str = STUDY, change: Callable[[CellResult], CellR
     return fill(folder / "store", study, expand(study), change)
 
 
-def fill(folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r) -> Store:
+def fill(
+    folder: Path, study: Study, cells: tuple[Cell, ...], change: Callable[[CellResult], CellResult | None] = lambda r: r
+) -> Store:
     store = Store(folder)
     store.save_plan(study, cells)
-    slot = synthetic.open_slot()
+    worker = synthetic.open_worker()
     for cell in cells:
-        result = change(slot.run(cell, store.partial(cell.id), lambda event: None))
+        result = change(worker.run(cell, store.partial(cell.id), lambda event: None))
         if result is not None:
             store.put(result)
     return store

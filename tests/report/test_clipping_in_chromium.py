@@ -12,7 +12,15 @@ from lorabench.report.page import write_report
 from tests.report.stores import filled
 from tests.report.test_page_in_chromium import browser, pytestmark, show  # noqa: F401
 
-STORED = ("quickstart", "facts", "planted", "paper/lora-rank-by-modules", "paper/lora-which-matrices", "paper/qlora-by-model-size", "paper/learning-rate-by-rank")
+STORED = (
+    "quickstart",
+    "facts",
+    "planted",
+    "paper/lora-rank-by-modules",
+    "paper/lora-which-matrices",
+    "paper/qlora-by-model-size",
+    "paper/learning-rate-by-rank",
+)
 REPORTS = Path(__file__).parents[2] / "reports"
 CUT = r"""
 const found = [], wide = arguments[0];
@@ -58,7 +66,12 @@ def test_nothing_is_cut_off_on_a_wide_screen(browser: Any, pages: dict[str, Path
 
 @pytest.mark.parametrize("width", [1024, 390])
 @pytest.mark.parametrize("name", ["quickstart", "own"])
-def test_what_goes_on_beyond_the_edge_of_a_narrow_screen_fades_there(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:  # noqa: F811
+def test_what_goes_on_beyond_the_edge_of_a_narrow_screen_fades_there(
+    browser: Any,  # noqa: F811
+    pages: dict[str, Path],
+    name: str,
+    width: int,
+) -> None:
     show(browser, pages[name], width)
     assert browser.execute_script(CUT, False) == []
 
@@ -67,6 +80,8 @@ def test_the_choice_table_opens_at_its_top_and_follows_a_choice(browser: Any, pa
     show(browser, pages["paper/lora-rank-by-modules"], 1440)
     at = "return document.querySelector('.panel .scroll').scrollTop"
     assert browser.execute_script(at) == 0
-    browser.execute_script("const t = document.querySelector('[name=tolerated]'); t.value = 0; t.dispatchEvent(new Event('input', { bubbles: true }));")
+    browser.execute_script(
+        "const t = document.querySelector('[name=tolerated]'); t.value = 0; t.dispatchEvent(new Event('input', { bubbles: true }));"
+    )
     inside = "const t = document.querySelector('.panel .scroll').getBoundingClientRect(), r = document.querySelector('.panel .chosen').getBoundingClientRect(); return r.top >= t.top && r.bottom <= t.bottom + 1"
     assert browser.execute_script(inside)

@@ -14,15 +14,17 @@ import pytest
 import lorabench as lb
 from lorabench import plugins
 from lorabench.analysis.intervals import half_of
+from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
 from lorabench.record.store import Store
-from lorabench.report.layout import Table
+from lorabench.report.table_model import Table
 from lorabench.report.tables import as_text, study_table
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, fill, filled, study_of
 
-TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-4, 3e-3]}}").replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
+TUNED = STUDY.replace("learning_rate: 3e-3}", "learning_rate: {tune: [1e-4, 3e-3]}}").replace(
+    "seeds: [0, 1]", "seeds: [0, 1, 2]"
+)
 
 
 def planted(result: CellResult) -> CellResult:
@@ -30,7 +32,12 @@ def planted(result: CellResult) -> CellResult:
     cell = result.cell
     right = 1e-4 if cell.method.rank == 16 else 3e-3
     lost = 0.0 if cell.training.rate == right or not cell.tuned_over else 1.0
-    readings = tuple(r.model_copy(update={"value": 2.0 + lost + 0.01 * cell.seed}) if r.metric in ("eval_loss", "validation_loss") else r for r in result.readings)
+    readings = tuple(
+        r.model_copy(update={"value": 2.0 + lost + 0.01 * cell.seed})
+        if r.metric in ("eval_loss", "validation_loss")
+        else r
+        for r in result.readings
+    )
     return result.model_copy(update={"readings": readings})
 
 
@@ -44,7 +51,9 @@ def test_chosen_says_which_rows_a_rank_curve_is_made_of(tmp_path: Path) -> None:
     wide = results.wide()
     trained = wide[wide["method"] == "lora"]
     assert trained[trained["chosen"]].groupby("rank")["eval_loss"].mean().tolist() == pytest.approx([2.01, 2.01, 2.01])
-    assert trained.groupby("rank")["eval_loss"].mean().tolist() == pytest.approx([2.51, 2.51, 2.51]), "the obvious average holds the rejected rate"
+    assert trained.groupby("rank")["eval_loss"].mean().tolist() == pytest.approx([2.51, 2.51, 2.51]), (
+        "the obvious average holds the rejected rate"
+    )
 
 
 def test_chosen_is_empty_while_a_rate_is_still_running_and_where_none_finished(tmp_path: Path) -> None:
@@ -53,7 +62,9 @@ def test_chosen_is_empty_while_a_rate_is_still_running_and_where_none_finished(t
         if cell.method.rank == 4 and cell.seed == 2 and cell.training.rate == 1e-4:
             return None
         if cell.method.rank == 1:
-            return result.model_copy(update={"outcome": "failed", "readings": (), "error": Fault(kind="ValueError", message="no")})
+            return result.model_copy(
+                update={"outcome": "failed", "readings": (), "error": Fault(kind="ValueError", message="no")}
+            )
         return planted(result)
 
     data = lb.open_results(filled(tmp_path, TUNED, partly).folder).wide()
@@ -78,29 +89,29 @@ def test_cells_csv_has_the_choice_after_a_report_and_after_a_run(tmp_path: Path)
 
 def test_cells_csv_has_the_choice_when_the_run_is_stopped(tmp_path: Path) -> None:
     from lorabench import api
-    from lorabench.executors import synthetic
-    from lorabench.runner.crew import Crew
     from lorabench.runner.run import run
+    from lorabench.runner.worker_pool import WorkerPool
+    from tests import synthetic
 
     study = study_of(tmp_path, TUNED)
     ran = 0
 
     class Stops:
         def __init__(self, place: int | None) -> None:
-            self.slot = synthetic.open_slot(place)
+            self.worker = synthetic.open_worker(place)
 
         def __getattr__(self, name: str) -> object:
-            return getattr(self.slot, name)
+            return getattr(self.worker, name)
 
         def run(self, *given: object) -> CellResult:
             nonlocal ran
             ran += 1
             if ran > 8:
                 raise KeyboardInterrupt
-            return self.slot.run(*given)  # type: ignore[arg-type]
+            return self.worker.run(*given)  # type: ignore[arg-type]
 
     with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "out", crew=Crew(Stops), frame=api.cells_frame)  # type: ignore[arg-type]
+        run(study, tmp_path / "out", pool=WorkerPool(Stops), frame=api.cells_frame)  # type: ignore[arg-type]
     data = pd.read_csv(tmp_path / "out" / "cells.csv")
     assert len(data) == 8
     whole = data.groupby("condition")["chosen"].count()
@@ -115,18 +126,39 @@ def test_conditions_are_rows_of_numbers_with_the_reports_verdict(tmp_path: Path)
     wide = results.wide()
     one = data.loc["LoRA r=4"]
     values = wide[(wide["condition"] == one["condition"]) & wide["chosen"]]["eval_loss"].tolist()
-    assert (one["eval_loss_mean"], one["eval_loss_std"], one["eval_loss_n"]) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
+    assert (one["eval_loss_mean"], one["eval_loss_std"], one["eval_loss_n"]) == (
+        pytest.approx(np.mean(values)),
+        pytest.approx(np.std(values, ddof=1)),
+        3,
+    )
     half = half_of(values)
-    assert (one["eval_loss_ci_low"], one["eval_loss_ci_high"]) == (pytest.approx(np.mean(values) - (half or 0)), pytest.approx(np.mean(values) + (half or 0)))
-    assert (one["rank"], one["learning_rate"], one["tuned"], one["seeds"], one["finished"], one["reference"]) == (4, 3e-3, True, 3, 3, "full")
+    assert (one["eval_loss_ci_low"], one["eval_loss_ci_high"]) == (
+        pytest.approx(np.mean(values) - (half or 0)),
+        pytest.approx(np.mean(values) + (half or 0)),
+    )
+    assert (one["rank"], one["learning_rate"], one["tuned"], one["seeds"], one["finished"], one["reference"]) == (
+        4,
+        3e-3,
+        True,
+        3,
+        3,
+        "full",
+    )
     for c in (c for c in view.comparisons if c.metric == "eval_loss"):
         row = data.loc[view.label(c.condition)]
-        assert (row["eval_loss_difference"], row["eval_loss_p"], row["eval_loss_verdict"]) == (c.difference, c.p_adjusted, c.verdict)
+        assert (row["eval_loss_difference"], row["eval_loss_p"], row["eval_loss_verdict"]) == (
+            c.difference,
+            c.p_adjusted,
+            c.verdict,
+        )
         assert (row["eval_loss_difference_ci_low"], row["eval_loss_difference_ci_high"]) == (c.low, c.high)
     assert pd.isna(data.loc["full", "eval_loss_verdict"]) and np.isnan(data.loc["full", "eval_loss_p"])
     kinds = data.dtypes.astype(str)
     assert {kinds[n] for n in ("rank", "seeds", "finished", "missing", "eval_loss_n")} == {"Int64"}
-    assert {kinds[n] for n in ("learning_rate", "alpha", "eval_loss_mean", "eval_loss_ci_low", "eval_loss_difference", "eval_loss_p")} == {"float64"}
+    assert {
+        kinds[n]
+        for n in ("learning_rate", "alpha", "eval_loss_mean", "eval_loss_ci_low", "eval_loss_difference", "eval_loss_p")
+    } == {"float64"}
     assert kinds["tuned"] == "boolean"
 
 

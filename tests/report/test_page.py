@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lorabench import plugins
+from lorabench import formatting, plugins
+from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
-from lorabench.report import human
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
-from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections, table_page, write_report
+from lorabench.report.table_model import Column, Row, Table, Value
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, predicted_memory, rank_curve, spectra, training_curves
-from lorabench.spec import expand
 from tests.report.stores import ONLY_FULL, STUDY, fill, filled, renamed, study_of
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +41,7 @@ def figures_in(page: str) -> dict[str, object]:
 
 def test_the_light_arm_leaves_torch_alone() -> None:
     code = (
-        "import sys, lorabench.report.page, lorabench.report.tables, lorabench.executors.synthetic\n"
+        "import sys, lorabench.report.page, lorabench.report.tables, tests.synthetic\n"
         "from lorabench import plugins\n"
         "for kind in ('sections', 'exporters'):\n"
         "    for name in plugins.names(kind): plugins.load(kind, name)\n"
@@ -64,7 +63,9 @@ def test_imports_run_one_way(folder: str) -> None:
 
 def test_a_rebuilt_report_is_the_same_but_for_its_date(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    first, second, later = (write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2))
+    first, second, later = (
+        write_report(store, tmp_path / f"{i}.html", today=date(2026, 1, i)).read_bytes() for i in (1, 1, 2)
+    )
     assert first == second
     assert first != later
     assert first.replace(b"2026-01-01", b"") == later.replace(b"2026-01-02", b"")
@@ -82,7 +83,9 @@ def test_every_section_plugin_keeps_its_contract(view: View) -> None:
                 assert block.caption
                 assert block.alternative
                 axes = [block.plot.layout[name] for name in ("xaxis", "yaxis")]
-                assert all(axis.title.text or axis.type == "category" for axis in axes)  # names need no title, numbers do
+                assert all(
+                    axis.title.text or axis.type == "category" for axis in axes
+                )  # names need no title, numbers do
     names = [b.name for s in sections(view) for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) > 0
 
@@ -95,11 +98,15 @@ def test_the_page_asks_for_nothing_and_holds_plotly_once(tmp_path: Path) -> None
 
 
 def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
-    columns = (Column("condition", "condition", align="left"), Column("loss", "loss", "nats", importance=8), Column("other", "other"))
+    columns = (
+        Column("condition", "condition", align="left"),
+        Column("loss", "loss", "nats", importance=8),
+        Column("other", "other"),
+    )
     values = (Value('<b>"x"'), Value(0.1 + 0.2), None)
     text = table_page(Table("one", columns, (Row("c", ("id",), values),)))
     assert '<td class="right" data-value="0.30000000000000004">0.300</td>' in text
-    assert f'<td class="right" data-value="">{human.DASH}</td>' in text
+    assert f'<td class="right" data-value="">{formatting.DASH}</td>' in text
     assert 'data-importance="8"' in text
     assert "&lt;b&gt;&#34;x&#34;" in text
     assert "<script" not in text
@@ -109,7 +116,9 @@ def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
 def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
     study = study_of(tmp_path).model_copy(update={"question": HOSTILE})
     cells = expand(study)
-    text = write_report(fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html").read_text()
+    text = write_report(
+        fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html"
+    ).read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
     assert text.count("<script") - text.count('"<script') >= 3
@@ -122,7 +131,9 @@ def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
 def test_an_answer_is_built_from_its_comparison(view: View) -> None:
     c = next(c for c in view.comparisons if c.metric == "eval_loss" and view.label(c.condition) == "LoRA r=16")
     said = answer.sentence(view, c)
-    assert said.startswith(f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): ")
+    assert said.startswith(
+        f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): "
+    )
     assert c.verdict in said
 
 
@@ -137,26 +148,30 @@ def test_what_the_data_do_not_decide_is_called_not_decisive(tmp_path: Path) -> N
 
 
 def test_figures_show_the_means(view: View) -> None:
-    info = rank_curve.decide(view, "eval_loss")
+    info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
     assert info.lines[0].x == (1.0, 4.0, 16.0)
     assert [level.label for level in info.levels] == ["full", "base"]
     assert info.lines[1].y == tuple(view.summaries[i].mean("eval_loss") for i in (1, 3, 5))
-    memory = accuracy_memory.decide(view)
+    memory = accuracy_memory.compute(view)
     assert memory is not None
     assert len(memory) == 7
-    curves = training_curves.decide(view)
+    curves = training_curves.compute(view)
     assert curves is not None
     assert all(line.x[0] == 1 and line.x[-1] == 40 for line in curves.lines)
-    decay = spectra.decide(view)
+    decay = spectra.compute(view)
     assert decay is not None
     assert all(line.y[0] == pytest.approx(1) for line in decay.lines)
 
 
 def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
     colours: dict[str, set[str]] = {}
-    for info in (accuracy_memory.drawing(view, accuracy_memory.decide(view)), training_curves.decide(view), spectra.decide(view)):
+    for info in (
+        accuracy_memory.drawing(view, accuracy_memory.compute(view)),
+        training_curves.compute(view),
+        spectra.compute(view),
+    ):
         assert info is not None
         for line in info.lines:
             colours.setdefault(line.label, set()).add(line.style.colour)
@@ -165,7 +180,7 @@ def test_a_condition_has_one_colour_in_all_figures(view: View) -> None:
 
 
 def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
-    made = training_curves.decide(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
+    made = training_curves.compute(make_view(filled(tmp_path, ONLY_FULL.replace("steps: 4", "steps: 1001"))))
     assert made is not None
     assert len(made.lines[0].x) == training_curves.MOST_POINTS
 
@@ -183,14 +198,14 @@ def test_a_store_without_results_or_with_damaged_files_still_gives_a_page(tmp_pa
 
 def test_a_diverged_curve_does_not_press_the_others_flat(tmp_path: Path) -> None:
     text = STUDY.replace("  quantization: [none, nf4]\n", "  training.learning_rate: [3e-3, 2.0]\n")
-    info = training_curves.decide(make_view(filled(tmp_path, text)))
+    info = training_curves.compute(make_view(filled(tmp_path, text)))
     assert info is not None
     assert info.y.span is not None
     assert info.y.span[1] < 4 < max(max(line.y) for line in info.lines)
 
 
 def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) -> None:
-    by_label = {p.label: p for p in predicted_memory.decide(view)}
+    by_label = {p.label: p for p in predicted_memory.compute(view)}
     assert set(by_label) == {s.label.text for s in view.summaries if s.seeds}  # the untouched base trains nothing
     assert by_label["full"].error == pytest.approx(1, abs=0.01)
     quantised = [p for name, p in by_label.items() if "nf4" in name]

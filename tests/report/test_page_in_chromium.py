@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from lorabench.report.blocks import Figure, Results, Section, Text
-from lorabench.report.layout import Column, Row, Table, Value
 from lorabench.report.page import sections_page, table_page, write_report
+from lorabench.report.table_model import Column, Row, Table, Value
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,8 +32,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}"):  # fmt: skip
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        f"user-data-dir={profile}",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=str(DRIVER)))
@@ -51,21 +61,32 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a narrow table and one that no screen is wide enough for."""
     path = tmp_path_factory.mktemp("tables") / "page.html"
-    path.write_text(sections_page("two", "Told.", (Section("One", (Results(table_of()),)), Section("Two", (Results(table_of(extra=30)),)))))
+    path.write_text(
+        sections_page(
+            "two", "Told.", (Section("One", (Results(table_of()),)), Section("Two", (Results(table_of(extra=30)),)))
+        )
+    )
     return path
 
 
 def table_of(extra: int = 0, rows: tuple[tuple[str, float | None, float | None], ...] = ROWS) -> Table:
-    columns = [Column("condition", "condition", align="left", importance=0), Column("loss", "loss", "nats", importance=1), Column("other", "other", importance=6)]
+    columns = [
+        Column("condition", "condition", align="left", importance=0),
+        Column("loss", "loss", "nats", importance=1),
+        Column("other", "other", importance=6),
+    ]
     columns += [Column(f"extra{i}", f"extra column {i}", importance=8) for i in range(extra)]
     numbers = [(name, [None if v is None else Value(v) for v in (a, b, *range(extra))]) for name, a, b in rows]
-    return Table("two", tuple(columns), tuple(Row(name, ("0123456789ab",), (Value(name), *values)) for name, values in numbers))
+    return Table(
+        "two", tuple(columns), tuple(Row(name, ("0123456789ab",), (Value(name), *values)) for name, values in numbers)
+    )
 
 
 def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
     driver.get_log("browser"), driver.get_log("performance")  # what came before is not this page's
     driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
     )
     emulate(driver, dark)
     driver.get(path.as_uri())
@@ -77,7 +98,10 @@ def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
 
 def emulate(driver: Any, dark: bool = False, media: str = "") -> None:
     """Without motion, since a click hits nothing while the page glides."""
-    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+    features = [
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
@@ -85,15 +109,18 @@ def names(driver: Any, table: int = 0, column: int = 1) -> list[str]:
     """What stands in a column's rows that are shown, from the top."""
     return driver.execute_script(  # type: ignore[no-any-return]
         "return [...document.querySelectorAll('.results')[arguments[0]].tBodies[0].rows].filter(r => !r.hidden)"
-        ".map(r => r.cells[arguments[1] - 1].firstChild.textContent)", table, column,
-    )  # fmt: skip
+        ".map(r => r.cells[arguments[1] - 1].firstChild.textContent)",
+        table,
+        column,
+    )
 
 
 def heads(driver: Any, table: int = 0) -> list[str]:
     found: list[str] = driver.execute_script(
         "return [...document.querySelectorAll('.results')[arguments[0]].querySelectorAll('thead th')]"
-        ".filter(e => e.offsetWidth).map(e => e.innerText.split('\\n')[0])", table,
-    )  # fmt: skip
+        ".filter(e => e.offsetWidth).map(e => e.innerText.split('\\n')[0])",
+        table,
+    )
     return found
 
 
@@ -122,7 +149,9 @@ def button_of(driver: Any, name: str) -> Any:
 @pytest.mark.parametrize("width", [1440, 390])
 def test_every_plot_is_drawn_without_error_request_or_overflow(browser: Any, report: Path, width: int) -> None:
     show(browser, report, width)
-    plots = browser.execute_script("return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg :is(.trace, .hm)').length)")
+    plots = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg :is(.trace, .hm)').length)"
+    )
     assert len(plots) == len(figures_in(report)) > 0
     assert all(plots)
     assert browser.get_log("browser") == []
@@ -151,14 +180,16 @@ def test_figures_take_the_colours_of_a_dark_page(browser: Any, report: Path) -> 
 
 
 def test_a_hostile_name_is_shown_and_not_run(browser: Any, tmp_path: Path) -> None:
-    from lorabench.spec import expand
+    from lorabench.config import expand
 
     study = study_of(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"))
     cells = expand(study)
     store = fill(tmp_path / "store", study, (*cells, *renamed(cells, HOSTILE)))
     show(browser, write_report(store, tmp_path / "report.html"), 1440)
     assert browser.title == "small: lorabench report"
-    legend = browser.execute_script("return [...document.querySelectorAll('.legendtext')].map(t => t.textContent).join('\\n')")
+    legend = browser.execute_script(
+        "return [...document.querySelectorAll('.legendtext')].map(t => t.textContent).join('\\n')"
+    )
     assert "<b>bold</b></script>" in legend
     assert browser.execute_script("return document.querySelectorAll('img, main b').length") == 0
     assert browser.get_log("browser") == []
@@ -166,7 +197,9 @@ def test_a_hostile_name_is_shown_and_not_run(browser: Any, tmp_path: Path) -> No
     assert any("</script><script>" in row[0] for row in rows)
 
 
-def test_a_click_sorts_by_value_with_what_is_absent_last_and_a_third_restores_the_order(browser: Any, tables: Path) -> None:
+def test_a_click_sorts_by_value_with_what_is_absent_last_and_a_third_restores_the_order(
+    browser: Any, tables: Path
+) -> None:
     show(browser, tables, 1440)
     loss = browser.find_elements("css selector", "thead th")[1]
     study = [row[0] for row in ROWS]
@@ -187,7 +220,9 @@ def test_the_keyboard_reaches_the_report_and_sorts(browser: Any, tables: Path) -
 
     show(browser, tables, 1440)
     ActionChains(browser).send_keys(Keys.TAB).perform()
-    assert browser.execute_script("return [document.activeElement.hash, document.activeElement.getBoundingClientRect().left >= 0]") == ["#main", True]
+    assert browser.execute_script(
+        "return [document.activeElement.hash, document.activeElement.getBoundingClientRect().left >= 0]"
+    ) == ["#main", True]
     browser.execute_script("document.querySelector('.scroll').focus()")
     ActionChains(browser).send_keys(Keys.TAB, Keys.TAB, Keys.ENTER).perform()
     assert browser.find_elements("css selector", "thead th")[1].get_attribute("aria-sort") == "ascending"
@@ -211,7 +246,9 @@ def test_the_filter_keeps_rows_with_all_words_and_counts_them(browser: Any, tabl
     assert len(names(browser, table=1)) == 4
 
 
-def test_columns_that_matter_less_start_hidden_where_they_do_not_fit_and_can_be_chosen(browser: Any, tables: Path) -> None:
+def test_columns_that_matter_less_start_hidden_where_they_do_not_fit_and_can_be_chosen(
+    browser: Any, tables: Path
+) -> None:
     show(browser, tables, 1440)
     assert heads(browser) == ["condition", "loss", "other"]
     assert heads(browser, 1) == ["condition", "loss", "other"]
@@ -231,8 +268,14 @@ def test_columns_that_matter_less_start_hidden_where_they_do_not_fit_and_can_be_
 
 @pytest.mark.parametrize("script", [True, False])
 def test_without_script_the_table_is_whole_and_has_no_controls(browser: Any, tmp_path: Path, script: bool) -> None:
-    path = tmp_path / "page.html"  # once the exporter's page, which forbids scripts, once the report with scripts switched off
-    path.write_text(table_page(table_of(extra=30)) if script else sections_page("x", "", (Section("One", (Results(table_of(extra=30)),)),)))
+    path = (
+        tmp_path / "page.html"
+    )  # once the exporter's page, which forbids scripts, once the report with scripts switched off
+    path.write_text(
+        table_page(table_of(extra=30))
+        if script
+        else sections_page("x", "", (Section("One", (Results(table_of(extra=30)),)),))
+    )
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
     try:
         show(browser, path, 390)
@@ -265,7 +308,12 @@ def test_a_figures_data_is_downloaded_as_shown(browser: Any, report: Path, tmp_p
     figure = figures_in(report)["rank-0"]
     name, (head, *rows) = downloaded(browser, tmp_path / "a", button_of(browser, "rank-0"))
     assert name == "small-rank-0.csv"
-    assert head[:4] == ["series", figure["layout"]["xaxis"]["title"]["text"], figure["layout"]["yaxis"]["title"]["text"], "error"]
+    assert head[:4] == [
+        "series",
+        figure["layout"]["xaxis"]["title"]["text"],
+        figure["layout"]["yaxis"]["title"]["text"],
+        "error",
+    ]
     first = figure["data"][0]
     points = zip(first["x"], first["y"], first["error_y"]["array"], strict=True)
     assert [(r[0], *map(float, r[1:4])) for r in rows[: len(first["x"])]] == [(first["name"], *p) for p in points]
@@ -286,11 +334,18 @@ def test_any_trace_becomes_long_rows_that_no_spreadsheet_runs(browser: Any, tmp_
     import numpy as np
     import plotly.graph_objects as go
 
-    plot = go.Figure([
-        go.Bar(name='=cmd|"x", &lt;b&gt;', x=["@a", "-1"], y=np.array([1.5, np.nan])),
-        go.Scatter(name="typed", x=np.arange(2, dtype="float32"), y=np.array([0.1, 2e-9]), error_x={"array": [1, 2], "arrayminus": [3, 4]}),
-        go.Scatter(name="hidden", x=[1], y=[1], visible=False),
-    ])  # fmt: skip
+    plot = go.Figure(
+        [
+            go.Bar(name='=cmd|"x", &lt;b&gt;', x=["@a", "-1"], y=np.array([1.5, np.nan])),
+            go.Scatter(
+                name="typed",
+                x=np.arange(2, dtype="float32"),
+                y=np.array([0.1, 2e-9]),
+                error_x={"array": [1, 2], "arrayminus": [3, 4]},
+            ),
+            go.Scatter(name="hidden", x=[1], y=[1], visible=False),
+        ]
+    )
     plot.update_layout(xaxis_title="x, μ", yaxis_title="share<br>of all")
     heat = go.Figure(go.Heatmap(z=np.array([[1.0, 2.0], [3.0, 4.0]]), x=["a", "b"], y=["r", "s"]))
     figures = [Figure(name, p, name, "Caption.", ("One.",)) for name, p in (("odd", plot), ("heat", heat))]
@@ -301,9 +356,11 @@ def test_any_trace_becomes_long_rows_that_no_spreadsheet_runs(browser: Any, tmp_
     assert name == "a-..-b-c-odd.csv"
     assert rows == [
         ["series", "x, μ", "share of all", "x error", "x error minus"],
-        ["'=cmd|\"x\", <b>", "'@a", "1.5", "", ""], ["'=cmd|\"x\", <b>", "'-1", "", "", ""],
-        ["typed", "0", "0.1", "1", "3"], ["typed", "1", "2e-9", "2", "4"],
-    ]  # fmt: skip
+        ['\'=cmd|"x", <b>', "'@a", "1.5", "", ""],
+        ['\'=cmd|"x", <b>', "'-1", "", "", ""],
+        ["typed", "0", "0.1", "1", "3"],
+        ["typed", "1", "2e-9", "2", "4"],
+    ]
     _, rows = downloaded(browser, tmp_path / "b", button_of(browser, "heat"))
     assert rows == [["row", "column", "value"], ["r", "a", "1"], ["r", "b", "2"], ["s", "a", "3"], ["s", "b", "4"]]
 
@@ -320,9 +377,20 @@ def test_print_gives_pages_with_dark_letters_and_figures_that_fit(browser: Any, 
     after = browser.execute_script("return getComputedStyle(document.querySelector('.xtick text')).fill")
     assert after == "rgb(232, 234, 237)"  # the screen's colours are back
     emulate(browser, dark=True, media="print")
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    )
     style = browser.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
     assert style == ["rgb(28, 32, 36)", "rgb(255, 255, 255)"]
-    assert browser.execute_script("return [...document.querySelectorAll('nav, .tools, .head > button')].every(e => !e.offsetWidth)")
-    assert browser.execute_script("return [...document.querySelectorAll('.results :is(th, td)')].every(e => e.offsetWidth)")
-    assert browser.execute_script("return Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))") <= 695
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('nav, .tools, .head > button')].every(e => !e.offsetWidth)"
+    )
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('.results :is(th, td)')].every(e => e.offsetWidth)"
+    )
+    assert (
+        browser.execute_script(
+            "return Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))"
+        )
+        <= 695
+    )

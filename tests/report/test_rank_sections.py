@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.analysis.rank_curve import Knee, Step
+from lorabench.analysis.rank_curve import SmallestSufficientRank, Step
 from lorabench.analysis.saturation import Estimate, Fit
-from lorabench.executors import synthetic
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
 from lorabench.report.view import View, make_view
 from lorabench.sections import quantization_gap, rank_curve
+from tests import synthetic
 from tests.report.stores import ONLY_FULL, filled
 
 STUDY = """
@@ -58,12 +58,12 @@ def plotted(figure: Figure) -> dict:  # type: ignore[type-arg]
 
 
 def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None:
-    info = rank_curve.decide(view, "eval_loss")
+    info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     for line, curve in zip(info.lines, rank_curve.curves(view, "eval_loss"), strict=True):
         own = [view.summary(p.condition).statistics["eval_loss"] for p in curve.points]
         assert line.y == tuple(s.mean for s in own)
-        assert line.error == tuple(s.half for s in own)
+        assert line.error == tuple(s.ci_half_width for s in own)
         assert line.error[0] == pytest.approx(4.302653 * own[0].std / math.sqrt(3))  # type: ignore[operator]
     true = {r: synthetic.GAP / math.sqrt(1 + r) - synthetic.GAP / math.sqrt(33) for r in (1, 2, 8, 32)}
     assert min(r for r, gap in true.items() if gap < 0.15) == 8
@@ -71,7 +71,14 @@ def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None
     figure = blocks(rank_curve.section(view), Figure)[0]
     assert isinstance(figure, Figure)
     drawn = plotted(figure)
-    assert [t["name"] for t in drawn["data"]] == ["LoRA", "LoRA nf4", "smallest sufficient rank", "full", "base", "base nf4"]
+    assert [t["name"] for t in drawn["data"]] == [
+        "LoRA",
+        "LoRA nf4",
+        "smallest sufficient rank",
+        "full",
+        "base",
+        "base nf4",
+    ]
     assert drawn["data"][2]["marker"]["color"] == [line.style.colour for line in info.lines]
     paths = [s for s in drawn["layout"]["shapes"] if s["type"] == "path"]
     assert [p["line"]["color"] for p in paths] == [t.colour for t in info.trends]
@@ -89,14 +96,21 @@ def test_a_far_reference_is_named_at_the_axis_edge_with_its_value(view: View) ->
     span = figure.plot.layout.yaxis.range
     assert span[0] > 1.5 and span[1] < 3.1  # the curves are not pressed flat
     (arrow,) = figure.plot.layout.annotations
-    assert arrow.showarrow and (arrow.yref, arrow.y, arrow.ay > 0) == ("paper", 1, True)  # upwards, ending at the upper edge
+    assert arrow.showarrow and (arrow.yref, arrow.y, arrow.ay > 0) == (
+        "paper",
+        1,
+        True,
+    )  # upwards, ending at the upper edge
     assert re.sub("<[^>]*>", "", arrow.text).split("\u25a0 ")[1:] == ["base: 3.2", "base nf4: 3.25"]
     lines = {trace.name: trace.y for trace in figure.plot.data}
-    assert lines["base"] == (pytest.approx(3.2), pytest.approx(3.2))  # there for who zooms out, and in the figure's data
+    assert lines["base"] == (
+        pytest.approx(3.2),
+        pytest.approx(3.2),
+    )  # there for who zooms out, and in the figure's data
 
 
 def test_a_reference_below_the_axis_has_its_arrow_at_the_lower_edge(view: View) -> None:
-    info = rank_curve.decide(view, "eval_loss")
+    info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     low = replace(info, levels=(replace(info.levels[0], label="full", y=-7.0),))
     (arrow,) = draw(rank_curve.legible(low)).layout.annotations
@@ -105,7 +119,7 @@ def test_a_reference_below_the_axis_has_its_arrow_at_the_lower_edge(view: View) 
 
 
 def test_bars_that_would_press_the_curves_flat_are_cut(view: View) -> None:
-    info = rank_curve.decide(view, "eval_loss")
+    info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     huge = replace(info, lines=tuple(replace(line, error=(5.0,) * 4) for line in info.lines))
     shown = rank_curve.legible(huge)
@@ -124,38 +138,60 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
         f"rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
     )
     assert "LoRA: rank 32, the best, is the highest tried, so a higher one may do better." in said
-    edge = replace(curve, knee=Knee(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
-    assert rank_curve.knee_sentence(edge) == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3 seeds)."
+    edge = replace(curve, knee=SmallestSufficientRank(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
+    assert (
+        rank_curve.knee_sentence(edge)
+        == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3 seeds)."
+    )
     fit = Fit(Estimate(1.9, 1.8, 2.0), Estimate(0.5, 0.4, 0.6), Estimate(0.9, 0.7, 1.1), 0.4, "seeds", 3, True)
     assert rank_curve.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ") == (
         "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800, 2.000] over 3 seeds."
     )
-    assert "has not levelled off by rank 32, so no floor is named" in rank_curve.fit_sentence(replace(curve, fit=replace(fit, levelled=False)))
+    assert "has not levelled off by rank 32, so no floor is named" in rank_curve.fit_sentence(
+        replace(curve, fit=replace(fit, levelled=False))
+    )
     wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
     assert "[1.000, 2.800], is wider than all that rank changes." in rank_curve.fit_sentence(replace(curve, fit=wide))
 
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
-    curves = tuple(replace(c, fit=None, unfitted="it rained", family=f) for c in rank_curve.curves(view, "eval_loss")[:1] for f in ("a", "b", "c"))
+    curves = tuple(
+        replace(c, fit=None, unfitted="it rained", family=f)
+        for c in rank_curve.curves(view, "eval_loss")[:1]
+        for f in ("a", "b", "c")
+    )
     assert rank_curve.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
-    assert rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1] == "a; b: no curve is fitted, since it rained."
+    assert (
+        rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
+        == "a; b: no curve is fitted, since it rained."
+    )
 
 
 def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
     one = make_view(filled(tmp_path, STUDY.replace("[0, 1, 2]", "[0]")))
     section = rank_curve.section(one)
     said = [s for b in blocks(section, Points) for s in b.items]  # type: ignore[union-attr]
-    assert "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition would land." in said
-    info = rank_curve.decide(one, "eval_loss")
+    assert (
+        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition would land."
+        in said
+    )
+    info = rank_curve.compute(one, "eval_loss")
     assert info is not None and info.rings == ()
-    (gap,) = quantization_gap.decide(one, "eval_loss")
+    (gap,) = quantization_gap.compute(one, "eval_loss")
     (trained, base) = quantization_gap.sentences(one, gap, "eval_loss")
-    assert trained.endswith("(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive.")
-    assert re.fullmatch(r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over items\)\.", base)
+    assert trained.endswith(
+        "(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive."
+    )
+    assert re.fullmatch(
+        r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over items\)\.",
+        base,
+    )
 
 
 def test_several_models_get_a_figure_each(tmp_path: Path) -> None:
-    text = STUDY.replace("grid:\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n").replace("[0, 1, 2]", "[0, 1]")
+    text = STUDY.replace("grid:\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n").replace(
+        "[0, 1, 2]", "[0, 1]"
+    )
     several = make_view(filled(tmp_path, text.replace("[1, 2, 8, 32]", "[1, 8]")))
     section = rank_curve.section(several)
     figures = [b for b in blocks(section, Figure) if isinstance(b, Figure)]
@@ -176,7 +212,7 @@ def test_without_two_ranks_or_without_quantisation_there_is_no_section(tmp_path:
 
 
 def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
-    (gap,) = quantization_gap.decide(view, "eval_loss")
+    (gap,) = quantization_gap.compute(view, "eval_loss")
     assert gap.pooled is not None and gap.pooled.low is not None and gap.pooled.high is not None
     trained, base = quantization_gap.sentences(view, gap, "eval_loss")
     assert trained.replace("\N{NO-BREAK SPACE}", " ") == (
@@ -185,17 +221,28 @@ def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
     )
     assert gap.pooled.low < synthetic.QUANTIZED["nf4"] < gap.pooled.high
     assert base.startswith("nf4 without training costs 0.050 nats")
-    better = replace(gap, pooled=replace(gap.pooled, difference=-0.05, low=-0.08, high=-0.02, margin=0.01, p_equivalent=1.0, p_adjusted=0.001), bases=())
+    better = replace(
+        gap,
+        pooled=replace(
+            gap.pooled, difference=-0.05, low=-0.08, high=-0.02, margin=0.01, p_equivalent=1.0, p_adjusted=0.001
+        ),
+        bases=(),
+    )
     (said,) = quantization_gap.sentences(view, better, "eval_loss", stored=False)
-    assert said.replace("\N{NO-BREAK SPACE}", " ") == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
+    assert (
+        said.replace("\N{NO-BREAK SPACE}", " ")
+        == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
+    )
 
 
 def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
-    (gap,) = quantization_gap.decide(view, "python-docs-cloze/acc")
+    (gap,) = quantization_gap.compute(view, "python-docs-cloze/acc")
     assert gap.pooled is not None
     cost = -gap.pooled.difference
     (trained, _) = quantization_gap.sentences(view, gap, "python-docs-cloze/acc", stored=False)
-    assert trained.startswith(f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy [")
+    assert trained.startswith(
+        f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy ["
+    )
     assert "3 seeds and items" in trained
     info = quantization_gap.drawing(view, (gap,), "python-docs-cloze/acc")
     assert info.y.title == "gap (points)"
@@ -204,7 +251,7 @@ def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
 
 
 def test_the_figure_has_zero_margin_and_asymmetric_bars(view: View) -> None:
-    found = quantization_gap.decide(view, "eval_loss")
+    found = quantization_gap.compute(view, "eval_loss")
     info = quantization_gap.drawing(view, found, "eval_loss")
     assert info.x.names == ("1", "2", "8", "32")
     for g, y, up, down in zip(found[0].gaps, info.lines[0].y, info.lines[0].error, info.lines[0].below, strict=True):
@@ -229,14 +276,18 @@ def test_the_table_has_a_row_for_every_pair(view: View) -> None:
 
 
 def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
-    text = STUDY.replace("grid:\n  method.rank: [1, 2, 8, 32]\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n").replace("{name: lora, alpha: 16}", "base")
+    text = STUDY.replace(
+        "grid:\n  method.rank: [1, 2, 8, 32]\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n"
+    ).replace("{name: lora, alpha: 16}", "base")
     bases = make_view(filled(tmp_path, text[: text.index("include:")] + text[text.index("seeds:") :]))
-    (gap,) = quantization_gap.decide(bases, "eval_loss")
+    (gap,) = quantization_gap.compute(bases, "eval_loss")
     assert (gap.gaps, len(gap.bases), gap.pooled) == ((), 2, None)
     info = quantization_gap.drawing(bases, (gap,), "eval_loss")
     assert (info.x.names, info.lines[0].x) == (("tiny-300k", "tiny-1m"), (0.0, 1.0))
     (said,) = quantization_gap.sentences(bases, gap, "eval_loss")
-    assert said.startswith("nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss [")
+    assert said.startswith(
+        "nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss ["
+    )
     assert "(tiny-300k); costs 0.050 nats" in said
     assert rank_curve.section(bases) is None
     section = quantization_gap.section(bases)

@@ -1,4 +1,4 @@
-"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is advice.choose's for any memory and tolerated loss."""
+"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is advice.selection's for any memory and tolerated loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorabench.advice import witness as second
-from lorabench.advice.choose import chosen, enough
-from lorabench.advice.witness import SecondWitness, Used, least_cut
+from lorabench.advice import spectral_check as second
+from lorabench.advice.selection import enough, select
+from lorabench.advice.spectral_check import SpectralCheck, Used, least_cut
+from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, save_spectra
@@ -26,8 +27,7 @@ from lorabench.report.style import Style
 from lorabench.report.view import View, make_view
 from lorabench.sections import recommendation
 from lorabench.sections.recommendation import MOST_ROWS, Recommended, choosable, needed, sentence
-from lorabench.spec import expand
-from tests.advice.test_choose import option, random_options
+from tests.advice.test_selection import option, random_options
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 from tests.report.test_page_in_chromium import HOSTILE, browser, emulate, pytestmark, show  # noqa: F401  (a fixture)
 
@@ -39,12 +39,15 @@ LOSS = metric("eval_loss")
 def alike(result: CellResult) -> CellResult:
     """All conditions have the same loss, but for noise that is much smaller than the margin; full fine-tuning is the best by luck."""
     noise = int(result.cell.id[:4], 16) / 65536 * 1e-3 - (0.001 if result.cell.method.rank is None else 0)
-    readings = tuple(r.model_copy(update={"value": 2.0 + 0.05 * (result.cell.seed or 0) + noise}) if r.metric == "eval_loss" else r for r in result.readings)
+    readings = tuple(
+        r.model_copy(update={"value": 2.0 + 0.05 * (result.cell.seed or 0) + noise}) if r.metric == "eval_loss" else r
+        for r in result.readings
+    )
     return result.model_copy(update={"readings": readings})
 
 
 def only(view: View) -> Recommended:
-    (found,) = recommendation.decide(view)
+    (found,) = recommendation.compute(view)
     return found
 
 
@@ -66,18 +69,27 @@ def test_where_nothing_but_the_best_is_enough_it_says_so(tmp_path: Path) -> None
 
 
 def test_zero_effect_gives_the_choice_of_fewest_parameters_and_claims_no_preference(tmp_path: Path) -> None:
-    text = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]").replace("  quantization: [none, nf4]\n", "  method.name: [lora, dora]\n")
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]").replace(
+        "  quantization: [none, nf4]\n", "  method.name: [lora, dora]\n"
+    )
     r = only(make_view(filled(tmp_path, text, alike)))
     assert len(r.enough) == len(r.options) == 7
     assert r.chosen is not None
     assert r.chosen.trainable_parameters == min(o.trainable_parameters for o in r.options)
     said = sentence(r, LOSS)
-    assert said.startswith(f"{r.chosen.label}: the fewest trained parameters ({r.chosen.trainable_parameters:,}) that are not worse than full, the best, by more than 0.02 nats (one-sided")
+    assert said.startswith(
+        f"{r.chosen.label}: the fewest trained parameters ({r.chosen.trainable_parameters:,}) that are not worse than full, the best, by more than 0.02 nats (one-sided"
+    )
     assert "4 seeds); train peak" in said
     assert "It is taken for fewer parameters, not for a better held-out loss." in said
     (twin,) = (o for o in r.enough if o.trainable_parameters == r.chosen.trainable_parameters and o is not r.chosen)
-    assert f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was measured." in said
-    assert "It is taken as one of several of so few parameters, not for a better" in sentence(replace(r, best=twin), LOSS)
+    assert (
+        f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was measured."
+        in said
+    )
+    assert "It is taken as one of several of so few parameters, not for a better" in sentence(
+        replace(r, best=twin), LOSS
+    )
     swapped = replace(r, best=r.chosen)
     assert "that its held-out loss is better than theirs is not claimed." in sentence(swapped, LOSS)
 
@@ -88,15 +100,23 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         view = make_view(filled(tmp_path / str(i), text, change))
         r = only(view)
         assert r.chosen is r.best and r.enough == (r.best,)
-        assert sentence(r, LOSS).startswith("full, the best by its mean held-out loss: with one seed nothing is shown of any other")
+        assert sentence(r, LOSS).startswith(
+            "full, the best by its mean held-out loss: with one seed nothing is shown of any other"
+        )
         assert all(c.verdict == "not decisive" for c in view.comparisons)
-        assert "With one seed the bound speaks for the items alone, and nothing is shown by it." in recommendation.panel(view, [r]).caption
+        assert (
+            "With one seed the bound speaks for the items alone, and nothing is shown by it."
+            in recommendation.panel(view, [r]).caption
+        )
 
 
 def test_without_any_noise_known_there_is_no_evidence() -> None:
     best, other = option("best", 40, 0.0, worse=0.0), option("other", 10, None)
     r = Recommended("", (best, other), 0, best, best, 0.02, 0, None)
-    assert sentence(r, LOSS) == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss, is left."
+    assert (
+        sentence(r, LOSS)
+        == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss, is left."
+    )
     assert "tolerates no loss" in sentence(replace(r, margin=None), LOSS)
 
 
@@ -108,8 +128,16 @@ def test_points_are_said_of_shares() -> None:
 
 
 def test_two_models_are_two_contests_with_names_and_short_labels(tmp_path: Path) -> None:
-    view = make_view(filled(tmp_path, STUDY.replace("  method.rank: [1, 4, 16]\n", "  method.rank: [1, 4, 16]\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n")))
-    found = recommendation.decide(view)
+    view = make_view(
+        filled(
+            tmp_path,
+            STUDY.replace(
+                "  method.rank: [1, 4, 16]\n",
+                "  method.rank: [1, 4, 16]\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n",
+            ),
+        )
+    )
+    found = recommendation.compute(view)
     assert [r.name for r in found] == ["tiny-300k", "tiny-1m"]
     assert not any("tiny" in o.label for r in found for o in r.options)
     made = recommendation.section(view)
@@ -120,7 +148,14 @@ def test_two_models_are_two_contests_with_names_and_short_labels(tmp_path: Path)
 
 def test_a_task_with_options_names_its_contests_by_them() -> None:
     def group(rank: int) -> list[Any]:
-        return [SimpleNamespace(declared={"model": {"name": "lorabench/tiny-1m"}, "task": {"name": "planted", "rank": rank, "scale": 0.5}})]
+        return [
+            SimpleNamespace(
+                declared={
+                    "model": {"name": "lorabench/tiny-1m"},
+                    "task": {"name": "planted", "rank": rank, "scale": 0.5},
+                }
+            )
+        ]
 
     assert recommendation._names([group(1), group(2)]) == ("planted, rank=1", "planted, rank=2")
     assert recommendation._names([group(1), group(1)]) == ("contest (1)", "contest (2)")
@@ -130,8 +165,12 @@ def test_a_task_with_options_names_its_contests_by_them() -> None:
 # ---- the second witness
 
 
-def used(rank: int | None, energy: float, room: float | None = None, cut: int | None = None, short: int | None = None) -> Used:
-    return Used(f"LoRA r={rank}" if rank else "full", rank, room or rank or 64, energy, energy, energy + 1, 2, cut, short)
+def used(
+    rank: int | None, energy: float, room: float | None = None, cut: int | None = None, short: int | None = None
+) -> Used:
+    return Used(
+        f"LoRA r={rank}" if rank else "full", rank, room or rank or 64, energy, energy, energy + 1, 2, cut, short
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +186,11 @@ def used(rank: int | None, energy: float, room: float | None = None, cut: int | 
         (used(8, 6, cut=2), used(16, 12), "less"),
         (used(4, 4, cut=2), used(16, 15), "open"),  # full, and yet it can be cut
         (used(4, 3), used(16, 15, cut=4), "agrees"),
-        (used(4, 4, cut=4, short=2), used(16, 15.9, cut=4, short=2), "agrees"),  # energy in every direction, and yet the rest is not needed
+        (
+            used(4, 4, cut=4, short=2),
+            used(16, 15.9, cut=4, short=2),
+            "agrees",
+        ),  # energy in every direction, and yet the rest is not needed
         (used(16, 6, cut=16, short=8), None, "agrees"),  # little energy, and yet it is needed
         (used(16, 6, short=8), None, "agrees"),  # its own rank is not among the cuts
         (used(16, 6, cut=8, short=4), None, "less"),
@@ -158,17 +201,30 @@ def used(rank: int | None, energy: float, room: float | None = None, cut: int | 
     ],
 )
 def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: Used | None, lean: str) -> None:
-    found = SecondWitness(own, top, lower=True)
+    found = SpectralCheck(own, top, lower=True)
     assert found.lean == lean
     said = found.sentence
-    assert ("Agrees with" in said, "Disagrees with" in said, "neither for nor against" in said) == (lean == "agrees", lean in ("less", "more"), lean == "open")
+    assert ("Agrees with" in said, "Disagrees with" in said, "neither for nor against" in said) == (
+        lean == "agrees",
+        lean in ("less", "more"),
+        lean == "open",
+    )
 
 
 def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
-    assert used(16, 4.1).sentence == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
-    assert used(4, 4, cut=2).sentence.endswith("full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average.")
-    assert used(16, 9, cut=3, short=2).sentence.endswith("Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more.")
-    assert used(16, 4.1, cut=16, short=8).sentence.endswith("(4.1 to 5.1 over modules). Cut to rank 8 without further training it loses more than is tolerated.")
+    assert (
+        used(16, 4.1).sentence
+        == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
+    )
+    assert used(4, 4, cut=2).sentence.endswith(
+        "full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average."
+    )
+    assert used(16, 9, cut=3, short=2).sentence.endswith(
+        "Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more."
+    )
+    assert used(16, 4.1, cut=16, short=8).sentence.endswith(
+        "(4.1 to 5.1 over modules). Cut to rank 8 without further training it loses more than is tolerated."
+    )
     assert used(4, 3, cut=4).sentence == used(4, 3).sentence  # a cut to its own rank is none
 
 
@@ -177,27 +233,42 @@ def test_the_witness_reads_what_cells_learned(tmp_path: Path) -> None:
     r = only(view)
     top = next(o for o in r.options if o.label == "LoRA r=16")
     for cell in view.of_condition(top.condition):  # one module uses 2 of 16 directions, the other 4
-        save_spectra(view.file(cell.cell.id, "spectra.safetensors"), [Spectrum(f"layers.{i}.q", np.r_[np.ones(2 * i), np.full(16 - 2 * i, 1e-4)], 64, 64, 16) for i in (1, 2)])
-    found = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", None)
+        save_spectra(
+            view.file(cell.cell.id, "spectra.safetensors"),
+            [Spectrum(f"layers.{i}.q", np.r_[np.ones(2 * i), np.full(16 - 2 * i, 1e-4)], 64, 64, 16) for i in (1, 2)],
+        )
+    found = second.spectral_check(top, r.options, view.of_condition, view.file, "eval_loss", None)
     assert found is not None
     assert (found.chosen.energy_rank, found.chosen.least, found.chosen.most, found.highest) == (3, 2, 4, None)
     assert found.lean == "less"
-    cut = second.witness(top, r.options, view.of_condition, view.file, "eval_loss", 0.02)  # its cuts lose more than that
+    cut = second.spectral_check(
+        top, r.options, view.of_condition, view.file, "eval_loss", 0.02
+    )  # its cuts lose more than that
     assert cut is not None
     assert (cut.chosen.cut, cut.chosen.short, cut.lean) == (None, 8, "agrees")
     low = next(o for o in r.options if o.label == "LoRA r=4")
-    beside = second.witness(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
+    beside = second.spectral_check(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
     assert beside is not None
     assert beside.highest is not None
     assert (beside.highest.label, beside.lean) == ("LoRA r=16", "agrees")
-    assert second.witness(low, r.options, lambda c: (), view.file, "eval_loss", 0.02) is None
+    assert second.spectral_check(low, r.options, lambda c: (), view.file, "eval_loss", 0.02) is None
 
 
 def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
     top = next(o for o in only(view).options if o.label == "LoRA r=16")
     cells = view.of_condition(top.condition)
-    lost = {k: np.mean([t.value("eval_loss") - c.value("eval_loss") for c in cells for t in second.truncations(view.file(c.cell.id, "truncation.csv")) if (t.allocation, t.rank) == ("uniform", k)]) for k in (2, 4, 8)}  # type: ignore[operator]
+    lost = {
+        k: np.mean(
+            [
+                t.value("eval_loss") - c.value("eval_loss")
+                for c in cells
+                for t in second.truncations(view.file(c.cell.id, "truncation.csv"))
+                if (t.allocation, t.rank) == ("uniform", k)
+            ]
+        )
+        for k in (2, 4, 8)
+    }  # type: ignore[operator]
     assert least_cut(cells, view.file, "eval_loss", float(lost[4]) + 1e-9) == (4, 2)
     assert least_cut(cells, view.file, "eval_loss", 1e9) == (1, None)
     assert least_cut(cells, view.file, "eval_loss", float(lost[8]) - 1e-9) == (None, 8)
@@ -210,22 +281,49 @@ def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> 
 def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> None:
     given = random_options(seed, 15)
     best = given[0]
-    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss")
+    fake: Any = SimpleNamespace(
+        styles=defaultdict(lambda: Style("#000", "solid", "circle")),
+        verdicts=SimpleNamespace(of=lambda *a: None),
+        metric="eval_loss",
+    )
     contest = recommendation._contest(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
-    assert [o for o in given if any(enough(o, given, t) != ((n := needed(o, given)) is not None and n <= t) for t in (0, 0.01, 0.02, 0.03, 0.25))] == []
+    assert [
+        o
+        for o in given
+        if any(
+            enough(o, given, t) != ((n := needed(o, given)) is not None and n <= t) for t in (0, 0.01, 0.02, 0.03, 0.25)
+        )
+    ] == []
     for rows in (contest.rows, choosable(contest.rows)):  # what is left out would never be chosen
         for tolerated in (0, 0.01, 0.02, 0.03, 0.25):
             for memory in (None, 50, 100, 120, 150, 200):
-                wanted = chosen(given, tolerated, memory)
-                found = next((c for c in rows if (memory is None or (c.peak is not None and c.peak <= memory)) and c.needed is not None and c.needed <= tolerated), None)
+                wanted = select(given, tolerated, memory)
+                found = next(
+                    (
+                        c
+                        for c in rows
+                        if (memory is None or (c.peak is not None and c.peak <= memory))
+                        and c.needed is not None
+                        and c.needed <= tolerated
+                    ),
+                    None,
+                )
                 assert (found and found.label) == (wanted and wanted.label)
 
 
 def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None:
     draw = random.Random(0)
-    given = tuple(option(f"o{i:03}", draw.randrange(10, 10**6), w + 0.01, worse=w, peak=draw.randrange(100, 10**6)) for i in range(400) if (w := draw.random()))
+    given = tuple(
+        option(f"o{i:03}", draw.randrange(10, 10**6), w + 0.01, worse=w, peak=draw.randrange(100, 10**6))
+        for i in range(400)
+        if (w := draw.random())
+    )
     given = (*given, option("best", 10**6, 0.0, worse=0.0))
-    fake: Any = SimpleNamespace(styles=defaultdict(lambda: Style("#000", "solid", "circle")), verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss")
+    fake: Any = SimpleNamespace(
+        styles=defaultdict(lambda: Style("#000", "solid", "circle")),
+        verdicts=SimpleNamespace(of=lambda *a: None),
+        metric="eval_loss",
+    )
     r = Recommended("", given, 0, given[-1], given[-1], 0.02, 0, None)
     contest = recommendation._contest(fake, r, LOSS)
     assert (len(contest.rows), contest.left_out) == (MOST_ROWS, 401 - MOST_ROWS)
@@ -236,13 +334,20 @@ def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None
 
 
 def test_sizes_are_rounded_up_so_that_what_takes_them_fits() -> None:
-    assert [recommendation._up(v) for v in (55_921_260, 999, 1_000_000, 99_950_001)] == [56_000_000, 999, 1_000_000, 100_000_000]
+    assert [recommendation._up(v) for v in (55_921_260, 999, 1_000_000, 99_950_001)] == [
+        56_000_000,
+        999,
+        1_000_000,
+        100_000_000,
+    ]
 
 
 def test_a_hostile_name_ends_no_script_in_the_panel(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     cells = expand(study)
-    text = write_report(fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html").read_text()
+    text = write_report(
+        fill(tmp_path / "s", study, (*cells, *renamed(cells, HOSTILE))), tmp_path / "r.html"
+    ).read_text()
     (data,) = re.findall(r'<figure class="panel".*?<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert "<" not in data
     assert any("<b>bold</b></script>" in c["name"] for c in json.loads(data)["contests"])
@@ -278,10 +383,13 @@ const set = (name, value) => { const control = document.querySelector(`.panel [n
 
 @chromium
 @pytest.mark.slow
-def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
+    browser: Any,  # noqa: F811
+    stored: tuple[View, Path],
+) -> None:
     view, path = stored
     show(browser, path, 1440)
-    found = recommendation.decide(view)
+    found = recommendation.compute(view)
     bounds = sorted({round(o.bound, 4) for r in found for o in r.options if o.bound})
     tolerances = [0, 0.02, *(b + s for b in bounds for s in (-1e-4, 1e-4)), 9]
     peaks = sorted({o.peak_bytes / 1e6 for r in found for o in r.options if o.peak_bytes})
@@ -290,13 +398,15 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(browse
         SET + "const [contests, tolerances, memories] = arguments;"
         "return contests.map((_, i) => { document.querySelector('.panel [name=contest]').selectedIndex = i; return tolerances.map((t) => memories.map((m) => {"
         "set('tolerated', t); set('size', m); return [document.querySelector('.panel .chosen th')?.textContent ?? null, document.querySelector('.panel .told').textContent]; })); });",
-        [r.name for r in found], tolerances, memories,
-    )  # fmt: skip
+        [r.name for r in found],
+        tolerances,
+        memories,
+    )
     seen = set()
     for r, of_contest in zip(found, drawn, strict=True):
         for t, row in zip(tolerances, of_contest, strict=True):
             for m, (label, told) in zip(memories, row, strict=True):
-                wanted = chosen(r.options, t, float(m) * 1e6 if m else None)
+                wanted = select(r.options, t, float(m) * 1e6 if m else None)
                 assert label == (wanted and wanted.label), (t, m)
                 assert (f": {label} (" in told) if label else "nothing is shown to be within" in told
                 seen.add(label)
@@ -309,29 +419,48 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
     view, path = stored
     show(browser, path, 1440)
     panel = next(b for b in recommendation.section(view).blocks if isinstance(b, Panel))  # type: ignore[union-attr]
-    r = recommendation.decide(view)[0]
+    r = recommendation.compute(view)[0]
     for title, sizes in (("In this study", panel.sizes), ("Cards", panel.cards)):
         for i, (name, size) in enumerate(sizes):
             label, told = browser.execute_script(
-                SET + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen th').textContent, document.querySelector('.panel .told').textContent]"
+                SET
+                + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen th').textContent, document.querySelector('.panel .told').textContent]"
             )
             assert told.startswith(f"Within {name}: ")
-            assert label == chosen(r.options, 9, size).label  # type: ignore[union-attr]
-    assert browser.execute_script(SET + "set('card', 'none'); return document.querySelector('.panel [name=size]').value") == ""
-    assert browser.execute_script("return document.querySelector('.panel .told').textContent").startswith("With no memory limit: ")
+            assert label == select(r.options, 9, size).label  # type: ignore[union-attr]
+    assert (
+        browser.execute_script(SET + "set('card', 'none'); return document.querySelector('.panel [name=size]').value")
+        == ""
+    )
+    assert browser.execute_script("return document.querySelector('.panel .told').textContent").startswith(
+        "With no memory limit: "
+    )
 
 
 @chromium
-def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_rows_in_words(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_rows_in_words(
+    browser: Any,  # noqa: F811
+    stored: tuple[View, Path],
+) -> None:
     view, path = stored
     show(browser, path, 1440)
-    r = recommendation.decide(view)[0]
-    words = browser.execute_script("return [...document.querySelectorAll('.panel tbody tr')].map(r => [r.cells[0].textContent, r.cells[1].textContent])")
+    r = recommendation.compute(view)[0]
+    words = browser.execute_script(
+        "return [...document.querySelectorAll('.panel tbody tr')].map(r => [r.cells[0].textContent, r.cells[1].textContent])"
+    )
     assert r.chosen is not None
     assert dict(words)[r.chosen.label] == "chosen"
-    assert {word for _, word in words} <= {"chosen", "good enough, not the least", "not shown to be good enough", "a higher rank is not shown to be good enough"}
+    assert {word for _, word in words} <= {
+        "chosen",
+        "good enough, not the least",
+        "not shown to be good enough",
+        "a higher rank is not shown to be good enough",
+    }
     assert browser.execute_script("return document.querySelector('.panel [name=tolerated]').value") == "0.02"
-    words = browser.execute_script(SET + "set('size', '0.001'); return [...document.querySelectorAll('.panel tbody tr')].map(r => r.cells[1].textContent)")
+    words = browser.execute_script(
+        SET
+        + "set('size', '0.001'); return [...document.querySelectorAll('.panel tbody tr')].map(r => r.cells[1].textContent)"
+    )
     assert set(words) == {"does not fit"}
     assert browser.execute_script("return document.querySelector('.panel .told').getAttribute('aria-live')") == "polite"
     unlabelled = "return [...document.querySelectorAll('.panel :is(input, select)')].filter(e => !e.ariaLabel && !e.labels.length).length"
@@ -355,7 +484,12 @@ def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View,
 
 @chromium
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
-def test_the_panel_fits_its_page_and_asks_for_nothing(browser: Any, stored: tuple[View, Path], width: int, dark: bool) -> None:  # noqa: F811
+def test_the_panel_fits_its_page_and_asks_for_nothing(
+    browser: Any,  # noqa: F811
+    stored: tuple[View, Path],
+    width: int,
+    dark: bool,
+) -> None:
     path = stored[1]
     show(browser, path, width, dark)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -372,7 +506,9 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(browser: Any, stored: tupl
 def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
     show(browser, stored[1], 1440)
     emulate(browser, media="print")
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    )
     shown = "return ['.controls', '.told', '.plane svg', '.scroll'].map(s => document.querySelector('.panel ' + s).getBoundingClientRect()).map(r => [r.width > 0, r.right <= 695])"
     assert browser.execute_script(shown) == [[False, True], [True, True], [True, True], [True, True]]
 
@@ -386,20 +522,25 @@ def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> No
     show(browser, path, 390)
     assert browser.title == "small: lorabench report"
     assert browser.execute_script("return document.querySelectorAll('.panel :is(img, b)').length") == 0
-    options = browser.execute_script("return [...document.querySelectorAll('.panel [name=contest] option')].map(o => o.textContent)")
+    options = browser.execute_script(
+        "return [...document.querySelectorAll('.panel [name=contest] option')].map(o => o.textContent)"
+    )
     assert any("<b>bold</b></script>" in o for o in options)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     assert browser.get_log("browser") == []
 
 
 @chromium
-def test_without_a_script_the_sentence_stands_and_there_is_nothing_to_operate(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_without_a_script_the_sentence_stands_and_there_is_nothing_to_operate(
+    browser: Any,  # noqa: F811
+    stored: tuple[View, Path],
+) -> None:
     view, path = stored
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         show(browser, path, 390)
         shown = browser.find_element("css selector", "main").text
-        assert all(sentence(r, LOSS) in shown for r in recommendation.decide(view))
+        assert all(sentence(r, LOSS) in shown for r in recommendation.compute(view))
         assert "switched off" in browser.find_element("css selector", ".panel").text
         assert browser.find_elements("css selector", "input, select, .panel svg") == []
     finally:

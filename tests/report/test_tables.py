@@ -8,14 +8,14 @@ import pytest
 from rich.cells import cell_len
 from scipy import stats
 
+from lorabench.config import expand
 from lorabench.errors import StudyError
-from lorabench.executors.synthetic import expected
 from lorabench.record.result import CellResult, Reading
-from lorabench.report.layout import Table, Value, shown
+from lorabench.report.table_model import Table, Value, shown
 from lorabench.report.tables import as_text, study_table, table_of
 from lorabench.report.view import make_view
-from lorabench.spec import expand
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
+from tests.synthetic import expected
 
 
 def value(table: Table, row: int, key: str) -> Value | None:
@@ -27,9 +27,20 @@ def test_every_condition_has_a_row_with_its_cells(tmp_path: Path) -> None:
     table = study_table(store)
     assert [i for r in table.rows for i in r.cells] == [c.id for c in store.plan()]
     keys = [c.key for c in table.columns]
-    for wanted in ("trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "train_peak_bytes", "tokens_per_second",
-                   "eval_loss", "eval_loss_difference", "python-docs-cloze/acc",
-                   "python-docs-cloze/acc_difference", "forgetting", "seeds"):  # fmt: skip
+    for wanted in (
+        "trainable_parameters",
+        "trainable_percent",
+        "adapter_bytes",
+        "weight_bytes",
+        "train_peak_bytes",
+        "tokens_per_second",
+        "eval_loss",
+        "eval_loss_difference",
+        "python-docs-cloze/acc",
+        "python-docs-cloze/acc_difference",
+        "forgetting",
+        "seeds",
+    ):
         assert wanted in keys
 
 
@@ -64,7 +75,10 @@ def test_what_did_not_finish_is_said_in_words(tmp_path: Path) -> None:
 
 def test_best_is_never_the_base_nor_a_condition_with_broken_cells(tmp_path: Path) -> None:
     store = filled(
-        tmp_path, change=lambda r: r.model_copy(update={"outcome": "failed"}) if r.cell.method.name == "full" and r.cell.seed else r
+        tmp_path,
+        change=lambda r: (
+            r.model_copy(update={"outcome": "failed"}) if r.cell.method.name == "full" and r.cell.seed else r
+        ),
     )
     table = study_table(store)
     best = [i for i in range(len(table.rows)) if (v := value(table, i, "eval_loss")) and v.best]
@@ -92,13 +106,19 @@ def test_text_fits_its_terminal(tmp_path: Path, width: int) -> None:
     if width >= 120:
         assert "2.416" in text
         assert "[0.360, 0.485]" in text
-        assert any(f"{100 * a.value:.1f}" in text for row in table.rows if (a := row.values[keys.index("python-docs-cloze/acc")]))
+        assert any(
+            f"{100 * a.value:.1f}" in text
+            for row in table.rows
+            if (a := row.values[keys.index("python-docs-cloze/acc")])
+        )
 
 
 def test_hostile_names_are_text_in_a_terminal(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     cells = expand(study)
-    text = as_text(study_table(fill(tmp_path / "s", study, (*cells, *renamed(cells, "\x1b[31mred [bold]x[/bold] :smile:")))), 200)
+    text = as_text(
+        study_table(fill(tmp_path / "s", study, (*cells, *renamed(cells, "\x1b[31mred [bold]x[/bold] :smile:")))), 200
+    )
     assert "\x1b" not in text
     assert "[bold]x[/bold] :smile:" in text.replace("\n", "")
 
@@ -124,10 +144,20 @@ def test_published_values_stand_beside_their_conditions_as_printed(tmp_path: Pat
     table = study_table(filled(tmp_path, STUDY + PUBLISHED))
     column = [c.key for c in table.columns].index("published_1")
     shown_there = {str(r.values[0].value): r.values[column] and r.values[column].value for r in table.rows}  # type: ignore[union-attr]
-    assert shown_there == {"LoRA r=1": "2.50", "LoRA r=1 nf4": None, "LoRA r=4": "2.30", "LoRA r=4 nf4": None, "LoRA r=16": "2.40",
-                           "LoRA r=16 nf4": None, "full": "1.9", "base": None}  # fmt: skip
+    assert shown_there == {
+        "LoRA r=1": "2.50",
+        "LoRA r=1 nf4": None,
+        "LoRA r=4": "2.30",
+        "LoRA r=4 nf4": None,
+        "LoRA r=16": "2.40",
+        "LoRA r=16 nf4": None,
+        "full": "1.9",
+        "base": None,
+    }
     note = next(n for n in table.notes if "Somebody" in n)
-    assert "Spearman's rho +0.80 (p = 0.33) over 4 conditions" in note  # ranks 4, 2, 3, 1 against 4, 3, 2, 1: so many of 24 orders are as extreme
+    assert (
+        "Spearman's rho +0.80 (p = 0.33) over 4 conditions" in note
+    )  # ranks 4, 2, 3, 1 against 4, 3, 2, 1: so many of 24 orders are as extreme
 
 
 def test_a_published_row_with_an_unknown_field_is_one_sentence(tmp_path: Path) -> None:
@@ -136,8 +166,13 @@ def test_a_published_row_with_an_unknown_field_is_one_sentence(tmp_path: Path) -
 
 
 def test_one_cell_has_its_items_interval_and_untrained_ones_are_paired_by_item(tmp_path: Path) -> None:
-    text = STUDY.replace("seeds: [0, 1]", "seeds: [0]").replace("reference: {method: {name: full}}", "reference: {method: {name: base}, quantization: none}")
-    text = text.replace("{method: {name: base}, quantization: none}\nseeds", "{method: {name: base}, grid: {quantization: [none, nf4]}}\nseeds")
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [0]").replace(
+        "reference: {method: {name: full}}", "reference: {method: {name: base}, quantization: none}"
+    )
+    text = text.replace(
+        "{method: {name: base}, quantization: none}\nseeds",
+        "{method: {name: base}, grid: {quantization: [none, nf4]}}\nseeds",
+    )
     view = make_view(filled(tmp_path, text))
     row = next(s for s in view.summaries if s.label.text == "base nf4")
     c = view.comparison("eval_loss", row.condition)
@@ -166,16 +201,29 @@ def test_an_interval_of_a_share_ends_where_shares_do_and_the_same_value_thrice_h
         if r.cell.method.rank == 4 and r.cell.seed:
             return None
         kept = tuple(x for x in r.readings if not x.metric.startswith("python-docs-cloze"))
-        return r.model_copy(update={"readings": (*kept, Reading(metric="python-docs-cloze/acc", value=acc, stderr=(acc * (1 - acc) / 19) ** 0.5, count=20))})
+        return r.model_copy(
+            update={
+                "readings": (
+                    *kept,
+                    Reading(metric="python-docs-cloze/acc", value=acc, stderr=(acc * (1 - acc) / 19) ** 0.5, count=20),
+                )
+            }
+        )
 
     table = study_table(filled(tmp_path, change=change))
     alike, none_right, several = (value(table, row, "python-docs-cloze/acc") for row in (0, 2, 6))
     wilson = stats.binomtest(0, 20).proportion_ci(0.95, "wilson").high
     assert none_right and several and alike
-    assert (none_right.low, none_right.high, none_right.half) == (0.0, pytest.approx(wilson), pytest.approx(wilson))
+    assert (none_right.low, none_right.high, none_right.ci_half_width) == (
+        0.0,
+        pytest.approx(wilson),
+        pytest.approx(wilson),
+    )
     column = next(c for c in table.columns if c.key == "python-docs-cloze/acc")
     assert shown(none_right, column) == "0.0 ± 16.1"
-    assert several.half == pytest.approx(stats.t.ppf(0.975, 1) * 0.1 / 2), "two seeds a tenth apart"
+    assert several.ci_half_width == pytest.approx(stats.t.ppf(0.975, 1) * 0.1 / 2), "two seeds a tenth apart"
     assert (several.low, several.high) == (0.0, 1.0)
-    assert (alike.half, shown(alike, column)) == (None, "35.0")
-    assert table.notes[0].endswith("None is given where all seeds have the same value: how far others would lie is then unknown.")
+    assert (alike.ci_half_width, shown(alike, column)) == (None, "35.0")
+    assert table.notes[0].endswith(
+        "None is given where all seeds have the same value: how far others would lie is then unknown."
+    )

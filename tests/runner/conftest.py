@@ -1,4 +1,4 @@
-"""A small study over the odd engine, and slots that run it in the real worker process."""
+"""A small study over the odd engine, and workers that run it in the real worker process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lorabench.config.load import read_study
+from lorabench.config.source import parse_source
 from lorabench.executors import local
-from lorabench.spec.load import read_study
-from lorabench.spec.source import parse_source
 
 STUDY = """
 schema: 1
@@ -34,8 +34,8 @@ def begun(tmp_path, monkeypatch):
 
 @pytest.fixture
 def open_odd():
-    """open_slot of the local executor, over the odd engine."""
-    return functools.partial(local.open_slot, engine=ENGINE, foresight=f"{ENGINE}.foresee")
+    """open_worker of the local executor, over the odd engine."""
+    return functools.partial(local.open_worker, engine=ENGINE, predictor=f"{ENGINE}.predict_cell")
 
 
 def study_of(*seeds: int, more: str = ""):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import sys
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.executors import local
 
 if __name__ == "__main__":
-    local.open_slot = functools.partial(local.open_slot, engine="tests.runner.odd_engine", foresight="tests.runner.odd_engine.foresee")
+    local.open_worker = functools.partial(
+        local.open_worker, engine="tests.runner.odd_engine", predictor="tests.runner.odd_engine.predict_cell"
+    )
     sys.exit(cli.main(sys.argv[1:]))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lorabench import cli
+from lorabench.commands import main as cli
+from lorabench.config.inputs import data_inputs, model_inputs
+from lorabench.config.paths import model_directory
 from lorabench.errors import StudyError
 from lorabench.record.store import Store
 from lorabench.runner.plan import make_plan
-from lorabench.spec.inputs import data_inputs, model_inputs
-from lorabench.spec.paths import model_directory
 from lorabench.tasks import instruct
 from tests.runner.conftest import study_of
 
@@ -66,7 +66,10 @@ def test_a_changed_data_file_is_named_with_what_becomes_of_its_cells(ran, capsys
     Path("data/train.jsonl").write_text(rows(61))
     (told,) = notes(capsys)
     assert told.startswith("data/train.jsonl has changed since this study was run (20")
-    assert "4 finished cells belong to the old file and stay in cells/, 4 cells are new" in told and "test.jsonl" not in told
+    assert (
+        "4 finished cells belong to the old file and stay in cells/, 4 cells are new" in told
+        and "test.jsonl" not in told
+    )
 
 
 def test_status_tells_of_it_before_the_run_and_of_what_was_left_behind_after_it(ran, capsys):
@@ -77,7 +80,10 @@ def test_status_tells_of_it_before_the_run_and_of_what_was_left_behind_after_it(
     assert run() == 0 and "data/test.jsonl has changed" in capsys.readouterr().out
     assert cli.main(["status", "reports/mine"]) == 0
     out = capsys.readouterr().out
-    assert "4 further results in reports/mine/cells belong to earlier forms of this study" in out and "data/test.jsonl has changed" in out
+    assert (
+        "4 further results in reports/mine/cells belong to earlier forms of this study" in out
+        and "data/test.jsonl has changed" in out
+    )
     assert "the next run makes" not in out
 
 
@@ -93,14 +99,18 @@ def test_two_changes_at_once_are_both_named_and_an_added_rank_is_not(ran, capsys
 
 
 def test_cells_that_are_asked_for_no_longer_are_counted(ran, capsys):
-    assert notes(capsys, "--set", "grid.method.rank=[1]") == ["2 finished cells of before are asked for no longer, and stay in cells/; the table and the report show what is asked for now"]
+    assert notes(capsys, "--set", "grid.method.rank=[1]") == [
+        "2 finished cells of before are asked for no longer, and stay in cells/; the table and the report show what is asked for now"
+    ]
 
 
 def test_another_data_file_is_named_with_the_old_one_and_a_copy_is_no_change(ran, capsys):
     shutil.copy("data/test.jsonl", "data/copy.jsonl")
     assert notes(capsys, "--set", "task.eval=data/copy.jsonl") == []
     Path("data/other.jsonl").write_text(rows(22))
-    assert notes(capsys, "--set", "task.eval=data/other.jsonl")[0].startswith("task.eval data/test.jsonl -> data/other.jsonl (other data) since")
+    assert notes(capsys, "--set", "task.eval=data/other.jsonl")[0].startswith(
+        "task.eval data/test.jsonl -> data/other.jsonl (other data) since"
+    )
 
 
 def test_of_a_changed_model_the_kind_of_file_is_named(ran, capsys, monkeypatch):
@@ -109,17 +119,23 @@ def test_of_a_changed_model_the_kind_of_file_is_named(ran, capsys, monkeypatch):
     capsys.readouterr()
     config = json.loads(Path("model/config.json").read_text())
     Path("model/config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
-    from lorabench.spec import identity
+    from lorabench.config import fingerprint
 
-    identity.fingerprint_model.cache_clear()  # as a new process has it
-    assert notes(capsys, "--set", "model=model", "--out", "own")[0].startswith("the model model (config: config.json) has changed since")
-    assert notes(capsys, "--set", "model=lorabench/tiny-1m")[0].startswith("model lorabench/tiny-300k -> lorabench/tiny-1m since")
+    fingerprint.fingerprint_model.cache_clear()  # as a new process has it
+    assert notes(capsys, "--set", "model=model", "--out", "own")[0].startswith(
+        "the model model (config: config.json) has changed since"
+    )
+    assert notes(capsys, "--set", "model=lorabench/tiny-1m")[0].startswith(
+        "model lorabench/tiny-300k -> lorabench/tiny-1m since"
+    )
 
 
 def test_lorabenchs_own_reading_is_told_from_a_changed_file(ran, capsys, monkeypatch):
     before = instruct.fingerprint
     monkeypatch.setattr(instruct, "fingerprint", lambda options: f"read in another way {before(options)}")
-    assert notes(capsys)[0].startswith("how lorabench reads the task instruct has changed while its files are the same since")
+    assert notes(capsys)[0].startswith(
+        "how lorabench reads the task instruct has changed while its files are the same since"
+    )
 
 
 def test_a_plan_without_a_record_of_its_inputs_loads_and_says_what_it_can(ran, capsys):
@@ -128,15 +144,22 @@ def test_a_plan_without_a_record_of_its_inputs_loads_and_says_what_it_can(ran, c
     Path("reports/mine/plan.json").write_text(json.dumps(plan))
     assert Store("reports/mine").inputs() is None
     Path("data/train.jsonl").write_text(rows(61))
-    assert notes(capsys)[0].startswith("what the task instruct reads (data/train.jsonl, data/test.jsonl) has changed since this study was run (20")
+    assert notes(capsys)[0].startswith(
+        "what the task instruct reads (data/train.jsonl, data/test.jsonl) has changed since this study was run (20"
+    )
 
 
 def test_every_file_that_counts_is_recorded(ran):
     cell = Store("reports/mine").plan()[0]
-    assert [(i.field, Path(i.path).name) for i in data_inputs(cell)] == [("task.train", "train.jsonl"), ("task.eval", "test.jsonl")]
+    assert [(i.field, Path(i.path).name) for i in data_inputs(cell)] == [
+        ("task.train", "train.jsonl"),
+        ("task.eval", "test.jsonl"),
+    ]
     assert {i.field for i in model_inputs(cell)} == {"weights", "config", "tokenizer"}
     recorded = Store("reports/mine").inputs()
-    assert recorded.data[cell.fingerprints.data] == data_inputs(cell) and recorded.models[cell.fingerprints.model] == model_inputs(cell)
+    assert recorded.data[cell.fingerprints.data] == data_inputs(cell) and recorded.models[
+        cell.fingerprints.model
+    ] == model_inputs(cell)
 
 
 def test_a_folder_of_another_study_is_refused_by_name_and_nothing_in_it_changes(ran, capsys):
@@ -144,12 +167,18 @@ def test_a_folder_of_another_study_is_refused_by_name_and_nothing_in_it_changes(
     for more in ((), ("--dry-run",)):
         assert run("--set", "name=other", "--set", "training.steps=9", "--out", "reports/mine", *more) == 2
         told = capsys.readouterr().err
-        assert "reports/mine holds another study, mine (What does rank cost?), 4 of 4 cells done" in told and "--out DIR" in told and "name: mine" in told
+        assert (
+            "reports/mine holds another study, mine (What does rank cost?), 4 of 4 cells done" in told
+            and "--out DIR" in told
+            and "name: mine" in told
+        )
     assert Path("reports/mine/plan.json").read_text() == before
 
 
 def test_a_study_that_was_renamed_keeps_its_cells(ran, capsys):
-    assert notes(capsys, "--set", "name=other", "--out", "reports/mine") == ["in reports/mine this study is called mine; 4 of its cells are the same and are kept, it is called other from now on"]
+    assert notes(capsys, "--set", "name=other", "--out", "reports/mine") == [
+        "in reports/mine this study is called mine; 4 of its cells are the same and are kept, it is called other from now on"
+    ]
 
 
 def test_a_folder_with_other_things_in_it_is_no_place_for_results(ran, capsys):
@@ -164,7 +193,11 @@ def test_a_folder_with_other_things_in_it_is_no_place_for_results(ran, capsys):
 
 @pytest.mark.parametrize(
     ("metric", "told"),
-    [("acuracy", "did you mean 'accuracy'?"), ("accuracy", "the task python-docs does not measure"), ("exact_match", "task.metric: exact_match")],
+    [
+        ("acuracy", "did you mean 'accuracy'?"),
+        ("accuracy", "the task python-docs does not measure"),
+        ("exact_match", "task.metric: exact_match"),
+    ],
 )
 def test_a_study_is_not_decided_by_what_nothing_measures(metric, told, tmp_path):
     with pytest.raises(StudyError, match=re.escape(told)):

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from lorabench.config.grid import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import parse_source
 from lorabench.record.result import REPEATED, CellResult, Fault, Reading
 from lorabench.record.store import Store
 from lorabench.runner.keep import keep_wanted, notes
 from lorabench.runner.repeat import chosen, lacking, phases_of
-from lorabench.spec.grid import expand
-from lorabench.spec.load import read_study
-from lorabench.spec.source import parse_source
 
 STUDY = """
 schema: 1
@@ -60,14 +60,23 @@ def test_the_chosen_rate_is_known_when_all_cells_are_there(tmp_path):
 def test_a_failed_evaluation_is_wholly_repeated_and_a_finished_cell_where_something_lacks(tmp_path):
     store, cells, _ = stored(tmp_path, [(1.0, 2.0), (1.0, 1.5)], full="all")
     result, folder = store.get(cells[0].id), store.cells_folder / cells[0].id
-    failed = result.model_copy(update={"outcome": "failed", "error": Fault(kind="OSError", message="x", phase="evaluate")})
+    failed = result.model_copy(
+        update={"outcome": "failed", "error": Fault(kind="OSError", message="x", phase="evaluate")}
+    )
     assert phases_of(cells[0], failed, folder) == REPEATED
-    assert phases_of(cells[0], failed.model_copy(update={"error": Fault(kind="OSError", message="x", phase="train")}), folder) == ()
+    assert (
+        phases_of(
+            cells[0], failed.model_copy(update={"error": Fault(kind="OSError", message="x", phase="train")}), folder
+        )
+        == ()
+    )
     assert phases_of(cells[0], result, folder) == ("decompose",), "its spectra are not there"
     (folder / "spectra.safetensors").write_text("")
     assert phases_of(cells[0], result, folder) == ()
     assert phases_of(cells[0], result, folder, again=True) == ("evaluate",)
-    assert phases_of(cells[0], result.model_copy(update={"faults": (Fault(kind="E", message="x", phase="measure"),)}), folder) == ("measure",)
+    assert phases_of(
+        cells[0], result.model_copy(update={"faults": (Fault(kind="E", message="x", phase="measure"),)}), folder
+    ) == ("measure",)
 
 
 def test_what_was_not_kept_is_told(tmp_path):

@@ -10,31 +10,31 @@ import time
 import psutil
 import pytest
 
+from lorabench.config.grid import expand
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.spec.grid import expand
 from tests.runner.conftest import study_of
 
 
 @pytest.fixture
-def slot(open_odd, begun):
-    slot = open_odd()
-    yield slot
-    slot.close()
+def worker(open_odd, begun):
+    worker = open_odd()
+    yield worker
+    worker.close()
 
 
 def cells(*seeds):
     return expand(study_of(*seeds))
 
 
-def run(slot, cell, tmp_path, events=None):
+def run(worker, cell, tmp_path, events=None):
     folder = tmp_path / cell.id
     folder.mkdir(exist_ok=True)
-    return slot.run(cell, folder, (events if events is not None else []).append)
+    return worker.run(cell, folder, (events if events is not None else []).append)
 
 
-def test_one_process_runs_cell_after_cell_and_reports_each_step(slot, tmp_path):
+def test_one_process_runs_cell_after_cell_and_reports_each_step(worker, tmp_path):
     events: list = []
-    first, second = (run(slot, c, tmp_path, events) for c in cells(0, 1))
+    first, second = (run(worker, c, tmp_path, events) for c in cells(0, 1))
     assert (first.outcome, second.outcome) == ("finished", "finished")
     assert second.value("eval_loss") == pytest.approx(1.001)
     assert [e.step for e in events if e.cell == first.cell.id] == [None, *range(1, 21)]
@@ -52,25 +52,25 @@ def test_one_process_runs_cell_after_cell_and_reports_each_step(slot, tmp_path):
         (105, "RuntimeError", "the library is at fault"),
     ],
 )
-def test_a_cell_that_dies_is_recorded_and_the_next_one_runs(slot, tmp_path, seed, kind, words):
+def test_a_cell_that_dies_is_recorded_and_the_next_one_runs(worker, tmp_path, seed, kind, words):
     bad, good = cells(seed, 1)
-    result = run(slot, bad, tmp_path)
+    result = run(worker, bad, tmp_path)
     assert (result.outcome, result.error.kind, result.error.step) == ("failed", kind, 7)
     assert words in result.error.message
     assert "\n" not in result.error.message
-    assert run(slot, good, tmp_path).outcome == "finished"
+    assert run(worker, good, tmp_path).outcome == "finished"
 
 
-def test_what_a_crash_leaves_is_in_the_log(slot, tmp_path):
+def test_what_a_crash_leaves_is_in_the_log(worker, tmp_path):
     for cell, word in zip(cells(101, 103, 105), ("last words", "Segmentation fault", "Traceback"), strict=True):
-        run(slot, cell, tmp_path)
+        run(worker, cell, tmp_path)
         assert word in (tmp_path / cell.id / "log.txt").read_text()
 
 
-def test_prints_of_libraries_go_to_the_log_and_leave_the_protocol_alone(slot, tmp_path, capfd):
+def test_prints_of_libraries_go_to_the_log_and_leave_the_protocol_alone(worker, tmp_path, capfd):
     noisy, quiet = cells(102, 1)
-    assert run(slot, noisy, tmp_path).outcome == "finished"
-    assert run(slot, quiet, tmp_path).outcome == "finished"
+    assert run(worker, noisy, tmp_path).outcome == "finished"
+    assert run(worker, quiet, tmp_path).outcome == "finished"
     log = (tmp_path / noisy.id / "log.txt").read_bytes()
     for words in (b"from python", b"to standard error", b"\xff\xfe", b"from a child of ours", b"and its errors"):
         assert words in log
@@ -79,15 +79,15 @@ def test_prints_of_libraries_go_to_the_log_and_leave_the_protocol_alone(slot, tm
 
 
 def test_threads_are_set_before_any_library_loads(open_odd, begun, tmp_path):
-    slot = open_odd(3)
-    run(slot, cells(0)[0], tmp_path)
-    slot.close()
+    worker = open_odd(3)
+    run(worker, cells(0)[0], tmp_path)
+    worker.close()
     assert (tmp_path / "begun.txt").read_text().split()[3] == "3"
 
 
-def test_check_answers_with_problems_errors_and_faults(slot, begun):
+def test_check_answers_with_problems_errors_and_faults(worker, begun):
     def ask(rank):
-        return slot.check(expand(study_of(0, more=f"grid: {{method.rank: [{rank}]}}\n")))
+        return worker.check(expand(study_of(0, more=f"grid: {{method.rank: [{rank}]}}\n")))
 
     assert ask(4) == ()
     assert ask(64)[0].message == "rank 64 is above 48"
@@ -102,16 +102,16 @@ def test_check_answers_with_problems_errors_and_faults(slot, begun):
 def test_an_engine_that_cannot_be_imported_is_one_sentence(begun):
     from lorabench.executors import local
 
-    slot = local.open_slot(engine="tests.runner.no_such_engine")
+    worker = local.open_worker(engine="tests.runner.no_such_engine")
     with pytest.raises(LorabenchError, match="exit code 1 before the first cell: ModuleNotFoundError"):
-        slot.check(cells(0))
-    slot.close()
+        worker.check(cells(0))
+    worker.close()
 
 
 def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
     code = (
-        "import time; from lorabench.executors import local; slot = local.open_slot(engine='tests.runner.odd_engine', foresight='tests.runner.odd_engine.foresee');"
-        "print(slot._process.pid, flush=True); time.sleep(60)"
+        "import time; from lorabench.executors import local; worker = local.open_worker(engine='tests.runner.odd_engine', predictor='tests.runner.odd_engine.predict_cell');"
+        "print(worker._process.pid, flush=True); time.sleep(60)"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(runner.stdout.readline()))
@@ -130,7 +130,7 @@ def test_opening_a_slot_imports_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-def test_the_result_is_of_the_very_cell_that_was_asked_for(slot, tmp_path):
+def test_the_result_is_of_the_very_cell_that_was_asked_for(worker, tmp_path):
     full = expand(study_of(0, more="grid: {method: [{name: full}]}\n"))[0]
     assert full.method.rank is None
-    assert run(slot, full, tmp_path).cell == full
+    assert run(worker, full, tmp_path).cell == full

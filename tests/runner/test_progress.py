@@ -7,11 +7,12 @@ import io
 import pytest
 
 from lorabench.engine.events import Event
-from lorabench.executors.synthetic import open_slot
 from lorabench.runner import progress
+from lorabench.runner.display import Lines
 from lorabench.runner.plan import make_plan
-from lorabench.runner.progress import Lines, Tally, duration
+from lorabench.runner.progress import Tally, duration
 from tests.runner.conftest import study_of
+from tests.synthetic import open_worker
 
 
 @pytest.fixture
@@ -32,10 +33,14 @@ def test_time_left_comes_from_steps_at_first_and_from_finished_cells_then(clock,
     for step in range(1, 12):
         clock.now += 0.5
         tally.see(Event(a.id, "train", step, 20, 2.0, 100.0))
-    assert tally.time_left() == "more than 24 s left"  # 9 steps here, 20 in each of two cells, half a second each; no evaluation yet
+    assert (
+        tally.time_left() == "more than 24 s left"
+    )  # 9 steps here, 20 in each of two cells, half a second each; no evaluation yet
     tally.end(a, 15.0)
     tally.start(b)
-    assert tally.time_left() == "about 29 s left"  # twice 15 s less the half second before the first step: a condition's memory is predicted once
+    assert (
+        tally.time_left() == "about 29 s left"
+    )  # twice 15 s less the half second before the first step: a condition's memory is predicted once
     clock.now += 5
     assert tally.time_left() == "about 24 s left"
     clock.now += 60  # slower than the first: never below zero, never unknown
@@ -71,8 +76,10 @@ def test_plain_lines_come_every_ten_seconds_or_tenth_of_the_steps(clock, tmp_pat
         lines.event(Event(cell.id, "train", step, 1000, 1.5, 5230.4))
     said = [line for line in stream.getvalue().splitlines() if "training step" in line]
     assert 45 <= len(said) <= 50  # 500 s
-    assert said[0].startswith("[1/1] lora rank 4, seed 0: training step 20 of 1000, loss 1.500, 5,230 tokens/s, more than ")
-    result = open_slot().run(cell, tmp_path / "cell", lambda event: None)
+    assert said[0].startswith(
+        "[1/1] lora rank 4, seed 0: training step 20 of 1000, loss 1.500, 5,230 tokens/s, more than "
+    )
+    result = open_worker().run(cell, tmp_path / "cell", lambda event: None)
     lines.end(cell, result, 503.0)
     assert "finished in 8 min 23 s, held-out loss " in stream.getvalue().splitlines()[-1]
 
@@ -88,5 +95,11 @@ def test_words_tell_what_differs_and_nothing_else(tmp_path):
 
 def test_durations_read_well():
     assert [duration(s) for s in (0.44, 9.96, 59.4, 61, 599, 640, 7500)] == [
-        "0.4 s", "10 s", "59 s", "1 min 01 s", "9 min 59 s", "11 min", "2 h 05 min",
-    ]  # fmt: skip
+        "0.4 s",
+        "10 s",
+        "59 s",
+        "1 min 01 s",
+        "9 min 59 s",
+        "11 min",
+        "2 h 05 min",
+    ]

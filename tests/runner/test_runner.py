@@ -18,9 +18,9 @@ import pytest
 
 from lorabench.errors import LorabenchError, StoreError, StudyError
 from lorabench.record.store import Store
-from lorabench.runner.crew import Crew
-from lorabench.runner.progress import Lines
+from lorabench.runner.display import Lines
 from lorabench.runner.run import run
+from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.conftest import STUDY, source_of, study_of
 
 
@@ -29,7 +29,7 @@ def outcomes(plan):
 
 
 def test_a_crash_is_recorded_and_the_study_goes_on(open_odd, begun, tmp_path):
-    plan = run(study_of(0, 100, 101, 1), tmp_path / "out", crew=Crew(open_odd))
+    plan = run(study_of(0, 100, 101, 1), tmp_path / "out", pool=WorkerPool(open_odd))
     assert outcomes(plan) == ["finished", "failed", "failed", "finished"]
     rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").open()))
     assert [r["outcome"] for r in rows] == outcomes(plan)
@@ -39,15 +39,15 @@ def test_a_crash_is_recorded_and_the_study_goes_on(open_odd, begun, tmp_path):
 
 
 def test_a_second_run_runs_what_is_missing_and_what_failed(open_odd, begun, tmp_path):
-    run(study_of(0, 101), tmp_path / "out", crew=Crew(open_odd))
-    run(study_of(0, 101, 1), tmp_path / "out", crew=Crew(open_odd))
+    run(study_of(0, 101), tmp_path / "out", pool=WorkerPool(open_odd))
+    run(study_of(0, 101, 1), tmp_path / "out", pool=WorkerPool(open_odd))
     assert begun() == [0, 101, 101, 1]
-    run(study_of(0, 101, 1), tmp_path / "out", crew=Crew(open_odd), retry=())
+    run(study_of(0, 101, 1), tmp_path / "out", pool=WorkerPool(open_odd), retry=())
     assert begun() == [0, 101, 101, 1]
 
 
 def test_several_workers_run_each_cell_once(open_odd, begun, tmp_path):
-    plan = run(study_of(*range(8)), tmp_path / "out", crew=Crew(open_odd, workers=2))
+    plan = run(study_of(*range(8)), tmp_path / "out", pool=WorkerPool(open_odd, workers=2))
     assert outcomes(plan) == ["finished"] * 8
     assert sorted(begun()) == list(range(8))
     assert len({line.split()[2] for line in (tmp_path / "begun.txt").read_text().splitlines()}) == 2
@@ -65,26 +65,26 @@ def test_several_workers_run_each_cell_once(open_odd, begun, tmp_path):
 def test_a_problem_found_by_the_engine_names_the_line_its_value_came_from(open_odd, begun, tmp_path, more, place):
     source = source_of(0, 1, more=more)
     with pytest.raises(StudyError, match=f"^{place}: rank 64 is above 48$"):
-        run(study_of(0, 1, more=more), tmp_path / "out", crew=Crew(open_odd), source=source)
+        run(study_of(0, 1, more=more), tmp_path / "out", pool=WorkerPool(open_odd), source=source)
     assert begun() == []
     assert not (tmp_path / "out").exists()
 
 
 def test_a_problem_of_the_base_setting_names_its_line(open_odd, begun, tmp_path):
-    from lorabench.spec.load import read_study
-    from lorabench.spec.source import override, parse_source
+    from lorabench.config.load import read_study
+    from lorabench.config.source import override, parse_source
 
     source = parse_source(STUDY.replace("SEEDS", "0").replace("rank: 4", "rank: 64").lstrip(), "odd.yaml", tmp_path)
     with pytest.raises(StudyError, match=r"^odd\.yaml:5: rank 64"):
-        run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
+        run(read_study(source), tmp_path / "out", pool=WorkerPool(open_odd), source=source)
     source = override(source_of(0), ("method.rank=64",))
     with pytest.raises(StudyError, match=r"^--set method\.rank: rank 64"):
-        run(read_study(source), tmp_path / "out", crew=Crew(open_odd), source=source)
+        run(read_study(source), tmp_path / "out", pool=WorkerPool(open_odd), source=source)
 
 
 def test_no_workers_is_an_error():
     with pytest.raises(LorabenchError, match="0 workers"):
-        Crew("synthetic", workers=0)
+        WorkerPool("synthetic", workers=0)
 
 
 # a runner of its own process
@@ -94,8 +94,12 @@ def begin(tmp_path, *seeds, out="out"):
     study = tmp_path / "odd.yaml"
     study.write_text(STUDY.replace("SEEDS", ", ".join(map(str, seeds))))
     command = [sys.executable, "-m", "tests.runner.odd_runner", "run", str(study), "--out", str(tmp_path / out)]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background of a script inherits a SIGINT that is ignored
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background of a script inherits a SIGINT that is ignored
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    )
 
 
 def until(condition, seconds=30.0):
@@ -143,7 +147,9 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, 
     _, err = runner.communicate(timeout=20)
     assert runner.returncode == code
     assert time.monotonic() - began < 8
-    assert err.startswith("lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run ")
+    assert err.startswith(
+        "lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run "
+    )
     assert "Traceback" not in err
     assert gone(worker)
     assert [r.outcome for r in Store(tmp_path / "out").results()] == ["finished"]
@@ -172,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(begun, tmp_path):
 
 def test_what_may_not_fit_is_warned_of_and_run(open_odd, begun, tmp_path):
     stream = io.StringIO()
-    plan = run(study_of(0, 106, 107), tmp_path / "out", crew=Crew(open_odd), progress=Lines(stream))
+    plan = run(study_of(0, 106, 107), tmp_path / "out", pool=WorkerPool(open_odd), progress=Lines(stream))
     assert outcomes(plan) == ["finished"] * 3
     assert begun() == [0, 106, 107]
     told = [line for line in stream.getvalue().splitlines() if "warning" in line]
@@ -182,23 +188,25 @@ def test_what_may_not_fit_is_warned_of_and_run(open_odd, begun, tmp_path):
     assert [plan.store.get(c.id).value("predicted_train_peak_bytes") for c in plan.cells] == [None, 1e10, 1e10]
 
 
-def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_by_the_next_run(open_odd, begun, tmp_path):
-    plan = run(study_of(106, 107, 1), tmp_path / "out", crew=Crew(open_odd), skip_infeasible=True)
+def test_what_is_predicted_not_to_fit_is_skipped_where_that_is_wanted_and_tried_by_the_next_run(
+    open_odd, begun, tmp_path
+):
+    plan = run(study_of(106, 107, 1), tmp_path / "out", pool=WorkerPool(open_odd), skip_infeasible=True)
     assert outcomes(plan) == ["skipped", "finished", "finished"]
     assert "30.0 to 40.0 GB predicted, 20.0 GB free" in plan.store.get(plan.cells[0].id).error.message
     assert begun() == [107, 1]
-    plan = run(study_of(106, 107, 1), tmp_path / "out", crew=Crew(open_odd))
+    plan = run(study_of(106, 107, 1), tmp_path / "out", pool=WorkerPool(open_odd))
     assert outcomes(plan) == ["finished"] * 3
     assert begun() == [107, 1, 106]
 
 
 def test_measured_and_invented_results_do_not_mix(open_odd, begun, tmp_path):
-    run(study_of(0), tmp_path / "invented", crew=Crew("synthetic"))
+    run(study_of(0), tmp_path / "invented", pool=WorkerPool("synthetic"))
     with pytest.raises(StoreError, match="holds invented results of the executor synthetic"):
-        run(study_of(0, 1), tmp_path / "invented", crew=Crew("local"))
-    assert outcomes(run(study_of(0, 1), tmp_path / "invented", crew=Crew("synthetic"))) == ["finished"] * 2
+        run(study_of(0, 1), tmp_path / "invented", pool=WorkerPool("local"))
+    assert outcomes(run(study_of(0, 1), tmp_path / "invented", pool=WorkerPool("synthetic"))) == ["finished"] * 2
 
 
 def test_an_empty_name_is_no_results_directory(open_odd, begun):
     with pytest.raises(StoreError, match="empty name"):
-        run(study_of(0), "", crew=Crew(open_odd))
+        run(study_of(0), "", pool=WorkerPool(open_odd))

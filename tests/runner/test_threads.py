@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lorabench.runner.crew import Crew
 from lorabench.runner.threads import cgroup_cores, threads_per_worker, usable_cores
+from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
 
 
@@ -23,7 +23,10 @@ def tree(root, files):
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
-        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),  # a container with a namespace of its own
+        (
+            {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"},
+            1.5,
+        ),  # a container with a namespace of its own
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
         (
             {
@@ -74,12 +77,23 @@ def test_a_number_that_the_user_set_stands(name):
     assert threads_per_worker(1, {name: "7"}) is None
 
 
-@pytest.mark.parametrize(("told", "seen"), [({}, ["1", "PASSIVE"]), ({"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}, ["7", "ACTIVE"])])
-def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(told, seen, open_odd, begun, tmp_path, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+@pytest.mark.parametrize(
+    ("told", "seen"), [({}, ["1", "PASSIVE"]), ({"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}, ["7", "ACTIVE"])]
+)
+def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(
+    told, seen, open_odd, begun, tmp_path, monkeypatch
+):
+    for name in (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT",
+        "KMP_BLOCKTIME",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    with Crew(open_odd, workers=64) as crew:
-        run(crew.first, cells(0)[0], tmp_path)
+    with WorkerPool(open_odd, workers=64) as pool:
+        run(pool.first, cells(0)[0], tmp_path)
     assert (tmp_path / "begun.txt").read_text().split()[3:5] == seen

@@ -46,7 +46,12 @@ def ahead_of(cell, first, new_base, error, scale):
     steps = cell.training.steps
     if not steps:
         return None
-    told = {"save": (0.3, 0.0), "evaluate": (0.0, 3.0 * error), "decompose": ((8.0 if new_base else 5.0) * error, 0.0), "measure": (0.0, 3.0 * error)}
+    told = {
+        "save": (0.3, 0.0),
+        "evaluate": (0.0, 3.0 * error),
+        "decompose": ((8.0 if new_base else 5.0) * error, 0.0),
+        "measure": (0.0, 3.0 * error),
+    }
     told |= {"prepare": (6.0 if first else 0.0, 0.0)} | ({"sample": (0.0, 3.0 * error)} if new_base else {})
     told |= {"truncate": (0.0, 3.0 * len(cell.analysis.truncation))} if cell.analysis.truncation else {}
     return {phase: (scale * seconds, steps) for phase, (seconds, steps) in told.items()}
@@ -64,7 +69,9 @@ def script(cells, workers, error, scale):
         for phase, seconds in phases_of(cell, first, new_base, scale):
             if phase != "start":
                 ahead = ahead_of(cell, first, new_base, error, scale) if phase == "train" else None
-                made.append((at, next(order), "event", cell, Event(cell.id, phase, total=WHOLE.get(phase), ahead=ahead)))
+                made.append(
+                    (at, next(order), "event", cell, Event(cell.id, phase, total=WHOLE.get(phase), ahead=ahead))
+                )
             n = cell.training.steps if phase == "train" else WHOLE.get(phase, 0)
             for i in range(1, n + 1):
                 told = Event(cell.id, phase, i, n, 2.0) if phase == "train" else Event(cell.id, phase, done=i, total=n)
@@ -101,7 +108,11 @@ def tellings(plan, workers, error=1.0, scale=1.0, known=()):
 def seconds(told):
     """ "about 1 min 05 s left" as 65."""
     words = told.split()
-    return sum(float(n) * {"s": 1, "min": 60, "h": 3600}[unit] for n, unit in itertools.pairwise(words) if unit in ("s", "min", "h"))
+    return sum(
+        float(n) * {"s": 1, "min": 60, "h": 3600}[unit]
+        for n, unit in itertools.pairwise(words)
+        if unit in ("s", "min", "h")
+    )
 
 
 STUDIES = {
@@ -120,11 +131,15 @@ STUDIES = {
 
 def plan_of(more, tmp_path):
     base = ("" if "seeds:" in more else "seeds: [0]\n") + ("" if "training:" in more else "training: {steps: 10}\n")
-    text = "schema: 1\nname: odd\nmodel: lorabench/tiny-300k\ntask: python-docs\nmethod: {name: lora, rank: 4}\n" + base + more
+    text = (
+        "schema: 1\nname: odd\nmodel: lorabench/tiny-300k\ntask: python-docs\nmethod: {name: lora, rank: 4}\n"
+        + base
+        + more
+    )
     from pathlib import Path
 
-    from lorabench.spec.load import read_study
-    from lorabench.spec.source import parse_source
+    from lorabench.config.load import read_study
+    from lorabench.config.source import parse_source
 
     return make_plan(read_study(parse_source(text, "odd.yaml", Path.cwd())), tmp_path)
 
@@ -137,7 +152,13 @@ def test_every_time_left_that_is_told_is_within_a_factor_of_two_of_the_truth(nam
     found, end = tellings(plan, workers, scale=scale)
     assert found, "something is told"
     if scale == 1.0 and name != "the base first":
-        assert found[0][0] < 0.5 * end if len(plan.cells) == 1 else found[0][0] < 15, "as soon as a second step shows the pace"
-    off = [(at, told, truth) for at, told, truth, _ in found if not 0.5 <= told / max(truth, 1.0) <= 2 and abs(told - truth) > 1]
+        assert found[0][0] < 0.5 * end if len(plan.cells) == 1 else found[0][0] < 15, (
+            "as soon as a second step shows the pace"
+        )
+    off = [
+        (at, told, truth)
+        for at, told, truth, _ in found
+        if not 0.5 <= told / max(truth, 1.0) <= 2 and abs(told - truth) > 1
+    ]
     assert not off, f"{name}: {off[:5]}"
     assert {word for *_, word in found} == {"about"}

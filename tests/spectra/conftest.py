@@ -34,7 +34,9 @@ def dense_changes(model):
     for name, layer in model.named_modules():
         if hasattr(layer, "get_delta_weight") and "default" in getattr(layer, "lora_A", {}):
             delta = layer.get_delta_weight("default").detach().double()
-            found[name.removeprefix("base_model.model.")] = delta.T if getattr(layer, "fan_in_fan_out", False) else delta
+            found[name.removeprefix("base_model.model.")] = (
+                delta.T if getattr(layer, "fan_in_fan_out", False) else delta
+            )
     return found
 
 

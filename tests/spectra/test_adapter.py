@@ -27,7 +27,14 @@ def assert_same_values(spectrum, dense):
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "opt", "roberta"])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj|c_attn|query_key_value|query": 2}, "alpha_pattern": {"q_proj|c_attn|query_key_value|query": 32}}],
+    [
+        {},
+        {"use_rslora": True},
+        {
+            "rank_pattern": {"q_proj|c_attn|query_key_value|query": 2},
+            "alpha_pattern": {"q_proj|c_attn|query_key_value|query": 32},
+        },
+    ],
     ids=["lora", "rslora", "patterns"],
 )
 def test_values_are_those_of_pefts_own_change(kind, config, tmp_path):
@@ -48,7 +55,11 @@ def test_values_are_those_of_pefts_own_change(kind, config, tmp_path):
 def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
     base, model, folder = peft_adapter(tmp_path / "a", use_dora=True)
     base_folder = tmp_path / "base"
-    state = {k.replace(".base_layer", "").removeprefix("base_model.model."): v.contiguous() for k, v in model.state_dict().items() if "lora_" not in k}
+    state = {
+        k.replace(".base_layer", "").removeprefix("base_model.model."): v.contiguous()
+        for k, v in model.state_dict().items()
+        if "lora_" not in k
+    }
     base_folder.mkdir()
     save_file(state, base_folder / "model.safetensors")
     before = {k: v.clone() for k, v in state.items()}
@@ -58,13 +69,18 @@ def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
     product = {d.module: d for d in adapter.deltas()}
     merged = model.merge_and_unload().state_dict()
     for name, delta in whole.items():
-        torch.testing.assert_close(delta.matrix(), merged[f"{name}.weight"].double() - before[f"{name}.weight"].double(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            delta.matrix(), merged[f"{name}.weight"].double() - before[f"{name}.weight"].double(), rtol=1e-3, atol=1e-5
+        )
         assert delta.rank > product[name].rank == 4
     del base
     small = tmp_path / "other"
     small.mkdir()
     save_file({"model.x.weight": torch.zeros(2, 2)}, small / "model.safetensors")
-    with pytest.raises(ModelError, match=r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change of DoRA hangs on"):
+    with pytest.raises(
+        ModelError,
+        match=r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change of DoRA hangs on",
+    ):
         list(adapter.deltas(Weights(small)))
 
 
@@ -72,7 +88,16 @@ def test_a_pickled_adapter_and_one_with_named_keys_read_the_same(tmp_path):
     _, _, folder = peft_adapter(tmp_path / "safe")
     tensors = load_file(folder / "adapter_model.safetensors")
     old, named = tmp_path / "old", tmp_path / "named"
-    for other, state in ((old, tensors), (named, {k.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."): v for k, v in tensors.items()})):
+    for other, state in (
+        (old, tensors),
+        (
+            named,
+            {
+                k.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."): v
+                for k, v in tensors.items()
+            },
+        ),
+    ):
         other.mkdir()
         torch.save(state, other / "adapter_model.bin")
         (other / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
@@ -159,14 +184,29 @@ def planted(**tensors):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (planted(x__lora_A__weight=torch.ones(4, 8), x__lora_B__weight=torch.ones(8, 3)), "lora_A is 4 x 8 and lora_B is 8 x 3; the rows of A must be the columns of B"),
+        (
+            planted(x__lora_A__weight=torch.ones(4, 8), x__lora_B__weight=torch.ones(8, 3)),
+            "lora_A is 4 x 8 and lora_B is 8 x 3; the rows of A must be the columns of B",
+        ),
         (planted(x__lora_A__weight=torch.ones(4, 8)), "x has no lora_B; the file is not whole"),
         (planted(x__lora_B__weight=torch.ones(4, 8)), "x has no lora_A; the file is not whole"),
-        (planted(x__lora_A__weight=torch.ones(4), x__lora_B__weight=torch.ones(8, 4)), "a matrix of floating-point numbers is needed"),
-        (planted(x__lora_A__weight=torch.ones(4, 8, dtype=torch.int32), x__lora_B__weight=torch.ones(8, 4)), "of int32; a matrix of floating-point"),
-        (planted(x__lora_A__weight=torch.full((4, 8), float("nan")), x__lora_B__weight=torch.ones(8, 4)), "not finite; the training diverged"),
+        (
+            planted(x__lora_A__weight=torch.ones(4), x__lora_B__weight=torch.ones(8, 4)),
+            "a matrix of floating-point numbers is needed",
+        ),
+        (
+            planted(x__lora_A__weight=torch.ones(4, 8, dtype=torch.int32), x__lora_B__weight=torch.ones(8, 4)),
+            "of int32; a matrix of floating-point",
+        ),
+        (
+            planted(x__lora_A__weight=torch.full((4, 8), float("nan")), x__lora_B__weight=torch.ones(8, 4)),
+            "not finite; the training diverged",
+        ),
         (planted(x__weight=torch.ones(4, 8)), "holds no LoRA factors (its tensors: x.weight"),
-        (planted(x__lora_A__one__weight=torch.ones(4, 8), x__lora_B__two__weight=torch.ones(8, 4)), "holds several adapters (one, two)"),
+        (
+            planted(x__lora_A__one__weight=torch.ones(4, 8), x__lora_B__two__weight=torch.ones(8, 4)),
+            "holds several adapters (one, two)",
+        ),
     ],
 )
 def test_wrong_shapes_and_contents_are_one_sentence(state, words, tmp_path):
@@ -238,7 +278,12 @@ def test_an_embeddings_change_lies_beside_its_weight(tmp_path):
     small_model("llama").save_pretrained(tmp_path / "base")
     found = {s.module: s for s in analyse(open_learned(str(folder), base=str(tmp_path / "base")))}
     embedded = found["model.embed_tokens"]
-    delta = next(m for n, m in model.named_modules() if n.endswith("embed_tokens")).get_delta_weight("default").detach().double()
+    delta = (
+        next(m for n, m in model.named_modules() if n.endswith("embed_tokens"))
+        .get_delta_weight("default")
+        .detach()
+        .double()
+    )
     weight = small_model("llama").model.embed_tokens.weight.detach().double()
     assert embedded.relative_norm == pytest.approx(float(delta.norm() / weight.norm()), rel=1e-5)
     u, _, vh = torch.linalg.svd(delta, full_matrices=False)

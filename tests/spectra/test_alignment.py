@@ -107,7 +107,9 @@ def test_no_change_of_that_rank_repairs_more_than_the_best(seed, rank):
     left = float((error + tried.dense()).square().sum() / error.square().sum())
     assert found.repaired_share == pytest.approx(1 - left)
     assert found.repaired_share <= found.best_share + 1e-9
-    assert repair(decompose_dense(-error).truncated(rank), rank, weight, weight + error).repaired_share == pytest.approx(found.best_share)
+    assert repair(
+        decompose_dense(-error).truncated(rank), rank, weight, weight + error
+    ).repaired_share == pytest.approx(found.best_share)
 
 
 def test_first_values_beyond_exact_are_near(monkeypatch):
@@ -146,7 +148,12 @@ def test_a_subspace_is_like_itself_and_a_smaller_one_lies_in_it():
 def test_independent_changes_are_near_the_random_baseline():
     whole, baseline = [], None
     for seed in range(60):
-        found = similarity("m", decompose_factors(*factors(4, 10 * seed), 1.0), decompose_factors(*factors(6, 10 * seed + 5), 1.0), (4, 6))
+        found = similarity(
+            "m",
+            decompose_factors(*factors(4, 10 * seed), 1.0),
+            decompose_factors(*factors(6, 10 * seed + 5), 1.0),
+            (4, 6),
+        )
         whole.append((found.whole("left"), found.whole("right")))
         baseline = (found.random("left"), found.random("right"))
     assert baseline == (6 / 50, 6 / 40)

@@ -8,15 +8,29 @@ from hypothesis import strategies as st
 
 from lorabench.record.spectrum import SHARES
 from lorabench.spectra import decompose as module
-from lorabench.spectra.decompose import decompose_dense, decompose_factors, dense_singular_values, factor_singular_values, randomised
+from lorabench.spectra.decompose import (
+    decompose_dense,
+    decompose_factors,
+    dense_singular_values,
+    factor_singular_values,
+    randomised,
+)
 from lorabench.spectra.delta import of_factors, of_weights
 
-SHAPES = {"n_in": st.integers(1, 40), "n_out": st.integers(1, 40), "rank": st.integers(1, 12), "scaling": st.floats(1e-3, 1e3), "seed": st.integers(0, 10**6)}
+SHAPES = {
+    "n_in": st.integers(1, 40),
+    "n_out": st.integers(1, 40),
+    "rank": st.integers(1, 12),
+    "scaling": st.floats(1e-3, 1e3),
+    "seed": st.integers(0, 10**6),
+}
 
 
 def factors(n_in, n_out, rank, seed, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, n_in, generator=generator, dtype=dtype), torch.randn(n_out, rank, generator=generator, dtype=dtype)
+    return torch.randn(rank, n_in, generator=generator, dtype=dtype), torch.randn(
+        n_out, rank, generator=generator, dtype=dtype
+    )
 
 
 def orthonormal(rows, columns, generator):
@@ -36,7 +50,9 @@ def test_factors_give_the_singular_values_and_vectors_of_their_product(n_in, n_o
         assert bool((ours[n:].abs() < 1e-9 * ours[0]).all()), "beyond the smaller side there is nothing"
     torch.testing.assert_close(found.dense(), product, rtol=0, atol=1e-12 * float(dense[0]) * max(n_in, n_out))
     for columns in (found.u, found.v):
-        torch.testing.assert_close(columns.T @ columns, torch.eye(columns.shape[1], dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            columns.T @ columns, torch.eye(columns.shape[1], dtype=torch.float64), rtol=0, atol=1e-12
+        )
 
 
 @given(**SHAPES, cut=st.integers(1, 12))
@@ -51,10 +67,16 @@ def test_no_other_tried_matrix_of_that_rank_is_nearer(n_in, n_out, rank, scaling
     torch.testing.assert_close(near_b @ near_a, found.dense(), rtol=0, atol=1e-10 * float(found.values[0]))
     generator = torch.Generator().manual_seed(seed + 1)
     k = min(cut, rank, n_in, n_out)
-    tried_a, tried_b = torch.randn(k, n_in, generator=generator, dtype=torch.float64), torch.randn(n_out, k, generator=generator, dtype=torch.float64)
+    tried_a, tried_b = (
+        torch.randn(k, n_in, generator=generator, dtype=torch.float64),
+        torch.randn(n_out, k, generator=generator, dtype=torch.float64),
+    )
     others = [tried_b @ tried_a]
     for step in (1e-3, 1e-1):
-        others.append((near_b + step * near_b.abs().max() * torch.randn(near_b.shape, generator=generator, dtype=torch.float64)) @ near_a)
+        others.append(
+            (near_b + step * near_b.abs().max() * torch.randn(near_b.shape, generator=generator, dtype=torch.float64))
+            @ near_a
+        )
     for _ in range(20):
         tried_b = product @ torch.linalg.pinv(tried_a)
         tried_a = torch.linalg.pinv(tried_b) @ product
@@ -63,8 +85,15 @@ def test_no_other_tried_matrix_of_that_rank_is_nearer(n_in, n_out, rank, scaling
         assert float(torch.linalg.matrix_norm(product - other)) >= lost * (1 - 1e-9) - 1e-9 * float(found.values[0])
 
 
-@given(n_in=st.integers(8, 60), n_out=st.integers(8, 60), planted=st.integers(1, 6), extra=st.integers(0, 6), scaling=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6),
-       dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))  # fmt: skip
+@given(
+    n_in=st.integers(8, 60),
+    n_out=st.integers(8, 60),
+    planted=st.integers(1, 6),
+    extra=st.integers(0, 6),
+    scaling=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
 @settings(max_examples=150, deadline=None)
 def test_a_planted_rank_is_found_exactly_in_factors_of_a_higher_rank(n_in, n_out, planted, extra, scaling, seed, dtype):
     """B = P G, A = H Q stored with `planted + extra` columns: the product has rank `planted`, rounded to the storage's precision."""
@@ -80,12 +109,20 @@ def test_a_planted_rank_is_found_exactly_in_factors_of_a_higher_rank(n_in, n_out
     assert spectrum.energy_rank(0.99) == planted, "the least value holds more than one percent"
 
 
-@given(n_in=st.integers(8, 60), n_out=st.integers(8, 60), planted=st.integers(1, 6), size=st.floats(1e-2, 10), seed=st.integers(0, 10**6))
+@given(
+    n_in=st.integers(8, 60),
+    n_out=st.integers(8, 60),
+    planted=st.integers(1, 6),
+    size=st.floats(1e-2, 10),
+    seed=st.integers(0, 10**6),
+)
 @settings(max_examples=60, deadline=None)
 def test_a_planted_rank_is_found_exactly_between_two_checkpoints(n_in, n_out, planted, size, seed):
     generator = torch.Generator().manual_seed(seed)
     before = torch.randn(n_out, n_in, generator=generator)
-    change = (orthonormal(n_out, planted, generator) * torch.linspace(2, 1, planted, dtype=torch.float64)) @ orthonormal(n_in, planted, generator).T
+    change = (
+        orthonormal(n_out, planted, generator) * torch.linspace(2, 1, planted, dtype=torch.float64)
+    ) @ orthonormal(n_in, planted, generator).T
     spectrum = of_weights("m", before, (before.double() + size * change).float()).spectrum()
     assert spectrum.numerical_rank == planted
     assert spectrum.energy_rank(0.99) == planted
@@ -108,7 +145,9 @@ def small_limits(monkeypatch):
 
 def known(rows, columns, values, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return (orthonormal(rows, len(values), generator) * torch.tensor(values, dtype=torch.float64)) @ orthonormal(columns, len(values), generator).T
+    return (orthonormal(rows, len(values), generator) * torch.tensor(values, dtype=torch.float64)) @ orthonormal(
+        columns, len(values), generator
+    ).T
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 9), (9, 6), (20, 30), (30, 20), (24, 24)])

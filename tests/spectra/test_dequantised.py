@@ -10,18 +10,23 @@ from bitsandbytes import functional
 from safetensors.torch import load_file, save_file
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-from lorabench import examine
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.errors import ModelError
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
+from lorabench.workflows import spectrum
 
 FORMS = {
     "int8": {"load_in_8bit": True},
     "int8 skip": {"load_in_8bit": True, "llm_int8_skip_modules": ["down_proj", "c_proj", "lm_head"]},
     "fp4": {"load_in_4bit": True},
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-    "nf4 dq": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_quant_storage": "bfloat16"},
+    "nf4 dq": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_quant_storage": "bfloat16",
+    },
 }
 
 
@@ -31,15 +36,21 @@ def plain(tmp_path_factory):
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("plain")
     sizes = {"vocab_size": 128, "num_attention_heads": 4}
-    t.LlamaForCausalLM(t.LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, **sizes)).save_pretrained(place / "llama")
-    t.GPT2LMHeadModel(t.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=128, n_positions=32)).save_pretrained(place / "gpt2")
+    t.LlamaForCausalLM(
+        t.LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, **sizes)
+    ).save_pretrained(place / "llama")
+    t.GPT2LMHeadModel(t.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=128, n_positions=32)).save_pretrained(
+        place / "gpt2"
+    )
     return place
 
 
 def stored(plain, kind, form, folder, dtype=torch.float32, **more):
     """The same model as transformers saves it quantised; and as it loads it again."""
     config = t.BitsAndBytesConfig(**FORMS[form])
-    t.AutoModelForCausalLM.from_pretrained(plain / kind, quantization_config=config, dtype=dtype).save_pretrained(folder, **more)
+    t.AutoModelForCausalLM.from_pretrained(plain / kind, quantization_config=config, dtype=dtype).save_pretrained(
+        folder, **more
+    )
     return t.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
@@ -57,7 +68,10 @@ def test_weights_are_bitsandbytes_own_of_logical_shape(form, kind, plain, tmp_pa
             assert (weights.weight(name) - before.weight(name)).norm() < 0.15 * before.weight(name).norm()
     assert seen
     assert weights.names() == before.names(), "constants are no weights"
-    assert weights.form == {"int8 skip": "int8", "nf4 dq": "nf4 with double quantisation"}.get(form, form) and before.form is None
+    assert (
+        weights.form == {"int8 skip": "int8", "nf4 dq": "nf4 with double quantisation"}.get(form, form)
+        and before.form is None
+    )
 
 
 def test_four_bits_of_bfloat16_are_rounded_as_training_saw_them(plain, tmp_path):
@@ -72,7 +86,10 @@ def test_blocks_of_four_bits_run_on_over_the_ends_of_rows(tmp_path):
     """96 columns: every second block lies in two rows. In one long row bitsandbytes' kernels for processors have them right, too."""
     weight = torch.randn(6, 96, generator=torch.Generator().manual_seed(0))
     codes, state = functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
-    save_file({"m.weight": codes, **{f"m.weight.{k}": v for k, v in state.as_dict(packed=True).items()}}, tmp_path / "model.safetensors")
+    save_file(
+        {"m.weight": codes, **{f"m.weight.{k}": v for k, v in state.as_dict(packed=True).items()}},
+        tmp_path / "model.safetensors",
+    )
     flat = functional.dequantize_4bit(*functional.quantize_4bit(weight.view(1, -1), quant_type="nf4", blocksize=64))
     assert torch.equal(Weights(tmp_path).weight("m"), flat.view(6, 96))
 
@@ -84,7 +101,10 @@ def test_shards_and_wrappers_are_the_same_weights(plain, tmp_path):
     wrapped = tmp_path / "wrapped"
     shutil.copytree(tmp_path / "one", wrapped)
     tensors = load_file(tmp_path / "one" / "model.safetensors")
-    save_file({f"module._orig_mod.{k.replace('.layers.', '._fsdp_wrapped_module.layers.')}": v for k, v in tensors.items()}, wrapped / "model.safetensors")
+    save_file(
+        {f"module._orig_mod.{k.replace('.layers.', '._fsdp_wrapped_module.layers.')}": v for k, v in tensors.items()},
+        wrapped / "model.safetensors",
+    )
     whole = Weights(tmp_path / "one")
     for other in (Weights(tmp_path / "many"), Weights(wrapped)):
         assert other.names() == whole.names()
@@ -125,7 +145,18 @@ def test_scaled_float8_is_code_times_scale_entry_by_entry(shape, grid, block, sc
     expected = torch.empty(shape)
     for i in range(shape[0]):
         for j in range(shape[1]):
-            one = scale if scale.dim() == 0 else scale[0] if grid == (1,) else scale[i] if len(grid) == 1 else scale[i if grid[0] == shape[0] else i // rows if grid[0] > 1 else 0, j if grid[1] == shape[1] else j // columns if grid[1] > 1 else 0]
+            one = (
+                scale
+                if scale.dim() == 0
+                else scale[0]
+                if grid == (1,)
+                else scale[i]
+                if len(grid) == 1
+                else scale[
+                    i if grid[0] == shape[0] else i // rows if grid[0] > 1 else 0,
+                    j if grid[1] == shape[1] else j // columns if grid[1] > 1 else 0,
+                ]
+            )
             expected[i, j] = float(codes[i, j]) * float(one)
     assert torch.equal(found.weight("m"), expected)
     assert (found.form, found.shape("m.weight")) == ("fp8", shape)
@@ -141,14 +172,28 @@ def test_float8_without_a_scale_is_a_plain_number(tmp_path):
 
 def test_scales_of_one_byte_are_exponents(tmp_path):
     codes, scale = torch.ones(2, 64).to(torch.float8_e4m3fn), torch.tensor([[127, 129], [126, 127]], dtype=torch.uint8)
-    found = scaled(tmp_path, {"m.weight": codes, "m.weight_scale_inv": scale}, quant_method="mxfp8", weight_block_size=[1, 32]).weight("m")
+    found = scaled(
+        tmp_path, {"m.weight": codes, "m.weight_scale_inv": scale}, quant_method="mxfp8", weight_block_size=[1, 32]
+    ).weight("m")
     assert found[:, [0, 32]].tolist() == [[1.0, 4.0], [0.5, 1.0]]
 
 
 def test_scaled_integers_of_compressed_tensors(tmp_path):
     codes = torch.tensor([[1, -2, 3, 4], [5, 6, -7, 8]], dtype=torch.int8)
-    group = {"config_groups": {"g": {"weights": {"group_size": 2}}}, "quant_method": "compressed-tensors", "format": "int-quantized"}
-    found = scaled(tmp_path, {"m.weight": codes, "m.weight_scale": torch.tensor([[0.5, 2.0], [1.0, 3.0]]), "m.weight_zero_point": torch.tensor([[1, 0], [0, 2]], dtype=torch.int8)}, **group)
+    group = {
+        "config_groups": {"g": {"weights": {"group_size": 2}}},
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+    }
+    found = scaled(
+        tmp_path,
+        {
+            "m.weight": codes,
+            "m.weight_scale": torch.tensor([[0.5, 2.0], [1.0, 3.0]]),
+            "m.weight_zero_point": torch.tensor([[1, 0], [0, 2]], dtype=torch.int8),
+        },
+        **group,
+    )
     assert found.weight("m").tolist() == [[0.0, -1.5, 6.0, 8.0], [5.0, 6.0, -27.0, 18.0]]
 
 
@@ -158,7 +203,14 @@ def test_scaled_integers_of_compressed_tensors(tmp_path):
         ({"m.qweight": torch.zeros(2, 2, dtype=torch.int32)}, {"quant_method": "gptq"}, "GPTQ or AWQ"),
         ({"m.qweight": torch.zeros(2, 2, dtype=torch.int32)}, {}, "GPTQ or AWQ"),
         ({"m.W_q": torch.zeros(2, 2, dtype=torch.uint8)}, {"quant_method": "hqq"}, "HQQ"),
-        ({"e.gate_up_proj_blocks": torch.zeros(2, 2, dtype=torch.uint8), "e.gate_up_proj_scales": torch.zeros(2, 2, dtype=torch.uint8)}, {"quant_method": "mxfp4"}, "mxfp4"),
+        (
+            {
+                "e.gate_up_proj_blocks": torch.zeros(2, 2, dtype=torch.uint8),
+                "e.gate_up_proj_scales": torch.zeros(2, 2, dtype=torch.uint8),
+            },
+            {"quant_method": "mxfp4"},
+            "mxfp4",
+        ),
         ({"m.weight": torch.zeros(2, 2)}, {"quant_method": "torchao"}, "torchao"),
         ({"m.weight": torch.zeros(2, 2)}, {"quant_method": "awq"}, "awq"),
         ({"m.weight_packed": torch.zeros(2, 2, dtype=torch.int32)}, {"quant_method": "compressed-tensors"}, "packed"),
@@ -175,11 +227,27 @@ def test_other_quantisations_are_refused_by_name(tensors, quantization, words, t
     [
         ({"m.weight": torch.zeros(2, 2, dtype=torch.int8)}, {}, "int8 codes without a scale"),
         ({"m.weight": torch.zeros(2, 2, dtype=torch.uint8)}, {}, "uint8 codes"),
-        ({"m.weight": torch.zeros(2, 2, dtype=torch.int8), "m.weight_scale": torch.ones(2, 1)}, {}, "int8 codes with weight_scale"),
+        (
+            {"m.weight": torch.zeros(2, 2, dtype=torch.int8), "m.weight_scale": torch.ones(2, 1)},
+            {},
+            "int8 codes with weight_scale",
+        ),
         ({"m.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, {"quant_method": "fp8"}, "without a scale"),
-        ({"m.weight": torch.zeros(6, 6).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(4, 1)}, {"quant_method": "fp8"}, "do not belong together"),
+        (
+            {"m.weight": torch.zeros(6, 6).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(4, 1)},
+            {"quant_method": "fp8"},
+            "do not belong together",
+        ),
         ({"m.weight": torch.zeros(6, 6, dtype=torch.int8), "m.SCB": torch.ones(4)}, {}, "4 row constants for 6 rows"),
-        ({"m.weight": torch.zeros(6, 6, dtype=torch.int8), "m.SCB": torch.ones(6), "m.weight_format": torch.tensor(2, dtype=torch.uint8)}, {}, "tiled for one kind of card"),
+        (
+            {
+                "m.weight": torch.zeros(6, 6, dtype=torch.int8),
+                "m.SCB": torch.ones(6),
+                "m.weight_format": torch.tensor(2, dtype=torch.uint8),
+            },
+            {},
+            "tiled for one kind of card",
+        ),
     ],
 )
 def test_codes_that_are_not_understood_are_one_sentence(tensors, quantization, words, tmp_path):
@@ -194,11 +262,17 @@ def test_two_tensors_of_one_name_are_an_error(tmp_path):
 
 
 def test_a_pointer_and_a_missing_shard_and_an_adapter_say_what_to_do(plain, tmp_path):
-    for name, words in (("pointer", "Git LFS pointer"), ("shard", "lacks model-00001-of-"), ("adapter", "an adapter of some/base, not a model")):
+    for name, words in (
+        ("pointer", "Git LFS pointer"),
+        ("shard", "lacks model-00001-of-"),
+        ("adapter", "an adapter of some/base, not a model"),
+    ):
         folder = tmp_path / name
         folder.mkdir()
         if name == "pointer":
-            (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+            (folder / "model.safetensors").write_text(
+                "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+            )
         elif name == "shard":
             t.AutoModelForCausalLM.from_pretrained(plain / "llama").save_pretrained(folder, max_shard_size="40kB")
             next(folder.glob("model-00001-of-*")).unlink()
@@ -210,11 +284,16 @@ def test_a_pointer_and_a_missing_shard_and_an_adapter_say_what_to_do(plain, tmp_
 
 def test_the_change_against_a_quantised_base_is_told_and_of_its_true_weights(plain, tmp_path):
     stored(plain, "llama", "int8", tmp_path)
-    found = examine.spectrum(str(plain / "llama"), str(tmp_path), None, None, lambda name: tmp_path)
-    assert dict(found.facts)["base"].endswith("stored in int8: its dequantised weights are meant; what quantisation lost is part of the difference")
+    found = spectrum.spectrum(str(plain / "llama"), str(tmp_path), None, None, lambda name: tmp_path)
+    assert dict(found.facts)["base"].endswith(
+        "stored in int8: its dequantised weights are meant; what quantisation lost is part of the difference"
+    )
     codes = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"
-    true = load_file(plain / "llama" / "model.safetensors")[f"{name}.weight"].double() - codes[f"{name}.weight"].double() * codes[f"{name}.SCB"].double()[:, None] / 127
+    true = (
+        load_file(plain / "llama" / "model.safetensors")[f"{name}.weight"].double()
+        - codes[f"{name}.weight"].double() * codes[f"{name}.SCB"].double()[:, None] / 127
+    )
     (delta,) = [d for d in open_learned(str(plain / "llama"), str(tmp_path)).deltas() if d.module == name]
     assert delta.matrix().norm() == pytest.approx(float(true.norm()), rel=1e-4)
 
@@ -224,6 +303,6 @@ def test_the_error_of_a_stored_form_is_none_and_others_are_of_what_is_left(plain
     assert main(["quantization-error", str(tmp_path), "--quantization", "nf4", "int8"]) == 0
     told = capsys.readouterr().out
     assert "is stored in nf4 already: in that form nothing is lost any more (error 0)" in told
-    errors = examine.quantization_errors(str(tmp_path), ["nf4", "int8"], None, lambda name: tmp_path)
+    errors = spectrum.quantization_errors(str(tmp_path), ["nf4", "int8"], None, lambda name: tmp_path)
     assert {e.relative_error for e in errors if e.form == "nf4"} == {0.0}
     assert all(0 < e.relative_error < 0.01 for e in errors if e.form == "int8")

@@ -58,8 +58,12 @@ def test_intruders_counted_by_the_first_vectors_are_those_of_the_whole_svd(seed,
 
 
 def test_a_small_change_asks_for_no_vector_beyond_the_first(monkeypatch):
-    monkeypatch.setattr("lorabench.spectra.alignment.best_cosines", lambda *given: pytest.fail("all vectors were computed"))
-    assert intruders(of_factors("m", 1e-4 * gaussian(4, 300, 1), gaussian(300, 4, 2), 1.0), falling(300, 300)).count == 0
+    monkeypatch.setattr(
+        "lorabench.spectra.alignment.best_cosines", lambda *given: pytest.fail("all vectors were computed")
+    )
+    assert (
+        intruders(of_factors("m", 1e-4 * gaussian(4, 300, 1), gaussian(300, 4, 2), 1.0), falling(300, 300)).count == 0
+    )
 
 
 def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(tmp_path, monkeypatch):
@@ -73,17 +77,25 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
     assert not first.is_known
     made, plain = look(first), look(None)
     first.save()
-    assert (tmp_path / "base").is_dir() and {oct(p.stat().st_mode)[-3:] for p in (tmp_path / "base").iterdir()} == {"644"}
+    assert (tmp_path / "base").is_dir() and {oct(p.stat().st_mode)[-3:] for p in (tmp_path / "base").iterdir()} == {
+        "644"
+    }
     monkeypatch.setattr(module, "leading", lambda *given: pytest.fail("the weight was decomposed again"))
     monkeypatch.setattr(module, "leading_values", lambda *given: pytest.fail("the error was decomposed again"))
     second = Own(Kept(tmp_path / "base", "w"), Kept(tmp_path / "base", "e"))
     assert second.is_known
     read = look(second)
     for found in (made, read):
-        assert (found.alignment, found.intruders, found.repair) == (plain.alignment, plain.intruders, plain.repair), "to the last digit"
+        assert (found.alignment, found.intruders, found.repair) == (plain.alignment, plain.intruders, plain.repair), (
+            "to the last digit"
+        )
     error = quantise(weight)[1].double() - weight.double()
-    assert read.repair.best_share == pytest.approx(float(torch.linalg.svdvals(error)[:4].square().sum() / error.square().sum()), rel=1e-9)
-    assert read.alignment.projected_own == pytest.approx(float(torch.linalg.vector_norm(torch.linalg.svdvals(weight.double())[:4])), rel=1e-9)
+    assert read.repair.best_share == pytest.approx(
+        float(torch.linalg.svdvals(error)[:4].square().sum() / error.square().sum()), rel=1e-9
+    )
+    assert read.alignment.projected_own == pytest.approx(
+        float(torch.linalg.vector_norm(torch.linalg.svdvals(weight.double())[:4])), rel=1e-9
+    )
 
 
 def test_two_workers_lose_nothing_and_a_damaged_file_counts_as_absent(tmp_path):
@@ -123,4 +135,6 @@ def test_a_dense_change_beside_its_base_is_that_of_its_whole_decomposition():
     error = quantise(weight)[1] - weight
     dense = whole.dense()
     assert found.repair.cosine == pytest.approx(float(-(dense * error).sum() / dense.norm() / error.norm()), abs=1e-9)
-    assert found.repair.repaired_share == pytest.approx(1 - float((error + dense).square().sum() / error.square().sum()), abs=1e-7)
+    assert found.repair.repaired_share == pytest.approx(
+        1 - float((error + dense).square().sum() / error.square().sum()), abs=1e-7
+    )

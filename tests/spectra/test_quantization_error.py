@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorabench import examine, plugins
+from lorabench import plugins
 from lorabench.errors import LorabenchError
 from lorabench.spectra.files import Weights
 from lorabench.spectra.quantization_error import quantization_errors
+from lorabench.workflows import spectrum
 
 
 def nowhere(prefix):
@@ -18,7 +19,7 @@ def nowhere(prefix):
 
 @pytest.fixture(scope="module")
 def errors():
-    return examine.quantization_errors("lorabench/tiny-300k", ["int8", "fp4", "nf4"], None, nowhere)
+    return spectrum.quantization_errors("lorabench/tiny-300k", ["int8", "fp4", "nf4"], None, nowhere)
 
 
 def test_each_form_of_every_linear_layer_is_there(errors):
@@ -41,7 +42,26 @@ def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
     save_file({"m.weight": weight}, tmp_path / "model.safetensors")
     turn = plugins.load("quantizations", "nf4").roundtrip
     (found,) = quantization_errors(Weights(tmp_path), ["m"], {"nf4": lambda w: (w, turn(w, False))})
-    levels = torch.tensor([-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0, 0.0795803, 0.1609302, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0])  # appendix E
+    levels = torch.tensor(
+        [
+            -1.0,
+            -0.6961928,
+            -0.52507305,
+            -0.39491749,
+            -0.28444138,
+            -0.18477343,
+            -0.09105004,
+            0.0,
+            0.0795803,
+            0.1609302,
+            0.24611230,
+            0.33791524,
+            0.44070983,
+            0.56261700,
+            0.72295684,
+            1.0,
+        ]
+    )  # appendix E
     blocks = weight.reshape(-1, 64)
     scaled = blocks / blocks.abs().amax(dim=1, keepdim=True)
     nearest = levels[(scaled[..., None] - levels).abs().argmin(dim=-1)] * blocks.abs().amax(dim=1, keepdim=True)
@@ -51,15 +71,15 @@ def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
 
 def test_a_model_without_its_weights_and_an_unknown_form_are_told():
     with pytest.raises(LorabenchError, match="unknown quantization 'nf5'; did you mean 'nf4'"):
-        examine.quantization_errors("lorabench/tiny-300k", ["nf5"], None, nowhere)
+        spectrum.quantization_errors("lorabench/tiny-300k", ["nf5"], None, nowhere)
     with pytest.raises(LorabenchError, match="nothing cannot be loaded: it is no shipped model, no directory"):
-        examine.quantization_errors("meta-llama/nothing", ["nf4"], None, nowhere)
+        spectrum.quantization_errors("meta-llama/nothing", ["nf4"], None, nowhere)
 
 
 def test_a_large_error_has_the_stable_rank_of_all_its_values(monkeypatch, errors):
     monkeypatch.setattr("lorabench.spectra.quantization_error.EXACT", 8)
     monkeypatch.setattr("lorabench.spectra.quantization_error.LEADING", 4)
-    few = examine.quantization_errors("lorabench/tiny-300k", ["fp4"], None, nowhere)
+    few = spectrum.quantization_errors("lorabench/tiny-300k", ["fp4"], None, nowhere)
     for e, exact in zip(few, [e for e in errors if e.form.startswith("fp4")], strict=True):
         assert len(e.spectrum.singular_values) == 4
         assert e.spectrum.stable_rank == pytest.approx(exact.spectrum.stable_rank, rel=2e-2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorabench.cli import main
+from lorabench.commands.main import main
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.source import open_learned
@@ -23,7 +23,24 @@ from tests.spectra.test_variants import merged
     [
         ({"use_qalora": True}, "use_qalora is set, and QA-LoRA pools the input"),
         ({"arrow_config": {"top_k": 2}}, "arrow_config is set, and Arrow routes every token"),
-        *(({"peft_type": kind}, f"the adapter's type is {kind}") for kind in ("LOHA", "LOKR", "VERA", "IA3", "OFT", "BOFT", "VBLORA", "FOURIERFT", "HRA", "RANDLORA", "XLORA", "PROMPT_TUNING", "SOMETHING_NEW")),
+        *(
+            ({"peft_type": kind}, f"the adapter's type is {kind}")
+            for kind in (
+                "LOHA",
+                "LOKR",
+                "VERA",
+                "IA3",
+                "OFT",
+                "BOFT",
+                "VBLORA",
+                "FOURIERFT",
+                "HRA",
+                "RANDLORA",
+                "XLORA",
+                "PROMPT_TUNING",
+                "SOMETHING_NEW",
+            )
+        ),
         ({"use_bdlora": {"nblocks": 0}}, "use_bdlora is {'nblocks': 0}"),
         ({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 3}}, "does not go into the 3 blocks"),
         ({"layer_replication": "all"}, "pairs of layers are needed"),
@@ -36,7 +53,7 @@ from tests.spectra.test_variants import merged
         ({"lora_alpha": "16"}, "lora_alpha is '16'; a positive number is needed"),
         ({"lora_alpha": -1}, "lora_alpha is -1; a positive number is needed"),
     ],
-)  # fmt: skip
+)
 def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
     path = tmp_path / "adapter" / "adapter_config.json"
@@ -51,7 +68,10 @@ def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_p
     ("fields", "words"),
     [
         ({"alora_invocation_tokens": [5, 6]}, "aLoRA: the change holds only from its invocation tokens on"),
-        ({"some_new_switch": {"strength": 2}, "peft_version": "9.9"}, "adapter_config.json sets some_new_switch, which is not known here"),
+        (
+            {"some_new_switch": {"strength": 2}, "peft_version": "9.9"},
+            "adapter_config.json sets some_new_switch, which is not known here",
+        ),
         ({"ensure_weight_tying": True}, "layers that share a weight"),
         ({"init_lora_weights": "lora_ga"}, "the adapter starts from lora_ga"),
         ({"init_lora_weights": "corda"}, "the adapter starts from corda"),
@@ -75,7 +95,18 @@ def test_every_field_of_this_pefts_configurations_is_known():
     assert fields <= _KNOWN
 
 
-@pytest.mark.parametrize("name", ["lora_gate.weight", "lora_C.default.weight", "lora_arrow.default.prototypes", "hada_w1_a", "lokr_w2", "vera_lambda_b", "lora_mid.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_gate.weight",
+        "lora_C.default.weight",
+        "lora_arrow.default.prototypes",
+        "hada_w1_a",
+        "lokr_w2",
+        "vera_lambda_b",
+        "lora_mid.weight",
+    ],
+)
 def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -87,19 +118,47 @@ def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "changed", "words"),
     [
-        ({"use_dora": True}, lambda s: {k: v for k, v in s.items() if "magnitude" not in k}, "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it"),
-        ({"kasa_config": peft.tuners.lora.config.KasaConfig()}, lambda s: {k: v for k, v in s.items() if "diag" not in k}, "says kasa_config, and"),
-        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)}, "does not say use_dora: PEFT would pass over it"),
-        ({}, lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)}, "does not say peft_type ADALORA"),
-        ({}, lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        (
+            {"use_dora": True},
+            lambda s: {k: v for k, v in s.items() if "magnitude" not in k},
+            "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it",
+        ),
+        (
+            {"kasa_config": peft.tuners.lora.config.KasaConfig()},
+            lambda s: {k: v for k, v in s.items() if "diag" not in k},
+            "says kasa_config, and",
+        ),
+        (
+            {},
+            lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)},
+            "does not say use_dora: PEFT would pass over it",
+        ),
+        (
+            {},
+            lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)},
+            "does not say peft_type ADALORA",
+        ),
+        (
+            {},
+            lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()},
+            "empty, as a run with DeepSpeed ZeRO-3 saves shards",
+        ),
         ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
-        ({}, lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()}, "both of a layer or both of a convolution are needed"),
-        ({}, lambda s: {k: v.to(torch.complex64) for k, v in s.items()}, "of complex64; a matrix of floating-point numbers is needed"),
+        (
+            {},
+            lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()},
+            "both of a layer or both of a convolution are needed",
+        ),
+        (
+            {},
+            lambda s: {k: v.to(torch.complex64) for k, v in s.items()},
+            "of complex64; a matrix of floating-point numbers is needed",
+        ),
         ({}, lambda s: {k: v.bool() for k, v in s.items()}, "of bool; a matrix of floating-point numbers is needed"),
         ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are one tensor under two names"),
         ({}, lambda s: {"x": torch.ones(2)}, "holds no LoRA factors (its tensors: x"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_does_not_go_with_its_configuration_is_one_sentence(fields, changed, words, tmp_path):
     merged(peft.LoraConfig(r=4, target_modules=["q_proj"], **fields), tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -130,15 +189,23 @@ def test_a_matrix_turned_the_wrong_way_is_no_merged_projection(tmp_path):
     """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name those in enable_lora."""
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
     state = load_file(folder / "adapter_model.safetensors")
-    save_file({k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"):
+    save_file(
+        {k: v.T.contiguous() if "layers.0" in k and "lora_A" in k else v for k, v in state.items()},
+        folder / "adapter_model.safetensors",
+    )
+    with pytest.raises(
+        ModelError, match="lora_A is 32 x 4 and lora_B is 32 x 4; the rows of A must be the columns of B"
+    ):
         Adapter(folder)
 
 
 def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
     state = load_file(folder / "adapter_model.safetensors")
-    save_file({k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {k: torch.zeros(0, 4) if "layers.0" in k and "lora_A" in k else v for k, v in state.items()},
+        folder / "adapter_model.safetensors",
+    )
     for command in (["spectrum", str(folder)], ["truncate", str(folder), "--rank", "2", "-o", str(tmp_path / "cut")]):
         assert main(command) == 2
         assert "lora_A is 0 x 4 and lora_B is 32 x 4: empty" in capsys.readouterr().err
@@ -148,9 +215,15 @@ def test_an_empty_factor_is_called_empty_by_every_command(tmp_path, capsys):
     ("fields", "passed"),
     [
         ({"target_modules": ["q_proj"]}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
-        ({"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"}, ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"]),
+        (
+            {"target_modules": r"model\.layers\.\d\.self_attn\.q_proj"},
+            ["layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"],
+        ),
         ({"layers_to_transform": [1]}, ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj"]),
-        ({"layers_to_transform": 0, "layers_pattern": "layers"}, ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
+        (
+            {"layers_to_transform": 0, "layers_pattern": "layers"},
+            ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"],
+        ),
         ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, ["layers.0.self_attn.q_proj"]),
         ({"target_modules": "all-linear"}, []),
         ({"target_modules": None}, []),
@@ -184,7 +257,10 @@ def test_a_folder_whose_file_has_a_name_of_its_own_tells_it(tmp_path):
 @pytest.mark.parametrize("last", ["scale", "scaling", "scalar"])
 def test_a_factor_beside_the_factors_is_refused_by_its_name(last, tmp_path):
     a, b = torch.ones(4, 12), torch.ones(10, 4)
-    save_file({"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)}, tmp_path / "k.safetensors")
+    save_file(
+        {"lora_unet_q.lora_down.weight": a, "lora_unet_q.lora_up.weight": b, f"lora_unet_q.{last}": torch.tensor(0.5)},
+        tmp_path / "k.safetensors",
+    )
     with pytest.raises(ModelError, match=rf"has a tensor lora_unet_q\.{last} beside the factors"):
         Adapter(tmp_path / "k.safetensors")
 

@@ -26,7 +26,16 @@ def ran(tmp_path, *settings):
     return store.put(run_cell(cell, folder))
 
 
-@pytest.mark.parametrize("settings", [(), ("method.name=dora",), ("method.name=pissa",), ("method.name=dora", "quantization=nf4"), ("quantization=nf4", "quantization.double_quant=true")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("method.name=dora",),
+        ("method.name=pissa",),
+        ("method.name=dora", "quantization=nf4"),
+        ("quantization=nf4", "quantization.double_quant=true"),
+    ],
+)
 def test_a_cells_folder_gives_what_was_stored_when_it_ran(settings, tmp_path):
     folder = ran(tmp_path, *settings)
     learned = open_learned(str(folder))
@@ -35,7 +44,9 @@ def test_a_cells_folder_gives_what_was_stored_when_it_ran(settings, tmp_path):
     assert set(found) == set(stored)
     for name, s in found.items():
         n = 4 if "method.name=dora" not in settings else len(s.singular_values)
-        assert s.singular_values[:n] == pytest.approx(stored[name].singular_values[:n], rel=1e-4, abs=1e-5 * s.singular_values[0])
+        assert s.singular_values[:n] == pytest.approx(
+            stored[name].singular_values[:n], rel=1e-4, abs=1e-5 * s.singular_values[0]
+        )
         assert s.alignment.base_norm == pytest.approx(stored[name].alignment.base_norm)
         assert s.alignment.projected_norm == pytest.approx(stored[name].alignment.projected_norm, rel=1e-2)
         assert (s.repair is None) == (stored[name].repair is None)
@@ -71,7 +82,11 @@ def checkpoints(tmp_path, sharded=False):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("proj.weight"):
-                change = 0.5 * torch.randn(p.shape[0], 2, generator=generator).double() @ torch.randn(2, p.shape[1], generator=generator).double()
+                change = (
+                    0.5
+                    * torch.randn(p.shape[0], 2, generator=generator).double()
+                    @ torch.randn(2, p.shape[1], generator=generator).double()
+                )
                 planted[name.removesuffix(".weight")] = change
                 p.copy_((p.double() + change).float())
     model.save_pretrained(tmp_path / "after", **({"max_shard_size": "20KB"} if sharded else {}))
@@ -86,7 +101,9 @@ def test_two_checkpoints_give_their_difference_module_by_module(sharded, tmp_pat
     for name, change in planted.items():
         assert found[name].numerical_rank == 2
         assert found[name].singular_values[:2] == pytest.approx(torch.linalg.svdvals(change)[:2].numpy(), rel=1e-5)
-        assert found[name].relative_norm == pytest.approx(float(change.norm() / Weights(before).weight(name).norm()), rel=1e-5)
+        assert found[name].relative_norm == pytest.approx(
+            float(change.norm() / Weights(before).weight(name).norm()), rel=1e-5
+        )
     rest = set(found) - set(planted)
     assert rest
     assert all(found[n].frobenius_norm == 0 for n in rest), "embeddings stayed"
@@ -98,7 +115,11 @@ def test_gpt2_checkpoints_are_read_as_out_by_in_whatever_the_prefix(tmp_path):
     state = load_file(tmp_path / "a" / "model.safetensors")
     shorter = tmp_path / "hub"  # the hub's own GPT-2 leaves out "transformer."
     shutil.copytree(tmp_path / "a", shorter)
-    save_file({k.removeprefix("transformer."): v for k, v in state.items()}, shorter / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k.removeprefix("transformer."): v for k, v in state.items()},
+        shorter / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     for folder in (tmp_path / "a", shorter):
         weights = Weights(folder)
         for name in ("transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj", "transformer.h.0.attn.c_proj"):
@@ -112,7 +133,10 @@ def test_an_adapter_beside_itself_is_alike_and_beside_another_like_a_random_one(
     tensors = load_file(one / "adapter_model.safetensors")
     shutil.copytree(one, tmp_path / "two")
     generator = torch.Generator().manual_seed(9)
-    save_file({k: torch.randn(v.shape, generator=generator) for k, v in tensors.items()}, tmp_path / "two" / "adapter_model.safetensors")
+    save_file(
+        {k: torch.randn(v.shape, generator=generator) for k, v in tensors.items()},
+        tmp_path / "two" / "adapter_model.safetensors",
+    )
     itself = list(compare(open_learned(str(one)), open_learned(str(one))))
     assert len(itself) == 14
     assert all(s.whole("left") == pytest.approx(1) and s.whole("right") == pytest.approx(1) for s in itself)

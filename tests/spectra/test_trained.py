@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorabench import cli
+from lorabench.commands import main as cli
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.trained import trained
 from lorabench.spectra.truncate import truncate
@@ -19,10 +19,22 @@ CASES = {
     "alone": ("llama", LLAMA, set()),
     "classifier": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS"}, {"classifier"}),
     "head": ("llama", LLAMA | {"modules_to_save": ["lm_head"]}, {"lm_head"}),
-    "norms": ("llama", LLAMA | {"modules_to_save": ["input_layernorm", "norm"]}, {"model.norm", *(f"model.layers.{i}.{w}_layernorm" for i in (0, 1) for w in ("input", "post_attention"))}),  # PEFT trains every name that ends so
+    "norms": (
+        "llama",
+        LLAMA | {"modules_to_save": ["input_layernorm", "norm"]},
+        {"model.norm", *(f"model.layers.{i}.{w}_layernorm" for i in (0, 1) for w in ("input", "post_attention"))},
+    ),  # PEFT trains every name that ends so
     "tokens": ("llama", LLAMA | {"trainable_token_indices": [3, 4]}, {"tokens of model.embed_tokens"}),
-    "all biases": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}, {"classifier", "biases"}),
-    "biases of lora_B": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS", "lora_bias": True}, {"classifier", "biases of lora_B"}),
+    "all biases": (
+        "roberta",
+        {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"},
+        {"classifier", "biases"},
+    ),
+    "biases of lora_B": (
+        "roberta",
+        {"target_modules": ["query"], "task_type": "SEQ_CLS", "lora_bias": True},
+        {"classifier", "biases of lora_B"},
+    ),
     "dora": ("llama", LLAMA | {"use_dora": True}, set()),
     "mica": ("llama", LLAMA | {"init_lora_weights": "mica"}, set()),
     "embedding": ("llama", LLAMA | {"target_modules": ["embed_tokens", "q_proj"]}, set()),
@@ -39,11 +51,19 @@ def test_the_numbers_are_those_that_peft_trains(kind, fields, elsewhere, tmp_pat
     assert found.total == sum(trainable.values())
     assert found.adapters == sum(c for n, c in trainable.items() if ".lora_" in n and not n.endswith(".bias"))
     assert set(found.elsewhere) == elsewhere
-    assert set(found.saved_along) == ({"model.embed_tokens"} if "embed_tokens" in fields["target_modules"] else {"classifier"} if fields.get("bias") else set())
+    assert set(found.saved_along) == (
+        {"model.embed_tokens"}
+        if "embed_tokens" in fields["target_modules"]
+        else {"classifier"}
+        if fields.get("bias")
+        else set()
+    )
 
 
 def test_it_is_told_in_text_json_and_page_and_by_truncate(tmp_path, capsys):
-    model = randomised(peft.get_peft_model(small_model("roberta"), peft.LoraConfig(r=4, target_modules=["query"], task_type="SEQ_CLS")))
+    model = randomised(
+        peft.get_peft_model(small_model("roberta"), peft.LoraConfig(r=4, target_modules=["query"], task_type="SEQ_CLS"))
+    )
     model.save_pretrained(tmp_path / "a")
     head = sum(p.numel() for p in small_model("roberta").classifier.parameters())
     words = f"{head:,} of {head + 512:,} trained numbers are outside of the adapters"
@@ -63,7 +83,15 @@ def test_it_is_told_in_text_json_and_page_and_by_truncate(tmp_path, capsys):
 
 
 def test_a_file_without_configuration_holds_what_was_trained_and_nothing_else(tmp_path):
-    save_file({"h.0.q.lora_A": torch.ones(2, 8), "h.0.q.lora_B": torch.ones(8, 2), "h.0.q.bias": torch.ones(8), "score.weight": torch.ones(3, 8)}, tmp_path / "a.safetensors")
+    save_file(
+        {
+            "h.0.q.lora_A": torch.ones(2, 8),
+            "h.0.q.lora_B": torch.ones(8, 2),
+            "h.0.q.bias": torch.ones(8),
+            "score.weight": torch.ones(3, 8),
+        },
+        tmp_path / "a.safetensors",
+    )
     found = trained(Adapter(tmp_path / "a.safetensors"))
     assert (found.adapters, dict(found.elsewhere), dict(found.saved_along)) == (32, {"biases": 8, "score": 24}, {})
 
@@ -73,7 +101,9 @@ def test_the_state_of_a_whole_model_is_not_taken_for_trained(with_config, tmp_pa
     """As FSDP saves it: frozen weights beside the factors; a cut leaves the frozen ones of adapted layers out."""
     model = randomised(peft.get_peft_model(small_model("llama"), peft.LoraConfig(r=4, **LLAMA)))
     model.save_pretrained(tmp_path / "a")
-    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, tmp_path / "a" / "adapter_model.safetensors")
+    save_file(
+        {k: v.contiguous().clone() for k, v in model.state_dict().items()}, tmp_path / "a" / "adapter_model.safetensors"
+    )
     if not with_config:
         (tmp_path / "a" / "adapter_config.json").unlink()
     found = trained(Adapter(tmp_path / "a"))

@@ -23,7 +23,10 @@ CONFIGS = {
     "lora": {},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
-    "patterns": {"rank_pattern": {"q_proj|c_attn|query_key_value|query": 2}, "alpha_pattern": {"q_proj|c_attn|query_key_value|query": 32}},
+    "patterns": {
+        "rank_pattern": {"q_proj|c_attn|query_key_value|query": 2},
+        "alpha_pattern": {"q_proj|c_attn|query_key_value|query": 32},
+    },
 }
 
 
@@ -72,7 +75,13 @@ def test_per_module_ranks_load_with_peft_and_mean_what_they_say(asked, tmp_path)
     tensors = load_file(folder / "adapter_model.safetensors")
     from safetensors.torch import save_file
 
-    save_file({k: v * (30.0 if "layers.1.mlp.up_proj.lora_B" in k else 0.01 if "k_proj.lora_B" in k else 1.0) for k, v in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {
+            k: v * (30.0 if "layers.1.mlp.up_proj.lora_B" in k else 0.01 if "k_proj.lora_B" in k else 1.0)
+            for k, v in tensors.items()
+        },
+        folder / "adapter_model.safetensors",
+    )
     even = truncate(Adapter(folder), tmp_path / "even", **asked)
     made = truncate(Adapter(folder), tmp_path / "cut", per_module=True, **asked)
     assert made.allotment.parameters <= even.allotment.parameters
@@ -95,7 +104,9 @@ def test_per_module_ranks_load_with_peft_and_mean_what_they_say(asked, tmp_path)
 
 
 def test_other_trained_weights_travel_along(tmp_path):
-    _, model, folder = adapter_of(tmp_path / "a", "roberta", target_modules=["query", "value"], modules_to_save=["classifier"])
+    _, model, folder = adapter_of(
+        tmp_path / "a", "roberta", target_modules=["query", "value"], modules_to_save=["classifier"]
+    )
     truncate(Adapter(folder), tmp_path / "cut", rank=4)
     torch.testing.assert_close(logits(loaded("roberta", tmp_path / "cut")), logits(model), rtol=1e-4, atol=1e-4)
     cut, own = (json.loads((f / "adapter_config.json").read_text()) for f in (tmp_path / "cut", folder))
@@ -109,12 +120,18 @@ def test_the_papers_own_adapter_becomes_a_peft_adapter(real, tmp_path):
 
     truncate(Adapter(real), tmp_path / "cut", rank=8)
     torch.manual_seed(0)
-    model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(num_labels=3, max_position_embeddings=514, type_vocab_size=1, vocab_size=200)).eval()
+    model = transformers.RobertaForSequenceClassification(
+        transformers.RobertaConfig(num_labels=3, max_position_embeddings=514, type_vocab_size=1, vocab_size=200)
+    ).eval()
     state = torch.load(real, weights_only=True, map_location="cpu")
     adapted = peft.PeftModel.from_pretrained(model, tmp_path / "cut").eval()
     found = logits(adapted)
     by_hand = transformers.RobertaForSequenceClassification(model.config).eval()
-    plain = {k.replace("base_model.model.", "").replace(".base_layer", "").replace(".original_module", ""): v for k, v in adapted.state_dict().items() if "lora_" not in k and "modules_to_save" not in k}
+    plain = {
+        k.replace("base_model.model.", "").replace(".base_layer", "").replace(".original_module", ""): v
+        for k, v in adapted.state_dict().items()
+        if "lora_" not in k and "modules_to_save" not in k
+    }
     by_hand.load_state_dict(plain)
     with torch.no_grad():
         for key in (k for k in state if k.endswith("lora_A")):
@@ -138,7 +155,10 @@ def test_dora_keeps_a_rank_and_its_magnitude_in_every_module(tmp_path):
     tensors = load_file(folder / "adapter_model.safetensors")
     from safetensors.torch import save_file
 
-    save_file({k: v * (1e-4 if "v_proj.lora_B" in k else 1.0) for k, v in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {k: v * (1e-4 if "v_proj.lora_B" in k else 1.0) for k, v in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
     for asked in ({"energy": 0.999}, {"rank": 1}):
         made = truncate(Adapter(folder), tmp_path / f"cut{len(asked)}{next(iter(asked))}", per_module=True, **asked)
         assert min(made.allotment.ranks.values()) >= 1
@@ -149,11 +169,21 @@ def test_dora_keeps_a_rank_and_its_magnitude_in_every_module(tmp_path):
 def test_biases_of_b_keep_their_part_of_the_output(tmp_path):
     _, _, folder = adapter_of(tmp_path / "a", lora_bias=True)
     truncate(Adapter(folder), tmp_path / "cut", rank=4)
-    torch.testing.assert_close(logits(loaded("llama", tmp_path / "cut")), logits(loaded("llama", folder)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(loaded("llama", tmp_path / "cut")), logits(loaded("llama", folder)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_biases_of_a_file_without_configuration_are_left_out_and_told(tmp_path):
-    torch.save({"h.0.q.lora_A": torch.ones(2, 8), "h.0.q.lora_B": torch.ones(8, 2), "h.0.q.bias": torch.ones(8), "score.weight": torch.ones(2, 8)}, tmp_path / "a.bin")
+    torch.save(
+        {
+            "h.0.q.lora_A": torch.ones(2, 8),
+            "h.0.q.lora_B": torch.ones(8, 2),
+            "h.0.q.bias": torch.ones(8),
+            "score.weight": torch.ones(2, 8),
+        },
+        tmp_path / "a.bin",
+    )
     made = truncate(Adapter(tmp_path / "a.bin"), tmp_path / "cut", rank=1)
     assert made.left_out == ("h.0.q.bias",)
     assert made.before == 32
@@ -185,12 +215,16 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="cannot be written"):
         truncate(Adapter(folder), tmp_path / "file" / "x", rank=2)
-    peft.get_peft_model(small_model("llama"), peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "zero")
+    peft.get_peft_model(small_model("llama"), peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "zero"
+    )
     with pytest.raises(LorabenchError, match="change of zero"):
         truncate(Adapter(tmp_path / "zero"), tmp_path / "cut", rank=2)
 
 
-MODULES = st.lists(st.tuples(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=4), st.integers(1, 5)), min_size=1, max_size=3)
+MODULES = st.lists(
+    st.tuples(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=4), st.integers(1, 5)), min_size=1, max_size=3
+)
 
 
 def made(drawn):
@@ -209,7 +243,9 @@ def test_an_allocation_by_energy_holds_as_much_as_any_of_so_many_parameters_but_
     best = 0.0
     for ranks in itertools.product(*(range(len(c.values) + 1) for c in modules.values())):
         if sum(c.cost * r for c, r in zip(modules.values(), ranks, strict=True)) <= budget:
-            best = max(best, sum(float((c.values[:r] ** 2).sum()) for c, r in zip(modules.values(), ranks, strict=True)))
+            best = max(
+                best, sum(float((c.values[:r] ** 2).sum()) for c, r in zip(modules.values(), ranks, strict=True))
+            )
     left = [float(c.values[found.ranks[n]] ** 2) for n, c in modules.items() if found.ranks[n] < len(c.values)]
     assert found.kept_energy * total >= best - max(left, default=0.0) - 1e-9
 

@@ -86,7 +86,14 @@ def test_the_ids_are_those_of_the_tokenizers_own_template_with_one_begin_token(t
     chat.chat_template = template
     talk = TALK[1:]
     data = load(chat, written(tmp_path, talk))
-    whole = {tuple(chat.apply_chat_template([{**talk[0], "content": f"Hi there {i}"}, *talk[1:]], tokenize=True, return_dict=False)) for i in range(20)}
+    whole = {
+        tuple(
+            chat.apply_chat_template(
+                [{**talk[0], "content": f"Hi there {i}"}, *talk[1:]], tokenize=True, return_dict=False
+            )
+        )
+        for i in range(20)
+    }
     seen = {tuple(e.ids.tolist()) for e in data.train + data.validation + data.test}
     assert len(seen) == 20
     assert all(any(w[: len(s)] == s for w in whole) for s in seen)
@@ -113,13 +120,21 @@ def test_a_space_that_opens_an_answer_goes_with_its_first_word(tmp_path, chat, t
     for made in (chat, tokenizer):
         made.chat_template = "{% for m in messages %}{{ '\n' + m.role + ': ' + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
         data = load(made, written(tmp_path, TALK))
-        assert [run.strip() for run in said(made, data.train[0])] == [m["content"] + made.eos_token for m in TALK if m["role"] == "assistant"]
+        assert [run.strip() for run in said(made, data.train[0])] == [
+            m["content"] + made.eos_token for m in TALK if m["role"] == "assistant"
+        ]
         made.chat_template = None
 
 
 def test_a_template_whose_beginnings_change_tells_the_turns_by_another_content(tmp_path, chat):
     chat.chat_template = LAST_SYSTEM
-    talk = [TALK[0], {"role": "user", "content": "I did."}, {"role": "assistant", "content": "I did."}, TALK[3], TALK[4]]
+    talk = [
+        TALK[0],
+        {"role": "user", "content": "I did."},
+        {"role": "assistant", "content": "I did."},
+        TALK[3],
+        TALK[4],
+    ]
     data = load(chat, written(tmp_path, talk))
     assert said(chat, data.train[0]) == [" I did." + chat.eos_token] * 2  # the space is of the token after it
     chat.chat_template = CHATML
@@ -131,14 +146,37 @@ def test_a_template_whose_beginnings_change_tells_the_turns_by_another_content(t
     ("field", "talk"),
     [
         ("messages", TALK),
-        ("conversations", [{"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]} for m in TALK]),
+        (
+            "conversations",
+            [
+                {"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]}
+                for m in TALK
+            ],
+        ),
         ("conversations", TALK),
-        ("messages", [TALK[0], *({**m, "content": [{"type": "text", "text": m["content"][:3]}, {"type": "text", "text": m["content"][3:]}]} for m in TALK[1:])]),
+        (
+            "messages",
+            [
+                TALK[0],
+                *(
+                    {
+                        **m,
+                        "content": [
+                            {"type": "text", "text": m["content"][:3]},
+                            {"type": "text", "text": m["content"][3:]},
+                        ],
+                    }
+                    for m in TALK[1:]
+                ),
+            ],
+        ),
     ],
 )
 def test_every_layout_gives_the_same_examples(tmp_path, chat, field, talk):
     data, expected = load(chat, written(tmp_path, talk, field=field)), load(chat, written(tmp_path, TALK))
-    assert {tuple(e.ids.tolist()) for e in data.train + data.test} == {tuple(e.ids.tolist()) for e in expected.train + expected.test}
+    assert {tuple(e.ids.tolist()) for e in data.train + data.test} == {
+        tuple(e.ids.tolist()) for e in expected.train + expected.test
+    }
     assert all(said(chat, e) == ENDED for e in data.train)
     assert data.facts.notes == (f"rows are read as conversations ({field}), the loss is on the assistant's turns",)
 
@@ -146,7 +184,9 @@ def test_every_layout_gives_the_same_examples(tmp_path, chat, field, talk):
 def test_a_field_of_another_name_and_a_system_column(tmp_path, chat):
     file = written(tmp_path, TALK[1:], field="dialogue", system="Be kind.")
     data = load(chat, file, messages="dialogue")
-    assert chat.decode(data.train[0].ids).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi there")
+    assert chat.decode(data.train[0].ids).startswith(
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi there"
+    )
     with pytest.raises(ValidationError, match="exclude each other"):
         instruct.Options(train=file, messages="dialogue", prompt="{id}")
 
@@ -163,9 +203,17 @@ def test_turns_of_weight_0_and_prompts_of_completions_are_given_not_learned(tmp_
 
 
 def test_tools_and_calls_go_to_the_template(tmp_path, chat):
-    chat.chat_template = "{% for t in tools %}{{ t['name'] }};{% endfor %}" + CHATML.replace("m['content'] +", "(m['content'] or (m['tool_calls'] | tojson)) +")
-    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
-    data = load(chat, written(tmp_path, [*TALK[:2], call, {"role": "tool", "content": "2"}, TALK[4]], tools=[{"name": "add"}]))
+    chat.chat_template = "{% for t in tools %}{{ t['name'] }};{% endfor %}" + CHATML.replace(
+        "m['content'] +", "(m['content'] or (m['tool_calls'] | tojson)) +"
+    )
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
+    }
+    data = load(
+        chat, written(tmp_path, [*TALK[:2], call, {"role": "tool", "content": "2"}, TALK[4]], tools=[{"name": "add"}])
+    )
     first, second = said(chat, data.train[0])
     assert json.loads(first.removesuffix("<|im_end|>")) == call["tool_calls"]
     assert second == ENDED[1]
@@ -175,7 +223,10 @@ def test_tools_and_calls_go_to_the_template(tmp_path, chat):
 def test_without_a_template_the_sentence_says_what_to_do_and_plain_lines_do(tmp_path, chat):
     chat.chat_template = None
     file = written(tmp_path, TALK)
-    with pytest.raises(DataError, match=r"has no chat template .* chat_template\.jinja in the model's folder, or give task.chat_template: plain"):
+    with pytest.raises(
+        DataError,
+        match=r"has no chat template .* chat_template\.jinja in the model's folder, or give task.chat_template: plain",
+    ):
         load(chat, file)
     data = load(chat, file, chat_template="plain")
     assert said(chat, data.train[0]) == [" Hello! How are you?" + chat.eos_token, " I did." + chat.eos_token]
@@ -190,10 +241,26 @@ def test_without_a_template_the_sentence_says_what_to_do_and_plain_lines_do(tmp_
         (TALK[:2], CHATML, "has no turn of the assistant to learn from"),
         ([{"role": "wizard", "content": "a"}, TALK[2]], CHATML, "turn 1: unknown role 'wizard'"),
         ([TALK[1], {"role": "assistant", "content": " "}], CHATML, "turn 2: the assistant says nothing"),
-        ([{"role": "user", "content": [{"type": "image"}]}, TALK[2]], CHATML, r"turn 1: the content has parts that are no text \(image\)"),
-        ([TALK[1], {"role": "assistant", "content": None, "function_call": {"name": "f"}}], CHATML, "write it as tool_calls"),
-        (TALK, LLAMA, r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not take this conversation"),
-        (TALK, "{% for m in messages | reverse %}{{ m.content }}{% endfor %}", "turn 3: where the assistant's turn begins and ends cannot be told"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}, TALK[2]],
+            CHATML,
+            r"turn 1: the content has parts that are no text \(image\)",
+        ),
+        (
+            [TALK[1], {"role": "assistant", "content": None, "function_call": {"name": "f"}}],
+            CHATML,
+            "write it as tool_calls",
+        ),
+        (
+            TALK,
+            LLAMA,
+            r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not take this conversation",
+        ),
+        (
+            TALK,
+            "{% for m in messages | reverse %}{{ m.content }}{% endfor %}",
+            "turn 3: where the assistant's turn begins and ends cannot be told",
+        ),
     ],
 )
 def test_what_no_label_mask_can_be_made_of_is_told_with_its_turn(tmp_path, chat, talk, template, message):
@@ -204,9 +271,15 @@ def test_what_no_label_mask_can_be_made_of_is_told_with_its_turn(tmp_path, chat,
 
 def test_the_token_that_closes_a_whole_conversation_is_no_part_of_its_last_turn(tmp_path, chat):
     """Phi-3's way: end-of-text after the last turn alone, which is gone where another turn opens."""
-    chat.chat_template = "{% for m in messages %}" + TURN + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
+    chat.chat_template = (
+        "{% for m in messages %}"
+        + TURN
+        + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
+    )
     assert said(chat, load(chat, written(tmp_path, TALK)).train[0]) == ENDED
-    chat.chat_template = CHATML.replace("'<|im_end|>\n'", "'<|im_end|>' + eos_token")  # where every turn ends with two, both are learned
+    chat.chat_template = CHATML.replace(
+        "'<|im_end|>\n'", "'<|im_end|>' + eos_token"
+    )  # where every turn ends with two, both are learned
     assert said(chat, load(chat, written(tmp_path, TALK)).train[0]) == [end + chat.eos_token for end in ENDED]
 
 
@@ -234,9 +307,17 @@ def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
         ({"prompt": "2 + 2 =", "completion": " 4"}, "2 + 2 =", " 4"),
         ({"prompt": "a", "response": "b", "chosen": "c"}, "a", "b"),
         ({"text": "a b", "meta": "x"}, "", "a b"),
-        ({"instruction": "Add.", "input": "2 2", "output": "4"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
+        (
+            {"instruction": "Add.", "input": "2 2", "output": "4"},
+            "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n",
+            "4",
+        ),
         ({"instruction": "Add 2 2.", "input": "", "output": "4"}, "### Instruction:\nAdd 2 2.\n\n### Response:\n", "4"),
-        ({"instruction": "Add.", "context": "2 2", "response": "4", "category": "x"}, "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n", "4"),
+        (
+            {"instruction": "Add.", "context": "2 2", "response": "4", "category": "x"},
+            "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n",
+            "4",
+        ),
     ],
 )
 def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row, prompt, response):
@@ -244,13 +325,21 @@ def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row
 
     layout, pair = instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
     assert layout and pair.prompt.endswith(prompt) and pair.response == response
-    assert instruct.read_pair(instruct.Options(train="t.jsonl", prompt=f"{{{next(iter(row))}}}", response="x"), Row("t.jsonl:1", row))[1].response == "x"
+    assert (
+        instruct.read_pair(
+            instruct.Options(train="t.jsonl", prompt=f"{{{next(iter(row))}}}", response="x"), Row("t.jsonl:1", row)
+        )[1].response
+        == "x"
+    )
 
 
 def test_rows_of_no_known_layout_say_what_to_give():
     from lorabench.tasks._row import Row
 
-    with pytest.raises(DataError, match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both"):
+    with pytest.raises(
+        DataError,
+        match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both",
+    ):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
     talk = json.dumps(TALK)
     for row, advice in (
@@ -281,12 +370,19 @@ def test_prompt_and_response_are_written_as_two_turns(tmp_path, chat, template):
     data = load(chat, of_rows(tmp_path, PAIRS), template="chat", system="Be brief.")
     whole = {}
     for row in PAIRS:
-        turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        turns = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"]},
+        ]
         whole[tuple(chat.apply_chat_template(turns, tokenize=True, return_dict=False))] = row["answer"]
     for example in data.train + data.test:
         answer = next(a for ids, a in whole.items() if ids[: len(example.ids)] == tuple(example.ids.tolist()))
         (spoken,) = said(chat, example)
-        assert spoken.endswith(answer + "<|im_end|>") and spoken.replace("<think>\n\n</think>\n\n", "") == answer + "<|im_end|>"
+        assert (
+            spoken.endswith(answer + "<|im_end|>")
+            and spoken.replace("<think>\n\n</think>\n\n", "") == answer + "<|im_end|>"
+        )
     assert data.facts.notes == ("rows are read as prompt and response, one turn of the user and one of the assistant",)
 
 
@@ -303,9 +399,13 @@ def test_prompt_and_response_are_written_as_two_turns(tmp_path, chat, template):
 def test_a_chat_asks_the_bare_question(row, asked, answer):
     from lorabench.tasks._row import Row
 
-    (turn, reply) = instruct.read_pair(instruct.Options(train="x.jsonl", template="chat"), Row("here", row))[1].chat.messages
+    (turn, reply) = instruct.read_pair(instruct.Options(train="x.jsonl", template="chat"), Row("here", row))[
+        1
+    ].chat.messages
     assert (turn["content"], reply["content"]) == (asked, answer)
-    assert instruct.read_pair(instruct.Options(train="x.jsonl"), Row("here", row))[1].chat is None, "the default is as it was"
+    assert instruct.read_pair(instruct.Options(train="x.jsonl"), Row("here", row))[1].chat is None, (
+        "the default is as it was"
+    )
 
 
 def test_a_chat_of_rows_needs_a_template_and_a_question(tmp_path, chat):
@@ -325,7 +425,9 @@ def test_the_last_answer_is_generated_from_all_before_it(tmp_path, chat, templat
         given = chat.decode(row.ids[: row.given])
         question = next(p for p in PAIRS if f"{p['question']}<|im_end|>" in given)
         turns = [{"role": "user", "content": question["question"]}]
-        assert given == chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True), "the words that open the answer are given"
+        assert given == chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True), (
+            "the words that open the answer are given"
+        )
         assert row.reference.endswith(question["answer"])
     talk = load(chat, written(tmp_path, TALK), metric="exact_match")
     for row in talk.test:
@@ -344,4 +446,15 @@ def test_a_label_is_the_assistants_answer_and_its_end_is_not_learned(tmp_path, c
     for row in data.test:
         assert [said(chat, c) for c in row.choices] == [["negative"], ["positive"]]
         before = chat.decode(row.ids[~row.predicted])
-        assert before.startswith(chat.apply_chat_template([{"role": "user", "content": next(f"Review: film {i}\nSentiment:" for i in range(30) if f"film {i}\n" in before)}], tokenize=False, add_generation_prompt=True))
+        assert before.startswith(
+            chat.apply_chat_template(
+                [
+                    {
+                        "role": "user",
+                        "content": next(f"Review: film {i}\nSentiment:" for i in range(30) if f"film {i}\n" in before),
+                    }
+                ],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        )

@@ -21,7 +21,11 @@ Options = facts.Options
 def readings(nats, data):
     """The readings of a model with these losses on the first sequences of the test split."""
     rows = data.test[: len(nats)]
-    seen = Losses(np.asarray(nats, dtype=float), np.array([int(e.predicted.sum()) for e in rows]), np.array([e.n_bytes for e in rows]))
+    seen = Losses(
+        np.asarray(nats, dtype=float),
+        np.array([int(e.predicted.sum()) for e in rows]),
+        np.array([e.n_bytes for e in rows]),
+    )
     return {r.metric: r for r in held_out_readings(seen, data)}
 
 
@@ -37,7 +41,9 @@ def test_words_are_drawn_uniformly_and_independently():
         seen = Counter(words[place] for words in drawn)
         assert stats.chisquare([seen[w] for w in facts.WORDS]).pvalue > 1e-4
     pairs = Counter(drawn)
-    assert stats.chisquare([pairs[a, b] for a in facts.WORDS for b in facts.WORDS]).pvalue > 1e-4, "one word tells nothing of the other"
+    assert stats.chisquare([pairs[a, b] for a in facts.WORDS for b in facts.WORDS]).pvalue > 1e-4, (
+        "one word tells nothing of the other"
+    )
 
 
 def test_no_word_begins_another_so_that_their_probabilities_sum_to_one():
@@ -116,18 +122,35 @@ def test_data_of_unknown_information_have_no_such_reading(tiny):
     data = facts.load(Options(count=4), tiny, 32)
     seen = Losses(np.ones(4), np.ones(4), np.ones(4))
     assert {r.metric for r in held_out_readings(seen)} == {"eval_loss", "perplexity", "bits_per_byte"}
-    assert {r.metric for r in held_out_readings(seen, data)} - {r.metric for r in held_out_readings(seen)} == {"information_bits", "learned_bits"}
+    assert {r.metric for r in held_out_readings(seen, data)} - {r.metric for r in held_out_readings(seen)} == {
+        "information_bits",
+        "learned_bits",
+    }
 
 
 def test_a_fact_that_does_not_fit_is_an_error_and_not_a_loss_of_bits(tiny):
     options = Options(count=100, attributes=8)
     longest = max(len(e.ids) for e in facts.load(options, tiny, 64).test)
     assert len(facts.load(options, tiny, longest).test) == 100
-    with pytest.raises(DataError, match=rf"takes {longest} tokens with the name, training.sequence_length is {longest - 1}; raise it, or lower task.attributes"):
+    with pytest.raises(
+        DataError,
+        match=rf"takes {longest} tokens with the name, training.sequence_length is {longest - 1}; raise it, or lower task.attributes",
+    ):
         facts.load(options, tiny, longest - 1)
 
 
-@pytest.mark.parametrize("options", [{"count": 1}, {"count": 100_001}, {"attributes": 0}, {"attributes": 33}, {"seed": -1}, {"count": True}, {"people": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 1},
+        {"count": 100_001},
+        {"attributes": 0},
+        {"attributes": 33},
+        {"seed": -1},
+        {"count": True},
+        {"people": 3},
+    ],
+)
 def test_options_out_of_bounds_are_refused(options):
     with pytest.raises(ValidationError):
         Options.model_validate(options)
@@ -141,15 +164,21 @@ def test_learned_bits_rise_with_rank(tmp_path):
     known = []
     for rank, rate in ((1, 5e-3), (8, 1e-2)):
         cell = cell_of(
-            "task={name: facts, count: 40, attributes: 8}", f"method.rank={rank}", f"training.learning_rate={rate}",
-            "training.steps=240", "training.batch_size=20", "evaluation.max_sequences=40",
-        )  # fmt: skip
+            "task={name: facts, count: 40, attributes: 8}",
+            f"method.rank={rank}",
+            f"training.learning_rate={rate}",
+            "training.steps=240",
+            "training.batch_size=20",
+            "evaluation.max_sequences=40",
+        )
         folder = tmp_path / "cells" / str(rank)
         folder.mkdir(parents=True)
         result = run_cell(cell, folder)
         assert result.outcome == "finished", json.dumps(result.model_dump(mode="json"))[:500]
         learned = result.value("learned_bits")
-        assert result.value("learned_bits_per_parameter") == pytest.approx(learned / result.value("trainable_parameters"))
+        assert result.value("learned_bits_per_parameter") == pytest.approx(
+            learned / result.value("trainable_parameters")
+        )
         assert learned == pytest.approx(max(0, 1600 - result.value("eval_loss") * 40 * 8 / math.log(2)), rel=1e-6)
         known.append(learned)
     assert known[0] + 200 < known[1] <= 1600

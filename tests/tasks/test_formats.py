@@ -36,7 +36,6 @@ def table(file, **options):
     return read_table(file, file_format(made, file), made.separator, made.columns)
 
 
-
 SAME = {
     "lines.jsonl": LINES,
     "crlf.jsonl": LINES.replace("\n", "\r\n"),
@@ -46,7 +45,12 @@ SAME = {
     "indented.json": json.dumps(ROWS, indent=2),
     "within.json": json.dumps({"version": "1.1", "data": ROWS}, indent=1),
     "within_line.json": json.dumps({"data": ROWS}),
-    "hub.json": json.dumps({"features": [{"name": "question"}], "rows": [{"row_idx": i, "row": r, "truncated_cells": []} for i, r in enumerate(ROWS)]}),
+    "hub.json": json.dumps(
+        {
+            "features": [{"name": "question"}],
+            "rows": [{"row_idx": i, "row": r, "truncated_cells": []} for i, r in enumerate(ROWS)],
+        }
+    ),
     "one_after_other.json": "\n".join(json.dumps(r, indent=2) for r in ROWS),
     "glued.json": "".join(json.dumps(r) for r in ROWS),
     "columns.json": json.dumps({k: [r[k] for r in ROWS] for k in ROWS[0]}),
@@ -65,7 +69,9 @@ SAME = {
     "lines.jsonl.bz2": bz2.compress(LINES.encode()),
     "lines.json.xz": lzma.compress(LINES.encode()),
     "comma.csv.gz": gzip.compress(FRAME.to_csv(index=False).encode()),
-    **{f"{code}.csv": FRAME.to_csv(index=False).encode(code) for code in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")},
+    **{
+        f"{code}.csv": FRAME.to_csv(index=False).encode(code) for code in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+    },
 }
 
 
@@ -97,22 +103,35 @@ def test_arrow_files_and_what_datasets_saved(tmp_path):
 
 
 def test_what_the_reader_did_of_its_own_accord_is_told(tmp_path):
-    said = {name: table(put(tmp_path, name, SAME[name])).notes for name in ("comma.csv", "semicolon.csv", "pandas_index.csv", "utf-16.csv")}
+    said = {
+        name: table(put(tmp_path, name, SAME[name])).notes
+        for name in ("comma.csv", "semicolon.csv", "pandas_index.csv", "utf-16.csv")
+    }
     assert said["comma.csv"] == []
     assert said["semicolon.csv"] == ["semicolon.csv has a semicolon between its fields, and was read so"]
-    assert said["pandas_index.csv"] == ["pandas_index.csv has an index in its first column, which has no name: it was left out"]
+    assert said["pandas_index.csv"] == [
+        "pandas_index.csv has an index in its first column, which has no name: it was left out"
+    ]
     assert said["utf-16.csv"] == ["utf-16.csv was read as UTF-16"]
 
 
 def test_a_field_of_any_length_is_read_and_the_limit_of_the_process_stays(tmp_path):
     before = csv.field_size_limit()
     long = "a" * 300_000
-    assert table(put(tmp_path, "long.csv", f"question,answer\n{long},b\n")).rows[0].fields == {"question": long, "answer": "b"}
+    assert table(put(tmp_path, "long.csv", f"question,answer\n{long},b\n")).rows[0].fields == {
+        "question": long,
+        "answer": "b",
+    }
     assert csv.field_size_limit() == before
 
 
 def test_what_is_missing_is_nothing_however_it_is_written(tmp_path):
-    assert table(put(tmp_path, "n.jsonl", '{"a": NaN, "b": null, "c": Infinity, "d": 0}\n')).rows[0].fields == {"a": "", "b": "", "c": "", "d": "0"}
+    assert table(put(tmp_path, "n.jsonl", '{"a": NaN, "b": null, "c": Infinity, "d": 0}\n')).rows[0].fields == {
+        "a": "",
+        "b": "",
+        "c": "",
+        "d": "0",
+    }
     pd.DataFrame({"a": ["x", None], "n": [1.5, float("nan")]}).to_parquet(tmp_path / "n.parquet")
     assert [r.fields for r in table(str(tmp_path / "n.parquet")).rows] == [{"a": "x", "n": "1.5"}, {"a": "", "n": ""}]
 
@@ -137,8 +156,16 @@ def workbook(path):
         ("t.jsonl", "<!DOCTYPE html>\n<html>", "is a web page or XML, not data"),
         ("t.jsonl", "\n<!-- saved -->\n<html lang='en'><body>", "is a web page or XML, not data"),
         ("t.jsonl", "", r"t\.jsonl is empty"),
-        ("t.csv", ("question,answer\n" + "你好世界,今天天气很好\n" * 200).encode("utf-16-le")[32:], r"may be UTF-16 without its mark; convert .* iconv -f UTF-16LE -t UTF-8 t\.csv"),
-        ("t.csv", ("вопрос,ответ\n" + "привет,мир\n" * 200).encode("utf-16-be"), r"may be UTF-16 without its mark; convert .* iconv -f UTF-16BE -t UTF-8 t\.csv"),
+        (
+            "t.csv",
+            ("question,answer\n" + "你好世界,今天天气很好\n" * 200).encode("utf-16-le")[32:],
+            r"may be UTF-16 without its mark; convert .* iconv -f UTF-16LE -t UTF-8 t\.csv",
+        ),
+        (
+            "t.csv",
+            ("вопрос,ответ\n" + "привет,мир\n" * 200).encode("utf-16-be"),
+            r"may be UTF-16 without its mark; convert .* iconv -f UTF-16BE -t UTF-8 t\.csv",
+        ),
         ("t.jsonl", LINES + "null\n", r"t\.jsonl:13: null, not an object"),
         ("t.csv", "\n \n", "holds nothing but blanks"),
         ("t.csv", sqlite, "is an SQLite data base; export the table as CSV"),
@@ -148,7 +175,11 @@ def workbook(path):
         ("t.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be unpacked .* cut off or damaged"),
         ("t.jsonl", LINES.encode() + b"\0\0", "holds a zero byte at character"),
         ("t.jsonl", LINES.encode() + b'{"question": "\xc3', r"ends within a character, at byte \d+; it was cut off"),
-        ("t.csv", "question,answer\nna\xefve,b\n".encode("cp1252"), r"not UTF-8 at byte 18 \(0xef, line 2\); convert .* iconv -f CP1252 -t UTF-8 t\.csv > new; CP1252 .* fits its bytes"),
+        (
+            "t.csv",
+            "question,answer\nna\xefve,b\n".encode("cp1252"),
+            r"not UTF-8 at byte 18 \(0xef, line 2\); convert .* iconv -f CP1252 -t UTF-8 t\.csv > new; CP1252 .* fits its bytes",
+        ),
         ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are no ASCII"),
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
@@ -157,9 +188,17 @@ def workbook(path):
         ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* as Python writes a dict"),
         ("t.jsonl", "[" * 100_000, "nested too deeply"),
         ("t.csv", "question,answer\n", r"has a header \(question, answer\) and no row below it"),
-        ("t.csv", "question,answer\na,b\n\"c,d\ne,f\n", r"t\.csv:3: a quote that opens in this row is never closed"),
-        ("t.csv", ",question,answer\nx,a,b\ny,c,d\n", r"t\.csv:1: the header has empty or repeated names .*give each column a name of its own there"),
-        ("t.tsv", "question,answer\na,b\n", r"the header has no tab \(question,answer\), so the file has one column; give task.format: csv"),
+        ("t.csv", 'question,answer\na,b\n"c,d\ne,f\n', r"t\.csv:3: a quote that opens in this row is never closed"),
+        (
+            "t.csv",
+            ",question,answer\nx,a,b\ny,c,d\n",
+            r"t\.csv:1: the header has empty or repeated names .*give each column a name of its own there",
+        ),
+        (
+            "t.tsv",
+            "question,answer\na,b\n",
+            r"the header has no tab \(question,answer\), so the file has one column; give task.format: csv",
+        ),
     ],
 )
 def test_what_is_no_data_is_named_for_what_it_is(tmp_path, name, content, message):
@@ -171,7 +210,9 @@ def test_what_is_no_data_is_named_for_what_it_is(tmp_path, name, content, messag
 
 def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
     file = workbook(tmp_path / "made")
-    with pytest.raises(ValidationError, match="a zip archive, as Excel workbooks are, too; unpack it, or save the sheet as CSV"):
+    with pytest.raises(
+        ValidationError, match="a zip archive, as Excel workbooks are, too; unpack it, or save the sheet as CSV"
+    ):
         instruct.Options(train=put(tmp_path, "t.xlsx", file))
 
 
@@ -198,9 +239,16 @@ def test_the_index_of_joined_frames_repeats_and_is_left_out(tmp_path):
 
 def test_text_files_are_known_by_their_content_too(tmp_path, tiny):
     body = "Größe, Zeile für Zeile.\r\n" * 200
-    for name, data in {"a.txt": body.encode("utf-16"), "b.txt": gzip.compress(body.encode()), "c.txt": body.encode("utf-8-sig")}.items():
+    for name, data in {
+        "a.txt": body.encode("utf-16"),
+        "b.txt": gzip.compress(body.encode()),
+        "c.txt": body.encode("utf-8-sig"),
+    }.items():
         assert read_text(put(tmp_path, name, data)) == body
-    seen = [text.load(text.Options(train=str(tmp_path / n)), tiny, 64).train[0].ids.tolist() for n in ("a.txt", "b.txt", "c.txt")]
+    seen = [
+        text.load(text.Options(train=str(tmp_path / n)), tiny, 64).train[0].ids.tolist()
+        for n in ("a.txt", "b.txt", "c.txt")
+    ]
     assert seen[0] == seen[1] == seen[2]
     with pytest.raises(DataError, match="git lfs pull"):
         text.load(text.Options(train=put(tmp_path, "l.txt", LFS)), tiny, 64)
@@ -212,7 +260,9 @@ def test_text_files_are_known_by_their_content_too(tmp_path, tiny):
 def test_blanks_after_commas_and_excels_unicode_text(tmp_path):
     spaced = '"question", "answer"\n"a, b", "c ""d"""\n'
     assert [r.fields for r in table(put(tmp_path, "s.csv", spaced)).rows] == [{"question": "a, b", "answer": 'c "d"'}]
-    assert [r.fields for r in table(put(tmp_path, "u.csv", FRAME.to_csv(index=False, sep="\t").encode("utf-16"))).rows] == ROWS
+    assert [
+        r.fields for r in table(put(tmp_path, "u.csv", FRAME.to_csv(index=False, sep="\t").encode("utf-16"))).rows
+    ] == ROWS
     with pytest.raises(DataError, match=r"q\.tsv:1: the fields are in double quotes.* give task\.format: csv"):
         table(put(tmp_path, "q.tsv", FRAME.to_csv(index=False, sep="\t", quoting=csv.QUOTE_ALL)))
     assert [r.fields for r in table(str(tmp_path / "q.tsv"), format="csv").rows] == ROWS
@@ -234,7 +284,9 @@ def test_rows_as_plain_text_are_told_and_a_test_file_among_the_training_files_is
     for name in ("a.txt", "b.txt"):
         put(tmp_path / "all", name, f"All of {name} is text.\n" * 200)
     data = text.load(text.Options(train=put(tmp_path, "rows.jsonl", LINES * 20)), tiny, 32)
-    assert data.facts.notes == ("rows.jsonl is read as plain text, marks and names of fields and all; the task instruct reads its rows",)
+    assert data.facts.notes == (
+        "rows.jsonl is read as plain text, marks and names of fields and all; the task instruct reads its rows",
+    )
     page = text.load(text.Options(train=put(tmp_path, "page.txt", "<!DOCTYPE html>\n<p>" + "word " * 900)), tiny, 32)
     assert page.facts.notes == ("page.txt is a web page or XML, and read with its tags",)
     with pytest.raises(DataError, match=r"b\.txt is among the training files and in task\.eval"):

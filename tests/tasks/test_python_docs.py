@@ -44,7 +44,9 @@ def test_nothing_but_repeats_is_lost(split):
 
 def test_a_repeated_paragraph_stays_in_the_shortest_topic():
     long = "This paragraph is in both of the two topics, word for word."
-    own = python_docs.without_repeats({"big": f"Title\n\n{long}\n\n{'More of the big topic. ' * 5}", "small": f"Title\n\n{long}"})
+    own = python_docs.without_repeats(
+        {"big": f"Title\n\n{long}\n\n{'More of the big topic. ' * 5}", "small": f"Title\n\n{long}"}
+    )
     assert long in own["small"]
     assert long not in own["big"]
     assert own["big"].startswith("Title\n\nMore")

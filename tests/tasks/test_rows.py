@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lorabench.config import hub
 from lorabench.errors import DataError
-from lorabench.spec import hub
 from lorabench.tasks import classify, instruct
 from lorabench.tasks._rows import Row, hold_out, read_file
 from lorabench.tasks._template import fill, parse
@@ -20,7 +20,6 @@ def copy_of(file):
     copy = Path(file).with_stem("copy")
     copy.write_bytes(Path(file).read_bytes())
     return str(copy)
-
 
 
 def write(path, text):
@@ -38,7 +37,9 @@ def test_braces_doubled_come_out_single_and_values_are_taken_as_they_are(before,
     assert fill(doubled + "{a b}!", {"a b": value}, "here") == before + value + "!"
 
 
-@pytest.mark.parametrize("template", ["{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{a", "a}", "{a:{b}}", "{0.__class__}"])
+@pytest.mark.parametrize(
+    "template", ["{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{a", "a}", "{a:{b}}", "{0.__class__}"]
+)
 def test_a_template_takes_plain_names_only(template):
     with pytest.raises(ValueError, match=r"write \{\{ and \}\} for braces"):
         parse(template)
@@ -48,7 +49,9 @@ def test_a_template_takes_plain_names_only(template):
 
 def test_a_missing_column_names_the_nearest(tmp_path, words):
     file = write(tmp_path / "t.jsonl", '{"question": "a", "answer": "b"}\n' * 4)
-    with pytest.raises(DataError, match=r"t.jsonl:1: unknown column 'qestion'; did you mean 'question'\? allowed: question, answer"):
+    with pytest.raises(
+        DataError, match=r"t.jsonl:1: unknown column 'qestion'; did you mean 'question'\? allowed: question, answer"
+    ):
         instruct.load(instruct.Options(train=file, prompt="{qestion}"), words, 8)
 
 
@@ -176,15 +179,23 @@ def test_an_absent_hub_data_set_says_what_to_do(words, monkeypatch):
 
     monkeypatch.setattr(hub, "answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", refused)
-    with pytest.raises(DataError, match=r"data set x/y \(split train\) cannot be loaded: access is gated; save it as JSON lines"):
+    with pytest.raises(
+        DataError, match=r"data set x/y \(split train\) cannot be loaded: access is gated; save it as JSON lines"
+    ):
         instruct.load(instruct.Options(dataset="x/y"), words, 8)
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        ("Unknown split \"test\". Should be one of ['train', 'dev'].", r"x/y has no split test: .*'dev'.*; name one of them as task\.eval_split"),
-        ("Config name is missing.\nPlease pick one among ['main', 'socratic']", r"several configurations: .*'socratic'.*; name one as task\.subset"),
+        (
+            "Unknown split \"test\". Should be one of ['train', 'dev'].",
+            r"x/y has no split test: .*'dev'.*; name one of them as task\.eval_split",
+        ),
+        (
+            "Config name is missing.\nPlease pick one among ['main', 'socratic']",
+            r"several configurations: .*'socratic'.*; name one as task\.subset",
+        ),
     ],
 )
 def test_a_split_or_configuration_that_is_not_there_is_named(words, monkeypatch, error, message):
@@ -217,7 +228,10 @@ def test_without_a_network_the_hub_is_asked_once_and_then_the_cache_alone(words,
         monkeypatch.setattr(hub, "_ANSWER", [])
         monkeypatch.setattr(hub, "_ask", lambda there=there: asked.append(there) or there)
         for _ in range(2):
-            with pytest.raises(DataError, match=rf"data set x/y \(split train\) cannot be loaded: {why}.*; save it as JSON lines or Parquet"):
+            with pytest.raises(
+                DataError,
+                match=rf"data set x/y \(split train\) cannot be loaded: {why}.*; save it as JSON lines or Parquet",
+            ):
                 instruct.load(instruct.Options(dataset="x/y"), words, 8)
     assert told_offline == [(True, True)] * 2 + [(False, False)] * 2
     assert asked == [False, True], "once, not once a data set"
@@ -265,8 +279,13 @@ def test_classify_brings_an_item_for_each_test_row(tmp_path, tokenizer):
 def test_a_row_that_is_dropped_is_in_no_metric(tmp_path, words):
     """lm-eval's set is of the rows that loss and accuracy are over."""
     train = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a{i}", "label": "{i % 2}"}}\n' for i in range(9)))
-    test = write(tmp_path / "e.jsonl", '{"s": "a", "label": "0"}\n{"s": "a b c d e f g h i", "label": "1"}\n{"s": "b", "label": "1"}\n')
-    data = classify.load(classify.Options(train=train, eval=test, prompt="{s}", choices={"0": " c", "1": " d"}), words, 6)
+    test = write(
+        tmp_path / "e.jsonl",
+        '{"s": "a", "label": "0"}\n{"s": "a b c d e f g h i", "label": "1"}\n{"s": "b", "label": "1"}\n',
+    )
+    data = classify.load(
+        classify.Options(train=train, eval=test, prompt="{s}", choices={"0": " c", "1": " d"}), words, 6
+    )
     assert data.facts.test.dropped == 1
     assert {item.context for item in data.choice_sets[0].items} == {"a", "b"}
     assert len(data.test) == len(data.choice_sets[0].items) == 2
@@ -274,13 +293,18 @@ def test_a_row_that_is_dropped_is_in_no_metric(tmp_path, words):
 
 def test_labels_are_compared_as_text(tmp_path, words):
     file = write(tmp_path / "t.jsonl", '{"s": "a", "label": true}\n{"s": "b", "label": false}\n' * 5)
-    options = classify.Options.model_validate({"train": file, "eval": copy_of(file), "prompt": "{s}", "choices": {True: " c", False: " d"}})
+    options = classify.Options.model_validate(
+        {"train": file, "eval": copy_of(file), "prompt": "{s}", "choices": {True: " c", False: " d"}}
+    )
     assert options.choices == {"true": " c", "false": " d"}
     assert {i.answer for i in classify.load(options, words, 8).choice_sets[0].items} == {0, 1}
 
 
 def test_labels_that_mean_one_text_are_one_choice(tmp_path, words):
-    file = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a{i}", "label": "{label}"}}\n' for i in range(9) for label in ("0", "1", "no")))
+    file = write(
+        tmp_path / "t.jsonl",
+        "".join(f'{{"s": "a{i}", "label": "{label}"}}\n' for i in range(9) for label in ("0", "1", "no")),
+    )
     options = classify.Options(train=file, prompt="{s}", choices={"0": " c", "1": " d", "no": " c"})
     items = classify.load(options, words, 8).choice_sets[0].items
     assert {item.choices for item in items} == {(" c", " d")} and {item.answer for item in items} == {0, 1}
@@ -297,7 +321,9 @@ def test_an_unknown_label_names_file_line_and_the_allowed(tmp_path, words):
 
 
 def test_sst2_as_it_is(shared_data, tiny):
-    options = classify.Options(train=shared_data("sst2/train.tsv"), eval=shared_data("sst2/dev.tsv"), max_train=300, max_eval=600)
+    options = classify.Options(
+        train=shared_data("sst2/train.tsv"), eval=shared_data("sst2/dev.tsv"), max_train=300, max_eval=600
+    )
     assert len(read_file(options, options.eval)) == 6735  # of the data's README
     items = classify.load(options, tiny, 128).choice_sets[0].items
     assert len(items) == 600
@@ -325,9 +351,15 @@ def test_e2e_as_it_is(shared_data, tiny):
 
 def test_rows_of_other_names_need_no_more_than_the_file(tmp_path, tokenizer):
     """As Hugging Face's text classification sets are written: text, and labels that are words."""
-    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"text": f"film {i}", "label": ("good", "bad", "mixed")[i % 3]}) + "\n" for i in range(40)))
+    file = write(
+        tmp_path / "t.jsonl",
+        "".join(json.dumps({"text": f"film {i}", "label": ("good", "bad", "mixed")[i % 3]}) + "\n" for i in range(40)),
+    )
     data = classify.load(classify.Options(train=file), tokenizer, 64)
-    assert data.facts.notes == ("the column text is read as the text, since there is no column sentence", "labels are read as their own words: good, bad, mixed")
+    assert data.facts.notes == (
+        "the column text is read as the text, since there is no column sentence",
+        "labels are read as their own words: good, bad, mixed",
+    )
     for row in data.test:
         assert [tokenizer.decode(c.ids[c.predicted]).strip() for c in row.choices] == ["good", "bad", "mixed"]
         assert "Review: film" in tokenizer.decode(row.ids)
@@ -346,8 +378,14 @@ def test_a_label_that_begins_another_is_refused(tmp_path, words):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"answer_pattern": "x(.)", "metric": "eval_loss"}, "answer_pattern is of generated answers; give metric: exact_match"),
-        ({"answer_pattern": "####", "metric": "exact_match"}, r"answer_pattern '####' has 0 groups; put the answer, and it alone, into parentheses"),
+        (
+            {"answer_pattern": "x(.)", "metric": "eval_loss"},
+            "answer_pattern is of generated answers; give metric: exact_match",
+        ),
+        (
+            {"answer_pattern": "####", "metric": "exact_match"},
+            r"answer_pattern '####' has 0 groups; put the answer, and it alone, into parentheses",
+        ),
         ({"answer_pattern": "(", "metric": "exact_match"}, r"answer_pattern '\(' is no regular expression"),
         ({"system": "Be brief."}, "system is written by the chat template; give template: chat"),
     ],
@@ -358,7 +396,13 @@ def test_options_of_generated_answers_and_chats_that_do_not_go_together(given, w
 
 
 def test_a_reference_without_an_answer_is_told_with_its_row(tmp_path, words):
-    file = write(tmp_path / "t.jsonl", "".join(json.dumps({"question": f"a{i}", "answer": "b" if i % 2 else "#### 3"}) + "\n" for i in range(20)))
+    file = write(
+        tmp_path / "t.jsonl",
+        "".join(json.dumps({"question": f"a{i}", "answer": "b" if i % 2 else "#### 3"}) + "\n" for i in range(20)),
+    )
     options = instruct.Options(train=file, eval=copy_of(file), metric="exact_match", answer_pattern="gsm8k")
-    with pytest.raises(DataError, match=r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of 20 rows\)"):
+    with pytest.raises(
+        DataError,
+        match=r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of 20 rows\)",
+    ):
         instruct.load(options, words, 16)

@@ -47,7 +47,9 @@ def test_every_byte_of_the_files_is_in_one_split(tmp_path, tiny):
     assert covered[1] / total == pytest.approx(0.05, abs=0.02)
     assert covered[2] / total == pytest.approx(0.10, abs=0.02)
     assert data.packing == "packed"
-    decoded = "".join(tiny.decode(e.ids, skip_special_tokens=True) for p in (data.train, data.validation, data.test) for e in p)
+    decoded = "".join(
+        tiny.decode(e.ids, skip_special_tokens=True) for p in (data.train, data.validation, data.test) for e in p
+    )
     assert decoded == "".join(bodies)
 
 

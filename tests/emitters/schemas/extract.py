@@ -36,7 +36,13 @@ def fields(node):
     for line in node.body:
         settable = isinstance(line, ast.AnnAssign) and not line.target.id.startswith("_")
         if settable and "init=False" not in ast.unparse(line):
-            choices = [v for d in ast.walk(line) if isinstance(d, ast.Dict) for k, v in zip(d.keys, d.values, strict=True) if getattr(k, "value", 0) == "choices"]
+            choices = [
+                v
+                for d in ast.walk(line)
+                if isinstance(d, ast.Dict)
+                for k, v in zip(d.keys, d.values, strict=True)
+                if getattr(k, "value", 0) == "choices"
+            ]
             listed = choices and isinstance(choices[0], ast.List)
             found[line.target.id] = ast.literal_eval(choices[0]) if listed else ast.unparse(line.annotation)
     return found
@@ -44,7 +50,9 @@ def fields(node):
 
 def members(node):
     """Values of an enumeration."""
-    return [line.value.value for line in node.body if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)]
+    return [
+        line.value.value for line in node.body if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+    ]
 
 
 def transformers_words(known, optimizer, scheduler):
@@ -59,9 +67,19 @@ def trl(tool, transformers):
 
 def llamafactory(tool, transformers):
     files = sorted((tool / "llamafactory/hparams").glob("*.py"))
-    nodes = [n for f in files if f.stem != "evaluation_args" for n in ast.parse(f.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+    nodes = [
+        n
+        for f in files
+        if f.stem != "evaluation_args"
+        for n in ast.parse(f.read_text(encoding="utf-8")).body
+        if isinstance(n, ast.ClassDef)
+    ]
     known = classes(transformers / "transformers")
-    options = {name: kind for node in (known["TrainingArguments"], known["Seq2SeqTrainingArguments"], *nodes) for name, kind in fields(node).items()}
+    options = {
+        name: kind
+        for node in (known["TrainingArguments"], known["Seq2SeqTrainingArguments"], *nodes)
+        for name, kind in fields(node).items()
+    }
     return options | transformers_words(known, "optim", "lr_scheduler_type")
 
 
@@ -82,17 +100,29 @@ def torchtune(tool):
     options = {}
     for recipe in RECIPES:
         tree = ast.parse((tool / f"recipes/{recipe}.py").read_text(encoding="utf-8"))
-        required = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "cfg" and n.attr != "get"}
+        required = {
+            n.attr
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "cfg" and n.attr != "get"
+        }
         called = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "cfg.get"]
         optional = {n.args[0].value for n in called if isinstance(n.args[0], ast.Constant)}
-        options |= {f"{recipe}.{key}": "optional" for key in sorted(optional - required)} | {f"{recipe}.{key}": "required" for key in sorted(required)}
+        options |= {f"{recipe}.{key}": "optional" for key in sorted(optional - required)} | {
+            f"{recipe}.{key}": "required" for key in sorted(required)
+        }
     for package in PACKAGES:
         file = tool / f"torchtune/models/{package}/_model_builders.py"
-        options |= components(file, f"torchtune.models.{package}") | aliases(file, f"torchtune.models.{package}", options)
+        options |= components(file, f"torchtune.models.{package}") | aliases(
+            file, f"torchtune.models.{package}", options
+        )
     options |= components(tool / "torchtune/datasets/_instruct.py", "torchtune.datasets")
     options |= components(tool / "torchtune/training/lr_schedulers.py", "torchtune.training.lr_schedulers")
     known = classes(tool / "torchtune/training", tool / "torchtune/modules/loss")
-    for name, package in {"FullModelHFCheckpointer": "training", "DiskLogger": "training.metric_logging", "CEWithChunkedOutputLoss": "modules.loss"}.items():
+    for name, package in {
+        "FullModelHFCheckpointer": "training",
+        "DiskLogger": "training.metric_logging",
+        "CEWithChunkedOutputLoss": "modules.loss",
+    }.items():
         start = next(n for n in known[name].body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
         options |= parameters(start, f"torchtune.{package}.{name}")
     types = [line.target.id for line in known["ModelType"].body if isinstance(line, ast.AnnAssign)]
@@ -101,7 +131,11 @@ def torchtune(tool):
 
 def components(file, package):
     """Parameters of a file's public functions that make models, tokenizers, datasets and schedules."""
-    nodes = [n for n in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    nodes = [
+        n
+        for n in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")
+    ]
     return {key: kind for n in nodes for key, kind in parameters(n, f"{package}.{n.name}").items()}
 
 
@@ -131,7 +165,9 @@ if __name__ == "__main__":
     if len(folders) > 1:
         (info,) = Path(folders[1]).glob("transformers-*.dist-info")
         versions.append(info.name.removesuffix(".dist-info"))
-    found = {"trl": trl, "axolotl": axolotl, "llamafactory": llamafactory, "torchtune": torchtune}[tool](*map(Path, folders))
+    found = {"trl": trl, "axolotl": axolotl, "llamafactory": llamafactory, "torchtune": torchtune}[tool](
+        *map(Path, folders)
+    )
     source = f"https://pypi.org/project/{tool}/{version}/" + (f" with {versions[2]}" if versions[2:] else "")
     facts = {"tool": tool, "version": version, "source": source, "options": dict(sorted(found.items()))}
     Path(__file__).with_name(f"{tool}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,9 @@ from lorabench.record.result import CellResult, Reading
 def run_cell(cell, folder, report):
     seed = cell.seed
     with open(os.environ["ODD_LOG"], "a") as log:
-        log.write(f"{cell.id} {seed} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.environ.get('OMP_WAIT_POLICY')}\n")
+        log.write(
+            f"{cell.id} {seed} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.environ.get('OMP_WAIT_POLICY')}\n"
+        )
     report(Event(cell.id, "load"))
     steps, pause = (20, 0.01) if seed < 200 else ((seed - 200) * 20, 0.05)
     for step in range(1, steps + 1):

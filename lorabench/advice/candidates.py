@@ -1,0 +1,165 @@
+"""Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else published, else by the capacity rule.
+
+A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did, and is not called
+better than that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
+from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
+from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.config.settings import MethodSpec, QuantizationSpec
+
+THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
+"""without any measurement"""
+PAGED = ("adamw", "paged-adamw-8bit")
+
+
+@dataclass(frozen=True)
+class CandidateSpec:
+    """A method and quantisation with its settings and what speaks for them."""
+
+    method: MethodSpec
+    quantization: QuantizationSpec
+    learning_rate: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    quality: Quality
+    evidence: tuple[EvidenceItem, ...]
+    caveats: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ("adamw",)
+    """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
+
+    @property
+    def key(self) -> Key:
+        """What tells candidates apart."""
+        return self.method.name, self.quantization.name
+
+
+def candidate_specs(
+    parameters: int,
+    tokens: int | None,
+    trainable: Mapping[int, int],
+    contest: ComparisonGroup | None = None,
+    others: Sequence[ComparisonGroup] = (),
+    batch_size: int | None = None,
+) -> tuple[CandidateSpec, ...]:
+    """The ones that are thought of, and those that the contest measured.
+
+    `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
+    """
+    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways))) if contest else dict.fromkeys(THOUGHT_OF)
+    return tuple(_candidate_spec(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
+
+
+def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
+    """One of them without any measurement."""
+    method, quantization = key
+    rate, rated = learning_rate(method, parameters)
+    quality, told = published(method, quantization, tokens)
+    told_of, update = rules().learning_rate, rules().update
+    training = (rate, told_of.schedule, told_of.schedule_warmup, update.weight_decay, update.max_grad_norm)
+    kind = stored_as(quantization)
+    if method == "full":
+        spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
+        return CandidateSpec(spec, kind, *training, quality, (rated,), optimizers=PAGED)
+    rank, ranked, caveat = rank_by_capacity(trainable, tokens)
+    settings = rules().lora
+    spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
+    quiet = "no evidence of its quality" if quality.basis == "none" else ""
+    added = "its quality adds differences of two benchmarks" if len(told) > 1 else ""
+    return CandidateSpec(
+        spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat)))
+    )
+
+
+def stored_as(quantization: str) -> QuantizationSpec:
+    """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA, section 3)."""
+    return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
+
+
+def _candidate_spec(
+    key: Key,
+    parameters: int,
+    tokens: int | None,
+    trainable: Mapping[int, int],
+    contest: ComparisonGroup | None,
+    others: Sequence[ComparisonGroup],
+    batch_size: int | None,
+) -> CandidateSpec:
+    if contest is None:
+        return by_rules(key, parameters, tokens, trainable)
+    own = contest.way(key)
+    if own is not None:
+        return _measured(contest, own, key, parameters, batch_size)
+    parent = contest.way((key[0], "none")) or next((w for w in contest.ways if w.key[0] == key[0]), None)
+    if parent is None:
+        return by_rules(key, parameters, tokens, trainable)
+    family = _measured(contest, parent, key, parameters, batch_size)
+    facts = published(key[0], key[1], tokens)[1]
+    told = tuple(w for w in facts if w.text.startswith(key[1]))
+    quality = Quality("none", behind=parent.quality.enough is False)
+    elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.way(key)))
+    named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
+    caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}{named}"
+    return replace(
+        family,
+        quantization=stored_as(key[1]),
+        quality=quality,
+        evidence=(*family.evidence, *told),
+        caveats=(caveat, *family.caveats),
+    )
+
+
+def _measured(
+    contest: ComparisonGroup, way: MethodResult, key: Key, parameters: int, batch_size: int | None
+) -> CandidateSpec:
+    setting, training = way.group.setting, way.group.setting.training
+    rate, evidence, caveats = training.rate, way.evidence, []
+    if setting.method.rank is not None and not way.decided:
+        tried = "the only one" if way.alone else "the best of those"
+        caveats.append(
+            f"rank {setting.method.rank} is {tried} that {contest.study} tried"
+            + (", and the highest: a higher one may do better" if way.at_the_edge else "")
+        )
+    if way.option.seeds == 1:
+        caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
+    if way.quality.against != FULL:
+        caveats.append(f"{contest.study} has no full fine-tuning to hold it against")
+    if contest.made_up:
+        caveats.append(f"{contest.study}'s task is made up: its answer says nothing of another task")
+    if contest.distance > REACH:
+        caveats.append(f"{contest.study} lies far from this model ({contest.far}): what holds there need not hold here")
+    elif contest.far:
+        caveats.append(f"{contest.study} had {contest.far}")
+    if contest.distance > REACH or training.optimizer != "adamw":
+        rate, rated = learning_rate(key[0], parameters)
+        evidence = (*evidence, rated)
+        caveats.append(
+            f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}"
+        )
+    else:
+        theirs = training.batch_size * training.gradient_accumulation
+        beside = f"for {theirs} sequences a step (here {batch_size})" if batch_size not in (None, theirs) else ""
+        if odd := " and ".join(filter(None, (beside, "" if way.tuned else "not tuned"))):
+            caveats.append(f"its rate was {odd}")
+    quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
+    return CandidateSpec(
+        setting.method,
+        quantization,
+        rate,
+        training.schedule,
+        training.warmup,
+        training.weight_decay,
+        training.max_grad_norm,
+        way.quality,
+        evidence,
+        tuple(caveats),
+        PAGED if key[0] == "full" else ("adamw",),
+    )

@@ -1,0 +1,112 @@
+"""What one contest of a stored study says of each way to train, and which contest lies nearest. Without pandas and scipy, which take a second to import.
+
+    distance = |log10(parameters there / here)| + 0.5 [another architecture] + 0.5 [another task than was named] + 0.5 |log10(training tokens there / here)|
+
+One contest speaks for all ways that it has: gaps of different studies are not held against each other. It speaks for a model within REACH of
+it, and for any where the user named its study; how far it is is then told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorabench.advice.types import EvidenceItem, Quality
+
+if TYPE_CHECKING:
+    from lorabench.advice.selection import Option
+    from lorabench.analysis.conditions import Replicates
+
+REACH = 1.0  # a factor of ten in size: published scaling of LoRA moves little within it
+ALIKE = 0.3  # a factor of two in size or four in data: what is tried there tells more than which lies a little nearer
+FULL = "full fine-tuning"
+Key = tuple[str, str]
+"""method and quantization"""
+WHOLE: Key = ("full", "none")
+
+
+@dataclass(frozen=True)
+class Here:
+    """What is to be trained, as far as it is known."""
+
+    model: str
+    parameters: int
+    architecture: str | None = None
+    tokens: int | None = None
+    task: str | None = None
+    tolerated: float | None = None
+    """in the metric's unit; absent: each study's own margin"""
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method and quantisation of a contest, at the least that is enough."""
+
+    group: Replicates
+    option: Option
+    quality: Quality
+    evidence: tuple[EvidenceItem, ...]
+    decided: bool
+    """whether something larger is shown to bring no more; else it is the best of what was tried"""
+    at_the_edge: bool
+    """whether it is the highest rank that was tried, of several"""
+    alone: bool
+    """whether nothing else of its kind was tried"""
+    tuned: bool
+    """whether its learning rate was chosen among several"""
+
+    @property
+    def key(self) -> Key:
+        """What it is a way of."""
+        return key_of(self.group)
+
+
+@dataclass(frozen=True)
+class ComparisonGroup:
+    """One model and task of a study, with what it says of each way."""
+
+    study: str
+    model: str
+    task: str
+    made_up: bool
+    """whether the task's answer is known because it was made: it says nothing of other tasks"""
+    ways: tuple[MethodResult, ...]
+    distance: float
+    far: str
+    """in what it lies farthest: "13 times fewer parameters"; empty at no distance"""
+    ranks: int
+    """that were tried"""
+    best: Option
+    """what the study's report calls best: of all ways the best mean"""
+    best_key: Key
+    """what that is a way of"""
+
+    def way(self, key: Key) -> MethodResult | None:
+        """The one of a key."""
+        return next((w for w in self.ways if w.key == key), None)
+
+
+def key_of(group: Replicates) -> Key:
+    """What a condition is a way of."""
+    return group.setting.method.name, group.setting.quantization.name
+
+
+def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
+    """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one with full fine-tuning, more ranks, more ways, more seeds."""
+    able = [c for c in found if c.ways and (named or (c.distance <= REACH and not c.made_up))]
+    close = min((c.distance for c in able), default=0.0) + ALIKE
+    near = [c for c in able if c.distance <= close]
+    return min(
+        near,
+        key=lambda c: (
+            c.way(WHOLE) is None,
+            -c.ranks,
+            -len(c.ways),
+            -c.ways[0].option.seeds,
+            c.distance,
+            c.study,
+            c.task,
+        ),
+        default=None,
+    )

@@ -1,0 +1,230 @@
+"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how far it is behind full fine-tuning.
+
+Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank of a way is, what is not
+worse than that way's own best. Without full fine-tuning in the contest its best stands in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorabench import formatting, plugins
+from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
+from lorabench.advice.selection import Option, best_of, contests, options, select, tuned
+from lorabench.advice.spectral_check import FileOf, ResultsOf, spectral_check
+from lorabench.advice.types import EvidenceItem, Quality, Shown
+from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.verdict import Comparison, Verdicts, margin_of
+from lorabench.config.architectures import model_type
+from lorabench.config.paths import short_model
+from lorabench.config.study import Study
+from lorabench.record.metrics import metric as described
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study as analysis understands it."""
+
+    folder: Path
+    study: Study
+    groups: tuple[Replicates, ...]
+    summaries: tuple[Summary, ...]
+    verdicts: Verdicts
+    metric: str
+    results: ResultsOf
+    file: FileOf
+
+    @property
+    def known(self) -> dict[str, Summary]:
+        """Summaries by condition."""
+        return {s.condition: s for s in self.summaries}
+
+
+def heard(source: Source, here: Here) -> tuple[ComparisonGroup, ...]:
+    """Every contest of a study; none where its metric has no better and worse, or no loss that is tolerated."""
+    margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
+    if margin is None:
+        return ()
+    return tuple(c for members in contests(source.groups) if (c := _contest(source, here, members, margin)) is not None)
+
+
+def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> ComparisonGroup | None:
+    known, of = source.known, {g.condition: g for g in members}
+    given = options(members, source.summaries, source.verdicts, source.metric)
+    if not given:
+        return None
+    full = [o for o in given if of[o.condition].setting.method.name == "full"]
+    best = best_of(given)
+    field = _Field(
+        source, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
+    )
+    keys: dict[Key, list[Option]] = {}
+    for o in given:
+        keys.setdefault(key_of(of[o.condition]), []).append(o)
+    ways = [_way(field, [of[o.condition] for o in among], among) for among in keys.values()]
+    setting = members[0].setting
+    distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
+    ranks = {g.setting.method.rank for g in members if g.trains}
+    made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
+    return ComparisonGroup(
+        source.study.name,
+        setting.model.name,
+        setting.task.name,
+        made_up,
+        tuple(ways),
+        distance,
+        far,
+        len(ranks - {None}),
+        best,
+        key_of(of[best.condition]),
+    )
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What every way of a contest is held against."""
+
+    source: Source
+    tolerated: float
+    best: Option
+    """of all ways"""
+    against: Option
+    """the best full fine-tuning, else the best of all"""
+    full: bool
+    """whether there is a full fine-tuning"""
+
+
+def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
+    """`among` are the options of the members, beside the best of the whole contest."""
+    source, tolerated = field.source, field.tolerated
+    own = options(members, source.summaries, source.verdicts, source.metric)
+    best, level = best_of(own), select(among, tolerated)
+    took = level or select(own, tolerated) or best
+    decided = took.trainable_parameters < best.trainable_parameters or (
+        level is not None and took.condition != field.best.condition
+    )
+    behind = (
+        None
+        if took.condition == field.against.condition
+        else source.verdicts.of(source.metric, took.condition, field.against.condition)
+    )
+    alone = len(tuned(among)) == 1
+    told = [_evidence_item(field, took, best, level is not None, not alone, behind)]
+    second = spectral_check(took, among, source.results, source.file, source.metric, tolerated)
+    if second is not None:
+        told.append(
+            EvidenceItem(
+                "cells",
+                f"second witness, the spectra: {second.sentence}",
+                str(source.folder),
+                source.known[took.condition].cells,
+            )
+        )
+    ranks = sorted({o.rank for o in among if o.rank is not None})
+    group = next(g for g in members if g.condition == took.condition)
+    return MethodResult(
+        group,
+        took,
+        _quality(field, took, behind),
+        tuple(told),
+        decided,
+        len(ranks) > 1 and took.rank == ranks[-1],
+        alone,
+        _tuned(group, took, among),
+    )
+
+
+def _tuned(group: Replicates, took: Option, among: Sequence[Option]) -> bool:
+    return isinstance(group.declared["training"]["learning_rate"], dict) or sum(o.cost == took.cost for o in among) > 1
+
+
+def _quality(field: _Field, took: Option, behind: Comparison | None) -> Quality:
+    metric, against = (
+        field.source.metric,
+        FULL if field.full else f"{field.against.label}, the best of {field.source.study.name}",
+    )
+    if took.condition == field.against.condition:
+        return Quality("measured", against, metric, 0.0, 0.0, 0.0, 0.0, field.tolerated)
+    if behind is None:
+        return Quality("none")
+    lower = described(metric).better == "lower"
+    low, high = (
+        (None, None)
+        if behind.low is None or behind.high is None
+        else (behind.low, behind.high)
+        if lower
+        else (-behind.high, -behind.low)
+    )
+    shown = True if behind.within(field.tolerated) else False if behind.beyond(field.tolerated) else None
+    return Quality(
+        "measured",
+        against,
+        metric,
+        behind.difference if lower else -behind.difference,
+        low,
+        high,
+        behind.worse_at_most,
+        field.tolerated,
+        Shown(shown, behind.repeated, behind.family),
+    )
+
+
+def _evidence_item(
+    field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None
+) -> EvidenceItem:
+    """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
+    source, known = field.source, field.source.known
+    m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
+    seeds = formatting.plural(took.seeds, "seed")
+    within = f"within {formatting.number(field.tolerated, m.unit)} {formatting.head_unit(m.unit, True)}".strip()
+    text = f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}, {m.label} {formatting.number(took.mean, m.unit)},"
+    bound = f"bound {formatting.number(took.bound or 0.0, m.unit)}, {seeds}"
+    if took.condition == field.best.condition:
+        text += (
+            f" the best mean of all; nothing less of its kind is shown to be as good ({seeds})"
+            if several
+            else f" the best mean of all ({seeds})"
+        )
+    elif level:
+        text += f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all ({bound})"
+    elif not several:
+        text += f" is the only one of its kind, and not shown to be {within} of {field.best.label}, the best of all ({seeds})"
+    elif took.condition == best.condition:
+        text += f" has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
+    else:
+        text += f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so near to {field.best.label}, the best of all ({bound})"
+    if behind is not None and (field.full or not level):
+        told = (
+            ""
+            if behind.low is None or behind.high is None
+            else f" [{formatting.number(behind.low, m.unit)}, {formatting.number(behind.high, m.unit)}]"
+        )
+        text += f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
+    cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
+    return EvidenceItem("cells", text, str(source.folder), cells)
+
+
+def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
+    there = (s.mean("total_parameters") or 0.0) - (
+        0.0 if group.setting.method.rank is None else s.mean("trainable_parameters") or 0.0
+    )
+    tokens = s.mean("train_tokens")
+    architectures = model_type(group.setting.model.name), here.architecture
+    size = math.log10(there / here.parameters) if there > 0 else -math.inf
+    data = 0.5 * math.log10(tokens / here.tokens) if tokens and here.tokens else 0.0
+    parts = {
+        f"{formatting.count(there)} parameters, here {formatting.count(here.parameters)}": abs(size),
+        f"architecture {architectures[0]}, here {architectures[1]}": 0.5
+        if None not in architectures and architectures[0] != architectures[1]
+        else 0.0,
+        f"task {group.setting.task.name}, here {here.task}": 0.5
+        if here.task is not None and here.task != group.setting.task.name
+        else 0.0,
+        f"{formatting.count(round(tokens or 0))} training tokens, here {formatting.count(here.tokens or 0)}": abs(data),
+    }
+    most = max(parts, key=lambda name: parts[name])
+    return sum(parts.values()), most if parts[most] > 0 else ""

@@ -1,0 +1,254 @@
+"""The priors of priors.yaml, typed, and what follows from them: rates by size, ranks by the information in the data, published differences.
+
+    a rank is large enough where   bits_per_parameter * trainable parameters >= bits_per_token * training tokens
+
+An upper bound of what is to be learned against what an adapter can hold; ranks below the floor are taken only where a study measured them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from lorabench.advice.evidence import FULL
+from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.analysis.difference import Difference, difference
+from lorabench.config.settings import ComparisonSpec, Frozen
+from lorabench.formatting import count
+
+POINTS = "points"
+MARGIN = 100 * ComparisonSpec().accuracy_margin  # points of a published score that do not matter: a study's own default
+
+
+class Rate(Frozen):
+    """A learning rate for models below a size."""
+
+    value: float
+    """the rate"""
+    parameters_below: float = float("inf")
+    """of the model"""
+
+
+class Adapters(Frozen):
+    """What LoRA is set to."""
+
+    alpha: float
+    """lora_alpha"""
+    target_modules: str
+    """which modules"""
+    source: str
+    """where it is from"""
+
+
+class Rates(Frozen):
+    """Learning rates."""
+
+    lora: tuple[Rate, ...]
+    """by size"""
+    lora_source: str
+    """where they are from"""
+    schedule: Literal["cosine", "linear", "constant"]
+    """course after warm-up"""
+    schedule_warmup: float
+    """share of the steps"""
+    schedule_source: str
+    """where they are from"""
+    full_over_lora: float
+    """ratio"""
+    full_source: str
+    """where it is from"""
+
+
+class Update(Frozen):
+    """What else an optimizer step has."""
+
+    weight_decay: float
+    """of matrices"""
+    max_grad_norm: float
+    """gradients are clipped to it"""
+    source: str
+    """where they are from"""
+
+
+class RankRule(Frozen):
+    """Which rank holds what is to be learned."""
+
+    floor: int
+    """smallest rank that is taken unmeasured"""
+    floor_source: str
+    """where it is from"""
+    bits_per_parameter: float
+    """what a trained parameter holds"""
+    bits_per_parameter_source: str
+    """where it is from"""
+    bits_per_parameter_learned: tuple[float, float]
+    """what was measured after fewer exposures"""
+    bits_per_parameter_learned_source: str
+    """where it is from"""
+    bits_per_token: float
+    """what a training token brings at most"""
+    bits_per_token_source: str
+    """where it is from"""
+
+
+class Fact(Frozen):
+    """Published scores in pairs, in points."""
+
+    varies: Literal["method", "quantization", "way"]
+    """in what the two of a pair differ; way: in both"""
+    ours_is: str
+    """its value on this side"""
+    theirs_is: str
+    """and on the other"""
+    tokens: tuple[float, float] = (0.0, float("inf"))
+    """training tokens for which it speaks"""
+    what: str
+    """metric, task and models"""
+    draws: tuple[str, ...]
+    """of each pair what it is a draw of; pairs of one draw share their base weights and are averaged first"""
+    unit: Literal["model", "task"]
+    """what a draw is"""
+    common: str
+    """what all draws share: an interval over them says nothing of another"""
+    source: str
+    """paper and table"""
+    ours: Annotated[tuple[float, ...], Field(min_length=2)]
+    """scores"""
+    theirs: tuple[float, ...]
+    """scores of the same models and tasks"""
+
+    @property
+    def worse(self) -> Difference:
+        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster means: Donner and Klar 2000)."""
+        places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
+        ours, theirs = (
+            np.array([np.mean([scores[i] for i in at]) for at in places.values()])
+            for scores in (self.ours, self.theirs)
+        )
+        return difference(theirs, ours)
+
+
+class Rules(Frozen):
+    """All of priors.yaml."""
+
+    ranks: tuple[int, ...]
+    """that are thought of"""
+    lora: Adapters
+    """settings"""
+    learning_rate: Rates
+    """rates"""
+    update: Update
+    """clipping and decay"""
+    rank: RankRule
+    """capacity"""
+    facts: tuple[Fact, ...]
+    """published scores"""
+
+
+@cache
+def rules() -> Rules:
+    """The shipped ones."""
+    return Rules.model_validate(yaml.safe_load(Path(__file__).with_name("priors.yaml").read_text(encoding="utf-8")))
+
+
+def learning_rate(method: str, parameters: int) -> tuple[float, EvidenceItem]:
+    """The published rate for a model of a size."""
+    told = rules().learning_rate
+    found = next(r.value for r in told.lora if parameters < r.parameters_below)
+    if method != "full":
+        return found, EvidenceItem("published", f"learning rate {found:g}", told.lora_source)
+    return found * told.full_over_lora, EvidenceItem(
+        "published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source
+    )
+
+
+def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, EvidenceItem, str]:
+    """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none does. `trainable` is parameters by rank."""
+    rule = rules().rank
+    able = sorted(r for r in trainable if r >= rule.floor)
+    if not able:
+        return (
+            max(trainable),
+            EvidenceItem("rule", f"rank {max(trainable)}", "the smallest matrix of the model"),
+            f"no layer may be left out, and one allows no rank above {max(trainable)}",
+        )
+    floor = EvidenceItem("published", f"rank {able[0]}", rule.floor_source)
+    if tokens is None:
+        return (
+            able[0],
+            floor,
+            "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank",
+        )
+    wanted = rule.bits_per_token * tokens
+    fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
+    rank = able[-1] if fit is None else fit
+    held = count(round(rule.bits_per_parameter * trainable[rank]))
+    text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring about {count(round(wanted))}"
+    told = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
+    if fit is None:
+        return (
+            rank,
+            told,
+            f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here",
+        )
+    least, most = rule.bits_per_parameter_learned
+    if least * trainable[rank] >= wanted:
+        return rank, told, ""
+    return (
+        rank,
+        told,
+        f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}",
+    )
+
+
+def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[EvidenceItem, ...]]:
+    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature."""
+    if method == "full":
+        return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
+    direct = _fact("way", f"{method} {quantization}", tokens)
+    wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
+    found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
+    known = [f for f in found if f is not None]
+    if len(known) < len(found):
+        return Quality("none"), ()
+    worse, half, one_sided = 0.0, 0.0, 0.0
+    told = []
+    for f in known:
+        d = f.worse
+        bound = d.bound("high")
+        assert d.interval is not None and bound is not None  # two pairs at least, which differ
+        worse, half, one_sided = (
+            worse + d.value,
+            math.hypot(half, d.interval[1] - d.value),
+            math.hypot(one_sided, bound - d.value),
+        )
+        numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace(
+            "-0.0", "0.0"
+        ).replace("-", "−")
+        pairs = f" ({len(f.ours)} pairs)" if len(f.ours) > d.pairs else ""
+        told.append(
+            EvidenceItem(
+                "published",
+                f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}",
+                f.source,
+            )
+        )
+    return Quality("published", FULL, POINTS, worse, worse - half, worse + half, worse + one_sided, MARGIN), tuple(told)
+
+
+def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:
+    return next(
+        (
+            f
+            for f in rules().facts
+            if f.varies == varies and f.ours_is == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]
+        ),
+        None,
+    )

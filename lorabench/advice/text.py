@@ -1,0 +1,256 @@
+"""A recommendation as text and as JSON, built from its values."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from lorabench import formatting
+from lorabench.advice.priors import POINTS
+from lorabench.advice.ranking import Advice, Priority
+from lorabench.advice.types import Candidate, Excluded, Needs, Quality, Recommendation, Workload
+from lorabench.analysis.labels import method_label
+from lorabench.formatting import one_line, size
+from lorabench.record.metrics import metric
+
+_WIDTH = 150
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked, and the advice."""
+
+    workload: Workload
+    gpu: str
+    memory_bytes: int
+    priority: Priority
+    advice: Advice
+
+
+def as_text(answer: Answer) -> str:
+    """For a terminal."""
+    w, advice = answer.workload, answer.advice
+    data = "".join(
+        f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n
+    )
+    lines = [
+        f"{one_line(w.model.name)} on {one_line(answer.gpu)} ({size(answer.memory_bytes)} usable): {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; "
+        f"priority: {answer.priority}",
+        "",
+    ]
+    for i, r in enumerate(advice.recommendations, 1):
+        lines += [f"{i}. {title(r.candidate)}", *_indented(_entry(r, w)), ""]
+    if not advice.recommendations:
+        lines += ["Nothing that was tried fits.", ""]
+    lines += [*_wrapped(advice.notes, ""), *([""] if advice.notes else [])]
+    if advice.excluded:
+        lines.append("ruled out")
+        lines += _indented([out_of_room(e) for e in advice.excluded])
+    return "\n".join(lines).rstrip()
+
+
+def title(c: Candidate) -> str:
+    """ "LoRA r=8, alpha 16, all-linear, base in NF4 with double quantisation\""""
+    m = c.method
+    modules = m.target_modules if isinstance(m.target_modules, str) else " + ".join(m.target_modules or ())
+    of = "" if m.rank is None else f" r={m.rank}, alpha {m.alpha:g}, {one_line(modules)}"
+    stored = (
+        ""
+        if c.quantization.name == "none"
+        else f", base in {c.quantization.name.upper()}"
+        + (" with double quantisation" if c.quantization.double_quant else "")
+    )
+    name = "full fine-tuning" if m.name == "full" else method_label(m.name)
+    return f"{name}{of}{stored}"
+
+
+def quality(q: Quality) -> str:
+    """How good it is expected to be, and how sure that is."""
+    if q.basis == "none" or q.worse is None:
+        return "no evidence"
+    if q.basis == "rule" or (q.basis == "measured" and q.worse == q.bound == 0):
+        return f"it is {q.against} itself"
+    unit = POINTS if q.metric == POINTS else formatting.head_unit(metric(q.metric).unit, signed=True)
+
+    def number(value: float) -> str:
+        return (
+            f"{value:.1f}".replace("-", "−") if q.metric == POINTS else formatting.number(value, metric(q.metric).unit)
+        )
+
+    ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
+    said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
+    margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
+    if q.shown is not None and not q.shown.repeated:
+        margin = ", one seed: not decisive"
+    elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
+        margin = f", not decisive once corrected for the {q.shown.family} comparisons of the study"
+    if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
+        margin += f" by its one-sided 95 % bound, {number(q.bound)}"
+    return f"{number(q.worse)}{ends} {unit} worse than {q.against} ({q.basis}{margin})".replace("  ", " ")
+
+
+def out_of_room(e: Excluded) -> str:
+    """ "LoRA r=64, alpha 16, all-linear: 27.9 GB at most, 4.2 GB over; it would fit with ...\""""
+    return f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing, {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over; cheapest change: {e.cheapest_change}"
+
+
+def _entry(r: Recommendation, w: Workload) -> list[str]:
+    c, n = r.candidate, r.needs
+    again = "checkpointing" if c.gradient_checkpointing else "no checkpointing"
+    lines = [
+        f"train:   micro-batch {c.micro_batch_size} x accumulation {c.gradient_accumulation}, {again}, {c.optimizer}, learning rate {c.learning_rate:g} ({c.schedule}, {100 * c.warmup:g} % warm-up)",
+        f"memory:  {size(n.peak_bytes)}, between {size(n.low_bytes)} and {size(n.high_bytes)}; {size(r.headroom_bytes)} headroom; {formatting.count(n.trainable_parameters)} parameters are trained",
+        f"time:    {time(n, w, c.micro_batch_size)}",
+        f"quality: {quality(r.quality)}{' of its own' if r.quality.basis == 'none' and any(e.kind == 'cells' for e in r.evidence) else ''}",
+    ]
+    lines += [f"why:     {e.text} ({e.source})" for e in r.evidence]
+    return lines + [f"but:     {text}" for text in r.caveats]
+
+
+def time(n: Needs, w: Workload, micro: int) -> str:
+    """Of an epoch where the data's size is known, else of a step."""
+    if n.seconds is None:
+        return "not known"
+    steps = steps_of_an_epoch(w)
+    if steps is None:
+        return f"{formatting.seconds(n.seconds[0])} to {formatting.seconds(n.seconds[1])} a step"
+    least, most = epoch(n.seconds, w, steps, micro)
+    return f"{formatting.seconds(least)} to {formatting.seconds(most)} an epoch of {formatting.plural(steps, 'step')}"
+
+
+def epoch(step: tuple[float, float], w: Workload, steps: int, micro: int) -> tuple[float, float]:
+    """Seconds. Where the data's mean length is known: at the least every sequence has it, at the most each micro-batch is padded to all its tokens' length."""
+    share = min(1.0, w.tokens / (w.examples * w.sequence_length)) if w.tokens and w.examples else 1.0
+    return steps * step[0] * share, steps * step[1] * min(1.0, micro * share)
+
+
+def steps_of_an_epoch(w: Workload) -> int | None:
+    """Optimizer steps; from the examples, else from the tokens in full sequences."""
+    if w.examples is not None:
+        return -(-w.examples // w.batch_size)
+    return None if w.tokens is None else -(-w.tokens // (w.batch_size * w.sequence_length))
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(
+            line,
+            _WIDTH,
+            initial_indent="   ",
+            subsequent_indent="            ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def _wrapped(lines: tuple[str, ...], indent: str) -> list[str]:
+    return [
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(
+            line, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False
+        )
+    ]
+
+
+def as_plain(answer: Answer) -> dict[str, Any]:
+    """For programs: bytes and seconds as numbers, what is not known absent."""
+    w = answer.workload
+    return {
+        "model": w.model.name,
+        "gpu": answer.gpu,
+        "memory_bytes": answer.memory_bytes,
+        "sequence_length": w.sequence_length,
+        "batch_size": w.batch_size,
+        "priority": answer.priority,
+        **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
+        "recommendations": [_recommended(r, w) for r in answer.advice.recommendations],
+        "excluded": [
+            {
+                **_candidate(e.candidate),
+                **_needs(e.needs, w, e.candidate),
+                "over_bytes": e.over_bytes,
+                "cheapest_change": e.cheapest_change,
+            }
+            for e in answer.advice.excluded
+        ],
+        "notes": list(answer.advice.notes),
+    }
+
+
+def as_json(answer: Answer) -> str:
+    """The same as text."""
+    return json.dumps(as_plain(answer), indent=2)
+
+
+def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
+    q = r.quality
+    told = {
+        "basis": q.basis,
+        "against": q.against,
+        "metric": q.metric,
+        "unit": _unit(q),
+        "worse": q.worse,
+        "low": q.low,
+        "high": q.high,
+        "margin": q.margin,
+        "within_margin": q.enough,
+    }
+    evidence = [
+        {"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})}
+        for e in r.evidence
+    ]
+    return {
+        **_candidate(r.candidate),
+        **_needs(r.needs, w, r.candidate),
+        "headroom_bytes": r.headroom_bytes,
+        "quality": {k: v for k, v in told.items() if v not in (None, "")},
+        "evidence": evidence,
+        "caveats": list(r.caveats),
+    }
+
+
+def _unit(q: Quality) -> str:
+    return POINTS if q.metric == POINTS else metric(q.metric).unit if q.metric else ""
+
+
+def _candidate(c: Candidate) -> dict[str, Any]:
+    m = c.method
+    modules = list(m.target_modules) if isinstance(m.target_modules, tuple) else m.target_modules
+    return {
+        "method": m.name,
+        "rank": m.rank,
+        "alpha": m.alpha,
+        "target_modules": modules,
+        "quantization": c.quantization.name,
+        "double_quant": c.quantization.double_quant,
+        "micro_batch_size": c.micro_batch_size,
+        "gradient_accumulation": c.gradient_accumulation,
+        "gradient_checkpointing": c.gradient_checkpointing,
+        "optimizer": c.optimizer,
+        "learning_rate": c.learning_rate,
+        "schedule": c.schedule,
+        "warmup": c.warmup,
+        "weight_decay": c.weight_decay,
+        "max_grad_norm": c.max_grad_norm,
+    }
+
+
+def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "trainable_parameters": n.trainable_parameters,
+        "peak_bytes": n.peak_bytes,
+        "low_bytes": n.low_bytes,
+        "high_bytes": n.high_bytes,
+    }
+    steps = steps_of_an_epoch(w)
+    if n.seconds is not None:
+        plain["step_seconds"] = list(n.seconds)
+        if steps is not None:
+            plain["epoch_seconds"] = list(epoch(n.seconds, w, steps, c.micro_batch_size))
+    return plain

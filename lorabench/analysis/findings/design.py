@@ -1,0 +1,312 @@
+"""Findings about a study's design: seeds, learning rates, scaling, reference. Each function is named after its kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import special
+
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.findings.base import Evidence, Finding, listed
+from lorabench.analysis.labels import method_label
+from lorabench.config.fingerprint import canonical_json
+from lorabench.record.data import FEW_VALIDATION
+from lorabench.record.metrics import metric
+
+ENOUGH_SEEDS = 5  # t(0.975) is 12.7 with 2 seeds, 4.3 with 3, 2.8 with 5
+_ROOT = ("rslora",)  # scaling alpha / sqrt(rank)
+_SCALED = ("lora", "dora", "pissa", *_ROOT)  # alpha / rank
+_TUNE = "training.learning_rate: {tune: [...]}"
+
+
+def metric_absent(e: Evidence) -> Finding | None:
+    """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
+    wanted, among = e.wanted, list(e.chosen)
+    if wanted == e.metric:
+        among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]
+    cells = e.finished(among)
+    if not cells:
+        return None
+    known = [
+        m for m in e.metrics if metric(m).better != "none" and metric(m).unit in ("nats", "share", "bits", "ratio")
+    ]
+    some = wanted == e.metric
+    lacking = e.labels([g for g in among if e.finished([g])]) if some else ()
+    number = "the one finished cell" if len(cells) == 1 else f"none of the {len(cells)} finished cells"
+    unknown = not some and wanted in e.metrics
+    why = (
+        "of which lorabench does not know whether more is better"
+        if unknown
+        else f"which {number}{f' of {listed(lacking)}' if some else ''} has{' not' if len(cells) == 1 else ''}"
+    )
+    said = "" if some else f"; the report answers with {e.metric}"
+    sentence = f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
+    return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
+
+
+def one_seed(e: Evidence) -> Finding | None:
+    """Conditions of which nothing was repeated."""
+    seeds = _seeds(e)
+    alone = [g for g in e.trained if seeds[g.condition] == 1]
+    if not alone:
+        return None
+    able = [g for g in e.trained if seeds[g.condition] > 1]
+    who = (
+        f"{len(alone)} of {len(e.trained)} trained conditions {'has' if len(alone) == 1 else 'have'} a single finished seed ({listed(e.labels(alone))})"
+        if able
+        else f"None of the {len(e.trained)} trained conditions has more than one finished seed"
+    )
+    which = "no difference of theirs" if able else "no difference"
+    sentence = f"{who}, so how far a repetition would land is unknown: {which} can be called decisive. Give {ENOUGH_SEEDS} seeds or more."
+    return Finding(
+        "one_seed", "grave", "Seed noise is unknown", sentence, e.labels(alone) if able else (), e.finished(alone)
+    )
+
+
+def few_seeds(e: Evidence) -> Finding | None:
+    """Conditions whose intervals are wide for want of seeds."""
+    seeds = _seeds(e)
+    few = [g for g in e.trained if 1 < seeds[g.condition] < ENOUGH_SEEDS]
+    if not few:
+        return None
+    least = min(seeds[g.condition] for g in few)
+    factor = f"a t factor of {special.stdtrit(least - 1, 0.975):.1f}"
+    if len({n for n in seeds.values() if n}) == 1:
+        said = f"{least} seeds give wide intervals ({factor} against 2.0 with many)"
+    else:
+        each = listed(
+            [f"{e.label(g.condition)} {seeds[g.condition]}" for g in sorted(few, key=lambda g: seeds[g.condition])]
+        )
+        said = f"{len(few)} of {len(e.trained)} trained conditions {'has' if len(few) == 1 else 'have'} 2 to {ENOUGH_SEEDS - 1} finished seeds ({each}), which {'gives' if len(few) == 1 else 'give'} wide intervals ({factor} with {least} against 2.0 with many)"
+    sentence = f"{said}. {ENOUGH_SEEDS} or more seeds tell small differences apart."
+    return Finding(
+        "few_seeds",
+        "caution",
+        "Few seeds",
+        sentence,
+        e.labels(few) if len(few) < len(e.trained) else (),
+        e.finished(few),
+    )
+
+
+def _seeds(e: Evidence) -> dict[str, int]:
+    """Finished seeds of each trained condition."""
+    return {
+        g.condition: len({c.seed for c, i in zip(g.cells, g.ids, strict=True) if e.outcome(i) == "finished"})
+        for g in e.trained
+    }
+
+
+def shared_rate(e: Evidence) -> Finding | None:
+    """One rate, given beforehand, serves methods whose best rates differ."""
+    found = _fixed(e).shared
+    if not found:
+        return None
+    rates = ", ".join(f"{r:g}" for r in sorted({g.setting.training.rate for g in found}))
+    methods = list(dict.fromkeys(g.setting.method.name for g in found))
+    if "full" in methods:
+        said = f"Adapters and full fine-tuning share one learning rate ({rates}). LoRA's best rate is about ten times full fine-tuning's, so at least one of them is likely ill served."
+    else:
+        said = f"{' and '.join(map(method_label, methods))} share one learning rate ({rates}), which may suit one of them better."
+    sentence = f"{said} Let each condition choose its own with {_TUNE}."
+    return Finding(
+        "shared_rate",
+        "caution",
+        "One learning rate for different methods",
+        sentence,
+        e.labels(found),
+        e.finished(found),
+    )
+
+
+def untuned_rates(e: Evidence) -> Finding | None:
+    """Rates were given, each method its own, and nobody knows whether a better one is near."""
+    found = _fixed(e).alone
+    if not found:
+        return None
+    rates: dict[str, set[float]] = {}
+    for g in found:
+        rates.setdefault(g.setting.method.name, set()).add(g.setting.training.rate)
+    each = "; ".join(
+        f"{method_label(method)} {', '.join(f'{r:g}' for r in sorted(values))}" for method, values in rates.items()
+    )
+    some = f" for {len(found)} of {len(e.trained)} trained conditions" if len(found) < len(e.trained) else ""
+    sentence = f"Learning rates were chosen beforehand, not tuned for each condition{some} ({each}). A better rate may change the order: tune with {_TUNE}."
+    return Finding(
+        "untuned_rates",
+        "caution",
+        "Learning rates are untuned",
+        sentence,
+        e.labels(found) if some else (),
+        e.finished(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """Trained conditions whose one rate was given beforehand."""
+
+    shared: tuple[Replicates, ...]
+    """at a rate that full fine-tuning and adapters, or all of several methods, have alike"""
+    alone: tuple[Replicates, ...]
+
+
+def _fixed(e: Evidence) -> _Fixed:
+    """A tuned rate is none of them, nor one that is an axis of the study: there the other rates stand beside it."""
+    rates: dict[str, set[float]] = {}
+    untuned = [(g, _without(g, "training.learning_rate")) for g in e.trained if not g.setting.tuned_over]
+    for g, key in untuned:
+        rates.setdefault(key, set()).add(g.setting.training.rate)
+    fixed = [g for g, key in untuned if len(rates[key]) == 1]
+    shared: set[str] = set()
+    for marks in {g.setting.fingerprints for g in fixed}:  # methods compete on one model and one task
+        here = [g for g in fixed if g.setting.fingerprints == marks]
+        common = _common({(g.setting.method.name, g.setting.training.rate) for g in here})
+        shared |= {g.condition for g in here if g.setting.training.rate in common}
+    return _Fixed(
+        tuple(g for g in fixed if g.condition in shared), tuple(g for g in fixed if g.condition not in shared)
+    )
+
+
+def _common(used: set[tuple[str, float]]) -> set[float]:
+    full, adapters = ({r for m, r in used if (m == "full") == wanted} for wanted in (True, False))
+    if full & adapters:
+        return full & adapters
+    return adapters if not full and len(adapters) == 1 and len({m for m, _ in used}) > 1 else set()
+
+
+def edge_rate(e: Evidence) -> Finding | None:
+    """A chosen rate ends its grid."""
+    hit = [t for t in e.tunings if t.chosen is not None and t.edge]
+    if not hit:
+        return None
+    parts = []
+    for side, beyond in (("lowest", "lower"), ("highest", "higher")):
+        here = [t for t in hit if (t.chosen == t.tried[0].rate) == (side == "lowest")]
+        if here:
+            each = listed(
+                [f"{e.label(t.condition)} ({t.chosen:g} of {t.tried[0].rate:g} to {t.tried[-1].rate:g})" for t in here]
+            )
+            parts.append(f"the {side} was chosen by {each}: try {beyond} ones")
+    numbers = f"{len(hit)} of {sum(t.chosen is not None for t in e.tunings)}"
+    sentence = f"{numbers} chosen learning rates end their grid, and a better one may lie outside: {'; '.join(parts)}."
+    groups = [e.groups[t.condition] for t in hit]
+    return Finding(
+        "edge_rate",
+        "caution",
+        "The best learning rate may lie outside the grid",
+        sentence,
+        e.labels(groups),
+        e.finished(groups),
+    )
+
+
+def few_validation_rows(e: Evidence) -> Finding | None:
+    """A learning rate was chosen by a handful of validation rows."""
+    few: dict[str, int] = {}
+    for t in e.tunings:
+        rows = [
+            r.resolved.data.validation.kept
+            for i in e.groups[t.condition].ids
+            if (r := e.results.get(i)) and r.resolved and r.resolved.data
+        ]
+        if t.chosen is not None and rows and min(rows) < FEW_VALIDATION:
+            few[t.condition] = min(rows)
+    if not few:
+        return None
+    sentence = (
+        f"{len(few)} of {sum(t.chosen is not None for t in e.tunings)} learning rates were chosen by no more than {max(few.values())} validation rows, on which two rates may not be told apart: "
+        "task.validation_percent takes more of the training data."
+    )
+    groups = [e.groups[c] for c in few]
+    return Finding(
+        "few_validation_rows",
+        "caution",
+        "Rates were chosen by few validation rows",
+        sentence,
+        e.labels(groups),
+        e.finished(groups),
+    )
+
+
+def scaling_moves(e: Evidence) -> Finding | None:
+    """Rank and scaling change together, and no scaling is common to all ranks."""
+    families: dict[str, list[Replicates]] = {}
+    for g in e.trained:
+        if g.setting.method.name in _SCALED:
+            families.setdefault(_without(g, "method.rank", "method.alpha", "training.learning_rate"), []).append(g)
+    hit, parts = [], []
+    for family in families.values():
+        by_alpha: dict[float | None, list[Replicates]] = {}
+        for g in family:
+            by_alpha.setdefault(g.setting.method.alpha, []).append(g)
+        widest = max(by_alpha.values(), key=_ranks)
+        lines = [
+            {scaling(g) for g in family if g.setting.method.rank == rank}
+            for rank in {g.setting.method.rank for g in family}
+        ]
+        if _ranks(widest) > 1 and not set.intersection(*lines):
+            low, high = (f(widest, key=lambda g: g.setting.method.rank or 0) for f in (min, max))
+            name = e.by_condition[low.condition].label.family
+            ratio = "alpha / sqrt(rank)" if low.setting.method.name in _ROOT else "alpha / rank"
+            parts.append(
+                f"{name}: alpha {low.setting.method.alpha:g}, {ratio} from {scaling(low):.3g} at rank {low.setting.method.rank} to {scaling(high):.3g} at rank {high.setting.method.rank}"
+            )
+            hit += widest
+    if not hit:
+        return None
+    sentence = (
+        f"Alpha stays while the rank varies, so rank and scaling change together and the effect of one cannot be told from the other's ({listed(parts, '; ')}). "
+        "Let alpha grow with the rank, or vary alpha too."
+    )
+    return Finding(
+        "scaling_moves", "caution", "Rank and scaling change together", sentence, e.labels(hit), e.finished(hit)
+    )
+
+
+def scaling(group: Replicates) -> float:
+    """What multiplies B A, rounded so that 16/8 and 2.0 are one."""
+    m = group.setting.method
+    assert m.alpha is not None and m.rank is not None
+    return round(m.alpha / (math.sqrt(m.rank) if m.name in _ROOT else m.rank), 9)
+
+
+def _ranks(groups: list[Replicates]) -> int:
+    return len({g.setting.method.rank for g in groups})
+
+
+def no_reference(e: Evidence) -> Finding | None:
+    """Conditions that are compared with nothing in the metric that the answer is about."""
+    among = e.trained or tuple(e.chosen)
+    compared = {c.condition for c in e.comparisons if c.metric == e.metric} | set(e.references.values())
+    alone = [g for g in among if g.condition not in compared and e.finished([g])]
+    if not alone:
+        return None
+    without, apart = ([g for g in alone if (g.condition in e.references) == named] for named in (False, True))
+    said = []
+    if len(e.chosen) == 1:
+        said.append(
+            f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full fine-tuning, or another condition as `reference`."
+        )
+    elif without:
+        said.append(
+            f"{len(without)} of {len(among)} conditions have no reference ({listed(e.labels(without))}). Name one condition under `reference`."
+        )
+    if apart:
+        wanted = sorted({e.label(e.references[g.condition]) for g in apart})
+        said.append(
+            f"{len(apart)} of {len(among)} conditions share no finished seed with their reference ({listed(wanted)}), so they are compared with nothing. "
+            "Complete the reference's cells, or name a trained condition under `reference`."
+        )
+    return Finding(
+        "no_reference", "note", "Nothing to compare with", " ".join(said), e.labels(alone), e.finished(alone)
+    )
+
+
+def _without(group: Replicates, *fields: str) -> str:
+    """A condition's setting as a key, some fields left out."""
+    plain = dict(group.declared)
+    for part, _, name in (f.partition(".") for f in fields):
+        plain[part] = {k: v for k, v in plain[part].items() if k != name}
+    return canonical_json(plain)

@@ -1,0 +1,61 @@
+"""What a reader must know before believing a study: a closed set of findings, each found from the data.
+
+A kind is a function of its name in one of the doubts_ files: there its title, its sentence and what it rests on stand
+together. A new one is a function there, a word in evidence.Kind and a place below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lorabench.analysis.findings import cells, data, design, values
+from lorabench.analysis.findings.base import Evidence, Finding
+
+__all__ = ["CHECKS", "Evidence", "Finding", "check"]
+
+CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    # grave: numbers are absent or mislead
+    design.metric_absent,
+    cells.failed,
+    cells.diverged,
+    cells.out_of_memory,
+    cells.missing,
+    design.one_seed,
+    values.base_better,
+    data.rows_lost,
+    data.test_leaked,
+    data.few_test_rows,
+    # caution: numbers hold, with less behind them
+    cells.skipped,
+    cells.analysis_failed,
+    values.at_chance,
+    design.few_seeds,
+    design.shared_rate,
+    design.untuned_rates,
+    design.edge_rate,
+    design.few_validation_rows,
+    design.scaling_moves,
+    values.few_items,
+    cells.mixed_environments,
+    cells.mixed_precision,
+    values.still_falling,
+    data.rows_dropped,
+    data.responses_cut,
+    data.prompts_leaked,
+    data.unseen_labels,
+    data.one_sided_labels,
+    data.test_rows_differ,
+    # note: to know when using them
+    design.no_reference,
+    cells.rates_broke,
+    values.prediction_off,
+    cells.stored_quantised,
+    cells.unreached,
+    data.rows_changed,
+    data.rows_unmeasured,
+)
+
+
+def check(evidence: Evidence) -> tuple[Finding, ...]:
+    """All findings, the gravest first."""
+    return tuple(found for one in CHECKS if (found := one(evidence)) is not None)

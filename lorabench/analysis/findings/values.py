@@ -1,0 +1,343 @@
+"""Findings about measured values: accuracies, predictions, training losses. Each function is named after its kind.
+
+Items that a margin needs: over n items that two conditions share, with accuracies near p whose right answers
+correlate by rho,
+
+    Var(difference) = 2 p (1 - p) (1 - rho) / n      (Miller 2024, arXiv:2411.00640: questions drawn from many, pairs correlated)
+    n for 1.96 standard errors <= margin = n now * (1.96 * standard error now / margin)^2
+
+so that the standard error of today's difference, taken item by item, brings rho along; without stored items it is
+that of rho = 0. Two one-sided tests at 5 % (Schuirmann 1987) need 1.64 standard errors within the margin even for a
+difference of zero: above that, a condition cannot be called equivalent. 1.96 and 1.64 are of the normal distribution, of t below 100 items.
+
+A falling loss: least squares over the last quarter of the steps, as if steps were independent; its fall is the slope
+times that quarter, and what counts is the lower end of its one-sided 95 % interval over a condition's cells (t with the steps' degrees of freedom).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy import special
+
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.difference import Difference, difference, item_errors, normal_error, quantile_over_items
+from lorabench.analysis.findings.base import Evidence, Finding, listed
+from lorabench.analysis.intervals import exact, few_of_a_kind
+from lorabench.config.study import Cell
+from lorabench.record.items import FILE, Items, load_items
+from lorabench.record.metrics import is_accuracy, metric
+
+_OFF = 0.05  # of a predicted peak: within it a card's reserve covers the error
+_CLOZE_CHOICES = 4  # tasks._cloze: the true word and three distractors, each place equally often
+_LAST, _LEAST_STEPS = 0.25, 8  # share of the steps that a fall is read from, and how many that must be
+
+
+def base_better(e: Evidence) -> Finding | None:
+    """Training left a condition worse than it began."""
+    hit: dict[str, Replicates] = {}
+    parts = []
+    wanted = [m for m in dict.fromkeys((e.metric, *filter(is_accuracy, e.metrics))) if metric(m).better != "none"]
+    for name in wanted:
+        for g in e.trained:
+            base = _base_of(e, g)
+            ours, theirs = _mean(e, name, g), _mean(e, name, base)
+            if base is not None and ours is not None and theirs is not None and _surely_worse(e, name, g, base):
+                hit[g.condition], hit[base.condition] = g, base
+                parts.append(
+                    f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)} {_value(name, theirs)}"
+                )
+    trained = [g for g in hit.values() if g.trains]
+    if not trained:
+        return None
+    sentence = (
+        f"{len(trained)} of {len(e.trained)} trained conditions are worse than the untrained base by a 95 % interval ({listed(parts, '; ')}). "
+        "Training harmed them there: look at the learning rate, the steps and the data before comparing them."
+    )
+    return Finding(
+        "base_better",
+        "grave",
+        "The untrained base is better",
+        sentence,
+        e.labels(trained),
+        e.finished(list(hit.values())),
+    )
+
+
+def at_chance(e: Evidence) -> Finding | None:
+    """Accuracies that guessing, or the untrained base, would have as well."""
+    hit: dict[str, Replicates] = {}
+    parts = []
+    for name in filter(is_accuracy, e.metrics):
+        for g in e.trained or e.chosen:
+            said = _by_guessing(e, name, g) if _offered(e, name, g) else _by_base(e, name, g) if g.trains else None
+            if said:
+                hit[g.condition] = g
+                parts.append(f"{metric(name).label} of {e.label(g.condition)} {said}")
+    if not hit:
+        return None
+    groups = list(hit.values())
+    shows = "that anything was learned" if e.trained else "what the model can do, nor what quantisation takes from it"
+    sentence = (
+        f"{len(groups)} of {len(e.trained or e.chosen)} conditions have an accuracy that does not show {shows} ({listed(parts, '; ')}). "
+        f"Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more items."
+    )
+    return Finding(
+        "at_chance", "caution", "Accuracies no better than chance", sentence, e.labels(groups), e.finished(groups)
+    )
+
+
+def choices(name: str, cell: Cell) -> int | None:
+    """How many answers an accuracy's items offer; None where the study does not say (lm-eval's own tasks)."""
+    if (cell.task.name, name) == ("python-docs", "python-docs-cloze/acc"):
+        return _CLOZE_CHOICES
+    return (
+        len({*getattr(cell.task, "choices", {}).values()}) or None
+        if cell.task.name == "classify" and name in ("accuracy", "classify/acc")
+        else None
+    )
+
+
+def _offered(e: Evidence, name: str, g: Replicates) -> int | None:
+    """The same of a condition: where labels stand for themselves, they are those of the data."""
+    number, known = choices(name, g.setting), getattr(g.setting.task, "choices", {})
+    data = next(
+        (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
+    )
+    seen = {*data.train.labels, *data.validation.labels, *data.test.labels} if data else set()
+    return len(seen) if number and seen - known.keys() else number
+
+
+def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bool:
+    """Whether a trained condition lies on the base's wrong side by its 95 % interval: over seeds, of shares over items as well, with one seed over items."""
+    ours, theirs = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
+    if theirs is None or not len(ours):
+        return False
+    errors, count = None, None
+    if len(ours) == 1 or metric(name).unit == "share":
+        known = [i for c in e.finished([g]) if (i := _items(e, name, c)) is not None]
+        start = [i for c in e.finished([base]) if (i := _items(e, name, c)) is not None]
+        error = _paired_error(e, name, g, base)
+        errors = (
+            item_errors(known, start * len(known))
+            if len(known) == len(ours) and len(start) == 1
+            else (error, error)
+            if error
+            else None
+        )
+        count = len(start[0].sums) if len(start) == 1 else None
+    ends = difference(ours, np.full(len(ours), theirs), errors, count).interval
+    return ends is not None and (ends[0] > 0 if metric(name).better == "lower" else ends[1] < 0)
+
+
+def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
+    mean, error, number, items = _mean(e, name, g), _error(e, name, g), _offered(e, name, g), _count(e, name, g)
+    if mean is None or error is None or number is None:
+        return None
+    half = quantile_over_items(items) * error
+    low, high = exact(mean, items) if items is not None and few_of_a_kind(mean, items) else (mean - half, mean + half)
+    if low > 1 / number:
+        return None
+    return (
+        f"{_value(name, mean)} ({_interval(low, high)}), of guessing among {number} choices {_value(name, 1 / number)}"
+    )
+
+
+def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
+    base = _base_of(e, g)
+    ours, theirs = _mean(e, name, g), _mean(e, name, base)
+    if base is None or ours is None or theirs is None or _surely_worse(e, name, g, base):  # that is another finding
+        return None
+    error = _paired_error(e, name, g, base)
+    if error is None:
+        return None
+    half = quantile_over_items(_count(e, name, g)) * error
+    if ours - theirs - half > 0:
+        return None
+    return f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference {_interval(ours - theirs - half, ours - theirs + half)})"
+
+
+def _paired_error(e: Evidence, name: str, ours: Replicates, theirs: Replicates) -> float | None:
+    """Standard error over items of the difference of two means over seeds; as if unpaired where items were not kept."""
+    each = [[_items(e, name, i) for i in e.finished([g])] for g in (ours, theirs)]
+    known = [[i.sums for i in side if i is not None and i.weights is None] for side in each]
+    if list(map(len, known)) == list(map(len, each)) and len({len(s) for side in known for s in side}) == 1:
+        apart = np.mean(known[0], axis=0) - np.mean(known[1], axis=0)
+        return normal_error(apart, None, float(apart.mean())) if len(apart) > 1 and np.any(apart) else None
+    errors = [_error(e, name, g) for g in (ours, theirs)]
+    return math.hypot(*[x for x in errors if x is not None]) if None not in errors else None
+
+
+def few_items(e: Evidence) -> Finding | None:
+    """Too few items for any equivalence within the study's margin, of all comparisons or of some."""
+    margin = e.study.comparison.accuracy_margin
+    parts: list[str] = []
+    hit: dict[str, Replicates] = {}
+    short = total = 0
+    for name in (m for m in e.metrics if metric(m).unit == "share"):
+        seen = [
+            (error, d.items, c)
+            for c in e.comparisons
+            if c.metric == name
+            and (d := e.pairing.difference(name, c.condition, c.reference))
+            and (error := _over_items(d))
+        ]
+        found = [row for row in seen if quantile_over_items(row[1], 0.05) * row[0] >= margin]
+        total += len(seen)
+        if not found:
+            continue
+        least, items, best = min(found, key=lambda row: row[0])
+        count = items or _count(e, name, e.groups[best.condition])
+        error = _paired_error(e, name, e.groups[best.condition], e.groups[best.reference]) or least
+        if count is None:
+            continue
+        short += len(found)
+        half = quantile_over_items(count) * error
+        parts.append(
+            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more "
+            f"({e.label(best.condition)} against {e.label(best.reference)}), and about {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
+        )
+        hit |= {i: e.groups[i] for _, _, c in found for i in (c.condition, c.reference)}
+    if not parts:
+        return None
+    more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.chosen) else "Test on more items"
+    who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
+    sentence = f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
+    return Finding(
+        "few_items",
+        "caution",
+        "Too few items for the margin",
+        sentence,
+        e.labels(list(hit.values())),
+        e.finished(list(hit.values())),
+    )
+
+
+def _over_items(d: Difference) -> float | None:
+    """The standard error over items; where no answer differs, that of one item in as many and two."""
+    return max(d.item_errors) if d.item_errors else 1 / (d.items + 2) if d.items else None
+
+
+def prediction_off(e: Evidence) -> Finding | None:
+    """Predicted peaks that missed."""
+    errors: dict[str, float] = {}
+    known = 0
+    for g in e.trained:
+        pairs = [
+            (e.results[i].value("predicted_train_peak_bytes"), e.results[i].value("train_peak_bytes"))
+            for i in e.finished([g])
+        ]
+        whole = [(p, m) for p, m in pairs if p is not None and m]
+        if whole:
+            known += 1
+            error = max(
+                (p / m - 1 for p, m in whole), key=abs
+            )  # of a mean a cell above and one below would say nothing
+            if abs(error) > _OFF:
+                errors[g.condition] = error
+    if not errors:
+        return None
+    worst = sorted(errors, key=lambda c: -abs(errors[c]))
+    told = listed([f"{e.label(c)} {'+' if errors[c] > 0 else '−'}{100 * abs(errors[c]):.1f} %" for c in worst])
+    sentence = (
+        f"The predicted training peak is off by more than {100 * _OFF:g} % in {len(errors)} of {known} conditions ({told}). "
+        "Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
+    )
+    groups = [e.groups[c] for c in errors]
+    return Finding(
+        "prediction_off", "note", "Memory was predicted wrongly", sentence, e.labels(groups), e.finished(groups)
+    )
+
+
+def still_falling(e: Evidence) -> Finding | None:
+    """Training losses that had not come to rest."""
+    margin = e.study.comparison.loss_margin
+    falls: dict[str, float] = {}
+    for g in e.trained:
+        each = [f for i in e.finished([g]) if (f := fall(e.file(i, "curve.csv"))) is not None]
+        if each:
+            mean, error = sum(f for f, _, _ in each) / len(each), math.hypot(*(s for _, s, _ in each)) / len(each)
+            if mean - float(special.stdtrit(sum(n for _, _, n in each), 0.95)) * error > margin:
+                falls[g.condition] = mean
+    if not falls:
+        return None
+    told = listed([f"{e.label(c)} by {falls[c]:.3f} nats" for c in sorted(falls, key=lambda c: -falls[c])])
+    sentence = (
+        f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats in {len(falls)} of {len(e.trained)} trained conditions ({told}). "
+        "What is compared is who learns faster, not where each would end: train for more steps."
+    )
+    groups = [e.groups[c] for c in falls]
+    return Finding(
+        "still_falling",
+        "caution",
+        "The training loss still falls at the end",
+        sentence,
+        e.labels(groups),
+        e.finished(groups),
+    )
+
+
+def fall(curve: Path) -> tuple[float, float, int] | None:
+    """By how much the loss falls over the last quarter of the steps, the standard error and its degrees of freedom; None where that is too short to tell."""
+    try:
+        head, *lines = curve.read_text(encoding="utf-8").splitlines()
+        column = head.split(",").index("loss")
+        y = np.array([float(line.split(",")[column]) for line in lines[-int(_LAST * len(lines)) :]])
+    except (OSError, ValueError, IndexError):  # no curve, or one that was cut off
+        return None
+    if len(y) < _LEAST_STEPS or not np.isfinite(y).all():
+        return None
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    spread = float(x @ x)
+    slope = float(x @ y) / spread
+    rest = y - y.mean() - slope * x
+    return -slope * (len(y) - 1), math.sqrt(float(rest @ rest) / (len(y) - 2) / spread) * (len(y) - 1), len(y) - 2
+
+
+def _base_of(e: Evidence, g: Replicates) -> Replicates | None:
+    """The untrained base on the same model, task and evaluation; of the same quantisation where there is one, else unquantised."""
+    alike = [b for b in e.chosen if b.setting.method.name == "base" and _ground(b) == _ground(g)]
+    same = [b for b in alike if b.setting.quantization == g.setting.quantization]
+    return next(iter(same or [b for b in alike if b.setting.quantization.name == "none"]), None)
+
+
+def _ground(g: Replicates) -> tuple[object, ...]:
+    s = g.setting
+    return s.model, s.fingerprints, s.evaluation, s.training.sequence_length
+
+
+def _mean(e: Evidence, name: str, g: Replicates | None) -> float | None:
+    return e.by_condition[g.condition].mean(name) if g is not None else None
+
+
+def _error(e: Evidence, name: str, g: Replicates) -> float | None:
+    """Standard error over items of one cell: of the mean over seeds it is an upper bound."""
+    seen = [
+        r.stderr for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.stderr is not None
+    ]
+    return sum(seen) / len(seen) if seen else None
+
+
+def _count(e: Evidence, name: str, g: Replicates) -> int | None:
+    return next((r.count for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.count), None)
+
+
+def _items(e: Evidence, name: str, cell: str) -> Items | None:
+    return load_items(e.file(cell, FILE)).get(name)
+
+
+def _value(name: str, value: float) -> str:
+    unit = metric(name).unit
+    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}{f' {unit}' if unit in ('nats', 'bits') else ''}"
+
+
+def _interval(low: float, high: float) -> str:
+    ends = [f"{100 * end:.1f}".replace("-", "−") for end in (low, high)]
+    return f"95 % interval over items {ends[0]} to {ends[1]} %"
+
+
+def _two_digits(n: int) -> int:
+    """13,427 as 13,000: an estimate says no more."""
+    return round(n, 2 - len(str(n))) if n > 99 else n

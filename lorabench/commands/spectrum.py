@@ -1,0 +1,202 @@
+"""What the commands spectrum and quantization-error print: text, JSON or a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench.errors import LorabenchError
+from lorabench.formatting import one_line, plural
+
+if TYPE_CHECKING:
+    from lorabench.analysis.spectra_summary import Group
+    from lorabench.record.spectrum import Spectrum
+    from lorabench.report.adapter_summary import Examined
+    from lorabench.report.blocks import Section
+    from lorabench.report.quantization_page import ModuleError
+    from lorabench.spectra.quantization_error import QuantizationError
+
+
+def spectrum_text(found: Examined) -> str:
+    """The groups as an aligned table, notes below."""
+    from lorabench.report.adapter_summary import grid, lead, likeness_words
+    from lorabench.report.column_legend import legend
+
+    heads, rows = grid(found.summary)
+    lines = [
+        one_line(found.title),
+        *(f"  {name:<8} {one_line(value)}" for name, value in found.facts),
+        "",
+        *aligned([heads, *rows]),
+        "",
+        lead(found.summary.model),
+    ]
+    if found.likeness is not None:
+        lines += ["", likeness_words(found.likeness)]
+    lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
+    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)]).rstrip()
+
+
+def spectrum_json(found: Examined) -> str:
+    """Every module and every group; what is not known is left out."""
+    plain: dict[str, Any] = {
+        "source": dict(found.facts)["source"],
+        "base": dict(found.facts)["base"],
+        "notes": list(found.notes),
+        "modules": [_module(s) for s in found.spectra],
+        "summary": {
+            "layers": [_group(g) for g in found.summary.layers],
+            "types": [_group(g) for g in found.summary.types],
+            "model": _group(found.summary.model),
+        },
+    }
+    if (counts := found.trained) is not None:
+        plain["trained"] = {
+            "adapters": counts.adapters,
+            "elsewhere": dict(counts.elsewhere),
+            "saved_along": dict(counts.saved_along),
+        }
+    if (alike := found.likeness) is not None:
+        plain["similarity"] = {
+            "other": alike.other,
+            "modules": alike.modules,
+            "shared": alike.shared,
+            **{
+                side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
+                for side in ("right", "left", "random_right", "random_left")
+            },
+        }
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _module(s: Spectrum) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lorabench.record.spectrum import SHARES
+
+    plain: dict[str, Any] = {
+        "module": s.module,
+        "in_features": s.in_features,
+        "out_features": s.out_features,
+        "rank": s.rank,
+        "singular_values": s.singular_values.tolist(),
+        "frobenius_norm": s.frobenius_norm,
+        "relative_norm": s.relative_norm,
+        "stable_rank": s.stable_rank,
+        "entropy_rank": s.entropy_rank,
+        "participation_ratio": s.participation_ratio,
+        "numerical_rank": s.numerical_rank,
+        "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
+        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES},
+        "rank_utilisation": s.rank_utilisation,
+        "amplification": s.amplification,
+        "missed_norm": s.missed or None,
+    }
+    plain |= {
+        name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None
+    }
+    return {k: v for k, v in plain.items() if v is not None}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {k: v for k, v in asdict(group).items() if v is not None}
+
+
+def write_page(found: Examined, path: str) -> Path:
+    """Writes the page of spectrum; LorabenchError where it cannot."""
+    from lorabench.report.adapter_page import examined_sections
+
+    return _write(path, found.title, f"{plural(len(found.spectra), 'module')}.", examined_sections(found))
+
+
+def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> Path:
+    from lorabench.record.store import write_atomically
+    from lorabench.report.page import sections_page
+
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, sections_page(title, told, sections))
+    except OSError as e:
+        raise LorabenchError(f"{path} cannot be written ({e.strerror}); choose another file with --html FILE") from None
+    return target
+
+
+def errors_text(errors: Sequence[QuantizationError], note: str | None = None) -> str:
+    """Means by form and module type, the worst module of each form, and what the columns mean."""
+    from lorabench.report.column_legend import legend
+    from lorabench.report.quantization_page import group_rows
+
+    heads, rows = group_rows(_module_errors(errors))
+    meanings = [f"  {line}" for line in legend(heads)]
+    return "\n".join(
+        [
+            *aligned([heads, *rows]),
+            "",
+            "columns (nothing was trained):",
+            *meanings,
+            *([f"note: {one_line(note)}"] if note else []),
+        ]
+    )
+
+
+def write_errors_page(
+    model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None
+) -> Path:
+    """Writes the page of quantization-error; LorabenchError where it cannot."""
+    from lorabench.report.quantization_page import quantization_sections
+
+    told = f"{plural(len({e.module for e in errors}), 'linear module')} of {model}."
+    return _write(
+        path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note)
+    )
+
+
+def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:
+    """The same without tensors, as the report shows it."""
+    from lorabench.report.quantization_page import ModuleError
+
+    return tuple(
+        ModuleError(
+            e.module, e.form, e.relative_error, e.maximum_error, e.signal_to_noise, e.spectrum.stable_rank, e.repair
+        )
+        for e in errors
+    )
+
+
+def errors_json(model: str, errors: Sequence[QuantizationError], note: str | None = None) -> str:
+    """A row per module and form."""
+    from dataclasses import asdict
+
+    rows = []
+    for e in errors:
+        row: dict[str, Any] = {
+            "module": e.module,
+            "quantization": e.form.removesuffix(" dq"),
+            "double_quant": e.form.endswith(" dq"),
+            "relative_error": e.relative_error,
+            "maximum_error": e.maximum_error,
+            "signal_to_noise_db": e.signal_to_noise,
+            "stable_rank": e.spectrum.stable_rank,
+            "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank,
+            "singular_values": e.spectrum.singular_values.tolist(),
+            "repair": asdict(e.repair) if e.repair else None,
+        }
+        rows.append({k: v for k, v in row.items() if v is not None})
+    return json.dumps({"model": model, **({"note": note} if note else {}), "modules": rows}, indent=1, allow_nan=False)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns: texts to the left, numbers to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, c)) for c in columns]
+    text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
+    rows = [[one_line(f) for f in row] for row in rows]
+    return [
+        "  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip()
+        for row in rows
+    ]

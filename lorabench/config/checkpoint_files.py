@@ -1,0 +1,153 @@
+"""The weight files of a checkpoint's folder: which they are, whether all are there and whole, and what their headers tell.
+
+A safetensors file is eight bytes (the length of the header), the header (JSON: name -> dtype, shape, where the bytes lie)
+and the bytes; so names and shapes of any number of gigabytes are read in milliseconds. Pickled files (.bin) are only
+looked for here: reading them takes torch.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorabench.errors import ModelError
+
+KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))  # in transformers' order
+_POINTER = b"version https://git-lfs.github.com"
+_LARGEST_HEADER = 100 * 2**20  # what safetensors itself allows
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as a file's header describes it."""
+
+    dtype: str
+    """safetensors' name: F32, BF16, I8, F8_E4M3, ..."""
+    shape: tuple[int, ...]
+    file: Path
+
+
+def weight_files(folder: str | Path) -> tuple[Path, ...]:
+    """The files of a checkpoint's weights, as transformers would take them; ModelError where they are missing, in part or as a whole, or mere pointers."""
+    folder = Path(folder)
+    for stem, suffix in KINDS:
+        whole, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+        if whole.is_file():
+            return _present((whole,))
+        if index.is_file():
+            return _present(_indexed(index))
+    raise ModelError(_without_weights(folder))
+
+
+def described_shards(folder: str | Path) -> bool:
+    """Whether the index of a folder's shards has the part (metadata) that transformers does not read it without; True where the weights are in one file."""
+    for stem, suffix in KINDS:
+        whole, index = Path(folder) / f"{stem}{suffix}", Path(folder) / f"{stem}{suffix}.index.json"
+        if whole.is_file() or index.is_file():
+            return whole.is_file() or isinstance(json.loads(index.read_text(encoding="utf-8")).get("metadata"), dict)
+    return True
+
+
+def has_weights(folder: str | Path) -> bool:
+    """Whether a folder has weights at all, whole or not."""
+    return any(
+        (Path(folder) / f"{stem}{suffix}{end}").is_file() for stem, suffix in KINDS for end in ("", ".index.json")
+    )
+
+
+def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
+    """Name to what the headers of safetensors files say of each tensor; ModelError where a file is damaged or cut off."""
+    return {name: tensor for file in files for name, tensor in _header(file).items()}
+
+
+def refuse_pointer(file: Path) -> None:
+    """ModelError where a file is what Git leaves in place of one that Git LFS has not fetched, or where it cannot be read at all."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_POINTER))
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise ModelError(f"{file} cannot be read ({e.strerror}); mend its permissions") from None
+    if start == _POINTER:
+        raise ModelError(
+            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew"
+        )
+
+
+def _present(files: Sequence[Path]) -> tuple[Path, ...]:
+    missing = [f.name for f in files if not f.is_file()]
+    if missing:
+        raise ModelError(f"{files[0].parent} lacks {_some(missing)}, which its index names; download what is missing")
+    for file in files:
+        refuse_pointer(file)
+    return tuple(files)
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    refuse_pointer(index)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if any(Path(name).name != name for name in names):
+            raise ModelError(f"{index} names files outside its folder; get it anew")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ModelError(f"{index} cannot be read ({' '.join(str(e).split())[:120]}); get it anew") from None
+    if not names:
+        raise ModelError(f"{index} names no file; get it anew")
+    return tuple(index.parent / name for name in names)
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    damaged = f"{file} is no whole safetensors file (%s); it is damaged or cut off, get it anew"
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
+            raise ModelError(damaged % f"{size:,} bytes without a header")
+        try:
+            entries = json.loads(stream.read(length))
+            found = {
+                n: Stored(str(e["dtype"]), tuple(e["shape"]), file) for n, e in entries.items() if n != "__metadata__"
+            }
+            end = max((e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ModelError(damaged % "its header is not readable") from None
+    if 8 + length + end != size:
+        raise ModelError(damaged % f"its header tells of {8 + length + end:,} bytes, the file has {size:,}")
+    return found
+
+
+def _without_weights(folder: Path) -> str:
+    """The sentence for a folder that has none of the files, by what it has instead."""
+    names = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
+
+    def of(*suffixes: str) -> list[str]:
+        return [n for n in names if n.endswith(suffixes)]
+
+    if "adapter_config.json" in names:
+        return adapter_sentence(folder)
+    if gguf := of(".gguf"):
+        return f"{folder} holds weights as GGUF ({_some(gguf)}), which cannot be trained on; give a transformers folder with config.json and safetensors"
+    if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
+        return f"{folder} holds shards ({_some(shards)}) without the index that names them (model.safetensors.index.json); download it"
+    if other := of(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"):
+        return f"{folder} holds {_some(other)}, but no weights as transformers names them (model.safetensors, pytorch_model.bin or their shards); convert it to a transformers folder"
+    return f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
+
+
+def adapter_sentence(folder: Path) -> str:
+    """The sentence for an adapter's folder in the place of a model's."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    of = f"an adapter of {base}" if base else "an adapter"
+    return f"{folder} is {of}, not a model; give {base or 'its base'} as the model, or merge the adapter into its base first (PEFT: merge_and_unload, save_pretrained)"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,327 @@
+"""From a study to its cells: the product of the axes, minus `exclude`, plus `include`, times the seeds.
+
+An axis is a dotted path and its values. A value is laid over the base setting: a name alone
+(`quantization: nf4`) changes the name and keeps the fields beside it, a mapping is merged; a new name for
+a model or a task starts from that one's own defaults, since its options are others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorabench import plugins
+from lorabench.config.checkpoint import as_stored
+from lorabench.config.explain import paths_of, sentence
+from lorabench.config.fingerprint import References, fingerprints, pinned
+from lorabench.config.paths import model_label
+from lorabench.config.settings import TrainingSpec, Tune
+from lorabench.config.source import Route, Source
+from lorabench.config.study import Cell, Condition, Study
+from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
+
+SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
+MAX_CELLS = 100_000
+
+
+def expand(study: Study) -> tuple[Cell, ...]:
+    """All cells of a study, conditions in the file's order, each with all its seeds; data and weights are hashed here."""
+    cells: dict[str, Cell] = {}
+    for declared in conditions(study):
+        condition = declared.model_copy(update={"model": pinned(declared.model)})
+        marks = fingerprints(condition)
+        trains = condition.training.steps > 0
+        for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
+            for training, rates in _rates(condition.training):
+                fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
+                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=rates)
+                cells.setdefault(cell.id, cell)
+    return tuple(cells.values())
+
+
+def _rates(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
+    """The training of each cell of a condition and seed: one, or one for each learning rate that it chooses from."""
+    declared = training.learning_rate
+    if not isinstance(declared, Tune):
+        yield training, ()
+        return
+    for rate in declared.tune:
+        yield training.model_copy(update={"learning_rate": rate}), declared.tune
+
+
+def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
+    """The conditions of a study, checked; StudyError with the place in the source where one is amiss."""
+    place = source or Source("study", {}, {}, Path.cwd())
+    _check_axes(study, place)
+    base = base_of(study)
+    found: dict[str, Condition] = {}
+    idle = set(range(len(study.exclude)))
+    for changes, origin in _points(study.grid, ("grid",)):
+        merged = _merged(base, changes)
+        hit = [i for i, rule in enumerate(study.exclude) if agrees(merged, rule)]
+        idle -= set(hit)
+        if not hit:
+            condition = _make(base, changes, origin, place)
+            found.setdefault(condition.model_dump_json(), condition)
+    for i, entry in enumerate(study.include):
+        own = {k: v for k, v in entry.items() if k != "grid"}
+        fixed = list(own.items())
+        for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
+            origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
+            condition = _make(base, [*fixed, *changes], origin, place)
+            found.setdefault(condition.model_dump_json(), condition)
+    if idle:
+        first = min(idle)
+        raise StudyError(
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away"
+        )
+    if not found:
+        raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
+    cells = len(study.seeds) * sum(
+        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values()
+    )
+    if cells > MAX_CELLS:
+        raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
+    made = tuple(found.values())
+    _check_rates(made, place)
+    _check_reference(study, made, place)
+    return made
+
+
+def base_of(study: Study) -> dict[str, Any]:
+    """The study's base setting as plain data."""
+    plain = study.model_dump(mode="json")
+    return {name: plain[name] for name in SETTINGS if plain[name] is not None}
+
+
+def agrees(plain: dict[str, Any], rule: Any) -> bool:
+    """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its mapping."""
+    return all(_same(_get(plain, key), value) for key, value in rule.items())
+
+
+def _same(seen: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(seen, dict) and all(_same(_get(seen, k), v) for k, v in wanted.items())
+    if isinstance(seen, dict):
+        return bool(_same(seen.get("name"), wanted))
+    if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
+        return sorted(map(str, seen)) == sorted(
+            map(str, wanted)
+        )  # target modules are kept in one order, whatever the study's
+    return bool(seen == wanted) or str(seen) == str(wanted)
+
+
+def _get(plain: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
+
+
+def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str, Any]], dict[str, Route]]]:
+    """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
+    axes = list(grid)
+    for picks in itertools.product(*(range(len(grid[a])) for a in axes)):
+        yield (
+            [(a, grid[a][i]) for a, i in zip(axes, picks, strict=True)],
+            {a: (*place, a, i) for a, i in zip(axes, picks, strict=True)},
+        )
+
+
+def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(base)
+    for dotted, value in changes:
+        lay(plain, dotted.split("."), value)
+        named = set(_leaves({dotted: value}))
+        if (
+            "training.epochs" in named
+            and _get(plain, "training.epochs") is not None
+            and not _names(changes, "training.steps")
+        ):
+            lay(
+                plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default
+            )  # epochs stand in place of the base's steps
+        elif "training.steps" in named and not _names(changes, "training.epochs"):
+            lay(plain, ["training", "epochs"], None)
+    return plain
+
+
+def _names(changes: list[tuple[str, Any]], field: str) -> bool:
+    return any(field in _leaves({dotted: value}) for dotted, value in changes)
+
+
+def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
+    """Lays a value over plain data, in place; what is below is copied, so that the base stays as it was."""
+    head, rest = route[0], route[1:]
+    old = plain.get(head)
+    if rest:
+        below = dict(old) if isinstance(old, dict) else {}
+        plain[head] = below
+        lay(below, rest, value)
+    elif isinstance(old, dict) and isinstance(value, str) and head in SETTINGS:
+        lay(plain, [head], {"name": value})
+    elif isinstance(old, dict) and isinstance(value, dict):
+        renamed = head in ("model", "task") and "name" in value and value["name"] != old.get("name")
+        plain[head] = {} if renamed else dict(old)
+        for key, inner in value.items():
+            lay(plain[head], key.split("."), inner)
+    else:
+        plain[head] = value
+
+
+def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
+    """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
+    try:
+        asked = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
+        held = as_stored(asked.model, asked.quantization)
+        reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
+        if reason and held.name != asked.quantization.name:
+            unfit = f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in {held.name}: {reason}"
+            raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
+        return asked.model_copy(update={"quantization": held}).normalised()
+    except ValidationError as e:
+        route, words = sentence(e, Condition)
+        raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
+    except ModelError as e:
+        at = "model" if asked.quantization.name == "none" else "quantization"
+        raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
+    except LorabenchError as e:
+        last = next(iter(reversed(origin.values())), ("method",))
+        raise StudyError(f"{place.at(last)}: {e}") from None
+
+
+def _origin(route: Route, origin: dict[str, Route]) -> Route:
+    """Where in the file the value at a condition's route came from: the last axis over it, else the base setting."""
+    dotted = ".".join(str(p) for p in route)
+    for axis, place in reversed(origin.items()):
+        if dotted == axis or dotted.startswith(axis + ".") or axis.startswith(dotted + "."):
+            return (*place, *(p for p in dotted[len(axis) :].strip(".").split(".") if p))
+    return route
+
+
+def _check_axes(study: Study, place: Source) -> None:
+    allowed = paths_of()
+    grids: list[tuple[Route, Any]] = [(("grid",), study.grid)]
+    for i, entry in enumerate(study.include):
+        for key in entry:
+            if key != "grid" and key not in allowed and not key.startswith("task."):
+                raise StudyError(
+                    f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}"
+                )
+        own = entry.get("grid", {})
+        if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
+            raise StudyError(
+                f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value"
+            )
+        grids.append((("include", i, "grid"), own))
+    for route, grid in grids:
+        for axis in grid:
+            if axis in ("seed", "seeds"):
+                raise StudyError(
+                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]"
+                )
+            if axis not in allowed and not axis.startswith("task."):
+                raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
+        if {"training.steps", "training.epochs"} <= {*grid}:
+            raise StudyError(
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two"
+            )
+        _check_clashes(
+            route,
+            [*grid, *(k for k in (study.include[int(route[1])] if route[0] == "include" else ()) if k != "grid")],
+            grid,
+            place,
+        )
+        count = math.prod(len(values) for values in grid.values())
+        if count > MAX_CELLS:
+            raise StudyError(f"{place.at(route)}: {count:,} conditions; at most {MAX_CELLS:,} are allowed in one study")
+    for i, entry in enumerate(study.include):
+        _check_clashes(
+            ("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place
+        )
+    rules: list[tuple[Route, dict[str, Any]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
+    rules += [(("reference",), study.reference)] if study.reference else []
+    rules += [
+        (("published", i, "rows", j, "at"), row.at)
+        for i, column in enumerate(study.published)
+        for j, row in enumerate(column.rows)
+    ]
+    for where, rule in rules:
+        for dotted in _leaves(rule):
+            if dotted not in allowed and not dotted.startswith("task."):
+                raise StudyError(
+                    f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {where[0]}', dotted, allowed)}"
+                )
+    for name in ("model", "task"):
+        varied = any(a == name or a.startswith(name + ".") for _, g in grids for a in g) or any(
+            name in e for e in study.include
+        )
+        if getattr(study, name) is None and not varied:
+            raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
+
+
+def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place: Source) -> None:
+    """Two axes that set the same field: one of them would be lost."""
+    for short in names:
+        for long in names:
+            inside = long.removeprefix(short + ".")
+            if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
+                raise StudyError(
+                    f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two"
+                )
+
+
+def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in rule.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, dotted + ".")
+        else:
+            yield dotted
+
+
+def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
+    """One cell cannot belong to two grids of learning rates."""
+    grids: dict[str, Tune] = {}
+    for condition in made:
+        tuned = condition.training.learning_rate
+        if isinstance(tuned, Tune):
+            key = condition.model_copy(
+                update={"training": condition.training.model_copy(update={"learning_rate": 1.0})}
+            ).model_dump_json()
+            if key in grids:
+                one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
+                raise StudyError(
+                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates"
+                )
+            grids[key] = tuned
+
+
+def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -> None:
+    if study.reference is None:
+        return
+    plain = [c.model_dump(mode="json") for c in made]
+    chosen = [p for p in plain if agrees(p, study.reference)]
+    if not chosen:
+        asked = [
+            k
+            for k in _leaves(study.reference)
+            if k not in ("method", "method.name", "quantization", "quantization.name")
+        ]
+        ways = sorted({"/".join(str(_get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
+            :12
+        ]
+        raise StudyError(
+            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
+            f"{', '.join(ways)}; name one of them, or include it"
+        )
+    references = References(chosen)
+    for condition in plain:
+        try:
+            references.of(condition)
+        except LorabenchError as e:
+            raise StudyError(f"{place.at(('reference',))}: {e}") from None

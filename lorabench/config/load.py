@@ -1,0 +1,70 @@
+"""load_study: a YAML file (and --set overrides) as a checked Study.
+
+Every fault ends as a StudyError with file and line. What needs the model itself (a rank against its
+matrices, target modules against its modules) is checked later, by the worker that has torch loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorabench import plugins
+from lorabench.config.explain import sentence
+from lorabench.config.grid import conditions
+from lorabench.config.paths import find_file, find_model
+from lorabench.config.published_tables import is_paper
+from lorabench.config.source import Source, override, read_source
+from lorabench.config.study import Study
+from lorabench.errors import StudyError
+
+
+def load_study(path: str | Path, settings: str | tuple[str, ...] | list[str] = ()) -> Study:
+    """The Study of a file with each "key=value" of settings over it; StudyError where anything is amiss."""
+    return read_study(override(read_source(path), (settings,) if isinstance(settings, str) else tuple(settings)))
+
+
+def read_study(source: Source) -> Study:
+    """The same from a Source."""
+    if is_paper(source):
+        raise StudyError(
+            f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}"
+        )
+    training = source.data.get("training")
+    if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
+        raise StudyError(
+            f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of the two"
+        )
+    try:
+        study = Study.model_validate(source.data, context=context(source))
+    except ValidationError as e:
+        route, words = sentence(e)
+        raise StudyError(f"{source.at(route)}: {words}") from None
+    conditions(study, source)  # every condition is made once, so that a fault in one is told now
+    grid = {axis: tuple(_absolute(axis, v, source) for v in values) for axis, values in study.grid.items()}
+    include = tuple({key: _absolute(key, v, source) for key, v in entry.items()} for entry in study.include)
+    return study.model_copy(update={"grid": grid, "include": include})
+
+
+def _absolute(dotted: str, value: Any, source: Source) -> Any:
+    """A value of an axis with its paths absolute, as those of the base setting are by validation."""
+    if isinstance(value, dict):
+        inside = "" if dotted == "grid" else f"{dotted}."
+        return {k: _absolute(inside + k, v, source) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_absolute(dotted, v, source) for v in value]
+    if not isinstance(value, str):
+        return value
+    if dotted in ("model", "model.name"):
+        return find_model(value, context(source))
+    files = {"evaluation.forgetting", "evaluation.include_path"} | {
+        f"task.{f}" for t in plugins.names("tasks") for f in plugins.load("tasks", t).PATH_FIELDS
+    }
+    return find_file(value, context(source)) or value if dotted in files else value
+
+
+def context(source: Source) -> dict[str, Any]:
+    """What validation needs beside the data: the folders that relative paths are looked up from."""
+    return {"folders": (source.folder,)}

@@ -1,0 +1,102 @@
+"""Where names in a study lead: shipped models, local directories, data files.
+
+A relative path is looked up from the working directory, then from the study file's folder, and is kept
+as an absolute path, so that a stored study runs from anywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
+
+from lorabench.config.checkpoint_files import adapter_sentence
+
+SHIPPED = "lorabench/"
+MODELS = Path(__file__).parent.parent / "models"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name (lorabench/tiny-1m) to directory, of the models within the package."""
+    return {SHIPPED + f.parent.name: f.parent for f in sorted(MODELS.glob("*/config.json"))}
+
+
+def model_directory(name: str) -> Path | None:
+    """The directory of a shipped or local model, None for a hub id."""
+    shipped = shipped_models().get(name)
+    if shipped:
+        return shipped
+    return Path(name) if Path(name).is_absolute() else None
+
+
+def model_source(name: str) -> str:
+    """What transformers and other tools take for a model: its directory, or its hub id."""
+    return str(model_directory(name) or name)
+
+
+def model_label(name: str) -> str:
+    """What tables call a model: the last part of a directory's path, a hub id or shipped name as it is."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def short_model(name: str) -> str:
+    """The same within a condition's name, where a shipped model needs no "lorabench/" before it."""
+    return model_label(name).removeprefix("lorabench/")
+
+
+def find_file(name: str, context: Any) -> str | None:
+    """The absolute path of an existing file or folder, None where there is none."""
+    path = _resolve(name, context)
+    return str(path) if path else None
+
+
+def _resolve(name: str, context: Any) -> Path | None:
+    folders = (context or {}).get("folders", ())
+    for folder in (Path.cwd(), *folders):
+        path = (Path(folder) / Path(name).expanduser()).resolve()
+        if path.exists():
+            return path
+    return None
+
+
+def find_model(name: str, context: Any) -> str:
+    """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
+    if context is None:  # a stored cell: what was found then may be elsewhere by now
+        return name
+    if name.startswith(SHIPPED):
+        if name not in shipped_models():
+            from lorabench.errors import unknown
+
+            raise ValueError(unknown("shipped model", name, shipped_models()))
+        return name
+    if SHIPPED + name in shipped_models():
+        raise ValueError(f"the shipped model is called {SHIPPED}{name}")
+    path = _resolve(name, context)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if path and path.is_dir() and (path / "config.json").exists():
+        return str(path)
+    if path and path.is_dir() and (path / "adapter_config.json").exists():
+        raise ValueError(adapter_sentence(path))
+    if path and looks_local:
+        seen = "holds no config.json" if path.is_dir() else "is a file"
+        raise ValueError(
+            f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors (GGUF and bare weight files are none)"
+        )
+    if looks_local:
+        raise ValueError(
+            f"there is no directory {name}; give a shipped model ({', '.join(shipped_models())}), a directory or a hub id"
+        )
+    return name
+
+
+def _find_file(name: str, info: ValidationInfo) -> str:
+    if info.context is None:  # a stored cell, as above
+        return name
+    path = _resolve(name, info.context)
+    if path is None:
+        raise ValueError(f"there is no file or folder {name} (looked from {Path.cwd()} and from the study's folder)")
+    return str(path)
+
+
+DataFile = Annotated[str, AfterValidator(_find_file)]

@@ -1,0 +1,344 @@
+"""What a condition is made of: frozen models of the parts of a study file, one line of meaning under each field.
+
+Every default of lorabench stands in this file.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lorabench import plugins
+from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.paths import DataFile, find_model
+from lorabench.errors import unknown
+
+GROUPS = ("all-linear", "attention", "mlp")  # of target modules
+FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and closed: an unknown key is an error."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """fields that came after there were stored cells: at their default they do not count in a cell's id"""
+    ASIDE: ClassVar[frozenset[str]] = frozenset()
+    """fields that no outcome depends on: they never count in a cell's id"""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
+    )
+
+
+class Named(Frozen):
+    """A setting that may be written as its name alone: `quantization: nf4`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+class ModelSpec(Named):
+    """Which pretrained model is adapted."""
+
+    name: str = Field(min_length=1)
+    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
+    revision: str | None = None
+    """commit, tag or branch of a hub id"""
+    dtype: Dtype = "auto"
+    """precision of unquantised weights; auto is float32 below 100M parameters, else bfloat16"""
+    trust_remote_code: bool = False
+    """run code that the model's repository brings: only on the user's explicit word"""
+
+    @field_validator("name")
+    @classmethod
+    def _find(cls, name: str, info: ValidationInfo) -> str:
+        return find_model(name, info.context)
+
+
+class QuantizationSpec(Named):
+    """How frozen base weights are stored."""
+
+    name: str = "none"
+    """none (as the checkpoint stores them), int8, fp4, nf4"""
+    double_quant: bool = False
+    """quantise the 4-bit block constants too (QLoRA section 3)"""
+    compute_dtype: Dtype = "auto"
+    """precision of the dequantised products; auto is the model's dtype"""
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        return _plugin("quantizations", name)
+
+
+class MethodSpec(Named):
+    """How the base is adapted."""
+
+    name: str = "lora"
+    """base, full, lora, rslora, dora, pissa"""
+    rank: Annotated[Whole, Field(ge=1)] | None = 8
+    """r, the inner dimension of B @ A"""
+    alpha: Annotated[Number, Field(gt=0)] | None = 16
+    """scaling is alpha / rank (alpha / sqrt(rank) for rslora)"""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] | None = 0.0
+    """probability of zeroing an adapter's input"""
+    target_modules: str | tuple[str, ...] | None = "all-linear"
+    """all-linear, attention, mlp, or module names"""
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        return _plugin("methods", name)
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _some(cls, wanted: Any) -> Any:
+        if isinstance(wanted, list | tuple) and not wanted:
+            raise ValueError("the list is empty; name at least one module, or write all-linear")
+        return wanted
+
+    @field_validator("target_modules")
+    @classmethod
+    def _once(cls, wanted: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """One way to write a set of modules, so that the same ones are one condition."""
+        if wanted is None or isinstance(wanted, str):
+            return wanted if wanted in (None, *GROUPS) else (wanted,)
+        group = next((w for w in wanted if w in GROUPS), None)
+        if group is None:
+            return tuple(sorted(set(wanted)))
+        if len(wanted) == 1:
+            return group
+        raise ValueError(
+            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone"
+        )
+
+
+Rate = Annotated[Number, Field(gt=0)]
+
+
+class Tune(Frozen):
+    """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its seeds."""
+
+    tune: tuple[Rate, ...]
+    """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
+
+    @field_validator("tune")
+    @classmethod
+    def _rising(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(rates)) < 2:
+            raise ValueError(
+                "there is nothing to choose from; give two or more different rates, or one alone in place of the grid"
+            )
+        return tuple(sorted(set(rates)))
+
+
+def _one_or_tuned(value: Any) -> str:
+    return "Tune" if isinstance(value, dict | Tune) else "float"
+
+
+class TrainingSpec(Frozen):
+    """How an adapter is trained."""
+
+    LATER = frozenset({"epochs"})
+    ASIDE = frozenset({"checkpoint_every"})
+
+    steps: Whole = Field(200, ge=0, le=10**9)
+    """optimizer steps"""
+    epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
+    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) / gradient_accumulation)) steps, as transformers' Trainer counts"""
+    batch_size: Whole = Field(8, ge=1, le=10**6)
+    """sequences of one forward pass (the micro-batch)"""
+    gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
+    """forward passes per optimizer step"""
+    sequence_length: Whole = Field(256, ge=2, le=10**7)
+    """tokens of a training sequence at most"""
+    learning_rate: Annotated[
+        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_one_or_tuned)
+    ] = 2e-4
+    """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """course of the learning rate after warm-up; cosine and linear end at zero"""
+    warmup: Number = Field(0.05, ge=0, lt=1)
+    """share of the steps in which the rate rises from zero"""
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "sgd"] = "adamw"
+    """8-bit and paged ones are bitsandbytes' own"""
+    weight_decay: Number = Field(0.0, ge=0)
+    """decoupled, on matrices only"""
+    max_grad_norm: Number = Field(1.0, gt=0)
+    """gradients are clipped to this norm"""
+    gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, more time"""
+    autocast: Literal["auto", "none", "bfloat16"] = "auto"
+    """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+    checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in bfloat16: 6 bytes a parameter), twice while it is replaced"""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSpec:
+        if self.epochs is not None and self.steps != type(self).model_fields["steps"].default:
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs:g} are both given; keep one of the two")
+        return self
+
+    def over(self, rows: int) -> TrainingSpec:
+        """The same with its steps for so many training rows where epochs were given (transformers 5, Trainer.set_initial_training_values).
+
+        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so that up to one step
+        of rows an epoch is seen more than asked for; the number of steps is Trainer's.
+        """
+        if self.epochs is None:
+            return self
+        each = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))
+        return self.model_copy(update={"steps": math.ceil(self.epochs * each), "epochs": None})
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of a cell, which is one number: `expand` makes a cell for each rate of a grid."""
+        assert not isinstance(self.learning_rate, Tune)
+        return self.learning_rate
+
+
+class EvaluationSpec(Frozen):
+    """What is measured after training, on data that was not trained on."""
+
+    lm_eval: tuple[str, ...] | None = None
+    """lm-eval task names, the task's own or installed ones; absent: all that the task brings"""
+    limit: Annotated[Whole, Field(ge=1)] | None = None
+    """items of each lm-eval task at most"""
+    num_fewshot: Annotated[Whole, Field(ge=0)] | None = None
+    """worked examples before each lm-eval item; absent: the task's own default"""
+    include_path: DataFile | None = None
+    """folder of further lm-eval task files"""
+    max_sequences: Whole = Field(256, ge=1)
+    """test rows (of running text: blocks) at most, the same for the loss, the accuracy and generated answers"""
+    batch_size: Whole = Field(16, ge=1)
+    """sequences of one evaluation pass"""
+    forgetting: Literal["self", "none"] | DataFile = "self"
+    """self: text sampled from the base; none; or a text file of the base's domain"""
+
+    @field_validator("forgetting")
+    @classmethod
+    def _one_file(cls, value: str) -> str:
+        if Path(value).is_dir():
+            raise ValueError(f"{value} is a folder; give a text file, self or none")
+        return value
+
+    @field_validator("include_path")
+    @classmethod
+    def _one_folder(cls, value: str | None) -> str | None:
+        if value is not None and Path(value).is_file():
+            raise ValueError(f"{value} is a file; give the folder that holds the lm-eval task files")
+        return value
+
+    @field_validator("forgetting", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return "none" if value is None or value is False else value
+
+
+class AnalysisSpec(Frozen):
+    """What is asked of a cell beyond its own evaluation."""
+
+    ASIDE = frozenset({"spectra"})
+
+    spectra: Literal["full", "values", "none"] = "full"
+    """what is kept of each learned change: singular values, directions and what they are beside the base; values alone; or nothing"""
+    truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
+    """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
+    per_module: bool = False
+    """evaluate each cut a second time with as many parameters spread over the modules by energy"""
+
+    @field_validator("truncation")
+    @classmethod
+    def _rising(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(ranks)))
+
+
+class SaveSpec(Frozen):
+    """Which weights stay on disk after a cell; no outcome depends on it."""
+
+    full: Literal["none", "best", "all"] = "none"
+    """whole models of full fine-tuning: none, of each condition's best cell, or all"""
+    adapter: Literal["none", "best", "all"] = "all"
+    """adapters, in PEFT's format: none, of each condition's best cell, or all"""
+
+
+class ComparisonSpec(Frozen):
+    """What counts as a difference, for everything that the report concludes; no cell's outcome depends on it."""
+
+    metric: str = Field("auto", min_length=1)
+    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it, else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
+    loss_margin: Number = Field(0.02, gt=0)
+    """difference of a loss, in nats, that does not matter: 2 % of perplexity"""
+    accuracy_margin: Number = Field(0.01, gt=0, lt=1)
+    """difference of an accuracy that does not matter: 0.01 is one point"""
+
+
+class TaskSpec(Named):
+    """What is learned; each task plug-in adds its own options to this."""
+
+    name: str = Field(min_length=1)
+    """text, instruct, classify, python-docs, planted, facts"""
+
+    @property
+    def decided_by(self) -> str:
+        """The metric that answers a study of this task where the study names none."""
+        return "eval_loss"
+
+
+def _plugin(kind: str, name: str) -> str:
+    if name not in plugins.names(kind):
+        raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
+    return name
+
+
+def _task_options(data: Any, info: ValidationInfo) -> Any:
+    """The task plug-in's own Options, so that its fields are checked like all others."""
+    if isinstance(data, TaskSpec):
+        return data
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or "name" not in data:
+        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
+    name = data["name"]
+    if name not in plugins.names("tasks"):
+        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
+    options = plugins.load("tasks", name).Options
+    odd = next((key for key in data if key not in options.model_fields), None)
+    if odd is not None:
+        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
+    return options.model_validate(data, context=info.context)
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]

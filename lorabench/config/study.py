@@ -1,0 +1,179 @@
+"""A study, its conditions and its cells: frozen models of the study file.
+
+Fields that a method or a quantization does not use are set to None (or False) when a condition is made,
+so that `full` is one condition however many ranks a grid has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field
+
+from lorabench import plugins
+from lorabench.config.settings import (
+    AnalysisSpec,
+    AnyTask,
+    ComparisonSpec,
+    EvaluationSpec,
+    Frozen,
+    MethodSpec,
+    ModelSpec,
+    QuantizationSpec,
+    SaveSpec,
+    Seed,
+    TrainingSpec,
+    Tune,
+)
+from lorabench.errors import LorabenchError
+
+
+class Condition(Frozen):
+    """A cell without its seed: the unit that is reported."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    task: AnyTask
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    analysis: AnalysisSpec = AnalysisSpec()
+    save: SaveSpec = SaveSpec()
+
+    def normalised(self) -> Condition:
+        """The same condition with the fields that its method and quantization do not use emptied."""
+        method, quantization = (
+            plugins.load("methods", self.method.name),
+            plugins.load("quantizations", self.quantization.name),
+        )
+        unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
+        for field in method.FIELDS:
+            if getattr(self.method, field) is None:
+                raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
+        changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
+        if not quantization.DOUBLE_QUANT:
+            changes["quantization"] = self.quantization.model_copy(
+                update={"double_quant": False, "compute_dtype": "auto"}
+            )
+        if not method.TRAINS:
+            changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
+            changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)
+        elif not self.analysis.truncation:
+            changes["analysis"] = AnalysisSpec(
+                spectra=self.analysis.spectra
+            )  # nothing is cut, so there is nothing to spread
+        if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
+            raise LorabenchError(
+                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
+                "allowed: quantization none, or another method such as lora"
+            )
+        if method.TRAINS_BASE and self.model.dtype == "float16":
+            raise LorabenchError(
+                f"method {self.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
+            )
+        return self.model_copy(update=changes)
+
+
+class Fingerprints(Frozen):
+    """Hashes of what a cell reads, so that the same names over other bytes are another cell."""
+
+    model: str
+    """of configuration, tokenizer and weights, or hub id @ commit"""
+    data: str
+    """of all that the task and the evaluation read"""
+    large: bool = False
+    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may (identity.may_be_large)"""
+
+
+class Cell(Condition):
+    """One point of the grid with its seed: the unit that is run and stored."""
+
+    seed: int
+    fingerprints: Fingerprints
+    tuned_over: tuple[float, ...] = ()
+    """the grid that its condition chooses the learning rate from; empty where the rate was given"""
+
+    @property
+    def condition(self) -> Condition:
+        """As the study declares it, with the grid of rates in place of the cell's own."""
+        declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
+        if not self.tuned_over:
+            return declared
+        return declared.model_copy(
+            update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})}
+        )
+
+    # hashing takes ~100 microseconds, and a report asks for an id again and again
+    @cached_property
+    def id(self) -> str:
+        """12 hex digits over all that affects the outcome; see config.fingerprint."""
+        from lorabench.config.fingerprint import digest
+
+        return digest(self, with_seed=True)
+
+    @cached_property
+    def condition_id(self) -> str:
+        """The same without the seed."""
+        from lorabench.config.fingerprint import digest
+
+        return digest(self, with_seed=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which is another cell and has ids of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("id", "condition_id"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+
+class PublishedValue(Frozen):
+    """One number of a paper's table."""
+
+    at: dict[str, Any] = Field(min_length=1)
+    """the conditions that it stands beside: all that agree with the given fields"""
+    value: Annotated[str, BeforeValidator(str)] = Field(min_length=1, max_length=40)
+    """as printed, quoted where the last digit is a zero"""
+
+
+class PublishedSpec(Frozen):
+    """A column of a paper's table, to stand beside ours."""
+
+    label: str = Field(min_length=1, max_length=60)
+    """what was measured there and on what, such as WikiSQL %, GPT-3 175B"""
+    source: str = Field(min_length=1, max_length=200)
+    """paper and table"""
+    rows: tuple[PublishedValue, ...] = Field(min_length=1)
+
+
+class Study(Frozen):
+    """A question, a base setting, a grid, seeds and a reference: the study file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    """version of this format"""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """letters, digits, '.', '_' and '-': also the name of the results directory"""
+    question: str = Field("", max_length=1000)
+    """what the study is to answer, one sentence"""
+    model: ModelSpec | None = None
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    task: AnyTask | None = None
+    training: TrainingSpec = TrainingSpec()
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
+    """axes: a dotted path such as method.rank, and its values; left out where nothing varies"""
+    include: tuple[dict[str, Any], ...] = ()
+    """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """conditions of the product that are left out: all that agree with the given fields"""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """one replicate of every condition for each"""
+    reference: dict[str, Any] | None = None
+    """the condition that others are compared with; absent: full fine-tuning where the study has it"""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    analysis: AnalysisSpec = AnalysisSpec()
+    save: SaveSpec = SaveSpec()
+    comparison: ComparisonSpec = ComparisonSpec()
+    published: tuple[PublishedSpec, ...] = ()
+    """columns of published tables, shown beside the conditions they belong to"""

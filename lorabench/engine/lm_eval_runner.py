@@ -1,0 +1,280 @@
+"""lm-eval on the live model: the task's own multiple-choice sets, a folder of tasks, and any installed task.
+
+A ChoiceSet becomes an lm-eval task in a scratch folder (a YAML file and its items as JSON lines), so that
+one scorer serves all. Nothing is downloaded unless an installed task with a hub data set is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lorabench import plugins
+from lorabench.config import hub
+from lorabench.config.settings import EvaluationSpec
+from lorabench.config.study import Cell
+from lorabench.engine.data import ChoiceSet
+from lorabench.errors import DataError
+from lorabench.record.items import Items
+from lorabench.record.result import Reading
+from lorabench.record.store import write_atomically
+
+_FETCHED: set[Any] = set()
+"""tasks whose data this process has had, with their folder and number of examples"""
+
+
+class LmEvalRunner:
+    """lm-eval made ready for a cell: imported, its tasks written and found. Making it takes seconds the first time."""
+
+    def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:
+        # one test set for all metrics of a condition: what the engine scores over its first rows, lm-eval does over no others
+        own = {s.name: replace(s, items=s.items[: spec.max_sequences]) if s.scored else s for s in sets}
+        self.spec = spec
+        self.names = [s.name for s in sets if not s.scored] if spec.lm_eval is None else list(spec.lm_eval)
+        self.foreign = [n for n in self.names if n not in own]
+        if not self.names:
+            return
+        import lm_eval.models.huggingface  # noqa: F401  (what is slow to import, before any clock runs)
+
+        _quieten()
+        used = [own[n] for n in self.names if n in own]
+        # a folder per content: two cells never write over each other's items, and a kept manager never misses a task
+        folder = scratch / hashlib.sha256(repr(used).encode()).hexdigest()[:12]
+        for choices in used:
+            if not (folder / f"{choices.name}.yaml").exists():
+                write_task(choices, folder)
+        own_only = not self.foreign or brings(self.foreign, spec.include_path)
+        self.manager = _manager(str(folder) if used else None, spec.include_path, own_only)
+
+    def score(self, model: Any, tokenizer: Any) -> tuple[list[Reading], dict[str, Items]]:
+        """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of its items.
+
+        DataError where a task's data cannot be had.
+        """
+        if not self.names:
+            return [], {}
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        # float32: in bfloat16 sums of log-probabilities are 0.1 apart, and ties go to the first choice
+        bare = (
+            tokenizer.bos_token_id is None and tokenizer.eos_token_id is None
+        )  # lm-eval needs a token to stand before an empty context
+        prefix = {"prefix_token_id": tokenizer.pad_token_id} if bare else {}
+        scorer = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=self.spec.batch_size,
+            max_length=_positions(model),
+            softmax_dtype="float32",
+            **prefix,
+        )
+        try:
+            found = simple_evaluate(
+                model=scorer,
+                tasks=self.names,
+                num_fewshot=self.spec.num_fewshot,
+                limit=self.spec.limit,
+                task_manager=self.manager,
+                log_samples=True,
+                bootstrap_iters=1000,  # a mean has a closed form; only medians and the like are resampled
+                random_seed=0,
+            )
+        except OSError as e:  # ConnectionError and FileNotFoundError among them
+            raise DataError(
+                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data"
+            ) from e
+        readings = [
+            r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)
+        ]
+        return readings, {r.metric: items for r in readings if (items := _items(r, found or {})) is not None}
+
+
+def further_tasks(cell: Cell) -> list[str]:
+    """The lm-eval tasks that a cell names and its own task does not bring."""
+    own = own_sets(cell)
+    return [name for name in cell.evaluation.lm_eval or () if name not in own]
+
+
+def own_sets(cell: Cell) -> tuple[str, ...]:
+    """The names of the multiple-choice sets that a cell's own task brings."""
+    return tuple(getattr(plugins.load("tasks", cell.task.name), "CHOICE_SETS", ()))
+
+
+def known_tasks(include_path: str | None) -> list[str]:
+    """The names of all installed tasks and those of a folder; reading lm-eval's 14,000 takes some 10 s."""
+    _quieten()
+    return sorted(_manager(None, include_path, False).all_tasks)
+
+
+def brings(names: Sequence[str], include_path: str | None) -> bool:
+    """Whether a folder alone has tasks of these names: lm-eval's own need not be read."""
+    return include_path is not None and set(names) <= set(_manager(None, include_path, True).all_tasks)
+
+
+def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
+    """The first YAML file of a folder that names one of these tasks and cannot be read, in a sentence; lm-eval passes over it without a word."""
+    for path in sorted(Path(include_path).rglob("*.yaml")) if include_path else ():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            for _ in yaml.parse(text, Loader=yaml.SafeLoader):  # syntax alone: !function is lm-eval's
+                pass
+        except yaml.YAMLError as e:
+            if path.stem in names or any(f"task: {n}" in text for n in names):
+                return f"{path} is no YAML ({_line(e)}); mend it"
+    return None
+
+
+def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
+    """Gets the data of tasks that are not the study's own, and makes the first question of each, before anything is trained.
+
+    DataError with the task and what to do where its data cannot be had, its file is broken, or its rows lack what it needs.
+    """
+    key = (tuple(names), spec.include_path, spec.num_fewshot)
+    if not names or key in _FETCHED:
+        return
+    _quieten()
+    own_only = brings(names, spec.include_path)
+    offline = "" if hub.answers() else hub.why_not()
+    with hub.told_offline(bool(offline)):
+        for name in names:
+            try:
+                found = _manager(None, spec.include_path, own_only).load([name])["tasks"]
+            except Exception as e:  # YAML, datasets, the network and further packages fail in many classes
+                raise DataError(f"lm-eval task {name}: {_why(e, offline)}") from e
+            for task_name, task in found.items():
+                try:
+                    _ask_first(task, spec.num_fewshot)
+                except Exception as e:
+                    raise DataError(
+                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: {_line(e)}); mend the task's file or its data"
+                    ) from e
+    _FETCHED.add(key)
+
+
+def _ask_first(task: Any, shots: int | None) -> None:
+    if not (task.has_test_docs() or task.has_validation_docs()):
+        raise ValueError("it has neither a test nor a validation split")
+    doc = next(iter(task.eval_docs), None)
+    if doc is None:
+        raise ValueError("its split has no rows")
+    task.doc_to_text(doc)
+    target = task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(doc)
+        plain = not task.multiple_input and not callable(task.config.process_results)
+        for one in (
+            (target if isinstance(target, list) else [target]) if plain else ()
+        ):  # lm-eval counts a missing answer as a wrong one
+            if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
+                raise ValueError(f"its answer {one!r} is none of its {len(choices)} choices")
+    wanted = shots if shots is not None else (task.config.num_fewshot or 0)
+    if wanted:
+        have = len(list(task.fewshot_docs() or ()))
+        if have < wanted:
+            raise ValueError(
+                f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most"
+            )
+
+
+def _why(error: BaseException, offline: str) -> str:
+    if isinstance(error, ImportError) and "for function" in str(error):  # lm-eval's words for its !function
+        return f"it cannot be loaded ({_line(error)}); mend its file"
+    if isinstance(error, ImportError):
+        return f"it needs a package that is not installed ({_line(error)}); install it, or leave the task away"
+    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(
+        error
+    ):  # datasets' words for a file of data_files
+        return f"its data cannot be had ({_line(error)}); mend its data_files"
+    if isinstance(error, OSError) or "Offline" in type(error).__name__:
+        seen = f"they are not in the local cache, and {offline}" if offline else _line(error)
+        return f"its data cannot be loaded: {seen}; download them on a machine with a network, or take a task with local data (evaluation.include_path)"
+    return f"it cannot be loaded ({type(error).__name__}: {_line(error)}); mend its file, or leave the task away"
+
+
+def write_task(choices: ChoiceSet, folder: Path) -> None:
+    """The set as lm-eval's own multiple-choice task: <name>.yaml and <name>.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = folder / f"{choices.name}.jsonl"
+    rows = (json.dumps({"context": i.context, "choices": i.choices, "answer": i.answer}) + "\n" for i in choices.items)
+    write_atomically(items, "".join(rows))  # several workers write the same file
+    task = {
+        "task": choices.name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(items)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "context",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "target_delimiter": "",  # choices bring their leading space
+        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")],
+        "metadata": {"version": 1.0},
+    }
+    write_atomically(folder / f"{choices.name}.yaml", yaml.safe_dump(task, sort_keys=False))
+
+
+@lru_cache(maxsize=4)
+def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    folders = [f for f in (scratch, include_path) if f]
+    return TaskManager(include_path=folders or None, include_defaults=not own_only)
+
+
+def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[Reading]:
+    count = found.get("n-samples", {}).get(task, {}).get("effective")
+    readings = []
+    for key, value in values.items():
+        name, _, rest = key.partition(",")
+        if (
+            name.endswith("_stderr")
+            or not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or name in ("sample_len", "alias")
+        ):
+            continue
+        stderr = values.get(f"{name}_stderr,{rest}")
+        stderr = float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None
+        suffix = "" if rest in ("none", "") else f":{rest}"
+        if math.isfinite(value):
+            readings.append(Reading(metric=f"{task}/{name}{suffix}", value=float(value), stderr=stderr, count=count))
+    return readings
+
+
+def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
+    """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity, a filtered answer)."""
+    task, _, name = reading.metric.rpartition("/")
+    samples = sorted(found.get("samples", {}).get(task, ()), key=lambda s: int(s["doc_id"]))
+    scores = [s.get(name) for s in samples]
+    if not scores or not all(isinstance(v, int | float) for v in scores):
+        return None
+    items = Items(np.array(scores, dtype=np.float64))
+    return items if math.isclose(items.value, reading.value, rel_tol=1e-9, abs_tol=1e-12) else None
+
+
+def _positions(model: Any) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _quieten() -> None:
+    """lm-eval and datasets tell of every request at INFO and draw bars; a cell's log keeps warnings."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    for name in ("lm_eval", "lm-eval", "datasets", "evaluate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

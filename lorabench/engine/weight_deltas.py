@@ -1,0 +1,181 @@
+"""What a cell learned, taken from its live model: the change of every adapted module, and what is kept of it beside the result."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lorabench.config.study import Cell
+from lorabench.engine.adapt import linear_modules
+from lorabench.engine.model import check_stored, device, load_base, resolve_dtype
+from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.record.truncations import DIRECTIONS, Directions, save_directions
+from lorabench.spectra.analyse import beside_base, decomposed
+from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
+from lorabench.spectra.files import Weights, checkpoint_directory
+from lorabench.spectra.own import Kept, Own
+from lorabench.spectra.quantised import quantiser
+
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Made = TypeVar("Made")
+Before = Callable[[str], torch.Tensor | None]
+"""a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
+
+
+def start_factors(model: Any) -> Factors:
+    """Copies of A and B at the start, of the adapters that do not start at a zero change (pissa); empty for others."""
+    return {
+        name: (layer.lora_A["default"].weight.detach().clone().cpu(), b.detach().clone().cpu())
+        for name, layer in adapted_layers(model)
+        if bool((b := layer.lora_B["default"].weight).any())
+    }
+
+
+def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(full name within the base, PEFT's layer) of every adapted module."""
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {}):
+            yield name.removeprefix("base_model.model."), module
+
+
+def base_weights(cell: Cell, model: Any) -> Before:
+    """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give them back."""
+    if check_stored(cell) is not None:
+        layers = dict(adapted_layers(model))
+        return lambda module: _base_weight(layers[module]).cpu()
+    directory = checkpoint_directory(cell.model.name, cell.model.revision)
+    weights = Weights(directory) if directory is not None else None
+    return lambda module: None if weights is None else weights.weight(module)
+
+
+@torch.no_grad()
+def adapter_deltas(model: Any, start: Factors) -> Iterator[Delta]:
+    """The change of every adapted module of an adapted model."""
+    for name, layer in adapted_layers(model):
+        a, b, scaling = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
+        if layer.use_dora.get("default", False):
+            yield of_dora(name, _base_weight(layer), a, b, scaling, layer.lora_magnitude_vector["default"].weight)
+        elif name in start:
+            a0, b0 = (t.to(a.device) for t in start[name])
+            yield of_start(name, a, b, a0, b0, scaling)
+        else:
+            yield of_factors(name, a, b, scaling)
+
+
+def _base_weight(layer: Any) -> torch.Tensor:
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight = dequantize_module_weight(layer.get_base_layer()).float()
+    return weight.T if getattr(layer, "fan_in_fan_out", False) else weight
+
+
+@torch.no_grad()
+def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
+    """The same for full fine-tuning: the weights as they are against those that were loaded."""
+    from transformers.pytorch_utils import Conv1D
+
+    base = load_base(cell, torch.device("cpu"))  # never two whole models on the device
+    for name in linear_modules(base):
+        module, before = model.get_submodule(name), base.get_submodule(name).weight.to(model.device)
+        after = module.weight
+        yield of_weights(name, before.T, after.T) if isinstance(module, Conv1D) else of_weights(name, before, after)
+
+
+@torch.no_grad()
+def keep(
+    deltas: Iterator[Delta],
+    model: Any,
+    cell: Cell,
+    folder: Path,
+    own: Own | None = None,
+    done: Callable[[int], None] = lambda modules: None,
+) -> None:
+    """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without measures beside the base.
+
+    What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are done.
+    """
+    full = cell.analysis.spectra == "full"
+    before = base_weights(cell, model) if full else lambda module: None
+    turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
+    held = held_weights(model) if turned is not None else {}
+
+    def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
+        if not full:
+            return delta.spectrum(), None
+        change, live = decomposed(delta), held.get(delta.module)
+        back = turned if live is None else lambda loaded: (loaded.to(resolve_dtype(cell)), live().to(loaded.device))
+        spectrum = beside_base(delta, change, weight, back, own=own)
+        k = min(DIRECTIONS, spectrum.numerical_rank)
+        return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
+
+    spectra, directions = [], {}
+    for spectrum, found in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
+        spectra.append(spectrum)
+        if found is not None:
+            directions[spectrum.module] = found
+        done(len(spectra))
+    save_spectra(folder / "spectra.safetensors", spectra)
+    if directions:
+        save_directions(folder / "directions.safetensors", directions)
+    if own is not None:
+        own.save()
+
+
+def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
+    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them once more takes many times as long.
+
+    Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives back.
+    """
+    return {
+        n: partial(_base_weight, layer)
+        for n, layer in adapted_layers(model)
+        if hasattr(layer.get_base_layer().weight, "quant_state") and not getattr(layer, "fan_in_fan_out", False)
+    }
+
+
+def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:
+    """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
+
+    Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait for each other.
+    """
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    if threads < 2:
+        yield from (work(*given) for given in each)
+        return
+    from threadpoolctl import threadpool_limits
+
+    @torch.no_grad()
+    def alone(given: tuple[Any, ...]) -> Made:
+        return work(*given)
+
+    given = iter(each)
+    try:
+        torch.set_num_threads(1)
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            waiting: deque[Future[Made]] = deque()
+            for one in given:  # a few at a time: changes of full fine-tuning are as large as the model
+                waiting.append(pool.submit(alone, one))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def own_of(cell: Cell, folder: Path) -> Own:
+    """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and quantisation."""
+    place = folder.parent.parent / "base"
+    base = (cell.fingerprints.model, str(device()))
+    held = (cell.quantization.name, cell.quantization.double_quant)
+    stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
+    return Own(Kept(place, "weights", *base, *stored), Kept(place, "errors", *base, *held, resolve_dtype(cell)))

@@ -1,0 +1,113 @@
+"""Numbers and names as people read them: the only place where seconds and bytes become something else.
+
+Sizes are decimal (1 MB is 1,000,000 bytes) with three significant digits, losses have three decimals,
+shares are percent with one. A difference carries its sign; an absent value is a dash.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+DASH = "–"
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def number(value: float, unit: str) -> str:
+    """A value in its unit, which is named where it is not plain from the column's head (see `head_unit`)."""
+    if not math.isfinite(value):
+        return DASH
+    if value < 0:
+        shown = number(-value, unit)
+        return "−" + shown if any(c in "123456789" for c in shown) else shown  # no "−0.0"
+    if unit == "bytes":
+        return size(value)
+    if unit == "count":
+        return count(value)
+    if unit == "whole":
+        return f"{value:,.0f}"
+    if unit == "seconds":
+        return seconds(value)
+    if unit == "tokens/s":
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    if unit == "share":
+        return f"{100 * value:.1f}"
+    if unit == "percent":
+        return f"{value:#.3g}" if 0 < value < 100 else f"{value:.0f}"
+    return decimals(value)
+
+
+def difference(value: float, unit: str) -> str:
+    """A signed difference; +0.000 is told from an exact 0."""
+    shown = number(abs(value), unit)
+    return shown if value == 0 else f"{'+' if value > 0 else '−'}{shown}"
+
+
+def head_unit(unit: str, signed: bool = False) -> str:
+    """What stands under a column's name; empty where values or name say it (bytes, percent)."""
+    if unit == "share":
+        return "points" if signed else "%"
+    return {"nats": "nats", "bits": "bits", "bits per parameter": "bits"}.get(unit, "")
+
+
+def decimals(value: float) -> str:
+    """0.034, 2.031, 12.03, 0.00042: three decimals, fewer above 10, two digits of what is smaller than a thousandth."""
+    if value == 0:
+        return "0"
+    if value >= 1e6:
+        return f"{value:.2e}"
+    if value >= 10:
+        return f"{value:,.{max(0, 4 - len(str(int(value))))}f}"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
+
+
+def percent(value: float) -> str:
+    """12 %; 3.4 %; 0.05 %; below 0.01 %."""
+    if value < 0.01:
+        return "less than 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+
+
+def size(value: float) -> str:
+    """1.23 MB; 512 B."""
+    for i, (name, one) in enumerate(_UNITS):
+        if value >= one * 0.9995 and (value >= one or i < len(_UNITS)):  # 999.9 kB rounds to 1.00 MB
+            return f"{_three(value / one)} {name}"
+    return f"{value:.0f} B"
+
+
+def count(value: float) -> str:
+    """1,234; 4.72M; 8.03B."""
+    for name, one in (("B", 1e9), ("M", 1e6)):
+        if value >= one * 0.9995:
+            return f"{_three(value / one)}{name}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def seconds(value: float) -> str:
+    """0.42 s; 83 s; 4 min 10 s; 2 h 5 min."""
+    if value < 120:
+        return f"{_three(value)} s"
+    whole = round(value)
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _three(value: float) -> str:
+    digits = len(str(int(value))) if value >= 1 else 0
+    shown = f"{value:.{max(0, 3 - max(digits, 1))}f}"
+    return f"{value:.0f}" if digits >= 3 else shown
+
+
+def one_line(text: str) -> str:
+    """A name without line breaks and control characters (an escape sequence in a model's name stays without effect)."""
+    return "".join(
+        " " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c
+        for c in text
+    )
+
+
+def plural(n: int, word: str) -> str:
+    """1 seed; 2 seeds."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"

@@ -1,0 +1,112 @@
+"""What many settings of one model need on a card, from few traces: batches of one and of two, and the line through them.
+
+Where the line does not hold (memory.step.along says when) a setting is traced by itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from lorabench.config.gpus import Gpu
+from lorabench.memory.calibration import Calibration, time_of
+from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
+from lorabench.memory.roofline import Seconds
+from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.train_config import Setting, on_card, traced_as
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of an optimizer step."""
+
+    step: Step
+    peak_bytes: int
+    low_bytes: int
+    high_bytes: int
+    seconds: Seconds | None
+    """all micro-batches and the update"""
+
+
+@dataclass
+class CardPlanner:
+    """A card, and what was traced for it."""
+
+    gpu: Gpu
+    calibration: Calibration | None = None
+    traced: dict[Setting, Course] = field(default_factory=dict)
+    _pool: ProcessPoolExecutor | None = None
+
+    def need(self, setting: Setting) -> Need:
+        """What a setting takes."""
+        setting = on_card(setting, self.gpu)
+        step = summed(self._course(traced_as(setting)))
+        peak = sum(with_framework(step, setting).values())
+        return Need(
+            step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration)
+        )
+
+    def beyond(self, setting: Setting) -> bool:
+        """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no less than that without its gradients."""
+        if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
+            return False
+        step = self.need(setting.trained(gradient_accumulation=2)).step
+        least = replace(
+            step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"]
+        )
+        return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
+
+    def prefetch(self, settings: Sequence[Setting]) -> None:
+        """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
+        wanted = list(
+            dict.fromkeys(
+                s
+                for setting in settings
+                for s in _told_by(traced_as(on_card(setting, self.gpu)))
+                if s not in self.traced
+            )
+        )
+        at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        if at_once > 1 or (wanted and self._pool):
+            self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))
+            self.traced.update(zip(wanted, self._pool.map(course, wanted), strict=True))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def longest(self, setting: Setting, positions: int) -> int:
+        """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""
+        now = self.need(setting)
+        if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
+            return 0
+
+        def high(length: int) -> int:
+            return self.need(setting.trained(sequence_length=length)).high_bytes
+
+        return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, now.high_bytes)
+
+    def _course(self, setting: Setting) -> Course:
+        traced = [self._trace(s) for s in _told_by(setting)]
+        if len(traced) == 1:
+            return traced[0]
+        one, two = traced
+        return along(one, two, Fraction(setting.training.batch_size - 1)) or self._trace(setting)
+
+    def _trace(self, setting: Setting) -> Course:
+        if setting not in self.traced:
+            self.traced[setting] = course(setting)
+        return self.traced[setting]
+
+
+def _told_by(setting: Setting) -> tuple[Setting, ...]:
+    """The settings that are traced for it: itself, or batches of one and of two."""
+    if setting.training.batch_size <= 2:
+        return (setting,)
+    return tuple(setting.trained(batch_size=n) for n in (1, 2))

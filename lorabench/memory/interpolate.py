@@ -1,0 +1,99 @@
+"""Many settings from few traces: between two batches, or two ranks, every moment of a step lies on a straight line.
+
+Activations are linear in the batch and, where they belong to an adapter, in the rank; adapters, gradients and optimizer
+state are linear in the rank; weights in neither. So a course at batch b and rank r follows from the four corners of a
+family of settings that differ in nothing else:
+
+    bytes(b, r) = b(b0, r0) + s * [b(b1, r0) - b(b0, r0)] + t * [...] + s * t * [...]      s = (b - b0) / (b1 - b0), t alike
+
+A setting is traced by itself where that is no shorter, and where the line would leave the whole numbers: the allocator rounds each
+tensor up to blocks of 512 bytes, so odd lengths make steps of it (a step that is missed is below 512 bytes a tensor). Optimizers with a smallest tensor (8-bit, paged) are not linear in the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.tensor_tracker import BLOCK
+from lorabench.memory.train_config import Setting, traced_as
+
+SMOOTH_OPTIMIZERS = ("adamw", "sgd")
+SMOOTH_LENGTH = BLOCK // 2  # tokens: an entry of 2 bytes for each fills whole blocks, whatever the batch and the rank
+
+
+@dataclass
+class Reuse:
+    """Steps of settings, with what was traced before; `plan` first, so that the corners are known."""
+
+    traced: dict[Setting, Course] = field(default_factory=dict)
+    corners: dict[Setting, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    """family: its lowest and highest batch, its lowest and highest rank"""
+
+    def plan(self, settings: Iterable[Setting]) -> None:
+        """Finds the families in what is going to be asked."""
+        families: dict[Setting, set[Setting]] = {}
+        for setting in map(traced_as, settings):
+            families.setdefault(family(setting), set()).add(setting)
+        for name, members in families.items():
+            batches, ranks = {m.training.batch_size for m in members}, {m.method.rank or 0 for m in members}
+            if len(members) > min(2, len(batches)) * min(2, len(ranks)):
+                self.corners[name] = (min(batches), max(batches)), (min(ranks), max(ranks))
+
+    def extend(self, setting: Setting) -> None:
+        """Lets all batches of a setting follow from its own and the next one."""
+        setting = traced_as(setting)
+        batch, rank = setting.training.batch_size, setting.method.rank or 0
+        if family(setting) != setting:
+            self.corners[family(setting)] = (batch, batch + 1), (rank, rank)
+
+    def step(self, setting: Setting) -> Step:
+        """The step of a setting: between the corners of its family where it has some, else traced."""
+        asked = traced_as(setting)
+        return summed(self._between(asked) or self._trace(asked))
+
+    def _between(self, setting: Setting) -> Course | None:
+        known = self.corners.get(family(setting))
+        if known is None:
+            return None
+        batches, ranks = known
+        if setting.training.batch_size in batches and (setting.method.rank or 0) in ranks:
+            return None  # a corner itself
+        s, t = _share(setting.training.batch_size, batches), _share(setting.method.rank or 0, ranks)
+        sides = [self._along_batch(setting, batches, rank, s) for rank in dict.fromkeys(ranks)]
+        if len(sides) == 1 or sides[0] is None or sides[1] is None:
+            return sides[0]
+        return along(sides[0], sides[1], t)
+
+    def _along_batch(self, setting: Setting, batches: tuple[int, int], rank: int, share: Fraction) -> Course | None:
+        low, high = (self._trace(_at(setting, b, rank)) for b in batches)
+        return along(low, high, share)
+
+    def _trace(self, setting: Setting) -> Course:
+        if setting not in self.traced:
+            self.traced[setting] = course(setting)
+        return self.traced[setting]
+
+
+def family(setting: Setting) -> Setting:
+    """The setting that stands for all that lie on lines with it."""
+    if setting.training.sequence_length % SMOOTH_LENGTH and setting.device == "cuda":
+        return setting
+    return _at(
+        setting,
+        0,
+        0
+        if setting.method.rank is not None and setting.training.optimizer in SMOOTH_OPTIMIZERS
+        else setting.method.rank or 0,
+    )
+
+
+def _at(setting: Setting, batch: int, rank: int) -> Setting:
+    method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": rank})
+    return replace(setting.trained(batch_size=batch), method=method)
+
+
+def _share(value: int, ends: tuple[int, int]) -> Fraction:
+    return Fraction(value - ends[0], (ends[1] - ends[0]) or 1)

@@ -1,0 +1,148 @@
+"""What a cell is going to need, told on the machine that is to run it, before it runs.
+
+    still to allocate  =  predicted peak of the step, with what the framework keeps, less the CUDA context
+    available          =  free on the device + what this process holds empty
+
+The context exists by then (asking for the free memory makes it), and is not free: so it is on neither side. The prediction stands beside
+the measured peak in the results; it keeps a cell from running only where the user asked for that.
+
+`foretell` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
+largest speaks for all where it fits. What needs more than CERTAIN times the memory that the device has cannot be an error of the prediction.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from lorabench.config.study import Cell
+from lorabench.engine.data import task_data
+from lorabench.engine.events import Problem
+from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
+from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, with_framework
+from lorabench.memory.host import free_host_bytes, host_bytes
+from lorabench.memory.interpolate import Reuse
+from lorabench.memory.step_profile import Step, predict_step
+from lorabench.memory.train_config import DeviceKind, Setting, setting_of, traced_as
+from lorabench.record.memory_prediction import MemoryPrediction
+
+CERTAIN = 2  # times what the device has in all
+
+
+def foretell(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+    """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN times the device.
+
+    Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell themselves.
+    """
+    try:
+        where = device()
+        free, whole = available_bytes(where), total_bytes(where)
+        settings = {c.id: traced_as(setting_here(c, where, _longest(c))) for c in cells if c.training.steps}
+        needs = _needs(tuple(dict.fromkeys(settings.values())), free)
+        found = []
+        for cell in cells:
+            step = needs.get(settings[cell.id]) if cell.id in settings else None
+            if step is not None:
+                seen = compared(step, settings[cell.id], free)
+                if (words := seen.sentence(whole)) is not None:
+                    batch = f"a batch of {cell.training.batch_size:,} x {settings[cell.id].training.sequence_length:,} tokens "
+                    found.append(
+                        (
+                            seen.high_bytes,
+                            Problem(
+                                cell.id,
+                                "training.batch_size",
+                                batch + words,
+                                seen.low_bytes > CERTAIN * whole,
+                                about_cell=True,
+                            ),
+                        )
+                    )
+        return tuple(problem for _, problem in sorted(found, key=lambda pair: -pair[0]))
+    except Exception:
+        traceback.print_exc()
+        return ()
+
+
+def _needs(settings: Sequence[Setting], free: int) -> dict[Setting, Step]:
+    """The steps of settings that may not fit; a family whose largest fits is left out."""
+    families: dict[Setting, list[Setting]] = {}
+    for setting in settings:
+        method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": 0})
+        families.setdefault(replace(setting.trained(batch_size=0, sequence_length=0), method=method), []).append(
+            setting
+        )
+    close = []
+    for members in families.values():
+        most = members[0].trained(
+            **{f: max(getattr(m.training, f) for m in members) for f in ("batch_size", "sequence_length")}
+        )
+        if most.method.rank is not None:
+            most = replace(
+                most, method=most.method.model_copy(update={"rank": max(m.method.rank or 0 for m in members)})
+            )
+        if not compared(_step(most), most, free).fits:
+            close += members
+    known = Reuse()
+    known.plan(close)
+    return {setting: known.step(setting) for setting in close}
+
+
+def predict_memory(cell: Cell) -> MemoryPrediction | None:
+    """The prediction of a cell's training; None where nothing is trained or nothing can be said (the reason goes to standard error, and no cell is lost)."""
+    if not cell.training.steps:
+        return None
+    try:
+        where = device()
+        setting = setting_here(cell, where, _longest(cell))
+        return compared(_step(traced_as(setting)), setting, available_bytes(where))
+    except Exception:
+        traceback.print_exc()
+        return None
+
+
+def _longest(cell: Cell) -> int:
+    """Tokens of the longest training example, which some batch is padded to."""
+    return max(len(e.ids) for e in task_data(cell, load_tokenizer(cell.model)).train)
+
+
+def setting_here(cell: Cell, where: torch.device, longest: int) -> Setting:
+    """The setting of a cell on a device of this machine, as the engine resolves it there."""
+    kind: DeviceKind = "cuda" if where.type == "cuda" else "cpu"
+    return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where))
+
+
+def compared(step: Step, setting: Setting, available: int) -> MemoryPrediction:
+    """What the step still has to allocate beside what is available, both without the CUDA context."""
+    there = CONTEXT_BYTES if setting.device == "cuda" else 0
+    peak = sum(with_framework(step, setting).values())
+    return MemoryPrediction(
+        step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts
+    )
+
+
+def available_bytes(where: torch.device) -> int:
+    """What this process can still allocate on a device; on the host for the CPU.
+
+    What the caching allocator has reserved and no tensor holds can be used again, and so can cuBLAS' workspaces, which it holds from the
+    first product on and which the prediction counts. Other tensors that are alive between cells stay.
+    """
+    if where.type != "cuda":
+        return free_host_bytes()
+    free, _ = torch.cuda.mem_get_info(where)
+    kept = max(0, torch.cuda.memory_allocated(where) - CUBLAS_BYTES)
+    return free + torch.cuda.memory_reserved(where) - kept
+
+
+def total_bytes(where: torch.device) -> int:
+    """What a device has in all; the host for the CPU."""
+    return int(torch.cuda.get_device_properties(where).total_memory) if where.type == "cuda" else host_bytes()
+
+
+@lru_cache(maxsize=64)
+def _step(setting: Setting) -> Step:
+    return predict_step(setting)

@@ -1,0 +1,303 @@
+"""The highest point of a training step, for a model of any number of layers.
+
+A model of N equal layers is not traced whole. At each moment of a layer's part of the step, the live bytes are linear in the
+layer's place and in the number of layers: every layer before it has left the same activations, every layer has the same
+weights. Traces of two and of three layers give the slopes (first layers differ: nothing before them is
+trained; so the slopes are taken from the others):
+
+    bytes(layer k of N) = b(k=1, n=2) + (k - 1) * [b(2, 3) - b(1, 3)] + (N - 2) * [b(1, 3) - b(1, 2)]
+
+for every category, and the peak is the highest moment of all. Models whose layers are of several kinds are
+traced with whole periods of the pattern (and what is left over), and traced whole where there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorabench import plugins
+from lorabench.config.checkpoint import declared_quantization
+from lorabench.config.settings import FLOAT32_BELOW
+from lorabench.engine.model import autocast_dtype
+from lorabench.errors import ModelError
+from lorabench.memory.meta_model import adapted, build, configuration, with_layers
+from lorabench.memory.tensor_tracker import CATEGORIES
+from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
+from lorabench.memory.train_config import Setting
+
+
+@dataclass(frozen=True)
+class Work:
+    """What takes time: operations, bytes read and written, kernels started."""
+
+    flops: int
+    moved_bytes: int
+    kernels: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step of the whole model: its highest point by category, its work, and the counts."""
+
+    parts: dict[str, int]
+    """bytes by category at the peak"""
+    held: dict[str, int]
+    """bytes by category between steps"""
+    peak_bytes: int
+    peak_at: str
+    """the segment of the peak"""
+    flops: int
+    """of one micro-batch and the update, as the two that follow"""
+    moved_bytes: int
+    kernels: int
+    update: Work
+    """of these the part that comes once an optimizer step, whatever is accumulated: clipping and the optimizer"""
+    total_parameters: int
+    trainable_parameters: int
+    adapter_bytes: int
+
+    @property
+    def micro_batch(self) -> Work:
+        """One forward and backward pass."""
+        return Work(
+            self.flops - self.update.flops,
+            self.moved_bytes - self.update.moved_bytes,
+            self.kernels - self.update.kernels,
+        )
+
+    def work(self, accumulation: int = 1) -> Work:
+        """An optimizer step of so many micro-batches."""
+        one, last = self.micro_batch, self.update
+        return Work(
+            accumulation * one.flops + last.flops,
+            accumulation * one.moved_bytes + last.moved_bytes,
+            accumulation * one.kernels + last.kernels,
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A segment of the whole model's step."""
+
+    name: str
+    moments: np.ndarray
+    """(operators, categories), bytes"""
+    work: np.ndarray
+    """flops, bytes moved, kernels"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A step of the whole model, moment by moment; `summed` tells its highest point."""
+
+    lines: tuple[Line, ...]
+    counts: np.ndarray
+    """total parameters, trainable parameters, bytes of the trainable ones"""
+
+
+_PERIODS: dict[str, int | None] = {}  # by configuration: to see what its layers are made of, the whole model is built
+
+
+def predict_step(setting: Setting, *, whole: bool = False) -> Step:
+    """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
+    return summed(course(setting, whole=whole))
+
+
+def course(setting: Setting, *, whole: bool = False) -> Course:
+    """The same, moment by moment."""
+    config = configuration(setting.model)
+    text = config.get_text_config()
+    layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
+    dtype = resolve_dtype(setting, config)
+    autocast = resolve_autocast(setting)
+    declared = setting.quantization.compute_dtype
+    compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
+
+    saved = plugins.load("methods", setting.method.name).SAVED_RANKS
+
+    def of(count: int) -> Course:
+        try:
+            return _as_course(
+                trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast), saved
+            )
+        except (
+            AttributeError,
+            TypeError,
+            RuntimeError,
+            NotImplementedError,
+            KeyError,
+            IndexError,
+            AssertionError,
+        ) as e:
+            reason = " ".join(str(e).split())[:160] or type(e).__name__
+            raise ModelError(
+                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet"
+            ) from e
+
+    if whole or period is None or layers < 4 * period:
+        return of(layers)
+    rest = layers % period
+    return _extended(of(2 * period + rest), of(3 * period + rest), layers, period)
+
+
+def along(low: Course, high: Course, share: Fraction) -> Course | None:
+    """low + share * (high - low), number by number; None where that is not known to hold: a number would be no whole one, or the
+    highest point lies in a segment in which the two took different operators (a batch of one needs fewer in the embedding)."""
+    if [line.name for line in low.lines] != [line.name for line in high.lines]:
+        return None
+    try:
+        made = Course(
+            tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)),
+            _step_along(low.counts, low.counts, high.counts, share),
+        )
+    except _Uneven:
+        return None
+    other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
+    return None if summed(made).peak_at in other else made
+
+
+def summed(course: Course) -> Step:
+    """The highest point of a course, and its sums."""
+    heights = [line.moments.sum(axis=1) for line in course.lines]
+    top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
+    moment = course.lines[top].moments[int(heights[top].argmax())]
+    held = next(line for line in course.lines if line.name == "held").moments[-1]
+    flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
+    update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
+    total, trainable, saved = (int(n) for n in course.counts)
+    return Step(
+        parts=_named(moment),
+        held=_named(held),
+        peak_bytes=int(moment.sum()),
+        peak_at=course.lines[top].name,
+        flops=flops,
+        moved_bytes=moved,
+        kernels=kernels,
+        update=update,
+        total_parameters=total,
+        trainable_parameters=trainable,
+        adapter_bytes=saved,
+    )
+
+
+def pattern(config: Any) -> int | None:
+    """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
+    key = f"{type(config).__name__} {config.to_json_string()}"
+    if key not in _PERIODS:
+        kinds = list(
+            zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False)
+        )
+        _PERIODS[key] = next(
+            (p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))),
+            None,
+        )
+    return _PERIODS[key]
+
+
+def _skips_by_number(config: Any) -> bool:
+    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are not alike."""
+    stored = declared_quantization(config.to_dict())
+    return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
+
+
+def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
+    """What each layer of a model is made of: names and shapes of its parameters."""
+    return [
+        tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
+    ]
+
+
+def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
+    """The dtype of the weights, as engine.model resolves it for a cell."""
+    if setting.model.dtype != "auto":
+        return getattr(torch, setting.model.dtype)  # type: ignore[no-any-return]  # names of torch dtypes
+    if plugins.load("methods", setting.method.name).TRAINS_BASE:
+        return torch.float32
+    for part in (
+        with_layers(config, 1),
+        config,
+    ):  # one layer and the embeddings tell most models apart: 80 layers take 0.3 s to build
+        if (
+            sum(p.numel() for p in build(part, torch.bfloat16, setting.model.trust_remote_code).parameters())
+            >= FLOAT32_BELOW
+        ):
+            return torch.bfloat16
+    return torch.float32
+
+
+def resolve_autocast(setting: Setting) -> torch.dtype | None:
+    """The dtype of mixed precision, by the engine's own rule."""
+    return autocast_dtype(setting.training, setting.device == "cuda" and setting.bf16)
+
+
+def product_dtype(setting: Setting) -> torch.dtype:
+    """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to compute in, of int8 ones float16, else the weights'."""
+    if autocast := resolve_autocast(setting):
+        return autocast
+    kind, declared = setting.quantization.name, setting.quantization.compute_dtype
+    if kind == "int8":
+        return torch.float16
+    return (
+        getattr(torch, declared)
+        if kind != "none" and declared != "auto"
+        else resolve_dtype(setting, configuration(setting.model))
+    )  # type: ignore[no-any-return]  # names of torch dtypes
+
+
+def _as_course(seen: Trace, saved: int) -> Course:
+    lines = tuple(
+        Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object))
+        for s in seen.segments
+    )
+    return Course(
+        lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object)
+    )
+
+
+def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:
+    """The step of `layers` layers from traces of two and of three periods and the rest."""
+    two, three = ({line.name: line for line in c.lines} for c in (short, longer))
+    lines: list[Line] = []
+    further = layers // period - 3
+    for name, line in three.items():
+        phase, _, number = name.partition(" ")
+        index = int(number) if number else 0
+        if index < period:  # the first period, and what is no layer: they grow with the number of layers alone
+            lines.append(_along(name, line, two[name], line, further))
+        elif index < 2 * period:
+            grown = _along(name, line, two[name], line, further)
+            later = three[f"{phase} {index + period}"]
+            for place in range(index, layers, period):
+                lines.append(_along(f"{phase} {place}", grown, line, later, place // period - 1))
+    return Course(tuple(lines), _step_along(longer.counts, short.counts, longer.counts, further))
+
+
+class _Uneven(Exception):
+    """A number lies between whole ones."""
+
+
+def _along(name: str, start: Line, low: Line, high: Line, steps: int | Fraction) -> Line:
+    """start + steps * (high - low), number by number; of segments with different operators (the update has some for each layer), the highest moments alone."""
+    first, second, third = (line.moments for line in (start, low, high))
+    if not len(first) == len(second) == len(third):
+        first, second, third = (m[m.sum(axis=1).argmax()][None] for m in (first, second, third))
+    return Line(name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps))
+
+
+def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int | Fraction) -> np.ndarray:
+    times, parts = Fraction(steps).as_integer_ratio()
+    grown = (high - low) * times
+    if parts != 1 and (grown % parts).any():
+        raise _Uneven
+    made: np.ndarray = start + grown // parts
+    return made
+
+
+def _named(moment: np.ndarray) -> dict[str, int]:
+    return {c: int(n) for c, n in zip(CATEGORIES, moment, strict=True)}

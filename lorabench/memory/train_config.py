@@ -1,0 +1,66 @@
+"""What a prediction is made for: a condition without its task, and the kind of device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lorabench.config.gpus import Gpu
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.study import Condition
+
+DeviceKind = Literal["cpu", "cuda"]
+TELLING = (
+    "batch_size",
+    "gradient_accumulation",
+    "sequence_length",
+    "optimizer",
+    "weight_decay",
+    "gradient_checkpointing",
+    "autocast",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that decides how many bytes a training step takes."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec
+    method: MethodSpec
+    training: TrainingSpec
+    device: DeviceKind
+    bf16: bool = True
+    """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes another kernel"""
+
+    def trained(self, **changes: Any) -> Setting:
+        """The same with other fields of its training."""
+        return replace(self, training=self.training.model_copy(update=changes))
+
+
+def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
+    """The setting on a card; on none that is named a card with bfloat16 is meant."""
+    return setting if gpu is None else replace(setting, bf16=gpu.bf16)
+
+
+def traced_as(setting: Setting) -> Setting:
+    """The setting whose trace tells this one's: more micro-batches than two only repeat the second."""
+    return setting if setting.training.gradient_accumulation <= 2 else setting.trained(gradient_accumulation=2)
+
+
+def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> Setting:
+    """The setting of a condition; sequence_length is that of its longest batch where it is known.
+
+    What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a setting.
+    """
+    told = {f: getattr(condition.training, f) for f in TELLING}
+    if sequence_length is not None:
+        told["sequence_length"] = sequence_length
+    alpha = None if condition.method.alpha is None else MethodSpec().alpha
+    return Setting(
+        condition.model,
+        condition.quantization,
+        condition.method.model_copy(update={"alpha": alpha}),
+        TrainingSpec(**told),
+        device,
+    )

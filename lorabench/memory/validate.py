@@ -1,0 +1,123 @@
+"""From the words of a command line to a setting, checked as a study is: one sentence for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorabench import plugins
+from lorabench.config.architectures import find_architecture
+from lorabench.config.checkpoint import as_stored, stored_quantization
+from lorabench.config.explain import sentence
+from lorabench.config.paths import model_label
+from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
+from lorabench.engine.check import unquantizable
+from lorabench.errors import LorabenchError
+from lorabench.memory.meta_model import build, configuration, with_layers
+from lorabench.memory.train_config import DeviceKind, Setting
+
+
+class Request(Frozen):
+    """What estimate asks for, in the words of a study."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec = QuantizationSpec()
+    method: MethodSpec = MethodSpec()
+    training: TrainingSpec = TrainingSpec()
+
+
+def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
+    """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
+
+    The quantisation is the checkpoint's own where the model is stored quantised.
+    """
+    try:
+        asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
+    except ValidationError as e:
+        raise LorabenchError(sentence(e, Request)[1]) from None
+    kind = (
+        asked.quantization
+        if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT
+        else asked.quantization.model_copy(update={"double_quant": False})
+    )
+    setting = Setting(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
+    check(setting)
+    return setting
+
+
+def used(method: MethodSpec) -> MethodSpec:
+    """The method with the fields that it does not use emptied."""
+    plugin = plugins.load("methods", method.name)
+    return method.model_copy(
+        update={f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in plugin.FIELDS}
+    )
+
+
+def model_from(name: str) -> ModelSpec:
+    """The model of a name; LorabenchError where a local path leads nowhere."""
+    try:
+        return ModelSpec.model_validate({"name": name}, context={"folders": (Path.cwd(),)})
+    except ValidationError as e:
+        raise LorabenchError(sentence(e, ModelSpec)[1]) from None
+
+
+def check(setting: Setting) -> None:
+    """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and quantization do not go together."""
+    method = plugins.load("methods", setting.method.name)
+    if not method.TRAINS:
+        raise LorabenchError(
+            f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants"
+        )
+    if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
+        stored = stored_quantization(setting.model.name, setting.model.revision)
+        where = (
+            f"{setting.quantization.name}, in which {model_label(setting.model.name)} is stored"
+            if stored
+            else setting.quantization.name
+        )
+        raise LorabenchError(
+            f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}"
+        )
+    if method.TRAINS_BASE and setting.model.dtype == "float16":
+        raise LorabenchError(
+            f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
+        )
+    if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
+        raise LorabenchError(
+            f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed on a CPU: adamw, adamw-8bit, sgd"
+        )
+    preset = find_architecture(setting.model.name)
+    if preset is not None and preset.parameters_only:
+        raise LorabenchError(
+            f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+        )
+    config = configuration(setting.model)
+    positions = positions_of(config)
+    if positions and setting.training.sequence_length > positions:
+        raise LorabenchError(
+            f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed"
+        )
+    import torch
+
+    model = build(with_layers(config, 1), torch.bfloat16, setting.model.trust_remote_code)
+    odd = odd_linear(model) if setting.quantization.name != "none" else None
+    if odd:
+        raise LorabenchError(unquantizable(setting.quantization.name, odd))
+    if setting.method.target_modules is None:
+        return
+    shapes = linear_modules(model)
+    smallest = min(resolve_targets(model, setting.method.target_modules), key=lambda n: min(shapes[n]))
+    rank, side = setting.method.rank or 0, min(shapes[smallest])
+    if rank > side:
+        raise LorabenchError(
+            f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at most {side} is allowed"
+        )
+
+
+def positions_of(config: Any) -> int | None:
+    """The longest sequence a model takes, where it has an end."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None

@@ -1,0 +1,170 @@
+"""What is told of one adapter, cell or checkpoint, in words and rows; `examined_page` draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabench import formatting
+from lorabench.analysis.spectra_summary import Group, Summary
+from lorabench.record.spectrum import SHARES, Spectrum, place
+from lorabench.record.trained import Trained
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class SubspaceSimilarity:
+    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to have."""
+
+    other: str
+    modules: int
+    """in which both have a direction"""
+    shared: int
+    """that both changed"""
+    left: NDArray[np.float64]
+    random_left: NDArray[np.float64]
+    right: NDArray[np.float64]
+    random_right: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """All that is shown."""
+
+    title: str
+    notes: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    spectra: tuple[Spectrum, ...]
+    summary: Summary
+    likeness: SubspaceSimilarity | None = None
+    trained: Trained | None = None
+    """of an adapter's file: what was trained beside the factors"""
+
+    def frame(self) -> pd.DataFrame:
+        """A row per module: sizes and measures; k(q) as energy_rank_<q>."""
+        import pandas as pd
+
+        def row(s: Spectrum) -> dict[str, object]:
+            layer, kind = place(s.module)
+            plain = {"module": s.module, "layer": layer, "type": kind}
+            named = (
+                "in_features",
+                "out_features",
+                "rank",
+                "frobenius_norm",
+                "relative_norm",
+                "stable_rank",
+                "entropy_rank",
+                "participation_ratio",
+                "numerical_rank",
+                "rank_utilisation",
+                "amplification",
+            )
+            return plain | {n: getattr(s, n) for n in named} | {f"energy_rank_{q:g}": s.energy_rank(q) for q in SHARES}
+
+        return pd.DataFrame([row(s) for s in self.spectra])
+
+
+def lead(model: Group) -> str:
+    """The whole in two sentences."""
+    if not model.frobenius_norm:
+        return "The change is zero: nothing was learned."
+    said = f"On average {model.energy_rank['0.9']:.3g} singular directions of a matrix hold 90 % of the energy of its change, {model.energy_rank['0.99']:.3g} hold 99 %."
+    if model.rank_utilisation is not None:
+        said += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
+    return said
+
+
+def trained_words(found: Trained) -> str:
+    """How many numbers were trained and where, on one line."""
+    if not found.outside:
+        return f"{formatting.count(found.adapters)} numbers, all of them in the adapters"
+    return f"{formatting.count(found.total)} numbers: {formatting.count(found.adapters)} in the adapters, {_listed(found.elsewhere)}"
+
+
+def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
+    """What no singular value shows: what was trained beside the factors, and what is in the file without having been trained."""
+    told = []
+    if found.outside:
+        told.append(
+            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}"
+        )
+    if found.saved_along:
+        told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
+    return tuple(told)
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    """The largest four by name, the rest as one."""
+    order = sorted(parts.items(), key=lambda p: -p[1])
+    rest = [f"{len(order) - 4} more ({formatting.count(sum(n for _, n in order[4:]))})"] if len(order) > 4 else []
+    return ", ".join([*(f"{name} ({formatting.count(n)})" for name, n in order[:4]), *rest])
+
+
+def grid(summary: Summary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Heads and rows of the groups; columns that no group has are left out."""
+    groups = (*summary.types, *(summary.layers if layers else ()), summary.model)
+    names = (*(g.name for g in summary.types), *(f"layer {g.name}" for g in (summary.layers if layers else ())), "all")
+    columns: list[tuple[str, list[str]]] = [
+        ("group", list(names)),
+        ("modules", [str(g.modules) for g in groups]),
+        ("norm", [f"{g.frobenius_norm:.3g}" for g in groups]),
+        ("of base", [share(g.relative_norm) for g in groups]),
+        ("stable rank", [f"{g.stable_rank:.2f}" for g in groups]),
+        ("entropy rank", [f"{g.entropy_rank:.2f}" for g in groups]),
+        *((f"k({q})", [f"{g.energy_rank[q]:.1f}" for g in groups]) for q in ("0.5", "0.9", "0.99")),
+        ("utilisation", [share(g.rank_utilisation) for g in groups]),
+        ("amplification", [_number(g.amplification) for g in groups]),
+        ("intruders", [_number(g.intruders) for g in groups]),
+        ("their energy", [share(g.intruder_energy) for g in groups]),
+        ("repair cosine", [_number(g.repair_cosine) for g in groups]),
+        ("repaired", [share(g.repaired_share) for g in groups]),
+        ("at best", [share(g.best_share) for g in groups]),
+    ]
+    kept = [(head, fields) for head, fields in columns if set(fields) != {formatting.DASH}]
+    return tuple(h for h, _ in kept), tuple(zip(*(f for _, f in kept), strict=True))
+
+
+def share(value: float | None) -> str:
+    """ "12 %", with a true minus sign; a dash where there is none."""
+    if not value:
+        return formatting.DASH if value is None else "0 %"
+    return f"{'−' if value < 0 else ''}{formatting.percent(abs(100 * value))}"
+
+
+def _number(value: float | None) -> str:
+    return formatting.DASH if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def likeness_words(found: SubspaceSimilarity) -> str:
+    """One sentence on each side."""
+    if not found.left.size:
+        return f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is zero: there is nothing to compare."
+    sides = (
+        ("what is read (right)", found.right, found.random_right),
+        ("what is written (left)", found.left, found.random_left),
+    )
+    told = "; ".join(
+        f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})"
+        for name, t, r in sides
+    )
+    return f"Beside {found.other}, mean over {formatting.plural(found.modules, 'module')}. {told[0].upper()}{told[1:]}."
+
+
+def last(table: NDArray[np.float64]) -> float:
+    """The entry of the most directions that any module reaches."""
+    return float(table[~np.isnan(table)][-1])
+
+
+def sizes(spectra: Sequence[Spectrum]) -> str:
+    """ "rank 8" or "ranks 2 to 16" """
+    ranks = sorted({s.rank for s in spectra if s.rank})
+    if not ranks:
+        return "no rank"
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"

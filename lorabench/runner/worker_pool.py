@@ -1,0 +1,78 @@
+"""Where cells run: workers, opened by an executor plug-in's `open_worker(threads)`, and the pool of a run's workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from lorabench import plugins
+from lorabench.errors import LorabenchError
+from lorabench.runner.threads import threads_per_worker
+
+if TYPE_CHECKING:
+    from lorabench.config.study import Cell
+    from lorabench.engine.events import Event, Problem
+    from lorabench.record.result import CellResult, Phase
+
+
+class Worker(Protocol):
+    """A place where cells run, one after another."""
+
+    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
+    def run(
+        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+    ) -> CellResult: ...
+    def repeat(
+        self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
+    ) -> CellResult: ...
+    def close(self) -> None: ...
+
+
+class WorkerPool:
+    """The workers of a run. The first opens at once, so that its imports go on while the study is read."""
+
+    def __init__(self, executor: str | Callable[[int | None], Worker] = "local", workers: int = 1) -> None:
+        if workers < 1:
+            raise LorabenchError(
+                f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible"
+            )
+        self.workers = workers
+        self.executor = executor if isinstance(executor, str) else None
+        """the plug-in's name, None for a function of one's own"""
+        self._open = plugins.load("executors", executor).open_worker if isinstance(executor, str) else executor
+        self._threads = threads_per_worker(workers)
+        self._running: list[Worker] = [self._open(self._threads)]
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def first(self) -> Worker:
+        """The worker that checks a study, and runs its first cells."""
+        return self._running[0]
+
+    def another(self) -> Worker:
+        """One more worker."""
+        worker = self._open(self._threads)
+        with self._lock:
+            self._running.append(worker)
+            if self._closed:
+                worker.close()
+        return worker
+
+    def close(self) -> None:
+        """Ends all workers at once."""
+        with self._lock:
+            self._closed = True
+            for worker in self._running:
+                worker.close()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,87 @@
+"""What lorabench sets in a process of its own, a command or a worker, before any library loads there, and what makes a short command short.
+
+Waiting. OpenMP's threads wait for each other at the end of every operator. By default they spin: beside another busy process the one
+that is waited for does not run, and the others burn their time slice (5 to 20 times slower, reports/LOG.md). A passive policy lets them
+sleep. What the user has set stands.
+
+Messages that a library prints whenever it is imported, whatever the command, and that advise what lorabench has no use for: dropped.
+What they mean on this machine is said once, by `lorabench doctor`.
+
+Garbage. 7,000 modules of torch and transformers, or 10,000 results, are objects that the collector would walk again and again.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+MESSAGES = {
+    # on processors with AVX-512 BF16, whose 4-bit kernel lorabench switches off (engine/bitsandbytes_cpu.py)
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
+}
+"""the beginning of a message, by its logger"""
+
+
+def settle() -> None:
+    """Sets both; for processes that are lorabench's own, never for a caller's."""
+    os.environ |= waiting(os.environ)
+    for name in MESSAGES:
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _Dropped) for f in logger.filters):
+            logger.addFilter(_Dropped())
+
+
+def waiting(user: Mapping[str, str]) -> dict[str, str]:
+    """The variables that let GNU's and LLVM's OpenMP threads sleep while they wait; none where the user has set a policy."""
+    return {} if any(name in user for name in POLICIES) else {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
+
+class _Dropped(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(MESSAGES[record.name])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What is made within lasts: it is not interrupted by garbage collection (~20 % of its time), and left out of later ones."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collected:
+            gc.enable()
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """The same, and transformers does not take scipy.optimize (~0.5 s) for the matching of its detection losses: for commands that predict and end."""
+    with uncollected():
+        import transformers.utils as shown
+        from transformers.utils import import_utils
+
+        own = import_utils.is_scipy_available
+        places: tuple[Any, ...] = (shown, import_utils)
+        for place in places:
+            place.is_scipy_available = lambda: False
+        try:
+            yield
+        finally:
+            for place in places:
+                place.is_scipy_available = own
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; where torch was loaded without waiting for it to be taken apart (~1 s)."""
+    if "torch" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

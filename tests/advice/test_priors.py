@@ -1,0 +1,207 @@
+"""The priors: each has a source, and what follows from them is worked out here by hand."""
+
+from __future__ import annotations
+
+import re
+from math import hypot, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lorabench.advice import priors as module
+from lorabench.advice.candidates import candidate_specs
+from lorabench.advice.priors import Fact, learning_rate, published, rank_by_capacity, rules
+from lorabench.advice.text import quality as in_words
+
+PLAIN = yaml.safe_load(Path(module.__file__).with_name("priors.yaml").read_text(encoding="utf-8"))
+GROUPS = [
+    *((part, PLAIN[part]) for part in ("lora", "learning_rate", "update", "rank")),
+    *((f"{f['ours_is']}-{f['source'][-8:]}", f) for f in PLAIN["facts"]),
+]
+
+# Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out) parameters.
+PER_RANK = 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
+TRAINABLE = {r: r * PER_RANK for r in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+T4, T3, T1 = 2.7764451, 3.1824463, 12.7062047  # Student's t, 97.5 %, with 4, 3 and 1 degrees of freedom
+T4_ONE = 2.1318468  # 95 %
+
+
+@pytest.mark.parametrize(("name", "group"), GROUPS, ids=[name for name, _ in GROUPS])
+def test_every_value_has_a_source_with_authors_and_a_year(name, group):
+    sources = {k.removesuffix("source").removesuffix("_"): v for k, v in group.items() if k.endswith("source")}
+    assert sources
+    for source in sources.values():
+        assert re.match(r"([A-Z][\w-]+ (et al\.|and [A-Z]\w+)|lorabench) 20\d\d, ", source)
+    for key in (k for k in group if not k.endswith("source")):
+        assert any(key.startswith(of) for of in sources), f"{name}.{key} has no source"
+
+
+def test_every_prior_is_in_a_group_that_is_tested_here_and_scores_come_in_pairs():
+    assert set(PLAIN) == {"ranks", "lora", "learning_rate", "update", "rank", "facts"}
+    assert all(len(f["ours"]) == len(f["theirs"]) == len(f["draws"]) for f in PLAIN["facts"])
+
+
+def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_published_pairs():
+    # theirs - ours: -0.4 -0.5 0.9 -1.1 1.3; mean 0.2 / 5; squared deviations 0.1936 + 0.2916 + 0.7396 + 1.2996 + 1.5876 = 4.112
+    q, told = published("lora", "none", None)
+    half = T4 * sqrt(4.112 / 4 / 5)
+    assert (q.worse, q.low, q.high) == pytest.approx((0.04, 0.04 - half, 0.04 + half), abs=1e-6)
+    one_sided = T4_ONE * sqrt(4.112 / 4 / 5)
+    assert one_sided + 0.04 > 1
+    assert q.bound == pytest.approx(0.04 + one_sided, abs=1e-6)
+    assert (q.basis, q.metric, q.margin, q.enough) == ("published", "points", 1.0, None)
+    assert [w.source for w in told] == ["Dettmers et al. 2023, arXiv:2305.14314, Table 3"]
+
+
+def test_nf4_adds_its_four_models_in_quadrature():
+    # eight pairs: -0.6 1.1 | -0.3 -0.1 | 0.4 1.3 | 0.0 -1.4, two for each model, whose rounded weights they share: no eight independent draws.
+    # means 0.25 -0.2 0.85 -0.7; mean 0.2 / 4; squared deviations 0.04 + 0.0625 + 0.64 + 0.5625 = 1.305
+    nf4 = next(f for f in rules().facts if f.ours_is == "nf4").worse
+    half = T3 * sqrt(1.305 / 3 / 4)
+    assert nf4.pairs == 4
+    assert (nf4.value, *nf4.interval) == pytest.approx((0.05, 0.05 - half, 0.05 + half), abs=1e-6)
+    q, told = published("lora", "nf4", None)
+    both = hypot(T4 * sqrt(4.112 / 4 / 5), half)
+    assert (q.worse, q.low, q.high) == pytest.approx((0.09, 0.09 - both, 0.09 + both), abs=1e-6)
+    assert len(told) == 2
+    assert "over 5 models that share training and test data, RougeL" in told[0].text
+    assert "over 4 models (8 pairs) that share training and test data, 5-shot MMLU" in told[1].text
+
+
+def test_from_a_billion_tokens_on_other_pairs_speak():
+    # Biderman et al.: 8.8 and 4.3; mean 6.55, standard error 2.25
+    below, above = (published("lora", "none", n)[0] for n in (10**9 - 1, 10**9))
+    assert below.worse == pytest.approx(0.04)
+    assert (above.worse, above.high) == pytest.approx((6.55, 6.55 + T1 * 2.25), abs=1e-5)
+
+
+def test_full_fine_tuning_is_what_others_are_held_against():
+    q, told = published("full", "none", 10**10)
+    assert (q.worse, q.low, q.high, q.enough, told) == (0.0, 0.0, 0.0, True, ())
+
+
+@pytest.mark.parametrize(
+    ("method", "quantization"), [("dora", "none"), ("pissa", "none"), ("rslora", "nf4"), ("lora", "hqq")]
+)
+def test_what_nobody_published_has_no_number(method, quantization):
+    q, told = published(method, quantization, None)
+    assert (q.basis, q.worse, q.low, q.high, q.margin, q.enough, told) == ("none", None, None, None, None, None, ())
+    assert in_words(q) == "no evidence"
+    assert not re.search(r"\d", in_words(q))
+
+
+def test_an_unknown_fact_beside_a_known_one_is_no_evidence(monkeypatch):
+    others = tuple(f for f in rules().facts if f.ours_is != "nf4")
+    changed = rules().model_copy(update={"facts": others})
+    monkeypatch.setattr(module, "rules", lambda: changed)
+    assert published("lora", "none", None)[0].basis == "published"
+    assert published("lora", "nf4", None)[0].basis == "none"
+    nf4 = next(f for f in candidate_specs(8 * 10**9, None, TRAINABLE) if f.quantization.name == "nf4")
+    assert "no evidence of its quality" in nf4.caveats
+
+
+def test_the_ranks_of_llama_8b_are_counted_as_by_hand():
+    from lorabench.memory.parameters import count_parameters
+    from lorabench.memory.validate import model_from
+
+    assert TRAINABLE[8] == 20_971_520
+    counted = count_parameters(model_from("llama-3.1-8b"), list(TRAINABLE), rules().lora.target_modules)
+    assert {c.rank: c.trainable_parameters for c in counted} == TRAINABLE
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank"),
+    [
+        (1, 8),
+        (41_943_040, 8),
+        (41_943_041, 16),
+        (83_886_080, 16),
+        (83_886_081, 32),
+        (10**8, 32),
+        (671_088_641, 256),
+        (1_342_177_280, 256),
+    ],
+)
+def test_the_rank_rises_where_two_bits_a_parameter_no_longer_hold_a_bit_a_token(tokens, rank):
+    found, witness, caveat = rank_by_capacity(TRAINABLE, tokens)
+    assert (found, witness.kind) == (rank, "rule")
+    assert "than rank" not in caveat
+    assert ("a higher rank is needed" in caveat) == (
+        0.25 * TRAINABLE[rank] < tokens
+    )  # what lorabench's own study of facts found
+    assert witness.text.startswith(f"rank {rank}: ")
+    assert "Allen-Zhu and Li 2024" in witness.source and "Schulman et al. 2025" in witness.source
+
+
+def test_data_beyond_the_highest_rank_is_said():
+    found, _, caveat = rank_by_capacity(TRAINABLE, 1_342_177_281)
+    assert found == 256
+    assert "more than rank 256 can learn" in caveat
+
+
+def test_unknown_data_gives_the_floor_and_says_so():
+    found, witness, caveat = rank_by_capacity(TRAINABLE, None)
+    assert (found, witness.source) == (8, rules().rank.floor_source)
+    assert "--tokens" in caveat
+
+
+@pytest.mark.parametrize("tokens", [None, 1, 10**12])
+def test_a_model_too_small_for_the_floor_gets_its_highest_rank(tokens):
+    assert rank_by_capacity({1: 100, 2: 200, 4: 400}, tokens)[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rate"),
+    [(6_738_415_616, 2e-4), (13_015_864_320, 2e-4), (32_528_943_616, 1e-4), (65_285_660_672, 1e-4)],
+)
+def test_rates_are_those_of_the_qlora_paper_and_full_fine_tuning_takes_a_tenth(parameters, rate):
+    assert learning_rate("lora", parameters)[0] == rate
+    assert learning_rate("full", parameters)[0] == pytest.approx(rate / 10)
+    assert learning_rate("full", parameters)[1].source != learning_rate("lora", parameters)[1].source
+
+
+def test_minus_signs_replace_no_hyphen_of_a_sentence():
+    texts = [
+        w.text
+        for method, quantization in (("lora", "none"), ("lora", "nf4"), ("lora", "int8"))
+        for w in published(method, quantization, None)[1]
+    ]
+    for text in texts:
+        assert not re.search(r"[A-Za-z]−|−[A-Za-z]", text)
+        assert not re.search(r"[\[ ]-\d", text)
+        assert "−0.0 " not in text
+
+
+def test_swapped_pairs_change_the_sign_alone():
+    fact = next(f for f in rules().facts if f.ours_is == "nf4")
+    swapped = Fact(**{**fact.model_dump(), "ours": fact.theirs, "theirs": fact.ours}).worse
+    assert swapped.value == pytest.approx(-fact.worse.value)
+    assert swapped.interval == pytest.approx(tuple(-e for e in reversed(fact.worse.interval)))
+
+
+def test_an_interval_over_draws_holds_the_truth_where_one_over_pairs_does_not():
+    """Four models, two pairs each that share half of their noise: 2,000 tables drawn anew."""
+    draw = np.random.default_rng(0)
+    held = {"draws": 0, "pairs": 0}
+    names = tuple(f"m{i // 2}" for i in range(8))
+    for _ in range(2000):
+        away = np.repeat(draw.normal(0, 1, 4), 2) + draw.normal(0, 1, 8)
+        for how, of in (("draws", names), ("pairs", tuple(map(str, range(8))))):
+            fact = Fact(
+                varies="method",
+                ours_is="a",
+                theirs_is="b",
+                what="",
+                draws=of,
+                unit="model",
+                common="",
+                source="",
+                ours=tuple(-away),
+                theirs=(0.0,) * 8,
+            )
+            low, high = fact.worse.interval
+            held[how] += low <= 0 <= high
+    assert held["draws"] / 2000 == pytest.approx(0.95, abs=0.015)
+    assert held["pairs"] / 2000 < 0.91

@@ -1,0 +1,344 @@
+"""The command line: exit codes, sentences, and what is imported when. Studies run on the synthetic executor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorabench import plugins
+from lorabench.commands import main as cli
+from tests.config.test_load import mutated
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ("--set", "model=lorabench/tiny-300k", "--executor", "synthetic")
+STUDY = ROOT / "studies" / "quickstart.yaml"
+RUN = """
+from lorabench import plugins
+from lorabench.commands.main import main
+plugins.register("executors", "synthetic", "tests.synthetic")
+main()
+"""
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval", "plotly")
+
+
+def shell(*arguments, cwd=ROOT, code="import sys; from lorabench.commands.main import main; sys.exit(main())"):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+def probe(code, *arguments, names=HEAVY, cwd=ROOT):
+    """Which of the named modules are loaded after some code ran with these arguments."""
+    tail = f"\nimport sys, json; print('\\n' + json.dumps([m for m in {names!r} if m in sys.modules]))"
+    done = shell(*arguments, code=code + tail, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A results directory of the quickstart, made by the synthetic executor."""
+    folder = tmp_path_factory.mktemp("cli") / "quickstart"
+    assert cli.main(["run", str(STUDY), "--out", str(folder), *SETTINGS]) == 0
+    return folder
+
+
+def test_import_and_help_load_nothing_that_takes_time():
+    light = (*HEAVY, "pandas", "pydantic", "rich", "yaml", "numpy")
+    assert probe("import lorabench; lorabench.__version__", names=light) == []
+    code = "from lorabench.commands.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    assert probe(code, "--help", names=light) == []
+    assert probe(code, "run", "--help", names=light) == []
+
+
+def test_a_dry_run_loads_no_torch_and_writes_nothing(tmp_path):
+    assert probe(RUN, "run", str(STUDY), "--dry-run", *SETTINGS, cwd=tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_executor_of_the_tests_is_none_that_a_user_can_name(tmp_path):
+    done = shell("run", str(STUDY), *SETTINGS, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("lorabench: unknown executor 'synthetic'")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert shell("executors").stdout.split()[0] == "local"
+    assert "synthetic" not in shell("executors").stdout
+
+
+def test_a_run_loads_no_torch_in_the_runner(tmp_path):
+    loaded = probe(RUN, "run", str(STUDY), *SETTINGS, cwd=tmp_path)
+    assert [m for m in loaded if m != "plotly"] == []
+
+
+def test_run_writes_everything_and_a_second_run_runs_nothing(ran, capsys):
+    for name in ("study.yaml", "plan.json", "cells.csv", "table.md", "report.html"):
+        assert (ran / name).stat().st_size > 0, name
+    assert cli.main(["run", str(STUDY), "--out", str(ran), *SETTINGS]) == 0
+    out = capsys.readouterr().out
+    assert "15 cells, 15 done, 0 to run" in out
+    assert "started" not in out
+    assert f"table:  {ran / 'table.md'}" in out
+    assert f"report: {ran / 'report.html'}" in out
+
+
+def test_plain_lines_say_when_each_cell_starts_and_ends(tmp_path, capsys):
+    assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert lines[0].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: started (")
+    assert lines[1].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: finished in ")
+    assert "held-out loss" in lines[1]
+    assert lines[-1].startswith("[15/15] base: finished")
+
+
+def test_cells_that_do_not_finish_are_told_with_exit_code_1(tmp_path, capsys):
+    out = tmp_path / "q"
+    settings = (
+        *SETTINGS,
+        "--set",
+        "grid={training.learning_rate: [0.001, 2.0]}",
+        "--set",
+        "include=[]",
+        "--set",
+        "reference=null",
+    )
+    assert cli.main(["run", str(STUDY), "--out", str(out), *settings]) == 1
+    text = capsys.readouterr().out
+    assert "2 of 4 cells did not finish:" in text
+    assert "diverged: lora rank 8, learning rate 2, seed 0" in text
+    assert "DIVERGED after" in text
+    assert cli.main(["status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "4 cells: 2 finished, 2 diverged" in text
+    assert "(step 12)" in text
+
+
+def test_status_table_report_explain(ran, capsys, tmp_path):
+    assert cli.main(["status", str(ran)]) == 0
+    assert "15 cells: 15 finished\neach cell with its id and result: lorabench status" in capsys.readouterr().out
+    assert cli.main(["table", str(ran)]) == 0
+    assert "r=16" in capsys.readouterr().out
+    for name in plugins.names("exporters"):
+        assert cli.main(["table", str(ran), "--format", name, "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().strip()
+    capsys.readouterr()
+    assert cli.main(["report", str(ran), "-o", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "r.html")
+    assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", str(ran)]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", "nowhere"]) == 2
+    assert "nowhere is no results directory" in capsys.readouterr().err
+    assert "equal to the last digit" in (tmp_path / "two.html").read_text(encoding="utf-8")
+    cell = json.loads((ran / "plan.json").read_text())["cells"]
+    from lorabench.record.store import Store
+
+    found = Store(ran).results()[0].cell
+    assert len(cell) == 15
+    assert cli.main(["explain", found.id[:8], "--in", str(ran)]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        found.id,
+        found.condition_id,
+        "method.rank",
+        "learning_rate",
+        "eval_loss",
+        "nats",
+        "curve.csv",
+        "device",
+        "100 steps",
+    ):
+        assert words in text
+
+
+def test_explain_looks_through_reports(ran, monkeypatch, capsys):
+    from lorabench.record.store import Store
+
+    found = Store(ran).results()[3].cell
+    (ran.parent / "reports").symlink_to(ran.parent) if not (ran.parent / "reports").exists() else None
+    monkeypatch.chdir(ran.parent)
+    assert cli.main(["explain", found.id]) == 0
+    assert found.id in capsys.readouterr().out
+    assert cli.main(["explain", "zzz"]) == 2
+    assert "no cell's id starts with 'zzz'; looked in reports/ (quickstart)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.yaml"], "there is no such study file"),
+        (["run", str(STUDY), *SETTINGS, "--set", "method.ranks=3"], "method.ranks"),
+        (["run", str(STUDY), *SETTINGS, "--set", "training.steps=many"], "training.steps"),
+        (["run", str(STUDY), "--executor", "lcoal"], "did you mean 'local'?"),
+        (["run", str(STUDY), *SETTINGS, "--workers", "0"], "0 workers"),
+        (["run", str(STUDY), *SETTINGS, "--workers", "x"], "invalid int value"),
+        (
+            ["run", str(STUDY), *SETTINGS, "--set", "grid={method.rank: [5000]}", "--out", "/tmp/never-written"],
+            "--set grid: rank 5000",
+        ),
+        (["run", str(STUDY), "--wrokers", "2"], "did you mean --workers?"),
+        (["rnu"], "did you mean run?"),
+        ([], "required"),
+        (["status", "nowhere"], "nowhere is no results directory"),
+        (["table", "nowhere", "--format", "md"], "nowhere is no results directory"),
+        (["report", "nowhere"], "nowhere is no results directory"),
+        (["explain", "abc", "--in", "nowhere"], "nowhere is no results directory"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments, words, capsys):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as e:
+        code = e.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert words in err
+    assert err.startswith("lorabench: ")
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_table_of_the_literature_is_computed_and_compared_in_every_format(capsys, tmp_path):
+    paper = str(ROOT / "studies" / "paper" / "square-matrix.yaml")
+    assert cli.main(["table", paper]) == 0
+    shown = capsys.readouterr().out
+    assert "167,332" in shown, "7e9 parameters as one square matrix, rank 1: 2 * sqrt(7e9), worked by hand"
+    for name in plugins.names("exporters"):
+        assert cli.main(["table", paper, "--format", name, "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().strip()
+
+
+def test_a_table_of_the_literature_trains_nothing(capsys):
+    assert cli.main(["run", str(ROOT / "studies" / "paper" / "square-matrix.yaml")]) == 2
+    assert "lorabench table" in capsys.readouterr().err
+
+
+def test_an_unknown_table_format_and_an_unwritable_file_are_told(ran, capsys):
+    assert cli.main(["table", str(ran), "--format", "latx"]) == 2
+    assert "did you mean 'latex'?" in capsys.readouterr().err
+    assert cli.main(["table", str(ran), "-o", "/dev/null/t.txt"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert cli.main(["report", str(ran), "-o", "/dev/null/r.html"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_report_keeps_the_results_and_ends_with_1(tmp_path, monkeypatch, capsys):
+    from lorabench import api
+
+    monkeypatch.setattr(api, "write_outputs", lambda store: 1 / 0)
+    assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 1
+    err = capsys.readouterr().err
+    assert "the report could not be written (ZeroDivisionError" in err
+    assert len(err.splitlines()) == 1
+    assert len((tmp_path / "q" / "cells.csv").read_text().splitlines()) == 16
+
+
+def test_lists_have_one_line_each(capsys):
+    for kind in ("methods", "quantizations", "tasks", "executors"):
+        assert cli.main([kind]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == list(plugins.names(kind))
+        assert all(len(line.split()) > 2 for line in lines)
+    assert cli.main(["models"]) == 0
+    assert "lorabench/tiny-300k" in capsys.readouterr().out
+
+
+def test_models_and_tasks_are_searched_by_words_of_other_tools(capsys):
+    assert cli.main(["models", "smol"]) == 0
+    out = capsys.readouterr().out
+    assert "HuggingFaceTB/SmolLM2-135M" in out and "meta-llama" not in out and "3 presets" in out
+    assert cli.main(["models", "zzz"]) == 2
+    assert "no preset matches 'zzz'" in capsys.readouterr().err
+    assert cli.main(["tasks", "gsm8k"]) == 2
+    assert "called otherwise here: instruct" in capsys.readouterr().err
+
+
+def test_a_task_has_all_its_options_with_their_defaults(capsys):
+    for name in plugins.names("tasks"):
+        assert cli.main(["tasks", name]) == 0
+        out = capsys.readouterr().out
+        options = plugins.load("tasks", name).Options.model_fields
+        assert all(f"\n  {option} " in out for option in options if option != "name")
+        assert plugins.describe("tasks", name) in out
+    assert cli.main(["tasks", "instrct"]) == 2
+    assert "did you mean 'instruct'?" in capsys.readouterr().err
+
+
+def test_the_schema_accepts_the_shipped_study_and_rejects_a_wrong_key(capsys):
+    jsonschema = pytest.importorskip("jsonschema")
+    import yaml
+
+    assert cli.main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    check = jsonschema.Draft202012Validator(schema)
+    study = yaml.safe_load(STUDY.read_text())
+    assert list(check.iter_errors(study)) == []
+    for wrong in (
+        {"methid": "lora"},
+        {"grid": {"method.ranks": [1]}},
+        {"task": {"name": "python-docs", "colour": 1}},
+        {"schema": 2},
+    ):
+        assert list(check.iter_errors({**study, **wrong})), wrong
+
+
+def test_a_reader_that_goes_away_is_no_fault(ran):
+    code = "import sys; from lorabench.commands.main import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    writer.stdout.close()
+    assert b"Traceback" not in writer.stderr.read()
+    writer.stderr.close()
+    assert writer.wait(30) == 141
+
+
+def test_the_python_interface_gives_frames(tmp_path):
+    import lorabench as lb
+
+    assert callable(lb.run)  # a package of that name would hide it
+    study = lb.load_study(STUDY, ["model=lorabench/tiny-300k", "seeds=[0]"])
+    results = lb.run(study, tmp_path / "q", executor="synthetic")
+    assert len(results.results) == 8
+    assert set(results.frame().columns) >= {"cell", "metric", "value"}
+    assert len(results.wide()) == 8
+    assert lb.open_results(tmp_path / "q").study == results.study
+    assert results.report(tmp_path / "r.html").exists()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lb.nothing  # noqa: B018
+
+
+def test_forty_malformed_studies_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
+    faulty = 0
+    for seed in range(400):
+        (tmp_path / "study.yaml").write_text(mutated(seed), encoding="utf-8")
+        code = cli.main(
+            [
+                "run",
+                str(tmp_path / "study.yaml"),
+                "--dry-run",
+                "--executor",
+                "synthetic",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        error = capsys.readouterr().err
+        if code == 0:
+            continue  # some damage leaves a study that can be run
+        faulty += 1
+        assert code == 2, error
+        assert error.startswith("lorabench: "), error
+        assert error.count("\n") == 1, error
+        assert "Traceback" not in error
+        assert str(tmp_path / "study.yaml") in error, "it names the file"
+        if faulty == 40:
+            return
+    raise AssertionError(f"only {faulty} of the mutations were faults")
