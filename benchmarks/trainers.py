@@ -298,7 +298,7 @@ def watched(trainer: Any, peaks: Peaks) -> Any:
         peaks.mark("backward")
         return found
 
-    class Marks(transformers.TrainerCallback):
+    class Marks(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_step_begin(self, *args: Any, **named: Any) -> None:
             peaks.mark("between")
 
