@@ -2,7 +2,8 @@
 
 import pytest
 
-from lorabench.commands.parser import make_parser, settings_of
+from lorabench.commands.parser import make_parser
+from lorabench.commands.predict import settings_of
 from lorabench.config.gpus import Gpu
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.estimate import estimate

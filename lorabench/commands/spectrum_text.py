@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorabench.errors import LorabenchError
-from lorabench.formatting import one_line, plural
+from lorabench.formatting import aligned, one_line, plural
 
 if TYPE_CHECKING:
     from lorabench.analysis.spectra_summary import Group
@@ -29,7 +29,7 @@ def spectrum_text(found: Examined) -> str:
         one_line(found.title),
         *(f"  {name:<8} {one_line(value)}" for name, value in found.facts),
         "",
-        *aligned([heads, *rows]),
+        *_columns([heads, *rows]),
         "",
         lead(found.summary.model),
     ]
@@ -135,7 +135,7 @@ def errors_text(errors: Sequence[QuantizationError], note: str | None = None) ->
     meanings = [f"  {line}" for line in legend(heads)]
     return "\n".join(
         [
-            *aligned([heads, *rows]),
+            *_columns([heads, *rows]),
             "",
             "columns (nothing was trained):",
             *meanings,
@@ -190,13 +190,11 @@ def errors_json(model: str, errors: Sequence[QuantizationError], note: str | Non
     return json.dumps({"model": model, **({"note": note} if note else {}), "modules": rows}, indent=1, allow_nan=False)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns: texts to the left, numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, c)) for c in columns]
-    text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
-    rows = [[one_line(f) for f in row] for row in rows]
-    return [
-        "  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip()
-        for row in rows
+    left = [
+        i
+        for i, column in enumerate(zip(*rows, strict=True))
+        if not any(f[:1].isdigit() or f[:1] == "−" for f in column[1:])
     ]
+    return aligned([[one_line(f) for f in row] for row in rows], left)

@@ -1,0 +1,224 @@
+"""What estimate tells: the memory of one training step as text or JSON, and what makes it fit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lorabench import startup
+from lorabench.config import hub
+from lorabench.config.checkpoint import stored_quantization
+from lorabench.formatting import aligned, count, plural, size
+
+if TYPE_CHECKING:
+    from lorabench.config.gpus import Gpu
+    from lorabench.memory.estimate import Estimate
+    from lorabench.memory.remedies import Remedies, Remedy
+    from lorabench.memory.train_config import Setting
+    from lorabench.record.unreached import Unreached
+
+_MEANING = {
+    "weights": "base weights as stored",
+    "quantization_state": "block constants of quantised weights",
+    "adapters": "adapter weights",
+    "gradients": "of the trained weights",
+    "optimizer": "its state",
+    "activations": "kept for the backward pass, and what the peak's operator holds",
+    "logits": "rows x vocabulary, their float32 copy and gradient",
+    "workspace": "scratch of kernels: dequantised copies",
+    "framework": "CUDA context, cuBLAS, allocator",
+}
+
+
+def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
+    """The memory of one training step."""
+    from lorabench.config.gpus import find_gpu
+
+    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    hub.require_named(words["model"]["name"])
+    with startup.lean_imports():
+        from lorabench.memory.card_planner import CardPlanner
+        from lorabench.memory.estimate import estimate as predict
+        from lorabench.memory.interpolate import Reuse
+        from lorabench.memory.meta_model import configuration
+        from lorabench.memory.parameters import unreached_of
+        from lorabench.memory.remedies import remedies
+        from lorabench.memory.validate import positions_of, setting_from
+
+        setting = setting_from(
+            words, card.kind if card else "cuda"
+        )  # transformers imports what a model needs when it is first built
+    with startup.uncollected():
+        known = Reuse()
+        made = predict(setting, card, positions_of(configuration(setting.model)), known)
+        mended = (
+            remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
+            if card and not made.fits
+            else None
+        )
+    left = unreached_of(setting)
+    return as_plain_json(setting, made, left, card, mended) if as_json else as_text(setting, made, card, left, mended)
+
+
+def as_plain_json(
+    setting: Setting,
+    made: Estimate,
+    left: Unreached | None = None,
+    card: Gpu | None = None,
+    mended: Remedies | None = None,
+) -> str:
+    """The estimate as JSON; bytes as whole numbers, absent values left out."""
+    step = made.step
+    plain: dict[str, Any] = {
+        "quantization": setting.quantization.name,
+        "double_quant": setting.quantization.double_quant,
+        "stored_quantized": _is_stored(setting),
+        "total_parameters": step.total_parameters,
+        "trainable_parameters": step.trainable_parameters,
+        "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
+        "adapter_bytes": step.adapter_bytes,
+        "bytes": made.bytes,
+        "peak_bytes": made.peak_bytes,
+        "low_bytes": made.low_bytes,
+        "high_bytes": made.high_bytes,
+        "peak_at": step.peak_at,
+        "gpu": card.name if card else None,
+        "gpu_memory_bytes": card.memory_bytes if card else None,
+        "fits": made.fits,
+        "largest_batch_size": made.largest_batch_size,
+        "largest_sequence_length": made.largest_sequence_length,
+        "remedies": [remedy_plain(r) for r in mended.fitting] if mended else None,
+        "least": {**remedy_plain(mended.least), "smallest_gpu": mended.card, "largest_sequence_length": mended.length}
+        if mended and mended.least
+        else None,
+        "unreached": unreached_plain(left, setting),
+    }
+    return json.dumps({k: v for k, v in plain.items() if v is not None}, indent=2)
+
+
+def as_text(
+    setting: Setting, made: Estimate, card: Gpu | None, left: Unreached | None = None, mended: Remedies | None = None
+) -> str:
+    """The estimate as a small table with bars."""
+    step, method = made.step, setting.method
+    rank = f" rank {method.rank}" if method.rank is not None else ""
+    kind = (
+        setting.quantization.name
+        + (", double quantised" if setting.quantization.double_quant else "")
+        + (" as its checkpoint stores it" if _is_stored(setting) else "")
+    )
+    share = 100 * step.trainable_parameters / step.total_parameters
+    lines = [
+        f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x {setting.training.sequence_length} tokens, {setting.training.optimizer}",
+        f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g} %); saved: {size(step.adapter_bytes)}",
+        "",
+    ]
+    widest = max(made.bytes.values())
+    for name, value in made.bytes.items():
+        if value:
+            bar = "#" * round(24 * value / widest)
+            lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
+    lines += [
+        "",
+        f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}",
+    ]
+    if card is not None:
+        lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
+    if told := unreached_text(left, setting):
+        lines += ["", f"note: {told}"]
+    return "\n".join(lines)
+
+
+def _is_stored(setting: Setting) -> bool:
+    return (
+        setting.quantization.name != "none"
+        and stored_quantization(setting.model.name, setting.model.revision) is not None
+    )
+
+
+def unreached_text(left: Unreached | None, setting: Setting) -> str:
+    return (
+        left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        if left
+        else ""
+    )
+
+
+def unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any] | None:
+    """What is neither quantised nor adapted, as JSON; None where that is nothing."""
+    if left is None:
+        return None
+    return {
+        "parameters": left.parameters,
+        "bytes": left.bytes,
+        "names": list(left.names),
+        "quantized": False if setting.quantization.name != "none" else None,
+        "adapted": False,
+    }
+
+
+def _verdict(made: Estimate, card: Gpu) -> str:
+    room = f"{card.name} ({card.capacity})"
+    if made.fits:
+        most = f"up to batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this batch size"
+        return f"fits on {room}; {most}"
+    if made.peak_bytes <= card.memory_bytes:
+        return f"may not fit on {room}: the high end is above it"
+    other = f"; batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
+    shorter = (
+        f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this batch size would"
+        if made.largest_sequence_length
+        else ""
+    )
+    return f"does not fit on {room}{other}{shorter}"
+
+
+def remedy_plain(one: Remedy) -> dict[str, Any]:
+    return {
+        "flags": one.flags,
+        "set": one.changes,
+        "peak_bytes": one.peak_bytes,
+        "high_bytes": one.high_bytes,
+        "headroom_bytes": one.headroom_bytes,
+    }
+
+
+def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
+    """What makes it fit, a line each, to be pasted behind the command."""
+    if mended.fitting:
+        several = len(mended.fitting) > 1
+        lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
+        lines += [
+            f"  {line}"
+            for line in aligned(
+                [
+                    (r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare")
+                    for r in mended.fitting
+                ]
+            )
+        ]
+        if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
+            total = setting.training.batch_size * setting.training.gradient_accumulation
+            lines.append(
+                f"a smaller batch with gradient accumulation keeps the optimizer step at {plural(total, 'sequence')}"
+            )
+        if mended.least is not None:
+            lines.append(kept_method(mended, setting, mended.least.flags))
+        return lines
+    assert mended.least is not None
+    lines = [
+        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with: {mended.least.flags or 'the setting as it is'}"
+    ]
+    lines.append(
+        f"the smallest known card that holds that is {mended.card}" if mended.card else "no known card holds that"
+    )
+    if mended.length:
+        lines.append(f"with these and --sequence-length {mended.length} it would fit here")
+    return lines
+
+
+def kept_method(found: Remedies, setting: Setting, changes: str) -> str:
+    """What the method itself would need, where only another one fits."""
+    assert found.least is not None
+    method = "full fine-tuning" if setting.method.name == "full" else setting.method.name
+    return f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}: {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"
