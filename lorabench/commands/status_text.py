@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
+from lorabench.formatting import aligned
 from lorabench.runner.progress import count
 
 if TYPE_CHECKING:
@@ -92,13 +93,7 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
                 words[cell.id],
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4]]
-        )
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 1, 4))
 
 
 def main_metric(store: Store) -> str:
