@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from lorabench.engine.events import Event
-from lorabench.engine.measure import Phase
+from lorabench.engine.measure import PhaseMeter
 from lorabench.record.store import CHECKPOINT
 
 FORMAT = 1
@@ -141,7 +141,7 @@ class Checkpoints:
         self._cost = self._last - began
         self.seconds += self._cost
 
-    def peaks(self, phase: Phase) -> None:
+    def peaks(self, phase: PhaseMeter) -> None:
         """Raises a phase's memory peaks to those of the runs before, which may have had the longest rows."""
         if self._peaks is not None and phase.peak_bytes is not None and phase.reserved_bytes is not None:
             phase.peak_bytes, phase.reserved_bytes = (

@@ -39,6 +39,9 @@ class Ground:
     sequence_length: int
 
 
+_KEPT: dict[Ground, Domain] = {}
+
+
 def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     """Of a cell and its loaded base."""
     attention = getattr(base.config, "_attn_implementation", None)
@@ -56,20 +59,18 @@ def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     )
 
 
-def is_kept(cell: Cell, base: Any, where: torch.device, kept: dict[Ground, Domain]) -> bool:
+def is_kept(cell: Cell, base: Any, where: torch.device) -> bool:
     """Whether nothing is left to be sampled for a cell: its base's text is kept, or it asks for none."""
-    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in kept
+    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in _KEPT
 
 
-def base_domain(
-    cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]
-) -> Domain | None:
+def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device) -> Domain | None:
     """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
     chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
     if chosen == "none" or not cell.training.steps:
         return None
     key = ground(cell, base, where)
-    if key not in kept:
+    if key not in _KEPT:
         with evaluated(base, cell):
             text = (
                 base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where)
@@ -77,7 +78,7 @@ def base_domain(
                 else file_text(chosen, tokenizer, length)
             )
             seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
-        if len(kept) >= MOST_KEPT:
-            kept.pop(next(iter(kept)))
-        kept[key] = text, seen
-    return kept[key]
+        if len(_KEPT) >= MOST_KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = text, seen
+    return _KEPT[key]

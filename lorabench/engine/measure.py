@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Clock:
 
 
 @dataclass
-class Phase:
+class PhaseMeter:
     """A part of a cell with its own clock and, on CUDA, its own memory peaks; read after the `with` block."""
 
     where: torch.device
@@ -46,7 +46,7 @@ class Phase:
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
 
-    def __enter__(self) -> Phase:
+    def __enter__(self) -> PhaseMeter:
         if self.where.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.where)
@@ -86,7 +86,13 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, key: int) -> None:
         self.now -= self._live.pop(key, 0)
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch hints nothing of it
+        self,
+        operator: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, result)):
             if isinstance(leaf, torch.Tensor):

@@ -24,6 +24,9 @@ from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factor
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable
 
+START = "start"
+"""folder with the first values of adapters that began from the base"""
+
 
 def save_adapter(model: Any, folder: Path) -> int:
     """Writes what a method adds to the base; bytes on disk (of full fine-tuning those that its weights would take).
@@ -32,7 +35,7 @@ def save_adapter(model: Any, folder: Path) -> int:
     """
     if not hasattr(model, "peft_config"):
         return sum(p.numel() * p.element_size() for p in model.parameters())
-    target, start = folder / ADAPTER, folder / "start"
+    target, start = folder / ADAPTER, folder / START
     with quiet():
         if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
             model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))

@@ -75,6 +75,7 @@ def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
+CausalModel = Any
 Loss = Callable[..., torch.Tensor]
 """token_loss, or another of its parameters"""
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lorabench.engine import answers, domain
-from lorabench.engine import cell as engine
+from lorabench.engine import cell_evaluate as engine
 from lorabench.engine.cell import run_cell
 from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
@@ -21,9 +21,9 @@ ALL = ("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "
 def large(monkeypatch):
     """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains float32."""
     monkeypatch.setattr("lorabench.engine.model.FLOAT32_BELOW", 1000)
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     yield
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
 
 
 def readings(cell, folder):
@@ -86,13 +86,13 @@ def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
         cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")
     ]
     first = [readings(c, folder)[1]["forgetting"] for c in cells]
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     again = [readings(c, folder)[1]["forgetting"] for c in reversed(cells)][::-1]
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     alone = []
     for c in cells:
         alone.append(readings(c, folder)[1]["forgetting"])
-        engine._DOMAINS.clear()
+        domain._KEPT.clear()
     assert first == again == alone
 
 
