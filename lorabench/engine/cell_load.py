@@ -16,9 +16,11 @@ from lorabench.engine.distill import Teacher, distilled
 from lorabench.engine.domain import Domain, base_domain, is_kept
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.experts import unreached
+from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
 from lorabench.engine.measure import PhaseMeter
-from lorabench.engine.model import load_base, load_tokenizer, logical_numel, quiet, weight_bytes
+from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.quantised_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored
 from lorabench.engine.train import CausalModel

@@ -26,7 +26,8 @@ from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, quiet, stored_form
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit

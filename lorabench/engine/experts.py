@@ -46,6 +46,6 @@ def _is_reached(module: torch.nn.Module) -> bool:
 
 
 def _logical(parameter: torch.Tensor) -> int:
-    from lorabench.engine.model import logical_numel
+    from lorabench.engine.quantised_weights import logical_numel
 
     return logical_numel(parameter)

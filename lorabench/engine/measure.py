@@ -102,7 +102,7 @@ class LiveBytes(TorchDispatchMode):
 
 def held_tensors(model: Any) -> list[torch.Tensor]:
     """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
-    from lorabench.engine.model import quantization_tensors
+    from lorabench.engine.quantised_weights import quantization_tensors
 
     tensors: list[torch.Tensor] = [*model.buffers(), *quantization_tensors(model)]
     for parameter in model.parameters():

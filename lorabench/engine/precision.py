@@ -25,7 +25,8 @@ import torch
 
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.study import Condition
-from lorabench.engine.model import load_config, quiet, resolve_dtype
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_config, resolve_dtype
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 

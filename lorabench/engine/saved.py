@@ -19,7 +19,8 @@ import torch
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import attach_lora
-from lorabench.engine.model import load_base, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_base
 from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factors
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable

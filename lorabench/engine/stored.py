@@ -157,7 +157,7 @@ def _unprefixed(names: Names) -> Iterator[Names]:
 
 def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -> Faults:
     """What transformers' loader makes of the tensors, on the meta device; bitsandbytes' layers hold GPT-2's weights the other way round."""
-    from lorabench.engine.model import quiet
+    from lorabench.engine.library_messages import quiet
 
     config = model.config
     with quiet():

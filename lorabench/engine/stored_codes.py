@@ -109,7 +109,7 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
     from transformers.core_model_loading import WeightRenaming, apply_renamings
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    from lorabench.engine.model import quiet
+    from lorabench.engine.library_messages import quiet
 
     made = copy.deepcopy(model)
     try:

@@ -4,7 +4,8 @@ import torch
 
 from lorabench.engine.cell import run_cell
 from lorabench.engine.measure import Clock, LiveBytes, PhaseMeter, held_tensors
-from lorabench.engine.model import load_base, quantization_state, weight_bytes
+from lorabench.engine.model import load_base
+from lorabench.engine.quantised_weights import quantization_state, weight_bytes
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")
