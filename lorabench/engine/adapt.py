@@ -37,7 +37,8 @@ def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
 def odd_linear(model: Any) -> str | None:
     """The class of a model's linear layers where bitsandbytes cannot replace them, None where it can.
 
-    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them: under its
+    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them:
+    under its
     5.23 a quantised Falcon, whose layers are FalconLinear, loads without a word and is not quantised.
     """
     import torch
@@ -121,7 +122,8 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
     except (ValueError, TypeError, NotImplementedError) as e:
         if mamba := re.search(r"'(\w+)' is incompatible with Mamba", str(e)):
             raise ModelError(
-                f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that weight past the module; allowed: target_modules without it, such as [in_proj]"
+                f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that "
+                "weight past the module; allowed: target_modules without it, such as [in_proj]"
             ) from e
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
 
@@ -129,8 +131,10 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
 def refuse_misread(model: Any, targets: list[str] | str) -> None:
     """ModelError where PEFT would adapt other weights than the modules of these names (as `peft_targets` gives them).
 
-    PEFT 0.21 takes the names gate_proj, up_proj and down_proj of some mixtures (DeepSeek, GLM, ...) for those of their experts under
-    transformers 4: it adapts the stacks of experts, of other ranks, and leaves out the shared experts and dense layers that were meant.
+    PEFT 0.21 takes the names gate_proj, up_proj and down_proj of some mixtures (DeepSeek, GLM, ...) for those of their
+    experts under
+    transformers 4: it adapts the stacks of experts, of other ranks, and leaves out the shared experts and dense layers
+    that were meant.
     """
     import peft
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -145,7 +149,9 @@ def refuse_misread(model: Any, targets: list[str] | str) -> None:
         kept = set()
     lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(targets))
     raise ModelError(
-        f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its experts (their names under transformers 4), and would adapt those in place of the modules that are meant; "
+        f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its "
+        "experts (their names under transformers 4), and would adapt those in place of the modules that "
+        "are meant; "
         "allowed: target_modules: attention, or names without these"
     )
 

@@ -2,13 +2,18 @@
 
 Two faults of bitsandbytes 0.50 on processors with AVX-512, both without a word:
 
-Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode for a kernel of its
-own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are rounded to bfloat16
-(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the weight (memory probe,
+Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode
+for a kernel of its
+own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are
+rounded to bfloat16
+(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the
+weight (memory probe,
 spectra, merge) reads another one. It is switched off in each layer that is loaded.
 
-Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are read as if each row
-began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in place of 9 % for
+Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
+read as if each row
+began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in
+place of 9 % for
 64 x 96). The operator gets such a matrix as one long row instead.
 """
 
@@ -52,7 +57,9 @@ def keep_int8_constants(model: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _mend_dequantization() -> torch.library.Library:
-    """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the cache."""
+    """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the
+    cache.
+    """
     own = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 
     def dequantize(

@@ -1,4 +1,6 @@
-"""One cell: load, train, save, evaluate, decompose, truncate, measure; or some of these again, from the weights that it saved."""
+"""One cell: load, train, save, evaluate, decompose, truncate, measure; or some of these again, from the weights that it
+saved.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ def run_cell(cell: Cell, folder: Path, report: Report = lambda event: None) -> C
 def repeat_cell(
     cell: Cell, folder: Path, before: CellResult, phases: Sequence[Phase], report: Report = lambda event: None
 ) -> CellResult:
-    """Runs phases of a trained cell again, from the weights in its folder; returns its result with their readings in place of the former ones.
+    """Runs phases of a trained cell again, from the weights in its folder; returns its result with their readings in
+    place of the former ones.
 
-    The trained model is put together as training left it, so that the readings are those of a run which was never disturbed.
+    The trained model is put together as training left it, so that the readings are those of a run which was never
+    disturbed.
     ModelError is the result's error where the weights are not there.
     """
     context = CellContext.of(cell, Path(folder), tuple(phases), report, before.started_at)

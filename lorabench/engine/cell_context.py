@@ -1,6 +1,7 @@
 """What every phase of a cell knows; it does not change while the cell runs. What a phase makes, it hands on.
 
-A phase is a generator: it yields each reading when it is known, so that those before a fault are kept, and returns what later phases need.
+A phase is a generator: it yields each reading when it is known, so that those before a fault are kept, and returns what
+later phases need.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class CellContext:
 
     @property
     def base_survives(self) -> bool:
-        """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in pissa."""
+        """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in
+        pissa.
+        """
         method = plugins.load("methods", self.cell.method.name)
         return bool(
             method.TRAINS and not method.UNQUANTIZED_ONLY

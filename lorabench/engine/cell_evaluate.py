@@ -55,7 +55,9 @@ class Scorer:
 
 
 def evaluate_cell(context: CellContext, loaded: LoadedCell, scorer: Scorer, known: Sequence[Reading]) -> PhaseRun[None]:
-    """Held-out loss, lm-eval, validation, forgetting; `known` are the readings until now. Diverged where a loss is not finite."""
+    """Held-out loss, lm-eval, validation, forgetting; `known` are the readings until now. Diverged where a loss is not
+    finite.
+    """
     cell, model, data = context.cell, loaded.model, loaded.data
     steps, domain = cell.training.over(len(data.train)).steps, loaded.domain
     if context.base_survives:
@@ -96,7 +98,9 @@ def decompose(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
 
 
 def truncate(context: CellContext, loaded: LoadedCell, scorer: Scorer, scores: Sequence[Reading]) -> PhaseRun[None]:
-    """The accuracy that is left at the lower ranks which the study asks for, into a file; `scores` are those at the full rank."""
+    """The accuracy that is left at the lower ranks which the study asks for, into a file; `scores` are those at the
+    full rank.
+    """
     cell, analysis = context.cell, context.cell.analysis
     if not (analysis.truncation and cell.training.steps):
         return
@@ -110,7 +114,9 @@ def truncate(context: CellContext, loaded: LoadedCell, scorer: Scorer, scores: S
 
 
 def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
-    """On a CPU: the peak of live tensors in one evaluation batch and in two training steps; last, since the steps change weights."""
+    """On a CPU: the peak of live tensors in one evaluation batch and in two training steps; last, since the steps
+    change weights.
+    """
     if context.device.type == "cuda":
         return
     context.clock.enter("measure")

@@ -63,7 +63,9 @@ class CellRecord:
         under_way: PhaseRun[None],
         on_fault: contextlib.AbstractContextManager[None] = _NOTHING,
     ) -> None:
-        """Runs a phase after the evaluation, within `on_fault`: its fault is recorded, and the cell has finished all the same."""
+        """Runs a phase after the evaluation, within `on_fault`: its fault is recorded, and the cell has finished all
+        the same.
+        """
         try:
             with on_fault:
                 self.run(phase, under_way)
@@ -94,7 +96,9 @@ class CellRecord:
         return self._result("finished")
 
     def ended_by(self, error: Exception) -> CellResult:
-        """The result of a cell that an error ended, with everything that was read until then; a finished one that was repeated stays finished."""
+        """The result of a cell that an error ended, with everything that was read until then; a finished one that was
+        repeated stays finished.
+        """
         outcome = outcome_of(error)
         if outcome != "diverged":
             traceback.print_exception(error)

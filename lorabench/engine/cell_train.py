@@ -1,4 +1,6 @@
-"""The phases of a cell that train and save: the steps, timed alone, and what they left, on disk before anything else can go wrong."""
+"""The phases of a cell that train and save: the steps, timed alone, and what they left, on disk before anything else
+can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from lorabench.record.cell_files import MODEL
 
 
 def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
-    """Takes the steps that no checkpoint has; curve.csv holds those that were taken, whatever ends them. Diverged where a loss is not finite."""
+    """Takes the steps that no checkpoint has; curve.csv holds those that were taken, whatever ends them. Diverged where
+    a loss is not finite.
+    """
     cell, spec = context.cell, context.cell.training.over(len(loaded.data.train))
     steps = spec.steps
     if not steps:
@@ -74,7 +78,8 @@ def save_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
 
 @contextlib.contextmanager
 def kept_for_repetition(context: CellContext, loaded: LoadedCell) -> Iterator[None]:
-    """Where a later phase fails, a fully fine-tuned model is written, of which nothing else would be left: the phase can then be repeated.
+    """Where a later phase fails, a fully fine-tuned model is written, of which nothing else would be left: the phase
+    can then be repeated.
 
     Not one that diverged, whose weights are of no use.
     """

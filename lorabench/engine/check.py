@@ -1,7 +1,10 @@
-"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates.
+"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against
+modules, rows against templates.
 
-Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead (engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta device. No weight is read.
+Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead
+(engine.causal),
+its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta
+device. No weight is read.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError,
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per model, no weights."""
+    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per
+    model, no weights.
+    """
     found: list[Problem] = []
     seen: set[str] = set()
     models: dict[Any, str | None] = {}
@@ -50,7 +55,9 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 
 def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
-    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the condition says."""
+    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
+    condition says.
+    """
     key = cell.model.model_copy(update={"dtype": "auto"})
     if key not in known:
         try:
@@ -86,8 +93,13 @@ def _look_at(spec: ModelSpec) -> None:
 def _attach_fault(
     cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]
 ) -> tuple[str, str] | None:
-    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be trained, tried on a small copy with weights."""
-    key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
+    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be
+    trained, tried on a small copy with weights.
+    """
+    key = (
+        f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} "
+        f"{cell.training.gradient_checkpointing}"
+    )
     if key not in known:
         try:
             with torch.device("meta"), quiet():
@@ -167,7 +179,8 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                 Problem(
                     cell.id,
                     "model",
-                    f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task ({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
+                    f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task "
+                    f"({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
                 )
             )
     return tuple(reversed(found))
@@ -179,7 +192,8 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     if positions and cell.training.sequence_length > positions:
         return (
             "training.sequence_length",
-            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed",
+            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
+            f"most {positions} is allowed",
         )
     targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
@@ -208,7 +222,10 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
 
 def unquantizable(quantization: str, kind: str) -> str:
     """The sentence for a model that transformers would load unquantised."""
-    return f"quantization {quantization} would change nothing: transformers quantises plain linear layers, and this model's are of class {kind}; allowed: none"
+    return (
+        f"quantization {quantization} would change nothing: transformers quantises plain linear layers, "
+        f"and this model's are of class {kind}; allowed: none"
+    )
 
 
 def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, str] | None:
@@ -219,7 +236,8 @@ def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, 
         return None
     return (
         "method.rank",
-        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules",
+        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
+        "leave that module out of target_modules",
     )
 
 
@@ -230,7 +248,9 @@ def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
     if stored_form(cell.model) is not None:
         return (
             "task",
-            f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint",
+            f"task {cell.task.name} plants its teacher into unquantised weights, and "
+            f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
+            "checkpoint",
         )
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:

@@ -1,16 +1,24 @@
-"""A cell's training written down while it runs, so that one that was killed goes on where it was, to the same last digit.
+"""A cell's training written down while it runs, so that one that was killed goes on where it was, to the same last
+digit.
 
-What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes them), the
-optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own: the seed alone
-decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs: curve, tokens,
+What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes
+them), the
+optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own:
+the seed alone
+decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs:
+curve, tokens,
 positions, seconds, memory peaks. Frozen weights are not in it: loading and attaching make them again.
 
-Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8 adapter of a model
-of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it replaces the
+Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8
+adapter of a model
+of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it
+replaces the
 former, so that there is room for two to be found.
 
-Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and not used: a GPU's
-numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers are not in it.
+Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and
+not used: a GPU's
+numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers
+are not in it.
 """
 
 from __future__ import annotations
@@ -101,7 +109,9 @@ class Checkpoints:
         return cls(Path(os.devnull), "", "never", 0, where, lambda event: None)
 
     def resume(self, model: Any, optimizer: Any) -> Progress:
-        """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where there is none to go on from."""
+        """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where
+        there is none to go on from.
+        """
         if not self._file.exists():
             return self.progress
         try:
@@ -124,7 +134,9 @@ class Checkpoints:
         return self.progress
 
     def after(self, progress: Progress, model: Any, optimizer: Any) -> None:
-        """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the evaluation costs no training."""
+        """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the
+        evaluation costs no training.
+        """
         if not self._is_due(progress.step):
             return
         began = time.monotonic()
@@ -134,7 +146,8 @@ class Checkpoints:
             traceback.print_exc()
             if not self._told:
                 self._say(
-                    warning=f"its checkpoint cannot be written ({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
+                    warning="its checkpoint cannot be written "
+                    f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
                 )
             self._told = True
         self._last = time.monotonic()

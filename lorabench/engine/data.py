@@ -21,7 +21,8 @@ _LAST: dict[Any, TaskData] = {}
 class Example:
     """One sequence: ids (n,) int32; predicted (n,) bool, true where the token counts in the loss.
 
-    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text. A test row may bring what its answer is judged by,
+    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text. A test row may bring what
+    its answer is judged by,
     so that every metric of the task is over the same rows.
     """
 
@@ -92,7 +93,9 @@ class TaskData:
     planted: Planted | None = None
     """where it is given, examples are places for text of the base, and what is learned is its teacher's distribution"""
     information_bits: float | None = None
-    """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are made up"""
+    """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are
+    made up
+    """
     generation: Generation | None = None
     """where it is given, the test's answers are generated and held against their references"""
     facts: DataFacts | None = None

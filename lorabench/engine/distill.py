@@ -2,8 +2,10 @@
 
     delta = sigma * U V^T,   U (out, K) and V (in, K) with orthonormal columns,   sigma = scale * ||W||_F / sqrt(K)
 
-so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian, scaled to that norm.
-The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over the vocabulary.
+so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian,
+scaled to that norm.
+The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over
+the vocabulary.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Teacher:
         self.model = model
 
     def divergence(self, student: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-        """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows, length) table; train.token_loss's twin."""
+        """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
+        length) table; train.token_loss's twin.
+        """
         with torch.no_grad():
             wanted = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
         given = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
@@ -87,7 +91,9 @@ def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -
 
 @torch.no_grad()
 def plant(model: Any, planted: Planted) -> dict[str, int]:
-    """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a module's smaller side."""
+    """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a
+    module's smaller side.
+    """
     generator = torch.Generator().manual_seed(planted.seed)
     done = {}
     for wanted, rank in planted.ranks:

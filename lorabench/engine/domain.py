@@ -1,6 +1,8 @@
-"""The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which forgetting is counted.
+"""The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which
+forgetting is counted.
 
-Cells mostly share their bases, so the last domains are kept; one is shared exactly where everything that decides its numbers is equal.
+Cells mostly share their bases, so the last domains are kept; one is shared exactly where everything that decides its
+numbers is equal.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Domain = tuple[tuple[Example, ...], Losses]
 
 @dataclass(frozen=True)
 class Ground:
-    """Everything that the text of a base's domain and the base's own loss on it hang on; what was trained on the base is not among it."""
+    """Everything that the text of a base's domain and the base's own loss on it hang on; what was trained on the base
+    is not among it.
+    """
 
     model: ModelSpec
     fingerprints: Fingerprints
@@ -65,7 +69,9 @@ def is_kept(cell: Cell, base: Any, where: torch.device) -> bool:
 
 
 def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device) -> Domain | None:
-    """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
+    """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is
+    asked for or nothing is trained.
+    """
     chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
     if chosen == "none" or not cell.training.steps:
         return None

@@ -1,4 +1,6 @@
-"""What ends a phase of a cell, as it is recorded: foreseen faults in their own sentence, all others as the bugs that they are."""
+"""What ends a phase of a cell, as it is recorded: foreseen faults in their own sentence, all others as the bugs that
+they are.
+"""
 
 from __future__ import annotations
 
@@ -33,5 +35,8 @@ def fault_of(error: Exception, phase: Phase, step: int | None = None) -> Fault:
     if not isinstance(error, LorabenchError | Diverged):
         text = text[:500] or type(error).__name__
     if not isinstance(error, FORESEEN):
-        text = f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or in a library; see the traceback in the cell's log.txt)"
+        text = (
+            f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or in a library; see the "
+            "traceback in the cell's log.txt)"
+        )
     return Fault(kind=type(error).__name__, message=text, step=step, phase=phase)

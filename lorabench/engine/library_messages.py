@@ -1,4 +1,6 @@
-"""What the libraries print and raise, in our words: loaders' failures as one sentence, and quiet where their advice is not meant for us."""
+"""What the libraries print and raise, in our words: loaders' failures as one sentence, and quiet where their advice is
+not meant for us.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ def explained(
                 else "it is neither in the local cache nor can the hub be reached, or it has no such model"
             )
             raise ModelError(
-                f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)"
+                f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a "
+                "study: --set model=/path/to/directory)"
             ) from None
         broken = broken_json(Path(model_source(model.name)))
         raise ModelError(broken or words.format(model.name, text)) from None
@@ -87,7 +90,9 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, and bitsandbytes' about casts: the log of a cell tells what matters."""
+    """Without transformers' progress bars and advice, and bitsandbytes' about casts: the log of a cell tells what
+    matters.
+    """
     from transformers.utils import logging as hf
 
     bnb = logging.getLogger("bitsandbytes")

@@ -1,8 +1,12 @@
-"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is the one.
+"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is
+the one.
 
-Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full copies
-are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names (spec.checkpoint). What is
-loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone (engine.causal).
+Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full
+copies
+are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names
+(spec.checkpoint). What is
+loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone
+(engine.causal).
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ def device() -> torch.device:
 
 @lru_cache(maxsize=8)
 def meta_model(model: ModelSpec) -> Any:
-    """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be had."""
+    """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be
+    had.
+    """
     from transformers import AutoModelForCausalLM
 
     config = load_config(model)
@@ -57,7 +63,8 @@ def meta_model(model: ModelSpec) -> Any:
             raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
             raise ModelError(
-                f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({one_line(e)})"
+                f"{model.name}: transformers cannot build a {config.model_type} model from its config.json "
+                f"({one_line(e)})"
             ) from None
 
 
@@ -74,7 +81,9 @@ def load_config(model: ModelSpec) -> Any:
 
 
 def load_tokenizer(model: ModelSpec) -> Any:
-    """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is never predicted or seen."""
+    """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is
+    never predicted or seen.
+    """
     from transformers import AutoTokenizer
 
     directory = model_directory(model.name)
@@ -93,7 +102,9 @@ def load_tokenizer(model: ModelSpec) -> Any:
 
 
 def load_base(condition: Condition, where: torch.device) -> Any:
-    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it is not what its files say."""
+    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it
+    is not what its files say.
+    """
     from transformers import AutoModelForCausalLM
 
     spec, name = condition.model, condition.quantization.name
@@ -147,7 +158,9 @@ def stored_form(model: ModelSpec) -> CheckpointQuantization | None:
 
 
 def check_stored(condition: Condition) -> CheckpointQuantization | None:
-    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the condition says."""
+    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
+    condition says.
+    """
     name, asked = condition.model.name, condition.quantization
     stored = stored_form(condition.model)
     if stored is None:
@@ -158,7 +171,8 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     ):  # a hub model's configuration was not at hand when the study was read
         double = ", double_quant: true" if held.double_quant else ""
         raise ModelError(
-            f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: {held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
+            f"{held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
         )
     return stored
 
@@ -205,7 +219,9 @@ def resolve_dtype(condition: Condition) -> torch.dtype:
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
-    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the model's."""
+    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the
+    model's.
+    """
     declared = condition.quantization.compute_dtype
     if declared != "auto":
         return getattr(torch, declared)
@@ -218,7 +234,9 @@ def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | N
 
 
 def autocast_dtype(spec: TrainingSpec, on_bfloat16_gpu: bool) -> torch.dtype | None:
-    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
+    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several
+    times slower.
+    """
     wanted = spec.autocast == "bfloat16" or (spec.autocast == "auto" and on_bfloat16_gpu)
     return torch.bfloat16 if wanted else None
 
@@ -232,14 +250,16 @@ def check_device(condition: Condition, where: torch.device) -> None:
     """DeviceError where this machine has not what the condition asks for."""
     if condition.training.optimizer.startswith("paged") and where.type != "cuda":
         raise DeviceError(
-            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed here: adamw, adamw-8bit, sgd"
+            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA "
+            "device; allowed here: adamw, adamw-8bit, sgd"
         )
     if condition.quantization.name != "none":
         try:
             import bitsandbytes  # noqa: F401  (only whether it is there)
         except (ImportError, OSError) as e:
             raise DeviceError(
-                f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: {one_line(e)}"
+                f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: "
+                f"{one_line(e)}"
             ) from None
 
 

@@ -1,6 +1,7 @@
 """Where a cell is: each phase as it begins, how far a long one is, and how long each took.
 
-load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds add up
+load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds
+add up
 """
 
 from __future__ import annotations

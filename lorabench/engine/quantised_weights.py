@@ -22,7 +22,9 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def quantization_tensors(model: nn.Module) -> list[torch.Tensor]:
-    """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first forward pass."""
+    """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first
+    forward pass.
+    """
     found = [t for p in model.parameters() for t in quantization_state(p)]
     rows = [getattr(getattr(m, "state", None), "SCB", None) for m in model.modules()]
     return found + [t for t in rows if isinstance(t, torch.Tensor)]

@@ -1,6 +1,8 @@
-"""A small random copy of a model, on which a dry run tries for real what the meta device cannot: values, kernels, derivatives.
+"""A small random copy of a model, on which a dry run tries for real what the meta device cannot: values, kernels,
+derivatives.
 
-The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on some devices
+The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on
+some devices
 or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
 """
 
@@ -26,7 +28,9 @@ _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
 def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
-    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
+    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few
+    layers have more parameters, or it cannot be built.
+    """
     config = copy.deepcopy(model.config)
     try:
         if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:
@@ -74,12 +78,17 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
             made(input_ids=ids)
     except Exception as e:
         reason = " ".join(str(e).split())[:200] or type(e).__name__
-        return f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, or another model"
+        return (
+            f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, "
+            "or another model"
+        )
     return None
 
 
 def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
-    """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not even its forward pass does."""
+    """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not
+    even its forward pass does.
+    """
     count = small.get_input_embeddings().weight.shape[0]
     ids = torch.randint(
         min(8, count - 1),
@@ -107,7 +116,11 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     except LorabenchError as e:
         return str(e)
     except Exception as e:
-        return f"a training step of {cell.method.name} on this model fails: {' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method or another model"
+        return (
+            f"a training step of {cell.method.name} on this model fails: "
+            f"{' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method "
+            "or another model"
+        )
     return None
 
 

@@ -23,7 +23,9 @@ def resolved(
     autocast: torch.dtype | None,
     left: Unreached | None,
 ) -> Resolved:
-    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where either was asked for."""
+    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where
+    either was asked for.
+    """
     quantised = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(

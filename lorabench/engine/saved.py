@@ -1,8 +1,10 @@
 """What training left, on disk and back: the adapter in PEFT's format, or all weights in transformers'.
 
     lora, rslora, dora    A, B (and magnitudes), onto the base as it was loaded
-    pissa                 saved as plain LoRA of rank 2r on the unchanged base: A' = [A; A0], B' = [B, -B0] (PEFT's conversion). Put together again
-                          as it was trained: rank r on the residual W - scaling * B0 @ A0, which PEFT makes anew (the same SVD on the same machine)
+    pissa                 saved as plain LoRA of rank 2r on the unchanged base: A' = [A; A0], B' = [B, -B0] (PEFT's
+                          conversion). Put together again
+                          as it was trained: rank r on the residual W - scaling * B0 @ A0, which PEFT makes anew (the
+                          same SVD on the same machine)
     full                  every weight, in the precision that it was trained in
 
 So the model that comes back computes what the trained one did, bit for bit, and not only what is the same on paper.
@@ -49,7 +51,9 @@ def save_adapter(model: Any, folder: Path) -> int:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another name first, then renamed."""
+    """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another
+    name first, then renamed.
+    """
     half = folder / f"{MODEL}.partial"
     shutil.rmtree(half, ignore_errors=True)
     before = model.config.use_cache
@@ -70,7 +74,9 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
-    """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were not saved or are another cell's."""
+    """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were
+    not saved or are another cell's.
+    """
     method = plugins.load("methods", cell.method.name)
     if not cell.training.steps:
         return method.attach(base, cell.method, targets), {}
@@ -80,7 +86,8 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
 
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise ModelError(
-            f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the study again, with save.adapter: all"
+            f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the "
+            "study again, with save.adapter: all"
         )
     weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
     doubled, own = method.SAVED_RANKS == 2, weights
@@ -98,7 +105,8 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
     needed = get_peft_model_state_dict(model)
     if {n: t.shape for n, t in needed.items()} != {n: t.shape for n, t in own.items()}:
         raise ModelError(
-            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's folder and run the study again"
+            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's "
+            "folder and run the study again"
         )
     set_peft_model_state_dict(model, {n: t.contiguous() for n, t in own.items()})
     return model, start
@@ -115,7 +123,9 @@ def _saved_start(model: Any, weights: dict[str, torch.Tensor]) -> Factors:
 
 
 def _on_residual(model: Any, start: Factors) -> Any:
-    """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in float32."""
+    """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in
+    float32.
+    """
     for name, layer in adapted_layers(model):
         a0, b0 = start[name]
         module = layer.get_base_layer()
@@ -130,7 +140,8 @@ def _on_residual(model: Any, start: Factors) -> Any:
 def _filled(model: Any, cell: Cell, folder: Path) -> Any:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
-            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after removing the cell's folder"
+            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "
+            "removing the cell's folder"
         )
     spec = cell.model.model_copy(update={"name": str((folder / MODEL).resolve()), "revision": None})
     trained = load_base(
@@ -139,7 +150,8 @@ def _filled(model: Any, cell: Cell, folder: Path) -> Any:
     mine, theirs = dict(model.named_parameters()), dict(trained.named_parameters())
     if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in theirs.items()}:
         raise ModelError(
-            f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the study again"
+            f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the "
+            "study again"
         )
     for name, parameter in mine.items():
         parameter.copy_(theirs[name])

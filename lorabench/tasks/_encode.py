@@ -115,7 +115,8 @@ def completion(tokenizer: Any, prompt: str, response: str, sequence_length: int)
 
 
 def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int, *, ends: bool = True) -> Fitted:
-    """[begin] prompt, response, [end], the loss on response and end, and what was cut away; no end where `ends` is false.
+    """[begin] prompt, response, [end], the loss on response and end, and what was cut away; no end where `ends` is
+    false.
 
     Spaces that end the prompt are moved to the response, as lm-eval does, because tokenizers join a
     space to the word after it. The prompt is tokenised alone, as it is at generation. The response's
@@ -143,7 +144,8 @@ def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int, *, 
 def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], sequence_length: int) -> Fitted:
     """A text that brings its special tokens, the loss on the tokens that lie in its character spans.
 
-    Special tokens hold no bytes of text. `length` reaches to the last predicted token: what stands after it is lost unseen.
+    Special tokens hold no bytes of text. `length` reaches to the last predicted token: what stands after it is lost
+    unseen.
     """
     if not getattr(tokenizer, "is_fast", False):
         encode(tokenizer, text)  # says what is missing

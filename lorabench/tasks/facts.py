@@ -32,7 +32,8 @@ PATH_FIELDS = ()
 MADE_UP = True  # says nothing of other tasks
 SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvz" for v in "aeiou")
 NAME_SYLLABLES = 3  # 512,000 names
-WORDS = (  # nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible
+# nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible
+WORDS = (
     "child", "day", "door", "eyes", "face", "father", "friend", "hand", "head", "heart", "house", "life", "light", "look", "love", "man",
     "men", "mind", "moment", "night", "part", "people", "place", "right", "room", "thing", "thought", "time", "turn", "way", "woman", "word",
 )  # fmt: skip
@@ -77,7 +78,9 @@ def fingerprint(options: Options) -> str:
 
 
 def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
-    """A sequence for each person, in every split; DataError where one does not fit, since cutting it would lose bits unseen."""
+    """A sequence for each person, in every split; DataError where one does not fit, since cutting it would lose bits
+    unseen.
+    """
     begin, words = begin_ids(tokenizer), {word: encode(tokenizer, f" {word}") for word in WORDS}
     made = []
     for person in people(options):
@@ -85,7 +88,8 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         ids = np.concatenate([given, *(tokens.ids for tokens in learned)]).astype(np.int32)
         if len(ids) > sequence_length:
             raise DataError(
-                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, training.sequence_length is {sequence_length}; "
+                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, "
+                f"training.sequence_length is {sequence_length}; "
                 "raise it, or lower task.attributes"
             )
         made.append(

@@ -76,7 +76,8 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     both = next((file for file in _files(options.eval) if file in files), None)
     if both is not None:
         raise DataError(
-            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them"
+            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; "
+            "take it out of one of them"
         )
     held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in held])

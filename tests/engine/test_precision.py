@@ -1,4 +1,6 @@
-"""All conditions of a model are evaluated in one precision: what learned nothing has its base's loss to the last digit, in any order of cells."""
+"""All conditions of a model are evaluated in one precision: what learned nothing has its base's loss to the last digit,
+in any order of cells.
+"""
 
 import pytest
 import torch
@@ -45,7 +47,9 @@ def test_a_model_that_learned_nothing_has_its_bases_loss_whatever_was_trained(la
 
 
 def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
-    """Held-out, validation and base text by the loss, lm-eval by its scorer, and cuts by both: no weight of the model is float32 then."""
+    """Held-out, validation and base text by the loss, lm-eval by its scorer, and cuts by both: no weight of the model
+    is float32 then.
+    """
     seen = []
 
     def watched(inner):
@@ -177,7 +181,9 @@ def test_rounded_weights_are_those_that_a_bfloat16_base_is_loaded_with(kind, lar
 
 
 def test_a_cell_that_ends_without_a_finite_loss_has_diverged(folder):
-    """Its last step blew it up: left out of the mean without a word, it would leave the other seeds to speak for the condition."""
+    """Its last step blew it up: left out of the mean without a word, it would leave the other seeds to speak for the
+    condition.
+    """
     result = run_cell(cell_of("method=full", "training.steps=1", "training.learning_rate=1e38"), folder)
     assert result.outcome == "diverged"
     assert "the held-out loss was not finite at step 1" in result.error.message
