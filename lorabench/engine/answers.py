@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from lorabench.engine.extraction import extracted
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 Seen = tuple[list[Reading], dict[str, Items]]
 Progress = Callable[[int, int], None]
 """called with the answers that are generated, and all"""
@@ -38,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 def task_readings(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
     spec: EvaluationSpec,
     where: torch.device,
@@ -119,7 +123,7 @@ class Generated(NamedTuple):
 @torch.no_grad()
 def generate(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Example],
     max_new_tokens: int,
     batch_size: int,
@@ -161,7 +165,7 @@ def generate(
     return [found[i] for i in range(len(rows))]
 
 
-def end_tokens(model: Any, tokenizer: Any, rows: Sequence[Example]) -> list[int]:
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:
     """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own
     answers end, as a chat's turns do.
     """

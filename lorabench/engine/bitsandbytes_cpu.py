@@ -23,12 +23,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def keep_4bit_right(model: Any) -> None:
+
+def keep_4bit_right(model: PreTrainedModel) -> None:
     """Switches repacking off in a model's 4-bit layers, and mends their dequantisation in this process."""
     import bitsandbytes
 
@@ -38,7 +41,7 @@ def keep_4bit_right(model: Any) -> None:
     _mend_dequantization()
 
 
-def keep_int8_constants(model: Any) -> None:
+def keep_int8_constants(model: PreTrainedModel) -> None:
     """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
 
     PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then

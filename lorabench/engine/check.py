@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,6 +35,9 @@ from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, 
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
@@ -91,7 +94,7 @@ def _look_at(spec: ModelSpec) -> None:
 
 
 def _attach_fault(
-    cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]
+    cell: Cell, model: PreTrainedModel, targets: tuple[str, ...], known: dict[str, str | None]
 ) -> tuple[str, str] | None:
     """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be
     trained, tried on a small copy with weights.
@@ -115,7 +118,7 @@ def _attach_fault(
     return ("method", fault) if fault else None
 
 
-def _quantised_fault(cell: Cell, model: Any, known: dict[str, str | None]) -> tuple[str, str] | None:
+def _quantised_fault(cell: Cell, model: PreTrainedModel, known: dict[str, str | None]) -> tuple[str, str] | None:
     """Whether the model runs with quantised layers, tried on a small copy on the CPU; once for a model and form."""
     if cell.quantization.name == "none":
         return None
@@ -228,7 +231,7 @@ def unquantizable(quantization: str, kind: str) -> str:
     )
 
 
-def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, str] | None:
+def _rank_fault(cell: Cell, model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, str] | None:
     rank, shapes = cell.method.rank or 0, linear_modules(model)
     smallest = min(targets, key=lambda n: min(shapes[n]))
     n_in, n_out = shapes[smallest]
@@ -241,7 +244,7 @@ def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, 
     )
 
 
-def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
+def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None:
     planted = getattr(plugins.load("tasks", cell.task.name), "planted", lambda options: None)(cell.task)
     if planted is None:
         return None

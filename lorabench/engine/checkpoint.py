@@ -31,7 +31,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ import torch
 from lorabench.engine.events import Event
 from lorabench.engine.measure import PhaseMeter
 from lorabench.record.store import CHECKPOINT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FORMAT = 1
 AUTO_SECONDS = 300.0  # between two checkpoints, and ...
@@ -108,7 +112,7 @@ class Checkpoints:
         """Of a training that nothing is written of."""
         return cls(Path(os.devnull), "", "never", 0, where, lambda event: None)
 
-    def resume(self, model: Any, optimizer: Any) -> Progress:
+    def resume(self, model: PreTrainedModel, optimizer: Any) -> Progress:
         """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where
         there is none to go on from.
         """
@@ -133,7 +137,7 @@ class Checkpoints:
         self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
-    def after(self, progress: Progress, model: Any, optimizer: Any) -> None:
+    def after(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
         """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the
         evaluation costs no training.
         """
@@ -172,7 +176,7 @@ class Checkpoints:
             )
         return step % self._every == 0 or (last and self._every < step)
 
-    def _write(self, progress: Progress, model: Any, optimizer: Any) -> None:
+    def _write(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
@@ -190,7 +194,7 @@ class Checkpoints:
         name = torch.cuda.get_device_name(self._where) if self._where.type == "cuda" else "cpu"
         return {"format": FORMAT, "cell": self._cell, "steps": self._steps, "device": name}
 
-    def _foreign(self, stored: Any, model: Any) -> str:
+    def _foreign(self, stored: Any, model: PreTrainedModel) -> str:
         """Why a checkpoint is not this training's; empty where it is."""
         head = self._head()
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -212,13 +216,13 @@ class Checkpoints:
         self._report(Event(self._cell, "train", warning=warning, note=note))
 
 
-def _changing(model: Any) -> dict[str, torch.Tensor]:
+def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What training changes in a model, by name: trainable parameters, and buffers of numbers with a fraction."""
     found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
-def _state(progress: Progress, model: Any, optimizer: Any, where: torch.device) -> dict[str, Any]:
+def _state(progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
     return {
         "curve": [astuple(s) for s in progress.curve],
@@ -237,7 +241,9 @@ def _state(progress: Progress, model: Any, optimizer: Any, where: torch.device) 
 
 
 @torch.no_grad()
-def _restore(stored: dict[str, Any], progress: Progress, model: Any, optimizer: Any, where: torch.device) -> None:
+def _restore(
+    stored: dict[str, Any], progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device
+) -> None:
     _restore_optimizer(optimizer, stored["optimizer"])
     for name, tensor in _changing(model).items():
         tensor.copy_(stored["tensors"][name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from lorabench import plugins
 from lorabench.config.study import Cell, Condition
 from lorabench.errors import LorabenchError
 from lorabench.record.data import DataFacts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _LAST: dict[Any, TaskData] = {}
 
@@ -123,7 +127,7 @@ def steps_of(condition: Condition) -> int | None:
     return training.over(len(made.train)).steps
 
 
-def task_data(cell: Cell, tokenizer: Any) -> TaskData:
+def task_data(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
     key = (
         cell.fingerprints,

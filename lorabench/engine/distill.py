@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,10 @@ from lorabench.engine.train import IGNORED, Batch
 from lorabench.errors import ModelError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _LAST: dict[Any, tuple[TaskData, Teacher]] = {}
 
@@ -67,7 +71,9 @@ class Teacher:
         ], {"divergence": items}
 
 
-def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher | None]:
+def distilled(
+    cell: Cell, data: TaskData, tokenizer: PreTrainedTokenizerBase, where: torch.device
+) -> tuple[TaskData, Teacher | None]:
     """The task's places filled with text of the unquantised base, and its teacher; any other task as it is.
 
     The last teacher is kept, since cells in a row mostly share it, until a cell of another task.
@@ -126,7 +132,9 @@ def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> 
     return u @ v.T / math.sqrt(rank)
 
 
-def _filled(data: TaskData, base: Any, tokenizer: Any, length: int, seed: int, where: torch.device) -> TaskData:
+def _filled(
+    data: TaskData, base: Any, tokenizer: PreTrainedTokenizerBase, length: int, seed: int, where: torch.device
+) -> TaskData:
     sizes = [len(part) for part in (data.train, data.validation, data.test)]
     texts: Sequence[Example] = base_text(base, tokenizer, length, where, sum(sizes), seed)
     train, validation = sizes[0], sizes[0] + sizes[1]

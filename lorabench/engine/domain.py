@@ -8,7 +8,7 @@ numbers is equal.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +18,10 @@ from lorabench.engine.data import Example
 from lorabench.engine.evaluate import SAMPLE_TOKENS, Losses, base_text, file_text, losses
 from lorabench.engine.model import resolve_compute_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]
@@ -46,7 +50,7 @@ class Ground:
 _KEPT: dict[Ground, Domain] = {}
 
 
-def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
+def ground(cell: Cell, base: PreTrainedModel, where: torch.device) -> Ground:
     """Of a cell and its loaded base."""
     attention = getattr(base.config, "_attn_implementation", None)
     computed = resolve_compute_dtype(cell) if cell.quantization.name != "none" else None
@@ -63,12 +67,14 @@ def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     )
 
 
-def is_kept(cell: Cell, base: Any, where: torch.device) -> bool:
+def is_kept(cell: Cell, base: PreTrainedModel, where: torch.device) -> bool:
     """Whether nothing is left to be sampled for a cell: its base's text is kept, or it asks for none."""
     return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in _KEPT
 
 
-def base_domain(cell: Cell, base: Any, tokenizer: Any, where: torch.device) -> Domain | None:
+def base_domain(
+    cell: Cell, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: torch.device
+) -> Domain | None:
     """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is
     asked for or nothing is trained.
     """

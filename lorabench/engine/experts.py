@@ -11,17 +11,21 @@ trains none of them.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.engine.adapt import is_adapter
 from lorabench.record.unreached import Unreached
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
 
 
-def unreached(model: Any) -> Unreached | None:
+def unreached(model: PreTrainedModel) -> Unreached | None:
     """The matrices and stacks of a bare model that no linear layer and no embedding holds; None where they are below 1
     % of it.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -28,6 +28,10 @@ from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 _FETCHED: set[Any] = set()
 """tasks whose data this process has had, with their folder and number of examples"""
@@ -57,7 +61,9 @@ class LmEvalRunner:
         own_only = not self.foreign or brings(self.foreign, spec.include_path)
         self.manager = _manager(str(folder) if used else None, spec.include_path, own_only)
 
-    def score(self, model: Any, tokenizer: Any) -> tuple[list[Reading], dict[str, Items]]:
+    def score(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[Reading], dict[str, Items]]:
         """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of
         its items.
 
@@ -276,7 +282,7 @@ def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
     return items if math.isclose(items.value, reading.value, rel_tol=1e-9, abs_tol=1e-12) else None
 
 
-def _positions(model: Any) -> int | None:
+def _positions(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 

@@ -13,11 +13,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Clock:
@@ -100,7 +103,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-def held_tensors(model: Any) -> list[torch.Tensor]:
+def held_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
     from lorabench.engine.quantised_weights import quantization_tensors
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,9 @@ from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
 from lorabench.engine.vocabulary import refuse_missing
 from lorabench.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def device() -> torch.device:
@@ -196,7 +199,7 @@ def _fetched(model: ModelSpec) -> Path:
     return folder
 
 
-def _check_finite(model: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -> None:
     held = {
         name: quantization_state(p) or [p] for name, p in model.named_parameters()
     }  # codes may be packed into a float dtype

@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,10 @@ from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 from lorabench.spectra.decompose import leading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 Ahead = dict[str, tuple[float, float]]
 IMPORT_SECONDS = 6.0  # of lm-eval, once a process
 ONE_BY_ONE = 3.0  # how much longer a position takes that is sampled than one that is read with others
@@ -43,7 +47,7 @@ MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decomposition
 BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
 
 
-def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
+def outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
     """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval
     task of unknown size).
 
@@ -57,7 +61,7 @@ def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known
         return {}
 
 
-def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
+def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
     spec, training = cell.evaluation, cell.training
     if not training.steps:
         return {}
@@ -128,7 +132,7 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
     return rows + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
 
 
-def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
+def decompose_seconds(cell: Cell, model: PreTrainedModel, base_is_known: bool) -> float:
     """Of all modules of a model, at the speed of this machine."""
     gram, eigen = speed(next(model.parameters()).device)
     whole = not hasattr(model, "peft_config")

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,6 +32,10 @@ from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.study import Condition
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config, resolve_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 
@@ -42,7 +46,7 @@ def resolve_eval_dtype(condition: Condition) -> torch.dtype:
 
 
 @contextmanager
-def evaluated(model: Any, condition: Condition) -> Iterator[tuple[torch.Tensor, ...]]:
+def evaluated(model: PreTrainedModel, condition: Condition) -> Iterator[tuple[torch.Tensor, ...]]:
     """A model in the precision of evaluation, then as it was; yields the wider tensors that are held meanwhile, mostly
     none.
     """

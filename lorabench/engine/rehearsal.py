@@ -9,7 +9,7 @@ or lengths (a kernel without a derivative, axial positions of one length) so end
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,13 +21,17 @@ from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
 COPY_BELOW = 150_000_000  # parameters of a copy: more would take seconds to draw
 STEP_BELOW = 30_000_000  # a step of more, too
 _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
-def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
+def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> Any | None:
     """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few
     layers have more parameters, or it cannot be built.
     """
@@ -141,7 +145,7 @@ def _shorten(config: Any) -> None:
         config.layer_types = list(kinds)[:layers]
 
 
-def _has(model: Any, name: str) -> bool:
+def _has(model: PreTrainedModel, name: str) -> bool:
     try:
         model.get_submodule(name)
     except AttributeError:

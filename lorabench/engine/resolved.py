@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,10 +14,13 @@ from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
 from lorabench.record.unreached import Unreached
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def resolved(
     cell: Cell,
-    model: Any,
+    model: PreTrainedModel,
     targets: tuple[str, ...],
     data: TaskData,
     autocast: torch.dtype | None,

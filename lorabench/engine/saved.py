@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,11 +27,15 @@ from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factor
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 START = "start"
 """folder with the first values of adapters that began from the base"""
 
 
-def save_adapter(model: Any, folder: Path) -> int:
+def save_adapter(model: PreTrainedModel, folder: Path) -> int:
     """Writes what a method adds to the base; bytes on disk (of full fine-tuning those that its weights would take).
 
     `folder/start` holds the first values of adapters that began from the base (pissa), and is removed.
@@ -50,7 +54,7 @@ def save_adapter(model: Any, folder: Path) -> int:
     return (target / "adapter_model.safetensors").stat().st_size
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another
     name first, then renamed.
     """
@@ -73,7 +77,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 @torch.no_grad()
-def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
+def restored(cell: Cell, base: PreTrainedModel, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
     """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were
     not saved or are another cell's.
     """
@@ -112,7 +116,7 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
     return model, start
 
 
-def _saved_start(model: Any, weights: dict[str, torch.Tensor]) -> Factors:
+def _saved_start(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> Factors:
     """A0 and B0 of every adapted module, from the second halves of what PEFT's conversion wrote."""
     saved: Factors = {}
     for name, _ in adapted_layers(model):
@@ -122,7 +126,7 @@ def _saved_start(model: Any, weights: dict[str, torch.Tensor]) -> Factors:
     return saved
 
 
-def _on_residual(model: Any, start: Factors) -> Any:
+def _on_residual(model: PreTrainedModel, start: Factors) -> Any:
     """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in
     float32.
     """
@@ -137,7 +141,7 @@ def _on_residual(model: Any, start: Factors) -> Any:
     return model
 
 
-def _filled(model: Any, cell: Cell, folder: Path) -> Any:
+def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> Any:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
             "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -26,6 +26,10 @@ from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import Stored
 from lorabench.engine.tensors import some
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 CONSTANTS = re.compile(
     r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$"
@@ -106,7 +110,9 @@ def unquantised(config: Any) -> Any:
     return config
 
 
-def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
+def refuse_other_modules(
+    model: PreTrainedModel, quantised: set[str], folder: Path, stored: CheckpointQuantization
+) -> None:
     """ModelError where other modules are stored quantised than transformers would make by config.json
     (llm_int8_skip_modules).
     """

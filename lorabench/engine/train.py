@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from lorabench.config.settings import TrainingSpec
 from lorabench.engine.checkpoint import Checkpoints, Progress, Step
 from lorabench.engine.data import Example
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 IGNORED = -100
 
@@ -64,7 +68,7 @@ def collate(examples: Sequence[Example], padding: int, where: torch.device) -> B
     return Batch(torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where), tokens)
 
 
-def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
+def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
     """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length)
     table.
 
@@ -82,7 +86,7 @@ Loss = Callable[..., torch.Tensor]
 
 
 def train(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Example],
     spec: TrainingSpec,
     *,
@@ -131,7 +135,7 @@ def train(
 
 
 def take_step(
-    model: Any,
+    model: PreTrainedModel,
     micro: Sequence[Batch],
     parameters: list[Any],
     optimizer: Any,
@@ -156,7 +160,9 @@ def take_step(
     return loss_now, norm_now
 
 
-def peak_of_two_steps(model: Any, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None) -> int:
+def peak_of_two_steps(
+    model: PreTrainedModel, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None
+) -> int:
     """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state;
     changes weights.
     """

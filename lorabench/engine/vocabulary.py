@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
@@ -40,7 +44,7 @@ def broken_json(folder: Path) -> str | None:
     return None
 
 
-def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
+def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> None:
     """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no
     offsets.
     """
@@ -67,7 +71,7 @@ def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
         )
 
 
-def _media(tokenizer: Any) -> set[str]:
+def _media(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Placeholders of images and sounds, special tokens by a name of their own (image_token): Gemma 3 of text alone has
     one beyond its embedding, which no text gives.
     """

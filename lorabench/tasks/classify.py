@@ -13,7 +13,7 @@ A row without the column of the default prompt is read by the first of text, rev
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -25,6 +25,10 @@ from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 __all__ = ["CHOICE_SETS", "PATH_FIELDS", "Options", "fingerprint", "load"]
 
@@ -84,7 +88,7 @@ def fingerprint(options: Options) -> str:
     return f"{_rows.fingerprint(options)}, the label alone"
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Examples of the three splits; each of the test brings all labels after its prompt."""
     read = _Reader(options)
     splits = read_splits(options, read.pair)
@@ -167,7 +171,7 @@ def _is_word(label: str) -> bool:
     return any(letter.isalpha() for letter in label)
 
 
-def _chat_label(pair: Pair, text: str, tokenizer: Any, sequence_length: int) -> Fitted:
+def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> Fitted:
     """The label as the assistant's answer, the loss on its text alone: neither on what the template puts before it, nor
     on the token that ends the turn.
     """

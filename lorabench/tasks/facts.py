@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,10 @@ from lorabench.config.settings import Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
 from lorabench.tasks._encode import begin_ids, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 PATH_FIELDS = ()
 MADE_UP = True  # says nothing of other tasks
@@ -77,7 +81,7 @@ def fingerprint(options: Options) -> str:
     return total.hexdigest()
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """A sequence for each person, in every split; DataError where one does not fit, since cutting it would lose bits
     unseen.
     """

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,10 @@ from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
@@ -141,7 +145,7 @@ def fingerprint(options: Options) -> str:
     return _rows.fingerprint(options)
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Examples of the three splits, one a row."""
     layouts: dict[str, None] = {}
 
@@ -193,7 +197,7 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     return TaskData(train, validation, test, "padded", generation=generation, facts=facts)
 
 
-def _without_special(tokenizer: Any, text: str) -> str:
+def _without_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
 
 
