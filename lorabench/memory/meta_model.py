@@ -20,7 +20,8 @@ from lorabench.config.checkpoint import declared_quantization, local_folder, ref
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
-from lorabench.engine.model import load_config, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.train_config import Setting
 

@@ -18,7 +18,7 @@ from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import quiet
+from lorabench.engine.library_messages import quiet
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.meta_model import build, configuration, explained
 from lorabench.memory.step_profile import resolve_dtype

@@ -14,7 +14,7 @@ import torch
 
 from lorabench.config.published_tables import Paper, PaperRow, Reproduced
 from lorabench.config.settings import ModelSpec
-from lorabench.engine.model import quantization_tensors
+from lorabench.engine.quantised_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
 from lorabench.memory.meta_model import build, configuration, quantised, with_layers

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.model import logical_numel, quantization_tensors, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
 from lorabench.engine.train import Batch, token_loss
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
