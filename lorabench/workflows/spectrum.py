@@ -242,17 +242,16 @@ def truncate(
     LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds something.
     """
     from lorabench.report.adapter_summary import trained_notes
-    from lorabench.spectra.adapter_files import is_adapter
-    from lorabench.spectra.source import open_learned
+    from lorabench.spectra.source import open_learned, resolve
     from lorabench.spectra.trained import trained
     from lorabench.spectra.truncate import truncate as write_truncated
 
-    place = Path(source).expanduser()
-    if place.is_dir() and not is_adapter(place) and (place / "config.json").is_file():
+    at = resolve(source, find)
+    if at.kind == "checkpoint":
         raise LorabenchError(
             f"{source} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format"
         )
-    learned = open_learned(source, None, alpha, find)
+    learned = open_learned(at, alpha=alpha)
     if learned.adapter is None:
         raise LorabenchError(
             f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format"
