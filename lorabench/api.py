@@ -81,9 +81,12 @@ def spectrum(
     """
     from lorabench.workflows import spectrum
 
-    named = [None if n is None else str(n) for n in (base, compare)]
     return spectrum.spectrum(
-        str(source), named[0], named[1], alpha, spectrum.cell_finder(None if directory is None else str(directory))
+        str(source),
+        base=None if base is None else str(base),
+        compare=None if compare is None else str(compare),
+        alpha=alpha,
+        find=spectrum.cell_finder(None if directory is None else str(directory)),
     )
 
 

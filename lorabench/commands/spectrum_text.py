@@ -1,14 +1,15 @@
-"""What the commands spectrum and quantization-error print: text, JSON or a page."""
+"""What the commands spectrum, truncate and quantization-error print: text, JSON or a page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorabench.errors import LorabenchError
-from lorabench.formatting import aligned, one_line, plural
+from lorabench.formatting import aligned, count, one_line, plural
 
 if TYPE_CHECKING:
     from lorabench.analysis.spectra_summary import Group
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from lorabench.report.blocks import Section
     from lorabench.report.quantization_page import ModuleError
     from lorabench.spectra.quantization_error import QuantizationError
+    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
+
+Item = TypeVar("Item")
 
 
 def spectrum_text(found: Examined) -> str:
@@ -126,34 +130,43 @@ def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> P
     return target
 
 
-def errors_text(errors: Sequence[QuantizationError], note: str | None = None) -> str:
+def truncation_text(written: Truncation) -> str:
+    """What is left of an adapter that was cut, notes below."""
+    ranks = sorted(r for r in written.ranks.values() if r)
+    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+    lost = len(written.ranks) - len(ranks)
+    without = f", {plural(lost, 'module')} of {len(written.ranks)} left out" if lost else ""
+    size = f"{count(written.parameters)} of {count(written.parameters_before)} parameters"
+    notes = [*written.notes]
+    if written.parameters >= written.parameters_before:
+        notes.append("nothing was cut, the adapter has no higher rank")
+    if written.left_out:
+        more = " ..." if len(written.left_out) > 3 else ""
+        notes.append(
+            "left out, since without adapter_config.json nobody knows what they mean: "
+            f"{', '.join(written.left_out[:3])}{more}"
+        )
+    kept = f"{100 * written.kept_energy:.2f} % of the energy"
+    return "\n".join([f"{written.folder}: {span}{without}, {size}, {kept}", *(f"note: {one_line(n)}" for n in notes)])
+
+
+def errors_text(result: QuantizationErrors) -> str:
     """Means by form and module type, the worst module of each form, and what the columns mean."""
     from lorabench.report.column_legend import legend
     from lorabench.report.quantization_page import group_rows
 
-    heads, rows = group_rows(_module_errors(errors))
-    meanings = [f"  {line}" for line in legend(heads)]
-    return "\n".join(
-        [
-            *_columns([heads, *rows]),
-            "",
-            "columns (nothing was trained):",
-            *meanings,
-            *([f"note: {one_line(note)}"] if note else []),
-        ]
-    )
+    heads, rows = group_rows(_module_errors(result.errors))
+    lines = [*_columns([heads, *rows]), "", "columns (nothing was trained):", *(f"  {line}" for line in legend(heads))]
+    return "\n".join([*lines, *([f"note: {one_line(result.note)}"] if result.note else [])])
 
 
-def write_errors_page(
-    model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None
-) -> Path:
+def write_errors_page(result: QuantizationErrors, path: str) -> Path:
     """Writes the page of quantization-error; LorabenchError where it cannot."""
     from lorabench.report.quantization_page import quantization_sections
 
-    told = f"{plural(len({e.module for e in errors}), 'linear module')} of {model}."
-    return _write(
-        path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note)
-    )
+    subtitle = f"{plural(len({e.module for e in result.errors}), 'linear module')} of {result.model}."
+    sections = quantization_sections(_module_errors(result.errors), result.adapter, result.note)
+    return _write(path, f"{result.model}: error of quantisation", subtitle, sections)
 
 
 def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:
@@ -168,26 +181,20 @@ def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ..
     )
 
 
-def errors_json(model: str, errors: Sequence[QuantizationError], note: str | None = None) -> str:
+def errors_json(result: QuantizationErrors) -> str:
     """A row per module and form."""
-    from dataclasses import asdict
+    return json.dumps(result.to_dict(), indent=1, allow_nan=False)
 
-    rows = []
-    for e in errors:
-        row: dict[str, Any] = {
-            "module": e.module,
-            "quantization": e.form.removesuffix(" dq"),
-            "double_quant": e.form.endswith(" dq"),
-            "relative_error": e.relative_error,
-            "maximum_error": e.maximum_error,
-            "signal_to_noise_db": e.signal_to_noise,
-            "stable_rank": e.spectrum.stable_rank,
-            "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank,
-            "singular_values": e.spectrum.singular_values.tolist(),
-            "repair": asdict(e.repair) if e.repair else None,
-        }
-        rows.append({k: v for k, v in row.items() if v is not None})
-    return json.dumps({"model": model, **({"note": note} if note else {}), "modules": rows}, indent=1, allow_nan=False)
+
+def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """Items as they come, counted on the terminal where there is one."""
+    live = sys.stderr.isatty()
+    for n, item in enumerate(items, 1):
+        if live:
+            print(f"\r{what} {n}", end="", file=sys.stderr, flush=True)
+        yield item
+    if live:
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -35,20 +35,21 @@ def spectrum(options: argparse.Namespace) -> int:
     from lorabench.commands import spectrum_text as shown
     from lorabench.workflows import spectrum as workflow
 
-    found = workflow.spectrum(
+    result = workflow.spectrum(
         options.source,
-        options.base,
-        options.compare,
-        options.alpha,
-        workflow.cell_finder(options.directory, note),
-        options.intruders,
+        base=options.base,
+        compare=options.compare,
+        alpha=options.alpha,
+        all_intruders=options.intruders,
+        find=workflow.cell_finder(options.directory, note),
+        progress=shown.counted,
     )
     if options.html:
-        path = shown.write_page(found, options.html)
+        path = shown.write_page(result, options.html)
         if not options.json:
             print(path)
             return 0
-    print(shown.spectrum_json(found) if options.json else shown.spectrum_text(found))
+    print(shown.spectrum_json(result) if options.json else shown.spectrum_text(result))
     return 0
 
 
@@ -68,19 +69,19 @@ def add_truncate_options(c: argparse.ArgumentParser) -> None:
 
 def truncate(options: argparse.Namespace) -> int:
     """Writes an adapter cut to a lower rank."""
+    from lorabench.commands import spectrum_text as shown
     from lorabench.workflows import spectrum as workflow
 
-    print(
-        workflow.truncate(
-            options.source,
-            options.output,
-            options.rank,
-            options.energy,
-            options.per_module,
-            options.alpha,
-            workflow.cell_finder(options.directory, note),
-        )
+    written = workflow.truncate(
+        options.source,
+        options.output,
+        rank=options.rank,
+        energy=options.energy,
+        per_module=options.per_module,
+        alpha=options.alpha,
+        find=workflow.cell_finder(options.directory, note),
     )
+    print(shown.truncation_text(written))
     return 0
 
 
@@ -108,16 +109,19 @@ def quantization_error(options: argparse.Namespace) -> int:
     from lorabench.commands import spectrum_text as shown
     from lorabench.workflows import spectrum as workflow
 
-    errors = workflow.quantization_errors(
-        options.model, options.quantization, options.adapter, workflow.cell_finder(options.directory, note)
+    result = workflow.quantization_error(
+        options.model,
+        options.quantization,
+        adapter=options.adapter,
+        find=workflow.cell_finder(options.directory, note),
+        progress=shown.counted,
     )
-    stored = workflow.stored_note(options.model)
     if options.html:
-        path = shown.write_errors_page(options.model, errors, options.html, options.adapter, stored)
+        path = shown.write_errors_page(result, options.html)
         if not options.json:
             print(path)
             return 0
-    print(shown.errors_json(options.model, errors, stored) if options.json else shown.errors_text(errors, stored))
+    print(shown.errors_json(result) if options.json else shown.errors_text(result))
     return 0
 
 
