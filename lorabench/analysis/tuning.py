@@ -108,11 +108,6 @@ def chosen_of(store: Store) -> dict[str, bool]:
     return chosen(replicates(store.plan()), {r.cell.id: r for r in store.results()})
 
 
-def cells(store: Store) -> pd.DataFrame:
-    """record.wide of a store's results with the choice of each rate: cells.csv."""
-    return wide(store.results(), chosen_of(store))
-
-
 def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple[Replicates, ...]:
     """The conditions with the cells at their chosen rates; one without a choice keeps all of its cells."""
     rates = {t.condition: t.chosen for t in found if t.chosen is not None}

@@ -21,6 +21,7 @@ from lorabench.commands.parser import make_parser, modules, settings_of
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
+    from lorabench.api import RunAnalysis
     from lorabench.runner.plan import Plan
 
 
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import run as run_study
 
+        outcome = api.RunAnalysis()
         plan = run_study(
             study,
             options.out,
@@ -75,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
             progress=open_progress(),
             source=source,
             skip_infeasible=options.skip_infeasible,
-            frame=api.cells_frame,
+            frame=outcome.cells,
         )
-    return _finish(plan)
+    return _finish(plan, outcome)
 
 
 def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) -> int:
@@ -92,17 +94,19 @@ def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) ->
     return 0
 
 
-def _finish(plan: Plan) -> int:
+def _finish(plan: Plan, outcome: RunAnalysis) -> int:
     """Table, report and what did not finish; a fault of the report loses nothing of the run."""
     from lorabench import api
     from lorabench.commands import results
-    from lorabench.report.tables import study_table
+    from lorabench.report.tables import table_of
+    from lorabench.report.view import view_of
 
     code = 0
     try:
+        analysis = outcome.of(plan.store)
         print()
-        print(drawn(study_table(plan.store)))
-        paths = api.write_outputs(plan.store)
+        print(drawn(table_of(view_of(analysis))))
+        paths = api.write_outputs(plan.store, analysis)
         print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
     except BrokenPipeError:
         raise
@@ -110,7 +114,7 @@ def _finish(plan: Plan) -> int:
         reason, folder = " ".join(str(e).split()) or "no message", plan.store.folder
         told = f"the report could not be written ({type(e).__name__}: {reason})"
         code = say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
-    rows = results.unfinished(plan)
+    rows = results.unfinished(plan, outcome.of(plan.store).results)
     if rows:
         print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
     if not all(expected for expected, _ in rows):
@@ -130,15 +134,16 @@ def evaluate(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import evaluate as repeat
 
+        outcome = api.RunAnalysis()
         plan = repeat(
             store,
             (*options.cells, *options.cell),
             again=options.again,
             pool=pool,
             progress=open_progress(),
-            frame=api.cells_frame,
+            frame=outcome.cells,
         )
-    return _finish(plan)
+    return _finish(plan, outcome)
 
 
 def status(options: argparse.Namespace) -> int:

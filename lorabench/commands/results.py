@@ -124,9 +124,9 @@ def _left_behind(store: Store) -> list[str]:
     return told
 
 
-def _standing(store: Store, cell_id: str) -> tuple[str, str]:
+def _standing(store: Store, cell_id: str, known: CellResult | None = None) -> tuple[str, str]:
     try:
-        result = store.get(cell_id)
+        result = known or store.get(cell_id)
     except StoreError as e:
         return "unreadable", f": {e}"
     if store.is_claimed(cell_id):
@@ -157,11 +157,11 @@ def _reason(result: CellResult) -> str:
     return f"{kind}{error.message}{step}"
 
 
-def unfinished(plan: Plan) -> list[tuple[bool, str]]:
+def unfinished(plan: Plan, known: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
     """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was asked for, or diverged at a rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
-        word, reason = _standing(plan.store, cell.id)
+        word, reason = _standing(plan.store, cell.id, known.get(cell.id))
         if word != "finished":
             rows.append(
                 (
