@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -28,9 +28,6 @@ from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
-
-if TYPE_CHECKING:
-    from lorabench.analysis.findings.base import Finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +115,6 @@ class StudyAnalysis:
     def verdicts(self) -> Verdicts:
         """What may be said of any two conditions."""
         return Verdicts(self.pairing, self.study.comparison, self.comparisons)
-
-    @cached_property
-    def findings(self) -> tuple[Finding, ...]:
-        """What weakens the numbers, the gravest first."""
-        from lorabench.analysis.findings.registry import check  # the rules read a StudyAnalysis
-
-        return check(self)
 
     # looked up once for each field of each table: a search would be quadratic in the conditions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.findings.base import Finding
+from lorabench.analysis.findings.registry import check
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.study import StudyAnalysis, analyse
 from lorabench.analysis.tuning import Tuning
@@ -86,9 +88,10 @@ class View:
     def tunings(self) -> tuple[Tuning, ...]:
         return self.analysis.tunings
 
-    @property
+    @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        return self.analysis.findings
+        """What weakens the numbers; looked for when it is asked for, since a table does not show it."""
+        return check(self.analysis)
 
     @property
     def verdicts(self) -> Verdicts:
