@@ -13,6 +13,7 @@ from lorabench.analysis import study as study_module
 from lorabench.analysis.study import analyse
 from lorabench.commands.main import main
 from lorabench.record import store as store_module
+from lorabench.runner import run as run_module
 from tests import synthetic
 from tests.report.stores import filled, study_of
 
@@ -21,7 +22,7 @@ STATISTICS = ("tunings", "chosen_cells", "aggregate", "references", "compare", "
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each result is read, and each statistic computed."""
+    """How often each result is read, and each statistic computed; of a run only what follows its last cell."""
     counts: Counter[str] = Counter()
 
     def counted(module: Any, name: str, key: Any = None) -> None:
@@ -37,6 +38,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for name in STATISTICS:
         counted(study_module, name)
     counted(store_module, "read_result", lambda path, cell=None: f"read {path.parent.name}")
+
+    written = run_module.write_cells_csv
+
+    def write_cells_csv(*arguments: Any) -> Path:
+        counts.clear()  # while cells run, the runner looks at those before them to decide which weights to keep
+        return written(*arguments)
+
+    monkeypatch.setattr(run_module, "write_cells_csv", write_cells_csv)
     return counts
 
 
@@ -70,7 +79,9 @@ def test_a_run_reads_each_result_and_computes_each_statistic_once(tmp_path: Path
 
 def test_the_command_run_shows_and_writes_one_analysis(tmp_path: Path, calls: Counter[str]) -> None:
     study_of(tmp_path)
-    assert main(["run", str(tmp_path / "study-in.yaml"), "--out", str(tmp_path / "out"), "--executor", "synthetic"]) == 0
+    assert (
+        main(["run", str(tmp_path / "study-in.yaml"), "--out", str(tmp_path / "out"), "--executor", "synthetic"]) == 0
+    )
     once(calls, len(store_module.Store(tmp_path / "out").plan()))
 
 
