@@ -26,7 +26,7 @@ from typing import Any
 
 from lorabench.advice.candidates import CandidateSpec, candidate_specs
 from lorabench.advice.evidence import ComparisonGroup, Here, key_of, nearest
-from lorabench.advice.from_study import Source, heard
+from lorabench.advice.from_study import heard
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import order
 from lorabench.advice.selection import Option, contests, options
@@ -65,9 +65,7 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
     found: list[ComparisonGroup] = []
     for folder, v in others.items():
-        found += heard(
-            Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here
-        )
+        found += heard(v.analysis, here, folder)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     given = candidate_specs(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lorabench.commands.output import drawn, say
 
 if TYPE_CHECKING:
+    from lorabench.api import RunAnalysis
     from lorabench.runner.plan import Plan
 
 
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import run as run_study
 
+        outcome = api.RunAnalysis()
         plan = run_study(
             study,
             options.out,
@@ -60,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
             progress=open_progress(),
             source=source,
             skip_infeasible=options.skip_infeasible,
-            frame=api.cells_frame,
+            frame=outcome.cells,
         )
-    return _finish(plan)
+    return _finish(plan, outcome)
 
 
 def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) -> int:
@@ -77,17 +79,19 @@ def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) ->
     return 0
 
 
-def _finish(plan: Plan) -> int:
+def _finish(plan: Plan, outcome: RunAnalysis) -> int:
     """Table, report and what did not finish; a fault of the report loses nothing of the run."""
     from lorabench import api
     from lorabench.commands import status_text
-    from lorabench.report.tables import study_table
+    from lorabench.report.tables import table_of
+    from lorabench.report.view import view_of
 
     code = 0
     try:
+        analysis = outcome.of(plan.store)
         print()
-        print(drawn(study_table(plan.store)))
-        paths = api.write_outputs(plan.store)
+        print(drawn(table_of(view_of(analysis))))
+        paths = api.write_outputs(plan.store, analysis)
         print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
     except BrokenPipeError:
         raise
@@ -95,7 +99,7 @@ def _finish(plan: Plan) -> int:
         reason, folder = " ".join(str(e).split()) or "no message", plan.store.folder
         told = f"the report could not be written ({type(e).__name__}: {reason})"
         code = say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
-    rows = status_text.unfinished(plan)
+    rows = status_text.unfinished(plan, outcome.of(plan.store).results)
     if rows:
         print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
     if not all(expected for expected, _ in rows):
@@ -129,15 +133,16 @@ def evaluate(options: argparse.Namespace) -> int:
         from lorabench.runner.display import open_progress
         from lorabench.runner.run import evaluate as repeat
 
+        outcome = api.RunAnalysis()
         plan = repeat(
             store,
             (*options.cells, *options.cell),
             again=options.again,
             pool=pool,
             progress=open_progress(),
-            frame=api.cells_frame,
+            frame=outcome.cells,
         )
-    return _finish(plan)
+    return _finish(plan, outcome)
 
 
 class Terminated(KeyboardInterrupt):

@@ -113,9 +113,9 @@ def _left_behind(store: Store) -> list[str]:
     return told
 
 
-def outcome_of(store: Store, cell_id: str) -> tuple[str, str]:
+def outcome_of(store: Store, cell_id: str, known: CellResult | None = None) -> tuple[str, str]:
     try:
-        result = store.get(cell_id)
+        result = known or store.get(cell_id)
     except StoreError as e:
         return "unreadable", f": {e}"
     if store.is_claimed(cell_id):
@@ -146,11 +146,11 @@ def reason_of(result: CellResult) -> str:
     return f"{kind}{error.message}{step}"
 
 
-def unfinished(plan: Plan) -> list[tuple[bool, str]]:
+def unfinished(plan: Plan, known: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
     """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was asked for, or diverged at a rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
-        word, reason = outcome_of(plan.store, cell.id)
+        word, reason = outcome_of(plan.store, cell.id, known.get(cell.id))
         if word != "finished":
             rows.append(
                 (

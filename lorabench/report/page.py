@@ -31,9 +31,14 @@ _FOLDER = Path(__file__).parent
 
 def write_report(store: Store, path: str | Path, today: date | None = None, other: Store | None = None) -> Path:
     """Writes the report of a store, beside another one where that is given; `today` is the date it bears, with the time of day where the study is not complete."""
+    return write_page(make_view(store, other), path, today)
+
+
+def write_page(view: View, path: str | Path, today: date | None = None) -> Path:
+    """The same of a study that is analysed already."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, page(make_view(store, other), today or datetime.now(UTC)))
+    write_atomically(target, page(view, today or datetime.now(UTC)))
     return target
 
 

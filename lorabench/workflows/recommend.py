@@ -260,27 +260,15 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup,
     if not folders:
         return ()
     from lorabench.advice.from_study import (
-        Source,
-        heard,
-    )  # pandas and scipy: a second that a model without a study near it need not wait
-    from lorabench.report.view import make_view
+        heard,  # pandas and scipy: a second that a model without a study near it need not wait
+    )
+    from lorabench.analysis.study import analyse
 
     found: list[ComparisonGroup] = []
     for folder in folders:
         try:
             with opened(folder) as store:
-                view = make_view(store)
-                source = Source(
-                    folder,
-                    view.study,
-                    view.groups,
-                    view.summaries,
-                    view.verdicts,
-                    view.metric,
-                    view.of_condition,
-                    view.file,
-                )
-                found += heard(source, here)
+                found += heard(analyse(store), here, folder)
         except LorabenchError:
             if named is not None:
                 raise

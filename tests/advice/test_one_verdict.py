@@ -11,7 +11,7 @@ import pytest
 
 from lorabench.advice import text as advice_words
 from lorabench.advice.evidence import FULL, Here
-from lorabench.advice.from_study import Source, heard
+from lorabench.advice.from_study import heard
 from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
 from lorabench.record.result import CellResult, Fault, Reading
@@ -80,12 +80,6 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Vie
     return {
         (kind, draw): store_of(folder / f"{i}-{draw}", kind, draw) for i, kind in enumerate(KINDS) for draw in range(3)
     }
-
-
-def source(view: View) -> Source:
-    return Source(
-        view.folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file
-    )
 
 
 def pair(view: View, ours: str, theirs: str) -> Comparison | None:
@@ -163,7 +157,7 @@ def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dic
 
 def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, int], View]) -> None:
     for (kind, _), view in views.items():
-        (contest,) = heard(source(view), Here(MODEL, 327_680))
+        (contest,) = heard(view.analysis, Here(MODEL, 327_680), view.folder)
         best = leader(view.summaries, view.metric)
         assert best is not None and contest.best.condition == best.condition
         full = next(
