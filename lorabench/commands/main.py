@@ -239,7 +239,7 @@ def recommend(options: argparse.Namespace) -> int:
         options.model,
         options.gpu,
         options.sequence_length,
-        batch_size=options.batch_size,
+        batch_size=options.global_batch_size,
         examples=options.examples,
         tokens=options.tokens,
         studies=options.studies,

@@ -45,6 +45,20 @@ def _near(word: str, words: list[str]) -> str:
     return next(iter(difflib.get_close_matches(word, alike, n=1, cutoff=0.6)), "")
 
 
+class _Renamed(argparse.Action):
+    """An option's old name: it sets what the new name sets, and a line on standard error says what it became."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        print(f"note: {option_string} is now --{self.dest.replace('_', '-')}: {self.metavar}", file=sys.stderr)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` in what it gives is the command's name."""
     parser = Parser(
@@ -138,6 +152,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_OLD_NAME: dict[str, Any] = {"action": _Renamed, "help": argparse.SUPPRESS}
+
+
 def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     named = "preset (llama-3.1-8b), shipped model, directory or hub id"
     c = add("estimate", "the memory that a training step needs, without weights, GPU or network")
@@ -154,13 +171,17 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     c.add_argument(
         "--dtype", metavar="DTYPE", help="of unquantised weights (default: bfloat16 from 100M parameters on)"
     )
-    for name in ("batch-size", "sequence-length", "gradient-accumulation"):
-        c.add_argument(f"--{name}", metavar="N")
+    c.add_argument("--micro-batch-size", metavar="N", help="sequences of one forward pass (default: 8)")
+    c.add_argument("--batch-size", dest="micro_batch_size", metavar="sequences of one forward pass", **_OLD_NAME)
+    c.add_argument("--sequence-length", metavar="N", help="tokens of a training sequence at most (default: 256)")
+    c.add_argument("--gradient-accumulation", metavar="N", help="forward passes of an optimizer step (default: 1)")
     c.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations in the backward pass")
     c.add_argument(
         "--optimizer", metavar="NAME", help="adamw, adamw-8bit, paged-adamw, paged-adamw-8bit, sgd (default: adamw)"
     )
-    c.add_argument("--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16)")
+    c.add_argument(
+        "--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16 on cards that compute in it)"
+    )
     c.add_argument(
         "--gpu",
         metavar="GPU",
@@ -186,11 +207,19 @@ def _add_predictions(add: Callable[[str, str], argparse.ArgumentParser]) -> None
         "--sequence-length", required=True, metavar="N", type=_whole, help="tokens of a training sequence at most"
     )
     c.add_argument(
-        "--batch-size",
+        "--global-batch-size",
         metavar="N",
         type=_whole,
         default=16,
         help="sequences of an optimizer step, over all micro-batches (default: 16)",
+    )
+    c.add_argument(
+        "--batch-size",
+        dest="global_batch_size",
+        metavar="sequences of an optimizer step, over all micro-batches",
+        type=_whole,
+        default=16,
+        **_OLD_NAME,
     )
     c.add_argument("--examples", metavar="N", type=_amount, help="training examples, such as 20000 or 20K")
     c.add_argument("--tokens", metavar="N", type=_amount, help="training tokens, such as 6M")
@@ -312,10 +341,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
         "training": {
-            f: getattr(options, f)
-            for f in ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "autocast")
+            f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")
         }
-        | {"gradient_checkpointing": options.gradient_checkpointing or None},
+        | {
+            "batch_size": options.micro_batch_size,
+            "gradient_checkpointing": options.gradient_checkpointing or None,
+        },
     }
     kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
     return {part: fields for part, fields in kept.items() if fields}

@@ -55,7 +55,12 @@ class Remedy:
     def flags(self) -> str:
         """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
         words = {
-            k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()
+            "micro_batch_size"
+            if k == "training.batch_size"
+            else k.removesuffix(".name")
+            if k.endswith(".name")
+            else k.rpartition(".")[2]: v
+            for k, v in self.changes.items()
         }
         return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
 
