@@ -341,4 +341,12 @@ def _task_options(data: Any, info: ValidationInfo) -> Any:
     return options.model_validate(data, context=info.context)
 
 
+def float16_fault(method: str) -> str:
+    """The sentence for a method that trains the base's own weights, where those are float16."""
+    return (
+        f"method {method} cannot train float16 weights, whose updates and second moments underflow; "
+        "allowed: auto, float32, bfloat16"
+    )
+
+
 AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]

@@ -30,7 +30,7 @@ CUBLAS_WORKSPACE = (
     8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
 )
 HALF = (torch.float16, torch.bfloat16)
-_TRACING = threading.RLock()  # the replaced functions and autocast's switch are the process's
+_TRACING = threading.RLock()  # the replaced functions are those of the whole process
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
@@ -160,8 +160,9 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
 def _on_meta(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     """The replacement for meta tensors, the original for all others."""
 
-    def call(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (replacement if first.is_meta else original)(first, *args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(iter(kwargs.values()))
+        return (replacement if first.is_meta else original)(*args, **kwargs)
 
     return call
 

@@ -6,7 +6,7 @@
 The context exists by then (asking for the free memory makes it), and is not free: so it is on neither side. The prediction stands beside
 the measured peak in the results; it keeps a cell from running only where the user asked for that.
 
-`foretell` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
+`misfits` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
 largest speaks for all where it fits. What needs more than CERTAIN times the memory that the device has cannot be an error of the prediction.
 """
 
@@ -33,7 +33,7 @@ from lorabench.record.memory_prediction import MemoryPrediction
 CERTAIN = 2  # times what the device has in all
 
 
-def foretell(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN times the device.
 
     Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell themselves.

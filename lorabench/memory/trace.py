@@ -62,7 +62,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
         again = {"context_fn": mixed.again} if mixed else {}
         with quiet():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
-    with quiet(), device_kernels(setting.device, setting.bf16), tracker:
+    with device_kernels(setting.device, setting.bf16), quiet(), tracker:
         tracker.enter("embed")
         with mixed or nullcontext():
             loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()

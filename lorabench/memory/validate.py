@@ -12,7 +12,7 @@ from lorabench.config.architectures import find_architecture
 from lorabench.config.checkpoint import as_stored, stored_quantization
 from lorabench.config.explain import sentence
 from lorabench.config.paths import model_label
-from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec, float16_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
@@ -41,7 +41,7 @@ def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
     kind = (
         asked.quantization
         if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT
-        else asked.quantization.model_copy(update={"double_quant": False})
+        else asked.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
     )
     setting = Setting(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
     check(setting)
@@ -82,9 +82,7 @@ def check(setting: Setting) -> None:
             f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}"
         )
     if method.TRAINS_BASE and setting.model.dtype == "float16":
-        raise LorabenchError(
-            f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
-        )
+        raise LorabenchError(float16_fault(setting.method.name))
     if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
         raise LorabenchError(
             f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed on a CPU: adamw, adamw-8bit, sgd"
