@@ -19,7 +19,7 @@ from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
 from lorabench.memory.tensor_tracker import Segment, TensorTracker
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 
@@ -35,7 +35,7 @@ class Trace:
     trainable_bytes: int
 
 
-def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
+def trace(setting: TrainConfig, model: Any, autocast: torch.dtype | None) -> Trace:
     """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
