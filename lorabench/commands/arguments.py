@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
+
+
+class Renamed(argparse.Action):
+    """An option's old name: it sets what the new name sets, and a line on standard error says what it became."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        print(f"note: {option_string} is now --{self.dest.replace('_', '-')}: {self.metavar}", file=sys.stderr)
+
+
+OLD_NAME: dict[str, Any] = {"action": Renamed, "help": argparse.SUPPRESS}
 
 
 def whole_number(text: str) -> int:

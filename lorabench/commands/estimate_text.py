@@ -160,13 +160,13 @@ def unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any] 
 def _verdict(made: Estimate, card: Gpu) -> str:
     room = f"{card.name} ({card.capacity})"
     if made.fits:
-        most = f"up to batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this batch size"
+        most = f"up to micro-batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this micro-batch size"
         return f"fits on {room}; {most}"
     if made.peak_bytes <= card.memory_bytes:
         return f"may not fit on {room}: the high end is above it"
-    other = f"; batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
+    other = f"; micro-batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
     shorter = (
-        f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this batch size would"
+        f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this micro-batch size would"
         if made.largest_sequence_length
         else ""
     )

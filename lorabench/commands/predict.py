@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lorabench.commands.arguments import MODEL_NAMES, modules
+from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
 
 
 def add_estimate_options(c: argparse.ArgumentParser) -> None:
@@ -22,13 +22,17 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--dtype", metavar="DTYPE", help="of unquantised weights (default: bfloat16 from 100M parameters on)"
     )
-    for name in ("batch-size", "sequence-length", "gradient-accumulation"):
-        c.add_argument(f"--{name}", metavar="N")
+    c.add_argument("--micro-batch-size", metavar="N", help="sequences of one forward pass (default: 8)")
+    c.add_argument("--batch-size", dest="micro_batch_size", metavar="sequences of one forward pass", **OLD_NAME)
+    c.add_argument("--sequence-length", metavar="N", help="tokens of a training sequence at most (default: 256)")
+    c.add_argument("--gradient-accumulation", metavar="N", help="forward passes of an optimizer step (default: 1)")
     c.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations in the backward pass")
     c.add_argument(
         "--optimizer", metavar="NAME", help="adamw, adamw-8bit, paged-adamw, paged-adamw-8bit, sgd (default: adamw)"
     )
-    c.add_argument("--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16)")
+    c.add_argument(
+        "--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16 on cards that compute in it)"
+    )
     c.add_argument(
         "--gpu",
         metavar="GPU",
@@ -52,10 +56,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
         "training": {
-            f: getattr(options, f)
-            for f in ("batch_size", "gradient_accumulation", "sequence_length", "optimizer", "autocast")
+            f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")
         }
-        | {"gradient_checkpointing": options.gradient_checkpointing or None},
+        | {
+            "batch_size": options.micro_batch_size,
+            "gradient_checkpointing": options.gradient_checkpointing or None,
+        },
     }
     kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
     return {part: fields for part, fields in kept.items() if fields}

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lorabench import plugins
-from lorabench.commands.arguments import MODEL_NAMES, amount, whole_number
+from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, amount, whole_number
 from lorabench.errors import LorabenchError
 
 
@@ -22,11 +22,19 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         "--sequence-length", required=True, metavar="N", type=whole_number, help="tokens of a training sequence at most"
     )
     c.add_argument(
-        "--batch-size",
+        "--global-batch-size",
         metavar="N",
         type=whole_number,
         default=16,
         help="sequences of an optimizer step, over all micro-batches (default: 16)",
+    )
+    c.add_argument(
+        "--batch-size",
+        dest="global_batch_size",
+        metavar="sequences of an optimizer step, over all micro-batches",
+        type=whole_number,
+        default=16,
+        **OLD_NAME,
     )
     c.add_argument("--examples", metavar="N", type=amount, help="training examples, such as 20000 or 20K")
     c.add_argument("--tokens", metavar="N", type=amount, help="training tokens, such as 6M")
@@ -76,7 +84,7 @@ def recommend(options: argparse.Namespace) -> int:
         options.model,
         options.gpu,
         options.sequence_length,
-        batch_size=options.batch_size,
+        batch_size=options.global_batch_size,
         examples=options.examples,
         tokens=options.tokens,
         studies=options.studies,

@@ -20,7 +20,7 @@ from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
 from lorabench.memory.tensor_tracker import Segment, TensorTracker
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 
@@ -36,7 +36,7 @@ class Trace:
     trainable_bytes: int
 
 
-def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
+def trace(setting: TrainConfig, model: Any, autocast: torch.dtype | None) -> Trace:
     """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -63,7 +63,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
         again = {"context_fn": mixed.again} if mixed else {}
         with quiet():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
-    with quiet(), device_kernels(setting.device, setting.bf16), tracker:
+    with device_kernels(setting.device, setting.bf16), quiet(), tracker:
         tracker.enter("embed")
         with mixed or nullcontext():
             loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()

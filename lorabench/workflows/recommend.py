@@ -65,7 +65,7 @@ def recommend(
     """
     if priority not in get_args(Priority):
         raise LorabenchError(unknown("priority", priority, get_args(Priority)))
-    for name, value in (("batch size", batch_size), ("examples", examples), ("tokens", tokens)):
+    for name, value in (("global batch size", batch_size), ("examples", examples), ("tokens", tokens)):
         if value is not None and value < 1:
             raise LorabenchError(f"{name} {value} is below 1; give a whole number from 1 on")
     if examples is not None and tokens is not None and tokens < examples:
@@ -73,7 +73,9 @@ def recommend(
             f"{tokens:,} tokens in {examples:,} examples is less than one each; give the tokens of all examples together"
         )
     if batch_size > MOST:
-        raise LorabenchError(f"batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step")
+        raise LorabenchError(
+            f"global batch size {batch_size} is above {MOST:,}; give the sequences of one optimizer step"
+        )
     if task is not None and task not in plugins.names("tasks"):
         raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:

@@ -10,7 +10,7 @@ from lorabench.memory.estimate import estimate
 from lorabench.memory.remedies import remedies
 from lorabench.memory.validate import setting_from
 
-TINY = ["estimate", "--model", "lorabench/tiny-4m", "--batch-size", "8", "--sequence-length", "256"]
+TINY = ["estimate", "--model", "lorabench/tiny-4m", "--micro-batch-size", "8", "--sequence-length", "256"]
 
 
 def setting(flags=()):

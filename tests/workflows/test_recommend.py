@@ -178,7 +178,7 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
     ("changes", "words"),
     [
         ({"priority": "beauty"}, "priority"),
-        ({"batch_size": 0}, "batch size 0 is below 1"),
+        ({"batch_size": 0}, "global batch size 0 is below 1"),
         ({"examples": 0}, "examples 0 is below 1"),
         ({"tokens": -5}, "tokens -5 is below 1"),
         ({"tolerated_loss": 0}, "tolerated loss of 0 is no number above 0"),
