@@ -237,7 +237,7 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     (shown,) = {
         section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.counterpart_broken
     }
-    assert shown.endswith("(1 cell of the twin did not finish)")
+    assert shown.endswith("(1 cell of the counterpart did not finish)")
 
 
 def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
