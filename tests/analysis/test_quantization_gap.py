@@ -235,7 +235,7 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
             "1 cell of the unquantised counterparts did not finish, so that those that did may flatter them."
         )
     (shown,) = {
-        section._line(view, g, metric("eval_loss"))[-36:] for t in found for g in t.gaps if g.counterpart_broken
+        section._line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken
     }
     assert shown.endswith("(1 cell of the counterpart did not finish)")
 
