@@ -54,17 +54,16 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
         from lorabench.memory.card_planner import CardPlanner
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.interpolate import Reuse
-        from lorabench.memory.meta_model import configuration
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.remedies import remedies
-        from lorabench.memory.validate import positions_of, setting_from
+        from lorabench.memory.validate import setting_from
 
         setting = setting_from(
             words, card.kind if card else "cuda"
         )  # transformers imports what a model needs when it is first built
     with startup.uncollected():
         known = Reuse()
-        made = predict(setting, card, positions_of(configuration(setting.model)), known)
+        made = predict(setting, card, setting.shape.positions, known)
         mended = (
             remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
             if card and not made.fits
@@ -405,10 +404,9 @@ def parameters(model: str, ranks: list[int], target_modules: Any, method: str, a
     hub.require_named(model)
     with startup.lean_imports():
         from lorabench.engine.experts import unreached
-        from lorabench.memory.meta_model import configuration
-        from lorabench.memory.parameters import any_model, count_parameters
+        from lorabench.memory.meta_model import any_model, configuration
+        from lorabench.memory.parameters import count_parameters
         from lorabench.memory.validate import model_from
-
     spec = model_from(model)
     rows, stored, left = (
         count_parameters(spec, ranks, target_modules, method),

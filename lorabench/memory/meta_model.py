@@ -10,7 +10,7 @@ import contextlib
 import copy
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +22,9 @@ from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_config, quiet
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.memory.train_config import Setting
+
+if TYPE_CHECKING:
+    from lorabench.memory.train_config import Setting
 
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
@@ -97,6 +99,21 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.use_cache = False
     return model.requires_grad_(False)
+
+
+def any_model(config: Any, trust_remote_code: bool = False) -> Any:
+    """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
+    import transformers as t
+
+    with (
+        torch.device("meta"),
+        quiet(),
+        explained(f"a model of type {config.model_type} cannot be built from its configuration"),
+    ):
+        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
+            if type(config) in maker._model_mapping:
+                return maker.from_config(config, trust_remote_code=trust_remote_code)
+    raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
 
 
 def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:

@@ -26,7 +26,7 @@ from lorabench.config.checkpoint import declared_quantization
 from lorabench.config.settings import FLOAT32_BELOW
 from lorabench.engine.model import autocast_dtype
 from lorabench.errors import ModelError
-from lorabench.memory.meta_model import adapted, build, configuration, with_layers
+from lorabench.memory.meta_model import adapted, build, with_layers
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import Setting
@@ -111,7 +111,7 @@ def predict_step(setting: Setting, *, whole: bool = False) -> Step:
 
 def course(setting: Setting, *, whole: bool = False) -> Course:
     """The same, moment by moment."""
-    config = configuration(setting.model)
+    config = setting.shape.config
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
     dtype = resolve_dtype(setting, config)
@@ -246,7 +246,7 @@ def product_dtype(setting: Setting) -> torch.dtype:
     return (
         getattr(torch, declared)
         if kind != "none" and declared != "auto"
-        else resolve_dtype(setting, configuration(setting.model))
+        else resolve_dtype(setting, setting.shape.config)
     )  # type: ignore[no-any-return]  # names of torch dtypes
 
 
