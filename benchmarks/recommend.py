@@ -30,7 +30,7 @@ from lorabench.advice.from_study import heard
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import order
 from lorabench.advice.selection import Option, contests, options
-from lorabench.advice.types import Needs, Recommendation
+from lorabench.advice.types import Needs, RankedCandidate
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.architectures import model_type
 from lorabench.memory.parameters import count_parameters
@@ -83,10 +83,10 @@ def carried_out(
     raise ValueError("a contest without any method that is thought of")
 
 
-def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> Recommendation:
+def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> RankedCandidate:
     count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
     candidate: Any = None
-    return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
+    return RankedCandidate(candidate, Needs(count, count, count, count), 0, f.quality)
 
 
 def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:

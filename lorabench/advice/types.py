@@ -8,6 +8,7 @@ from typing import Literal
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 Basis = Literal["measured", "published", "rule", "none"]
+Priority = Literal["accuracy", "memory", "speed"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class EvidenceItem:
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class RankedCandidate:
     """A candidate that fits, with all that is said of it."""
 
     candidate: Candidate
@@ -130,3 +131,19 @@ class Excluded:
     needs: Needs
     over_bytes: int
     cheapest_change: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What was asked, the candidates that fit the card in their order, and those that do not."""
+
+    workload: Workload
+    gpu: str
+    memory_bytes: int
+    """the card's usable memory"""
+    priority: Priority
+    ranked: tuple[RankedCandidate, ...]
+    """best first; empty where nothing fits"""
+    excluded: tuple[Excluded, ...]
+    notes: tuple[str, ...] = ()
+    """what limits all of it"""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.remedies import Remedies, Remedy
-    from lorabench.memory.train_config import Setting
+    from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
 
 _MEANING = {
@@ -40,17 +40,16 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
         from lorabench.memory.card_planner import CardPlanner
         from lorabench.memory.estimate import estimate as predict
         from lorabench.memory.interpolate import Reuse
-        from lorabench.memory.meta_model import configuration
         from lorabench.memory.parameters import unreached_of
         from lorabench.memory.remedies import remedies
-        from lorabench.memory.validate import positions_of, setting_from
+        from lorabench.memory.validate import setting_from
 
         setting = setting_from(
             words, card.kind if card else "cuda"
         )  # transformers imports what a model needs when it is first built
     with startup.uncollected():
         known = Reuse()
-        made = predict(setting, card, positions_of(configuration(setting.model)), known)
+        made = predict(setting, card, setting.shape.positions, known)
         mended = (
             remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
             if card and not made.fits
@@ -61,7 +60,7 @@ def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
 
 
 def as_plain_json(
-    setting: Setting,
+    setting: TrainConfig,
     made: Estimate,
     left: Unreached | None = None,
     card: Gpu | None = None,
@@ -97,7 +96,11 @@ def as_plain_json(
 
 
 def as_text(
-    setting: Setting, made: Estimate, card: Gpu | None, left: Unreached | None = None, mended: Remedies | None = None
+    setting: TrainConfig,
+    made: Estimate,
+    card: Gpu | None,
+    left: Unreached | None = None,
+    mended: Remedies | None = None,
 ) -> str:
     """The estimate as a small table with bars."""
     step, method = made.step, setting.method
@@ -129,14 +132,14 @@ def as_text(
     return "\n".join(lines)
 
 
-def _is_stored(setting: Setting) -> bool:
+def _is_stored(setting: TrainConfig) -> bool:
     return (
         setting.quantization.name != "none"
         and stored_quantization(setting.model.name, setting.model.revision) is not None
     )
 
 
-def unreached_text(left: Unreached | None, setting: Setting) -> str:
+def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     return (
         left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
         if left
@@ -144,7 +147,7 @@ def unreached_text(left: Unreached | None, setting: Setting) -> str:
     )
 
 
-def unreached_plain(left: Unreached | None, setting: Setting) -> dict[str, Any] | None:
+def unreached_plain(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
     """What is neither quantised nor adapted, as JSON; None where that is nothing."""
     if left is None:
         return None
@@ -183,7 +186,7 @@ def remedy_plain(one: Remedy) -> dict[str, Any]:
     }
 
 
-def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
+def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
     """What makes it fit, a line each, to be pasted behind the command."""
     if mended.fitting:
         several = len(mended.fitting) > 1
@@ -217,7 +220,7 @@ def _remedy_lines(mended: Remedies, setting: Setting) -> list[str]:
     return lines
 
 
-def kept_method(found: Remedies, setting: Setting, changes: str) -> str:
+def kept_method(found: Remedies, setting: TrainConfig, changes: str) -> str:
     """What the method itself would need, where only another one fits."""
     assert found.least is not None
     method = "full fine-tuning" if setting.method.name == "full" else setting.method.name

@@ -20,8 +20,8 @@ def parameters(model: str, ranks: list[int], target_modules: Any, method: str, a
     hub.require_named(model)
     with startup.lean_imports():
         from lorabench.engine.experts import unreached
-        from lorabench.memory.meta_model import configuration
-        from lorabench.memory.parameters import any_model, count_parameters
+        from lorabench.memory.meta_model import any_model, configuration
+        from lorabench.memory.parameters import count_parameters
         from lorabench.memory.validate import model_from
 
     spec = model_from(model)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorabench.memory.plan import Row
     from lorabench.memory.remedies import Remedies
     from lorabench.memory.roofline import Seconds
-    from lorabench.memory.train_config import Setting
+    from lorabench.memory.train_config import TrainConfig
 
 from lorabench.commands.estimate_text import kept_method, remedy_plain, unreached_plain, unreached_text
 
@@ -133,8 +133,8 @@ def _mended_plain(found: Remedies) -> dict[str, Any]:
 def _plan_remedies(
     words: Sequence[str],
     rows: Sequence[Row],
-    settings: Sequence[Setting | None],
-    mended: dict[Setting, Remedies],
+    settings: Sequence[TrainConfig | None],
+    mended: dict[TrainConfig, Remedies],
     card: Gpu,
 ) -> list[str]:
     """A line for each condition that does not surely fit: what to write into the study."""

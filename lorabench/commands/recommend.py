@@ -68,6 +68,7 @@ def recommend(options: argparse.Namespace) -> int:
     """Recommends what to take for a model on a card."""
     from lorabench.advice import text
     from lorabench.workflows import recommend as advisor
+    from lorabench.workflows.stored_evidence import studies_here
 
     if options.emit and not options.output:
         raise LorabenchError("--emit writes files; say where with -o DIR")
@@ -87,7 +88,8 @@ def recommend(options: argparse.Namespace) -> int:
         batch_size=options.global_batch_size,
         examples=options.examples,
         tokens=options.tokens,
-        studies=options.studies,
+        studies=options.studies or (),
+        nearby_studies=() if options.studies else studies_here(),
         priority=options.priority,
         tolerated_loss=options.tolerated_loss,
         task=options.task,

@@ -17,8 +17,8 @@ from lorabench.config.settings import ModelSpec
 from lorabench.engine.quantised_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
-from lorabench.memory.meta_model import build, configuration, quantised, with_layers
-from lorabench.memory.parameters import any_model, count_parameters
+from lorabench.memory.meta_model import any_model, build, configuration, quantised, with_layers
+from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import Step, predict_step
 from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import check, used

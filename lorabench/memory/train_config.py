@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lorabench.config.gpus import Gpu
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.memory.model_shape import ModelShape
 
 DeviceKind = Literal["cpu", "cuda"]
 TELLING = (
@@ -32,13 +33,16 @@ class TrainConfig:
     device: DeviceKind
     bf16: bool = True
     """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes another kernel"""
+    shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
+    """of the model: handed on to every setting that this one is changed to"""
+
+    def __post_init__(self) -> None:
+        if self.shape is None or self.shape.spec != self.model:
+            object.__setattr__(self, "shape", ModelShape(self.model))
 
     def trained(self, **changes: Any) -> TrainConfig:
         """The same with other fields of its training."""
         return replace(self, training=self.training.model_copy(update=changes))
-
-
-Setting = TrainConfig  # the name that other modules still import
 
 
 def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:

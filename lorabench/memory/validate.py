@@ -16,7 +16,7 @@ from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, Quantizatio
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
-from lorabench.memory.meta_model import build, configuration, with_layers
+from lorabench.memory.meta_model import build, with_layers
 from lorabench.memory.train_config import DeviceKind, TrainConfig
 
 
@@ -92,15 +92,14 @@ def check(setting: TrainConfig) -> None:
         raise LorabenchError(
             f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
-    config = configuration(setting.model)
-    positions = positions_of(config)
+    positions = setting.shape.positions
     if positions and setting.training.sequence_length > positions:
         raise LorabenchError(
             f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed"
         )
     import torch
 
-    model = build(with_layers(config, 1), torch.bfloat16, setting.model.trust_remote_code)
+    model = build(with_layers(setting.shape.config, 1), torch.bfloat16, setting.model.trust_remote_code)
     odd = odd_linear(model) if setting.quantization.name != "none" else None
     if odd:
         raise LorabenchError(unquantizable(setting.quantization.name, odd))
@@ -113,9 +112,3 @@ def check(setting: TrainConfig) -> None:
         raise LorabenchError(
             f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at most {side} is allowed"
         )
-
-
-def positions_of(config: Any) -> int | None:
-    """The longest sequence a model takes, where it has an end."""
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(found) if found else None

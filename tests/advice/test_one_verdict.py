@@ -168,7 +168,7 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
             ),
             None,
         )
-        for way in contest.ways:
+        for way in contest.results:
             against = full if way.quality.against == FULL and full is not None else contest.best.condition
             if way.option.condition == against:
                 continue
@@ -244,13 +244,13 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
     assert best is not None
     for priority in ("accuracy", "memory"):
         asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder], priority=priority)  # type: ignore[arg-type]
-        first = asked.advice.recommendations[0].candidate
+        first = asked.ranked[0].candidate
         same = (first.method.name, first.method.rank, first.quantization.name) == (
             best.method,
             next(g.setting.method.rank for g in view.groups if g.condition == best.condition),
             "none",
         )
-        told = [n for n in asked.advice.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
+        told = [n for n in asked.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
         assert bool(told) != same
     assert told and told[0].endswith("the order here is by memory.")
 

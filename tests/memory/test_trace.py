@@ -13,7 +13,7 @@ from lorabench.engine.model import load_base
 from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory import kernels
 from lorabench.memory.step_profile import predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 from tests.engine.conftest import small_model
 
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -22,7 +22,7 @@ LORA = MethodSpec(name="lora", rank=8)
 
 def setting(method=LORA, quantization="none", model="lorabench/tiny-300k", **training):
     spec = TrainingSpec(**{"batch_size": 2, "sequence_length": 64, **training})
-    return Setting(
+    return TrainConfig(
         ModelSpec(name=str(model)),
         QuantizationSpec(name=quantization, double_quant=quantization == "nf4"),
         method,
