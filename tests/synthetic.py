@@ -160,9 +160,11 @@ class Worker:
             if wanted != "none":
                 save_spectra(
                     folder / "spectra.safetensors",
-                    learned
-                    if wanted == "full"
-                    else (replace(s, alignment=None, intruders=None, repair=None) for s in learned),
+                    (
+                        learned
+                        if wanted == "full"
+                        else (replace(s, alignment=None, intruders=None, repair=None) for s in learned)
+                    ),
                 )
             if wanted == "full":
                 save_directions(folder / "directions.safetensors", directions(cell))

@@ -25,7 +25,10 @@ def test_a_known_message_is_dropped_and_others_of_the_same_library_pass(caplog, 
 
 
 def test_a_command_that_imports_bitsandbytes_prints_its_answer_alone():
-    code = "import sys; from lorabench.commands.main import entry; sys.argv = ['lorabench', 'quantization-error', 'lorabench/tiny-300k']; entry()"
+    code = (
+        "import sys; from lorabench.commands.main import entry; sys.argv = ['lorabench', 'quantization-error',"
+        " 'lorabench/tiny-300k']; entry()"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "nf4" in ran.stdout
     assert ran.stderr == ""

@@ -142,7 +142,8 @@ def _measured(
         rate, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(
-            f"the rate is not {group.study}'s, which was for {'a model far from this one' if group.distance > REACH else training.optimizer}"
+            f"the rate is not {group.study}'s, which was for"
+            f" {'a model far from this one' if group.distance > REACH else training.optimizer}"
         )
     else:
         theirs = training.batch_size * training.gradient_accumulation

@@ -168,7 +168,10 @@ def _evidence_item(
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
     seeds = formatting.plural(took.seeds, "seed")
     within = f"within {formatting.number(field.tolerated, m.unit)} {formatting.head_unit(m.unit, True)}".strip()
-    text = f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}, {m.label} {formatting.number(took.mean, m.unit)},"
+    text = (
+        f"{source.study.name} ({setting.task.name} on {short_model(setting.model.name)}): {took.label}, {m.label}"
+        f" {formatting.number(took.mean, m.unit)},"
+    )
     bound = f"bound {formatting.number(took.bound or 0.0, m.unit)}, {seeds}"
     if took.condition == field.best.condition:
         text += (
@@ -177,20 +180,32 @@ def _evidence_item(
             else f" the best mean of all ({seeds})"
         )
     elif level:
-        text += f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all ({bound})"
+        text += (
+            f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all"
+            f" ({bound})"
+        )
     elif not several:
-        text += f" is the only one of its kind, and not shown to be {within} of {field.best.label}, the best of all ({seeds})"
+        text += (
+            f" is the only one of its kind, and not shown to be {within} of {field.best.label}, the best of all"
+            f" ({seeds})"
+        )
     elif took.condition == best.condition:
         text += f" has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
     else:
-        text += f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so near to {field.best.label}, the best of all ({bound})"
+        text += (
+            f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so"
+            f" near to {field.best.label}, the best of all ({bound})"
+        )
     if behind is not None and (field.full or not level):
         told = (
             ""
             if behind.low is None or behind.high is None
             else f" [{formatting.number(behind.low, m.unit)}, {formatting.number(behind.high, m.unit)}]"
         )
-        text += f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
+        text += (
+            f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against"
+            f" {FULL if field.full else field.against.label}"
+        )
     cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
     return EvidenceItem("cells", text, str(field.folder), cells)
 
@@ -205,12 +220,12 @@ def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
     data = 0.5 * math.log10(tokens / here.tokens) if tokens and here.tokens else 0.0
     parts = {
         f"{formatting.count(there)} parameters, here {formatting.count(here.parameters)}": abs(size),
-        f"architecture {architectures[0]}, here {architectures[1]}": 0.5
-        if None not in architectures and architectures[0] != architectures[1]
-        else 0.0,
-        f"task {group.setting.task.name}, here {here.task}": 0.5
-        if here.task is not None and here.task != group.setting.task.name
-        else 0.0,
+        f"architecture {architectures[0]}, here {architectures[1]}": (
+            0.5 if None not in architectures and architectures[0] != architectures[1] else 0.0
+        ),
+        f"task {group.setting.task.name}, here {here.task}": (
+            0.5 if here.task is not None and here.task != group.setting.task.name else 0.0
+        ),
         f"{formatting.count(round(tokens or 0))} training tokens, here {formatting.count(here.tokens or 0)}": abs(data),
     }
     most = max(parts, key=lambda name: parts[name])

@@ -24,7 +24,7 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking) -> Iterat
             "of products that it takes through float32."
         )
     if priority == "speed" and all(r.needs.seconds is None for r in ranking.ranked):
-        yield (f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")
+        yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
 
 
 def notes_on_the_data(workload: Workload) -> Iterator[str]:

@@ -190,13 +190,19 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
     rank = able[-1] if fit is None else fit
     held = count(round(rule.bits_per_parameter * trainable[rank]))
-    text = f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring about {count(round(wanted))}"
+    text = (
+        f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring"
+        f" about {count(round(wanted))}"
+    )
     told = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is None:
         return (
             rank,
             told,
-            f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full fine-tuning here",
+            (
+                f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full"
+                " fine-tuning here"
+            ),
         )
     least, most = rule.bits_per_parameter_learned
     if least * trainable[rank] >= wanted:
@@ -204,7 +210,10 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     return (
         rank,
         told,
-        f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a parameter were learned in {rule.bits_per_parameter_learned_source}",
+        (
+            f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a"
+            f" parameter were learned in {rule.bits_per_parameter_learned_source}"
+        ),
     )
 
 
@@ -236,7 +245,8 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
         told.append(
             EvidenceItem(
                 "published",
-                f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common}, {f.what}",
+                f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common},"
+                f" {f.what}",
                 f.source,
             )
         )

@@ -79,13 +79,19 @@ class Used:
             if self.full
             else ""
         )
-        said = f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of {self.room:.4g} directions on average{over}{lean}."
+        said = (
+            f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of"
+            f" {self.room:.4g} directions on average{over}{lean}."
+        )
         if self.needed:
             return f"{said} Cut to rank {self.short} without further training it loses more than is tolerated."
         if self.cut is None or self.cut == self.rank:
             return said
         beyond = f"; cut to {self.short} it loses more" if self.short else ""
-        return f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on average{beyond}."
+        return (
+            f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on"
+            f" average{beyond}."
+        )
 
 
 @dataclass(frozen=True)

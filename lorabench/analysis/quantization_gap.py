@@ -123,8 +123,10 @@ def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
     for g in quantised:
         computed.setdefault(_kind(g.setting), set()).add(g.setting.quantization.compute_dtype)
     return {
-        g.condition: _kind(g.setting)
-        + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
+        g.condition: (
+            _kind(g.setting)
+            + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
+        )
         for g in quantised
     }
 

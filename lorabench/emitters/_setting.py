@@ -86,12 +86,14 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
     method, quantization = candidate.method.name, candidate.quantization.name
     if method == "base":
         raise LorabenchError(
-            f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora, pissa"
+            f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
+            " pissa"
         )
     reason = plugins.load("methods", method).UNQUANTIZED_ONLY
     if reason and quantization != "none":
         raise LorabenchError(
-            f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set quantization to none, or take lora"
+            f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set"
+            " quantization to none, or take lora"
         )
     if workload.model.dtype == "float16" and trains_base(candidate):
         raise LorabenchError(float16_fault(method))
@@ -175,15 +177,22 @@ def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
     method, quantization = candidate.method, candidate.quantization
     adapter = ""
     if not trains_base(candidate):
-        adapter = f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on {_shown(method.target_modules)}"
+        adapter = (
+            f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on"
+            f" {_shown(method.target_modules)}"
+        )
     stored = {"none": "unquantised"}.get(quantization.name, quantization.name) + (
         " with double quantisation" if quantization.double_quant else ""
     )
     lines = [
         f"Written by lorabench recommend: {_SPELLED.get(method.name, method.name)}{adapter}, {stored}",
-        f"model {json.dumps(workload.model.name)}, {candidate.micro_batch_size} x {candidate.gradient_accumulation} sequences of {workload.sequence_length} tokens a step"
+        f"model {json.dumps(workload.model.name)}, {candidate.micro_batch_size} x {candidate.gradient_accumulation}"
+        f" sequences of {workload.sequence_length} tokens a step"
         + (", gradient checkpointing" if candidate.gradient_checkpointing else ""),
-        f"{candidate.optimizer} at {candidate.learning_rate:g}, {candidate.schedule}, warm-up {100 * candidate.warmup:g} % of the steps",
+        (
+            f"{candidate.optimizer} at {candidate.learning_rate:g}, {candidate.schedule}, warm-up"
+            f" {100 * candidate.warmup:g} % of the steps"
+        ),
         *notes,
     ]
     return "".join(f"# {line}\n" for line in lines)

@@ -40,15 +40,20 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     }
     notes = [
         "Run: axolotl train axolotl.yaml",
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. For lines {{"text": ...}}: type: completion, field: text.',
+        (
+            f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned.'
+            ' For lines {"text": ...}: type: completion, field: text.'
+        ),
     ]
     if dtype == "float32":
         notes.append(
-            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory and time than was predicted."
+            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory"
+            " and time than was predicted."
         )
     if candidate.method.name == "pissa":
         notes.append(
-            "The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is loaded."
+            "The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is"
+            " loaded."
         )
     return {"axolotl.yaml": _setting.as_yaml(_setting.opening(workload, candidate, *notes), settings)}
 

@@ -54,10 +54,13 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         workload,
         candidate,
         "Run here, beside dataset_info.json: llamafactory-cli train llamafactory.yaml",
-        "Frozen weights that are not quantised keep the dtype of their checkpoint."
-        if not full
-        else "Weights are trained in float32 under mixed precision.",
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A chat model has a template of its own in place of empty.',
+        (
+            "Frozen weights that are not quantised keep the dtype of their checkpoint."
+            if not full
+            else "Weights are trained in float32 under mixed precision."
+        ),
+        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A'
+        " chat model has a template of its own in place of empty.",
         *pissa,
     )
     data = {_NAME: {"file_name": _setting.DATA, "columns": {"prompt": "prompt", "response": "response"}}}

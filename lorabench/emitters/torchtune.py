@@ -147,7 +147,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         workload,
         candidate,
         f"Run: tune run {recipe} --config torchtune.yaml",
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned; torchtune puts them into the tokenizer\'s form of a chat.',
+        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned;'
+        " torchtune puts them into the tokenizer's form of a chat.",
         f"torchtune has no mixed precision: all of the model, {'' if full else 'the adapter too, '}is {dtype}.",
         *notes,
     )
@@ -219,7 +220,8 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
     if method.name == "rslora":
         alpha = method.alpha * sqrt(method.rank)
         notes.append(
-            f"torchtune scales by alpha / rank: lora_alpha is {method.alpha:g} * sqrt({method.rank}), so that the scaling is rsLoRA's."
+            f"torchtune scales by alpha / rank: lora_alpha is {method.alpha:g} * sqrt({method.rank}), so that the"
+            " scaling is rsLoRA's."
         )
     nf4 = quantization.name == "nf4"
     return {
@@ -269,7 +271,8 @@ def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dic
         )
     elif candidate.warmup:
         notes.append(
-            f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples / {candidate.micro_batch_size * candidate.gradient_accumulation}."
+            f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples /"
+            f" {candidate.micro_batch_size * candidate.gradient_accumulation}."
         )
     component = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
     cycles = {"num_cycles": 0.0} if candidate.schedule == "constant" else {}

@@ -43,8 +43,10 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     opening = _setting.opening(
         workload,
         candidate,
-        "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantised bases and 8-bit optimizers, bitsandbytes.",
-        f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion": ...}}, whose completion alone is learned.',
+        "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantised bases and 8-bit"
+        " optimizers, bitsandbytes.",
+        f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion":'
+        " ...}, whose completion alone is learned.",
     )
     command = " \\\n  ".join(["trl sft", *(_argument(name, value) for name, value in options.items())])
     return {"sft.sh": f"#!/bin/sh\n{opening}set -e\n\n{command}\n"}

@@ -195,8 +195,10 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     if positions and cell.training.sequence_length > positions:
         return (
             "training.sequence_length",
-            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
-            f"most {positions} is allowed",
+            (
+                f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
+                f"most {positions} is allowed"
+            ),
         )
     targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
@@ -239,8 +241,10 @@ def _rank_fault(cell: Cell, model: PreTrainedModel, targets: tuple[str, ...]) ->
         return None
     return (
         "method.rank",
-        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
-        "leave that module out of target_modules",
+        (
+            f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
+            "leave that module out of target_modules"
+        ),
     )
 
 
@@ -251,9 +255,11 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
     if stored_form(cell.model) is not None:
         return (
             "task",
-            f"task {cell.task.name} plants its teacher into unquantised weights, and "
-            f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
-            "checkpoint",
+            (
+                f"task {cell.task.name} plants its teacher into unquantised weights, and "
+                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
+                "checkpoint"
+            ),
         )
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:
@@ -286,9 +292,10 @@ def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
     for name in further:
         if name not in known:
             near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
-            return "evaluation.lm_eval", unknown(
-                "lm-eval task", name, near or known[:12]
-            ) + ", and all that `lm-eval ls tasks` lists"
+            return (
+                "evaluation.lm_eval",
+                unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists",
+            )
     try:
         fetch_tasks(further, cell.evaluation)
     except DataError as e:

@@ -150,8 +150,10 @@ class Checkpoints:
             traceback.print_exc()
             if not self._told:
                 self._say(
-                    warning="its checkpoint cannot be written "
-                    f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
+                    warning=(
+                        "its checkpoint cannot be written "
+                        f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
+                    )
                 )
             self._told = True
         self._last = time.monotonic()

@@ -24,24 +24,32 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     length = cell.training.sequence_length
     for name, split in (("training", facts.train), ("test", facts.test)):
         if 2 * split.dropped > split.read and split.kept < LEAST_ROWS:
-            return "training.sequence_length", (
-                f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
-                "others have no room for a response; "
-                f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
+            return (
+                "training.sequence_length",
+                (
+                    f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
+                    "others have no room for a response; "
+                    f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
+                ),
             )
     if cell.tuned_over and not facts.validation.kept:
-        return "training.sequence_length", (
-            f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length "
-            f"{length}, and a learning rate is to be chosen by them; "
-            f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
+        return (
+            "training.sequence_length",
+            (
+                f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length "
+                f"{length}, and a learning rate is to be chosen by them; "
+                f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
+            ),
         )
     known = facts.test.in_training + facts.test.in_validation
     if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
         return (
             "task",
-            f"{known:,} of {facts.test.read:,} test {facts.unit} are "
-            f"{'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; "
-            f"{_another(cell)}",
+            (
+                f"{known:,} of {facts.test.read:,} test {facts.unit} are "
+                f"{'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; "
+                f"{_another(cell)}"
+            ),
         )
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
@@ -49,8 +57,10 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
             return (
                 "task",
-                f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing "
-                f"can be {'learned' if name == 'training' else 'measured'}; give rows of every label",
+                (
+                    f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing "
+                    f"can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
+                ),
             )
     return None
 

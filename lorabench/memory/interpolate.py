@@ -84,9 +84,11 @@ def family(setting: TrainConfig) -> TrainConfig:
     return _at(
         setting,
         0,
-        0
-        if setting.method.rank is not None and setting.training.optimizer in SMOOTH_OPTIMIZERS
-        else setting.method.rank or 0,
+        (
+            0
+            if setting.method.rank is not None and setting.training.optimizer in SMOOTH_OPTIMIZERS
+            else setting.method.rank or 0
+        ),
     )
 
 

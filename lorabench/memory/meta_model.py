@@ -70,7 +70,8 @@ def _check_name(model: ModelSpec) -> None:
     near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
     if near and local_folder(model.name, model.revision) is None:
         raise ModelError(
-            f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory, or a hub id such as org/name"
+            f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory,"
+            " or a hub id such as org/name"
         )
 
 

@@ -54,7 +54,8 @@ def count_parameters(
     base = sum(p.numel() for p in whole.parameters())
     if not plugins.load("methods", method).FIELDS:
         raise LorabenchError(
-            f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,} parameters; allowed: lora and its variants"
+            f"method {method} has no rank: it trains {'all' if method == 'full' else 'none of the'} {base:,}"
+            " parameters; allowed: lora and its variants"
         )
     shapes = linear_modules(whole)
     targets = resolve_targets(whole, target_modules)
@@ -65,7 +66,8 @@ def count_parameters(
     for rank in ranks:
         if not 1 <= rank <= smallest:
             raise LorabenchError(
-                f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to {smallest}"
+                f"rank {rank} is not possible on these modules, whose smallest side is {smallest}; allowed: 1 to"
+                f" {smallest}"
             )
     saved = plugins.load("methods", method).SAVED_RANKS
     extra = sum(n_out for _, n_out in sides) if method == "dora" else 0

@@ -56,9 +56,11 @@ def plan_conditions(
 ) -> tuple[Row, ...]:
     """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
     settings = [
-        on_card(setting_of(c, gpu.kind), gpu)
-        if plugins.load("methods", c.method.name).TRAINS and c.training.steps
-        else None
+        (
+            on_card(setting_of(c, gpu.kind), gpu)
+            if plugins.load("methods", c.method.name).TRAINS and c.training.steps
+            else None
+        )
         for c in conditions
     ]
     wanted = list(dict.fromkeys(s for s in settings if s is not None))

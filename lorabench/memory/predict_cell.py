@@ -49,7 +49,10 @@ def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             if step is not None:
                 seen = compared(step, settings[cell.id], free)
                 if (words := seen.sentence(whole)) is not None:
-                    batch = f"a batch of {cell.training.batch_size:,} x {settings[cell.id].training.sequence_length:,} tokens "
+                    batch = (
+                        f"a batch of {cell.training.batch_size:,} x {settings[cell.id].training.sequence_length:,}"
+                        " tokens "
+                    )
                     found.append(
                         (
                             seen.high_bytes,

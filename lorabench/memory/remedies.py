@@ -55,11 +55,13 @@ class Remedy:
     def flags(self) -> str:
         """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
         words = {
-            "micro_batch_size"
-            if k == "training.batch_size"
-            else k.removesuffix(".name")
-            if k.endswith(".name")
-            else k.rpartition(".")[2]: v
+            (
+                "micro_batch_size"
+                if k == "training.batch_size"
+                else k.removesuffix(".name")
+                if k.endswith(".name")
+                else k.rpartition(".")[2]
+            ): v
             for k, v in self.changes.items()
         }
         return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
@@ -174,7 +176,7 @@ def _possible(setting: TrainConfig, room: CardPlanner) -> list[str]:
 
 def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, room: CardPlanner) -> bool:
     shrunk = {part for name in names for part in _SHRINKS[name]}
-    kept = {part: (0 if part in shrunk else value) for part, value in need.step.parts.items()}
+    kept = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
     least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
     return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
 

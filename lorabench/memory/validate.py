@@ -69,7 +69,8 @@ def check(setting: TrainConfig) -> None:
     method = plugins.load("methods", setting.method.name)
     if not method.TRAINS:
         raise LorabenchError(
-            f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora and its variants"
+            f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
+            " and its variants"
         )
     if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
         stored = stored_quantization(setting.model.name, setting.model.revision)
@@ -85,17 +86,20 @@ def check(setting: TrainConfig) -> None:
         raise LorabenchError(float16_fault(setting.method.name))
     if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
         raise LorabenchError(
-            f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed on a CPU: adamw, adamw-8bit, sgd"
+            f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed"
+            " on a CPU: adamw, adamw-8bit, sgd"
         )
     preset = find_architecture(setting.model.name)
     if preset is not None and preset.parameters_only:
         raise LorabenchError(
-            f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+            f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be"
+            " predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
     positions = setting.shape.positions
     if positions and setting.training.sequence_length > positions:
         raise LorabenchError(
-            f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed"
+            f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of"
+            f" {setting.model.name}; at most {positions} is allowed"
         )
     import torch
 
@@ -110,5 +114,6 @@ def check(setting: TrainConfig) -> None:
     rank, side = setting.method.rank or 0, min(shapes[smallest])
     if rank > side:
         raise LorabenchError(
-            f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at most {side} is allowed"
+            f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at"
+            f" most {side} is allowed"
         )

@@ -59,7 +59,8 @@ def unpack(path: Path, target: Path) -> None:
         plain = json.loads(gzip.decompress(path.read_bytes()))
         if plain["schema"] != 1:
             raise StoreError(
-                f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that wrote it"
+                f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that"
+                " wrote it"
             )
         results: dict[str, Any] = plain["results"]
         (target / "plan.json").write_text(json.dumps(plain["plan"]), encoding="utf-8")

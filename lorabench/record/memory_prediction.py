@@ -37,7 +37,10 @@ class MemoryPrediction:
         if self.fits:
             return None
         may = "may not fit" if self.fits is None else "predicted not to fit"
-        return f"{may} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} GB free"
+        return (
+            f"{may} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted,"
+            f" {self.available_bytes / 1e9:.1f} GB free"
+        )
 
     def sentence(self, total_bytes: int) -> str | None:
         """What is told of a cell that is not sure to fit before anything runs, its subject left to others; total_bytes is all that the device has."""
@@ -45,8 +48,10 @@ class MemoryPrediction:
             return None
         fate = "may not fit" if self.fits is None else "would not fit"
         return (
-            f"{fate} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted, {self.available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free; "
-            "take a smaller training.batch_size with gradient_accumulation, or training.gradient_checkpointing; --skip-infeasible leaves out what would not fit"
+            f"{fate} into memory: {self.low_bytes / 1e9:.1f} to {self.high_bytes / 1e9:.1f} GB predicted,"
+            f" {self.available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free; take a smaller"
+            " training.batch_size with gradient_accumulation, or training.gradient_checkpointing; --skip-infeasible"
+            " leaves out what would not fit"
         )
 
     def readings(self) -> tuple[Reading, ...]:

@@ -233,8 +233,9 @@ def save_spectra(path: str | Path, spectra: Iterable[Spectrum]) -> None:
 
     kept = list(spectra)
     facts = {
-        s.module: {f: getattr(s, f) for f in _FACTS}
-        | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None}
+        s.module: (
+            {f: getattr(s, f) for f in _FACTS} | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None}
+        )
         for s in kept
     }
     values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in kept}

@@ -84,7 +84,8 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != 1:
             raise StoreError(
-                f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it, or run the cell again"
+                f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version"
+                " that wrote it, or run the cell again"
             )
         return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
     except FileNotFoundError:
@@ -191,7 +192,8 @@ class Store:
                 plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
                     raise StoreError(
-                        f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the version that wrote it"
+                        f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the"
+                        " version that wrote it"
                     )
                 self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
@@ -298,7 +300,8 @@ class Store:
         if len(near) != 1:
             which = "is none" if not near else f"are {len(near)}"
             raise StoreError(
-                f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status {self.folder} --cells` lists them"
+                f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status"
+                f" {self.folder} --cells` lists them"
             )
         result = self.get(near[0])
         if result is None:

@@ -28,11 +28,15 @@ class Unreached(Frozen):
             return ""
         experts = any("expert" in name for name in self.names)
         shown = " ".join(", ".join(self.names[:SHOWN]).split()) + (", ..." if len(self.names) > SHOWN else "")
-        share = f"{self.parameters:,} of {self.of:,} parameters, {100 * self.parameters / self.of:.0f} %{f', {size}' if size else ''}"
+        share = (
+            f"{self.parameters:,} of {self.of:,} parameters, {100 * self.parameters / self.of:.0f}"
+            f" %{f', {size}' if size else ''}"
+        )
         who = {"quantised": "bitsandbytes quantises", "adapted": "LoRA adapts"}
         return (
-            f"{'its experts' if experts else 'weights outside of linear layers'} are {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)} "
-            f"({shown}: {share}): {' and '.join(who[w] for w in left)} linear layers alone, "
-            f"{'and transformers keeps experts as stacks of matrices' if experts else 'which these are not'}; "
-            f"{'method full trains them, and a dense model has none' if adapted else 'count on their full size'}"
+            f"{'its experts' if experts else 'weights outside of linear layers'} are"
+            f" {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)} ({shown}: {share}):"
+            f" {' and '.join(who[w] for w in left)} linear layers alone,"
+            f" {'and transformers keeps experts as stacks of matrices' if experts else 'which these are not'};"
+            f" {'method full trains them, and a dense model has none' if adapted else 'count on their full size'}"
         )

@@ -77,7 +77,8 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     rest = [c for c in gone if c.id not in matched and c.id in finished]
     if rest:
         words.append(
-            f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in cells/; {SHOWN}"
+            f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
+            f" cells/; {SHOWN}"
         )
     return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
 
@@ -104,7 +105,8 @@ def standing_changes(store: Store) -> tuple[str, ...]:
                 gone = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
                 fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
                 told.append(
-                    f"{what} {fate} since this study was run ({then.day}): the next run makes {count(len(own), 'cell')} new"
+                    f"{what} {fate} since this study was run ({then.day}): the next run makes"
+                    f" {count(len(own), 'cell')} new"
                 )
     return tuple(told)
 

@@ -83,12 +83,14 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
         each = f" x {size / 1e9:.2g} GB" if size else ""
         if asked == "none":
             told.append(
-                f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept; save.full: best or all keeps them"
+                f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept;"
+                " save.full: best or all keeps them"
             )
         else:
             number = len(to_run) if asked == "all" else len({c.condition_id for c in to_run})
             told.append(
-                f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full: {asked})"
+                f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full:"
+                f" {asked})"
             )
     for name, which in (
         (MODEL, whole),
@@ -107,7 +109,9 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
         if lacking:
             what = "weights" if name == MODEL else "adapters"
             told.append(
-                f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''} ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again"
+                f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''}"
+                f" ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save"
+                f" asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again"
             )
     return tuple(told)
 

@@ -96,7 +96,8 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     ]
     if name not in TABLE:
         raise StudyError(
-            f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as NAME/acc"
+            f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as"
+            " NAME/acc"
         )
     of_a_task = {
         "accuracy": "accuracy",
@@ -113,7 +114,8 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
             else "task.metric: exact_match has an instruct task measure it"
         )
         raise StudyError(
-            f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or leave comparison.metric away"
+            f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or"
+            " leave comparison.metric away"
         )
 
 
@@ -135,7 +137,8 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         if inside and not set(inside) & {"cells", "cells.csv", "table.md"}:
             seen = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
             raise StoreError(
-                f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty folder with --out DIR"
+                f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty"
+                " folder with --out DIR"
             )
         return ()
     try:
@@ -147,13 +150,17 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
     same = {c.id for c in before} & {c.id for c in cells}
     if same:
         return (
-            f"in {store.folder} this study is called {other.name}; {len(same)} of its cells are the same and are kept, it is called {study.name} from now on",
+            (
+                f"in {store.folder} this study is called {other.name}; {len(same)} of its cells are the same and are"
+                f" kept, it is called {study.name} from now on"
+            ),
         )
     done = sum(store.settled(c.id) for c in before)
     asked = f" ({other.question})" if other.question else ""
     raise StoreError(
-        f"{store.folder} holds another study, {other.name}{asked}, {done} of {len(before)} cells done, and none of them is a cell of {study.name}; "
-        f"choose another folder with --out DIR, or set its name back (name: {other.name}) if it is the same study and has changed"
+        f"{store.folder} holds another study, {other.name}{asked}, {done} of {len(before)} cells done, and none of them"
+        f" is a cell of {study.name}; choose another folder with --out DIR, or set its name back (name: {other.name})"
+        " if it is the same study and has changed"
     )
 
 

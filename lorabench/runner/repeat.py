@@ -54,7 +54,10 @@ def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
         else f"the weights of {len(found) - able} were not kept, so these have to be trained again"
     )
     return (
-        f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than analysis.spectra asks for now; {way}",
+        (
+            f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than"
+            f" analysis.spectra asks for now; {way}"
+        ),
     )
 
 
@@ -113,7 +116,8 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
                     else f"is {result.outcome.replace('_', ' ')} before it was evaluated"
                 )
                 raise StoreError(
-                    f"cell {cell.id} {how}, so there is nothing to evaluate; train it with: lorabench run {store.folder / 'study.yaml'} --out {store.folder}"
+                    f"cell {cell.id} {how}, so there is nothing to evaluate; train it with: lorabench run"
+                    f" {store.folder / 'study.yaml'} --out {store.folder}"
                 )
             continue
         folder = store.cells_folder / cell.id
@@ -125,7 +129,9 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
         else:
             which, key = ("weights", "full") if cell.method.target_modules is None else ("adapter", "adapter")
             told.append(
-                f"cell {cell.id}: its {which} {'were' if which == 'weights' else 'was'} not kept, so {' and '.join(phases)} cannot be repeated; remove {folder} and run the study again with save.{key}: all"
+                f"cell {cell.id}: its {which} {'were' if which == 'weights' else 'was'} not kept, so"
+                f" {' and '.join(phases)} cannot be repeated; remove {folder} and run the study again with"
+                f" save.{key}: all"
             )
     return wanted, tuple(told)
 
@@ -140,7 +146,8 @@ def _named(store: Store, cells: Iterable[Cell], ids: Sequence[str]) -> tuple[Cel
         if len(near) != 1:
             which = "is none" if not near else f"are {len(near)}"
             raise StoreError(
-                f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status {store.folder}` lists them"
+                f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status"
+                f" {store.folder}` lists them"
             )
         found[near[0].id] = near[0]
     return tuple(found.values())

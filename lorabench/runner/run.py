@@ -139,13 +139,15 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
         refuse_absent_models(plan, source, cells)
     by_id = {c.id: c for c in cells}
     problems = tuple(
-        replace(
-            p,
-            message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}",
-            fatal=p.fatal and not skip_infeasible,
+        (
+            replace(
+                p,
+                message=f"{condition_words(plan.words, by_id[p.cell])}, {p.message}",
+                fatal=p.fatal and not skip_infeasible,
+            )
+            if p.about_cell
+            else p
         )
-        if p.about_cell
-        else p
         for p in pool.first.check(cells)
     )
     faults = tuple(p for p in problems if p.fatal)

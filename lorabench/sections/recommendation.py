@@ -78,7 +78,8 @@ def section(view: View) -> Section | None:
         blocks.append(
             Points(
                 tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check),
-                f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')}, disagrees with {len(leans) - agree - silent}",
+                f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')},"
+                f" disagrees with {len(leans) - agree - silent}",
             )
         )
     return Section(TITLE, (*blocks, panel(view, found)))
@@ -126,29 +127,43 @@ def sentence(r: Recommended, m: Metric) -> str:
             else "as one of several of so few parameters"
         )
         return (
-            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not worse than {best.label}, the best, by more than {within} "
-            f"({_bound(took, r.pairs, m)}); {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
+            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not"
+            f" worse than {best.label}, the best, by more than {within} ({_bound(took, r.pairs, m)}); {peak}. It is"
+            f" taken {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
-        return f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is taken for it."
+        return (
+            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is"
+            " taken for it."
+        )
     others = [o for o in r.options if o is not best]
     if all(o.bound is None for o in others):
-        return f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean {m.label}, is left."
+        return (
+            f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean"
+            f" {m.label}, is left."
+        )
     if not any(o.repeated for o in others):
-        return f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that it is as good nor that it is worse, since a repetition may land elsewhere."
+        return (
+            f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that"
+            " it is as good nor that it is worse, since a repetition may land elsewhere."
+        )
     near = _nearest(r.options, best)
     lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
     if lucky and len(r.enough) < 2:
         named = ", ".join(o.label for o in lucky[:3]) + (f" and {len(lucky) - 3} more" if len(lucky) > 3 else "")
-        return f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be within {within} of it, but not every higher rank of the same family, so nothing less is taken."
+        return (
+            f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
+            f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
+        )
     if took is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
         told = f" ({named}{_bound(near, r.pairs, m)})" if near else ""
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
         return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
     return (
-        f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the {len(r.enough)} conditions that are shown to be within {within} "
-        f"of the best mean, which it has, too. It is taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
+        f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
+        f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
+        f" taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
     )
 
 
@@ -285,26 +300,31 @@ def _up(value: int) -> int:
 
 def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
     said = [
-        "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar ends at the one-sided 95 % bound. "
-        "It is good enough where that bound lies within the tolerated loss, and so do those of the higher ranks of its family, up to the family's best. "
-        "Of those that are good enough and fit, the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. "
-        "The grey line joins the Pareto front of those that fit. A card needs some room beside the peak, for its context and for fragmentation."
+        "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar"
+        " ends at the one-sided 95 % bound. It is good enough where that bound lies within the tolerated loss, and so"
+        " do those of the higher ranks of its family, up to the family's best. Of those that are good enough and fit,"
+        " the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. The"
+        " grey line joins the Pareto front of those that fit. A card needs some room beside the peak, for its context"
+        " and for fragmentation."
     ]
     if any(not o.repeated and o.bound is not None for r in found for o in r.options):
         said.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
     if any(len(tuned(r.options)) < len(r.options) for r in found):
         said.append(
-            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best mean is shown."
+            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"
+            " mean is shown."
         )
     if any(o.peak_bytes is None for r in found for o in r.options):
         said.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in found):
         said.append(
-            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and {'is' if unable == 1 else 'are'} left out."
+            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and"
+            f" {'is' if unable == 1 else 'are'} left out."
         )
     if left := sum(c.left_out for c in made):
         said.append(
-            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss {'is' if left == 1 else 'are'} not shown."
+            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss"
+            f" {'is' if left == 1 else 'are'} not shown."
         )
     return " ".join(said)
 

@@ -109,15 +109,18 @@ class Adapter:
             )
         if self.is_kasa:
             told.append(
-                "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
+                "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base"
+                " MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
             )
         if any(e.layout == "torchtune" for e in self.entries):
             told.append(
-                "torchtune's own names and order of rows in query and key: values are those of the change, but it cannot be held against a checkpoint of transformers"
+                "torchtune's own names and order of rows in query and key: values are those of the change, but it"
+                " cannot be held against a checkpoint of transformers"
             )
         if passed := self.passed_over():
             told.append(
-                f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''}, whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
+                f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''},"
+                " whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
             )
         return (*told, *self.declared.notes())
 
@@ -175,7 +178,8 @@ class Adapter:
         if weight is None:
             kind = "DoRA" if entry.magnitude else "KaSA"
             raise ModelError(
-                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights: without --base the values of scaling * B @ A alone are shown"
+                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights:"
+                " without --base the values of scaling * B @ A alone are shown"
             )
         a, b, scaling, _ = self._factors(entry)
         if entry.diag:
@@ -185,7 +189,8 @@ class Adapter:
             magnitude = self.file.tensor(entry.magnitude)
             if not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
                 raise ModelError(
-                    f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are needed"
+                    f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are"
+                    " needed"
                 )
             whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
         return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
@@ -221,13 +226,15 @@ class Adapter:
         of_a, of_b = self._blocks(entry)
         if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does not go into the {max(of_a, of_b)} blocks of use_bdlora"
+                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does"
+                f" not go into the {max(of_a, of_b)} blocks of use_bdlora"
             )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
         groups = self._groups(entry, a, b)
         if (said := self.declared.rank(entry.key)) is not None and rank != said:
             raise ModelError(
-                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different adapters"
+                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different"
+                " adapters"
             )
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
@@ -246,11 +253,13 @@ class Adapter:
             return 1
         if not b.shape[1] or a.shape[0] % b.shape[1] or b.shape[0] % (a.shape[0] // b.shape[1]):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of A must be the columns of B"
+                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of"
+                " A must be the columns of B"
             )
         if _LITGPT.match(entry.module):
             raise ModelError(
-                f"{self.file.path}: {entry.module} holds query, key and value of litgpt in one matrix, whose sizes are not in the file; convert the adapter to PEFT's format first"
+                f"{self.file.path}: {entry.module} holds query, key and value of litgpt in one matrix, whose sizes are"
+                " not in the file; convert the adapter to PEFT's format first"
             )
         return int(a.shape[0] // b.shape[1])
 
@@ -281,7 +290,8 @@ class Adapter:
                 own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
                 if said is not None and abs(own - said) > 1e-2 * said:
                     raise ModelError(
-                        f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with --alpha"
+                        f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with"
+                        " --alpha"
                     )
 
     def _check_shapes(self) -> None:
@@ -289,18 +299,21 @@ class Adapter:
             out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
             if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
                 raise ModelError(
-                    f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding; that is not read here"
+                    f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding;"
+                    " that is not read here"
                 )
             a, b = self.file.shape(entry.a), self.file.shape(entry.b)
             if 0 in (*a, *b) and not (
                 entry.e is not None and (a[0], b[1]) == (0, 0)
             ):  # AdaLoRA takes all ranks off some modules
                 raise ModelError(
-                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew"
+                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with"
+                    " DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew"
                 )
             if self.config and len(a) == 2 and not self.config.get("enable_lora") and self.is_merged(entry):
                 raise ModelError(
-                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
+                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must"
+                    f" be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
                 )
             if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
                 raise ModelError(
@@ -322,18 +335,21 @@ class Adapter:
             )
             if odd is not None and is_on:
                 raise ModelError(
-                    f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not whole, get it anew"
+                    f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not"
+                    " whole, get it anew"
                 )
             if odd is not None:
                 raise ModelError(
-                    f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would pass over it; the two belong to different adapters"
+                    f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would"
+                    " pass over it; the two belong to different adapters"
                 )
 
     def _shape(self, entry: Entry, of_b: bool) -> tuple[int, ...]:
         shape = self.file.shape(entry.b if of_b else entry.a)
         if len(shape) < 2:
             raise ModelError(
-                f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of floating-point numbers is needed"
+                f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of"
+                " floating-point numbers is needed"
             )
         dims = len(self.file.shape(entry.a)), len(self.file.shape(entry.b))
         if (
@@ -342,7 +358,8 @@ class Adapter:
             and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1})
         ):  # old PEFT's merged B is a convolution of one point
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed"
+                f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is"
+                f" {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed"
             )
         return shape
 
@@ -363,13 +380,15 @@ class Adapter:
         found = self.file.tensor(name)
         if not found.is_floating_point():
             raise ModelError(
-                f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix of floating-point numbers is needed"
+                f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix"
+                " of floating-point numbers is needed"
             )
         try:
             found = found.float() if found.element_size() < 2 else found
         except (RuntimeError, NotImplementedError):
             raise ModelError(
-                f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn into numbers; save the adapter in another precision"
+                f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn"
+                " into numbers; save the adapter in another precision"
             ) from None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")

@@ -120,13 +120,15 @@ class Declared:
         told, config = [], self.config
         if self.moves_base:
             told.append(
-                f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change"
+                f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A"
+                " against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change"
             )
         if config.get("alora_invocation_tokens"):
             told.append("aLoRA: the change holds only from its invocation tokens on; before them the model is the base")
         if config.get("monteclora_config"):
             told.append(
-                "MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random changes of A"
+                "MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random"
+                " changes of A"
             )
         if isinstance(start := config.get("init_lora_weights"), str) and start.lower() == "mica":
             told.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
@@ -138,7 +140,8 @@ class Declared:
             k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []
         ):
             told.append(
-                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here: where it changes the formula scaling * B @ A, the values are others"
+                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here:"
+                " where it changes the formula scaling * B @ A, the values are others"
             )
         return tuple(told)
 
@@ -235,13 +238,15 @@ def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
 def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
     if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
         raise ModelError(
-            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora, dora"
+            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora,"
+            " dora"
         )
     inner = config.get("lora_parameters")
     scale = inner.get("scale", 20.0) if isinstance(inner, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
         raise ModelError(
-            f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the change by"
+            f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the"
+            " change by"
         )
     return Declared(
         scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header
@@ -300,7 +305,8 @@ def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
         and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")
     ):
         raise ModelError(
-            f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is needed"
+            f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is"
+            " needed"
         )
     layers = config.get("layer_replication")
     if layers and not (

@@ -114,9 +114,9 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
         return _last_eigenvalues(gram, most).clamp(min=0).sqrt(), matrix[:, :0]
     squares, own = _last_eigenpairs(gram, most)
     kept = own[:, :vectors]
-    return squares.clamp(min=0).sqrt(), torch.nn.functional.normalize(
-        matrix @ kept, dim=0
-    ) if tall else kept.contiguous()
+    return squares.clamp(min=0).sqrt(), (
+        torch.nn.functional.normalize(matrix @ kept, dim=0) if tall else kept.contiguous()
+    )
 
 
 def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,10 @@ def codes(name: str, constants: Collection[str], dtype: torch.dtype, place: obje
     raise ModelError(f"{place}: {name} holds {kind} codes {reason}, a form that is not known here; {ADVICE}")
 
 
-ADVICE = "allowed: plain weights, bitsandbytes int8, fp4 and nf4, and scaled float8; take the unquantised checkpoint, or dequantise this one with its own library"
+ADVICE = (
+    "allowed: plain weights, bitsandbytes int8, fp4 and nf4, and scaled float8; take the unquantised checkpoint, or"
+    " dequantise this one with its own library"
+)
 
 
 def logical_shape(stored: Codes, shape: tuple[int, ...], read: Read) -> tuple[int, ...]:
@@ -127,7 +130,8 @@ def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place:
         return _scaled(stored, read, block)
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as e:
         raise ModelError(
-            f"{place}: the codes of {stored.name} and the constants beside them do not belong together ({' '.join(str(e).split())[:120]}); get the checkpoint anew"
+            f"{place}: the codes of {stored.name} and the constants beside them do not belong together"
+            f" ({' '.join(str(e).split())[:120]}); get the checkpoint anew"
         ) from None
 
 

@@ -100,7 +100,8 @@ class TensorFile:
         except pickle.UnpicklingError as e:
             if "weights_only" in str(e).lower() or "Unsupported" in str(e):
                 raise ModelError(
-                    f"{self.path} holds more than tensors; reading it would run code that stands in it: convert it to safetensors where you trust it"
+                    f"{self.path} holds more than tensors; reading it would run code that stands in it: convert it to"
+                    " safetensors where you trust it"
                 ) from None
             raise ModelError(
                 f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew"
@@ -206,7 +207,8 @@ class Weights:
             return None
         if not bool(torch.isfinite(found).all()):
             raise ModelError(
-                f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged"
+                f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training"
+                " diverged"
             )
         if self._is_turned(name, 2):
             found = found.T
@@ -255,7 +257,8 @@ def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, s
             name = plain(own)
             if name in found and found[name][1] != own:
                 raise ModelError(
-                    f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the model is taken off; the checkpoint holds two models, save one of them alone"
+                    f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the"
+                    " model is taken off; the checkpoint holds two models, save one of them alone"
                 )
             found[name] = file, own
     return found

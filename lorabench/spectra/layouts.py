@@ -104,7 +104,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
         key = _place(module)
         if (twin := seen.setdefault((key, part, adapter), name)) != name:
             raise ModelError(
-                f"{path}: {twin} and {name} are one tensor under two names; save the adapter anew, from the unwrapped model"
+                f"{path}: {twin} and {name} are one tensor under two names; save the adapter anew, from the unwrapped"
+                " model"
             )
         found[key].setdefault(part, name)
         if part in ("a", "b"):
@@ -119,7 +120,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
     if not whole:
         some = f"its tensors: {', '.join(known[:3])}, ..." if known else "it is empty"
         raise ModelError(
-            f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save them, and the layouts of kohya, mlx and torchtune"
+            f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save"
+            " them, and the layouts of kohya, mlx and torchtune"
         )
     made = []
     for (module, nest), parts in whole.items():
@@ -182,14 +184,17 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
             continue
         if match := _OTHERS.search(name):
             raise ModelError(
-                f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A; allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)"
+                f"{path} has tensors of {_OTHER_KINDS[match[1]]} ({name}), whose change is not scaling * B @ A;"
+                " allowed: LoRA (with rsLoRA, DoRA, AdaLoRA, KaSA, BD-LoRA and converted PiSSA)"
             )
         module, _, last = name.rpartition(".")
         if last in _FACTORS and _place(unwrapped(module)) in whole:
             raise ModelError(
-                f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known here, so that the change cannot be told"
+                f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known"
+                " here, so that the change cannot be told"
             )
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
             raise ModelError(
-                f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be told"
+                f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be"
+                " told"
             )

@@ -125,7 +125,8 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
         return None
     if not bool(torch.isfinite(found.float()).all()):
         raise ModelError(
-            f"{base.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training diverged"
+            f"{base.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training"
+            " diverged"
         )
     flat = found.reshape(found.shape[0], -1)
     return flat if tuple(flat.shape) == shape else None

@@ -72,7 +72,8 @@ class Kept:
             temporary.chmod(0o644)
             os.replace(temporary, self.path)
             print(
-                f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the next cell need not compute it"
+                f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the"
+                " next cell need not compute it"
             )
         except (OSError, SafetensorError) as e:
             temporary.unlink(missing_ok=True)

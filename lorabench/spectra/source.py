@@ -144,8 +144,8 @@ def open_learned(
             raise StoreError(f"{at.name} is a whole results directory; name one of its cells, such as {cells}")
         case "unknown":
             raise ModelError(
-                f"{at.name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, "
-                f"a file of tensors, a cell's folder or id{_inside(at.path)}"
+                f"{at.name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or"
+                f" config.json, a file of tensors, a cell's folder or id{_inside(at.path)}"
             )
 
 
@@ -166,7 +166,8 @@ def open_base(name: str) -> Weights:
         raise ModelError(f"the base {hub.absent(name)}")
     if found is None:
         raise ModelError(
-            f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}), and not in the local cache of the hub; give the path of a local copy"
+            f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}),"
+            " and not in the local cache of the hub; give the path of a local copy"
         )
     return Weights(found)
 
@@ -206,7 +207,9 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
         raise ModelError(
-            f"{title} kept nothing of what it learned: its weights were not kept (save.{key}: {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with analysis.spectra: full in another folder"
+            f"{title} kept nothing of what it learned: its weights were not kept (save.{key}:"
+            f" {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with"
+            " analysis.spectra: full in another folder"
         )
     spectra = load_spectra(folder / "spectra.safetensors")
     kept = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
@@ -216,7 +219,8 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
     if base is None:
         raise ModelError(
-            f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their difference can be taken"
+            f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their"
+            " difference can be taken"
         )
     after = Weights(path)
     odd = _unlike(base, after)
@@ -243,7 +247,8 @@ def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
     place = checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
     if place is None:
         raise LorabenchError(
-            f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names another place), and no hub id that can be reached"
+            f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names"
+            " another place), and no hub id that can be reached"
         )
     if not is_adapter(place):
         return _of_checkpoint(place, base)
@@ -258,11 +263,17 @@ def _of_adapter(
     notes = adapter.notes()
     if adapter.is_dora and base is None:
         notes += (
-            "DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the whole change",
+            (
+                "DoRA: without the base's weights (--base MODEL) the values are of scaling * B @ A alone, not of the"
+                " whole change"
+            ),
         )
     elif adapter.is_dora and result is None:
         notes += (
-            "DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised base, it is another one",
+            (
+                "DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised"
+                " base, it is another one"
+            ),
         )
     return Learned(title, base, adapter, result, quantise=held, notes=notes)
 
@@ -277,7 +288,8 @@ def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
             yield delta
     if not found:
         raise ModelError(
-            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one architecture"
+            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one"
+            " architecture"
         )
 
 

@@ -30,17 +30,20 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
         if not named:
             if wrappers[entry.module] > 1 or entry.nest:
                 raise ModelError(
-                    f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors, and its configuration names no target_parameters that they could belong to"
+                    f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors, and its configuration"
+                    " names no target_parameters that they could belong to"
                 )
             made.append(entry)
             continue
         if len(named) != wrappers[entry.module]:
             raise ModelError(
-                f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors for the parameters {', '.join(named)}; the two belong to different adapters"
+                f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors for the parameters"
+                f" {', '.join(named)}; the two belong to different adapters"
             )
         if len(named) > 1 and set(named) != {"gate_up_proj", "down_proj"}:
             raise ModelError(
-                f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs on the model's code, which is not in the file"
+                f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs"
+                " on the model's code, which is not in the file"
             )
         # PEFT wraps parameters in the model's own order, and each wrapper stands around the one before: the innermost is the first
         ordered = ["gate_up_proj", "down_proj"] if len(named) > 1 else named
@@ -64,7 +67,8 @@ def origin(module: str, config: Mapping[str, Any]) -> str | None:
         return None
     if int(parts[at]) >= len(layers):
         raise ModelError(
-            f"{module}: layer_replication makes {len(layers)} layers of the base, so that there is no layer {parts[at]}; the file and its configuration belong to different adapters"
+            f"{module}: layer_replication makes {len(layers)} layers of the base, so that there is no layer"
+            f" {parts[at]}; the file and its configuration belong to different adapters"
         )
     return ".".join([*parts[:at], str(layers[int(parts[at])]), *parts[at + 1 :]])
 

@@ -104,27 +104,33 @@ def _refuse(adapter: Adapter) -> None:
     layout = {e.layout for e in adapter.entries}
     if adapter.moves_base:
         raise LorabenchError(
-            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
+            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither;"
+            " convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if adapter.is_kasa:
         raise LorabenchError(
-            f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a cut of it would belong to another base"
+            f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a"
+            " cut of it would belong to another base"
         )
     if "kohya" in layout and any("." not in e.module for e in adapter.entries):
         raise LorabenchError(
-            f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not certain; convert it to PEFT's or diffusers' format first"
+            f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not"
+            " certain; convert it to PEFT's or diffusers' format first"
         )
     if "torchtune" in layout:
         raise LorabenchError(
-            f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune writes in PEFT's format beside it"
+            f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune"
+            " writes in PEFT's format beside it"
         )
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
         raise LorabenchError(
-            f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a folder each; save one of them alone"
+            f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a"
+            " folder each; save one of them alone"
         )
     if passed := adapter.passed_over():
         raise LorabenchError(
-            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass over them; let target_modules (layers_to_transform, exclude_modules) name what was trained"
+            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass"
+            " over them; let target_modules (layers_to_transform, exclude_modules) name what was trained"
         )
     for e in adapter.entries:
         if adapter.is_merged(e):
@@ -136,11 +142,13 @@ def _refuse(adapter: Adapter) -> None:
             raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
         if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
             raise LorabenchError(
-                f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention); such a pair cannot be cut here"
+                f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention);"
+                " such a pair cannot be cut here"
             )
         if e.layout == "mlx" and e.experts > 1:
             raise LorabenchError(
-                f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of transformers is not certain"
+                f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of"
+                " transformers is not certain"
             )
 
 

@@ -308,11 +308,13 @@ def _content(content: Any, where: str) -> str:
         content = [content]
     if isinstance(content, list):
         parts = [
-            part
-            if isinstance(part, str)
-            else part.get("text")
-            if isinstance(part, dict) and part.get("type", "text") == "text"
-            else None
+            (
+                part
+                if isinstance(part, str)
+                else part.get("text")
+                if isinstance(part, dict) and part.get("type", "text") == "text"
+                else None
+            )
             for part in content
         ]
         if all(isinstance(part, str) for part in parts):

@@ -63,7 +63,8 @@ def _csv_lines(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list
         except csv.Error as e:
             if "unexpected end of data" in str(e):
                 raise DataError(
-                    f'{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within a field twice: "so ""quoted"""'
+                    f"{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within"
+                    ' a field twice: "so ""quoted"""'
                 ) from None
             raise DataError(f'{file}:{reader.line_num}: {e}; a field with quotes is written "so ""quoted"""') from None
 
@@ -130,7 +131,7 @@ def _named(
             raise DataError(
                 f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are "
                 f"{', '.join(names)}; "
-                f"mend the row, or give the right separator, format or columns"
+                "mend the row, or give the right separator, format or columns"
             )
         yield Row(
             f"{file}:{at}",

@@ -272,7 +272,10 @@ def _unknown_layout(fields: dict[str, str]) -> str:
         return f"the conversation is in the column {talk}; give task.messages: {talk}"
     if {"chosen", "rejected"} <= fields.keys():
         prompt = "{prompt}\\n" if "prompt" in names else ""
-        return f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}" and response: "{{chosen}}"'
+        return (
+            f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}"'
+            ' and response: "{chosen}"'
+        )
     shown = ", ".join(names[:COLUMNS_SHOWN]) + (
         f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
     )
@@ -281,7 +284,10 @@ def _unknown_layout(fields: dict[str, str]) -> str:
     )
     if len(names) < 2:
         return f"{seen}; is it the right file? A prompt and a response are needed, each in a column of its own"
-    return f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file without a header line needs task.columns, too)'
+    return (
+        f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file'
+        " without a header line needs task.columns, too)"
+    )
 
 
 def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:

@@ -30,12 +30,17 @@ KINDS = {
     "lost cells": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
     "reference lost": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
     "still running": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"),
-    "tuned": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
-        "learning_rate: 3e-3}", "learning_rate: {tune: [1e-3, 3e-3]}}"
+    "tuned": (
+        STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
+            "learning_rate: 3e-3}", "learning_rate: {tune: [1e-3, 3e-3]}}"
+        )
     ),
     "accuracy": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]") + "comparison: {metric: python-docs-cloze/acc}\n",
-    "reference is a rank": STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
-        "reference: {method: {name: full}}", "reference: {method: {name: lora}, method.rank: 16, quantization: none}"
+    "reference is a rank": (
+        STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
+            "reference: {method: {name: full}}",
+            "reference: {method: {name: lora}, method.rank: 16, quantization: none}",
+        )
     ),
 }
 

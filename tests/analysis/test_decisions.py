@@ -90,7 +90,8 @@ def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
     assert said.startswith("LoRA r=4 does as well as full: held-out loss −0.001 nats (95 % interval")
     assert "within the margin of 0.02 nats" in said
     assert said.endswith(
-        "with 22.2 % of its training memory (a difference from zero is not decisive). It takes the least memory of 3 that do as well or better."
+        "with 22.2 % of its training memory (a difference from zero is not decisive). It takes the least memory of 3"
+        " that do as well or better."
     )
 
 

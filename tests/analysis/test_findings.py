@@ -280,9 +280,11 @@ def test_conditions_of_one_model_that_were_evaluated_in_different_precisions(tmp
         text(*FIXED, dtypes),
         lambda r: r.model_copy(
             update={
-                "resolved": r.resolved
-                and r.resolved.model_copy(
-                    update={"dtype": "bfloat16" if r.cell.model.dtype == "bfloat16" else "float32"}
+                "resolved": (
+                    r.resolved
+                    and r.resolved.model_copy(
+                        update={"dtype": "bfloat16" if r.cell.model.dtype == "bfloat16" else "float32"}
+                    )
                 )
             }
         ),
@@ -330,7 +332,8 @@ def test_one_condition_with_many_seeds_silences_no_warning_about_the_others(tmp_
 def test_conditions_with_one_seed_are_named_beside_others_with_more(tmp_path: Path) -> None:
     view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1, 2, 3, 4]"), keep_seeds(full=1, four=3))
     assert found["one_seed"].sentence.startswith(
-        "1 of 3 trained conditions has a single finished seed (full), so how far a repetition would land is unknown: no difference of theirs"
+        "1 of 3 trained conditions has a single finished seed (full), so how far a repetition would land is unknown: no"
+        " difference of theirs"
     )
     assert set(found["one_seed"].cells) == ids(view, lambda r: r.cell.method.name == "full")
     assert found["few_seeds"].sentence.startswith("1 of 3 trained conditions has 2 to 4 finished seeds (LoRA r=4")
@@ -493,7 +496,10 @@ def test_a_base_that_is_better_than_what_was_trained(tmp_path: Path) -> None:
 def test_a_better_base_is_seen_in_accuracies_and_only_at_its_own_quantisation(tmp_path: Path) -> None:
     both = (
         "  - {method: base}",
-        "  - {method: base}\n  - {method: base, quantization: nf4}\n  - {method: {name: lora, rank: 4, alpha: 8}, quantization: nf4}",
+        (
+            "  - {method: base}\n  - {method: base, quantization: nf4}\n  - {method: {name: lora, rank: 4, alpha: 8},"
+            " quantization: nf4}"
+        ),
     )
 
     def planted(r: CellResult) -> CellResult:
@@ -557,7 +563,10 @@ def test_the_number_of_choices_is_the_plug_ins_own(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         "text,label\n" + "".join(f"row {i},{i % 3}\n" for i in range(60)), encoding="utf-8"
     )
-    task = f'{{name: classify, train: {tmp_path}/rows.csv, prompt: "{{text}}", choices: {{"0": " a", "1": " b", "2": " c"}}}}'
+    task = (
+        f'{{name: classify, train: {tmp_path}/rows.csv, prompt: "{{text}}", choices: {{"0": " a", "1": " b", "2": "'
+        ' c"}}'
+    )
     labelled = expand(study_of(tmp_path, ONLY_FULL.replace("{name: python-docs}", task)))[0]
     assert choices("classify/acc", labelled) == 3
     assert choices("hellaswag/acc", labelled) is None
@@ -692,7 +701,8 @@ def test_weights_that_are_neither_quantised_nor_adapted_are_told_once_for_all_th
     sentence = found["unreached"].sentence
     assert (
         sentence.count(
-            "its experts are not adapted (layers.*.experts.gate_up_proj, layers.*.experts.down_proj: 900 of 1,000 parameters, 90 %)"
+            "its experts are not adapted (layers.*.experts.gate_up_proj, layers.*.experts.down_proj: 900 of 1,000"
+            " parameters, 90 %)"
         )
         == 1
     )

@@ -133,8 +133,8 @@ def test_test_rows_in_training(tmp_path: Path) -> None:
     found = seen(tmp_path / "few", counted(facts(test={"in_training": 2, "prompt_in_training": 9, "in_validation": 4})))
     assert list(found) == ["prompts_leaked"]
     assert (
-        "9 of 300 test rows have the prompt of a training row (2 its response, too); 4 of 300 test rows are validation rows"
-        in found["prompts_leaked"].sentence
+        "9 of 300 test rows have the prompt of a training row (2 its response, too); 4 of 300 test rows are validation"
+        " rows" in found["prompts_leaked"].sentence
     )
     blocks = facts(test={"in_training": 9}, unit="blocks")
     assert seen(tmp_path / "blocks", counted(blocks)) == {}, "running text repeats a sentence here and there"
@@ -179,8 +179,8 @@ def test_an_accuracy_that_always_saying_one_label_would_have_too(tmp_path: Path,
     assert list(found) == (["one_sided_labels"] if told else [])
     if told:
         assert (
-            f"66.7 % of the 300 test rows have the label 1, so always saying it is right as often; the best accuracy here is {100 * accuracy:.1f} %"
-            in found["one_sided_labels"].sentence
+            "66.7 % of the 300 test rows have the label 1, so always saying it is right as often; the best accuracy"
+            f" here is {100 * accuracy:.1f} %" in found["one_sided_labels"].sentence
         )
 
 

@@ -183,7 +183,10 @@ def test_the_best_is_found_over_the_seeds_that_all_have(cells: tuple[Cell, ...])
         ("  method: [{rank: 1, alpha: 2}, {rank: 4, alpha: 8}, {rank: 16, alpha: 32}]\n", {"LoRA": (1, 4, 16)}),
         ("  method.rank: [1, 4]\n  method.alpha: [8, 16]\n", {"LoRA, alpha=8": (1, 4), "LoRA, alpha=16": (1, 4)}),
         (
-            "  method: [{rank: 1, alpha: 2}, {rank: 4, alpha: 8}, {rank: 8, alpha: 16}, {rank: 1, alpha: 4}, {rank: 4, alpha: 16}, {rank: 8, alpha: 32}]\n",
+            (
+                "  method: [{rank: 1, alpha: 2}, {rank: 4, alpha: 8}, {rank: 8, alpha: 16}, {rank: 1, alpha: 4}, {rank:"
+                " 4, alpha: 16}, {rank: 8, alpha: 32}]\n"
+            ),
             {"LoRA, alpha=2 r": (1, 4, 8), "LoRA, alpha=4 r": (1, 4, 8)},
         ),
         ("  method.rank: [1, 4]\n  quantization: [none, nf4]\n", {"LoRA": (1, 4), "LoRA nf4": (1, 4)}),

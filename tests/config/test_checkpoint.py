@@ -90,5 +90,8 @@ def test_an_index_that_names_files_elsewhere_is_not_followed(tmp_path):
 
 
 def test_none_of_it_loads_torch():
-    code = "import sys, lorabench.config.checkpoint, lorabench.config.checkpoint_files; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, lorabench.config.checkpoint, lorabench.config.checkpoint_files; sys.exit('torch' in sys.modules or"
+        " 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

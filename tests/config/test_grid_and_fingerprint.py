@@ -155,7 +155,10 @@ def test_settings_that_nothing_uses_make_no_second_condition():
 
 
 def test_two_grids_of_rates_for_one_condition_are_refused(tmp_path):
-    text = "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ngrid: {training.learning_rate: [{tune: [1e-3, 3e-3]}, {tune: [3e-3, 1e-2]}]}\n"
+    text = (
+        "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ngrid: {training.learning_rate: [{tune:"
+        " [1e-3, 3e-3]}, {tune: [3e-3, 1e-2]}]}\n"
+    )
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(
         StudyError, match=r"s.yaml:5: one condition is tuned over two grids \(0.001, 0.003; 0.003, 0.01\)"

@@ -265,7 +265,10 @@ def test_every_study_that_ships_opens_with_its_question_and_makes_its_cells(path
 
 
 def test_a_misspelt_key_is_told_and_not_the_one_that_it_leaves_missing():
-    study = "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ntraining: {learning_rate: {tunes: [1e-4, 1e-3]}}\n"
+    study = (
+        "schema: 1\nname: s\nmodel: lorabench/tiny-300k\ntask: python-docs\ntraining: {learning_rate: {tunes: [1e-4,"
+        " 1e-3]}}\n"
+    )
     with pytest.raises(
         StudyError, match=r"unknown key 'training\.learning_rate\.tunes'; did you mean 'training\.learning_rate\.tune'"
     ):

@@ -135,7 +135,8 @@ def test_files_open_with_who_wrote_them_and_for_what(tool: str) -> None:
         lines = text.removeprefix("#!/bin/sh\n").splitlines()
         assert (
             lines[0]
-            == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double quantisation"
+            == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double"
+            " quantisation"
         )
         assert LLAMA in lines[1]
         assert text.endswith("\n")

@@ -65,8 +65,8 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
     assert (told["quantization"], told["stored_quantized"]) == ("int8", True)
     assert main(["parameters", "--model", str(tmp_path), "--rank", "2"]) == 0
     assert (
-        f"{sum(p.numel() for p in t.AutoModelForCausalLM.from_pretrained(plain / 'llama').parameters()):,} parameters, stored in int8"
-        in capsys.readouterr().out
+        f"{sum(p.numel() for p in t.AutoModelForCausalLM.from_pretrained(plain / 'llama').parameters()):,} parameters,"
+        " stored in int8" in capsys.readouterr().out
     )
     for words, sentence in (
         ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"),
@@ -149,8 +149,9 @@ def test_a_study_is_told_of_its_experts_once(tmp_path, capsys):
     small_config("mixtral").save_pretrained(tmp_path)
     study = tmp_path / "s.yaml"
     study.write_text(
-        f"schema: 1\nname: s\nmodel: {{name: {tmp_path}}}\ntask: python-docs\nmethod: {{name: lora, rank: 2, alpha: 4}}\nquantization: {{name: nf4}}\n"
-        "training: {steps: 2, batch_size: 1, sequence_length: 16, learning_rate: 1e-3}\ngrid: {method.rank: [2, 4]}\n"
+        f"schema: 1\nname: s\nmodel: {{name: {tmp_path}}}\ntask: python-docs\nmethod: {{name: lora, rank: 2, alpha:"
+        " 4}\nquantization: {name: nf4}\ntraining: {steps: 2, batch_size: 1, sequence_length: 16, learning_rate:"
+        " 1e-3}\ngrid: {method.rank: [2, 4]}\n"
     )
     assert main(["plan", str(study), "--gpu", "t4"]) == 0
     assert capsys.readouterr().out.count("are neither quantised nor adapted") == 1

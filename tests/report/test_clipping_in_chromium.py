@@ -81,7 +81,11 @@ def test_the_choice_table_opens_at_its_top_and_follows_a_choice(browser: Any, pa
     at = "return document.querySelector('.panel .scroll').scrollTop"
     assert browser.execute_script(at) == 0
     browser.execute_script(
-        "const t = document.querySelector('[name=tolerated]'); t.value = 0; t.dispatchEvent(new Event('input', { bubbles: true }));"
+        "const t = document.querySelector('[name=tolerated]'); t.value = 0; t.dispatchEvent(new Event('input', {"
+        " bubbles: true }));"
     )
-    inside = "const t = document.querySelector('.panel .scroll').getBoundingClientRect(), r = document.querySelector('.panel .chosen').getBoundingClientRect(); return r.top >= t.top && r.bottom <= t.bottom + 1"
+    inside = (
+        "const t = document.querySelector('.panel .scroll').getBoundingClientRect(), r = document.querySelector('.panel"
+        " .chosen').getBoundingClientRect(); return r.top >= t.top && r.bottom <= t.bottom + 1"
+    )
     assert browser.execute_script(inside)

@@ -33,9 +33,11 @@ def planted(result: CellResult) -> CellResult:
     right = 1e-4 if cell.method.rank == 16 else 3e-3
     lost = 0.0 if cell.training.rate == right or not cell.tuned_over else 1.0
     readings = tuple(
-        r.model_copy(update={"value": 2.0 + lost + 0.01 * cell.seed})
-        if r.metric in ("eval_loss", "validation_loss")
-        else r
+        (
+            r.model_copy(update={"value": 2.0 + lost + 0.01 * cell.seed})
+            if r.metric in ("eval_loss", "validation_loss")
+            else r
+        )
         for r in result.readings
     )
     return result.model_copy(update={"readings": readings})

@@ -110,7 +110,8 @@ def test_the_sentence_names_the_part_that_grows_most() -> None:
     said = predicted_memory.growth((high, low))
     assert (
         said
-        == "From small (3.00 MB, the least) to big (9.00 MB, the most) the prediction grows by 6.00 MB; the part that grows most is optimizer state, by 4.00 MB."
+        == "From small (3.00 MB, the least) to big (9.00 MB, the most) the prediction grows by 6.00 MB; the part that"
+        " grows most is optimizer state, by 4.00 MB."
     )
     assert (
         predicted_memory.growth((low,))

@@ -132,7 +132,8 @@ def test_an_answer_is_built_from_its_comparison(view: View) -> None:
     c = next(c for c in view.comparisons if c.metric == "eval_loss" and view.label(c.condition) == "LoRA r=16")
     said = answer.sentence(view, c)
     assert said.startswith(
-        f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to {c.high:.3f}, 2 seeds): "
+        f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to"
+        f" {c.high:.3f}, 2 seeds): "
     )
     assert c.verdict in said
 

@@ -91,7 +91,10 @@ def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
     emulate(driver, dark)
     driver.get(path.as_uri())
     deadline = time.monotonic() + 60
-    undrawn = "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.main-svg :is(.trace, .hm)')).length"
+    undrawn = (
+        "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.main-svg :is(.trace,"
+        " .hm)')).length"
+    )
     while driver.execute_script(undrawn) and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -150,7 +153,8 @@ def button_of(driver: Any, name: str) -> Any:
 def test_every_plot_is_drawn_without_error_request_or_overflow(browser: Any, report: Path, width: int) -> None:
     show(browser, report, width)
     plots = browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg :is(.trace, .hm)').length)"
+        "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.main-svg :is(.trace,"
+        " .hm)').length)"
     )
     assert len(plots) == len(figures_in(report)) > 0
     assert all(plots)
@@ -161,8 +165,9 @@ def test_every_plot_is_drawn_without_error_request_or_overflow(browser: Any, rep
     page_width = browser.execute_script("return document.documentElement.scrollWidth")
     assert page_width <= width
     wider = browser.execute_script(
-        "return [...document.querySelectorAll('.plot svg, p, li, h1, h2, h3, dd, figcaption, figure, .tools > *, .head > *')]"
-        ".filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+        "return [...document.querySelectorAll('.plot svg, p, li, h1, h2, h3, dd, figcaption, figure, .tools > *, .head"
+        " > *')].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.outerHTML.slice(0,"
+        " 80))"
     )
     assert wider == []
     first = browser.execute_script("return document.querySelector('main h2 ~ p').getBoundingClientRect().bottom")
@@ -259,7 +264,10 @@ def test_columns_that_matter_less_start_hidden_where_they_do_not_fit_and_can_be_
     assert len(choices) == 32  # the first column stays
     choices[0].click()
     assert heads(browser, 1) == ["condition", "other"]
-    shown = "return [...document.querySelectorAll('.results')[1].rows].map(r => [...r.cells].filter(c => c.offsetWidth).length)"
+    shown = (
+        "return [...document.querySelectorAll('.results')[1].rows].map(r => [...r.cells].filter(c =>"
+        " c.offsetWidth).length)"
+    )
     assert browser.execute_script(shown) == [2] * 5
     menu.find_element("css selector", "button").click()
     assert browser.execute_script(shown) == [33] * 5
@@ -292,11 +300,11 @@ def test_a_thousand_cells_stay_usable(browser: Any, tmp_path: Path) -> None:
     path.write_text(sections_page("big", "", (Section("One", (Results(table_of(extra=9, rows=rows)),)),)))
     show(browser, path, 1440)
     spent = browser.execute_script(
-        "const timed = (act) => { const t = performance.now(); act(); document.body.offsetHeight; return performance.now() - t; };"
-        "const field = document.querySelector('input[type=search]'), words = ['', 'r=16 nf4', '', 'r=16 nf4'];"
-        "const type = (text) => { field.value = text; field.dispatchEvent(new Event('input')); };"
-        "const sorts = [0, 1, 2, 3].map(() => timed(() => document.querySelectorAll('thead button')[1].click()));"
-        "return [Math.min(...sorts), Math.min(...words.map((text) => timed(() => type(text))))]"
+        "const timed = (act) => { const t = performance.now(); act(); document.body.offsetHeight; return"
+        " performance.now() - t; };const field = document.querySelector('input[type=search]'), words = ['', 'r=16 nf4',"
+        " '', 'r=16 nf4'];const type = (text) => { field.value = text; field.dispatchEvent(new Event('input')); };const"
+        " sorts = [0, 1, 2, 3].map(() => timed(() => document.querySelectorAll('thead button')[1].click()));return"
+        " [Math.min(...sorts), Math.min(...words.map((text) => timed(() => type(text))))]"
     )
     assert len(names(browser)) == sum("r=16" in row[0] for row in rows)
     assert max(spent) < 300  # 110 ms and 10 ms on two idle cores
@@ -368,8 +376,9 @@ def test_any_trace_becomes_long_rows_that_no_spreadsheet_runs(browser: Any, tmp_
 def test_print_gives_pages_with_dark_letters_and_figures_that_fit(browser: Any, report: Path) -> None:
     show(browser, report, 1440, dark=True)
     browser.execute_script(
-        "window.addEventListener('beforeprint', () => { window.printed = [...document.querySelectorAll('.plot')].map("
-        "p => [p.querySelector('.main-svg').width.baseVal.value, getComputedStyle(p.querySelector('.xtick text')).fill]); })"
+        "window.addEventListener('beforeprint', () => { window.printed = [...document.querySelectorAll('.plot')].map(p"
+        " => [p.querySelector('.main-svg').width.baseVal.value, getComputedStyle(p.querySelector('.xtick"
+        " text')).fill]); })"
     )
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 1

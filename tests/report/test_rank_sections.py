@@ -134,18 +134,21 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     assert curve.knee.failed is not None and curve.knee.failed.bound is not None and step.bound is not None
     said = rank_curve.sentences((curve,))
     assert said[0].startswith(
-        f"LoRA: rank 8 is the smallest that is non-inferior to rank 32, the best, within 0.15 nats (one-sided 95 % bound {step.bound:.3f}, 3 seeds); "
-        f"rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
+        "LoRA: rank 8 is the smallest that is non-inferior to rank 32, the best, within 0.15 nats (one-sided 95 %"
+        f" bound {step.bound:.3f}, 3 seeds); rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
     )
     assert "LoRA: rank 32, the best, is the highest tried, so a higher one may do better." in said
     edge = replace(curve, knee=SmallestSufficientRank(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
     assert (
         rank_curve.knee_sentence(edge)
-        == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3 seeds)."
+        == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3"
+        " seeds)."
     )
     fit = Fit(Estimate(1.9, 1.8, 2.0), Estimate(0.5, 0.4, 0.6), Estimate(0.9, 0.7, 1.1), 0.4, "seeds", 3, True)
-    assert rank_curve.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ") == (
-        "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800, 2.000] over 3 seeds."
+    assert (
+        rank_curve.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ")
+        == "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800,"
+        " 2.000] over 3 seeds."
     )
     assert "has not levelled off by rank 32, so no floor is named" in rank_curve.fit_sentence(
         replace(curve, fit=replace(fit, levelled=False))
@@ -172,18 +175,19 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
     section = rank_curve.section(one)
     said = [s for b in blocks(section, Points) for s in b.items]  # type: ignore[union-attr]
     assert (
-        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition would land."
-        in said
+        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition"
+        " would land." in said
     )
     info = rank_curve.compute(one, "eval_loss")
     assert info is not None and info.rings == ()
     (gap,) = quantization_gap.compute(one, "eval_loss")
-    (trained, base) = quantization_gap.sentences(one, gap, "eval_loss")
+    trained, base = quantization_gap.sentences(one, gap, "eval_loss")
     assert trained.endswith(
         "(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive."
     )
     assert re.fullmatch(
-        r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over items\)\.",
+        r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
+        r" items\)\.",
         base,
     )
 
@@ -215,8 +219,9 @@ def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
     (gap,) = quantization_gap.compute(view, "eval_loss")
     assert gap.pooled is not None and gap.pooled.low is not None and gap.pooled.high is not None
     trained, base = quantization_gap.sentences(view, gap, "eval_loss")
-    assert trained.replace("\N{NO-BREAK SPACE}", " ") == (
-        f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
+    assert (
+        trained.replace("\N{NO-BREAK SPACE}", " ")
+        == f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
         f"[{gap.pooled.low:.3f}, {gap.pooled.high:.3f}] (4 pairs of conditions, 3 seeds): equivalent within 0.15 nats."
     )
     assert gap.pooled.low < synthetic.QUANTIZED["nf4"] < gap.pooled.high
@@ -239,7 +244,7 @@ def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
     (gap,) = quantization_gap.compute(view, "python-docs-cloze/acc")
     assert gap.pooled is not None
     cost = -gap.pooled.difference
-    (trained, _) = quantization_gap.sentences(view, gap, "python-docs-cloze/acc", stored=False)
+    trained, _ = quantization_gap.sentences(view, gap, "python-docs-cloze/acc", stored=False)
     assert trained.startswith(
         f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy ["
     )

@@ -59,8 +59,9 @@ def test_where_nothing_but_the_best_is_enough_it_says_so(tmp_path: Path) -> None
     r = only(view)
     assert r.chosen is r.best
     near = min((o for o in r.options if o is not r.best), key=lambda o: o.bound or 9)
-    assert sentence(r, LOSS) == (
-        f"full, the best by its mean held-out loss: none of the 6 others is shown to be within 0.02 nats of it "
+    assert (
+        sentence(r, LOSS)
+        == "full, the best by its mean held-out loss: none of the 6 others is shown to be within 0.02 nats of it "
         f"(the nearest by its bound, {near.label}: one-sided 95 % bound {near.bound:.3f}, 2 seeds)."
     )
     made = recommendation.section(view)
@@ -78,14 +79,15 @@ def test_zero_effect_gives_the_choice_of_fewest_parameters_and_claims_no_prefere
     assert r.chosen.trainable_parameters == min(o.trainable_parameters for o in r.options)
     said = sentence(r, LOSS)
     assert said.startswith(
-        f"{r.chosen.label}: the fewest trained parameters ({r.chosen.trainable_parameters:,}) that are not worse than full, the best, by more than 0.02 nats (one-sided"
+        f"{r.chosen.label}: the fewest trained parameters ({r.chosen.trainable_parameters:,}) that are not worse than"
+        " full, the best, by more than 0.02 nats (one-sided"
     )
     assert "4 seeds); train peak" in said
     assert "It is taken for fewer parameters, not for a better held-out loss." in said
     (twin,) = (o for o in r.enough if o.trainable_parameters == r.chosen.trainable_parameters and o is not r.chosen)
     assert (
-        f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was measured."
-        in said
+        f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was"
+        " measured." in said
     )
     assert "It is taken as one of several of so few parameters, not for a better" in sentence(
         replace(r, best=twin), LOSS
@@ -115,7 +117,8 @@ def test_without_any_noise_known_there_is_no_evidence() -> None:
     r = Recommended("", (best, other), 0, best, best, 0.02, 0, None)
     assert (
         sentence(r, LOSS)
-        == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss, is left."
+        == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss,"
+        " is left."
     )
     assert "tolerates no loss" in sentence(replace(r, margin=None), LOSS)
 
@@ -214,7 +217,8 @@ def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: U
 def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
     assert (
         used(16, 4.1).sentence
-        == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules): a reason for less."
+        == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules):"
+        " a reason for less."
     )
     assert used(4, 4, cut=2).sentence.endswith(
         "full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average."
@@ -395,9 +399,10 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
     peaks = sorted({o.peak_bytes / 1e6 for r in found for o in r.options if o.peak_bytes})
     memories = ["", *(f"{p + s:.6f}" for p in peaks for s in (-0.001, 0.001)), "24000"]
     drawn = browser.execute_script(
-        SET + "const [contests, tolerances, memories] = arguments;"
-        "return contests.map((_, i) => { document.querySelector('.panel [name=contest]').selectedIndex = i; return tolerances.map((t) => memories.map((m) => {"
-        "set('tolerated', t); set('size', m); return [document.querySelector('.panel .chosen th')?.textContent ?? null, document.querySelector('.panel .told').textContent]; })); });",
+        SET + "const [contests, tolerances, memories] = arguments;return contests.map((_, i) => {"
+        " document.querySelector('.panel [name=contest]').selectedIndex = i; return tolerances.map((t) =>"
+        " memories.map((m) => {set('tolerated', t); set('size', m); return [document.querySelector('.panel .chosen"
+        " th')?.textContent ?? null, document.querySelector('.panel .told').textContent]; })); });",
         [r.name for r in found],
         tolerances,
         memories,
@@ -423,8 +428,8 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
     for title, sizes in (("In this study", panel.sizes), ("Cards", panel.cards)):
         for i, (name, size) in enumerate(sizes):
             label, told = browser.execute_script(
-                SET
-                + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen th').textContent, document.querySelector('.panel .told').textContent]"
+                SET + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen"
+                " th').textContent, document.querySelector('.panel .told').textContent]"
             )
             assert told.startswith(f"Within {name}: ")
             assert label == select(r.options, 9, size).label  # type: ignore[union-attr]
@@ -446,7 +451,8 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
     show(browser, path, 1440)
     r = recommendation.compute(view)[0]
     words = browser.execute_script(
-        "return [...document.querySelectorAll('.panel tbody tr')].map(r => [r.cells[0].textContent, r.cells[1].textContent])"
+        "return [...document.querySelectorAll('.panel tbody tr')].map(r => [r.cells[0].textContent,"
+        " r.cells[1].textContent])"
     )
     assert r.chosen is not None
     assert dict(words)[r.chosen.label] == "chosen"
@@ -458,12 +464,15 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
     }
     assert browser.execute_script("return document.querySelector('.panel [name=tolerated]').value") == "0.02"
     words = browser.execute_script(
-        SET
-        + "set('size', '0.001'); return [...document.querySelectorAll('.panel tbody tr')].map(r => r.cells[1].textContent)"
+        SET + "set('size', '0.001'); return [...document.querySelectorAll('.panel tbody tr')].map(r =>"
+        " r.cells[1].textContent)"
     )
     assert set(words) == {"does not fit"}
     assert browser.execute_script("return document.querySelector('.panel .told').getAttribute('aria-live')") == "polite"
-    unlabelled = "return [...document.querySelectorAll('.panel :is(input, select)')].filter(e => !e.ariaLabel && !e.labels.length).length"
+    unlabelled = (
+        "return [...document.querySelectorAll('.panel :is(input, select)')].filter(e => !e.ariaLabel &&"
+        " !e.labels.length).length"
+    )
     assert browser.execute_script(unlabelled) == 0
 
 
@@ -493,7 +502,10 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(
     path = stored[1]
     show(browser, path, width, dark)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    wider = "return [...document.querySelectorAll('.panel :is(svg, .controls *, .told, .scroll, figcaption)')].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).length"
+    wider = (
+        "return [...document.querySelectorAll('.panel :is(svg, .controls *, .told, .scroll, figcaption)')].filter(e =>"
+        " e.getBoundingClientRect().right > window.innerWidth + 1).length"
+    )
     assert browser.execute_script(wider) == 0
     assert browser.execute_script("return document.querySelectorAll('.panel svg circle').length") > 6
     assert browser.get_log("browser") == []
@@ -509,7 +521,10 @@ def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any,
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     )
-    shown = "return ['.controls', '.told', '.plane svg', '.scroll'].map(s => document.querySelector('.panel ' + s).getBoundingClientRect()).map(r => [r.width > 0, r.right <= 695])"
+    shown = (
+        "return ['.controls', '.told', '.plane svg', '.scroll'].map(s => document.querySelector('.panel ' +"
+        " s).getBoundingClientRect()).map(r => [r.width > 0, r.right <= 695])"
+    )
     assert browser.execute_script(shown) == [[False, True], [True, True], [True, True], [True, True]]
 
 

@@ -107,7 +107,8 @@ def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
     assert found.utilisation.mean == pytest.approx(np.mean(ranks) / 16)
     assert found.utilisation.std == pytest.approx(abs(ranks[0] - ranks[1]) / 16 / np.sqrt(2))
     assert effective_rank.sentence(found).startswith(
-        f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy lies in "
+        f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy"
+        " lies in "
     )
     assert "at rank" not in effective_rank.sentence(by_label["full"])
     info = effective_rank.compute_curve(view, used)
@@ -425,9 +426,11 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
             save_spectra(
                 path,
                 [
-                    replace(s, repair=replace(s.repair, cosine=0.9, repaired_share=0.3 if s.rank == 4 else -0.1))
-                    if s.repair
-                    else s
+                    (
+                        replace(s, repair=replace(s.repair, cosine=0.9, repaired_share=0.3 if s.rank == 4 else -0.1))
+                        if s.repair
+                        else s
+                    )
                     for s in kept
                 ],
             )
@@ -437,8 +440,8 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
     assert "No." not in said
     assert "In 1 of 3 conditions" in said
     assert (
-        "most with LoRA r=4 nf4, which takes away 30 % of the squared error, of 9.4 % that a change of its rank could (cosine with −E 0.900)"
-        in said
+        "most with LoRA r=4 nf4, which takes away 30 % of the squared error, of 9.4 % that a change of its rank could"
+        " (cosine with −E 0.900)" in said
     )
 
 

@@ -100,7 +100,8 @@ def test_two_changes_at_once_are_both_named_and_an_added_rank_is_not(ran, capsys
 
 def test_cells_that_are_asked_for_no_longer_are_counted(ran, capsys):
     assert notes(capsys, "--set", "grid.method.rank=[1]") == [
-        "2 finished cells of before are asked for no longer, and stay in cells/; the table and the report show what is asked for now"
+        "2 finished cells of before are asked for no longer, and stay in cells/; the table and the report show what is"
+        " asked for now"
     ]
 
 
@@ -177,7 +178,8 @@ def test_a_folder_of_another_study_is_refused_by_name_and_nothing_in_it_changes(
 
 def test_a_study_that_was_renamed_keeps_its_cells(ran, capsys):
     assert notes(capsys, "--set", "name=other", "--out", "reports/mine") == [
-        "in reports/mine this study is called mine; 4 of its cells are the same and are kept, it is called other from now on"
+        "in reports/mine this study is called mine; 4 of its cells are the same and are kept, it is called other from"
+        " now on"
     ]
 
 

@@ -110,8 +110,9 @@ def test_an_engine_that_cannot_be_imported_is_one_sentence(begun):
 
 def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
     code = (
-        "import time; from lorabench.executors import local; worker = local.open_worker(engine='tests.runner.odd_engine', predictor='tests.runner.odd_engine.predict_cell');"
-        "print(worker._process.pid, flush=True); time.sleep(60)"
+        "import time; from lorabench.executors import local; worker ="
+        " local.open_worker(engine='tests.runner.odd_engine',"
+        " predictor='tests.runner.odd_engine.predict_cell');print(worker._process.pid, flush=True); time.sleep(60)"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(runner.stdout.readline()))
@@ -125,7 +126,10 @@ def test_a_killed_runner_leaves_no_worker(tmp_path, begun):
 
 
 def test_opening_a_slot_imports_nothing_heavy():
-    code = "import sys; from lorabench.executors import local; print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys; from lorabench.executors import local; print([m for m in ('torch', 'pydantic', 'numpy') if m in"
+        " sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert out.stdout.strip() == "[]"
 

@@ -59,7 +59,10 @@ def test_less_than_one_core_is_one_thread(tmp_path):
 
 
 def test_the_affinity_mask_counts():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from lorabench.runner.threads import usable_cores; print(usable_cores())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from lorabench.runner.threads import"
+        " usable_cores; print(usable_cores())"
+    )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "1"
 

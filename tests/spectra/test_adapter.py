@@ -79,7 +79,10 @@ def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
     save_file({"model.x.weight": torch.zeros(2, 2)}, small / "model.safetensors")
     with pytest.raises(
         ModelError,
-        match=r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change of DoRA hangs on",
+        match=(
+            r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change"
+            r" of DoRA hangs on"
+        ),
     ):
         list(adapter.deltas(Weights(small)))
 

@@ -148,14 +148,18 @@ def test_scaled_float8_is_code_times_scale_entry_by_entry(shape, grid, block, sc
             one = (
                 scale
                 if scale.dim() == 0
-                else scale[0]
-                if grid == (1,)
-                else scale[i]
-                if len(grid) == 1
-                else scale[
-                    i if grid[0] == shape[0] else i // rows if grid[0] > 1 else 0,
-                    j if grid[1] == shape[1] else j // columns if grid[1] > 1 else 0,
-                ]
+                else (
+                    scale[0]
+                    if grid == (1,)
+                    else (
+                        scale[i]
+                        if len(grid) == 1
+                        else scale[
+                            i if grid[0] == shape[0] else i // rows if grid[0] > 1 else 0,
+                            j if grid[1] == shape[1] else j // columns if grid[1] > 1 else 0,
+                        ]
+                    )
+                )
             )
             expected[i, j] = float(codes[i, j]) * float(one)
     assert torch.equal(found.weight("m"), expected)

@@ -86,9 +86,11 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
     assert second.is_known
     read = look(second)
     for found in (made, read):
-        assert (found.alignment, found.intruders, found.repair) == (plain.alignment, plain.intruders, plain.repair), (
-            "to the last digit"
-        )
+        assert (found.alignment, found.intruders, found.repair) == (
+            plain.alignment,
+            plain.intruders,
+            plain.repair,
+        ), "to the last digit"
     error = quantise(weight)[1].double() - weight.double()
     assert read.repair.best_share == pytest.approx(
         float(torch.linalg.svdvals(error)[:4].square().sum() / error.square().sum()), rel=1e-9

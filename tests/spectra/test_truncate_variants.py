@@ -138,9 +138,9 @@ def test_every_precision_is_read_and_cut(dtype, tmp_path):
     save_file(state, folder / "adapter_model.safetensors")
     truncate(Adapter(folder), tmp_path / "cut", rank=4)
     by_hand = {
-        k.split(".lora_A")[0].removeprefix("base_model.model."): 2
-        * state[k.replace("lora_A", "lora_B")].double()
-        @ v.double()
+        k.split(".lora_A")[0].removeprefix("base_model.model."): (
+            2 * state[k.replace("lora_A", "lora_B")].double() @ v.double()
+        )
         for k, v in state.items()
         if "lora_A" in k
     }

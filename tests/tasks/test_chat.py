@@ -267,7 +267,10 @@ def test_without_a_template_the_sentence_says_what_to_do_and_plain_lines_do(tmp_
         (
             TALK,
             LLAMA,
-            r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not take this conversation",
+            (
+                r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not"
+                r" take this conversation"
+            ),
         ),
         (
             TALK,
@@ -352,7 +355,10 @@ def test_rows_of_no_known_layout_say_what_to_give():
 
     with pytest.raises(
         DataError,
-        match=r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a, b; give both",
+        match=(
+            r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a,"
+            r" b; give both"
+        ),
     ):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
     talk = json.dumps(TALK)
@@ -413,7 +419,7 @@ def test_prompt_and_response_are_written_as_two_turns(tmp_path, chat, template):
 def test_a_chat_asks_the_bare_question(row, asked, answer):
     from lorabench.tasks._row import Row
 
-    (turn, reply) = instruct.read_pair(instruct.Options(train="x.jsonl", template="chat"), Row("here", row))[
+    turn, reply = instruct.read_pair(instruct.Options(train="x.jsonl", template="chat"), Row("here", row))[
         1
     ].chat.messages
     assert (turn["content"], reply["content"]) == (asked, answer)

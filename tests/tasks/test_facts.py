@@ -134,7 +134,10 @@ def test_a_fact_that_does_not_fit_is_an_error_and_not_a_loss_of_bits(tiny):
     assert len(facts.load(options, tiny, longest).test) == 100
     with pytest.raises(
         DataError,
-        match=rf"takes {longest} tokens with the name, training.sequence_length is {longest - 1}; raise it, or lower task.attributes",
+        match=(
+            rf"takes {longest} tokens with the name, training.sequence_length is {longest - 1}; raise it, or lower"
+            r" task.attributes"
+        ),
     ):
         facts.load(options, tiny, longest - 1)
 

@@ -180,7 +180,10 @@ def workbook(path):
         (
             "t.csv",
             "question,answer\nna\xefve,b\n".encode("cp1252"),
-            r"not UTF-8 at byte 18 \(0xef, line 2\); convert .* iconv -f CP1252 -t UTF-8 t\.csv > new; CP1252 .* fits its bytes",
+            (
+                r"not UTF-8 at byte 18 \(0xef, line 2\); convert .* iconv -f CP1252 -t UTF-8 t\.csv > new; CP1252 .*"
+                r" fits its bytes"
+            ),
         ),
         ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are no ASCII"),
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),

@@ -403,6 +403,9 @@ def test_a_reference_without_an_answer_is_told_with_its_row(tmp_path, words):
     options = instruct.Options(train=file, eval=copy_of(file), metric="exact_match", answer_pattern="gsm8k")
     with pytest.raises(
         DataError,
-        match=r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of 20 rows\)",
+        match=(
+            r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of"
+            r" 20 rows\)"
+        ),
     ):
         instruct.load(options, words, 16)

@@ -72,7 +72,9 @@ def test_what_means_several_or_nothing_is_one_sentence_with_the_near_ones(folder
         cell_lookup.find("LoRA r=5", folder)
     with pytest.raises(
         StoreError,
-        match=r"there is none of the cells in .* whose id starts with 'abcabc'; .*lorabench status .* --cells` lists them",
+        match=(
+            r"there is none of the cells in .* whose id starts with 'abcabc'; .*lorabench status .* --cells` lists them"
+        ),
     ):
         cell_lookup.find("abcabc", folder)
 
@@ -85,7 +87,8 @@ def test_of_a_condition_the_first_seed_at_the_chosen_rate_is_taken_and_said(fold
     (tuning,) = (t for t in make_view(Store(folder)).tunings if t.condition == result.cell.condition_id)
     assert result.cell.seed == 0 and result.cell.training.rate == tuning.chosen
     assert told == [
-        f"LoRA r=4 has 4 cells; taken is seed 0 at the chosen learning rate {tuning.chosen:g} ({result.cell.id}), for another one give its id"
+        f"LoRA r=4 has 4 cells; taken is seed 0 at the chosen learning rate {tuning.chosen:g} ({result.cell.id}), for"
+        " another one give its id"
     ]
     assert cli.main(["spectrum", "lora rank 4", "--in", folder]) == 0
     seen = capsys.readouterr()
@@ -106,8 +109,8 @@ def test_explain_shows_a_condition_with_its_means_and_its_cells(folder, capsys):
         in shown
     )
     assert (
-        f"learning rate {next(t.chosen for t in view.tunings if t.condition == summary.condition):g}, chosen by validation loss from 0.001, 0.003"
-        in out
+        f"learning rate {next(t.chosen for t in view.tunings if t.condition == summary.condition):g}, chosen by"
+        " validation loss from 0.001, 0.003" in out
     )
     assert (
         sum(

@@ -34,7 +34,10 @@ def analysis_failed(e: StudyAnalysis) -> Finding | None:
     kinds = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
     why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in kinds.items()])
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
-    sentence = f"A phase after training failed ({why}; {e.results[cells[0]].faults[0].message}), and its numbers are absent. Repeat it alone with: lorabench evaluate DIR."
+    sentence = (
+        f"A phase after training failed ({why}; {e.results[cells[0]].faults[0].message}), and its numbers are absent."
+        " Repeat it alone with: lorabench evaluate DIR."
+    )
     return Finding("analysis_failed", "caution", "Analyses failed", sentence, e.labels(groups), cells)
 
 
@@ -48,8 +51,8 @@ def diverged(e: StudyAnalysis) -> Finding | None:
     why = f"Their learning rate ({rates}) is too high for the setting: lower it."
     if early:  # nothing was updated yet
         why = (
-            f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and the data."
-            + (f" {why}" if early < len(cells) else "")
+            f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and"
+            " the data." + (f" {why}" if early < len(cells) else "")
         )
     sentence = f"{share} lost a finite loss and have no results. {why}"
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
@@ -61,7 +64,10 @@ def out_of_memory(e: StudyAnalysis) -> Finding | None:
     if not cells:
         return None
     batches = ", ".join(str(b) for b in sorted({e.results[i].cell.training.batch_size for i in cells}))
-    sentence = f"{share} did not fit into memory. A batch smaller than theirs ({batches}) or gradient checkpointing may let them run."
+    sentence = (
+        f"{share} did not fit into memory. A batch smaller than theirs ({batches}) or gradient checkpointing may let"
+        " them run."
+    )
     return Finding("out_of_memory", "grave", "Cells ran out of memory", sentence, e.labels(groups), cells)
 
 
@@ -70,7 +76,10 @@ def skipped(e: StudyAnalysis) -> Finding | None:
     groups, cells, share = _ended(e, "skipped")
     if not cells:
         return None
-    sentence = f"{share} {_was(cells)} not run, since predicted not to fit into memory. Run the study without --skip-infeasible to try."
+    sentence = (
+        f"{share} {_was(cells)} not run, since predicted not to fit into memory. Run the study without"
+        " --skip-infeasible to try."
+    )
     return Finding("skipped", "caution", "Cells were skipped", sentence, e.labels(groups), cells)
 
 
@@ -106,7 +115,10 @@ def rates_broke(e: StudyAnalysis) -> Finding | None:
         if "failed" in broken.values()
         else ""
     )
-    sentence = f"{cells_of(len(broken), total)} broke at rates that were not chosen ({how}; rates {rates}). No number comes from them.{again}"
+    sentence = (
+        f"{cells_of(len(broken), total)} broke at rates that were not chosen ({how}; rates {rates}). No number comes"
+        f" from them.{again}"
+    )
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
     return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
 
@@ -135,8 +147,9 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
             parts.append(f"{name} ({', '.join(f'{value}: {n}' for value, n in values.most_common())})")
     odd = tuple(i for i, f in seen.items() if f != most)
     sentence = (
-        f"Cells ran in {len(often)} environments, told apart by {listed(parts)}; the numbers count cells. Times and memory are not comparable "
-        f"between them. Run the {len(odd)} that differ from the most common one again, or compare quality alone."
+        f"Cells ran in {len(often)} environments, told apart by {listed(parts)}; the numbers count cells. Times and"
+        f" memory are not comparable between them. Run the {len(odd)} that differ from the most common one again, or"
+        " compare quality alone."
     )
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
@@ -150,12 +163,14 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
     if not groups:
         return None
     bases = dict.fromkeys(
-        f"{model_label(g.setting.model.name)} ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})"
+        f"{model_label(g.setting.model.name)}"
+        f" ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})"
         for g in groups
     )
     sentence = (
-        f"{listed(list(bases))} {'is' if len(bases) == 1 else 'are'} stored quantised and {'was' if len(bases) == 1 else 'were'} read so: "
-        "nothing was quantised here, and what that quantisation lost is in no number. Compare with the unquantised checkpoint to see it."
+        f"{listed(list(bases))} {'is' if len(bases) == 1 else 'are'} stored quantised and"
+        f" {'was' if len(bases) == 1 else 'were'} read so: nothing was quantised here, and what that quantisation lost"
+        " is in no number. Compare with the unquantised checkpoint to see it."
     )
     return Finding(
         "stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups)
@@ -206,7 +221,8 @@ def mixed_precision(e: StudyAnalysis) -> Finding | None:
         numbers = Counter(dtype for by_dtype in mixed for dtype, cells in by_dtype.items() for _ in cells)
         each = ", ".join(f"{dtype}: {n}" for dtype, n in sorted(numbers.items()))
         said.append(
-            f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that differences hold what precision alone makes."
+            f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that"
+            " differences hold what precision alone makes."
         )
     if shared:
         said.append(f"Forgetting of {len(shared)} cells may be counted from a base in another precision than theirs.")

@@ -29,7 +29,10 @@ def rows_lost(e: StudyAnalysis) -> Finding | None:
     found = _worst(e, lambda f: _most(f, "dropped"))
     if found is None or found.share <= MOST:
         return None
-    sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped: the numbers are about the short rest. {_raise(found.facts)}"
+    sentence = (
+        f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped: the"
+        f" numbers are about the short rest. {_raise(found.facts)}"
+    )
     return Finding(
         "rows_lost", "grave", "Most rows were dropped", sentence, e.labels(found.groups), e.finished(found.groups)
     )
@@ -42,8 +45,9 @@ def test_leaked(e: StudyAnalysis) -> Finding | None:
         return None
     test = found.facts.test
     sentence = (
-        f"{test.in_training:,} of {test.read:,} test rows ({_percent(found.share)}) are training rows, too, prompt and response: for them a low loss and a right answer are memory, "
-        "and more rank remembers more. Take them out of the training rows or of the test."
+        f"{test.in_training:,} of {test.read:,} test rows ({_percent(found.share)}) are training rows, too, prompt and"
+        " response: for them a low loss and a right answer are memory, and more rank remembers more. Take them out of"
+        " the training rows or of the test."
     )
     return Finding(
         "test_leaked", "grave", "Test rows were trained on", sentence, e.labels(found.groups), e.finished(found.groups)
@@ -55,7 +59,10 @@ def few_test_rows(e: StudyAnalysis) -> Finding | None:
     found = _worst(e, lambda f: 1 / f.test.kept if f.unit == "rows" else 0.0)
     if found is None or not found.share or found.facts.test.kept >= LEAST_ROWS:
         return None
-    sentence = f"The held-out loss is measured on {found.facts.test.kept:,} rows; other rows could order the conditions otherwise. Give {LEAST_ROWS} test rows at the very least, better some hundred."
+    sentence = (
+        f"The held-out loss is measured on {found.facts.test.kept:,} rows; other rows could order the conditions"
+        f" otherwise. Give {LEAST_ROWS} test rows at the very least, better some hundred."
+    )
     return Finding(
         "few_test_rows",
         "grave",
@@ -79,7 +86,10 @@ def rows_dropped(e: StudyAnalysis) -> Finding | None:
         if items is not None and found.facts.test.dropped
         else ""
     )
-    sentence = f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped.{apart} {_raise(found.facts)}"
+    sentence = (
+        f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped.{apart}"
+        f" {_raise(found.facts)}"
+    )
     return Finding(
         "rows_dropped",
         "caution",
@@ -95,7 +105,10 @@ def responses_cut(e: StudyAnalysis) -> Finding | None:
     found = _worst(e, lambda f: _most(f, "cut"))
     if found is None or found.share < SOME:
         return None
-    sentence = f"At {found.length} tokens the response of {_each(found.facts, 'cut')} loses its end, where an answer often stands, and the end-of-text token with it. {_raise(found.facts)}"
+    sentence = (
+        f"At {found.length} tokens the response of {_each(found.facts, 'cut')} loses its end, where an answer often"
+        f" stands, and the end-of-text token with it. {_raise(found.facts)}"
+    )
     return Finding(
         "responses_cut", "caution", "Responses were cut", sentence, e.labels(found.groups), e.finished(found.groups)
     )
@@ -119,15 +132,24 @@ def prompts_leaked(e: StudyAnalysis) -> Finding | None:
         return None
     test, validation = found.facts.test, found.facts.validation
     parts = [
-        f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row ({test.in_training:,} its response, too)"
-        if test.prompt_in_training
-        else "",
-        f"{validation.prompt_in_training:,} of {validation.read:,} validation rows have the prompt of a training row"
-        if validation.prompt_in_training
-        else "",
-        f"{test.in_validation:,} of {test.read:,} test rows are validation rows, by which a learning rate may be chosen"
-        if test.in_validation
-        else "",
+        (
+            f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row"
+            f" ({test.in_training:,} its response, too)"
+            if test.prompt_in_training
+            else ""
+        ),
+        (
+            f"{validation.prompt_in_training:,} of {validation.read:,} validation rows have the prompt of a"
+            " training row"
+            if validation.prompt_in_training
+            else ""
+        ),
+        (
+            f"{test.in_validation:,} of {test.read:,} test rows are validation rows, by which a learning rate may be"
+            " chosen"
+            if test.in_validation
+            else ""
+        ),
     ]
     sentence = (
         f"{'; '.join(p for p in parts if p)}. What is measured on them is partly memory: take them out of one side."
@@ -149,7 +171,10 @@ def unseen_labels(e: StudyAnalysis) -> Finding | None:
         return None
     labels = _unseen(found.facts)
     rows = sum(found.facts.test.labels[label] for label in labels)
-    sentence = f"{rows:,} of {found.facts.test.kept:,} test rows have a label that no training row has ({listed(labels)}), and cannot be learned. Give training rows of every label, or take those out of the test."
+    sentence = (
+        f"{rows:,} of {found.facts.test.kept:,} test rows have a label that no training row has ({listed(labels)}), and"
+        " cannot be learned. Give training rows of every label, or take those out of the test."
+    )
     return Finding(
         "unseen_labels",
         "caution",
@@ -179,7 +204,10 @@ def one_sided_labels(e: StudyAnalysis) -> Finding | None:
     if share < ONE_SIDED and (even or best is None or best > share + chance):
         return None
     beside = f"; the best accuracy here is {_percent(best)}" if best is not None else ""
-    sentence = f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is right as often{beside}. Judge by the loss, or test with as many rows of each label."
+    sentence = (
+        f"{_percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is"
+        f" right as often{beside}. Judge by the loss, or test with as many rows of each label."
+    )
     return Finding(
         "one_sided_labels",
         "caution",
@@ -201,14 +229,16 @@ def test_rows_differ(e: StudyAnalysis) -> Finding | None:
     for by_rows in (rows for rows in tests.values() if len(rows) > 1):
         for (measured, kept, cut), members in by_rows.items():
             parts.append(
-                f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in {listed(e.labels(members))}"
+                f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in"
+                f" {listed(e.labels(members))}"
             )
             groups += members
     if not parts:
         return None
     sentence = (
-        f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may be one of the rows. "
-        "Give all conditions one training.sequence_length that keeps the test rows whole, and one evaluation.max_sequences."
+        f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may"
+        " be one of the rows. Give all conditions one training.sequence_length that keeps the test rows whole, and one"
+        " evaluation.max_sequences."
     )
     return Finding(
         "test_rows_differ",
@@ -234,8 +264,9 @@ def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
     group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
     most = group.setting.evaluation.max_sequences
     sentence = (
-        f"Every metric of the task is over the first {most:,} of {facts.test.kept:,} test rows, a fair sample of them (evaluation.max_sequences). "
-        f"All of them would make the intervals over rows {math.sqrt(facts.test.kept / most):.1f} times as narrow."
+        f"Every metric of the task is over the first {most:,} of {facts.test.kept:,} test rows, a fair sample of them"
+        " (evaluation.max_sequences). All of them would make the intervals over rows"
+        f" {math.sqrt(facts.test.kept / most):.1f} times as narrow."
     )
     groups = [g for g, _ in found]
     return Finding(

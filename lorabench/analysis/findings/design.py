@@ -42,7 +42,10 @@ def metric_absent(e: StudyAnalysis) -> Finding | None:
         else f"which {number}{f' of {listed(lacking)}' if some else ''} has{' not' if len(cells) == 1 else ''}"
     )
     said = "" if some else f"; the report answers with {e.metric}"
-    sentence = f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it measured under evaluation."
+    sentence = (
+        f"comparison.metric is {wanted}, {why}{said}. Name one that was measured ({', '.join(known)}), or have it"
+        " measured under evaluation."
+    )
     return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
 
 
@@ -54,12 +57,16 @@ def one_seed(e: StudyAnalysis) -> Finding | None:
         return None
     able = [g for g in e.trained if seeds[g.condition] > 1]
     who = (
-        f"{len(alone)} of {len(e.trained)} trained conditions {'has' if len(alone) == 1 else 'have'} a single finished seed ({listed(e.labels(alone))})"
+        f"{len(alone)} of {len(e.trained)} trained conditions {'has' if len(alone) == 1 else 'have'} a single finished"
+        f" seed ({listed(e.labels(alone))})"
         if able
         else f"None of the {len(e.trained)} trained conditions has more than one finished seed"
     )
     which = "no difference of theirs" if able else "no difference"
-    sentence = f"{who}, so how far a repetition would land is unknown: {which} can be called decisive. Give {ENOUGH_SEEDS} seeds or more."
+    sentence = (
+        f"{who}, so how far a repetition would land is unknown: {which} can be called decisive. Give {ENOUGH_SEEDS}"
+        " seeds or more."
+    )
     return Finding(
         "one_seed", "grave", "Seed noise is unknown", sentence, e.labels(alone) if able else (), e.finished(alone)
     )
@@ -79,7 +86,11 @@ def few_seeds(e: StudyAnalysis) -> Finding | None:
         each = listed(
             [f"{e.label(g.condition)} {seeds[g.condition]}" for g in sorted(few, key=lambda g: seeds[g.condition])]
         )
-        said = f"{len(few)} of {len(e.trained)} trained conditions {'has' if len(few) == 1 else 'have'} 2 to {ENOUGH_SEEDS - 1} finished seeds ({each}), which {'gives' if len(few) == 1 else 'give'} wide intervals ({factor} with {least} against 2.0 with many)"
+        said = (
+            f"{len(few)} of {len(e.trained)} trained conditions {'has' if len(few) == 1 else 'have'} 2 to"
+            f" {ENOUGH_SEEDS - 1} finished seeds ({each}), which {'gives' if len(few) == 1 else 'give'} wide intervals"
+            f" ({factor} with {least} against 2.0 with many)"
+        )
     sentence = f"{said}. {ENOUGH_SEEDS} or more seeds tell small differences apart."
     return Finding(
         "few_seeds",
@@ -107,9 +118,15 @@ def shared_rate(e: StudyAnalysis) -> Finding | None:
     rates = ", ".join(f"{r:g}" for r in sorted({g.setting.training.rate for g in found}))
     methods = list(dict.fromkeys(g.setting.method.name for g in found))
     if "full" in methods:
-        said = f"Adapters and full fine-tuning share one learning rate ({rates}). LoRA's best rate is about ten times full fine-tuning's, so at least one of them is likely ill served."
+        said = (
+            f"Adapters and full fine-tuning share one learning rate ({rates}). LoRA's best rate is about ten times full"
+            " fine-tuning's, so at least one of them is likely ill served."
+        )
     else:
-        said = f"{' and '.join(map(method_label, methods))} share one learning rate ({rates}), which may suit one of them better."
+        said = (
+            f"{' and '.join(map(method_label, methods))} share one learning rate ({rates}), which may suit one of them"
+            " better."
+        )
     sentence = f"{said} Let each condition choose its own with {_TUNE}."
     return Finding(
         "shared_rate",
@@ -133,7 +150,10 @@ def untuned_rates(e: StudyAnalysis) -> Finding | None:
         f"{method_label(method)} {', '.join(f'{r:g}' for r in sorted(values))}" for method, values in rates.items()
     )
     some = f" for {len(found)} of {len(e.trained)} trained conditions" if len(found) < len(e.trained) else ""
-    sentence = f"Learning rates were chosen beforehand, not tuned for each condition{some} ({each}). A better rate may change the order: tune with {_TUNE}."
+    sentence = (
+        f"Learning rates were chosen beforehand, not tuned for each condition{some} ({each}). A better rate may change"
+        f" the order: tune with {_TUNE}."
+    )
     return Finding(
         "untuned_rates",
         "caution",
@@ -217,8 +237,9 @@ def few_validation_rows(e: StudyAnalysis) -> Finding | None:
     if not few:
         return None
     sentence = (
-        f"{len(few)} of {sum(t.chosen is not None for t in e.tunings)} learning rates were chosen by no more than {max(few.values())} validation rows, on which two rates may not be told apart: "
-        "task.validation_percent takes more of the training data."
+        f"{len(few)} of {sum(t.chosen is not None for t in e.tunings)} learning rates were chosen by no more than"
+        f" {max(few.values())} validation rows, on which two rates may not be told apart: task.validation_percent takes"
+        " more of the training data."
     )
     groups = [e.group(c) for c in few]
     return Finding(
@@ -252,14 +273,15 @@ def scaling_moves(e: StudyAnalysis) -> Finding | None:
             name = e.by_condition[low.condition].label.family
             ratio = "alpha / sqrt(rank)" if low.setting.method.name in _ROOT else "alpha / rank"
             parts.append(
-                f"{name}: alpha {low.setting.method.alpha:g}, {ratio} from {scaling(low):.3g} at rank {low.setting.method.rank} to {scaling(high):.3g} at rank {high.setting.method.rank}"
+                f"{name}: alpha {low.setting.method.alpha:g}, {ratio} from {scaling(low):.3g} at rank"
+                f" {low.setting.method.rank} to {scaling(high):.3g} at rank {high.setting.method.rank}"
             )
             hit += widest
     if not hit:
         return None
     sentence = (
-        f"Alpha stays while the rank varies, so rank and scaling change together and the effect of one cannot be told from the other's ({listed(parts, '; ')}). "
-        "Let alpha grow with the rank, or vary alpha too."
+        "Alpha stays while the rank varies, so rank and scaling change together and the effect of one cannot be told"
+        f" from the other's ({listed(parts, '; ')}). Let alpha grow with the rank, or vary alpha too."
     )
     return Finding(
         "scaling_moves", "caution", "Rank and scaling change together", sentence, e.labels(hit), e.finished(hit)
@@ -288,17 +310,20 @@ def no_reference(e: StudyAnalysis) -> Finding | None:
     said = []
     if len(e.groups) == 1:
         said.append(
-            f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full fine-tuning, or another condition as `reference`."
+            f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full"
+            " fine-tuning, or another condition as `reference`."
         )
     elif without:
         said.append(
-            f"{len(without)} of {len(among)} conditions have no reference ({listed(e.labels(without))}). Name one condition under `reference`."
+            f"{len(without)} of {len(among)} conditions have no reference ({listed(e.labels(without))}). Name one"
+            " condition under `reference`."
         )
     if apart:
         wanted = sorted({e.label(e.references[g.condition]) for g in apart})
         said.append(
-            f"{len(apart)} of {len(among)} conditions share no finished seed with their reference ({listed(wanted)}), so they are compared with nothing. "
-            "Complete the reference's cells, or name a trained condition under `reference`."
+            f"{len(apart)} of {len(among)} conditions share no finished seed with their reference ({listed(wanted)}),"
+            " so they are compared with nothing. Complete the reference's cells, or name a trained condition under"
+            " `reference`."
         )
     return Finding(
         "no_reference", "note", "Nothing to compare with", " ".join(said), e.labels(alone), e.finished(alone)

@@ -48,14 +48,16 @@ def base_better(e: StudyAnalysis) -> Finding | None:
             if base is not None and ours is not None and theirs is not None and _surely_worse(e, name, g, base):
                 hit[g.condition], hit[base.condition] = g, base
                 parts.append(
-                    f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)} {_value(name, theirs)}"
+                    f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)}"
+                    f" {_value(name, theirs)}"
                 )
     trained = [g for g in hit.values() if g.trains]
     if not trained:
         return None
     sentence = (
-        f"{len(trained)} of {len(e.trained)} trained conditions are worse than the untrained base by a 95 % interval ({listed(parts, '; ')}). "
-        "Training harmed them there: look at the learning rate, the steps and the data before comparing them."
+        f"{len(trained)} of {len(e.trained)} trained conditions are worse than the untrained base by a 95 % interval"
+        f" ({listed(parts, '; ')}). Training harmed them there: look at the learning rate, the steps and the data"
+        " before comparing them."
     )
     return Finding(
         "base_better",
@@ -82,8 +84,9 @@ def at_chance(e: StudyAnalysis) -> Finding | None:
     groups = list(hit.values())
     shows = "that anything was learned" if e.trained else "what the model can do, nor what quantisation takes from it"
     sentence = (
-        f"{len(groups)} of {len(e.trained or e.groups)} conditions have an accuracy that does not show {shows} ({listed(parts, '; ')}). "
-        f"Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more items."
+        f"{len(groups)} of {len(e.trained or e.groups)} conditions have an accuracy that does not show {shows}"
+        f" ({listed(parts, '; ')}). Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more"
+        " items."
     )
     return Finding(
         "at_chance", "caution", "Accuracies no better than chance", sentence, e.labels(groups), e.finished(groups)
@@ -157,7 +160,10 @@ def _by_base(e: StudyAnalysis, name: str, g: Replicates) -> str | None:
     half = quantile_over_items(_count(e, name, g)) * error
     if ours - theirs - half > 0:
         return None
-    return f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference {_interval(ours - theirs - half, ours - theirs + half)})"
+    return (
+        f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference"
+        f" {_interval(ours - theirs - half, ours - theirs + half)})"
+    )
 
 
 def _paired_error(e: StudyAnalysis, name: str, ours: Replicates, theirs: Replicates) -> float | None:
@@ -197,15 +203,19 @@ def few_items(e: StudyAnalysis) -> Finding | None:
         short += len(found)
         half = quantile_over_items(count) * error
         parts.append(
-            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more "
-            f"({e.label(best.condition)} against {e.label(best.reference)}), and about {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
+            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more"
+            f" ({e.label(best.condition)} against {e.label(best.reference)}), and about"
+            f" {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
         )
         hit |= {i: e.group(i) for _, _, c in found for i in (c.condition, c.reference)}
     if not parts:
         return None
     more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.groups) else "Test on more items"
     who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
-    sentence = f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
+    sentence = (
+        f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy"
+        f" ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
+    )
     return Finding(
         "few_items",
         "caution",
@@ -243,8 +253,8 @@ def prediction_off(e: StudyAnalysis) -> Finding | None:
     worst = sorted(errors, key=lambda c: -abs(errors[c]))
     told = listed([f"{e.label(c)} {'+' if errors[c] > 0 else '−'}{100 * abs(errors[c]):.1f} %" for c in worst])
     sentence = (
-        f"The predicted training peak is off by more than {100 * _OFF:g} % in {len(errors)} of {known} conditions ({told}). "
-        "Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
+        f"The predicted training peak is off by more than {100 * _OFF:g} % in {len(errors)} of {known} conditions"
+        f" ({told}). Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
     )
     groups = [e.group(c) for c in errors]
     return Finding(
@@ -266,8 +276,9 @@ def still_falling(e: StudyAnalysis) -> Finding | None:
         return None
     told = listed([f"{e.label(c)} by {falls[c]:.3f} nats" for c in sorted(falls, key=lambda c: -falls[c])])
     sentence = (
-        f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats in {len(falls)} of {len(e.trained)} trained conditions ({told}). "
-        "What is compared is who learns faster, not where each would end: train for more steps."
+        f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats"
+        f" in {len(falls)} of {len(e.trained)} trained conditions ({told}). What is compared is who learns faster, not"
+        " where each would end: train for more steps."
     )
     groups = [e.group(c) for c in falls]
     return Finding(
