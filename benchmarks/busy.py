@@ -1,9 +1,10 @@
-"""What another busy process on the machine costs a training step: threads that wait as lorabench's workers do, against torch's default.
+"""What another busy process on the machine costs a training step: threads that wait as lorabench's workers do, against
+torch's default.
 
     python benchmarks/busy.py [--rounds 3] [--json FILE]
 
-Each round runs benchmarks/overhead.py four times, with and without as many processes beside it as leave one core, which do nothing but
-count; the median seconds of lorabench's step are compared. Nothing else should run.
+Each round runs benchmarks/overhead.py four times, with and without as many processes beside it as leave one core, which
+do nothing but count; the median seconds of lorabench's step are compared. Nothing else should run.
 """
 
 from __future__ import annotations

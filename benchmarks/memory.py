@@ -5,9 +5,9 @@
     python benchmarks/memory.py device      random weights of 0.1B to 8B parameters on this machine's GPU, 30 combinations (on a CPU: a rehearsal, tiny)
     python benchmarks/memory.py device --measured FILE    the same, predicted here, against what a GPU measured earlier (benchmarks/gpu_session.py)
 
-Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the allocator holds, no
-CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is tested with; the row is then predicted
-for those, by the patches below, and not for the pinned ones:
+Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the
+allocator holds, no CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is
+tested with; the row is then predicted for those, by the patches below, and not for the pinned ones:
 
 - bitsandbytes-0.41 kept the input of every 4-bit layer until the backward pass; 0.50 keeps the packed weight alone.
 - fused-gelu: litgpt has GELU's tanh approximation as one operator, transformers' gelu_new keeps its intermediates.
@@ -47,7 +47,8 @@ FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modul
 
 
 def cpu_settings() -> list[TrainConfig]:
-    """72 combinations of model, method, quantization, rank, batch, length, checkpointing, optimizer and precision, each value many times."""
+    """72 combinations of model, method, quantization, rank, batch, length, checkpointing, optimizer and precision, each
+    value many times."""
     models = itertools.cycle(("lorabench/tiny-300k", "lorabench/tiny-1m", "lorabench/tiny-4m"))
     shapes = itertools.cycle(((1, 64), (2, 128), (4, 96), (8, 32), (1, 256)))
     ranks, steps = itertools.cycle((1, 4, 8, 16, 32)), itertools.cycle(((False, 1), (True, 1), (False, 2), (True, 2)))

@@ -2,7 +2,8 @@
 
     python benchmarks/packed.py --json FILE [--limit SECONDS]
 
-One optimizer step of n LoRA adapters of rank 16 on all linear layers of a random SmolLM2-135M, each with its own 4 x 128 tokens:
+One optimizer step of n LoRA adapters of rank 16 on all linear layers of a random SmolLM2-135M, each with its own 4 x
+128 tokens:
 
     sequential   n steps of PEFT's model, one adapter after another
     packed       one step of all n: the base's product once over n x 4 rows, the adapters' products as batched small products

@@ -1,9 +1,11 @@
-"""Does lorabench find the rank that is there? The rank chosen in each contest of a planted study, from every seed alone and from all together.
+"""Does lorabench find the rank that is there? The rank chosen in each contest of a planted study, from every seed alone
+and from all together.
 
     lorabench run studies/planted.yaml --out runs/planted; python benchmarks/planted.py [DIR]
 
-A choice is the smallest rank whose one-sided 95 % bound of what it loses against the best, over held-out texts where there is one seed and over seeds where
-there are several, is within the study's margin (advice.selection). Writes reports/planted/choices.json.
+A choice is the smallest rank whose one-sided 95 % bound of what it loses against the best, over held-out texts where
+there is one seed and over seeds where there are several, is within the study's margin (advice.selection). Writes
+reports/planted/choices.json.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
     python benchmarks/recommend.py [--check-time]
 
-For each contest (model and task) of each study under reports/ the recommendation is made from the other studies alone, and carried out with the
-contest's own cells: the first entry whose method and storage were run there, at the nearest rank that was. Regret is the mean of the metric lost against
-the contest's best cell, in nats. Rules: LoRA on an unquantised base at the rank nearest 8, nearest 16, and the highest that was run (all fit).
-Where not all of it was run there, the condition nearest in modules, then in rank, then in rate is taken; a rule has the recommended modules and rate. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its settings are chosen.
---check-time measures `lorabench recommend` of a 70B model in processes of their own, beside the imports of torch, transformers and peft alone. Writes reports/recommend.json.
+For each contest (model and task) of each study under reports/ the recommendation is made from the other studies alone,
+and carried out with the contest's own cells: the first entry whose method and storage were run there, at the nearest
+rank that was. Regret is the mean of the metric lost against the contest's best cell, in nats. Rules: LoRA on an
+unquantised base at the rank nearest 8, nearest 16, and the highest that was run (all fit). Where not all of it was run
+there, the condition nearest in modules, then in rank, then in rate is taken; a rule has the recommended modules and
+rate. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its
+settings are chosen. --check-time measures `lorabench recommend` of a 70B model in processes of their own, beside the
+imports of torch, transformers and peft alone. Writes reports/recommend.json.
 """
 
 from __future__ import annotations
@@ -111,7 +114,8 @@ def rule(
     given: Sequence[Option],
     wanted: Callable[[list[int]], int],
 ) -> float | None:
-    """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the rule's rank; None where there is none."""
+    """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the
+    rule's rank; None where there is none."""
     lora = next(f for f in ranked if f.key == ("lora", "none"))
     by_condition = {g.condition: g for g in contest}
     able = [o for o in given if key_of(by_condition[o.condition]) == lora.key]
@@ -155,7 +159,8 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
 
 
 def told(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
-    """The rows with their means: one study, one vote, since a study of twelve contests says no more of a rule than one of a single contest."""
+    """The rows with their means: one study, one vote, since a study of twelve contests says no more of a rule than one
+    of a single contest."""
     names = ("regret", "always 8", "always 16", "largest that fits")
     studies = list(dict.fromkeys(r["study"] for r in rows))
     mean = {n: statistics.mean(statistics.mean(r[n] for r in rows if r["study"] == s) for s in studies) for n in names}
@@ -167,7 +172,8 @@ def told(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
 
 
 def answer_seconds() -> dict[str, list[float]]:
-    """Wall seconds of the command for a 70B model, five times, each beside a process that imports the libraries and does nothing."""
+    """Wall seconds of the command for a 70B model, five times, each beside a process that imports the libraries and
+    does nothing."""
     asked = [
         "-m",
         "lorabench",

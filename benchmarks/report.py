@@ -3,8 +3,8 @@
     python benchmarks/report.py [--keep FOLDER]
 
 The stores are made by the synthetic executor (their making is not counted); each command then runs in a process of its
-own, whose wall time and peak memory are measured. The claims: 20 s and 1 GB for the report, 20 s for the table, no torch.
-Writes reports/report-cost.json.
+own, whose wall time and peak memory are measured. The claims: 20 s and 1 GB for the report, 20 s for the table, no
+torch. Writes reports/report-cost.json.
 """
 
 from __future__ import annotations

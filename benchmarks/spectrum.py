@@ -2,8 +2,9 @@
 
     python benchmarks/spectrum.py [--out reports/spectrum.json] [--sample 3]
 
-224 modules of Llama 7B's shapes, rank 64, random float32 factors (640 MB), written to a scratch file and read from it again by a fresh
-process, as a user would. The dense peer forms scaling * B @ A of some modules (4096 x 4096, float64) and calls LAPACK's svdvals.
+224 modules of Llama 7B's shapes, rank 64, random float32 factors (640 MB), written to a scratch file and read from it
+again by a fresh process, as a user would. The dense peer forms scaling * B @ A of some modules (4096 x 4096, float64)
+and calls LAPACK's svdvals.
 """
 
 from __future__ import annotations

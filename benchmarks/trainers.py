@@ -3,8 +3,8 @@
     python benchmarks/trainers.py --json FILE [--limit SECONDS] [--family ...]
 
 Each row trains a model with random weights and a published configuration for four optimizer steps with the real trainer
-(transformers' Trainer with PEFT, TRL's SFTTrainer, or the plain loop `out = model(...); out.loss.backward()`) on rows of exactly
-`length` random tokens, and records what the allocator held:
+(transformers' Trainer with PEFT, TRL's SFTTrainer, or the plain loop `out = model(...); out.loss.backward()`) on rows
+of exactly `length` random tokens, and records what the allocator held:
 
     loaded_bytes      after the model is on the card
     ready_bytes       after the trainer is made (adapter attached, prepared for k-bit training)
@@ -13,8 +13,8 @@ Each row trains a model with random weights and a published configuration for fo
     reserved_bytes    the largest that the allocator kept
     step_seconds      median of the last two steps, synchronised
 
-Without a GPU the same rows run tiny on the CPU, without bytes: a rehearsal. A row that fails is written with its fault and costs no
-other. The file is written after each row.
+Without a GPU the same rows run tiny on the CPU, without bytes: a rehearsal. A row that fails is written with its fault
+and costs no other. The file is written after each row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Settings of all tests: no network, nothing compiled, and one thread each that waits asleep, on a machine that runs several things."""
+"""Settings of all tests: no network, nothing compiled, and one thread each that waits asleep, on a machine that runs
+several things."""
 
 import os
 

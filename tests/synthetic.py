@@ -12,10 +12,9 @@ For tests and for trying out reports. With u, v uniform in [-1, 1] and fixed by 
                 of the normal distribution; c and e are standard normal, c is common to all cells
     validation_loss = eval_loss + 0.01 w(cell id), of cells whose rate is tuned
 
-Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1
-diverges at step 12, a batch of 4,096 sequences or more runs out of memory.
-The predicted peak is 1 % above the measured one, 2 % below it where weights are quantised; its parts sum to it, for a peak
-before the gradients of adapters exist.
+Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1 diverges at
+step 12, a batch of 4,096 sequences or more runs out of memory. The predicted peak is 1 % above the measured one, 2 %
+below it where weights are quantised; its parts sum to it, for a peak before the gradients of adapters exist.
 
 What was learned, for layer l and rank r (full fine-tuning: 64, the smaller side), with n the length of a side:
 
@@ -231,7 +230,8 @@ def _rate_cost(cell: Cell) -> float:
 
 
 def items(cell: Cell, readings: dict[str, float]) -> dict[str, Items]:
-    """Every accuracy item by item, and the held-out loss by sequence (harder and easier ones, which average to the loss itself)."""
+    """Every accuracy item by item, and the held-out loss by sequence (harder and easier ones, which average to the loss
+    itself)."""
     made = {}
     for name, p in _accuracies(cell, readings["eval_loss"]).items():
         common, own = _normal(f"{name} items", ITEMS, 1)[:, 0], _normal(f"{name} {cell.id}", ITEMS, 1)[:, 0]
@@ -267,7 +267,8 @@ def _modules() -> dict[str, tuple[int, int]]:
 
 
 def spectra(cell: Cell) -> tuple[Spectrum, ...]:
-    """Singular values that fall as a power of their index, faster in deeper layers and with lower ranks; and all that is measured beside them."""
+    """Singular values that fall as a power of their index, faster in deeper layers and with lower ranks; and all that
+    is measured beside them."""
     return tuple(_spectrum(cell, name, out, inner) for name, (out, inner) in _modules().items())
 
 

@@ -81,7 +81,8 @@ def test_answer_recommendation_and_findings_go_by_the_accuracy(out):
     ("given", "metric"), [("auto", "accuracy"), ("eval_loss", "eval_loss"), ("classify/acc", "accuracy")]
 )
 def test_a_metric_that_is_named_stands(out, given, metric):
-    """A store that wrote eval_loss shows what it showed; lm-eval's former name means the accuracy where that alone was measured."""
+    """A store that wrote eval_loss shows what it showed; lm-eval's former name means the accuracy where that alone was
+    measured."""
     store = Store(out[1])
     study, measured = store.study(), seen(out[1]).metrics
     rules = study.comparison.model_copy(update={"metric": given})

@@ -1,6 +1,7 @@
 """README.md works as typed: its blocks are run in order in a fresh copy of the repository, and its study file is one.
 
-What would take minutes is cut down by HTML comments before a block, which no reader sees and which have to match what they cut:
+What would take minutes is cut down by HTML comments before a block, which no reader sees and which have to match what
+they cut:
 
     <!-- test cut: A -> B -->              in the block that follows
     <!-- test cut in FILE: A -> B -->      in a file of the copy

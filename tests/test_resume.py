@@ -1,4 +1,5 @@
-"""A real worker that is killed at a random step of a long cell goes on with the next run, to the last digit of an undisturbed one."""
+"""A real worker that is killed at a random step of a long cell goes on with the next run, to the last digit of an
+undisturbed one."""
 
 import os
 import random

@@ -1,4 +1,5 @@
-"""What a process of our own sets: a waiting policy where the user has none, and silence for what a library prints whenever it is imported."""
+"""What a process of our own sets: a waiting policy where the user has none, and silence for what a library prints
+whenever it is imported."""
 
 import logging
 import subprocess

@@ -1,7 +1,8 @@
-"""Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else published, else by the capacity rule.
+"""Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else
+published, else by the capacity rule.
 
-A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did, and is not called
-better than that one.
+A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did,
+and is not called better than that one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def candidate_specs(
 ) -> tuple[CandidateSpec, ...]:
     """The ones that are thought of, and those that the contest measured.
 
-    `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
+    `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what
+    rates are told to be for.
     """
     keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in group.results))) if group else dict.fromkeys(THOUGHT_OF)
     return tuple(_candidate_spec(k, parameters, tokens, trainable, group, others, batch_size) for k in keys)
@@ -80,7 +82,8 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
-    """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA, section 3)."""
+    """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA,
+    section 3)."""
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 
 

@@ -1,4 +1,5 @@
-"""What would make a candidate fit that does not: another quantization, adapters, shorter sequences, else a larger card."""
+"""What would make a candidate fit that does not: another quantization, adapters, shorter sequences, else a larger
+card."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""What one contest of a stored study says of each way to train, and which contest lies nearest. Without pandas and scipy, which take a second to import.
+"""What one contest of a stored study says of each way to train, and which contest lies nearest. Without pandas and
+scipy, which take a second to import.
 
-    distance = |log10(parameters there / here)| + 0.5 [another architecture] + 0.5 [another task than was named] + 0.5 |log10(training tokens there / here)|
+    distance = |log10(parameters there / here)| + 0.5 [another architecture] + 0.5 [another task than was named] + 0.5
+    |log10(training tokens there / here)|
 
-One contest speaks for all ways that it has: gaps of different studies are not held against each other. It speaks for a model within REACH of
-it, and for any where the user named its study; how far it is is then told.
+One contest speaks for all ways that it has: gaps of different studies are not held against each other. It speaks for a
+model within REACH of it, and for any where the user named its study; how far it is is then told.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ def key_of(group: Replicates) -> Key:
 
 
 def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
-    """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one with full fine-tuning, more ranks, more ways, more seeds."""
+    """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one
+    with full fine-tuning, more ranks, more ways, more seeds."""
     able = [c for c in found if c.results and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]

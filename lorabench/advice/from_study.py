@@ -1,7 +1,9 @@
-"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how far it is behind full fine-tuning.
+"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how
+far it is behind full fine-tuning.
 
-Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank of a way is, what is not
-worse than that way's own best. Without full fine-tuning in the contest its best stands in its place.
+Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank
+of a way is, what is not worse than that way's own best. Without full fine-tuning in the contest its best stands in its
+place.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from lorabench.record.metrics import metric as described
 
 
 def heard(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
-    """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no loss that is tolerated."""
+    """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no
+    loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
         return ()

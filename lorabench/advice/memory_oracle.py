@@ -1,4 +1,5 @@
-"""What advice asks of a prediction of memory, so that it needs neither torch nor a card. `workflows.traced_memory` answers from traces."""
+"""What advice asks of a prediction of memory, so that it needs neither torch nor a card. `workflows.traced_memory`
+answers from traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What limits a whole recommendation: the card, the data, the studies that were read, and why the study's best does not stand first."""
+"""What limits a whole recommendation: the card, the data, the studies that were read, and why the study's best does not
+stand first."""
 
 from __future__ import annotations
 

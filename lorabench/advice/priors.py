@@ -1,8 +1,10 @@
-"""The priors of priors.yaml, typed, and what follows from them: rates by size, ranks by the information in the data, published differences.
+"""The priors of priors.yaml, typed, and what follows from them: rates by size, ranks by the information in the data,
+published differences.
 
     a rank is large enough where   bits_per_parameter * trainable parameters >= bits_per_token * training tokens
 
-An upper bound of what is to be learned against what an adapter can hold; ranks below the floor are taken only where a study measured them.
+An upper bound of what is to be learned against what an adapter can hold; ranks below the floor are taken only where a
+study measured them.
 """
 
 from __future__ import annotations
@@ -126,7 +128,8 @@ class Fact(Frozen):
 
     @property
     def worse(self) -> Difference:
-        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster means: Donner and Klar 2000)."""
+        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster
+        means: Donner and Klar 2000)."""
         places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
         ours, theirs = (
             np.array([np.mean([scores[i] for i in at]) for at in places.values()])
@@ -170,7 +173,8 @@ def learning_rate(method: str, parameters: int) -> tuple[float, EvidenceItem]:
 
 
 def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[int, EvidenceItem, str]:
-    """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none does. `trainable` is parameters by rank."""
+    """The smallest rank, from the floor on, that holds what the data bring; the highest, with a caveat, where none
+    does. `trainable` is parameters by rank."""
     rule = rules().rank
     able = sorted(r for r in trainable if r >= rule.floor)
     if not able:
@@ -218,7 +222,8 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
 
 
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[EvidenceItem, ...]]:
-    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences, half-widths in quadrature."""
+    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences,
+    half-widths in quadrature."""
     if method == "full":
         return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
     direct = _fact("way", f"{method} {quantization}", tokens)

@@ -6,7 +6,8 @@
                 same; without evidence; shown to be beyond the margin
                 memory: least memory; speed: least time. Then fewer trained parameters, then less memory.
 
-The order does not depend on the card, and a larger card only adds variants, so more memory never gives a worse recommendation.
+The order does not depend on the card, and a larger card only adds variants, so more memory never gives a worse
+recommendation.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Ranking:
 def rank_candidates(
     workload: Workload, specs: Sequence[CandidateSpec], memory: MemoryOracle, priority: Priority
 ) -> Ranking:
-    """The candidates that fit in their order, and those that do not, each with the cheapest change that would make it fit."""
+    """The candidates that fit in their order, and those that do not, each with the cheapest change that would make it
+    fit."""
     least_variants = [variant(spec, workload, 1, True, spec.optimizers[-1]) for spec in specs]
     memory.prefetch(least_variants)
     fitting = [
@@ -109,7 +111,8 @@ def _int8_brings_nothing(spec: CandidateSpec, ranked: Sequence[RankedCandidate])
 
 
 def _fitting(spec: CandidateSpec, workload: Workload, memory: MemoryOracle) -> list[tuple[Candidate, Needs]]:
-    """Every variant that fits: micro-batches that divide the batch, with and without checkpointing, with each optimizer."""
+    """Every variant that fits: micro-batches that divide the batch, with and without checkpointing, with each
+    optimizer."""
     batch = workload.batch_size
     sizes = sorted({d for n in range(1, math.isqrt(batch) + 1) if batch % n == 0 for d in (n, batch // n)})
     fitting = []
@@ -151,7 +154,8 @@ def order(r: RankedCandidate, priority: Priority) -> tuple[float, ...]:
 
 
 def quality_tier(q: Quality) -> tuple[int, float]:
-    """Tier and, among what is not shown to be within the margin, the worst that it may be: in margins, which differ between measured and published qualities."""
+    """Tier and, among what is not shown to be within the margin, the worst that it may be: in margins, which differ
+    between measured and published qualities."""
     worst = math.inf if q.high is None else 0.0 if q.enough else q.high / (q.margin or 1.0)
     if q.behind or q.enough is False:
         return 3, worst
@@ -161,7 +165,8 @@ def quality_tier(q: Quality) -> tuple[int, float]:
 
 
 def _pace(candidate: Candidate, needs: Needs) -> tuple[float, ...]:
-    """Time of an optimizer step where it is known; else the plain optimizer, and checkpointing and small micro-batches are held to be slower."""
+    """Time of an optimizer step where it is known; else the plain optimizer, and checkpointing and small micro-batches
+    are held to be slower."""
     time = math.inf if needs.seconds is None else sum(needs.seconds) / 2
     return (
         time,

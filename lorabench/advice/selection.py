@@ -1,9 +1,10 @@
 """Which of a study's own conditions to take: the least that is not worse than the best by more than is tolerated.
 
-A condition is good enough where it is shown not to be worse than the best by more than is tolerated (analysis.verdict: the one-sided 95 % bound of
-how much worse it is, paired by seed). With one seed nothing is shown. Ranks of one family are tested from the best downwards and the
-first that fails ends it (analysis.rank_curve says why); other conditions are tested alone. Of conditions of one cost, which differ in what is
-free (FREE), only the one of the best mean is taken: a rate is tuned, not decided by the noise of a peak.
+A condition is good enough where it is shown not to be worse than the best by more than is tolerated (analysis.verdict:
+the one-sided 95 % bound of how much worse it is, paired by seed). With one seed nothing is shown. Ranks of one family
+are tested from the best downwards and the first that fails ends it (analysis.rank_curve says why); other conditions are
+tested alone. Of conditions of one cost, which differ in what is free (FREE), only the one of the best mean is taken: a
+rate is tuned, not decided by the noise of a peak.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]
 def options(
     groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
 ) -> tuple[Option, ...]:
-    """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no better and worse. Order of the study."""
+    """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no
+    better and worse. Order of the study."""
     known = {s.condition: s for s in summaries}
     able = [g for g in groups if g.trains and known[g.condition].comparable and metric in known[g.condition].statistics]
     best = leader([known[g.condition] for g in able], metric)
@@ -85,7 +87,8 @@ def best_of(given: Sequence[Option]) -> Option:
 
 
 def select(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
-    """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least memory; None where there is none."""
+    """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least
+    memory; None where there is none."""
     fit = [
         o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)
     ]
@@ -102,7 +105,8 @@ def tuned(given: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
-    """Whether an option is shown to be within the tolerated loss, and so is every rank above it of its family up to the family's best."""
+    """Whether an option is shown to be within the tolerated loss, and so is every rank above it of its family up to the
+    family's best."""
     mates = [o for o in given if o.family == option.family and o.family >= 0 and o.rank is not None]
     top = max((o.rank or 0 for o in mates if o.worse == min(m.worse for m in mates)), default=0)
     between = [o for o in mates if (option.rank or 0) <= (o.rank or 0) <= max(top, option.rank or 0)] or [option]

@@ -1,4 +1,5 @@
-"""The second witness beside a choice by loss: how many directions were used of the rank that was trained, and what is left after a cut.
+"""The second witness beside a choice by loss: how many directions were used of the rank that was trained, and what is
+left after a cut.
 
     k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its room is the most that it can be
     unused         k(0.99) <= room / 2: a reason for less
@@ -6,8 +7,9 @@
     cut            the least rank to which a trained change can be cut without further training and lose no more than is tolerated
     needed         a cut below the trained rank was tried and each loses more
 
-A cut is the stronger of the two: a direction with little energy may matter and one with much may not, and what a short training leaves in
-directions that it does not need is energy, too. Neither knows what training at the lower rank would find, so they never move the choice.
+A cut is the stronger of the two: a direction with little energy may matter and one with much may not, and what a short
+training leaves in directions that it does not need is energy, too. Neither knows what training at the lower rank would
+find, so they never move the choice.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Used:
     most: float
     seeds: int
     cut: int | None = None
-    """least rank to which it can be cut within the tolerated loss, and so to every rank above; absent where none was tried or none is within"""
+    """least rank to which it can be cut within the tolerated loss, and so to every rank above; absent where none was
+    tried or none is within"""
     short: int | None = None
     """highest rank tried at which it loses more; absent where there is none"""
 
@@ -176,7 +179,8 @@ def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerate
 def least_cut(
     finished: Sequence[CellResult], file: FileOf, metric: str, tolerated: float
 ) -> tuple[int | None, int | None]:
-    """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all cuts above it; the next below it."""
+    """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all
+    cuts above it; the next below it."""
     sign = -1.0 if described(metric).better == "higher" else 1.0
     lost: dict[int, list[float]] = {}
     for r in finished:

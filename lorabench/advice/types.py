@@ -69,7 +69,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Quality:
-    """What is expected of it beside full fine-tuning, or beside the study's best where there is none; the end points are absent where nothing is known."""
+    """What is expected of it beside full fine-tuning, or beside the study's best where there is none; the end points
+    are absent where nothing is known."""
 
     basis: Basis
     against: str = ""
@@ -91,7 +92,8 @@ class Quality:
 
     @property
     def enough(self) -> bool | None:
-        """Whether it is shown to be within the margin (True), shown to be beyond it, interval and all (False), or neither (None)."""
+        """Whether it is shown to be within the margin (True), shown to be beyond it, interval and all (False), or
+        neither (None)."""
         if self.shown is not None:
             return self.shown.within
         if self.bound is None or self.low is None or self.margin is None:

@@ -81,7 +81,8 @@ class Summary:
 
     @property
     def comparable(self) -> bool:
-        """Whether its mean may be called best: something was trained and no replicate broke (survivors alone flatter)."""
+        """Whether its mean may be called best: something was trained and no replicate broke (survivors alone
+        flatter)."""
         return self.outcomes.finished > 0 and self.outcomes.broken == 0 and self.method != "base"
 
 
@@ -98,7 +99,8 @@ def metrics(data: pd.DataFrame) -> tuple[str, ...]:
 def aggregate(
     groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping[str, CellResult] = MappingProxyType({})
 ) -> tuple[Summary, ...]:
-    """A Summary of each condition in the study's order; `data` is record.wide(results), `results` tell how many items a single cell's value is over."""
+    """A Summary of each condition in the study's order; `data` is record.wide(results), `results` tell how many items a
+    single cell's value is over."""
     names = labels(groups)
     statistics = _statistics(data, results)
     counts = Counter(zip(data["condition"].tolist(), data["outcome"].tolist(), strict=True))
@@ -148,7 +150,8 @@ _OVER_SEQUENCES = ("eval_loss", "perplexity", "bits_per_byte", "divergence")  # 
 
 
 def items_behind(result: CellResult | None, metric: str) -> int | None:
-    """Items that the standard error of a cell's metric is over: sequences of a loss, questions of an accuracy; None where that is not stored."""
+    """Items that the standard error of a cell's metric is over: sequences of a loss, questions of an accuracy; None
+    where that is not stored."""
     if result is None:
         return None
     if metric in _OVER_SEQUENCES:

@@ -1,4 +1,5 @@
-"""A study's own comparisons: each condition against its reference, one family for each metric (analysis.verdict says what may be said of a pair)."""
+"""A study's own comparisons: each condition against its reference, one family for each metric (analysis.verdict says
+what may be said of a pair)."""
 
 from __future__ import annotations
 

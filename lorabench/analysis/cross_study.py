@@ -1,9 +1,9 @@
 """Two studies side by side: the same conditions elsewhere, on another machine, version, model or data.
 
-A condition here and one there are twins where their declared settings agree in every field but those in which the studies
-differ as wholes: fields with one value in each study, and not the same (the model, say, or the steps). Where none has a twin so,
-learning rates are left out as well.
-Twins are compared in each metric, paired by seed; their p values are one family (Holm).
+A condition here and one there are twins where their declared settings agree in every field but those in which the
+studies differ as wholes: fields with one value in each study, and not the same (the model, say, or the steps). Where
+none has a twin so, learning rates are left out as well. Twins are compared in each metric, paired by seed; their p
+values are one family (Holm).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a study decides about its reference: a condition that does as well for less, or how far the nearest one stays behind.
+"""What a study decides about its reference: a condition that does as well for less, or how far the nearest one stays
+behind.
 
 level      a condition is better, or within the margin (both beyond doubt): of these the one of least training memory
            where that is less than the reference's, else the best by the mean

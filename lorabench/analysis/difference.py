@@ -3,18 +3,19 @@
     d_s  = value(ours, seed s) - value(theirs, seed s);     d = mean over the n seeds both have
     over seeds    half-width t(n-1) * sd(d_s) / sqrt(n)
     over items    the same n cells item by item: D_i = mean_s (ours_si - theirs_si); items are drawn again with
-                  replacement 2,000 times, d* = sum D_i* / sum w_i*; percentiles of d* (Efron and Tibshirani 1993, 13.3),
-                  no narrower than a normal interval: of many items, where drawing takes too long, and of losses, whose
-                  sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers with half an item added to each cell of their table, since one or two discordant items
-                  tell less than they seem to (Agresti and Min 2005). Of m < 100 items half-widths are t(m-1) / 1.96 times as long: percentiles
-                  of few items are as much too near as 1.96 standard errors (Hesterberg 2015, the expanded percentile interval); of more that is 1 % or less
+                  replacement 2,000 times, d* = sum D_i* / sum w_i*; percentiles of d* (Efron and Tibshirani 1993,
+                  13.3), no narrower than a normal interval: of many items, where drawing takes too long, and of losses,
+                  whose sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers
+                  with half an item added to each cell of their table, since one or two discordant items tell less than
+                  they seem to (Agresti and Min 2005). Of m < 100 items half-widths are t(m-1) / 1.96 times as long:
+                  percentiles of few items are as much too near as 1.96 standard errors (Hesterberg 2015, the expanded
+                  percentile interval); of more that is 1 % or less
     over both     d -+ sqrt(half_seeds^2 + half_items^2), each side its own: the method of variance estimates
                   recovery for independent effects (Zou and Donner 2008, equation 4)
 
-Losses are judged on the data that they were trained and measured on: over seeds, which share both, so that an interval says nothing of other data.
-Accuracies of a few hundred items
-are judged over both, since another few hundred items would give another answer. With one seed there are items
-alone, and how far a repetition would land is unknown.
+Losses are judged on the data that they were trained and measured on: over seeds, which share both, so that an interval
+says nothing of other data. Accuracies of a few hundred items are judged over both, since another few hundred items
+would give another answer. With one seed there are items alone, and how far a repetition would land is unknown.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Difference:
 
 
 def quantile_over_items(items: int | None, tail: float = (1 - CONFIDENCE) / 2) -> float:
-    """How many standard errors over items leave so much beyond them: of t where items are few, else of the normal distribution."""
+    """How many standard errors over items leave so much beyond them: of t where items are few, else of the normal
+    distribution."""
     return -float(
         special.stdtrit(items - 1, tail) if items is not None and 1 < items < FEW_ITEMS else special.ndtri(tail)
     )
@@ -147,7 +149,8 @@ def difference(
 
 
 def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, float] | None:
-    """Half-widths over items below and above the difference, in standard errors; None where the items are not the same or never differ."""
+    """Half-widths over items below and above the difference, in standard errors; None where the items are not the same
+    or never differ."""
     n = len(ours[0].sums)
     weights = ours[0].weights
     for i in (*ours, *theirs):
@@ -172,7 +175,8 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
 
 
 def normal_error(differences: Array, weights: Array | None, value: float) -> float:
-    """Standard error over items of a difference that is `value`: never 0, as if half an item more had spoken for each side."""
+    """Standard error over items of a difference that is `value`: never 0, as if half an item more had spoken for each
+    side."""
     n = len(differences)
     if weights is not None:
         return math.sqrt(n / (n - 1) * float(np.sum((differences - value * weights) ** 2))) / float(
@@ -187,7 +191,8 @@ def normal_error(differences: Array, weights: Array | None, value: float) -> flo
 
 @lru_cache(maxsize=4)
 def _draws(n: int) -> Array:
-    """(RESAMPLES, n) how often each item is drawn; the same for every comparison, so that a report can be built twice."""
+    """(RESAMPLES, n) how often each item is drawn; the same for every comparison, so that a report can be built
+    twice."""
     return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 

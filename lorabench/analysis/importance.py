@@ -1,18 +1,20 @@
-"""How much of what a metric varies by goes with each axis of a full grid: a functional analysis of variance, exact where the grid is whole.
+"""How much of what a metric varies by goes with each axis of a full grid: a functional analysis of variance, exact
+where the grid is whole.
 
     y(c)   mean of a metric over the seeds that all conditions have         c = (c_1 ... c_k), a point of the grid
     f_U    = mean of y over the axes outside of U, minus f_W of every W below U          (f of no axis is the mean of all)
     V_U    = mean over the grid of f_U^2,   V = sum of all V_U = variance of y over the grid
     share  = V_U / V                                                        Hutter, Hoos, Leyton-Brown 2014, ICML 32(1), equations 3 to 6; Sobol 1993
 
-Theirs is of a forest fitted to scattered points; a whole grid needs no model. What the noise between seeds adds to V_U is known (a two-way
-analysis of variance with seeds as blocks, Fisher 1925: a seed that shifts all conditions alike adds nothing):
+Theirs is of a forest fitted to scattered points; a whole grid needs no model. What the noise between seeds adds to V_U
+is known (a two-way analysis of variance with seeds as blocks, Fisher 1925: a seed that shifts all conditions alike adds
+nothing):
 
     s^2    = sum (y_cs - y_c - y_s + y)^2 / ((C - 1)(S - 1)),   E[noise in V_U] = s^2 / S * df_U / C,   df_U = product over U of (values - 1)
     F      = S C V_U / df_U / s^2                               on df_U and (C - 1)(S - 1) degrees of freedom
 
-Limits: shares are of the values that were tried, evenly weighted; another grid gives others. A tuned learning rate is chosen for each condition and is
-no axis.
+Limits: shares are of the values that were tried, evenly weighted; another grid gives others. A tuned learning rate is
+chosen for each condition and is no axis.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class Importance:
 def importances(
     groups: Sequence[Replicates], data: pd.DataFrame, metric: str, study: Study
 ) -> tuple[tuple[Importance, ...], str]:
-    """Of the study's grid, for each of its tasks (losses of two cannot be held against each other); and why there is none, empty where there is one.
+    """Of the study's grid, for each of its tasks (losses of two cannot be held against each other); and why there is
+    none, empty where there is one.
 
     `data` is record.wide(results) of the cells that conditions are made of.
     """
@@ -109,7 +112,8 @@ def varied_axes(study: Study) -> dict[str, tuple[Any, ...]]:
 
 
 def _of_base(group: Replicates, base: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
-    """Whether a condition differs from the base setting in nothing but axes and what they leave unused: `include` may have put others beside the grid."""
+    """Whether a condition differs from the base setting in nothing but axes and what they leave unused: `include` may
+    have put others beside the grid."""
     own = flattened({k: group.declared[k] for k in _SETTINGS if group.trains or k != "training"})
     free = [k for k, v in own.items() if v is not None and base.get(k) is not None and v != base[k]]
     return all(any(k == axis or k.startswith(f"{axis}.") for axis in grid) for k in free)
@@ -127,7 +131,8 @@ class _Whole:
 def _of_grid(
     groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]
 ) -> _Whole | str:
-    """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where none is left."""
+    """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where
+    none is left."""
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
     for point in itertools.product(*(range(len(v)) for v in axes.values())):
         rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
@@ -151,7 +156,8 @@ def _of_grid(
 
 
 def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
-    """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several the last. Greedy: a larger whole part may exist."""
+    """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several
+    the last. Greedy: a larger whole part may exist."""
     kept = [list(range(n)) for n in sizes]
     while True:
         gaps = [p for p in itertools.product(*kept) if p not in present]

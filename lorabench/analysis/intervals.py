@@ -3,7 +3,8 @@
 over seeds    half-width t(0.975, n-1) * std / sqrt(n)
 over items    half-width 1.96 * standard error, t(0.975, m-1) in its place below 100 items;
               of shares with fewer than ten items right, or wrong, the farther end of Wilson's interval (Wilson 1927):
-              (p + z^2/2m -+ z sqrt(p (1-p) / m + z^2 / 4m^2)) / (1 + z^2/m), which knows that none of 20 right is not 0 for certain
+              (p + z^2/2m -+ z sqrt(p (1-p) / m + z^2 / 4m^2)) / (1 + z^2/m), which knows that none of 20 right is not 0
+              for certain
 exact         Clopper and Pearson 1934: the shares that a binomial test at 2.5 % a side does not reject
 """
 
@@ -23,7 +24,8 @@ _TAIL = (1 - CONFIDENCE) / 2
 
 
 def half_over_seeds(mean: float, std: float | None, n: int) -> float | None:
-    """Half-width of a mean over n seeds; None for one seed, and where the values do not vary beyond rounding: then the noise is unknown."""
+    """Half-width of a mean over n seeds; None for one seed, and where the values do not vary beyond rounding: then the
+    noise is unknown."""
     if std is None or n < 2 or std <= SAME * abs(mean):
         return None
     return _t(n - 1) * std / math.sqrt(n)
@@ -37,7 +39,8 @@ def half_of(values: Sequence[float]) -> float | None:
 
 
 def half_over_items(value: float, stderr: float | None, items: int | None, share: bool) -> float | None:
-    """Half-width of one cell's value over its items; None where no standard error is known. `share`: a mean of what lies between 0 and 1."""
+    """Half-width of one cell's value over its items; None where no standard error is known. `share`: a mean of what
+    lies between 0 and 1."""
     if stderr is None:
         return None
     if share and few_of_a_kind(value, items):
@@ -60,7 +63,8 @@ def wilson(share: float, items: int) -> tuple[float, float]:
 
 
 def exact(share: float, items: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a share; of a mean over seeds, whose count need not be whole, by the same beta quantiles."""
+    """Clopper and Pearson's 95 % interval of a share; of a mean over seeds, whose count need not be whole, by the same
+    beta quantiles."""
     right = share * items
     low = float(special.betaincinv(right, items - right + 1, _TAIL)) if right > 0 else 0.0
     high = float(special.betaincinv(right + 1, items - right, 1 - _TAIL)) if right < items else 1.0

@@ -100,7 +100,8 @@ def _words(field: str, value: Any) -> str:
 
 
 def _unique(made: dict[str, Label]) -> dict[str, Label]:
-    """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition id."""
+    """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition
+    id."""
     often = Counter(label.text for label in made.values())
     return {
         c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]")

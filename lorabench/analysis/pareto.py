@@ -7,8 +7,8 @@
                       condition behind the front and one on it that takes no more memory and has a better mean
     broken            cells of it ran and did not finish: its mean is that of survivors, so it has no place on the front or behind it
 
-Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. The front is that
-of the means, so it may hold a lucky condition or two.
+Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. The front is
+that of the means, so it may hold a lucky condition or two.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Point:
 
 
 def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tuple[Point, ...]:
-    """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on the front nor dominate.
+    """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on
+    the front nor dominate.
 
     A pair that is among the study's comparisons keeps its verdict there.
     """

@@ -4,12 +4,13 @@
     pooled_s   = mean over the pairs of gap at seed s,   for the seeds at which all pairs are whole
     interval   = mean of pooled_s -+ t(0.975, n-1) * sd(pooled_s) / sqrt(n)
 
-Pairs of one seed share what that seed does, so the seeds are what repeats, not the pairs. p values are adjusted over the
-types (Holm 1979). For accuracies the items' error joins that of the seeds: pairs are judged on the same items, how much
-alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard deviation of a mean
-is at most the mean of the standard deviations). With one seed nothing is pooled but the value: there is no interval.
-Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells of a quantised condition broke, the seeds that are
-left flatter it: its type is then not called better, equivalent or non-inferior; where cells of a twin broke, it is not called worse or equivalent.
+Pairs of one seed share what that seed does, so the seeds are what repeats, not the pairs. p values are adjusted over
+the types (Holm 1979). For accuracies the items' error joins that of the seeds: pairs are judged on the same items, how
+much alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard
+deviation of a mean is at most the mean of the standard deviations). With one seed nothing is pooled but the value:
+there is no interval. Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells
+of a quantised condition broke, the seeds that are left flatter it: its type is then not called better, equivalent or
+non-inferior; where cells of a twin broke, it is not called worse or equivalent.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class TypeGap:
 def quantization_gaps(
     groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
 ) -> tuple[TypeGap, ...]:
-    """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the study's comparisons keeps its verdict there."""
+    """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the
+    study's comparisons keeps its verdict there."""
     pairing = verdicts.pairing
     known = {s.condition: s for s in summaries}
     plain = {apart_from(g, "quantization"): g for g in groups if g.setting.quantization.name == "none"}
@@ -182,7 +184,8 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
 
 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
-    """The most that the pooled error can be; a pair whose items are unknown or never differ is taken for one like the others."""
+    """The most that the pooled error can be; a pair whose items are unknown or never differ is taken for one like the
+    others."""
     known = [g.difference.item_errors for g in gaps if g.difference.item_errors]
     if described(metric).unit != "share" or not known:
         return None

@@ -5,9 +5,9 @@ A rank r is non-inferior to the best one where the one-sided 95 % bound of its p
     bound(worse(r) - worse(best)) < margin                              (Piaggio et al. 2012, CONSORT for non-inferiority)
 
 tested from the best rank downwards; the first that fails ends it, so each test keeps its whole 5 % and nothing is
-adjusted (fixed sequence: Maurer, Hothorn and Lehmacher 1995). The knee is the last that passed. The claim is against the rank of
-the best mean, which is chosen from the same data: where another rank is truly better, the knee may lie further than the margin
-behind that one.
+adjusted (fixed sequence: Maurer, Hothorn and Lehmacher 1995). The knee is the last that passed. The claim is against
+the rank of the best mean, which is chosen from the same data: where another rank is truly better, the knee may lie
+further than the margin behind that one.
 
 What a metric nears as rank grows is `saturation`'s.
 """
@@ -85,7 +85,8 @@ class RankCurve:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the best rank is the highest of those that no replicate of broke, so that a higher one may do better."""
+        """Whether the best rank is the highest of those that no replicate of broke, so that a higher one may do
+        better."""
         return self.best is not None and self.best == max(p.rank for p in self.points if p.whole)
 
 
@@ -135,7 +136,8 @@ def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdic
 
 
 def _best(points: Sequence[Point], better: str) -> Point | None:
-    """As analysis.verdict's leader is found, so that one condition is called best: by the mean, of those with the most finished replicates; the lowest rank of equal ones."""
+    """As analysis.verdict's leader is found, so that one condition is called best: by the mean, of those with the most
+    finished replicates; the lowest rank of equal ones."""
     able = [p for p in points if p.whole]
     if better == "none" or not able:
         return None

@@ -2,18 +2,20 @@
 
     y(r) = c + a r^-b,  b > 0           the shape of neural scaling laws (Hestness et al. 2017, arXiv:1712.00409)
 
-by scipy.optimize.curve_fit, whose covariance is linearised at the solution. With k ranks and n seeds, of the two-way table
+by scipy.optimize.curve_fit, whose covariance is linearised at the solution. With k ranks and n seeds, of the two-way
+table
 
     s^2  = sum (y_rs - mean_r - mean_s + mean)^2 / ((k-1)(n-1))         residual: seeds shift all ranks alike (Scheffe 1959, ch. 4)
     half = t((k-1)(n-1)) * standard error at sigma = s / sqrt(n)        of a and b
     half = hypot(that, t(n-1) * sd(mean_s) / sqrt(n))                   of c, which seeds shift (Zou and Donner 2008, equation 4)
     p    = P(F(k-3, (k-1)(n-1)) > chi^2 / (k-3)),  chi^2 = n sum (mean_r - y(r))^2 / s^2        lack of fit (Draper and Smith 1998, 2.1)
 
-chi squared itself where sigma is known beforehand: with one seed it is the items' error of each reading, or nothing.
-No curve where the ranks do not differ (F at 5 %), where a higher one is worse than a lower one (t at 1 %, Bonferroni over
-the pairs), where lack of fit has p < 0.01, or where c's standard error leaves it further off than the ranks span. c itself is an
-extrapolation that stands and falls with the formula: it is to be named only where the curve has levelled off, which
-is where less is left to gain beyond the highest rank than half of what was gained up to it, at the lower end of b's interval.
+chi squared itself where sigma is known beforehand: with one seed it is the items' error of each reading, or nothing. No
+curve where the ranks do not differ (F at 5 %), where a higher one is worse than a lower one (t at 1 %, Bonferroni over
+the pairs), where lack of fit has p < 0.01, or where c's standard error leaves it further off than the ranks span. c
+itself is an extrapolation that stands and falls with the formula: it is to be named only where the curve has levelled
+off, which is where less is left to gain beyond the highest rank than half of what was gained up to it, at the lower end
+of b's interval.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class Fit:
 
 
 def saturating(ranks: Array, values: Array, falls: bool, halves: Sequence[float | None] = ()) -> Fit | str:
-    """The fit to values (ranks, seeds), or why there is none; `halves` are 95 % half-widths over items, of use with one seed."""
+    """The fit to values (ranks, seeds), or why there is none; `halves` are 95 % half-widths over items, of use with one
+    seed."""
     k, n = values.shape
     if k < FEWEST:
         return f"a curve is fitted to {FEWEST} ranks or more"

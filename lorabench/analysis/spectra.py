@@ -73,7 +73,8 @@ def _truncations(path: Path, written: tuple[int, int]) -> tuple[Truncation, ...]
 
 
 def over_seeds(values: Sequence[float]) -> Statistic | None:
-    """Mean, sample standard deviation (n - 1) and half-width of the mean's 95 % interval (both absent for one) of a value for each seed; None for no value."""
+    """Mean, sample standard deviation (n - 1) and half-width of the mean's 95 % interval (both absent for one) of a
+    value for each seed; None for no value."""
     if not values:
         return None
     return Statistic(
@@ -82,7 +83,8 @@ def over_seeds(values: Sequence[float]) -> Statistic | None:
 
 
 def measured(cells: Sequence[Sequence[Spectrum]], measure: Measure, middle: Middle = np.mean) -> Statistic | None:
-    """A measure over the modules that have it, cell by cell (their mean, or median where it is a ratio that may be huge), then over the cells."""
+    """A measure over the modules that have it, cell by cell (their mean, or median where it is a ratio that may be
+    huge), then over the cells."""
     each = [[v for s in cell if (v := measure(s)) is not None] for cell in cells]
     return over_seeds([float(middle(values)) for values in each if values])
 
@@ -122,7 +124,8 @@ def decays(spectra: Sequence[Spectrum]) -> list[Array]:
 
 
 def mean_decay(decays: Sequence[Array]) -> Array:
-    """Mean at each index over the matrices that have so many values, down to what rounding leaves; at most MOST_VALUES."""
+    """Mean at each index over the matrices that have so many values, down to what rounding leaves; at most
+    MOST_VALUES."""
     longest = min(max((len(d) for d in decays), default=0), MOST_VALUES)
     total, number = np.zeros(longest), np.zeros(longest)
     for decay in decays:
@@ -143,7 +146,8 @@ def type_decays(cells: Sequence[Sequence[Spectrum]]) -> dict[str, Array]:
 
 
 def orthonormal(columns: NDArray[Any]) -> Array:
-    """Orthonormal columns whose first k span what the first k stored ones do (float16 leaves them so to 1e-3); it stops before a zero column."""
+    """Orthonormal columns whose first k span what the first k stored ones do (float16 leaves them so to 1e-3); it stops
+    before a zero column."""
     plain = np.asarray(columns, dtype=np.float64)
     lengths = np.linalg.norm(plain, axis=0)
     whole = np.isfinite(lengths) & (lengths > 0.5)  # stored columns have length 1, or are no direction at all
@@ -186,7 +190,8 @@ def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most:
 def rank_similarity(
     pairs: Sequence[tuple[Mapping[str, Directions], Mapping[str, Directions]]], side: Side, most: int
 ) -> Similarity | None:
-    """The same between two ranks, each pair from one seed: i counts directions of the first rank, j of the second (Hu et al. 2021, figure 3)."""
+    """The same between two ranks, each pair from one seed: i counts directions of the first rank, j of the second (Hu
+    et al. 2021, figure 3)."""
     return _mean_similarity(
         ((_bases(a, side, most), _bases(b, side, most)) for a, b in pairs), side, most, symmetric=False
     )

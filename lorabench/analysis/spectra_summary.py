@@ -1,8 +1,8 @@
 """Spectra of many modules summed up: by layer, by module type, and over the model.
 
-A group is taken as one block-diagonal matrix, whose singular values are those of all its modules together: its norm is the
-root of the sum of squares, and its energy rank k(q) is how many directions of all modules hold a share q of the group's energy.
-Ranks that compare modules of different sizes are means over the modules.
+A group is taken as one block-diagonal matrix, whose singular values are those of all its modules together: its norm is
+the root of the sum of squares, and its energy rank k(q) is how many directions of all modules hold a share q of the
+group's energy. Ranks that compare modules of different sizes are means over the modules.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A study with its results, and every statistic of them: what findings, tables, sections and advice draw from.
 
-Results are read once, by `analyse`. Each statistic is computed when it is first asked for, and then kept: cells.csv needs no comparison, a table no finding.
+Results are read once, by `analyse`. Each statistic is computed when it is first asked for, and then kept: cells.csv
+needs no comparison, a table no finding.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class StudyAnalysis:
 
     @cached_property
     def metric(self) -> str:
-        """What the answer is about: the study's own, the held-out loss where that was not measured or has no better and worse."""
+        """What the answer is about: the study's own, the held-out loss where that was not measured or has no better and
+        worse."""
         able = self.wanted in self.metrics and metric(self.wanted).better != "none"
         return self.wanted if able else "eval_loss"
 
@@ -193,7 +195,8 @@ class StudyAnalysis:
 
 
 def analyse(store: Store) -> StudyAnalysis:
-    """Reads a store's study and results. StoreError where its plan cannot be read; results that cannot be are left out."""
+    """Reads a store's study and results. StoreError where its plan cannot be read; results that cannot be are left
+    out."""
     planned = replicates(store.plan())
     found = {r.cell.id: r for r in store.results()}
     results = MappingProxyType({i: found[i] for g in planned for i in g.ids if i in found})

@@ -87,7 +87,8 @@ def _chosen(tried: Sequence[Tried]) -> float | None:
 
 
 def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
-    """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is open (a planned cell has no result, none finished) is left out."""
+    """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is
+    open (a planned cell has no result, none finished) is left out."""
     tuned = [g for g in planned if g.setting.tuned_over and all(i in results for i in g.ids)]
     rates = {
         t.condition: t.chosen

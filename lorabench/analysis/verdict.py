@@ -1,21 +1,25 @@
-"""One comparison, one verdict: whatever is said anywhere of two conditions is read off the Comparison of that pair, which is made here.
+"""One comparison, one verdict: whatever is said anywhere of two conditions is read off the Comparison of that pair,
+which is made here.
 
     equivalent       two one-sided tests put the difference within the margin (Schuirmann 1987)
     better, worse    two-sided p of no difference below 0.05
     non-inferior     not worse by more than the margin: the one-sided 95 % bound of how much worse it is lies within it (Piaggio et al. 2012)
     not decisive     none of these
 
-The first that holds is the verdict, in the order equivalent, better, non-inferior, worse: what is worse beyond doubt, and shown to be so by less than the
-margin, is non-inferior. Two further claims rest on any tolerated loss in place of the margin: `within` (non-inferior) and `beyond` (worse, and its interval lies
-beyond).
+The first that holds is the verdict, in the order equivalent, better, non-inferior, worse: what is worse beyond doubt,
+and shown to be so by less than the margin, is non-inferior. Two further claims rest on any tolerated loss in place of
+the margin: `within` (non-inferior) and `beyond` (worse, and its interval lies beyond).
 
-A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve, advice.selection): its bound is taken
-alone, here and everywhere, and the sentence that gives it says so. What is equivalent or better is within the margin by that bound, too, and what is
-beyond it is worse, so that no two claims of one pair exclude each other. A pair that the study compares keeps its verdict whoever asks, whichever of
-the two stands first and whatever else is asked with it; another pair is taken alone.
+A family is a study's comparisons in one metric: p values of difference and those of equivalence are each adjusted by
+Holm over it. Non-inferiority is what a choice rests on, whose tests go in a fixed order (analysis.rank_curve,
+advice.selection): its bound is taken alone, here and everywhere, and the sentence that gives it says so. What is
+equivalent or better is within the margin by that bound, too, and what is beyond it is worse, so that no two claims of
+one pair exclude each other. A pair that the study compares keeps its verdict whoever asks, whichever of the two stands
+first and whatever else is asked with it; another pair is taken alone.
 
-Claimed is nothing from one seed of something trained: a repetition may land elsewhere. A condition of which cells broke is not called better,
-equivalent or non-inferior, since its survivors flatter it; and nothing is called worse than a reference of which cells broke, nor equivalent to it.
+Claimed is nothing from one seed of something trained: a repetition may land elsewhere. A condition of which cells broke
+is not called better, equivalent or non-inferior, since its survivors flatter it; and nothing is called worse than a
+reference of which cells broke, nor equivalent to it.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ class Comparison:
     reference_broken: int = 0
     """the same of the reference"""
     worse_at_most: float | None = None
-    """one-sided 95 % bound, taken alone, of how much worse the condition is, negative where it is better; absent where no noise is known, or the metric has no better and worse"""
+    """one-sided 95 % bound, taken alone, of how much worse the condition is, negative where it is better; absent where
+    no noise is known, or the metric has no better and worse"""
     better_at_most: float | None = None
     """the same of how much better it is"""
     family: int = 1
@@ -88,7 +93,8 @@ class Comparison:
         return self.repeated and not self.broken and self.worse_at_most is not None and self.worse_at_most <= tolerated
 
     def beyond(self, tolerated: float) -> bool:
-        """Whether the condition is shown to be worse by more than that: worse beyond doubt, and its interval lies beyond."""
+        """Whether the condition is shown to be worse by more than that: worse beyond doubt, and its interval lies
+        beyond."""
         better = described(self.metric).better
         if not self.decisive or self.reference_broken or self.low is None or self.high is None or better == "none":
             return False
@@ -197,7 +203,8 @@ def at_most(metric: str, d: Difference) -> tuple[float | None, float | None]:
 
 
 class Verdicts:
-    """The Comparison of any two conditions of a study: the study's own where it has one, else of the pair alone or among others."""
+    """The Comparison of any two conditions of a study: the study's own where it has one, else of the pair alone or
+    among others."""
 
     def __init__(self, pairing: Pairing, rules: ComparisonSpec, told: Sequence[Comparison] = ()) -> None:
         self.pairing, self.rules = pairing, rules
@@ -231,14 +238,16 @@ class Verdicts:
 
 
 def candidates(summaries: Sequence[Summary], metric: str) -> tuple[Summary, ...]:
-    """Those whose mean may be called best: trained, no replicate broken, and as many finished ones as any has (fewer are no fair mean)."""
+    """Those whose mean may be called best: trained, no replicate broken, and as many finished ones as any has (fewer
+    are no fair mean)."""
     able = [s for s in summaries if s.comparable and metric in s.statistics]
     most = max((s.statistics[metric].n for s in able), default=0)
     return tuple(s for s in able if s.statistics[metric].n == most)
 
 
 def leader(summaries: Sequence[Summary], metric: str) -> Summary | None:
-    """The one that is called best, everywhere: of the best mean; of equal ones that of fewest trained parameters, then the study's first."""
+    """The one that is called best, everywhere: of the best mean; of equal ones that of fewest trained parameters, then
+    the study's first."""
     better = described(metric).better
     sign = -1.0 if better == "higher" else 1.0
     able = candidates(summaries, metric) if better != "none" else ()

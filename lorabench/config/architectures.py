@@ -58,12 +58,14 @@ def architectures() -> dict[str, Architecture]:
 
 
 def find_architecture(name: str) -> Architecture | None:
-    """The preset of a hub id or alias, in any case and with blanks or underscores for hyphens, a name without "/" also without its vendor; None where there is none."""
+    """The preset of a hub id or alias, in any case and with blanks or underscores for hyphens, a name without "/" also
+    without its vendor; None where there is none."""
     return _by_word().get(name.strip().lower()) or _by_name().get(_plain(name))
 
 
 def search(words: str) -> tuple[Architecture, ...]:
-    """The presets that hold every one of the words ("llama 8b") in id or aliases, vendor and case aside: whole words first, then parts of them."""
+    """The presets that hold every one of the words ("llama 8b") in id or aliases, vendor and case aside: whole words
+    first, then parts of them."""
     wanted = re.findall(r"[a-z0-9.]+", words.lower())
     texts = {
         a.name: " ".join((a.name, *a.aliases, str(a.config.get("model_type", "")))).lower()
@@ -84,7 +86,8 @@ def near_names(name: str, most: int = 3) -> list[str]:
 
 
 def model_type(name: str) -> str | None:
-    """transformers' word for a model's architecture, from its directory's config.json or the presets; None where neither tells."""
+    """transformers' word for a model's architecture, from its directory's config.json or the presets; None where
+    neither tells."""
     directory = model_directory(name)
     if directory is not None:
         try:

@@ -1,4 +1,5 @@
-"""What a checkpoint's config.json says of its own weights: whether they are stored quantised, by which method, in which form.
+"""What a checkpoint's config.json says of its own weights: whether they are stored quantised, by which method, in which
+form.
 
     bitsandbytes    load_in_8bit: int8; load_in_4bit: bnb_4bit_quant_type, which is fp4 where it is not said
     others          quant_method: fp8, gptq, awq, compressed-tensors, mxfp4, ...; MLX writes `quantization` instead
@@ -56,7 +57,8 @@ class CheckpointQuantization:
 
 
 def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization | None:
-    """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it says is no object."""
+    """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it
+    says is no object."""
     nested = [
         part for key in ("text_config", "llm_config", "language_config") if isinstance(part := config.get(key), Mapping)
     ]
@@ -117,7 +119,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def local_folder(model: str, revision: str | None = None) -> Path | None:
-    """Where a model's config.json lies: its directory, or its snapshot in the hub's local cache; None where it is in neither. No network."""
+    """Where a model's config.json lies: its directory, or its snapshot in the hub's local cache; None where it is in
+    neither. No network."""
     directory = model_directory(model)
     if directory is not None:
         return directory if directory.is_dir() else None
@@ -133,7 +136,8 @@ def local_folder(model: str, revision: str | None = None) -> Path | None:
 
 
 def stored_quantization(model: str, revision: str | None = None) -> CheckpointQuantization | None:
-    """How a model's weights are stored quantised; None where they are not, or where its config.json is not on this machine."""
+    """How a model's weights are stored quantised; None where they are not, or where its config.json is not on this
+    machine."""
     folder = local_folder(model, revision)
     return (
         None if folder is None or not (folder / "config.json").is_file() else declared_quantization(read_config(folder))
@@ -141,10 +145,12 @@ def stored_quantization(model: str, revision: str | None = None) -> CheckpointQu
 
 
 def as_stored(model: ModelSpec, asked: QuantizationSpec) -> QuantizationSpec:
-    """The quantisation by which a model's weights are held: the checkpoint's own where it has one, else the one that is asked for.
+    """The quantisation by which a model's weights are held: the checkpoint's own where it has one, else the one that is
+    asked for.
 
-    `none` means as stored, so it becomes the checkpoint's own; an explicit compute dtype is kept, since it concerns products, not storage.
-    ModelError where another form is asked for than the checkpoint has, or where its form cannot be read.
+    `none` means as stored, so it becomes the checkpoint's own; an explicit compute dtype is kept, since it concerns
+    products, not storage. ModelError where another form is asked for than the checkpoint has, or where its form cannot
+    be read.
     """
     stored = stored_quantization(model.name, model.revision)
     return asked if stored is None else matched(model.name, stored, asked)

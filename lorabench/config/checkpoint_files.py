@@ -1,8 +1,9 @@
-"""The weight files of a checkpoint's folder: which they are, whether all are there and whole, and what their headers tell.
+"""The weight files of a checkpoint's folder: which they are, whether all are there and whole, and what their headers
+tell.
 
-A safetensors file is eight bytes (the length of the header), the header (JSON: name -> dtype, shape, where the bytes lie)
-and the bytes; so names and shapes of any number of gigabytes are read in milliseconds. Pickled files (.bin) are only
-looked for here: reading them takes torch.
+A safetensors file is eight bytes (the length of the header), the header (JSON: name -> dtype, shape, where the bytes
+lie) and the bytes; so names and shapes of any number of gigabytes are read in milliseconds. Pickled files (.bin) are
+only looked for here: reading them takes torch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Stored:
 
 
 def weight_files(folder: str | Path) -> tuple[Path, ...]:
-    """The files of a checkpoint's weights, as transformers would take them; ModelError where they are missing, in part or as a whole, or mere pointers."""
+    """The files of a checkpoint's weights, as transformers would take them; ModelError where they are missing, in part
+    or as a whole, or mere pointers."""
     folder = Path(folder)
     for stem, suffix in KINDS:
         whole, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
@@ -43,7 +45,8 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
 
 
 def described_shards(folder: str | Path) -> bool:
-    """Whether the index of a folder's shards has the part (metadata) that transformers does not read it without; True where the weights are in one file."""
+    """Whether the index of a folder's shards has the part (metadata) that transformers does not read it without; True
+    where the weights are in one file."""
     for stem, suffix in KINDS:
         whole, index = Path(folder) / f"{stem}{suffix}", Path(folder) / f"{stem}{suffix}.index.json"
         if whole.is_file() or index.is_file():
@@ -59,12 +62,14 @@ def has_weights(folder: str | Path) -> bool:
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
-    """Name to what the headers of safetensors files say of each tensor; ModelError where a file is damaged or cut off."""
+    """Name to what the headers of safetensors files say of each tensor; ModelError where a file is damaged or cut
+    off."""
     return {name: tensor for file in files for name, tensor in _header(file).items()}
 
 
 def refuse_pointer(file: Path) -> None:
-    """ModelError where a file is what Git leaves in place of one that Git LFS has not fetched, or where it cannot be read at all."""
+    """ModelError where a file is what Git leaves in place of one that Git LFS has not fetched, or where it cannot be
+    read at all."""
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_POINTER))

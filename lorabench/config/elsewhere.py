@@ -1,7 +1,8 @@
-"""Words of other tools: what lorabench calls by another name, and what it does not have, with what stands nearest to it.
+"""Words of other tools: what lorabench calls by another name, and what it does not have, with what stands nearest to
+it.
 
-A typing error is answered with the nearest spelling (errors.unknown). These words are spelled right and mean something, so a near spelling
-would mislead: "adalora" is no slip for "dora", and "4bit" is nf4 whatever looks like it.
+A typing error is answered with the nearest spelling (errors.unknown). These words are spelled right and mean something,
+so a near spelling would mislead: "adalora" is no slip for "dora", and "4bit" is nf4 whatever looks like it.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ _PRECISIONS = {
 
 
 def unknown_choice(kind: str, seen: object, allowed: Iterable[object]) -> str:
-    """The sentence for a name of a kind ("method", "quantization", "optimizer", "schedule", "task") that is not allowed.
+    """The sentence for a name of a kind ("method", "quantization", "optimizer", "schedule", "task") that is not
+    allowed.
 
     A word of another tool is answered by what it means here; any other by the nearest spelling.
     """

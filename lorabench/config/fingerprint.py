@@ -37,7 +37,8 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then stands for the whole grid."""
+    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then
+    stands for the whole grid."""
     plain = counted(cell)
     if cell.tuned_over and with_seed:
         plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
@@ -56,7 +57,8 @@ def digest(cell: Cell, *, with_seed: bool) -> str:
 
 
 def counted(cell: Cell) -> dict[str, Any]:
-    """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they lead to counts."""
+    """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they
+    lead to counts."""
     plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"})
     for part in ("training", "evaluation", "analysis", "task"):
         plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
@@ -73,7 +75,8 @@ def path_fields(options: Any) -> frozenset[str]:
 
 
 def uncounted(part: Frozen) -> frozenset[str]:
-    """A part's fields that do not count in an id: no outcome depends on them, or they came later and stand at their default."""
+    """A part's fields that do not count in an id: no outcome depends on them, or they came later and stand at their
+    default."""
     return part.ASIDE | {name for name in part.LATER if getattr(part, name) == type(part).model_fields[name].default}
 
 
@@ -107,7 +110,8 @@ def may_be_large(name: str) -> bool:
 
 @lru_cache(maxsize=256)
 def fingerprint_model(name: str, revision: str | None = None) -> str:
-    """Hash of a directory's configuration, tokenizer and weights; a hub id with its commit where that is known offline."""
+    """Hash of a directory's configuration, tokenizer and weights; a hub id with its commit where that is known
+    offline."""
     directory = model_directory(name)
     if directory is None:
         return f"{name}@{revision or 'main'}"
@@ -120,7 +124,8 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
 
 
 def model_files(directory: str) -> tuple[tuple[str, str], ...]:
-    """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be read."""
+    """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be
+    read."""
     found = []
     for file in sorted(Path(directory).iterdir()):
         counts = file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
@@ -136,7 +141,8 @@ def model_files(directory: str) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=256)
 def pinned(model: ModelSpec) -> ModelSpec:
-    """A hub model at the commit that its revision means now: of the local cache, else of the hub, so that what is hashed is what is loaded.
+    """A hub model at the commit that its revision means now: of the local cache, else of the hub, so that what is
+    hashed is what is loaded.
 
     A local directory, a commit, and a model that can be asked for nowhere stay as they are.
     """
@@ -184,7 +190,8 @@ def _hash_file(file: Path) -> str:
 
 
 class References:
-    """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own unquantised twin, say)."""
+    """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own
+    unquantised twin, say)."""
 
     def __init__(self, plain: Iterable[dict[str, Any]]) -> None:
         self._known = [(p, flattened(p)) for p in plain]

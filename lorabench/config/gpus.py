@@ -1,12 +1,14 @@
-"""Known graphics cards (models/gpus.yaml), by name or by the size of their memory, and this machine's CPU as one of them.
+"""Known graphics cards (models/gpus.yaml), by name or by the size of their memory, and this machine's CPU as one of
+them.
 
-A name is understood as people and drivers write it: "rtx4090", "4090" and "NVIDIA GeForce RTX 4090" are one card. Vendor words are
-left out, a size ("40GB") and a bus ("PCIe", "SXM4") choose between cards of one chip, and every other word must be the card's own, so that
-"RTX 4090 Laptop GPU" and "RTX 4070 Ti SUPER" are not the cards whose names they hold.
+A name is understood as people and drivers write it: "rtx4090", "4090" and "NVIDIA GeForce RTX 4090" are one card.
+Vendor words are left out, a size ("40GB") and a bus ("PCIe", "SXM4") choose between cards of one chip, and every other
+word must be the card's own, so that "RTX 4090 Laptop GPU" and "RTX 4070 Ti SUPER" are not the cards whose names they
+hold.
 
-A size in GB is a class of cards as they are sold: "12GB" has what the least of the known 12 GB cards lets PyTorch use, 11.6 GiB. Between the
-known classes at least the lowest share that any of them has (0.91, with ECC), and never less than a smaller class. A size in GiB or MiB is an
-amount of usable memory, as PyTorch prints it, and taken as it is.
+A size in GB is a class of cards as they are sold: "12GB" has what the least of the known 12 GB cards lets PyTorch use,
+11.6 GiB. Between the known classes at least the lowest share that any of them has (0.91, with ECC), and never less than
+a smaller class. A size in GiB or MiB is an amount of usable memory, as PyTorch prints it, and taken as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """usable: what PyTorch names as a known card's total capacity in public error messages, the lowest seen or a little below; of a size in GB that of the least card of its class, of one in GiB as typed"""
+    """usable: what PyTorch names as a known card's total capacity in public error messages, the lowest seen or a little
+    below; of a size in GB that of the least card of its class, of one in GiB as typed"""
     bandwidth: float | None = None
     """bytes a second"""
     bf16_flops: float | None = None
@@ -51,13 +54,15 @@ class Gpu:
     fp32_flops: float | None = None
     """a second, outside the tensor cores"""
     bf16: bool = True
-    """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of bfloat16 weights go through float32"""
+    """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of
+    bfloat16 weights go through float32"""
     nominal_gib: float | None = None
     """as sold, and as its driver names it; absent of this machine and of an amount in GiB"""
 
     @property
     def capacity(self) -> str:
-        """ "24 GB card: 23.6 GiB = 25.3 GB usable": GB as sold, GiB as PyTorch prints it, decimal GB as all predictions are shown."""
+        """ "24 GB card: 23.6 GiB = 25.3 GB usable": GB as sold, GiB as PyTorch prints it, decimal GB as all predictions
+        are shown."""
         usable = f"{_three(self.memory_bytes / 2**30)} GiB = {_three(self.memory_bytes / 1e9)} GB"
         if self.kind == "cpu":
             return f"{usable} of memory"
@@ -141,7 +146,8 @@ def _of_size(name: str, gib: float, exact: bool) -> Gpu:
 
 
 def usable_bytes(nominal_gib: float) -> int:
-    """What a card that is sold with so much memory lets PyTorch use at least, by the known cards: rises with the size."""
+    """What a card that is sold with so much memory lets PyTorch use at least, by the known cards: rises with the
+    size."""
     same = [c.memory_bytes for c in gpus().values() if c.nominal_gib == nominal_gib]
     if same:
         return min(same)
@@ -165,7 +171,8 @@ def _three(value: float) -> str:
 
 
 def cards_named(text: str) -> list[Gpu]:
-    """The cards that a name, typed or a driver's, may mean: none where unknown, more than one where it leaves the size open."""
+    """The cards that a name, typed or a driver's, may mean: none where unknown, more than one where it leaves the size
+    open."""
     exact = [c for c in gpus().values() if _chip(text) in map(_chip, (c.name, *c.aliases))]
     if exact:
         return exact

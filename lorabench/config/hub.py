@@ -1,8 +1,8 @@
 """Whether the hub answers, asked once and briefly: its libraries try a dead network six times over 25 s, for each file.
 
-One request to the hub's own address (HF_ENDPOINT where a mirror is set), through huggingface_hub's own session, which takes proxies from the
-environment. Any answer counts, a refusal as well: what it means is told by the request that wanted something. Resolving a name has no time
-limit of its own, so the request runs in a thread that is left behind.
+One request to the hub's own address (HF_ENDPOINT where a mirror is set), through huggingface_hub's own session, which
+takes proxies from the environment. Any answer counts, a refusal as well: what it means is told by the request that
+wanted something. Resolving a name has no time limit of its own, so the request runs in a thread that is left behind.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _ask() -> bool:
 
 @contextmanager
 def told_offline(wanted: bool = True) -> Iterator[None]:
-    """The hub's libraries told that there is no network where `wanted`, so that they look into the cache alone and try nothing again."""
+    """The hub's libraries told that there is no network where `wanted`, so that they look into the cache alone and try
+    nothing again."""
     from huggingface_hub import constants
 
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
@@ -101,7 +102,8 @@ def require(model: str, revision: str | None = None) -> None:
 
 
 def require_named(name: str) -> None:
-    """The same for a name as it is typed, before anything slow is imported: nothing for presets, directories and what is no name of a model at all."""
+    """The same for a name as it is typed, before anything slow is imported: nothing for presets, directories and what
+    is no name of a model at all."""
     try:
         found = find_model(name, {})
     except ValueError:  # which is told where the setting is read

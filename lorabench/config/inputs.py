@@ -1,8 +1,9 @@
 """What a study reads, file by file, so that a later run can say which of it has changed.
 
-A cell's id holds one hash of its model and one of its data (config.fingerprint). They tell that something is different; this record, kept
-in plan.json under the same two hashes, tells what: each file of the model, each data file of the task and of the evaluation. Where the
-hash of the data moved and no file did, lorabench's own reading of the task has changed.
+A cell's id holds one hash of its model and one of its data (config.fingerprint). They tell that something is different;
+this record, kept in plan.json under the same two hashes, tells what: each file of the model, each data file of the task
+and of the evaluation. Where the hash of the data moved and no file did, lorabench's own reading of the task has
+changed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def model_inputs(condition: Condition) -> tuple[Input, ...]:
 
 
 def data_inputs(condition: Condition) -> tuple[Input, ...]:
-    """The files of a condition's task and evaluation, in the order of their settings; a data set of the hub with its revision."""
+    """The files of a condition's task and evaluation, in the order of their settings; a data set of the hub with its
+    revision."""
     options, evaluation = condition.task, condition.evaluation
     named: list[tuple[str, str]] = []
     for field in plugins.load("tasks", options.name).PATH_FIELDS:

@@ -1,4 +1,5 @@
-"""What all emitters ask of a setting: what no tool can do, module names of a model family, transformers' words, the opening comment."""
+"""What all emitters ask of a setting: what no tool can do, module names of a model family, transformers' words, the
+opening comment."""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
 
 
 def check_literal(tool: str, model: ModelSpec) -> None:
-    """LorabenchError for names that OmegaConf, which reads this tool's YAML, would take for a reference to another value."""
+    """LorabenchError for names that OmegaConf, which reads this tool's YAML, would take for a reference to another
+    value."""
     if "${" in model_source(model.name):
         raise refuse(
             tool,
@@ -128,7 +130,8 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
 
 
 def precision(workload: Workload, candidate: Candidate) -> str:
-    """The dtype of unquantised weights, as the engine chooses it: float32 for weights that are trained and for small models, else bfloat16."""
+    """The dtype of unquantised weights, as the engine chooses it: float32 for weights that are trained and for small
+    models, else bfloat16."""
     model = workload.model
     if model.dtype != "auto":
         return model.dtype
@@ -173,7 +176,8 @@ def whole_alpha(tool: str, method: MethodSpec) -> int:
 
 
 def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
-    """Comment lines: who wrote the file and for which setting. Names are in JSON's form, whose escapes leave no line break."""
+    """Comment lines: who wrote the file and for which setting. Names are in JSON's form, whose escapes leave no line
+    break."""
     method, quantization = candidate.method, candidate.quantization
     adapter = ""
     if not trains_base(candidate):

@@ -48,7 +48,8 @@ def task_readings(
     where: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> Seen:
-    """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean of."""
+    """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean
+    of."""
     rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
     if all(row.choices for row in rows):
         seen, nats = choice_losses(model, rows, spec.batch_size, padding, where)

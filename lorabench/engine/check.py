@@ -132,7 +132,8 @@ def _quantised_fault(cell: Cell, model: PreTrainedModel, known: dict[str, str | 
 
 
 def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a model."""
+    """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a
+    model."""
     first: dict[ModelSpec, list[Cell]] = {}
     for cell in cells:
         first.setdefault(cell.model, []).append(cell)

@@ -80,7 +80,8 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoint of one cell, in the folder that it is written to while it runs; a fault in it never ends the cell."""
+    """The checkpoint of one cell, in the folder that it is written to while it runs; a fault in it never ends the
+    cell."""
 
     def __init__(
         self,

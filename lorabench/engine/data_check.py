@@ -73,7 +73,8 @@ def _another(cell: Cell) -> str:
 
 
 def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
-    """What is told before a study runs: a line for the task, one for each thing that its reader did of its own accord."""
+    """What is told before a study runs: a line for the task, one for each thing that its reader did of its own
+    accord."""
     task, length = cell.task.name, cell.training.sequence_length
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
     measured, told = min(facts.test.kept, cell.evaluation.max_sequences), ""

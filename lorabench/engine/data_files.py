@@ -195,7 +195,8 @@ def _two_bytes(path: str | Path, data: bytes) -> str | None:
 
 
 def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
-    """An encoding cannot be told from one odd byte: the sentence says what was seen, and names the likeliest as such."""
+    """An encoding cannot be told from one odd byte: the sentence says what was seen, and names the likeliest as
+    such."""
     if encoding not in ("utf-8", "utf-8-sig"):
         return (
             f"{path} begins as {encoding.upper()} does, but is none at byte {error.start} ({error.reason}); "

@@ -194,7 +194,8 @@ def _read(examples: Sequence[Example], batch: int) -> float:
 
 
 def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
-    """Of the task's own multiple-choice sets; None where an installed task is asked for, whose size only lm-eval knows."""
+    """Of the task's own multiple-choice sets; None where an installed task is asked for, whose size only lm-eval
+    knows."""
     spec = cell.evaluation
     if spec.lm_eval == ():
         return 0.0

@@ -56,7 +56,8 @@ class DeviceAutocast(TorchFunctionMode):
         super().__exit__(*error)
 
     def again(self) -> tuple[Any, Any]:
-        """The two contexts of a checkpoint: nothing more in the forward pass, autocast with copies of its own in the recomputation."""
+        """The two contexts of a checkpoint: nothing more in the forward pass, autocast with copies of its own in the
+        recomputation."""
         return contextlib.nullcontext(), self._alone()
 
     @contextlib.contextmanager

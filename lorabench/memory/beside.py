@@ -1,10 +1,12 @@
-"""What a cell takes beside its training: loading, sampling and evaluating, decomposing, and the memory probe of a CPU; always as a range.
+"""What a cell takes beside its training: loading, sampling and evaluating, decomposing, and the memory probe of a CPU;
+always as a range.
 
-From the finished cells of stored results that ran on the card and measured their whole time (`cell_seconds`): the median of those most like the
-condition, by model, quantization, method and evaluation, within SPREAD. Where there is none, from the step: an evaluation position takes
-1 / passes of a training position's time (engine.outlook), with as many positions as the settings allow, and half of them at the least; a
-decomposition takes what the matrices need at this machine's speed on a CPU, and at FLOAT64 operations a second on a GPU; lm-eval's
-tasks are left out, whose size only a task tells.
+From the finished cells of stored results that ran on the card and measured their whole time (`cell_seconds`): the
+median of those most like the condition, by model, quantization, method and evaluation, within SPREAD. Where there is
+none, from the step: an evaluation position takes 1 / passes of a training position's time (engine.outlook), with as
+many positions as the settings allow, and half of them at the least; a decomposition takes what the matrices need at
+this machine's speed on a CPU, and at FLOAT64 operations a second on a GPU; lm-eval's tasks are left out, whose size
+only a task tells.
 """
 
 from __future__ import annotations

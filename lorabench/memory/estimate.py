@@ -90,9 +90,10 @@ def with_framework(step: Step, setting: TrainConfig) -> dict[str, int]:
 def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_known: int) -> int:
     """The largest n with height(n) <= limit, 0 where there is none.
 
-    height grows with n. Where it is a straight line, three or four looks find the end, each of which costs a trace: a chord tells where it
-    is at least from there on. Where it bends (an attention matrix grows with the square of the length), a chord goes too far each time; a
-    look that has not halved the interval is therefore followed by one at its middle.
+    height grows with n. Where it is a straight line, three or four looks find the end, each of which costs a trace: a
+    chord tells where it is at least from there on. Where it bends (an attention matrix grows with the square of the
+    length), a chord goes too far each time; a look that has not halved the interval is therefore followed by one at its
+    middle.
     """
     seen = {known: at_known}
 

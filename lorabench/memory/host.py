@@ -1,7 +1,9 @@
-"""What a process can still allocate on the host: what the system calls available, and no more than its control group leaves.
+"""What a process can still allocate on the host: what the system calls available, and no more than its control group
+leaves.
 
-A container sees the memory of the whole machine (/proc/meminfo), while the kernel ends it at its own limit: cgroup v2's memory.max and
-memory.current, v1's memory.limit_in_bytes and memory.usage_in_bytes. Cached files count as used there and are given back (inactive_file).
+A container sees the memory of the whole machine (/proc/meminfo), while the kernel ends it at its own limit: cgroup v2's
+memory.max and memory.current, v1's memory.limit_in_bytes and memory.usage_in_bytes. Cached files count as used there
+and are given back (inactive_file).
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ def answer(operator: Any, args: Any, kwargs: Any) -> Any:
 
 
 def scratch_bytes(operator: Any, args: Any, device: DeviceKind) -> int:
-    """Bytes that an operator's CUDA kernel holds besides its inputs and outputs. On a CPU they are not counted: the probe sees none."""
+    """Bytes that an operator's CUDA kernel holds besides its inputs and outputs. On a CPU they are not counted: the
+    probe sees none."""
     if device == "cpu":
         return 0
     name = operator._schema.name
@@ -143,8 +144,9 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
     """Attention and int8 products as on the device (with bfloat16 or without), for the length of a `with` block.
 
     The functions are replaced where they are, since a checkpoint recomputes outside of all function modes. bitsandbytes
-    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that. One thread traces at a
-    time, the others wait. A replaced function acts on meta tensors alone, so a thread that trains meanwhile is not touched.
+    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that. One thread traces at
+    a time, the others wait. A replaced function acts on meta tensors alone, so a thread that trains meanwhile is not
+    touched.
     """
     bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
     with _TRACING, contextlib.ExitStack() as stack:

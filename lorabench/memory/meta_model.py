@@ -32,7 +32,8 @@ BLOCK_CONSTANTS = 256
 
 
 def configuration(model: ModelSpec) -> Any:
-    """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id itself."""
+    """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id
+    itself."""
     preset = find_architecture(model.name)
     if preset is None:
         _check_name(model)
@@ -50,7 +51,8 @@ def configuration(model: ModelSpec) -> Any:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns whatever a library raises at a configuration (a rope it does not know, sides that do not divide) into one sentence."""
+    """Turns whatever a library raises at a configuration (a rope it does not know, sides that do not divide) into one
+    sentence."""
     try:
         yield
     except LorabenchError:
@@ -131,9 +133,11 @@ def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype
 
 
 def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
-    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as it is for `none`.
+    """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as
+    it is for `none`.
 
-    A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is not read.
+    A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is
+    not read.
     """
     own = declared_quantization(model.config.to_dict())
     if own is not None and not own.readable:

@@ -1,4 +1,5 @@
-"""What a model is by its configuration alone: made once from a ModelSpec, and handed on with every setting of that model."""
+"""What a model is by its configuration alone: made once from a ModelSpec, and handed on with every setting of that
+model."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The bytes of an optimizer's state, what its update holds for a moment, and what it moves, for tensors on the meta device.
+"""The bytes of an optimizer's state, what its update holds for a moment, and what it moves, for tensors on the meta
+device.
 
-torch's fused AdamW keeps two tensors like the parameter and a float32 step count. bitsandbytes' 8-bit AdamW keeps
-two bytes a parameter and two float32 constants a block of 256, and plain float32 for tensors below 4,096 entries (Dettmers
-et al. 2022, arXiv:2110.02861). Paged state of tensors from 100,000 entries on is managed memory, which lives on
-the host where the device is full and is no part of the allocator's peak; its block constants are never paged.
+torch's fused AdamW keeps two tensors like the parameter and a float32 step count. bitsandbytes' 8-bit AdamW keeps two
+bytes a parameter and two float32 constants a block of 256, and plain float32 for tensors below 4,096 entries (Dettmers
+et al. 2022, arXiv:2110.02861). Paged state of tensors from 100,000 entries on is managed memory, which lives on the
+host where the device is full and is no part of the allocator's peak; its block constants are never paged.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
 
 
 def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> tuple[int, int]:
-    """(bytes read and written, kernels started) by an update, beside `update`'s temporaries; reading is of the parameter, its gradient and its state.
+    """(bytes read and written, kernels started) by an update, beside `update`'s temporaries; reading is of the
+    parameter, its gradient and its state.
 
-    A float32 parameter: AdamW reads 16 bytes and writes 12, SGD reads 8 and writes 4, 8-bit AdamW reads 10 and writes 6, its block constants
-    come to it. torch updates all tensors in a few kernels, bitsandbytes one by one.
+    A float32 parameter: AdamW reads 16 bytes and writes 12, SGD reads 8 and writes 4, 8-bit AdamW reads 10 and writes
+    6, its block constants come to it. torch updates all tensors in a few kernels, bitsandbytes one by one.
     """
     kind, moved = training.optimizer, 0
     for parameter in parameters:
@@ -69,7 +71,8 @@ def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str
 
 
 def update(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> None:
-    """The temporaries of an optimizer step, made and let go: SGD with weight decay adds it to a copy of the gradients."""
+    """The temporaries of an optimizer step, made and let go: SGD with weight decay adds it to a copy of the
+    gradients."""
     if training.optimizer != "sgd" or not training.weight_decay:
         return
     decayed = [(p.grad, p.detach()) for p in parameters if p.grad is not None and p.ndim >= 2]

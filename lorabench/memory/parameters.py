@@ -1,7 +1,8 @@
 """Trainable parameters by rank, counted without training and without weights.
 
 A LoRA pair on a layer of shape (out, in) has rank * (in + out) parameters (Hu et al. 2021, section 4.1); DoRA adds a
-magnitude of `out` (Liu et al. 2024, arXiv:2402.09353, equation 5). rsLoRA and PiSSA change the scaling and the start, not the counts.
+magnitude of `out` (Liu et al. 2024, arXiv:2402.09353, equation 5). rsLoRA and PiSSA change the scaling and the start,
+not the counts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Count:
 def count_parameters(
     model: ModelSpec | ModelShape, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora"
 ) -> tuple[Count, ...]:
-    """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
+    """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not
+    there."""
     if method not in plugins.names("methods"):
         raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
     shape = model if isinstance(model, ModelShape) else ModelShape(model)
@@ -75,7 +77,8 @@ def count_parameters(
 
 
 def unreached_of(setting: TrainConfig) -> Unreached | None:
-    """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is next to nothing, or all of it is trained."""
+    """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is
+    next to nothing, or all of it is trained."""
     return None if plugins.load("methods", setting.method.name).TRAINS_BASE else _unreached(setting.shape)
 
 

@@ -54,7 +54,8 @@ class Row:
 def plan_conditions(
     conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()
 ) -> tuple[Row, ...]:
-    """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that takes memory are traced once. LorabenchError where one cannot be."""
+    """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that
+    takes memory are traced once. LorabenchError where one cannot be."""
     settings = [
         (
             on_card(setting_of(c, gpu.kind), gpu)

@@ -3,11 +3,13 @@
     still to allocate  =  predicted peak of the step, with what the framework keeps, less the CUDA context
     available          =  free on the device + what this process holds empty
 
-The context exists by then (asking for the free memory makes it), and is not free: so it is on neither side. The prediction stands beside
-the measured peak in the results; it keeps a cell from running only where the user asked for that.
+The context exists by then (asking for the free memory makes it), and is not free: so it is on neither side. The
+prediction stands beside the measured peak in the results; it keeps a cell from running only where the user asked for
+that.
 
-`misfits` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
-largest speaks for all where it fits. What needs more than CERTAIN times the memory that the device has cannot be an error of the prediction.
+`misfits` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch,
+rank and length alone the largest speaks for all where it fits. What needs more than CERTAIN times the memory that the
+device has cannot be an error of the prediction.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ CERTAIN = 2  # times what the device has in all
 
 
 def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN times the device.
+    """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN
+    times the device.
 
     Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell themselves.
     """
@@ -96,7 +99,8 @@ def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step
 
 
 def predict_memory(cell: Cell) -> MemoryPrediction | None:
-    """The prediction of a cell's training; None where nothing is trained or nothing can be said (the reason goes to standard error, and no cell is lost)."""
+    """The prediction of a cell's training; None where nothing is trained or nothing can be said (the reason goes to
+    standard error, and no cell is lost)."""
     if not cell.training.steps:
         return None
     try:
@@ -131,8 +135,8 @@ def compared(step: Step, setting: TrainConfig, available: int) -> MemoryPredicti
 def available_bytes(where: torch.device) -> int:
     """What this process can still allocate on a device; on the host for the CPU.
 
-    What the caching allocator has reserved and no tensor holds can be used again, and so can cuBLAS' workspaces, which it holds from the
-    first product on and which the prediction counts. Other tensors that are alive between cells stay.
+    What the caching allocator has reserved and no tensor holds can be used again, and so can cuBLAS' workspaces, which
+    it holds from the first product on and which the prediction counts. Other tensors that are alive between cells stay.
     """
     if where.type != "cuda":
         return free_host_bytes()

@@ -1,7 +1,7 @@
 """What tables of the literature state of models that nobody need train: one function a quantity.
 
-Counts come from the shapes of the real model, bytes of a training step from its trace, and bits of quantised weights from the
-tensors that bitsandbytes keeps. `square_matrix_parameters` is the teaching table's own idealisation.
+Counts come from the shapes of the real model, bytes of a training step from its trace, and bits of quantised weights
+from the tensors that bitsandbytes keeps. `square_matrix_parameters` is the teaching table's own idealisation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def trainable_parameters(row: PaperRow) -> int:
 
 
 def square_matrix_parameters(row: PaperRow) -> float:
-    """2 * rank * sqrt(N): the N parameters of a model taken as one square matrix, of which LoRA trains a pair of factors."""
+    """2 * rank * sqrt(N): the N parameters of a model taken as one square matrix, of which LoRA trains a pair of
+    factors."""
     return 2 * (row.method.rank or 0) * math.sqrt(row.parameters or 0)
 
 
@@ -65,8 +66,9 @@ def weight_bytes(row: PaperRow) -> int:
 
 
 def bits_per_parameter(row: PaperRow) -> float:
-    """What a quantised weight takes with its block constants, over all quantised matrices: 4 + 32/64 = 4.5 bits with one float32 constant
-    a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantised in blocks of 256 (Dettmers et al. 2023, section 3)."""
+    """What a quantised weight takes with its block constants, over all quantised matrices: 4 + 32/64 = 4.5 bits with
+    one float32 constant a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantised in blocks of
+    256 (Dettmers et al. 2023, section 3)."""
     model = _model(row)
     whole = build(with_layers(configuration(model), 1), torch.bfloat16, model.trust_remote_code)
     linear = {n: m.weight.numel() for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}

@@ -1,7 +1,9 @@
-"""What makes a setting fit a card that it does not fit: the changes that do it alone, or else the smallest combinations of them.
+"""What makes a setting fit a card that it does not fit: the changes that do it alone, or else the smallest combinations
+of them.
 
-Each figure is that of the traced step of the changed setting (card_planner.CardPlanner), never of a formula. Only what is hopeless is left out untraced:
-the moment of the present peak stays in the changed step, so it needs no less than that moment without the parts that a change can shrink.
+Each figure is that of the traced step of the changed setting (card_planner.CardPlanner), never of a formula. Only what
+is hopeless is left out untraced: the moment of the present peak stays in the changed step, so it needs no less than
+that moment without the parts that a change can shrink.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Remedies:
 
     fitting: tuple[Remedy, ...]
     least: Remedy | None = None
-    """where nothing fits: all changes together; where only another method fits: the least that the method asked for needs"""
+    """where nothing fits: all changes together; where only another method fits: the least that the method asked for
+    needs"""
     card: str | None = None
     """the smallest known card that holds the least"""
     length: int | None = None
@@ -86,7 +89,8 @@ class Remedies:
 
 
 def remedies(setting: TrainConfig, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
-    """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest sequence that fits without any other change, where known."""
+    """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest
+    sequence that fits without any other change, where known."""
     if fitting := _fitting(setting, room, length, most, with_lora=False):
         return Remedies(fitting)
     own = _made(setting, _all(setting, room, with_lora=False), room) or _remedy(setting, setting, room)

@@ -3,12 +3,13 @@
     least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)     everything overlaps, at the card's full rates
     most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
 
-(Williams et al. 2009, CACM 52.4.) The rate is that of the tensor cores for products in 16 bits, and of plain float32 (no TF32,
-PyTorch's default) for others and for bfloat16 on cards that emulate it, whose tensor cores take float16 alone. Flops and bytes are
-those of the traced step, recomputation, dequantised copies and the optimizer's own reading and writing included; what comes once an optimizer step
-(clipping, update) is not multiplied by accumulation. A quantised base takes QUANTISED times as long: what its kernels cost beyond
-bytes is not in the trace, and counted by bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card, `calibration` tells the
-time from them instead.
+(Williams et al. 2009, CACM 52.4.) The rate is that of the tensor cores for products in 16 bits, and of plain float32
+(no TF32, PyTorch's default) for others and for bfloat16 on cards that emulate it, whose tensor cores take float16
+alone. Flops and bytes are those of the traced step, recomputation, dequantised copies and the optimizer's own reading
+and writing included; what comes once an optimizer step (clipping, update) is not multiplied by accumulation. A
+quantised base takes QUANTISED times as long: what its kernels cost beyond bytes is not in the trace, and counted by
+bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card,
+`calibration` tells the time from them instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SLOW_BANDWIDTH = 0.60
 QUANTISED = (
     1.05,
     1.30,
-)  # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling of Memory and Speed")
+    # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling
+    # of Memory and Speed")
+)
 LAUNCH = 3e-6  # seconds a kernel launch takes the host at least
 SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
 
@@ -57,7 +60,8 @@ def optimizer_step_seconds(
 def step_seconds(
     step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
 ) -> Seconds | None:
-    """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are not known."""
+    """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are
+    not known."""
     on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
     rate = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
     if gpu.bandwidth is None or rate is None:

@@ -1,8 +1,8 @@
 """The highest point of a training step, for a model of any number of layers.
 
-A model of N equal layers is not traced whole. At each moment of a layer's part of the step, the live bytes are linear in the
-layer's place and in the number of layers: every layer before it has left the same activations, every layer has the same
-weights. Traces of two and of three layers give the slopes (first layers differ: nothing before them is
+A model of N equal layers is not traced whole. At each moment of a layer's part of the step, the live bytes are linear
+in the layer's place and in the number of layers: every layer before it has left the same activations, every layer has
+the same weights. Traces of two and of three layers give the slopes (first layers differ: nothing before them is
 trained; so the slopes are taken from the others):
 
     bytes(layer k of N) = b(k=1, n=2) + (k - 1) * [b(2, 3) - b(1, 3)] + (N - 2) * [b(1, 3) - b(1, 2)]
@@ -147,8 +147,9 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
 
 
 def along(low: Course, high: Course, share: Fraction) -> Course | None:
-    """low + share * (high - low), number by number; None where that is not known to hold: a number would be no whole one, or the
-    highest point lies in a segment in which the two took different operators (a batch of one needs fewer in the embedding)."""
+    """low + share * (high - low), number by number; None where that is not known to hold: a number would be no whole
+    one, or the highest point lies in a segment in which the two took different operators (a batch of one needs fewer in
+    the embedding)."""
     if [line.name for line in low.lines] != [line.name for line in high.lines]:
         return None
     try:
@@ -187,7 +188,8 @@ def summed(course: Course) -> Step:
 
 
 def pattern(config: Any) -> int | None:
-    """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
+    """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None
+    where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _PERIODS:
         kinds = list(
@@ -201,7 +203,8 @@ def pattern(config: Any) -> int | None:
 
 
 def _skips_by_number(config: Any) -> bool:
-    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are not alike."""
+    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
+    not alike."""
     stored = declared_quantization(config.to_dict())
     return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
@@ -237,7 +240,8 @@ def resolve_autocast(setting: TrainConfig) -> torch.dtype | None:
 
 
 def product_dtype(setting: TrainConfig) -> torch.dtype:
-    """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to compute in, of int8 ones float16, else the weights'."""
+    """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to
+    compute in, of int8 ones float16, else the weights'."""
     if autocast := resolve_autocast(setting):
         return autocast
     kind, declared = setting.quantization.name, setting.quantization.compute_dtype
@@ -283,7 +287,8 @@ class _Uneven(Exception):
 
 
 def _along(name: str, start: Line, low: Line, high: Line, steps: int | Fraction) -> Line:
-    """start + steps * (high - low), number by number; of segments with different operators (the update has some for each layer), the highest moments alone."""
+    """start + steps * (high - low), number by number; of segments with different operators (the update has some for
+    each layer), the highest moments alone."""
     first, second, third = (line.moments for line in (start, low, high))
     if not len(first) == len(second) == len(third):
         first, second, third = (m[m.sum(axis=1).argmax()][None] for m in (first, second, third))

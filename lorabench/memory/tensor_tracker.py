@@ -139,7 +139,8 @@ class TensorTracker(TorchDispatchMode):
 
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
-    """Those among an operator's arguments or results, one list deep; torch's own tree_leaves takes a tenth of a trace for it."""
+    """Those among an operator's arguments or results, one list deep; torch's own tree_leaves takes a tenth of a trace
+    for it."""
     found = []
     for value in values:
         if isinstance(value, torch.Tensor):

@@ -1,7 +1,7 @@
 """One training step of a setting, traced on the meta device: where its bytes go, segment by segment.
 
-The model, the loss, the optimizer's rules and PEFT's layers are the ones that train (engine.train); only the bytes are missing.
-The optimizer's state is held from the start, as it is from the second step on.
+The model, the loss, the optimizer's rules and PEFT's layers are the ones that train (engine.train); only the bytes are
+missing. The optimizer's state is held from the start, as it is from the second step on.
 """
 
 from __future__ import annotations

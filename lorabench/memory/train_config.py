@@ -32,7 +32,8 @@ class TrainConfig:
     training: TrainingSpec
     device: DeviceKind
     bf16: bool = True
-    """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes another kernel"""
+    """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes
+    another kernel"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
     """of the model: handed on to every setting that this one is changed to"""
 
@@ -58,7 +59,8 @@ def traced_as(setting: TrainConfig) -> TrainConfig:
 def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> TrainConfig:
     """The setting of a condition; sequence_length is that of its longest batch where it is known.
 
-    What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a setting.
+    What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
+    setting.
     """
     told = {f: getattr(condition.training, f) for f in TELLING}
     if sequence_length is not None:

@@ -65,7 +65,8 @@ def model_from(name: str) -> ModelSpec:
 
 
 def check(setting: TrainConfig) -> None:
-    """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and quantization do not go together."""
+    """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and
+    quantization do not go together."""
     method = plugins.load("methods", setting.method.name)
     if not method.TRAINS:
         raise LorabenchError(

@@ -1,9 +1,11 @@
-"""A results directory as one small file, results.json.gz: the plan and every result, without curves, items, spectra and adapters.
+"""A results directory as one small file, results.json.gz: the plan and every result, without curves, items, spectra and
+adapters.
 
     {"schema": 1, "plan": plan.json's content, "results": {cell id: result.json's content}}
 
-So that the results of a study can be kept beside its report and be learned from. Without items, single seeds are compared as if their test items were
-not the same, more widely than in the results directory. The same store gives the same bytes.
+So that the results of a study can be kept beside its report and be learned from. Without items, single seeds are
+compared as if their test items were not the same, more widely than in the results directory. The same store gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def pack(store: Store, folder: str | Path) -> Path:
 
 @contextmanager
 def opened(folder: str | Path) -> Iterator[Store]:
-    """The store of a results directory, or of the archive in a folder, unpacked for as long as it is open; StoreError where there is neither."""
+    """The store of a results directory, or of the archive in a folder, unpacked for as long as it is open; StoreError
+    where there is neither."""
     path = Path(folder) / FILE
     if Store(folder).exists() or not path.is_file():
         yield Store.open(folder)

@@ -1,8 +1,10 @@
-"""The files of a cell that others than their writer know by name: saved weights, and what is known of a trained cell until it has a result.
+"""The files of a cell that others than their writer know by name: saved weights, and what is known of a trained cell
+until it has a result.
 
 adapter/      in PEFT's format
 model/        a fully fine-tuned model, in transformers' format
-trained.json  the result so far, from the end of training until the cell has one: a worker that dies in evaluation loses no training
+trained.json  the result so far, from the end of training until the cell has one: a worker that dies in evaluation loses
+no training
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What became of a task's rows on their way to examples: how many were read, dropped, cut, repeated, and seen in training.
+"""What became of a task's rows on their way to examples: how many were read, dropped, cut, repeated, and seen in
+training.
 
-A row is a prompt with its response (a conversation without and with its last answer). Texts are compared as they are but for white space.
+A row is a prompt with its response (a conversation without and with its last answer). Texts are compared as they are
+but for white space.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class DataFacts(Frozen):
     validation: SplitFacts
     test: SplitFacts
     items: int | None = None
-    """of results from before loss and accuracy were over the same rows: items of the accuracy, those that were too long for the loss, too"""
+    """of results from before loss and accuracy were over the same rows: items of the accuracy, those that were too long
+    for the loss, too"""
     notes: tuple[str, ...] = ()
     """sentences: which layout was found, which column was left out"""
 

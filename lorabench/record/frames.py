@@ -1,8 +1,9 @@
 """Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv).
 
-Where learning rates were tuned each rate is a cell with a row of its own. `chosen` says which count: true at the rate that was chosen for the
-condition, false at its others, empty while the choice is open (a cell of the condition has no result yet, or none finished); true where nothing was
-tuned. Average over `data[data.chosen]`: over all rows a mean holds the rates that were rejected.
+Where learning rates were tuned each rate is a cell with a row of its own. `chosen` says which count: true at the rate
+that was chosen for the condition, false at its others, empty while the choice is open (a cell of the condition has no
+result yet, or none finished); true where nothing was tuned. Average over `data[data.chosen]`: over all rows a mean
+holds the rates that were rejected.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "ada
 
 
 def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
-    """The columns that say what a cell is; None where a setting does not apply. steps are those that its epochs came to."""
+    """The columns that say what a cell is; None where a setting does not apply. steps are those that its epochs came
+    to."""
     targets = cell.method.target_modules
     trains = cell.training.steps > 0
     return {
@@ -59,7 +61,8 @@ def _of(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, Any]:
 
 
 def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
-    """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count; `chosen` is by cell id, of those whose rate is tuned.
+    """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count; `chosen` is by cell id, of
+    those whose rate is tuned.
 
     A cell without readings (a failed one) has one row whose metric is absent.
     """
@@ -75,7 +78,8 @@ def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingPro
 
 
 def wide(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
-    """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss; `chosen` is by cell id, of those whose rate is tuned."""
+    """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss; `chosen` is
+    by cell id, of those whose rate is tuned."""
     rows: list[dict[str, Any]] = []
     extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:

@@ -1,4 +1,5 @@
-"""What a metric is a mean of, item by item, beside a cell's result: so that two cells can be compared on the same items.
+"""What a metric is a mean of, item by item, beside a cell's result: so that two cells can be compared on the same
+items.
 
     items.safetensors    <metric>.sums (n,) float64 and, where items weigh differently, <metric>.weights (n,) float64
 

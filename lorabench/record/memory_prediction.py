@@ -22,7 +22,8 @@ class MemoryPrediction:
     available_bytes: int
     """what it could allocate when this was predicted"""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """bytes of train_peak_bytes by what they are for (the categories of memory.tensor_tracker); empty where that is not known"""
+    """bytes of train_peak_bytes by what they are for (the categories of memory.tensor_tracker); empty where that is not
+    known"""
 
     @property
     def fits(self) -> bool | None:
@@ -43,7 +44,8 @@ class MemoryPrediction:
         )
 
     def sentence(self, total_bytes: int) -> str | None:
-        """What is told of a cell that is not sure to fit before anything runs, its subject left to others; total_bytes is all that the device has."""
+        """What is told of a cell that is not sure to fit before anything runs, its subject left to others; total_bytes
+        is all that the device has."""
         if self.fits:
             return None
         fate = "may not fit" if self.fits is None else "would not fit"

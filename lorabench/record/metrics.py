@@ -175,7 +175,8 @@ _TABLE = (
     Metric("forgetting", "forgetting", "nats", "lower", "rise of the base domain's loss through fine-tuning"),
 )
 
-# what the predicted training peak is made of, by memory.tensor_tracker's categories: bytes that live at the highest moment of the step
+# what the predicted training peak is made of, by memory.tensor_tracker's categories: bytes that live at the highest
+# moment of the step
 _PARTS = (
     (
         "weights",
@@ -255,7 +256,8 @@ def metric(name: str) -> Metric:
 
 
 def is_accuracy(name: str) -> bool:
-    """Whether a metric is a share of right answers: a task's own accuracy or exact match, or the plain accuracy of an lm-eval task."""
+    """Whether a metric is a share of right answers: a task's own accuracy or exact match, or the plain accuracy of an
+    lm-eval task."""
     return name in ("accuracy", "exact_match") or name.endswith("/acc")
 
 
@@ -272,7 +274,8 @@ _TIMES: dict[str, Literal["load", "save", "decompose", "truncate", "measure"]] =
 def read_in(
     name: str, *, on_cpu: bool
 ) -> Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]:
-    """The phase of a cell in which a metric is read; peaks are measured by themselves on a CPU, and in their own phase on a GPU."""
+    """The phase of a cell in which a metric is read; peaks are measured by themselves on a CPU, and in their own phase
+    on a GPU."""
     if name.startswith("predicted_"):
         return "foresee"
     if name in _TIMES:

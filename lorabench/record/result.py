@@ -66,9 +66,11 @@ class Resolved(Frozen):
     autocast: str | None = None
     """dtype of mixed precision in training, where it was on"""
     eval_dtype: str | None = None
-    """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for all methods: then dtype's"""
+    """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for
+    all methods: then dtype's"""
     steps: int | None = None
-    """of the optimizer, where the study gave epochs counted over the training rows; absent in results from before there were epochs"""
+    """of the optimizer, where the study gave epochs counted over the training rows; absent in results from before there
+    were epochs"""
     optimizer: str | None = None
     """class that took the steps"""
     scaling: float | None = None

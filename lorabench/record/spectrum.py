@@ -1,6 +1,8 @@
-"""The singular values of one learned change of a weight matrix, their measures, and the file that keeps them beside a cell.
+"""The singular values of one learned change of a weight matrix, their measures, and the file that keeps them beside a
+cell.
 
-With sigma_1 >= sigma_2 >= ... the singular values of delta_w, p_i = sigma_i / sum sigma and e_i = sigma_i^2 / sum sigma^2:
+With sigma_1 >= sigma_2 >= ... the singular values of delta_w, p_i = sigma_i / sum sigma and e_i = sigma_i^2 / sum
+sigma^2:
 
     stable rank           sum sigma^2 / sigma_1^2                     Rudelson and Vershynin 2007, J. ACM 54.4 (there called numerical rank)
     entropy rank          exp(-sum p_i ln p_i)                        Roy and Vetterli 2007, EUSIPCO ("effective rank")
@@ -10,7 +12,8 @@ With sigma_1 >= sigma_2 >= ... the singular values of delta_w, p_i = sigma_i / s
     numerical rank        how many sigma_i are above what rounding of the stored numbers can make
     rank utilisation      entropy rank / the rank that the change can have
 
-A change of zero (an adapter that was never trained), or one whose largest value rounding can make, has rank 0 by every measure.
+A change of zero (an adapter that was never trained), or one whose largest value rounding can make, has rank 0 by every
+measure.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ Values = NDArray[np.float64]
 
 
 def stable_rank(values: Values, missed: float = 0.0) -> float:
-    """sum sigma^2 / sigma_1^2; between 1 and the rank. `missed` is the root of the sum of sigma^2 that are not listed."""
+    """sum sigma^2 / sigma_1^2; between 1 and the rank. `missed` is the root of the sum of sigma^2 that are not
+    listed."""
     return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _some(values) else 0.0
 
 
@@ -54,7 +58,8 @@ def participation_ratio(values: Values) -> float:
 
 
 def energy_rank(values: Values, share: float, missed: float = 0.0) -> int:
-    """Least k whose k largest sigma^2 hold a share of all; in 0 ... n, and n + 1 where those that are not listed are needed, too."""
+    """Least k whose k largest sigma^2 hold a share of all; in 0 ... n, and n + 1 where those that are not listed are
+    needed, too."""
     return _least(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _some(values) else 0
 
 
@@ -76,7 +81,8 @@ def _least(parts: Values, share: float, rest: float = 0.0) -> int:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a change lies to the base weight W as it stands in its checkpoint (LoRA section 7.3 and Table 7, Hu et al. 2021, arXiv:2106.09685)."""
+    """How a change lies to the base weight W as it stands in its checkpoint (LoRA section 7.3 and Table 7, Hu et al.
+    2021, arXiv:2106.09685)."""
 
     base_norm: float
     """||W||_F"""
@@ -94,7 +100,8 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Intruders:
-    """Left singular vectors of W + delta_w like none of W's (Shuttleworth et al. 2024, arXiv:2410.21228, Algorithm 1)."""
+    """Left singular vectors of W + delta_w like none of W's (Shuttleworth et al. 2024, arXiv:2410.21228, Algorithm
+    1)."""
 
     count: int
     looked_at: int
@@ -135,7 +142,8 @@ class Spectrum:
     intruders: Intruders | None = None
     repair: Repair | None = None
     missed: float = 0.0
-    """root of the sum of sigma^2 that are not listed (matrices too large for all of them): norm, stable rank and k(q) count them"""
+    """root of the sum of sigma^2 that are not listed (matrices too large for all of them): norm, stable rank and k(q)
+    count them"""
 
     @property
     def frobenius_norm(self) -> float:
@@ -149,7 +157,8 @@ class Spectrum:
 
     @property
     def amplification(self) -> float | None:
-        """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its first directions; None for a zero change."""
+        """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its
+        first directions; None for a zero change."""
         found = self.alignment
         return (
             found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
@@ -203,7 +212,8 @@ def place(module: str) -> tuple[int | None, str]:
 
 
 def places(modules: Iterable[str]) -> dict[str, tuple[int | None, str]]:
-    """(layer, type) of every name; where layers stand in several places (encoder and decoder), the type begins with the place."""
+    """(layer, type) of every name; where layers stand in several places (encoder and decoder), the type begins with the
+    place."""
     known = list(modules)
     found = {m: place(m) for m in known}
     fronts = {m: _front(m) for m in known if found[m][0] is not None}

@@ -127,7 +127,8 @@ class Store:
     def save_plan(
         self, study: Study, cells: Iterable[Cell], inputs: Inputs | None = None, earlier: Iterable[Earlier] = ()
     ) -> None:
-        """Records the study as run, its cells, what they read, and what was left behind by changes since the first run."""
+        """Records the study as run, its cells, what they read, and what was left behind by changes since the first
+        run."""
         import yaml
 
         self.cells_folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +157,8 @@ class Store:
         return self._block("earlier", _EARLIER.validate_python, ())
 
     def _block(self, name: str, read: Callable[[Any], Block], absent: Block) -> Block:
-        """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but sentences."""
+        """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but
+        sentences."""
         try:
             plain = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
             return read(plain[name]) if name in plain else absent
@@ -183,7 +185,8 @@ class Store:
         return self._read()[1]
 
     def _read(self) -> tuple[Study, tuple[Cell, ...]]:
-        """plan.json, checked; StoreError where it is not what this version writes. Read anew when the file has changed."""
+        """plan.json, checked; StoreError where it is not what this version writes. Read anew when the file has
+        changed."""
         path = self.folder / "plan.json"
         try:
             state = path.stat()
@@ -246,7 +249,8 @@ class Store:
     def put(self, result: CellResult) -> Path:
         """Makes a cell's .partial folder its result, whole or not at all; a former failure is replaced.
 
-        The checkpoint of its training is deleted; where another start tries the cell again, it stays in a .partial folder for that.
+        The checkpoint of its training is deleted; where another start tries the cell again, it stays in a .partial
+        folder for that.
         """
         cell_id = result.cell.id
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
@@ -275,7 +279,8 @@ class Store:
         return final
 
     def emptied(self, cell_id: str) -> Path:
-        """A cell's .partial folder with nothing in it of a runner that was killed but the checkpoint of its training."""
+        """A cell's .partial folder with nothing in it of a runner that was killed but the checkpoint of its
+        training."""
         folder = self.partial(cell_id)
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():

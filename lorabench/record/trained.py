@@ -1,4 +1,5 @@
-"""How many numbers a training changed, and where they stand: in the adapters that are decomposed, or elsewhere in the file."""
+"""How many numbers a training changed, and where they stand: in the adapters that are decomposed, or elsewhere in the
+file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which learning rate a condition is reported at, by what its cells at each rate came to: one rule for the runner and for analysis."""
+"""Which learning rate a condition is reported at, by what its cells at each rate came to: one rule for the runner and
+for analysis."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class RateRecord:
 
 
 def best_learning_rate(tried: Mapping[float, RateRecord]) -> float:
-    """Of the rates with most finished cells those with fewest broken ones, of these the lowest mean validation loss, then the lower rate.
+    """Of the rates with most finished cells those with fewest broken ones, of these the lowest mean validation loss,
+    then the lower rate.
 
     Fewer seeds, or survivors alone, are no fair mean. `tried` has at least one rate.
     """

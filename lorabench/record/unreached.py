@@ -1,4 +1,5 @@
-"""Weights that neither bitsandbytes nor LoRA reaches, such as the stacked experts of a mixture (engine.experts finds them), and the sentence on them."""
+"""Weights that neither bitsandbytes nor LoRA reaches, such as the stacked experts of a mixture (engine.experts finds
+them), and the sentence on them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Unreached(Frozen):
     """as the model holds them; absent where no precision was told"""
 
     def words(self, *, quantised: bool, adapted: bool, size: str = "") -> str:
-        """One sentence: what stays as it is, how much that is, why, and what can be done; empty where neither was asked for.
+        """One sentence: what stays as it is, how much that is, why, and what can be done; empty where neither was asked
+        for.
 
         size: its bytes in words.
         """

@@ -109,7 +109,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChoiceGroup:
-    """Options that may be held against each other, in the order that the rule prefers them: of those that fit and are good enough the first is chosen."""
+    """Options that may be held against each other, in the order that the rule prefers them: of those that fit and are
+    good enough the first is chosen."""
 
     name: str
     best: str
@@ -120,7 +121,8 @@ class ChoiceGroup:
 
 @dataclass(frozen=True)
 class Panel:
-    """Controls for memory and tolerated loss, and the choice that follows, computed in the page; sentences beside it say the same without a script."""
+    """Controls for memory and tolerated loss, and the choice that follows, computed in the page; sentences beside it
+    say the same without a script."""
 
     name: str
     """id in the page"""

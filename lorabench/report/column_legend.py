@@ -1,4 +1,5 @@
-"""What the columns of a table of spectra mean, one line each, with the source: below every such table, on a page and as text."""
+"""What the columns of a table of spectra mean, one line each, with the source: below every such table, on a page and as
+text."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def amount(value: float, m: Metric) -> str:
 
 
 def interval(c: Comparison, *, of_size: bool = False) -> str:
-    """ "95 % interval −0.010 to 0.078, 2 seeds"; of the difference, or of its size in the direction that words give it."""
+    """ "95 % interval −0.010 to 0.078, 2 seeds"; of the difference, or of its size in the direction that words give
+    it."""
     m = metric(c.metric)
     if c.low is None or c.high is None:
         return f"{seeds(c)}, {'no interval' if c.pairs == 1 else 'no interval, since the differences do not vary'}"
@@ -41,7 +42,8 @@ def interval(c: Comparison, *, of_size: bool = False) -> str:
 
 
 def verdict(c: Comparison) -> str:
-    """What is said of a pair, the same in every section: "worse", "within the margin of 0.02 nats", "not decisive among so many comparisons"."""
+    """What is said of a pair, the same in every section: "worse", "within the margin of 0.02 nats", "not decisive among
+    so many comparisons"."""
     if c.verdict == "equivalent":
         return f"within the margin of {margin(c)}"
     if c.verdict == "non-inferior":

@@ -1,4 +1,5 @@
-"""Three curves of one condition below each other, a line for each seed, with a menu for the other conditions: loss, gradient norm, learning rate."""
+"""Three curves of one condition below each other, a line for each seed, with a menu for the other conditions: loss,
+gradient norm, learning rate."""
 
 from __future__ import annotations
 

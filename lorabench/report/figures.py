@@ -155,7 +155,8 @@ def draw(drawing: Drawing) -> go.Figure:
 
 
 def bounded(drawing: Drawing) -> Drawing:
-    """The drawing with a y axis on which error bars stretch no more than _BEYOND of what curves and levels span: of two seeds they would press all else flat."""
+    """The drawing with a y axis on which error bars stretch no more than _BEYOND of what curves and levels span: of two
+    seeds they would press all else flat."""
     ys = [y for line in drawing.lines for y in line.y]
     if not ys:
         return drawing
@@ -175,7 +176,8 @@ def bounded(drawing: Drawing) -> Drawing:
 
 
 def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
-    """The drawing with the levels that its y axis was not made for: it grows to those that are near, and the others are named at its edge, for which it has a line of room each."""
+    """The drawing with the levels that its y axis was not made for: it grows to those that are near, and the others are
+    named at its edge, for which it has a line of room each."""
     if drawing.y.span is None or not far:
         return drawing
     low, high = drawing.y.span
@@ -191,7 +193,8 @@ def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
 
 
 def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
-    """An arrow at each edge of the y axis that levels lie beyond, their names and values beside it, where the curves leave most room."""
+    """An arrow at each edge of the y axis that levels lie beyond, their names and values beside it, where the curves
+    leave most room."""
     made: list[dict[str, Any]] = []
     span = drawing.y.span
     rising = sum(line.y[-1] - line.y[0] for line in drawing.lines if line.y) > 0
@@ -270,7 +273,8 @@ def _marks(drawing: Drawing) -> dict[str, Any]:
 
 
 def draw_choice(labels: Sequence[str], drawings: Sequence[Drawing], shown: int) -> go.Figure:
-    """One of several drawings of the same axes, with a menu for the others; a line keeps its trace and style by its label."""
+    """One of several drawings of the same axes, with a menu for the others; a line keeps its trace and style by its
+    label."""
     figure = draw(drawings[shown])
     styles: dict[str, Style] = {}
     for drawing in (drawings[shown], *drawings):
@@ -297,9 +301,11 @@ def _restyled(drawing: Drawing, order: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: int) -> dict[str, Any]:
-    """Layout with a menu above the plot; a choice is what plotly's restyle takes: for each attribute a value for each trace.
+    """Layout with a menu above the plot; a choice is what plotly's restyle takes: for each attribute a value for each
+    trace.
 
-    plotly marks the chosen entry in near white and takes no other colour for it, so the menu has its own colours in light and dark.
+    plotly marks the chosen entry in near white and takes no other colour for it, so the menu has its own colours in
+    light and dark.
     """
     names = [_short(label) for label in labels]
     buttons = [

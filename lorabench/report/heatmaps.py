@@ -1,7 +1,8 @@
-"""Heat maps: each field a number, shown where there are few, coloured by a scale that is read in light, in dark and by the colour-blind.
+"""Heat maps: each field a number, shown where there are few, coloured by a scale that is read in light, in dark and by
+the colour-blind.
 
-The scale runs from blue to yellow with rising lightness; its darkest colour still has a contrast of 5:1 with the numbers' ink
-and of 5:1 with a dark page.
+The scale runs from blue to yellow with rising lightness; its darkest colour still has a contrast of 5:1 with the
+numbers' ink and of 5:1 with a dark page.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ _FOLDER = Path(__file__).parent
 
 
 def write_report(store: Store, path: str | Path, today: date | None = None, other: Store | None = None) -> Path:
-    """Writes the report of a store, beside another one where that is given; `today` is the date it bears, with the time of day where the study is not complete."""
+    """Writes the report of a store, beside another one where that is given; `today` is the date it bears, with the time
+    of day where the study is not complete."""
     return write_page(make_view(store, other), path, today)
 
 
@@ -61,7 +62,8 @@ def page(view: View, today: date) -> str:
 
 
 def unfinished(view: View) -> tuple[Block, ...]:
-    """What a reader must know of a study whose cells have not all been run, or of the other one beside it; empty where all have."""
+    """What a reader must know of a study whose cells have not all been run, or of the other one beside it; empty where
+    all have."""
     blocks: list[Block] = []
     for one, whose in (
         (view, "This study"),

@@ -1,4 +1,5 @@
-"""The page about what quantisation alone does to a model's weights: what `lorabench quantization-error --html` writes."""
+"""The page about what quantisation alone does to a model's weights: what `lorabench quantization-error --html`
+writes."""
 
 from __future__ import annotations
 

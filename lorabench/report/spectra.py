@@ -65,7 +65,8 @@ def tops(view: View, conditions: Iterable[str]) -> tuple[str, ...]:
 def by_rank(
     view: View, statistic: Callable[[Summary], Statistic | None], factor: float = 1.0
 ) -> tuple[tuple[Line, ...], tuple[Level, ...]]:
-    """A line against rank for each family that has two ranks or more, and a level for each condition without a rank; bars are 95 % intervals of the mean over seeds."""
+    """A line against rank for each family that has two ranks or more, and a level for each condition without a rank;
+    bars are 95 % intervals of the mean over seeds."""
     families: dict[str, list[tuple[int, Summary, Statistic]]] = {}
     levels = []
     for group, s in zip(view.groups, view.summaries, strict=True):

@@ -163,7 +163,8 @@ def outcome_words(summary: Summary, results: Sequence[CellResult]) -> str:
 
 
 def _mark_best(columns: tuple[Column, ...], rows: tuple[Row, ...], view: View) -> tuple[Row, ...]:
-    """The best of each column with a direction and each task, among trained conditions that finished whole, with as many seeds as any (as analysis.verdict calls one best); none where all are equal."""
+    """The best of each column with a direction and each task, among trained conditions that finished whole, with as
+    many seeds as any (as analysis.verdict calls one best); none where all are equal."""
     marked = [list(r.values) for r in rows]
     tasks = [set(members) for members in view.by_task().values()]
     for (j, column), task in itertools.product(enumerate(columns), tasks):

@@ -1,4 +1,5 @@
-"""What tables, sections and figures draw from: a study's analysis, how its conditions look, and another study beside it."""
+"""What tables, sections and figures draw from: a study's analysis, how its conditions look, and another study beside
+it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""What has changed between two runs in one results directory: a data file, a model's file, a setting, or lorabench's own reading.
+"""What has changed between two runs in one results directory: a data file, a model's file, a setting, or lorabench's
+own reading.
 
-Cells that are wanted now and were not before are held against those that were wanted before and are not now. Two that differ in the
-fewest settings belong together; what they differ in is what has changed. A wanted cell without such a partner is simply added (a new
-rank, a new seed), which is no news; cells that nobody asks for any more stay in cells/, and that is told.
+Cells that are wanted now and were not before are held against those that were wanted before and are not now. Two that
+differ in the fewest settings belong together; what they differ in is what has changed. A wanted cell without such a
+partner is simply added (a new rank, a new seed), which is no news; cells that nobody asks for any more stay in cells/,
+and that is told.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
 
 
 def standing_changes(store: Store) -> tuple[str, ...]:
-    """What of the files that a study read is another now, for `status`: told before anything runs. Models of the hub are not asked for."""
+    """What of the files that a study read is another now, for `status`: told before anything runs. Models of the hub
+    are not asked for."""
     then = store.inputs()
     if then is None:
         return ()

@@ -32,7 +32,8 @@ def open_progress(stream: TextIO | None = None) -> Progress:
 
 
 class Lines:
-    """One line when a cell starts, one for each of its phases that lasts a while, some within long ones, one when it ends."""
+    """One line when a cell starts, one for each of its phases that lasts a while, some within long ones, one when it
+    ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lock = stream, threading.Lock()

@@ -2,11 +2,13 @@
 
     none    taken away once the cell has finished and nothing of it is left to repeat
     best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss, analysis.tuning's rule), of its seeds
-            the one that is best in the study's metric. A worse seed of a rate loses its weights as soon as a better one has finished; a
-            rate that was not chosen, when all cells of the condition have a result, since until then the choice may change
+            the one that is best in the study's metric. A worse seed of a rate loses its weights as soon as a better one
+            has finished; a rate that was not chosen, when all cells of the condition have a result, since until then
+            the choice may change
     all     kept
 
-Runners that share a store take turns at a condition. Cells that failed in evaluation keep what they have: it is what the repetition needs.
+Runners that share a store take turns at a condition. Cells that failed in evaluation keep what they have: it is what
+the repetition needs.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: S
 
 
 def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple[str, ...]:
-    """What is kept of full fine-tuning, with its size where that can be told, and which finished cells lack weights that `save` asks for now."""
+    """What is kept of full fine-tuning, with its size where that can be told, and which finished cells lack weights
+    that `save` asks for now."""
     told = []
     whole = [c for c in cells if c.method.name == "full" and c.training.steps]
     asked_now = {c.id for c in pending}

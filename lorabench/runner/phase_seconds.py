@@ -1,4 +1,5 @@
-"""How long each phase of a cell takes, told from the measured cells that are most like it: the rules stand in runner.timing."""
+"""How long each phase of a cell takes, told from the measured cells that are most like it: the rules stand in
+runner.timing."""
 
 from __future__ import annotations
 
@@ -60,12 +61,14 @@ def wanted(cell: Cell) -> set[str]:
 
 
 def told(cell: Cell, phases: Collection[str]) -> bool:
-    """Whether these phases are all of a cell: those that are wanted, or the rest of a whole cell that told no phases."""
+    """Whether these phases are all of a cell: those that are wanted, or the rest of a whole cell that told no
+    phases."""
     return "rest" in phases or wanted(cell) <= set(phases)
 
 
 def expected(cell: Cell, seen: Sequence[Measured], base_is_new: bool, text_is_new: bool) -> dict[str, float]:
-    """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be decomposed, and its text to be sampled."""
+    """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be
+    decomposed, and its text to be sampled."""
     found = {}
     for phase in PHASES:
         work = _work(cell, phase)

@@ -122,8 +122,8 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
 def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple[str, ...]:
     """StoreError where a folder belongs to another study, or to none; a note where the study has another name there.
 
-    A study of another name that shares no cell with this one is another study. A folder that holds things and nothing of a run
-    (a project's own, somebody's home) is no place for results either.
+    A study of another name that shares no cell with this one is another study. A folder that holds things and nothing
+    of a run (a project's own, somebody's home) is no place for results either.
     """
     if not store.exists():
         try:
@@ -174,7 +174,8 @@ def is_pending(store: Store, cell: Cell, retry: Iterable[Outcome]) -> bool:
 
 
 def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
-    """Cell id to words: method, rank and quantization always, whatever else differs between the cells, the seed last."""
+    """Cell id to words: method, rank and quantization always, whatever else differs between the cells, the seed
+    last."""
     flat = {c.id: dict(_leaves(c.model_dump(mode="json", include=set(SETTINGS)))) for c in cells}
     trained = [flat[c.id] for c in cells if c.training.steps]  # the untouched base has no steps, which is no news
     told = {"method.name", "method.rank", "quantization.name", "model.name"}
@@ -201,7 +202,8 @@ def condition_words(words: Mapping[str, str], cell: Cell) -> str:
 
 
 def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
-    """Where in the study file the value of a cell's dotted field came from: an axis, an include entry or the base setting.
+    """Where in the study file the value of a cell's dotted field came from: an axis, an include entry or the base
+    setting.
 
     Each point of the grid is made alone and compared, so that this agrees with `expand` by construction.
     """
@@ -228,7 +230,8 @@ def problem_sentence(
 
 
 def _products(study: Study) -> Iterator[dict[str, list[tuple[Any, Route]]]]:
-    """The grid and each include entry: axis to its values, each with its route in the file; a fixed value is an axis of one."""
+    """The grid and each include entry: axis to its values, each with its route in the file; a fixed value is an axis of
+    one."""
     yield {axis: [(v, ("grid", axis, i)) for i, v in enumerate(values)] for axis, values in study.grid.items()}
     for n, entry in enumerate(study.include):
         fixed: dict[str, list[tuple[Any, Route]]] = {

@@ -1,6 +1,7 @@
 """What a run tells of itself.
 
-`Tally` keeps the numbers (cells done, where each is, time left by runner.timing); the two displays (runner.display, runner.live_display) draw them.
+`Tally` keeps the numbers (cells done, where each is, time left by runner.timing); the two displays (runner.display,
+runner.live_display) draw them.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class Tally:
         self.done += 1
 
     def time_left(self) -> str:
-        """ "about 3 min left", of all phases of all cells; "more than" where one of them cannot be told. See runner.timing."""
+        """ "about 3 min left", of all phases of all cells; "more than" where one of them cannot be told. See
+        runner.timing."""
         if not self.left and not self.running:
             return ""
         workers = min(self.workers, len(self.left) + len(self.running))

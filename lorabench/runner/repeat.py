@@ -1,7 +1,7 @@
 """What of a trained cell is to be done again without training: its evaluation, and analyses that failed or are missing.
 
-The cell's folder is copied beside itself (its weights by links), the phases run there, and the copy takes the folder's place when it is whole: a
-repetition that is stopped or fails leaves what there was.
+The cell's folder is copied beside itself (its weights by links), the phases run there, and the copy takes the folder's
+place when it is whole: a repetition that is stopped or fails leaves what there was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MORE = {"none": 0, "values": 1, "full": 2}
 
 
 def phases_of(cell: Cell, result: CellResult, folder: Path, *, again: bool = False) -> tuple[Phase, ...]:
-    """The phases of a trained cell that failed or are missing; with `again` its evaluation in any case. `cell` is as the study wants it now."""
+    """The phases of a trained cell that failed or are missing; with `again` its evaluation in any case. `cell` is as
+    the study wants it now."""
     if not result.is_trained:
         return ()
     if result.outcome != "finished":
@@ -43,7 +44,8 @@ def phases_of(cell: Cell, result: CellResult, folder: Path, *, again: bool = Fal
 
 
 def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
-    """A sentence where finished cells lack analyses that the study asks for now: what is analysed is no part of a cell's id, so no run makes them."""
+    """A sentence where finished cells lack analyses that the study asks for now: what is analysed is no part of a
+    cell's id, so no run makes them."""
     found = [cell for cell in cells if cell.training.steps and cell.analysis.spectra != "none" and _lacks(store, cell)]
     if not found:
         return ()
@@ -98,7 +100,8 @@ def _linked(source: str, target: str) -> None:
 
 
 def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tuple[Phase, ...]], tuple[str, ...]]:
-    """The phases of each cell that are to be repeated, of all cells or those whose ids begin so; and a sentence for each whose weights were not kept.
+    """The phases of each cell that are to be repeated, of all cells or those whose ids begin so; and a sentence for
+    each whose weights were not kept.
 
     StoreError for an id that is none, or of a cell that was not trained.
     """

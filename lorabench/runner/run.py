@@ -51,8 +51,9 @@ def run(
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
 
-    frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the choice of learning rates, which is
-    analysis' and no business of the runner. skip_infeasible: what is predicted not to fit into memory is recorded as skipped, and is tried again by the next run.
+    frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the
+    choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
+    to fit into memory is recorded as skipped, and is tried again by the next run.
     """
     from lorabench.runner.plan import make_plan
 
@@ -86,9 +87,11 @@ def evaluate(
     progress: Progress | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
 ) -> Plan:
-    """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the evaluation of finished ones, too.
+    """Repeats what failed or is missing after the training of a store's cells, without training; `again`: the
+    evaluation of finished ones, too.
 
-    cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be repeated stands in the plan's notices. frame: as for run.
+    cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be
+    repeated stands in the plan's notices. frame: as for run.
     """
     from lorabench.runner.plan import Plan, describe_cells
     from lorabench.runner.repeat import chosen
@@ -127,9 +130,11 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
 
 
 def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: bool = False) -> Plan:
-    """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell cannot run as declared.
+    """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell
+    cannot run as declared.
 
-    One replicate of each condition is asked. With skip_infeasible a condition that cannot fit into memory is no fault: it will be skipped.
+    One replicate of each condition is asked. With skip_infeasible a condition that cannot fit into memory is no fault:
+    it will be skipped.
     """
     from lorabench.runner.keep import notes
     from lorabench.runner.plan import condition_words, problem_sentence
@@ -164,7 +169,8 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:
-    """StudyError where a hub model is neither on this machine nor to be had: known here, without the worker's imports."""
+    """StudyError where a hub model is neither on this machine nor to be had: known here, without the worker's
+    imports."""
     from lorabench.config import hub
     from lorabench.runner.plan import place_of
 
@@ -301,7 +307,8 @@ class _Work:
         return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
 
     def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
-        """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it is to be trained."""
+        """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it
+        is to be trained."""
         from lorabench.runner.repeat import can_repeat, lay_out, phases_of
 
         store = self.plan.store
@@ -320,7 +327,8 @@ class _Work:
             self.progress.event(event)
 
     def _settled_since(self, cell: Cell) -> bool:
-        """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried twice."""
+        """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried
+        twice."""
         from lorabench.runner.plan import is_pending
 
         return self._mark(cell) != self.marks[cell.id] or (

@@ -32,7 +32,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_cores(root: Path = Path("/")) -> float | None:
-    """The least CPU quota of this process's cgroup and those above it, in cores; None where there is none. Version 2 and version 1."""
+    """The least CPU quota of this process's cgroup and those above it, in cores; None where there is none. Version 2
+    and version 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,8 @@
-"""How long cells are going to take, phase by phase: from what was measured, and before that from what a running cell tells of itself.
+"""How long cells are going to take, phase by phase: from what was measured, and before that from what a running cell
+tells of itself.
 
-A phase of a cell to come takes as long as it took in the measured cells that are most like it (model, quantization, method, rank, the whole
-condition, in this order), in proportion to its work:
+A phase of a cell to come takes as long as it took in the measured cells that are most like it (model, quantization,
+method, rank, the whole condition, in this order), in proportion to its work:
 
     train        steps, positions of a step, and passes (3 where the base is trained, 2 where it is frozen, 1 more with checkpointing)
     evaluate     held-out sequences at most
@@ -10,8 +11,9 @@ condition, in this order), in proportion to its work:
     start        nothing for a condition that ran already: its memory is predicted; others are traced anew
     sample       once a base; prepare: once a process
 
-A running cell counts as measured, too, with the phases that it has behind it, its own pace of training, and `ahead` (engine.outlook) for what
-nobody has measured. Where the training of a cell cannot be told, nothing is; where another phase cannot, the sum is a lower bound.
+A running cell counts as measured, too, with the phases that it has behind it, its own pace of training, and `ahead`
+(engine.outlook) for what nobody has measured. Where the training of a cell cannot be told, nothing is; where another
+phase cannot, the sum is a lower bound.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ class Clockwork:
     def left(
         self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float
     ) -> tuple[float, bool] | None:
-        """Seconds until the last cell ends, cells taken in their order by so many workers, and whether all of their phases can be told; None where training cannot."""
+        """Seconds until the last cell ends, cells taken in their order by so many workers, and whether all of their
+        phases can be told; None where training cannot."""
         known, made = self.known[-MOST:], {}
         for r in sorted(running, key=lambda r: not r.ahead):  # those that tell of themselves first, for the others
             others = [m for m in known if m.cell.id != r.cell.id]
@@ -148,7 +151,8 @@ class Clockwork:
         return max(free, default=0.0), whole
 
     def _to_come(self, seen: Sequence[Measured], left: Sequence[Cell]) -> list[tuple[float, bool]] | None:
-        """Seconds of each cell that has not begun, and whether that is all of it; None where the training of one cannot be told."""
+        """Seconds of each cell that has not begun, and whether that is all of it; None where the training of one cannot
+        be told."""
         found = []
         bases, grounds = {base_of(m.cell) for m in seen}, {sampled_by(m.cell) for m in seen if m.now}
         asked: dict[tuple[object, ...], tuple[float, bool] | None] = {}

@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> None:
 
 
 def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
-    """Whether the next cell needs a fresh process: a fault on a GPU may leave its context dead, and bitsandbytes never frees paged memory."""
+    """Whether the next cell needs a fresh process: a fault on a GPU may leave its context dead, and bitsandbytes never
+    frees paged memory."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False

@@ -1,4 +1,5 @@
-"""LoRA adapters in files, whichever trainer wrote them: `layouts` tells their tensors apart, `declared` reads what stands beside them.
+"""LoRA adapters in files, whichever trainer wrote them: `layouts` tells their tensors apart, `declared` reads what
+stands beside them.
 
     LoRA        scaling * B @ A, scaling = alpha / r, of rsLoRA alpha / sqrt(r); mlx's scale is the scaling itself
     AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023, arXiv:2303.10512, eq. 3)
@@ -6,9 +7,9 @@
     BD-LoRA     A (r, in / n) or B (out, r / n) hold the n blocks of a block-diagonal factor
     experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e of n (target_parameters)
 
-alpha is what --alpha says, else a module's own .alpha tensor, else the configuration's, else the header's; where nothing says it, the rank.
-Merged projections (loralib's MergedLinear: one lora_A of g r rows for a lora_B of r columns) are told by their shapes:
-part i of B's rows goes with rows i r ... (i + 1) r of A, one change of rank g r.
+alpha is what --alpha says, else a module's own .alpha tensor, else the configuration's, else the header's; where
+nothing says it, the rank. Merged projections (loralib's MergedLinear: one lora_A of g r rows for a lora_B of r columns)
+are told by their shapes: part i of B's rows goes with rows i r ... (i + 1) r of A, one change of rank g r.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Adapter:
 
     @property
     def moves_base(self) -> str | None:
-        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the base as it is."""
+        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the
+        base as it is."""
         return self.declared.moves_base
 
     @property
@@ -161,12 +163,14 @@ class Adapter:
         return alpha / (math.sqrt(rank) if self.declared.is_rslora(entry.key) else rank)
 
     def factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """(A, B, scaling) with A (rank, in) and B (out, rank) in the precision they are stored in: convolutions flat, block-diagonal ones whole, diagonals multiplied in."""
+        """(A, B, scaling) with A (rank, in) and B (out, rank) in the precision they are stored in: convolutions flat,
+        block-diagonal ones whole, diagonals multiplied in."""
         a, b, scaling, _ = self._factors(entry)
         return a, b, scaling
 
     def delta(self, entry: Entry, base: Weights | None = None, held: Held = lambda weight: weight) -> Delta:
-        """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A alone.
+        """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A
+        alone.
 
         `held` gives a base weight as training saw it, where that was quantised.
         """
@@ -321,7 +325,8 @@ class Adapter:
                 )
 
     def _check_variants(self) -> None:
-        """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT would pass over."""
+        """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT
+        would pass over."""
         if not self.config:
             return
         stacked = {e.key for e in self.entries if e.parameter}

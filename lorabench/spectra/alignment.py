@@ -1,4 +1,5 @@
-"""How a change lies to the base weight: amplification, intruder dimensions, and the error of quantisation that it undoes."""
+"""How a change lies to the base weight: amplification, intruder dimensions, and the error of quantisation that it
+undoes."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ def align(change: Decomposition, rank: int, weight: torch.Tensor, own_values: to
     """The four norms of LoRA's Table 7 for the first `rank` singular vectors of a change; weight is (out, in).
 
     ||U^T W V||_F for U, V of the change, of W itself (then the root of the sum of W's first sigma^2), and the root mean square of random ones:
-    E ||U^T W V||_F^2 = ||W||_F^2 (k / out) (k / in) for independent uniform orthonormal U and V (second moments of the Haar measure).
-    `own_values` are W's first singular values where they are known already, `rank` of them at least.
+    E ||U^T W V||_F^2 = ||W||_F^2 (k / out) (k / in) for independent uniform orthonormal U and V (second moments of the
+    Haar measure). `own_values` are W's first singular values where they are known already, `rank` of them at least.
     """
     weight = weight.to(change.u.device).double()
     out, into = weight.shape
@@ -47,7 +48,8 @@ def align(change: Decomposition, rank: int, weight: torch.Tensor, own_values: to
 
 
 def leading_values(matrix: torch.Tensor, rank: int) -> torch.Tensor:
-    """The first `rank` singular values; beyond EXACT by a randomised decomposition, whose values err by less than 1 % (from below)."""
+    """The first `rank` singular values; beyond EXACT by a randomised decomposition, whose values err by less than 1 %
+    (from below)."""
     if min(matrix.shape) <= EXACT:
         return leading(matrix, rank, 0)[0]
     return randomised(matrix.double(), rank).values
@@ -60,12 +62,13 @@ def intruders(
     threshold: float = THRESHOLD,
     own_left: torch.Tensor | None = None,
 ) -> Intruders | None:
-    """Algorithm 1 of Shuttleworth et al. 2024 (arXiv:2410.21228): of the first left singular vectors of W + delta_w those
-    whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in).
+    """Algorithm 1 of Shuttleworth et al. 2024 (arXiv:2410.21228): of the first left singular vectors of W + delta_w
+    those whose best |cosine| with any left singular vector of W is below the threshold; weight is (out, in).
 
-    W's vectors u_i are orthonormal, so a unit vector's squared cosines with them sum to at most 1: what W's first ones (`own_left`,
-    computed where they are not given) leave of that 1 bounds the cosine with every other one, and all of W's vectors are computed only
-    where this bound does not decide. None beyond a smaller side of 8,192, where not all of them are to be had, and where W + delta_w is zero.
+    W's vectors u_i are orthonormal, so a unit vector's squared cosines with them sum to at most 1: what W's first ones
+    (`own_left`, computed where they are not given) leave of that 1 bounds the cosine with every other one, and all of
+    W's vectors are computed only where this bound does not decide. None beyond a smaller side of 8,192, where not all
+    of them are to be had, and where W + delta_w is zero.
     """
     if min(weight.shape) > GRAM:
         return None
@@ -94,11 +97,12 @@ def repair(
     error_values: Values | None = None,
     dense: torch.Tensor | None = None,
 ) -> Repair | None:
-    """Whether a change learned on a quantised weight undoes E = W_q - W; None where there is no error. Matrices are (out, in).
+    """Whether a change learned on a quantised weight undoes E = W_q - W; None where there is no error. Matrices are
+    (out, in).
 
-    The best that a change of `rank` can do is the first terms of -E (Eckart and Young 1936), which leaves 1 - best_share of ||E||_F^2.
-    `error_values` gives the first singular values of E, so many at least as are asked for; computed here where it is absent.
-    `dense` is the whole change where `change` holds only its first terms.
+    The best that a change of `rank` can do is the first terms of -E (Eckart and Young 1936), which leaves 1 -
+    best_share of ||E||_F^2. `error_values` gives the first singular values of E, so many at least as are asked for;
+    computed here where it is absent. `dense` is the whole change where `change` holds only its first terms.
     """
     error = quantised.double() - weight.double()
     square = float(error.square().sum())

@@ -1,7 +1,8 @@
 """How many ranks each module gets of a budget: the same everywhere, or where the energy is.
 
-A rank of a module of (out, in) costs out + in parameters and its i-th brings sigma_i^2. Taken by falling sigma_i^2 / (out + in)
-this is the greedy answer of the knapsack with divisible weights, and exact up to the last rank that still fits (Dantzig 1957).
+A rank of a module of (out, in) costs out + in parameters and its i-th brings sigma_i^2. Taken by falling sigma_i^2 /
+(out + in) this is the greedy answer of the knapsack with divisible weights, and exact up to the last rank that still
+fits (Dantzig 1957).
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def least_uniform(modules: Mapping[str, Candidate], share: float) -> Allotment:
 
 
 def least_by_energy(modules: Mapping[str, Candidate], share: float, least: int = 0) -> Allotment:
-    """About the fewest parameters, spread by energy, that keep a share of it: what greedy takes until the share is reached."""
+    """About the fewest parameters, spread by energy, that keep a share of it: what greedy takes until the share is
+    reached."""
     total = sum(c.energy for c in modules.values())
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
     kept = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())

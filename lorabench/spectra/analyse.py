@@ -1,4 +1,5 @@
-"""The spectra of everything that was learned, beside the base where it is known; and of two such, how alike they are."""
+"""The spectra of everything that was learned, beside the base where it is known; and of two such, how alike they
+are."""
 
 from __future__ import annotations
 
@@ -40,12 +41,13 @@ def beside_base(
     all_intruders: bool = False,
     own: Own | None = None,
 ) -> Spectrum:
-    """The spectrum of a change with its alignment, intruders and repair; without them where the base has no weight of that size.
+    """The spectrum of a change with its alignment, intruders and repair; without them where the base has no weight of
+    that size.
 
     `change` is its decomposition, of a dense one the first terms (`decomposed`).
 
-    Intruder dimensions take decompositions of the weight and of the sum: beyond INTRUDERS_UP_TO (smaller side) only where asked for.
-    What of that belongs to the base alone is taken from `own`, or put there.
+    Intruder dimensions take decompositions of the weight and of the sum: beyond INTRUDERS_UP_TO (smaller side) only
+    where asked for. What of that belongs to the base alone is taken from `own`, or put there.
     """
     spectrum = delta.spectrum() if delta.a is None else delta.spectrum_of(change)
     if weight is None or tuple(weight.shape) != (delta.out_features, delta.in_features):
@@ -77,7 +79,8 @@ def decomposed(delta: Delta) -> Decomposition:
 
 
 def directions_of(delta: Delta, spectrum: Spectrum) -> int:
-    """How many singular vectors stand for a change: all of a factored one, the first few of a dense one, none that rounding made."""
+    """How many singular vectors stand for a change: all of a factored one, the first few of a dense one, none that
+    rounding made."""
     return spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
 
 

@@ -1,11 +1,13 @@
-"""What an adapter's files say of its scaling and its kind: adapter_config.json of PEFT or mlx, and the header of a safetensors file.
+"""What an adapter's files say of its scaling and its kind: adapter_config.json of PEFT or mlx, and the header of a
+safetensors file.
 
     PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its variants
     mlx         adapter_config.json: lora_parameters.rank and .scale, which is the scaling itself
     kohya       header: ss_network_dim, ss_network_alpha (and conv_dim, conv_alpha in ss_network_args)
     diffusers   header: lora_adapter_metadata, PEFT's fields behind the name of the part of the pipeline
 
-A switch that changes the formula and is not handled is refused by its name; a field that PEFT does not know and that is set is told.
+A switch that changes the formula and is not handled is refused by its name; a field that PEFT does not know and that is
+set is told.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class Declared:
 
     @property
     def moves_base(self) -> str | None:
-        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the base as it is."""
+        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the
+        base as it is."""
         start = self.config.get("init_lora_weights")
         return start if isinstance(start, str) and _MOVES_BASE.match(start) else None
 
@@ -105,14 +108,16 @@ class Declared:
         return int(by_pattern(self.config.get("rank_pattern") or {}, module, self.config.get("r", 8)))
 
     def passed_over(self, modules: Sequence[str]) -> tuple[str, ...]:
-        """The modules that PEFT does not adapt by its configuration (peft.tuners.tuners_utils.check_target_module_exists), whatever the file holds for them."""
+        """The modules that PEFT does not adapt by its configuration
+        (peft.tuners.tuners_utils.check_target_module_exists), whatever the file holds for them."""
         config, targets = self.config, self.config.get("target_modules")
         if not targets or targets == "all-linear" or config.get("ensure_weight_tying"):
             return ()
         found = tuple(
             m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0]))
         )  # nn.MultiheadAttention is adapted with the layer in it
-        # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of the rest
+        # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of
+        # the rest
         return () if isinstance(targets, str) and len(found) == len(modules) else found
 
     def notes(self) -> tuple[str, ...]:
@@ -215,7 +220,8 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
 
 
 def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
-    """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of one model alone without its name."""
+    """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of
+    one model alone without its name."""
     fronts = sorted(
         (k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"),
         key=len,

@@ -1,8 +1,8 @@
 """Singular values and vectors of a learned change.
 
-Factors: scaling * B @ A is never formed. With B = Q_B R_B and A^T = Q_A R_A its singular values are those of the
-rank x rank core scaling * R_B R_A^T, and its singular vectors Q_B U and Q_A V (Golub and Van Loan, 4th ed., sections 5.2
-and 8.6; a 4096 x 4096 change of rank 64: milliseconds instead of seconds). All in float64.
+Factors: scaling * B @ A is never formed. With B = Q_B R_B and A^T = Q_A R_A its singular values are those of the rank x
+rank core scaling * R_B R_A^T, and its singular vectors Q_B U and Q_A V (Golub and Van Loan, 4th ed., sections 5.2 and
+8.6; a 4096 x 4096 change of rank 64: milliseconds instead of seconds). All in float64.
 
 Dense changes, by their smaller side n:
 
@@ -25,7 +25,8 @@ SKETCH, OVERSAMPLING = 512, 16
 SUBSPACE, PASSES = (
     600,
     (3, 24),
-)  # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
+    # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Decomposition:
     missed: float = 0.0
 
     def truncated(self, rank: int) -> Decomposition:
-        """Its first `rank` terms: the nearest matrix of that rank (Eckart and Young 1936; Mirsky 1960 for every unitarily invariant norm)."""
+        """Its first `rank` terms: the nearest matrix of that rank (Eckart and Young 1936; Mirsky 1960 for every
+        unitarily invariant norm)."""
         lost = float(torch.linalg.vector_norm(self.values[rank:]))
         return Decomposition(self.u[:, :rank], self.values[:rank], self.v[:, :rank], (lost**2 + self.missed**2) ** 0.5)
 
@@ -85,7 +87,8 @@ def decompose_dense(delta: torch.Tensor, most: int | None = None) -> Decompositi
 
 
 def dense_singular_values(delta: torch.Tensor) -> torch.Tensor:
-    """Descending singular values of a dense matrix in float64: all min(out, in) of them, beyond GRAM the first SKETCH."""
+    """Descending singular values of a dense matrix in float64: all min(out, in) of them, beyond GRAM the first
+    SKETCH."""
     delta = delta.double()
     side = min(delta.shape)
     if side <= DIRECT:
@@ -97,10 +100,11 @@ def dense_singular_values(delta: torch.Tensor) -> torch.Tensor:
 
 
 def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `most` singular values (k,), descending, and the first `vectors` left singular vectors (out, k') of a dense (out, in) matrix.
+    """The first `most` singular values (k,), descending, and the first `vectors` left singular vectors (out, k') of a
+    dense (out, in) matrix.
 
-    From the last eigenpairs of the smaller Gram matrix in float64, which are had without the others (LAPACK's syevr: a sixth of a whole
-    SVD's time); a value errs by about eps * sigma_1^2 / sigma. Beyond GRAM by `randomised`.
+    From the last eigenpairs of the smaller Gram matrix in float64, which are had without the others (LAPACK's syevr: a
+    sixth of a whole SVD's time); a value errs by about eps * sigma_1^2 / sigma. Beyond GRAM by `randomised`.
     """
     matrix = matrix.double()
     side = min(matrix.shape)
@@ -120,9 +124,11 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
 
 
 def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """For each unit column of `directions` (out, k) the largest |cosine| with any left singular vector of a matrix (out, in).
+    """For each unit column of `directions` (out, k) the largest |cosine| with any left singular vector of a matrix
+    (out, in).
 
-    Vectors of singular values that float32 rounding can make (below 1e-7 of the largest) are arbitrary, and are no directions of the matrix.
+    Vectors of singular values that float32 rounding can make (below 1e-7 of the largest) are arbitrary, and are no
+    directions of the matrix.
     """
     matrix = matrix.double()
     tall = matrix.shape[0] > matrix.shape[1]
@@ -136,7 +142,8 @@ def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor
 
 
 def _gram(matrix: torch.Tensor, tall: bool) -> torch.Tensor:
-    """matrix^T matrix of a tall one, else matrix matrix^T; on a CPU its lower triangle alone, in half the time, and zeros above."""
+    """matrix^T matrix of a tall one, else matrix matrix^T; on a CPU its lower triangle alone, in half the time, and
+    zeros above."""
     if matrix.device.type != "cpu":
         return matrix.T @ matrix if tall else matrix @ matrix.T
     from scipy.linalg.blas import dsyrk
@@ -146,7 +153,8 @@ def _gram(matrix: torch.Tensor, tall: bool) -> torch.Tensor:
 
 
 def _last_eigenpairs(gram: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `most` largest eigenvalues (k,) of a symmetric matrix, descending, with their vectors (n, k); only its lower triangle is read."""
+    """The `most` largest eigenvalues (k,) of a symmetric matrix, descending, with their vectors (n, k); only its lower
+    triangle is read."""
     n = len(gram)
     if gram.device.type != "cpu" or not 0 < most < n:
         values, vectors = torch.linalg.eigh(gram)
@@ -170,7 +178,8 @@ def _last_eigenvalues(gram: torch.Tensor, most: int) -> torch.Tensor:
 
 
 def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
-    """Eigenvectors of the smaller Gram matrix; the other side's are delta^T u / sigma, made orthonormal by QR where sigma is small."""
+    """Eigenvectors of the smaller Gram matrix; the other side's are delta^T u / sigma, made orthonormal by QR where
+    sigma is small."""
     tall = delta.shape[0] > delta.shape[1]
     matrix = delta.T if tall else delta  # (side, longer)
     side = len(matrix)
@@ -185,7 +194,8 @@ def _by_gram(delta: torch.Tensor, most: int | None) -> Decomposition:
 
 
 def randomised(delta: torch.Tensor, rank: int) -> Decomposition:
-    """The first `rank` terms, from a Krylov subspace that a random block spans; values err from below, by less than 1 % even where they hardly fall.
+    """The first `rank` terms, from a Krylov subspace that a random block spans; values err from below, by less than 1 %
+    even where they hardly fall.
 
     The same matrix gives the same numbers each time.
     """

@@ -70,7 +70,8 @@ class Delta:
         return self.scaling * (self.b.double() @ self.a.double())
 
     def decompose(self, most: int | None = None) -> Decomposition:
-        """Singular values and vectors, the first `most`; all (for a dense change beyond 8,192 the first 512) where absent."""
+        """Singular values and vectors, the first `most`; all (for a dense change beyond 8,192 the first 512) where
+        absent."""
         if self.a is None or self.b is None:
             return decompose_dense(self._dense(), most)
         found = decompose_factors(self.a, self.b, self.scaling)
@@ -146,7 +147,8 @@ def of_dora(
 
 
 def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, rank: int) -> Delta:
-    """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off it; a holds the diagonal."""
+    """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off
+    it; a holds the diagonal."""
     u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     kept = max(len(values) - rank, 0)
     return of_factors(
@@ -158,10 +160,11 @@ def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
 
 
 def _rounding(weight: torch.Tensor, eps: float) -> float:
-    """sigma_1 of what rounding a matrix entry by entry can make: eps/2 times its longest row and longest column together.
+    """sigma_1 of what rounding a matrix entry by entry can make: eps/2 times its longest row and longest column
+    together.
 
-    The norm of a random matrix of independent entries is of that order (Seginer 2000, Combin. Probab. Comput. 9.2); entries that are
-    uniform within eps/2 leave a factor of the root of 3.
+    The norm of a random matrix of independent entries is of that order (Seginer 2000, Combin. Probab. Comput. 9.2);
+    entries that are uniform within eps/2 leave a factor of the root of 3.
     """
     rows, columns = (torch.linalg.vector_norm(weight.double(), dim=d) for d in (1, 0))
     return 0.5 * eps * float(rows.max() + columns.max()) if weight.numel() else 0.0

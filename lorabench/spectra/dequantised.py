@@ -6,7 +6,8 @@
     scaled float8         W = code * scale                        one scale for all, a row, a column or a block (DeepSeek-V3: 128 x 128; the last may be cut)
     scaled int8           W = (code - zero point) * scale         compressed-tensors: one scale for all, a row, or a group of columns
 
-A float8 weight that nothing stands beside is a plain number. Everything else (GPTQ, AWQ, HQQ, mxfp4, torchao, ...) is refused by name.
+A float8 weight that nothing stands beside is a plain number. Everything else (GPTQ, AWQ, HQQ, mxfp4, torchao, ...) is
+refused by name.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def beside(name: str, names: Collection[str]) -> str | None:
 
 
 def codes(name: str, constants: Collection[str], dtype: torch.dtype, place: object, scaled: str | None) -> Codes | None:
-    """How a weight with these constants is stored; None for a plain one. `scaled` is the method of the checkpoint's scales, by its config.json.
+    """How a weight with these constants is stored; None for a plain one. `scaled` is the method of the checkpoint's
+    scales, by its config.json.
 
     ModelError, in one sentence, for codes that are not understood.
     """
@@ -118,9 +120,11 @@ def logical_shape(stored: Codes, shape: tuple[int, ...], read: Read) -> tuple[in
 
 
 def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place: object) -> torch.Tensor:
-    """The weight (out, in), float32; of 4-bit ones in the precision that they were quantised from, as bitsandbytes gives them back.
+    """The weight (out, in), float32; of 4-bit ones in the precision that they were quantised from, as bitsandbytes
+    gives them back.
 
-    `block` are the rows and columns that share a scale, where that is known. ModelError where constants are missing or of another size.
+    `block` are the rows and columns that share a scale, where that is known. ModelError where constants are missing or
+    of another size.
     """
     try:
         if stored.form in ("nf4", "fp4"):

@@ -1,8 +1,8 @@
 """Tensors of a file or a folder of shards, read one at a time and without running anything that stands in them.
 
-safetensors by safe_open; pickled files by torch.load with weights_only=True, which refuses everything that is no tensor.
-What is corrupt, cut off or unreadable is one sentence (ModelError).
-The weights of a checkpoint are what it means: of a quantised one the dequantised values (`dequantised`), under the names that the model itself has (`names`).
+safetensors by safe_open; pickled files by torch.load with weights_only=True, which refuses everything that is no
+tensor. What is corrupt, cut off or unreadable is one sentence (ModelError). The weights of a checkpoint are what it
+means: of a quantised one the dequantised values (`dequantised`), under the names that the model itself has (`names`).
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class TensorFile:
 class Weights:
     """The weights of a checkpoint's folder (or file), sharded or not, quantised or not.
 
-    ModelError at once for files that are missing or no weights, for quantisations that are not read, and where two tensors have one name.
+    ModelError at once for files that are missing or no weights, for quantisations that are not read, and where two
+    tensors have one name.
     """
 
     def __init__(self, place: str | Path) -> None:
@@ -161,7 +162,8 @@ class Weights:
                 self._constants.setdefault(of, []).append(name)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones are not listed."""
+        """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones
+        are not listed."""
         constants = {c for found in self._constants.values() for c in found}
         return tuple(sorted(n for n in self._stored if n not in constants))
 
@@ -173,7 +175,8 @@ class Weights:
         return found[::-1] if self._is_turned(name, len(found)) else found
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of the file."""
+        """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of
+        the file."""
         stored = self._codes(name)
         if stored is not None:
             return dequantised(stored, self._read, self._block, self.place)
@@ -189,7 +192,8 @@ class Weights:
         return found.float() if found.dtype in FLOAT8 else found
 
     def find(self, module: str) -> str | None:
-        """The name of a module's weight: checkpoints may leave out the first parts of a module's name, or have one more; None where none or several fit."""
+        """The name of a module's weight: checkpoints may leave out the first parts of a module's name, or have one
+        more; None where none or several fit."""
         parts = plain(module).split(".")
         for i in range(len(parts)):
             if (name := ".".join([*parts[i:], "weight"])) in self._stored:
@@ -198,7 +202,8 @@ class Weights:
         return near[0] if len(near) == 1 else None
 
     def weight(self, module: str, shape: tuple[int, int] | None = None) -> torch.Tensor | None:
-        """A module's weight as (out, in), dequantised where it is stored as codes; None where the checkpoint has none of that name, or none of that shape."""
+        """A module's weight as (out, in), dequantised where it is stored as codes; None where the checkpoint has none
+        of that name, or none of that shape."""
         name = self.find(module)
         if name is None:
             return None
@@ -216,7 +221,8 @@ class Weights:
 
     @cached_property
     def form(self) -> str | None:
-        """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where they are plain numbers."""
+        """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where
+        they are plain numbers."""
         found = {
             c.form + (" with double quantisation" if c.double_quant else "")
             for n in self._constants
@@ -265,7 +271,8 @@ def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, s
 
 
 def checkpoint_directory(name: str, revision: str | None = None, download: bool = False) -> Path | None:
-    """Where a model's files lie: its directory, or its snapshot in the local cache of the hub, fetched where asked for; None where it is in neither."""
+    """Where a model's files lie: its directory, or its snapshot in the local cache of the hub, fetched where asked for;
+    None where it is in neither."""
     directory = model_directory(name)
     if directory is not None:
         return directory if directory.is_dir() else None
@@ -295,7 +302,8 @@ _TRANSPOSED_TYPES = (
 
 
 def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
-    """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None where each scale has a whole side."""
+    """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None
+    where each scale has a whole side."""
     places = [
         p
         for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config")))

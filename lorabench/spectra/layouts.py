@@ -1,8 +1,8 @@
 """How trainers name an adapter's tensors: which belong to which module, and what each is.
 
     PEFT        base_model.model.<module>.lora_A.weight (r, in), .lora_B.weight (out, r), .lora_magnitude_vector; an adapter's name may stand before .weight;
-                lora_embedding_A (r, rows), lora_embedding_B (dim, r); lora_diag (r) of KaSA, lora_E (r, 1) of AdaLoRA; of target_parameters
-                one .base_layer more for every parameter but the last of a module
+                lora_embedding_A (r, rows), lora_embedding_B (dim, r); lora_diag (r) of KaSA, lora_E (r, 1) of AdaLoRA;
+                of target_parameters one .base_layer more for every parameter but the last of a module
     loralib     <module>.lora_A, <module>.lora_B
     kohya       lora_unet_down_blocks_0_..._to_q.lora_down.weight (r, in), .lora_up.weight (out, r), .alpha
     diffusers   <model>.<module>.lora_A.weight as PEFT; older: .lora.down.weight, .lora_linear_layer.up.weight, .processor.to_q_lora.down.weight
@@ -90,7 +90,8 @@ class Entry:
 
 
 def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
-    """The adapted modules of a file, in the model's order of layers; ModelError where there are none, or the names cannot be understood."""
+    """The adapted modules of a file, in the model's order of layers; ModelError where there are none, or the names
+    cannot be understood."""
     known = tuple(names)
     found: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     layout: dict[tuple[str, int], Layout] = {}

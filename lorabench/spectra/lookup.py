@@ -1,8 +1,10 @@
 """The base weight that a change belongs to, in the change's own orientation.
 
-A module's weight is looked for by its own name, by the names that other versions give it, and of an output layer by that of the embedding that it is tied to.
-Convolutions are flat as (out, in * kernel), one expert is a slice of its stack (or is put together where the checkpoint holds it apart), layers that layer_replication made share the weight of the layer they were made of.
-kohya writes _ for every dot: such a name is a base's where exactly one of the base's names reads so.
+A module's weight is looked for by its own name, by the names that other versions give it, and of an output layer by
+that of the embedding that it is tied to. Convolutions are flat as (out, in * kernel), one expert is a slice of its
+stack (or is put together where the checkpoint holds it apart), layers that layer_replication made share the weight of
+the layer they were made of. kohya writes _ for every dot: such a name is a base's where exactly one of the base's names
+reads so.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def base_weight(
     expert: int | None = None,
     stack: str | None = None,
 ) -> torch.Tensor | None:
-    """A module's weight of (out, in), an embedding's as (dim, rows); None where the base has none of that name and size."""
+    """A module's weight of (out, in), an embedding's as (dim, rows); None where the base has none of that name and
+    size."""
     if expert is not None:
         return None if stack is None else _of_stack(base, stack, expert, shape)
     stored = (shape[1], shape[0]) if is_embedding else shape
@@ -103,7 +106,8 @@ def _stored(base: Weights) -> frozenset[str]:
 
 
 def _tower(name: str) -> set[str]:
-    """The parts of a name that tell a vision or audio tower from the text model beside it: their layers have the same names and often the same sizes."""
+    """The parts of a name that tell a vision or audio tower from the text model beside it: their layers have the same
+    names and often the same sizes."""
     return {p for p in name.split(".") if p.startswith(_TOWERS)}
 
 
@@ -133,7 +137,8 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
 
 
 def _of_stack(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
-    """One matrix of a stack of (experts, out, in), or of (experts, in, out) as some models store it; None where a square one leaves that open."""
+    """One matrix of a stack of (experts, out, in), or of (experts, in, out) as some models store it; None where a
+    square one leaves that open."""
     stored = _stored(base)
     name = (
         stack
@@ -154,7 +159,8 @@ _SINGLE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj"
 
 
 def _of_single(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -> torch.Tensor | None:
-    """The same from a checkpoint that holds every expert apart, as most do: transformers stacks them when it loads (its conversion_mapping), the gate above the projection up."""
+    """The same from a checkpoint that holds every expert apart, as most do: transformers stacks them when it loads (its
+    conversion_mapping), the gate above the projection up."""
     block, last = (
         stack.rpartition(".experts.")[0].rpartition(".")[0],
         stack.rpartition(".")[2],

@@ -1,10 +1,11 @@
 """Names of tensors and modules: what wrappers put into them, and what a module is called elsewhere.
 
     plain        drops what training put around a model: torch.compile (_orig_mod), FSDP (_fsdp_wrapped_module, _fpw_module), checkpointing
-                 (_checkpoint_wrapped_module), DDP and DeepSpeed (module. in front), Lightning Fabric (_forward_module), PEFT (everything up to
-                 base_model.model., and base_layer)
+                 (_checkpoint_wrapped_module), DDP and DeepSpeed (module. in front), Lightning Fabric (_forward_module),
+                 PEFT (everything up to base_model.model., and base_layer)
     near_names   the same module in checkpoints of other versions: a text model's layers stand in model., language_model.model. or
-                 model.language_model. (renamed in transformers 4.52 and 5), those of a vision tower with or without vision_model.
+                 model.language_model. (renamed in transformers 4.52 and 5), those of a vision tower with or without
+                 vision_model.
     tied_names   where the weight of an output layer is that of the input embedding, and the other way round
 
 Names alone: whether a checkpoint has a tensor of such a name is asked by `files`.
@@ -33,7 +34,8 @@ _HEADS, _EMBEDDINGS = (
 
 
 def plain(name: str) -> str:
-    """A tensor's or module's name as the model itself has it: "base_model.model._orig_mod.model.layers.0.q_proj" is "model.layers.0.q_proj"."""
+    """A tensor's or module's name as the model itself has it: "base_model.model._orig_mod.model.layers.0.q_proj" is
+    "model.layers.0.q_proj"."""
     return ".".join(p for p in unwrapped(name).split(".") if p != "base_layer")
 
 
@@ -49,12 +51,14 @@ def unwrapped_pattern(pattern: str) -> str:
 
 
 def near_names(module: str) -> tuple[str, ...]:
-    """Other names of one module, the likeliest first, without its own; none that could be another module of the same model."""
+    """Other names of one module, the likeliest first, without its own; none that could be another module of the same
+    model."""
     return tuple(dict.fromkeys(n for n in _renamed(module) if n != module))
 
 
 def tied_names(module: str) -> tuple[str, ...]:
-    """Of an output layer the names of the input embedding, of an embedding those of the output layer; they share one weight where a checkpoint has one of the two alone."""
+    """Of an output layer the names of the input embedding, of an embedding those of the output layer; they share one
+    weight where a checkpoint has one of the two alone."""
     front, _, last = module.rpartition(".")
     if last in _HEADS and _is_text(front):
         return tuple(f + e for f in _TEXT_FRONTS for e in _EMBEDDINGS)

@@ -4,9 +4,10 @@
                                   <module>.left.<k>    (out, 16)   its first left singular vectors
                                   <module>.error.<k>   (k,)        the first singular values of W_q - W, in the file of that quantisation
 
-All in float64: a value that is read is the one that was computed. A file holds MOST_BYTES at most (a model of 135M parameters: 40 MB); what
-is beyond is computed each time. Several workers may write: each replaces the file by one that holds what it read and what it made, so the
-worst is that something is computed twice. A file that cannot be read counts as absent.
+All in float64: a value that is read is the one that was computed. A file holds MOST_BYTES at most (a model of 135M
+parameters: 40 MB); what is beyond is computed each time. Several workers may write: each replaces the file by one that
+holds what it read and what it made, so the worst is that something is computed twice. A file that cannot be read counts
+as absent.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Kept:
 
 
 class Own:
-    """A base's weights decomposed as far as measures of a change need it, and the errors of its quantisation; kept nowhere unless told where."""
+    """A base's weights decomposed as far as measures of a change need it, and the errors of its quantisation; kept
+    nowhere unless told where."""
 
     def __init__(self, weights: Kept | None = None, errors: Kept | None = None) -> None:
         self._weights, self._errors = weights or Kept(), errors or Kept()
@@ -89,8 +91,8 @@ class Own:
     def of_weight(
         self, module: str, weight: torch.Tensor, most: int, with_left: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of a module's weight (out, in) at least the first `most` singular values, descending (all where it has fewer), and where
-        asked for its first left singular vectors (out, 16)."""
+        """Of a module's weight (out, in) at least the first `most` singular values, descending (all where it has
+        fewer), and where asked for its first left singular vectors (out, 16)."""
         k = _so_many(weight, most)
         values, left = (self._weights.get(f"{module}.{what}.{k}", weight.device) for what in ("values", "left"))
         if values is None or (with_left and left is None):

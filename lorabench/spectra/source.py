@@ -1,4 +1,5 @@
-"""Finds what somebody learned, wherever it lies: a cell of a study, a PEFT or loralib adapter, a fully fine-tuned checkpoint."""
+"""Finds what somebody learned, wherever it lies: a cell of a study, a PEFT or loralib adapter, a fully fine-tuned
+checkpoint."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Learned:
         raise ModelError(_NO_WEIGHTS.format(self.title))
 
     def weight(self, delta: Delta) -> torch.Tensor | None:
-        """The base's weight that a change belongs to, (out, in) as the change; None where the base is not known or has none of that name and size."""
+        """The base's weight that a change belongs to, (out, in) as the change; None where the base is not known or has
+        none of that name and size."""
         return weight_of(self.base, delta) if self.base is not None else None
 
     def _held(self, weight: torch.Tensor) -> torch.Tensor:
@@ -87,12 +89,14 @@ class SourcePath:
     """as the user wrote it"""
     path: Path
     kind: PathKind
-    """a cell's folder, a whole results directory, a folder of transformers, an adapter (PEFT, mlx, diffusers, torchtune, or a
-    file of tensors such as loralib's and kohya's), something else that exists, or nothing on this disk (it may be a hub id)"""
+    """a cell's folder, a whole results directory, a folder of transformers, an adapter (PEFT, mlx, diffusers,
+    torchtune, or a file of tensors such as loralib's and kohya's), something else that exists, or nothing on this disk
+    (it may be a hub id)"""
 
 
 def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
-    """What a path or, through `find`, the id of a cell or the label of a condition means; LorabenchError where nothing is named."""
+    """What a path or, through `find`, the id of a cell or the label of a condition means; LorabenchError where nothing
+    is named."""
     if not name.strip():
         raise LorabenchError(
             "no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint"
@@ -233,7 +237,8 @@ def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
 
 
 def _unlike(before: Weights, after: Weights) -> list[str]:
-    """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or stacks of matrices."""
+    """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or
+    stacks of matrices."""
     shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
     found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
     return [

@@ -1,4 +1,5 @@
-"""Adapters whose factors are shared: by the experts of one stack (PEFT's target_parameters, mlx's switch layers), and layers made of others (layer_replication)."""
+"""Adapters whose factors are shared: by the experts of one stack (PEFT's target_parameters, mlx's switch layers), and
+layers made of others (layer_replication)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from lorabench.spectra.layouts import Entry
 
 
 def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> tuple[Entry, ...]:
-    """The same with an entry an expert in place of each stack; ModelError where it cannot be told which parameter a pair of factors adapts."""
+    """The same with an entry an expert in place of each stack; ModelError where it cannot be told which parameter a
+    pair of factors adapts."""
     made: list[Entry] = []
     known = tuple(entries)
     wrappers = Counter(e.module for e in known)
@@ -45,7 +47,8 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
                 f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs"
                 " on the model's code, which is not in the file"
             )
-        # PEFT wraps parameters in the model's own order, and each wrapper stands around the one before: the innermost is the first
+        # PEFT wraps parameters in the model's own order, and each wrapper stands around the one before: the innermost
+        # is the first
         ordered = ["gate_up_proj", "down_proj"] if len(named) > 1 else named
         parameter = ordered[len(ordered) - 1 - entry.nest]
         entry = replace(entry, parameter=parameter)
@@ -56,7 +59,8 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
 
 
 def origin(module: str, config: Mapping[str, Any]) -> str | None:
-    """With layer_replication [[0, 4], [2, 5]] the layers are 0 1 2 3 2 3 4 of the base: the name there of a module's weight; None where it is its own."""
+    """With layer_replication [[0, 4], [2, 5]] the layers are 0 1 2 3 2 3 4 of the base: the name there of a module's
+    weight; None where it is its own."""
     spans = config.get("layer_replication")
     if not spans:
         return None
@@ -83,7 +87,8 @@ def _split(entry: Entry, experts: int, stack: str | None) -> list[Entry]:
 
 
 def _parameters(module: str, targets: Iterable[str], unnamed: bool) -> list[str]:
-    """The parameters of a module that target_parameters names, as PEFT matches them; `unnamed`: also those named without any module."""
+    """The parameters of a module that target_parameters names, as PEFT matches them; `unnamed`: also those named
+    without any module."""
     found = []
     for target in targets:
         front, _, last = target.rpartition(".")

@@ -2,9 +2,10 @@
 
     phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j)      in [0, 1]      LoRA section 7.2, equation 4 and appendix G (Hu et al. 2021, arXiv:2106.09685)
 
-for the first i singular vectors of one change and the first j of the other. LoRA takes the right singular vectors of A alone; here they
-are those of delta_w = scaling * B @ A, which do not depend on how the product is split into factors: `right` is what is read, `left`
-what is written. Of independent uniform subspaces of an n-dimensional space max(i, j) / n is expected (E ||U^T V||_F^2 = i j / n).
+for the first i singular vectors of one change and the first j of the other. LoRA takes the right singular vectors of A
+alone; here they are those of delta_w = scaling * B @ A, which do not depend on how the product is split into factors:
+`right` is what is read, `left` what is written. Of independent uniform subspaces of an n-dimensional space max(i, j) /
+n is expected (E ||U^T V||_F^2 = i j / n).
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def phi(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tuple[int, int]) -> Similarity:
-    """phi of two changes, each with so many of its singular vectors as it has directions (its numerical rank), MOST at most."""
+    """phi of two changes, each with so many of its singular vectors as it has directions (its numerical rank), MOST at
+    most."""
     i, j = (min(r, MOST) for r in ranks)
     left, right = phi(one.u[:, :i], other.u[:, :j]), phi(one.v[:, :i], other.v[:, :j])
     return Similarity(module, left, right, one.u.shape[0], one.v.shape[0])
 
 
 def mean(found: Sequence[Similarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any direction."""
+    """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any
+    direction."""
     tables = [(getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in found]
     rows, columns = (max((t.shape[i] for t, _ in tables), default=0) for i in (0, 1))
     total, random, number = np.zeros((rows, columns)), np.zeros((rows, columns)), np.zeros((rows, columns))

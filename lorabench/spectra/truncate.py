@@ -1,8 +1,8 @@
 """The nearest adapter of a lower rank, module by module, written as PEFT reads it.
 
-scaling * B @ A = U S V^T is cut to its first k terms (Eckart and Young 1936) and stored as B = U sqrt(S), A = sqrt(S) V^T with
-alpha = rank, so that every scaling is 1. Of DoRA the factors are cut and the magnitudes kept: its energy is that of scaling * B @ A, and
-every module keeps a rank. Of others, modules that get rank 0 are left out.
+scaling * B @ A = U S V^T is cut to its first k terms (Eckart and Young 1936) and stored as B = U sqrt(S), A = sqrt(S)
+V^T with alpha = rank, so that every scaling is 1. Of DoRA the factors are cut and the magnitudes kept: its energy is
+that of scaling * B @ A, and every module keeps a rank. Of others, modules that get rank 0 are left out.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Cut:
 def truncate(
     adapter: Adapter, folder: str | Path, rank: int | None = None, energy: float | None = None, per_module: bool = False
 ) -> Cut:
-    """Writes the cut adapter to a folder. Either `rank` (per_module: as many parameters as that rank everywhere, spread by energy)
-    or `energy`, a share of all sigma^2 to keep with the fewest ranks (per_module: the fewest parameters).
+    """Writes the cut adapter to a folder. Either `rank` (per_module: as many parameters as that rank everywhere, spread
+    by energy) or `energy`, a share of all sigma^2 to keep with the fewest ranks (per_module: the fewest parameters).
 
     LorabenchError where both or none are given, where one is out of range, or the folder holds something.
     """
@@ -209,7 +209,8 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
 
 
 def _of_peft(name: str) -> str | None:
-    """A further tensor's name as PEFT saves it, without the adapter's; None for what it does not save: a copy of what was there before."""
+    """A further tensor's name as PEFT saves it, without the adapter's; None for what it does not save: a copy of what
+    was there before."""
     if (
         ".original_module." in name
         or ".trainable_tokens_original" in name

@@ -1,4 +1,5 @@
-"""Each setting is traced once for all tests of this folder, and no stored study of the repository speaks unless a test asks for it."""
+"""Each setting is traced once for all tests of this folder, and no stored study of the repository speaks unless a test
+asks for it."""
 
 from functools import cache
 from types import SimpleNamespace

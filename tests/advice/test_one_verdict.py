@@ -1,4 +1,5 @@
-"""One comparison, one verdict: answer, table, rank curve, gap, front, recommendation and `lorabench recommend` say the same of the same pair, on many stores."""
+"""One comparison, one verdict: answer, table, rank curve, gap, front, recommendation and `lorabench recommend` say the
+same of the same pair, on many stores."""
 
 from __future__ import annotations
 
@@ -200,7 +201,8 @@ SIX = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1]")
 
 
 def noisy(result: CellResult) -> CellResult:
-    """Every adapter 0.1 nats and more behind full fine-tuning, by an interval of two seeds that leaves out the margin, and by no correction for six."""
+    """Every adapter 0.1 nats and more behind full fine-tuning, by an interval of two seeds that leaves out the margin,
+    and by no correction for six."""
     cell = result.cell
     if cell.method.name not in ("lora", "full"):
         return result

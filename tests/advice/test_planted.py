@@ -1,4 +1,5 @@
-"""The instrument measures what it says: of a planted rank the choice is that rank, and a higher one can be cut to it, on a model that was trained here."""
+"""The instrument measures what it says: of a planted rank the choice is that rank, and a higher one can be cut to it,
+on a model that was trained here."""
 
 from dataclasses import replace
 

@@ -21,7 +21,8 @@ GROUPS = [
     *((f"{f['ours_is']}-{f['source'][-8:]}", f) for f in PLAIN["facts"]),
 ]
 
-# Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out) parameters.
+# Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out)
+# parameters.
 PER_RANK = 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
 TRAINABLE = {r: r * PER_RANK for r in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
 T4, T3, T1 = 2.7764451, 3.1824463, 12.7062047  # Student's t, 97.5 %, with 4, 3 and 1 degrees of freedom
@@ -44,7 +45,8 @@ def test_every_prior_is_in_a_group_that_is_tested_here_and_scores_come_in_pairs(
 
 
 def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_published_pairs():
-    # theirs - ours: -0.4 -0.5 0.9 -1.1 1.3; mean 0.2 / 5; squared deviations 0.1936 + 0.2916 + 0.7396 + 1.2996 + 1.5876 = 4.112
+    # theirs - ours: -0.4 -0.5 0.9 -1.1 1.3; mean 0.2 / 5; squared deviations 0.1936 + 0.2916 + 0.7396 + 1.2996 + 1.5876
+    # = 4.112
     q, told = published("lora", "none", None)
     half = T4 * sqrt(4.112 / 4 / 5)
     assert (q.worse, q.low, q.high) == pytest.approx((0.04, 0.04 - half, 0.04 + half), abs=1e-6)
@@ -56,8 +58,9 @@ def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_publis
 
 
 def test_nf4_adds_its_four_models_in_quadrature():
-    # eight pairs: -0.6 1.1 | -0.3 -0.1 | 0.4 1.3 | 0.0 -1.4, two for each model, whose rounded weights they share: no eight independent draws.
-    # means 0.25 -0.2 0.85 -0.7; mean 0.2 / 4; squared deviations 0.04 + 0.0625 + 0.64 + 0.5625 = 1.305
+    # eight pairs: -0.6 1.1 | -0.3 -0.1 | 0.4 1.3 | 0.0 -1.4, two for each model, whose rounded weights they share: no
+    # eight independent draws. means 0.25 -0.2 0.85 -0.7; mean 0.2 / 4; squared deviations 0.04 + 0.0625 + 0.64 + 0.5625
+    # = 1.305
     nf4 = next(f for f in rules().facts if f.ours_is == "nf4").worse
     half = T3 * sqrt(1.305 / 3 / 4)
     assert nf4.pairs == 4

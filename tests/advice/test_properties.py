@@ -1,4 +1,5 @@
-"""What holds of every answer, whatever the card, the length and the batch: random worlds with a formula for memory, and a small model traced."""
+"""What holds of every answer, whatever the card, the length and the batch: random worlds with a formula for memory, and
+a small model traced."""
 
 from __future__ import annotations
 

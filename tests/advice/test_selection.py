@@ -1,4 +1,5 @@
-"""The choice among a study's conditions: never worse with more memory, never larger with more tolerance, and no preference where nothing is decided."""
+"""The choice among a study's conditions: never worse with more memory, never larger with more tolerance, and no
+preference where nothing is decided."""
 
 from __future__ import annotations
 

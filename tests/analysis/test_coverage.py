@@ -1,7 +1,7 @@
 """Intervals cover the planted truth as often as they say: 200 studies drawn through the synthetic executor's surface.
 
-Every study has three seeds of its own and, for the accuracy, 200 items of its own. The noise there is uniform, not normal,
-so the losses' t intervals need not be exact; 95 % of 200 has a standard deviation of 1.5 points.
+Every study has three seeds of its own and, for the accuracy, 200 items of its own. The noise there is uniform, not
+normal, so the losses' t intervals need not be exact; 95 % of 200 has a standard deviation of 1.5 points.
 """
 
 from __future__ import annotations

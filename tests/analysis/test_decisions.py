@@ -325,7 +325,8 @@ evaluation: {lm_eval: []}
 
 @pytest.mark.parametrize(("width", "decisive"), [(0.04, False), (0.001, True)])
 def test_one_comparison_has_one_verdict_in_all_sections(tmp_path: Path, width: float, decisive: bool) -> None:
-    """nf4 against its twin: p = 0.049 alone, which is also the only pair of its type, and 0.2 among the study's four comparisons."""
+    """nf4 against its twin: p = 0.049 alone, which is also the only pair of its type, and 0.2 among the study's four
+    comparisons."""
     from lorabench.sections import accuracy_memory, quantization_gap
 
     def change(result: CellResult) -> CellResult:

@@ -84,7 +84,8 @@ def test_holm_by_hand() -> None:
 
 @pytest.mark.parametrize("seed_noise", [0.0, 0.01, 0.05])
 def test_intervals_over_seeds_and_items_cover_the_truth(seed_noise: float) -> None:
-    """Other seeds and other items: accuracies of three seeds on 150 items, 400 times; a t interval over seeds alone covers less."""
+    """Other seeds and other items: accuracies of three seeds on 150 items, 400 times; a t interval over seeds alone
+    covers less."""
     draw, both, seeds_alone, truth = np.random.default_rng(0), 0, 0, 0.1
     for _ in range(400):
         level, common = draw.random(150), draw.normal(0, seed_noise, 3)
@@ -106,7 +107,8 @@ def test_intervals_over_seeds_and_items_cover_the_truth(seed_noise: float) -> No
 
 @pytest.mark.parametrize(("n", "apart"), [(200, 0.01), (200, 0.03), (500, 0.01)])
 def test_a_few_discordant_items_are_seldom_called_a_difference(n: int, apart: float) -> None:
-    """Two untrained models that are equally good and differ by chance on few items; McNemar's exact test as the oracle of a single one."""
+    """Two untrained models that are equally good and differ by chance on few items; McNemar's exact test as the oracle
+    of a single one."""
     draw, wrong = np.random.default_rng(4), 0
     for _ in range(400):
         signs = draw.choice([-1.0, 0.0, 1.0], n, p=[apart / 2, 1 - apart, apart / 2])

@@ -1,4 +1,5 @@
-"""Findings follow from the data: each appears where it is planted, with its cells and numbers, and none in a clean study."""
+"""Findings follow from the data: each appears where it is planted, with its cells and numbers, and none in a clean
+study."""
 
 from __future__ import annotations
 
@@ -246,7 +247,8 @@ def test_processors_of_other_instructions_are_other_environments(
 
 
 def test_conditions_of_one_model_that_were_evaluated_in_different_precisions(tmp_path: Path) -> None:
-    """As full fine-tuning in float32 and adapters on bfloat16 were; where it is recorded that all were evaluated alike, nothing is said."""
+    """As full fine-tuning in float32 and adapters on bfloat16 were; where it is recorded that all were evaluated alike,
+    nothing is said."""
 
     def stored(old: bool) -> Change:
         def change(r: CellResult) -> CellResult:
@@ -620,7 +622,8 @@ def test_ten_items_that_all_agree_are_too_few(tmp_path: Path) -> None:
 
 
 def test_few_right_answers_are_held_against_guessing_by_the_binomial_distribution(tmp_path: Path) -> None:
-    """All right, which the normal interval takes for certain: by guessing among four 6 % of two items are, 1.6 % of three."""
+    """All right, which the normal interval takes for certain: by guessing among four 6 % of two items are, 1.6 % of
+    three."""
     from scipy import stats
 
     def planted(n: int) -> Change:

@@ -1,4 +1,5 @@
-"""Findings about a task's rows: each where it is planted, with its counts and shares, and none where there is nothing to tell."""
+"""Findings about a task's rows: each where it is planted, with its counts and shares, and none where there is nothing
+to tell."""
 
 from __future__ import annotations
 

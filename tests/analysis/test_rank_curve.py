@@ -149,7 +149,8 @@ def test_a_rank_with_a_broken_run_is_neither_best_nor_passed(cells: tuple[Cell, 
 
 
 def test_a_broken_rank_neither_bends_the_curve_nor_ends_the_search(cells: tuple[Cell, ...]) -> None:
-    """The highest rank lost a seed and lies far off its family's curve: of the others rank 8 is the best and the edge."""
+    """The highest rank lost a seed and lies far off its family's curve: of the others rank 8 is the best and the
+    edge."""
     values = {
         1: (2.5, 2.6, 2.7),
         2: (2.3, 2.4, 2.5),

@@ -65,7 +65,8 @@ def test_p_of_nine_pairs_is_exact_and_of_more_near_it() -> None:
 
 
 def test_ties_among_many_pairs_are_no_proof_either() -> None:
-    """Five tied low and five high on both sides: of the 252 ways to choose five, the same and the opposite one; t says 0."""
+    """Five tied low and five high on both sides: of the 252 ways to choose five, the same and the opposite one; t says
+    0."""
     for n, exactly in ((10, 2 / math.comb(10, 5)), (11, 1 / math.comb(11, 5))):
         halves = [0] * 5 + [1] * (n - 5)
         found = spearman(halves, halves)

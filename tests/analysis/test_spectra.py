@@ -1,4 +1,5 @@
-"""What conditions learned: similarity of subspaces against principal angles, means against sums by hand, files read once."""
+"""What conditions learned: similarity of subspaces against principal angles, means against sums by hand, files read
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Cards are found by name, alias and size, as people type them and as drivers print them; the time of a step follows the precision."""
+"""Cards are found by name, alias and size, as people type them and as drivers print them; the time of a step follows
+the precision."""
 
 from types import SimpleNamespace
 
@@ -89,7 +90,8 @@ def test_a_name_of_two_cards_is_told_with_both(text):
     ],
 )
 def test_a_size_is_a_card_without_rates_named_as_typed(text, gib):
-    """GiB is an amount as typed; GB is a class of cards, with what the least of them can use (of 12 GB 11.6 GiB, of 24 GB an L4's)."""
+    """GiB is an amount as typed; GB is a class of cards, with what the least of them can use (of 12 GB 11.6 GiB, of 24
+    GB an L4's)."""
     card = find_gpu(text)
     assert card.memory_bytes == int(gib * 2**30)
     assert card.name == text.strip()

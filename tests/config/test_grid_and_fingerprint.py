@@ -167,7 +167,8 @@ def test_two_grids_of_rates_for_one_condition_are_refused(tmp_path):
 
 
 def test_only_cells_whose_precision_of_evaluation_changed_have_other_ids(tmp_path, monkeypatch):
-    """Full fine-tuning under auto of a model of 100M parameters or more: it was evaluated in float32 beside adapters on bfloat16."""
+    """Full fine-tuning under auto of a model of 100M parameters or more: it was evaluated in float32 beside adapters on
+    bfloat16."""
     from safetensors.numpy import save_file
 
     from lorabench.config import fingerprint

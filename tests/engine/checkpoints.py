@@ -28,7 +28,8 @@ def copied(folder):
 
 
 def random_model(folder, config, maker="AutoModelForCausalLM", quantization=None):
-    """A random model of a configuration with the shipped tokenizer, saved by transformers, quantised where asked for."""
+    """A random model of a configuration with the shipped tokenizer, saved by transformers, quantised where asked
+    for."""
     import transformers
 
     torch.manual_seed(0)

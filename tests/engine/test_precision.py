@@ -21,7 +21,8 @@ ALL = ("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "
 
 @pytest.fixture
 def large(monkeypatch):
-    """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains float32."""
+    """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains
+    float32."""
     monkeypatch.setattr("lorabench.engine.model.FLOAT32_BELOW", 1000)
     domain._KEPT.clear()
     yield

@@ -1,4 +1,5 @@
-"""Costs fitted to stored cells: planted ones are found again, cells of another machine are left out, far work is not guessed at."""
+"""Costs fitted to stored cells: planted ones are found again, cells of another machine are left out, far work is not
+guessed at."""
 
 import platform
 from functools import cache

@@ -56,7 +56,8 @@ def test_the_longest_sequence_fits_and_the_next_does_not():
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_is_known_to_be_beyond_a_card_is_beyond_it(method, optimizer):
-    """The bound from a step with accumulated gradients is the need of the step without, where no gradient is alive at its highest point."""
+    """The bound from a step with accumulated gradients is the need of the step without, where no gradient is alive at
+    its highest point."""
     whole = setting_from(
         {
             "model": {"name": "lorabench/tiny-300k"},

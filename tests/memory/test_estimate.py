@@ -71,7 +71,8 @@ def test_published_measurements_of_litgpt_are_met_within_three_percent(row):
 
 
 def test_weights_alone_are_the_papers_memory_claims():
-    """QLoRA, section 3: 4.5 bits a parameter, 4.127 with double quantisation; 65B in full 16-bit fine-tuning takes over 780 GB."""
+    """QLoRA, section 3: 4.5 bits a parameter, 4.127 with double quantisation; 65B in full 16-bit fine-tuning takes over
+    780 GB."""
     words = {
         "model": {"name": "llama-65b"},
         "method": {"rank": 64},
@@ -101,7 +102,8 @@ def test_weights_alone_are_the_papers_memory_claims():
 @pytest.mark.parametrize("limit", [10**7, 10**9, 3 * 10**11])
 @pytest.mark.parametrize("known", [2, 512, 8192])
 def test_the_largest_length_is_found_in_few_looks_however_memory_bends(square, limit, known):
-    """Attention that keeps its matrix grows with the square of the length: chords alone would creep towards the end one by one."""
+    """Attention that keeps its matrix grows with the square of the length: chords alone would creep towards the end one
+    by one."""
     looks = []
 
     def height(n):

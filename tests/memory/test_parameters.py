@@ -28,7 +28,8 @@ from lorabench.memory.validate import setting_from
     ],
 )
 def test_gpt3s_counts_are_those_of_the_lora_paper(targets, rank, millions):
-    """Hu et al. 2021, tables 5, 6 and 15. Some figures there are cut off, not rounded (37.75 is printed 37.7, 301.99 is 301.9), and 603.98 is twice the latter, 603.8."""
+    """Hu et al. 2021, tables 5, 6 and 15. Some figures there are cut off, not rounded (37.75 is printed 37.7, 301.99 is
+    301.9), and 603.98 is twice the latter, 603.8."""
     (count,) = count_parameters(ModelSpec(name="gpt3-175b"), [rank], targets)
     assert count.trainable_parameters / 1e6 == pytest.approx(millions, abs=0.1 if millions < 600 else 0.2)
 
@@ -70,7 +71,8 @@ def test_counts_are_pefts_own(name, method, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", architectures())
 def test_counts_are_pefts_own_on_every_preset_whole_and_for_every_method(name):
-    """Total and trainable parameters of PEFT's model on the meta device, all layers; bare models of what is no causal language model."""
+    """Total and trainable parameters of PEFT's model on the meta device, all layers; bare models of what is no causal
+    language model."""
     config = configuration(ModelSpec(name=name))
     for method, variant in {
         "lora": {},

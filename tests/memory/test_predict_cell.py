@@ -84,7 +84,8 @@ def test_a_skipped_cell_keeps_the_parts_as_whole_bytes(foreseen):
 
 
 def test_the_cuda_context_is_on_neither_side():
-    """A card with 24 GB of which 0.5 are this process's context: a step that fills the rest fits, though step and context together are more than is free."""
+    """A card with 24 GB of which 0.5 are this process's context: a step that fills the rest fits, though step and
+    context together are more than is free."""
     setting = replace(
         setting_from({"model": {"name": "lorabench/tiny-300k"}, "training": {"batch_size": 2, "sequence_length": 32}}),
         device="cuda",

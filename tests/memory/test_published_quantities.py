@@ -59,7 +59,8 @@ def read_paper_of(row):
 
 
 def test_what_is_held_between_steps_adds_up_by_hand():
-    """Llama 7B in nf4 with double quantisation: 4.127 bits of its linear layers, 2 bytes of embedding, head and norms."""
+    """Llama 7B in nf4 with double quantisation: 4.127 bits of its linear layers, 2 bytes of embedding, head and
+    norms."""
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     rest = 2 * 32_000 * 4096 + 65 * 4096
     row = PaperRow(

@@ -1,4 +1,5 @@
-"""A remedy fits by the trace of its own setting, says so in flags that estimate takes, and stands alone where one change is enough."""
+"""A remedy fits by the trace of its own setting, says so in flags that estimate takes, and stands alone where one
+change is enough."""
 
 import pytest
 

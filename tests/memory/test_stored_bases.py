@@ -1,4 +1,5 @@
-"""Models that are stored quantised, and mixtures: what is predicted is what is loaded, and what stays as it is is named."""
+"""Models that are stored quantised, and mixtures: what is predicted is what is loaded, and what stays as it is is
+named."""
 
 import json
 
@@ -117,7 +118,8 @@ def test_a_configuration_that_transformers_rejects_is_one_sentence(changes, word
 
 
 def test_experts_are_counted_by_hand_and_named_with_what_to_do(tmp_path, capsys):
-    """Mixtral of 2 layers, 4 experts, hidden 32, intermediate 48: 4 x (2 x 48 x 32 + 32 x 48) a layer, and a router of 4 x 32."""
+    """Mixtral of 2 layers, 4 experts, hidden 32, intermediate 48: 4 x (2 x 48 x 32 + 32 x 48) a layer, and a router of
+    4 x 32."""
     small_config("mixtral").save_pretrained(tmp_path)
     hand = 2 * (4 * (2 * 48 * 32 + 32 * 48) + 4 * 32)
     found = unreached(small_model("mixtral"))
@@ -166,7 +168,8 @@ def test_no_note_where_all_weights_are_reached():
 
 
 def test_names_that_peft_takes_for_experts_are_refused(tmp_path):
-    """PEFT 0.21 adapts DeepSeek's stacks of experts where gate_proj, up_proj and down_proj of its dense layers are named."""
+    """PEFT 0.21 adapts DeepSeek's stacks of experts where gate_proj, up_proj and down_proj of its dense layers are
+    named."""
     config = t.DeepseekV3Config(
         hidden_size=32,
         intermediate_size=48,

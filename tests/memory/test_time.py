@@ -1,4 +1,5 @@
-"""What a step's time is made of: the optimizer's bytes by hand count, once a step whatever is accumulated; and the rule for mixed precision."""
+"""What a step's time is made of: the optimizer's bytes by hand count, once a step whatever is accumulated; and the rule
+for mixed precision."""
 
 from dataclasses import replace
 
@@ -63,7 +64,8 @@ def test_eight_bit_state_of_small_tensors_is_float32():
 
 @pytest.mark.parametrize(("optimizer", "decay", "each"), [("adamw", 0.1, 28), ("sgd", 0.0, 12), ("sgd", 0.1, 24)])
 def test_clipping_and_update_are_that_part_of_a_step(optimizer, decay, each):
-    """Clipping reads every gradient for its norm, and reads and writes it once more: 12 bytes an entry. SGD's decay reads p and g and writes a copy."""
+    """Clipping reads every gradient for its norm, and reads and writes it once more: 12 bytes an entry. SGD's decay
+    reads p and g and writes a copy."""
     step = predict_step(lora(optimizer=optimizer, weight_decay=decay))
     n = step.trainable_parameters
     assert (each + 12) * n <= step.update.moved_bytes <= (each + 12) * n + 20_000, (
@@ -161,7 +163,8 @@ def test_seconds_are_those_of_an_optimizer_step():
 
 
 def test_attention_in_bfloat16_keeps_its_matrix_where_no_fast_kernel_takes_it():
-    """PyTorch's sdp_utils: flash attention from compute capability 8 on, the memory-efficient kernel in bfloat16 too; the rest is computed in float32."""
+    """PyTorch's sdp_utils: flash attention from compute capability 8 on, the memory-efficient kernel in bfloat16 too;
+    the rest is computed in float32."""
     asked = setting_from(
         {
             "model": {"name": "pythia-160m", "dtype": "bfloat16"},

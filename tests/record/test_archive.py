@@ -1,4 +1,5 @@
-"""An archive holds what a report and a recommendation need of a study, and nothing that it says is believed as a path."""
+"""An archive holds what a report and a recommendation need of a study, and nothing that it says is believed as a
+path."""
 
 import gzip
 import json

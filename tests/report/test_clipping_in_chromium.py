@@ -1,4 +1,5 @@
-"""Nothing of a page is cut off: every element shows what it holds or scrolls and is seen to, and every label of a figure lies within it."""
+"""Nothing of a page is cut off: every element shows what it holds or scrolls and is seen to, and every label of a
+figure lies within it."""
 
 from __future__ import annotations
 

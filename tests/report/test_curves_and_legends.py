@@ -1,4 +1,5 @@
-"""Curves of every seed, each seed's validation loss by rate, the meaning of columns, and the page of quantisation's error."""
+"""Curves of every seed, each seed's validation loss by rate, the meaning of columns, and the page of quantisation's
+error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A study's results for pandas: which rows count, what each condition has, and a table that reads as a DataFrame does."""
+"""A study's results for pandas: which rows count, what each condition has, and a table that reads as a DataFrame
+does."""
 
 from __future__ import annotations
 

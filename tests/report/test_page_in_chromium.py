@@ -1,4 +1,5 @@
-"""The report in a real browser: drawn, silent, without requests, as narrow as a phone; its tables, its data and its print."""
+"""The report in a real browser: drawn, silent, without requests, as narrow as a phone; its tables, its data and its
+print."""
 
 from __future__ import annotations
 

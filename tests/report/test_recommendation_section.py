@@ -1,4 +1,5 @@
-"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is advice.selection's for any memory and tolerated loss."""
+"""What the report recommends: sentences that claim no more than is shown, and a panel whose choice is
+advice.selection's for any memory and tolerated loss."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ LOSS = metric("eval_loss")
 
 
 def alike(result: CellResult) -> CellResult:
-    """All conditions have the same loss, but for noise that is much smaller than the margin; full fine-tuning is the best by luck."""
+    """All conditions have the same loss, but for noise that is much smaller than the margin; full fine-tuning is the
+    best by luck."""
     noise = int(result.cell.id[:4], 16) / 65536 * 1e-3 - (0.001 if result.cell.method.rank is None else 0)
     readings = tuple(
         r.model_copy(update={"value": 2.0 + 0.05 * (result.cell.seed or 0) + noise}) if r.metric == "eval_loss" else r

@@ -568,7 +568,8 @@ def test_a_heat_map_shows_its_numbers_only_while_they_have_room() -> None:
 
 
 def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_path: Path) -> None:
-    """The synthetic executor's seeds share a part of every direction, whatever the rank: phi is SHARED^2 and what chance adds."""
+    """The synthetic executor's seeds share a part of every direction, whatever the rank: phi is SHARED^2 and what
+    chance adds."""
     view = make_view(filled(tmp_path))
     found = rank_similarity.compute(view)
     assert [(r.family, r.low, r.high) for r in found] == [

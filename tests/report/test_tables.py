@@ -194,7 +194,8 @@ def test_a_measured_metric_of_the_study_heads_its_table(tmp_path: Path) -> None:
 
 
 def test_an_interval_of_a_share_ends_where_shares_do_and_the_same_value_thrice_has_none(tmp_path: Path) -> None:
-    """None of 20 right, by one seed: 0 ± 16.1 points, from 0 to 16.1 in CSV; seven of 20 at each of two seeds: no interval, and a note says why."""
+    """None of 20 right, by one seed: 0 ± 16.1 points, from 0 to 16.1 in CSV; seven of 20 at each of two seeds: no
+    interval, and a note says why."""
 
     def change(r: CellResult) -> CellResult | None:
         acc = {4: 0.0, 1: 0.35}.get(r.cell.method.rank or 0, 0.5 + 0.1 * r.cell.seed)

@@ -1,4 +1,5 @@
-"""The command lorabench with the odd engine in the local executor's place of torch: python -m tests.runner.odd_runner run STUDY.yaml"""
+"""The command lorabench with the odd engine in the local executor's place of torch: python -m tests.runner.odd_runner
+run STUDY.yaml"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What has changed between two runs in one folder is named, and a folder of another study is refused. Cells are invented, files and ids real."""
+"""What has changed between two runs in one folder is named, and a folder of another study is refused. Cells are
+invented, files and ids real."""
 
 from __future__ import annotations
 

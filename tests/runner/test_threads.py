@@ -1,4 +1,5 @@
-"""How many threads a worker gets, and how they wait: from files as the kernel writes them, and from this process's own mask."""
+"""How many threads a worker gets, and how they wait: from files as the kernel writes them, and from this process's own
+mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The told time left against the truth, for made-up cells of known phases on a clock of their own: within a factor of two from the first telling on."""
+"""The told time left against the truth, for made-up cells of known phases on a clock of their own: within a factor of
+two from the first telling on."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def clock(monkeypatch):
 
 
 def phases_of(cell, first, new_base, scale):
-    """[(phase, seconds)] as such a cell really takes on a laptop: the first of a process imports lm-eval, the first on a base samples it and decomposes it."""
+    """[(phase, seconds)] as such a cell really takes on a laptop: the first of a process imports lm-eval, the first on
+    a base samples it and decomposes it."""
     quantized, steps, full = cell.quantization.name != "none", cell.training.steps, cell.method.name == "full"
     pace = 2.5 * (1.3 if quantized else 1.0) * (1.4 if full else 1.0)
     found = [("start", 1.5), ("load", 2.0 + quantized)]
@@ -85,7 +87,8 @@ def script(cells, workers, error, scale):
 
 
 def tellings(plan, workers, error=1.0, scale=1.0, known=()):
-    """(when, told, truth) of every moment at which a time left is told, in seconds; the last two seconds of a run are left out."""
+    """(when, told, truth) of every moment at which a time left is told, in seconds; the last two seconds of a run are
+    left out."""
     events, end = script(plan.pending, workers, error, scale)
     tally = Tally(plan, plan.done, list(plan.pending), workers)
     tally.clockwork.known += known

@@ -1,4 +1,5 @@
-"""Adapters of every format are read as PEFT means them; what is damaged or dangerous is one sentence and runs nothing."""
+"""Adapters of every format are read as PEFT means them; what is damaged or dangerous is one sentence and runs
+nothing."""
 
 import json
 import pickle

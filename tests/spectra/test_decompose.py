@@ -1,4 +1,5 @@
-"""Singular values and vectors of factors and of dense changes are those of a dense SVD, whatever the shapes and scales."""
+"""Singular values and vectors of factors and of dense changes are those of a dense SVD, whatever the shapes and
+scales."""
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def test_factors_give_the_singular_values_and_vectors_of_their_product(n_in, n_o
 @given(**SHAPES, cut=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_no_other_tried_matrix_of_that_rank_is_nearer(n_in, n_out, rank, scaling, seed, cut):
-    """Eckart and Young: against random ones, against steps away from the answer, and against alternating least squares from a random start."""
+    """Eckart and Young: against random ones, against steps away from the answer, and against alternating least squares
+    from a random start."""
     a, b = factors(n_in, n_out, rank, seed)
     product, found = scaling * b @ a, decompose_factors(a, b, scaling).truncated(cut)
     lost = float(torch.linalg.matrix_norm(product - found.dense()))
@@ -96,7 +98,8 @@ def test_no_other_tried_matrix_of_that_rank_is_nearer(n_in, n_out, rank, scaling
 )
 @settings(max_examples=150, deadline=None)
 def test_a_planted_rank_is_found_exactly_in_factors_of_a_higher_rank(n_in, n_out, planted, extra, scaling, seed, dtype):
-    """B = P G, A = H Q stored with `planted + extra` columns: the product has rank `planted`, rounded to the storage's precision."""
+    """B = P G, A = H Q stored with `planted + extra` columns: the product has rank `planted`, rounded to the storage's
+    precision."""
     generator = torch.Generator().manual_seed(seed)
     rank = planted + extra
     p, q = orthonormal(n_out, planted, generator), orthonormal(n_in, planted, generator)

@@ -1,4 +1,5 @@
-"""Quantised checkpoints are read as the weights that they stand for: transformers' and bitsandbytes' own values, and hand counts."""
+"""Quantised checkpoints are read as the weights that they stand for: transformers' and bitsandbytes' own values, and
+hand counts."""
 
 import json
 import shutil
@@ -83,7 +84,8 @@ def test_four_bits_of_bfloat16_are_rounded_as_training_saw_them(plain, tmp_path)
 
 
 def test_blocks_of_four_bits_run_on_over_the_ends_of_rows(tmp_path):
-    """96 columns: every second block lies in two rows. In one long row bitsandbytes' kernels for processors have them right, too."""
+    """96 columns: every second block lies in two rows. In one long row bitsandbytes' kernels for processors have them
+    right, too."""
     weight = torch.randn(6, 96, generator=torch.Generator().manual_seed(0))
     codes, state = functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
     save_file(

@@ -1,4 +1,5 @@
-"""Adapters as kohya, diffusers, mlx, torchtune and loralib save them: the change is what a unit input shows, computed here from each format's own rule."""
+"""Adapters as kohya, diffusers, mlx, torchtune and loralib save them: the change is what a unit input shows, computed
+here from each format's own rule."""
 
 import json
 

@@ -54,7 +54,8 @@ def test_no_other_module_is_a_near_name():
 
 
 def renamed(state, front):
-    """A text model's state under other names; its output layer beside or within the text model, as each version has it."""
+    """A text model's state under other names; its output layer beside or within the text model, as each version has
+    it."""
     head = (
         "language_model.lm_head"
         if front == "language_model.model."

@@ -1,4 +1,5 @@
-"""What belongs to a base alone: kept numbers are those computed anew, by a dense float64 SVD, whoever wrote them and whatever became of the file."""
+"""What belongs to a base alone: kept numbers are those computed anew, by a dense float64 SVD, whoever wrote them and
+whatever became of the file."""
 
 from __future__ import annotations
 

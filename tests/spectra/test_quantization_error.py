@@ -38,7 +38,8 @@ def test_finer_forms_err_less(errors):
 
 
 def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
-    """The mean squared error of nearest levels for normal values in blocks of 64, computed here from QLoRA's table of levels alone."""
+    """The mean squared error of nearest levels for normal values in blocks of 64, computed here from QLoRA's table of
+    levels alone."""
     torch.manual_seed(0)
     weight = torch.randn(256, 256)
     save_file({"m.weight": weight}, tmp_path / "model.safetensors")

@@ -186,7 +186,8 @@ def test_a_folder_says_what_it_holds_instead(tmp_path):
 
 
 def test_a_matrix_turned_the_wrong_way_is_no_merged_projection(tmp_path):
-    """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name those in enable_lora."""
+    """A of (in, r) has a multiple of B's columns as rows, as merged projections have; PEFT's configuration would name
+    those in enable_lora."""
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
     state = load_file(folder / "adapter_model.safetensors")
     save_file(

@@ -115,7 +115,8 @@ def test_other_trained_weights_travel_along(tmp_path):
 
 
 def test_the_papers_own_adapter_becomes_a_peft_adapter(real, tmp_path):
-    """On RoBERTa base's shapes with random weights: base + scaling * B @ A and the classifier that was trained along."""
+    """On RoBERTa base's shapes with random weights: base + scaling * B @ A and the classifier that was trained
+    along."""
     import transformers
 
     truncate(Adapter(real), tmp_path / "cut", rank=8)
@@ -234,7 +235,8 @@ def made(drawn):
 @given(MODULES, st.integers(1, 4))
 @settings(max_examples=150, deadline=None)
 def test_an_allocation_by_energy_holds_as_much_as_any_of_so_many_parameters_but_for_one_rank(drawn, rank):
-    """Against all allocations there are: greedy is short of the best by less than the energy of the first rank that did not fit."""
+    """Against all allocations there are: greedy is short of the best by less than the energy of the first rank that did
+    not fit."""
     modules = made(drawn)
     budget = uniform(modules, rank).parameters
     found = by_energy(modules, budget)

@@ -227,7 +227,8 @@ def test_what_cannot_be_cut_is_refused_by_name(fields, words, tmp_path):
 
 
 def test_layers_that_peft_ties_are_cut_alike(tmp_path):
-    """ensure_weight_tying has PEFT adapt the output layer with the embedding's own factors, though target_modules names the embedding alone."""
+    """ensure_weight_tying has PEFT adapt the output layer with the embedding's own factors, though target_modules names
+    the embedding alone."""
     import transformers as t
 
     def model():

@@ -1,4 +1,5 @@
-"""Every way in which PEFT lets a change be more than scaling * B @ A gives the change of PEFT's own merge, or is refused by its name."""
+"""Every way in which PEFT lets a change be more than scaling * B @ A gives the change of PEFT's own merge, or is
+refused by its name."""
 
 import json
 
@@ -36,7 +37,8 @@ def randomised(model, seed=1):
 
 
 def merged(config, folder, model=None):
-    """An adapter of that configuration with random values, saved with its base; gives module to W after - W before, by PEFT's own merge."""
+    """An adapter of that configuration with random values, saved with its base; gives module to W after - W before, by
+    PEFT's own merge."""
     torch.manual_seed(0)
     model = small_model("llama") if model is None else model
     before = {k: v.clone().double() for k, v in model.state_dict().items()}

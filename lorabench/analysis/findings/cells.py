@@ -200,7 +200,8 @@ def _resolved(e: StudyAnalysis, group: Replicates) -> list[Resolved]:
 
 
 def mixed_precision(e: StudyAnalysis) -> Finding | None:
-    """Conditions of one model and declared dtype that were evaluated in different precisions, as full fine-tuning and adapters were before it was one for all."""
+    """Conditions of one model and declared dtype that were evaluated in different precisions, as full fine-tuning and
+    adapters were before it was one for all."""
     models: dict[str, dict[str, list[str]]] = {}
     stored: dict[str, set[str]] = {}
     before: dict[str, list[str]] = {}

@@ -1,7 +1,9 @@
-"""Findings about a task's rows: what was dropped, cut, repeated or seen in training. Each function is named after its kind.
+"""Findings about a task's rows: what was dropped, cut, repeated or seen in training. Each function is named after its
+kind.
 
-They rest on the counts that are stored with each result (record.data); results from before there were any say nothing. Shares are of the rows
-that were read. Where cells differ (by sequence length, task or tokenizer) the sentence is about the worst of them.
+They rest on the counts that are stored with each result (record.data); results from before there were any say nothing.
+Shares are of the rows that were read. Where cells differ (by sequence length, task or tokenizer) the sentence is about
+the worst of them.
 """
 
 from __future__ import annotations

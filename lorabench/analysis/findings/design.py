@@ -22,7 +22,8 @@ _TUNE = "training.learning_rate: {tune: [...]}"
 
 
 def metric_absent(e: StudyAnalysis) -> Finding | None:
-    """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
+    """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows
+    what is better."""
     wanted, among = e.wanted, list(e.groups)
     if wanted == e.metric:
         among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]

@@ -6,12 +6,14 @@ correlate by rho,
     Var(difference) = 2 p (1 - p) (1 - rho) / n      (Miller 2024, arXiv:2411.00640: questions drawn from many, pairs correlated)
     n for 1.96 standard errors <= margin = n now * (1.96 * standard error now / margin)^2
 
-so that the standard error of today's difference, taken item by item, brings rho along; without stored items it is
-that of rho = 0. Two one-sided tests at 5 % (Schuirmann 1987) need 1.64 standard errors within the margin even for a
-difference of zero: above that, a condition cannot be called equivalent. 1.96 and 1.64 are of the normal distribution, of t below 100 items.
+so that the standard error of today's difference, taken item by item, brings rho along; without stored items it is that
+of rho = 0. Two one-sided tests at 5 % (Schuirmann 1987) need 1.64 standard errors within the margin even for a
+difference of zero: above that, a condition cannot be called equivalent. 1.96 and 1.64 are of the normal distribution,
+of t below 100 items.
 
 A falling loss: least squares over the last quarter of the steps, as if steps were independent; its fall is the slope
-times that quarter, and what counts is the lower end of its one-sided 95 % interval over a condition's cells (t with the steps' degrees of freedom).
+times that quarter, and what counts is the lower end of its one-sided 95 % interval over a condition's cells (t with the
+steps' degrees of freedom).
 """
 
 from __future__ import annotations
@@ -115,7 +117,8 @@ def _offered(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
 
 
 def _surely_worse(e: StudyAnalysis, name: str, g: Replicates, base: Replicates) -> bool:
-    """Whether a trained condition lies on the base's wrong side by its 95 % interval: over seeds, of shares over items as well, with one seed over items."""
+    """Whether a trained condition lies on the base's wrong side by its 95 % interval: over seeds, of shares over items
+    as well, with one seed over items."""
     ours, theirs = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
     if theirs is None or not len(ours):
         return False
@@ -292,7 +295,8 @@ def still_falling(e: StudyAnalysis) -> Finding | None:
 
 
 def fall(curve: Path) -> tuple[float, float, int] | None:
-    """By how much the loss falls over the last quarter of the steps, the standard error and its degrees of freedom; None where that is too short to tell."""
+    """By how much the loss falls over the last quarter of the steps, the standard error and its degrees of freedom;
+    None where that is too short to tell."""
     try:
         head, *lines = curve.read_text(encoding="utf-8").splitlines()
         column = head.split(",").index("loss")
@@ -309,7 +313,8 @@ def fall(curve: Path) -> tuple[float, float, int] | None:
 
 
 def _base_of(e: StudyAnalysis, g: Replicates) -> Replicates | None:
-    """The untrained base on the same model, task and evaluation; of the same quantisation where there is one, else unquantised."""
+    """The untrained base on the same model, task and evaluation; of the same quantisation where there is one, else
+    unquantised."""
     alike = [b for b in e.groups if b.setting.method.name == "base" and _ground(b) == _ground(g)]
     same = [b for b in alike if b.setting.quantization == g.setting.quantization]
     return next(iter(same or [b for b in alike if b.setting.quantization.name == "none"]), None)

@@ -6,8 +6,8 @@
     python extract.py llamafactory 0.9.5 llamafactory/ transformers/   # transformers==5.6.0, the newest that it allows
     python extract.py torchtune 0.6.1 torchtune/
 
-An option is a field of the tool's dataclasses or pydantic models: its annotation, or its choices. torchtune's are the keys that a
-recipe reads (required or optional), and the parameters of its components: <component>.<parameter>.
+An option is a field of the tool's dataclasses or pydantic models: its annotation, or its choices. torchtune's are the
+keys that a recipe reads (required or optional), and the parameters of its components: <component>.<parameter>.
 """
 
 import ast

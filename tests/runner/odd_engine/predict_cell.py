@@ -1,4 +1,5 @@
-"""Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run: rank 40 to 44 would not fit, 45 never could."""
+"""Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run:
+rank 40 to 44 would not fit, 45 never could."""
 
 from lorabench.engine.events import Problem
 from lorabench.record.memory_prediction import MemoryPrediction
