@@ -174,7 +174,8 @@ def _paper(path: str) -> Any:
         raise LorabenchError(
             f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)"
         )
-    return predict.paper(source)
+    with startup.predicting():
+        return predict.paper(source)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -206,7 +207,8 @@ def estimate(options: argparse.Namespace) -> int:
     """Predicts the memory of one training step."""
     from lorabench.commands import predict
 
-    print(predict.estimate(settings_of(options), options.gpu, options.json))
+    with startup.predicting():
+        print(predict.estimate(settings_of(options), options.gpu, options.json))
     return 0
 
 
@@ -215,13 +217,15 @@ def plan(options: argparse.Namespace) -> int:
     from lorabench.commands import predict
     from lorabench.config.source import override, read_source
 
-    print(predict.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+    with startup.predicting():
+        print(predict.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
     return 0
 
 
 def recommend(options: argparse.Namespace) -> int:
     """Recommends what to take for a model on a card."""
     from lorabench.advice import text
+    from lorabench.commands import predict
     from lorabench.workflows import recommend as advisor
 
     if options.emit and not options.output:
@@ -235,18 +239,21 @@ def recommend(options: argparse.Namespace) -> int:
             f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
-    answer = advisor.recommend(
-        options.model,
-        options.gpu,
-        options.sequence_length,
-        batch_size=options.batch_size,
-        examples=options.examples,
-        tokens=options.tokens,
-        studies=options.studies,
-        priority=options.priority,
-        tolerated_loss=options.tolerated_loss,
-        task=options.task,
-    )
+    with startup.predicting():
+        answer = advisor.recommend(
+            options.model,
+            options.gpu,
+            options.sequence_length,
+            batch_size=options.batch_size,
+            examples=options.examples,
+            tokens=options.tokens,
+            studies=options.studies,
+            priority=options.priority,
+            tolerated_loss=options.tolerated_loss,
+            task=options.task,
+            nearby=() if options.studies else advisor.stored(),
+            timings=predict.HERE,
+        )
     print(text.as_json(answer) if options.json else text.as_text(answer))
     if emitter is not None:
         for path in advisor.emit(answer, emitter.emit, options.entry or 1, options.output):
@@ -258,11 +265,9 @@ def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench.commands import predict
 
-    print(
-        predict.parameters(
-            options.model, options.rank, modules(options.target_modules) or "all-linear", options.method, options.json
-        )
-    )
+    targets = modules(options.target_modules) or "all-linear"
+    with startup.predicting():
+        print(predict.parameters(options.model, options.rank, targets, options.method, options.json))
     return 0
 
 

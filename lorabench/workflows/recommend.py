@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from lorabench import plugins, startup
+from lorabench import plugins
 from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, stored_as
 from lorabench.advice.evidence import REACH, WHOLE, ComparisonGroup, Here, Key, nearest
 from lorabench.advice.priors import rules
@@ -31,10 +30,6 @@ from lorabench.record.archive import FILE, opened
 
 if TYPE_CHECKING:
     from lorabench.memory.train_config import Setting
-
-os.environ.setdefault(
-    "TORCHDYNAMO_DISABLE", "1"
-)  # nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
 
 Emit = Callable[[Workload, Candidate], dict[str, str]]
 PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
@@ -56,10 +51,13 @@ def recommend(
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     task: str | None = None,
+    nearby: Sequence[Path] = (),
+    timings: Sequence[str | Path] = (),
 ) -> Answer:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
 
-    `tokens` are those of one epoch, `studies` results directories (absent: all of reports/ and runs/ whose models are near in size),
+    `tokens` are those of one epoch, `studies` results directories (absent: those of `nearby` whose models are near in size), `timings` those that
+    tell how fast this machine is (or folders that hold such ones),
     `tolerated_loss` in the unit of each study's metric (absent: each study's own margin), `task` the kind of task, as studies name it
     (absent: any). LorabenchError for what cannot be meant.
     """
@@ -86,33 +84,30 @@ def recommend(
         with opened(folder):  # before the slow imports, so that a typing error is told at once
             pass
     hub.require_named(model)
-    with startup.lean_imports():
-        from lorabench.memory.calibration import calibrate
-        from lorabench.memory.card_planner import CardPlanner
-        from lorabench.memory.parameters import count_parameters, unreached_of
-        from lorabench.memory.validate import model_from, setting_from
+    from lorabench.memory.calibration import calibrate
+    from lorabench.memory.card_planner import CardPlanner
+    from lorabench.memory.parameters import count_parameters, unreached_of
+    from lorabench.memory.validate import model_from, setting_from
 
-        known = find_architecture(model)
-        spec = model_from(
-            known.name if known and "/" not in model else model
-        )  # by its hub id, which other tools know, too
-        if stored := stored_quantization(spec.name, spec.revision):
-            raise LorabenchError(
-                f"{model_label(spec.name)} is stored in {stored.words}, which leaves no choice of storage, and that is what recommend weighs; name the unquantised checkpoint"
-                + (
-                    ", or ask estimate for a setting of this one"
-                    if stored.readable
-                    else ", since this form cannot be trained on here"
-                )
+    known = find_architecture(model)
+    spec = model_from(known.name if known and "/" not in model else model)  # by its hub id, which other tools know, too
+    if stored := stored_quantization(spec.name, spec.revision):
+        raise LorabenchError(
+            f"{model_label(spec.name)} is stored in {stored.words}, which leaves no choice of storage, and that is what recommend weighs; name the unquantised checkpoint"
+            + (
+                ", or ask estimate for a setting of this one"
+                if stored.readable
+                else ", since this form cannot be trained on here"
             )
-        first = setting_from(
-            {
-                "model": spec.model_dump(),
-                "method": "full",
-                "training": {"batch_size": 1, "sequence_length": sequence_length},
-            },
-            card.kind,
         )
+    first = setting_from(
+        {
+            "model": spec.model_dump(),
+            "method": "full",
+            "training": {"batch_size": 1, "sequence_length": sequence_length},
+        },
+        card.kind,
+    )
     workload = Workload(first.model, sequence_length, batch_size, examples, tokens)
     known_tokens = [
         n for n in (tokens, examples and examples * sequence_length) if n is not None
@@ -124,7 +119,7 @@ def recommend(
     here = Here(
         first.model.name, counts[0].base_parameters, model_type(first.model.name), at_most, task, tolerated_loss
     )
-    heard = evidence(here, named or None)
+    heard = evidence(here, named, nearby)
     contest = nearest(heard, bool(named))
     given, notes = possible(
         candidate_specs(here.parameters, at_most, trainable, contest, heard, batch_size),
@@ -137,10 +132,8 @@ def recommend(
     if left := unreached_of(replace(first, method=MethodSpec())):
         told = left.words(quantised=True, adapted=True, size=size(left.bytes or 0))
         given = [f if f.key == WHOLE else replace(f, caveats=(*f.caveats, told)) for f in given]
-    with (
-        startup.uncollected(),
-        closing(CardPlanner(card, calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None)) as room,
-    ):
+    calibration = calibrate(card, *timings, most=CALIBRATED) if card.kind == "cpu" else None
+    with closing(CardPlanner(card, calibration)) as room:
 
         def needs(candidate: Candidate) -> Needs:
             need = room.need(setting_of(candidate, workload, first))
@@ -254,9 +247,9 @@ def setting_of(candidate: Candidate, workload: Workload, first: Setting) -> Sett
     )
 
 
-def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup, ...]:
-    """What stored studies say: the named ones whatever their model, else all in the usual places whose model is near in size."""
-    folders = named if named is not None else [p for p in stored() if _near(p, here)]
+def evidence(here: Here, named: Sequence[Path], nearby: Sequence[Path]) -> tuple[ComparisonGroup, ...]:
+    """What stored studies say: the named ones whatever their model, else those nearby whose model is near in size."""
+    folders = named or [p for p in nearby if _near(p, here)]
     if not folders:
         return ()
     from lorabench.advice.from_study import (
@@ -282,7 +275,7 @@ def evidence(here: Here, named: Sequence[Path] | None) -> tuple[ComparisonGroup,
                 )
                 found += heard(source, here)
         except LorabenchError:
-            if named is not None:
+            if named:
                 raise
     return tuple(found)
 
