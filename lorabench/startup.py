@@ -88,7 +88,8 @@ class _LeanLosses(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname.startswith("transformers.loss") and not self.replaced:
             for name in ("transformers.utils", "transformers.utils.import_utils"):
-                if (module := sys.modules.get(name)) is not None:
+                module: Any = sys.modules.get(name)
+                if module is not None:
                     self.replaced.append((module, module.is_scipy_available))
                     module.is_scipy_available = lambda: False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench import formatting
 from lorabench.advice.priors import POINTS
@@ -14,6 +14,9 @@ from lorabench.advice.types import Candidate, Excluded, Needs, Quality, Recommen
 from lorabench.analysis.labels import method_label
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WIDTH = 150
 
@@ -27,6 +30,26 @@ class Answer:
     memory_bytes: int
     priority: Priority
     advice: Advice
+
+    def frame(self) -> pd.DataFrame:
+        """A row per recommendation, by its place: the setting, bytes, seconds of a step, and how much worse it is expected to be."""
+        import pandas as pd
+
+        rows = []
+        for entry in self.to_dict()["recommendations"]:
+            kept = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
+            quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
+            rows.append({**kept, **quality})
+        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench recommend --json` prints."""
+        return as_plain(self)
+
+    def __repr__(self) -> str:
+        titles = [f"  {n}. {title(r.candidate)}" for n, r in enumerate(self.advice.recommendations, 1)]
+        head = f"Answer for {one_line(self.workload.model.name)} on {one_line(self.gpu)} ({size(self.memory_bytes)} usable)"
+        return "\n".join([head, *(titles or ["  nothing that was tried fits"])])
 
 
 def as_text(answer: Answer) -> str:

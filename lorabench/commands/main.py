@@ -327,13 +327,12 @@ def quantization_error(options: argparse.Namespace) -> int:
     errors = workflow.quantization_errors(
         options.model, options.quantization, options.adapter, workflow.cell_finder(options.directory, note)
     )
-    stored = workflow.stored_note(options.model)
     if options.html:
-        path = shown.write_errors_page(options.model, errors, options.html, options.adapter, stored)
+        path = shown.write_errors_page(options.model, errors.errors, options.html, options.adapter, errors.note)
         if not options.json:
             print(path)
             return 0
-    print(shown.errors_json(options.model, errors, stored) if options.json else shown.errors_text(errors, stored))
+    print(shown.errors_json(errors) if options.json else shown.errors_text(errors.errors, errors.note))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,8 @@ from lorabench.errors import LorabenchError
 from lorabench.formatting import count, one_line, plural
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lorabench.record.spectrum import Spectrum
     from lorabench.record.trained import Trained
     from lorabench.report.adapter_summary import Examined, SubspaceSimilarity
@@ -20,9 +23,100 @@ if TYPE_CHECKING:
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
+    from lorabench.spectra.truncate import Cut
 
 Found = TypeVar("Found")
 Find = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class TruncatedAdapter:
+    """An adapter that was written at a lower rank; `frame()`, `to_dict()`; str() is what `lorabench truncate` prints."""
+
+    cut: Cut
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, in PEFT's format."""
+        return self.cut.folder
+
+    def frame(self) -> pd.DataFrame:
+        """The rank of each module; 0 where the module is left out."""
+        import pandas as pd
+
+        return pd.DataFrame({"rank": self.cut.allotment.ranks}).rename_axis("module")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: folder, ranks by module, parameters before and after, share of the energy that is kept, notes."""
+        allotment = self.cut.allotment
+        return {
+            "folder": str(self.folder),
+            "ranks": dict(allotment.ranks),
+            "parameters": allotment.parameters,
+            "parameters_before": self.cut.before,
+            "kept_energy": allotment.kept_energy,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        allotment = self.cut.allotment
+        ranks = sorted(r for r in allotment.ranks.values() if r)
+        span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+        left = self.cut.modules - len(ranks)
+        out = f", {plural(left, 'module')} of {self.cut.modules} left out" if left else ""
+        kept = f"{100 * allotment.kept_energy:.2f} % of the energy"
+        return "\n".join(
+            [
+                f"{self.folder}: {span}{out}, {count(allotment.parameters)} of {count(self.cut.before)} parameters, {kept}",
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class QuantizationErrors:
+    """What quantisation does to each linear weight of a model; `frame()`, `to_dict()`."""
+
+    model: str
+    errors: tuple[QuantizationError, ...]
+    note: str | None
+    """of a checkpoint that is quantised already"""
+
+    def frame(self) -> pd.DataFrame:
+        """A row per module and form: relative and greatest error, signal to noise in dB, ranks of the error."""
+        import pandas as pd
+
+        rows = [
+            {k: v for k, v in m.items() if k not in ("singular_values", "repair")} for m in self.to_dict()["modules"]
+        ]
+        return pd.DataFrame(rows).set_index(["module", "quantization", "double_quant"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench quantization-error --json` prints."""
+        rows = []
+        for e in self.errors:
+            row: dict[str, Any] = {
+                "module": e.module,
+                "quantization": e.form.removesuffix(" dq"),
+                "double_quant": e.form.endswith(" dq"),
+                "relative_error": e.relative_error,
+                "maximum_error": e.maximum_error,
+                "signal_to_noise_db": e.signal_to_noise,
+                "stable_rank": e.spectrum.stable_rank,
+                "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank,
+                "singular_values": e.spectrum.singular_values.tolist(),
+                "repair": asdict(e.repair) if e.repair else None,
+            }
+            rows.append({k: v for k, v in row.items() if v is not None})
+        return {"model": self.model, **({"note": self.note} if self.note else {}), "modules": rows}
+
+    def __repr__(self) -> str:
+        forms: dict[str, list[float]] = {}
+        for e in self.errors:
+            forms.setdefault(e.form, []).append(e.relative_error)
+        means = ", ".join(f"{form} {sum(v) / len(v):.3g}" for form, v in forms.items())
+        return f"QuantizationErrors of {self.model}\n  mean relative error: {means}"
 
 
 def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sentence: None) -> Find:
@@ -131,7 +225,7 @@ def _base_words(base: Weights, after: Weights | None) -> str:
 
 def truncate(
     name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find
-) -> str:
+) -> TruncatedAdapter:
     """Writes the adapter cut to a lower rank; says what is left of it."""
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.adapter_files import is_adapter
@@ -150,29 +244,17 @@ def truncate(
             f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format"
         )
     made = cut(learned.adapter, folder, rank, energy, per_module)
-    ranks = sorted(r for r in made.allotment.ranks.values() if r)
-    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
-    left = made.modules - len(ranks)
-    out = f", {plural(left, 'module')} of {made.modules} left out" if left else ""
-    kept = f"{100 * made.allotment.kept_energy:.2f} % of the energy"
     fate = "are carried over as they are" + (" where PEFT has a place for them" if made.left_out else "")
-    told = (*learned.notes, *trained_notes(trained(learned.adapter), fate))
-    notes = [f"note: {one_line(n)}" for n in told]
+    notes = [one_line(n) for n in (*learned.notes, *trained_notes(trained(learned.adapter), fate))]
     if made.allotment.parameters >= made.before:
-        notes.append("note: nothing was cut, the adapter has no higher rank")
+        notes.append("nothing was cut, the adapter has no higher rank")
     if made.left_out:
-        notes.append(
-            f"note: left out, since without adapter_config.json nobody knows what they mean: {one_line(', '.join(made.left_out[:3]))}{' ...' if len(made.left_out) > 3 else ''}"
-        )
-    return "\n".join(
-        [
-            f"{made.folder}: {span}{out}, {count(made.allotment.parameters)} of {count(made.before)} parameters, {kept}",
-            *notes,
-        ]
-    )
+        shown = one_line(", ".join(made.left_out[:3])) + (" ..." if len(made.left_out) > 3 else "")
+        notes.append(f"left out, since without adapter_config.json nobody knows what they mean: {shown}")
+    return TruncatedAdapter(made, tuple(notes))
 
 
-def quantization_errors(model: str, names: Sequence[str], adapter: str | None, find: Find) -> list[QuantizationError]:
+def quantization_errors(model: str, names: Sequence[str], adapter: str | None, find: Find) -> QuantizationErrors:
     """Of every linear layer of a model, in every form asked for; 4-bit ones with and without double quantisation."""
     from lorabench import plugins
     from lorabench.engine.adapt import linear_modules
@@ -196,7 +278,8 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:
         raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")
-    return list(_shown(errors(weights, modules, _forms(names, weights.form), learned), "weight"))
+    found = tuple(_shown(errors(weights, modules, _forms(names, weights.form), learned), "weight"))
+    return QuantizationErrors(model, found, stored_note(model))
 
 
 def stored_note(model: str) -> str | None:

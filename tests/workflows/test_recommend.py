@@ -19,7 +19,7 @@ from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 from lorabench.errors import LorabenchError
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
-from lorabench.workflows.recommend import change, emit, recommend
+from lorabench.workflows.recommend import change, emit, recommend, stored
 from tests import synthetic
 from tests.report.stores import filled
 
@@ -476,8 +476,8 @@ def test_studies_that_lie_in_reports_are_found_only_where_their_model_is_near(ma
     (made().folder / "cells.csv").write_text(
         wide(made().results()).to_csv(index=False), encoding="utf-8"
     )  # as a run does at its end
-    near = recommend(MODEL, "24GB", 128, batch_size=4)
-    far = recommend("smollm2-135m", "24GB", 128, batch_size=1)
+    near = recommend(MODEL, "24GB", 128, batch_size=4, nearby=stored())
+    far = recommend("smollm2-135m", "24GB", 128, batch_size=1, nearby=stored())
     assert {lora(a).quality.basis for a in (near, far)} == {"measured", "published"}
     assert lora(near).quality.basis == "measured"
     assert any("No stored study" in n for n in far.advice.notes)
