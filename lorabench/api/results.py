@@ -50,7 +50,7 @@ def run(
         LorabenchError: the study, an outcome or the directory is not what is allowed.
     Example:
         >>> import tempfile, lorabench as lb
-        >>> settings = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={}"]
+        >>> settings = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}", "evaluation={}"]
         >>> study = lb.load_study("studies/quickstart.yaml", settings)
         >>> results = lb.run(study, tempfile.mkdtemp())
         >>> {r.outcome for r in results.results}
@@ -85,11 +85,10 @@ def open_results(folder: str | Path) -> StudyResults:
         LorabenchError: the folder is no results directory.
     Example:
         >>> import lorabench as lb
-        >>> results = lb.open_results("reports/quickstart")
-        >>> results.study.name
+        >>> from lorabench.record.archive import opened  # a study in one file, as it ships
+        >>> with opened("reports/quickstart") as store:
+        ...     lb.open_results(store.folder).study.name
         'quickstart'
-        >>> bool(len(results.conditions()))
-        True
     """
     store = Store.open(folder)
     return StudyResults(store, store.study())
@@ -131,8 +130,9 @@ class StudyResults:
 
     Example:
         >>> import lorabench as lb
-        >>> results = lb.open_results("reports/quickstart")
-        >>> results.frame().columns[:2].tolist() == results.frame().columns.tolist()[:2]
+        >>> from lorabench.record.archive import opened
+        >>> with opened("reports/quickstart") as store:
+        ...     "chosen" in lb.open_results(store.folder).wide()
         True
     """
 

@@ -67,8 +67,13 @@ import lorabench as lb
 MODEL = "lorabench/tiny-300k"
 folder = tempfile.mkdtemp()
 save_file({"q.lora_A": np.eye(4, 16, dtype="f4"), "q.lora_B": np.eye(16, 4, dtype="f4")}, folder + "/lora.safetensors")
-settings = ["model=" + MODEL, "training.steps=1", "seeds=[0]", "grid={}"]
+settings = ["model=" + MODEL, "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}", "evaluation={}"]
 study = lb.load_study("studies/quickstart.yaml", settings)
+def stored():
+    from lorabench.record.archive import opened
+    with opened("reports/quickstart") as store:
+        lb.open_results(store.folder).conditions()
+
 calls = {
     "expand": lambda: lb.expand(study),
     "parameters": lambda: lb.parameters(MODEL, rank=4),
@@ -78,7 +83,7 @@ calls = {
     "spectrum": lambda: lb.spectrum(folder + "/lora.safetensors"),
     "truncate": lambda: lb.truncate(folder + "/lora.safetensors", folder + "/cut", rank=2),
     "quantization_error": lambda: lb.quantization_error(MODEL, quantization=["nf4"]),
-    "open_results": lambda: lb.open_results("reports/quickstart").conditions(),
+    "open_results": stored,
     "run": lambda: lb.run(study, folder + "/run").frame(),
 }
 assert not set(calls) ^ {n for n in lb.__all__ if n[0].islower()} - {"load_study"}
@@ -144,5 +149,5 @@ def test_nothing_forks_a_process_that_has_torch_loaded():
 
 
 def test_no_stored_study_is_read_that_was_not_named(tmp_path):
-    code = "import lorabench as lb; print(lb.plan(lb.load_study('studies/quickstart.yaml', ['grid={}', 'seeds=[0]']), 'cpu').time_basis)"
+    code = "import lorabench as lb; print(lb.plan(lb.load_study('studies/quickstart.yaml', ['grid={method.rank: [4]}', 'seeds=[0]']), 'cpu').time_basis)"
     assert "no stored study was named" in run(code, tmp_path)
