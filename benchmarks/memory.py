@@ -39,14 +39,14 @@ from lorabench.memory import kernels
 from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.meta_model import configuration
 from lorabench.memory.step_profile import predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
 
 
-def cpu_settings() -> list[Setting]:
+def cpu_settings() -> list[TrainConfig]:
     """72 combinations of model, method, quantization, rank, batch, length, checkpointing, optimizer and precision, each value many times."""
     models = itertools.cycle(("lorabench/tiny-300k", "lorabench/tiny-1m", "lorabench/tiny-4m"))
     shapes = itertools.cycle(((1, 64), (2, 128), (4, 96), (8, 32), (1, 256)))
@@ -73,7 +73,7 @@ def cpu_settings() -> list[Setting]:
             batch_size=batch, sequence_length=length, optimizer=optimizer, gradient_checkpointing=checkpointing, gradient_accumulation=accumulation, autocast=autocast
         )  # fmt: skip
         found.append(
-            Setting(
+            TrainConfig(
                 ModelSpec(name=next(models)),
                 QuantizationSpec(name=quantization, double_quant=len(found) % 2 == 0),
                 spec,
@@ -84,7 +84,7 @@ def cpu_settings() -> list[Setting]:
     return found
 
 
-def cpu(setting: Setting) -> dict[str, Any]:
+def cpu(setting: TrainConfig) -> dict[str, Any]:
     """One combination, predicted and measured by the probe."""
     torch.manual_seed(0)
     base = load_base(setting, torch.device("cpu"))  # type: ignore[arg-type]  # a setting has what it asks of a condition
@@ -100,7 +100,7 @@ def cpu(setting: Setting) -> dict[str, Any]:
     return compared(_words(setting), predict_step(setting).peak_bytes, measured)
 
 
-def device_settings(on_cuda: bool = CUDA) -> list[Setting]:
+def device_settings(on_cuda: bool = CUDA) -> list[TrainConfig]:
     """30 combinations for a GPU of 80 GB."""
     found = []
     for line in DEVICE.strip().splitlines():
@@ -113,7 +113,7 @@ def device_settings(on_cuda: bool = CUDA) -> list[Setting]:
         spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if on_cuda else 4)
         name = ModelSpec(name=model if on_cuda else "lorabench/tiny-300k", dtype="bfloat16" if on_cuda else "float32")
         found.append(
-            Setting(
+            TrainConfig(
                 name,
                 QuantizationSpec(name=kind, double_quant=double == "dq"),
                 spec,
@@ -158,7 +158,7 @@ llama-3.1-8b  lora nf4-dq  16  1   2048
 """
 
 
-def measured_on_device(setting: Setting) -> dict[str, int]:
+def measured_on_device(setting: TrainConfig) -> dict[str, int]:
     """Peak bytes of one combination with random weights on this machine's device; on CUDA the allocator's."""
     model = with_random_weights(setting)
     spec, where = setting.training, torch.device("cuda" if CUDA else "cpu")
@@ -197,7 +197,7 @@ def measured_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def predicted_beside(row: dict[str, Any], setting: Setting, on_cuda: bool) -> dict[str, Any]:
+def predicted_beside(row: dict[str, Any], setting: TrainConfig, on_cuda: bool) -> dict[str, Any]:
     """A measured row with its prediction; on CUDA two cuBLAS workspaces belong to what the allocator holds."""
     if "fault" in row:
         return row
@@ -205,7 +205,7 @@ def predicted_beside(row: dict[str, Any], setting: Setting, on_cuda: bool) -> di
     return {**row, **compared(row["setting"], predicted, row["measured_bytes"])}
 
 
-def with_random_weights(setting: Setting) -> Any:
+def with_random_weights(setting: TrainConfig) -> Any:
     """The adapted model on the device, its weights random, quantised where asked."""
     import bitsandbytes as bnb
     import transformers
@@ -260,7 +260,7 @@ def published(row: dict[str, str]) -> dict[str, Any]:
     kind, _, double = row["quantization"].partition("-")
     paper = row["source"].startswith("QLoRA")
     fused = ("query_key_value",) if "falcon" in row["model"] or "stablelm" in row["model"] else ("q_proj", "v_proj")
-    setting = Setting(
+    setting = TrainConfig(
         ModelSpec(name=row["model"], dtype="bfloat16"),
         QuantizationSpec(name=kind, double_quant=double == "dq", compute_dtype="auto" if kind == "none" else "bfloat16"),
         MethodSpec(rank=int(row["rank"]), target_modules=row["target_modules"] if row["target_modules"] == "all-linear" else fused),
@@ -360,7 +360,7 @@ def compared(words: str, predicted: int, measured: int) -> dict[str, Any]:
     }
 
 
-def _words(s: Setting) -> str:
+def _words(s: TrainConfig) -> str:
     t, double = s.training, " dq" if s.quantization.double_quant and s.quantization.name.endswith("f4") else ""
     more = (" checkpointed" if t.gradient_checkpointing else "") + (
         " bf16 autocast" if t.autocast == "bfloat16" else ""

@@ -26,11 +26,11 @@ from typing import Any
 
 from lorabench.advice.candidates import CandidateSpec, candidate_specs
 from lorabench.advice.evidence import ComparisonGroup, Here, key_of, nearest
-from lorabench.advice.from_study import Source, heard
+from lorabench.advice.from_study import heard
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import order
 from lorabench.advice.selection import Option, contests, options
-from lorabench.advice.types import Needs, Recommendation
+from lorabench.advice.types import Needs, RankedCandidate
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.architectures import model_type
 from lorabench.memory.parameters import count_parameters
@@ -65,9 +65,7 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
     found: list[ComparisonGroup] = []
     for folder, v in others.items():
-        found += heard(
-            Source(folder, v.study, v.groups, v.summaries, v.verdicts, v.metric, v.of_condition, v.file), here
-        )
+        found += heard(v.analysis, here, folder)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     given = candidate_specs(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
@@ -85,10 +83,10 @@ def carried_out(
     raise ValueError("a contest without any method that is thought of")
 
 
-def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> Recommendation:
+def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: int) -> RankedCandidate:
     count = parameters if f.method.rank is None else trainable.get(f.method.rank, f.method.rank * trainable[1])
     candidate: Any = None
-    return Recommendation(candidate, Needs(count, count, count, count), 0, f.quality)
+    return RankedCandidate(candidate, Needs(count, count, count, count), 0, f.quality)
 
 
 def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:

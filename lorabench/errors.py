@@ -39,7 +39,7 @@ class StoreError(LorabenchError):
 
 
 class DeviceError(LorabenchError):
-    """This machine has not what a cell asks for (a CUDA-only optimizer, say)."""
+    """This machine lacks what a cell asks for (a CUDA-only optimizer, say)."""
 
 
 def unknown(what: str, seen: object, allowed: Iterable[object]) -> str:

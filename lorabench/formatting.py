@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Collection, Sequence
 
 DASH = "–"
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
@@ -111,3 +112,21 @@ def one_line(text: str) -> str:
 def plural(n: int, word: str) -> str:
     """1 seed; 2 seeds."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows of fields as lines of columns: those with an index in `left` to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            field.ljust(width) if i in left else field.rjust(width)
+            for i, (field, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def block(title: str, rows: Sequence[tuple[str, object]]) -> str:
+    """A title, and below it a line for each name with its value."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])

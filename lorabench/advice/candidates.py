@@ -1,7 +1,7 @@
 """Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else published, else by the capacity rule.
 
 A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did, and is not called
-better than that way.
+better than that one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def candidate_specs(
     parameters: int,
     tokens: int | None,
     trainable: Mapping[int, int],
-    contest: ComparisonGroup | None = None,
+    group: ComparisonGroup | None = None,
     others: Sequence[ComparisonGroup] = (),
     batch_size: int | None = None,
 ) -> tuple[CandidateSpec, ...]:
@@ -54,8 +54,8 @@ def candidate_specs(
 
     `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what rates are told to be for.
     """
-    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in contest.ways))) if contest else dict.fromkeys(THOUGHT_OF)
-    return tuple(_candidate_spec(k, parameters, tokens, trainable, contest, others, batch_size) for k in keys)
+    keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in group.results))) if group else dict.fromkeys(THOUGHT_OF)
+    return tuple(_candidate_spec(k, parameters, tokens, trainable, group, others, batch_size) for k in keys)
 
 
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
@@ -89,25 +89,25 @@ def _candidate_spec(
     parameters: int,
     tokens: int | None,
     trainable: Mapping[int, int],
-    contest: ComparisonGroup | None,
+    group: ComparisonGroup | None,
     others: Sequence[ComparisonGroup],
     batch_size: int | None,
 ) -> CandidateSpec:
-    if contest is None:
+    if group is None:
         return by_rules(key, parameters, tokens, trainable)
-    own = contest.way(key)
+    own = group.result(key)
     if own is not None:
-        return _measured(contest, own, key, parameters, batch_size)
-    parent = contest.way((key[0], "none")) or next((w for w in contest.ways if w.key[0] == key[0]), None)
+        return _measured(group, own, key, parameters, batch_size)
+    parent = group.result((key[0], "none")) or next((w for w in group.results if w.key[0] == key[0]), None)
     if parent is None:
         return by_rules(key, parameters, tokens, trainable)
-    family = _measured(contest, parent, key, parameters, batch_size)
+    family = _measured(group, parent, key, parameters, batch_size)
     facts = published(key[0], key[1], tokens)[1]
     told = tuple(w for w in facts if w.text.startswith(key[1]))
     quality = Quality("none", behind=parent.quality.enough is False)
-    elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.way(key)))
+    elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.result(key)))
     named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
-    caveat = f"{contest.study} did not measure this storage: settings are those of {parent.option.label}{named}"
+    caveat = f"{group.study} did not measure this storage: settings are those of {parent.option.label}{named}"
     return replace(
         family,
         quantization=stored_as(key[1]),
@@ -118,36 +118,36 @@ def _candidate_spec(
 
 
 def _measured(
-    contest: ComparisonGroup, way: MethodResult, key: Key, parameters: int, batch_size: int | None
+    group: ComparisonGroup, result: MethodResult, key: Key, parameters: int, batch_size: int | None
 ) -> CandidateSpec:
-    setting, training = way.group.setting, way.group.setting.training
-    rate, evidence, caveats = training.rate, way.evidence, []
-    if setting.method.rank is not None and not way.decided:
-        tried = "the only one" if way.alone else "the best of those"
+    setting, training = result.group.setting, result.group.setting.training
+    rate, evidence, caveats = training.rate, result.evidence, []
+    if setting.method.rank is not None and not result.decided:
+        tried = "the only one" if result.alone else "the best of those"
         caveats.append(
-            f"rank {setting.method.rank} is {tried} that {contest.study} tried"
-            + (", and the highest: a higher one may do better" if way.at_the_edge else "")
+            f"rank {setting.method.rank} is {tried} that {group.study} tried"
+            + (", and the highest: a higher one may do better" if result.at_the_edge else "")
         )
-    if way.option.seeds == 1:
+    if result.option.seeds == 1:
         caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
-    if way.quality.against != FULL:
-        caveats.append(f"{contest.study} has no full fine-tuning to hold it against")
-    if contest.made_up:
-        caveats.append(f"{contest.study}'s task is made up: its answer says nothing of another task")
-    if contest.distance > REACH:
-        caveats.append(f"{contest.study} lies far from this model ({contest.far}): what holds there need not hold here")
-    elif contest.far:
-        caveats.append(f"{contest.study} had {contest.far}")
-    if contest.distance > REACH or training.optimizer != "adamw":
+    if result.quality.against != FULL:
+        caveats.append(f"{group.study} has no full fine-tuning to hold it against")
+    if group.made_up:
+        caveats.append(f"{group.study}'s task is made up: its answer says nothing of another task")
+    if group.distance > REACH:
+        caveats.append(f"{group.study} lies far from this model ({group.far}): what holds there need not hold here")
+    elif group.far:
+        caveats.append(f"{group.study} had {group.far}")
+    if group.distance > REACH or training.optimizer != "adamw":
         rate, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(
-            f"the rate is not {contest.study}'s, which was for {'a model far from this one' if contest.distance > REACH else training.optimizer}"
+            f"the rate is not {group.study}'s, which was for {'a model far from this one' if group.distance > REACH else training.optimizer}"
         )
     else:
         theirs = training.batch_size * training.gradient_accumulation
         beside = f"for {theirs} sequences a step (here {batch_size})" if batch_size not in (None, theirs) else ""
-        if odd := " and ".join(filter(None, (beside, "" if way.tuned else "not tuned"))):
+        if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
             caveats.append(f"its rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return CandidateSpec(
@@ -158,7 +158,7 @@ def _measured(
         training.warmup,
         training.weight_decay,
         training.max_grad_norm,
-        way.quality,
+        result.quality,
         evidence,
         tuple(caveats),
         PAGED if key[0] == "full" else ("adamw",),

@@ -71,7 +71,7 @@ class ComparisonGroup:
     task: str
     made_up: bool
     """whether the task's answer is known because it was made: it says nothing of other tasks"""
-    ways: tuple[MethodResult, ...]
+    results: tuple[MethodResult, ...]
     distance: float
     far: str
     """in what it lies farthest: "13 times fewer parameters"; empty at no distance"""
@@ -82,9 +82,9 @@ class ComparisonGroup:
     best_key: Key
     """what that is a way of"""
 
-    def way(self, key: Key) -> MethodResult | None:
+    def result(self, key: Key) -> MethodResult | None:
         """The one of a key."""
-        return next((w for w in self.ways if w.key == key), None)
+        return next((r for r in self.results if r.key == key), None)
 
 
 def key_of(group: Replicates) -> Key:
@@ -94,16 +94,16 @@ def key_of(group: Replicates) -> Key:
 
 def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
     """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one with full fine-tuning, more ranks, more ways, more seeds."""
-    able = [c for c in found if c.ways and (named or (c.distance <= REACH and not c.made_up))]
+    able = [c for c in found if c.results and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]
     return min(
         near,
         key=lambda c: (
-            c.way(WHOLE) is None,
+            c.result(WHOLE) is None,
             -c.ranks,
-            -len(c.ways),
-            -c.ways[0].option.seeds,
+            -len(c.results),
+            -c.results[0].option.seeds,
             c.distance,
             c.study,
             c.task,

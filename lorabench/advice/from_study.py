@@ -14,53 +14,38 @@ from pathlib import Path
 from lorabench import formatting, plugins
 from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
 from lorabench.advice.selection import Option, best_of, contests, options, select, tuned
-from lorabench.advice.spectral_check import FileOf, ResultsOf, spectral_check
+from lorabench.advice.spectral_check import spectral_check
 from lorabench.advice.types import EvidenceItem, Quality, Shown
 from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.verdict import Comparison, Verdicts, margin_of
+from lorabench.analysis.study import StudyAnalysis
+from lorabench.analysis.verdict import Comparison, margin_of
 from lorabench.config.architectures import model_type
 from lorabench.config.paths import short_model
-from lorabench.config.study import Study
 from lorabench.record.metrics import metric as described
 
 
-@dataclass(frozen=True)
-class Source:
-    """A study as analysis understands it."""
-
-    folder: Path
-    study: Study
-    groups: tuple[Replicates, ...]
-    summaries: tuple[Summary, ...]
-    verdicts: Verdicts
-    metric: str
-    results: ResultsOf
-    file: FileOf
-
-    @property
-    def known(self) -> dict[str, Summary]:
-        """Summaries by condition."""
-        return {s.condition: s for s in self.summaries}
-
-
-def heard(source: Source, here: Here) -> tuple[ComparisonGroup, ...]:
-    """Every contest of a study; none where its metric has no better and worse, or no loss that is tolerated."""
+def heard(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
+    """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
         return ()
-    return tuple(c for members in contests(source.groups) if (c := _contest(source, here, members, margin)) is not None)
+    return tuple(
+        c for members in contests(source.groups) if (c := _contest(source, folder, here, members, margin)) is not None
+    )
 
 
-def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerated: float) -> ComparisonGroup | None:
-    known, of = source.known, {g.condition: g for g in members}
+def _contest(
+    source: StudyAnalysis, folder: Path, here: Here, members: Sequence[Replicates], tolerated: float
+) -> ComparisonGroup | None:
+    known, of = source.by_condition, {g.condition: g for g in members}
     given = options(members, source.summaries, source.verdicts, source.metric)
     if not given:
         return None
     full = [o for o in given if of[o.condition].setting.method.name == "full"]
     best = best_of(given)
     field = _Field(
-        source, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
+        source, folder, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
     )
     keys: dict[Key, list[Option]] = {}
     for o in given:
@@ -88,7 +73,9 @@ def _contest(source: Source, here: Here, members: Sequence[Replicates], tolerate
 class _Field:
     """What every way of a contest is held against."""
 
-    source: Source
+    source: StudyAnalysis
+    folder: Path
+    """what its evidence is cited by"""
     tolerated: float
     best: Option
     """of all ways"""
@@ -114,14 +101,14 @@ def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) 
     )
     alone = len(tuned(among)) == 1
     told = [_evidence_item(field, took, best, level is not None, not alone, behind)]
-    second = spectral_check(took, among, source.results, source.file, source.metric, tolerated)
+    second = spectral_check(took, among, source.of_condition, source.file, source.metric, tolerated)
     if second is not None:
         told.append(
             EvidenceItem(
                 "cells",
                 f"second witness, the spectra: {second.sentence}",
-                str(source.folder),
-                source.known[took.condition].cells,
+                str(field.folder),
+                source.by_condition[took.condition].cells,
             )
         )
     ranks = sorted({o.rank for o in among if o.rank is not None})
@@ -177,7 +164,7 @@ def _evidence_item(
     field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None
 ) -> EvidenceItem:
     """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
-    source, known = field.source, field.source.known
+    source, known = field.source, field.source.by_condition
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
     seeds = formatting.plural(took.seeds, "seed")
     within = f"within {formatting.number(field.tolerated, m.unit)} {formatting.head_unit(m.unit, True)}".strip()
@@ -205,7 +192,7 @@ def _evidence_item(
         )
         text += f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against {FULL if field.full else field.against.label}"
     cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
-    return EvidenceItem("cells", text, str(source.folder), cells)
+    return EvidenceItem("cells", text, str(field.folder), cells)
 
 
 def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:

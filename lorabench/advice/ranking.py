@@ -13,89 +13,76 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lorabench.advice.candidates import CandidateSpec
+from lorabench.advice.cheapest_change import cheapest_change
 from lorabench.advice.evidence import FULL
-from lorabench.advice.types import Candidate, Excluded, Needs, Quality, Recommendation, Workload
+from lorabench.advice.memory_oracle import MemoryOracle
+from lorabench.advice.types import Candidate, Excluded, Needs, Priority, Quality, RankedCandidate, Workload
 
-Priority = Literal["accuracy", "memory", "speed"]
 PAGED = "its state is kept in 8 bits and paged to the host: what that costs in time and quality is not predicted"
-NeedsOf = Callable[[Candidate], Needs]
 
 
 @dataclass(frozen=True)
-class Advice:
-    """The answer."""
+class Ranking:
+    """The candidates that fit, best first, and those that do not."""
 
-    recommendations: tuple[Recommendation, ...]
+    ranked: tuple[RankedCandidate, ...]
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...] = ()
-    """what limits all of it"""
+    """what the order leaves out and does not claim"""
 
 
-def advise(
-    workload: Workload,
-    memory_bytes: int,
-    given: Sequence[CandidateSpec],
-    needs: NeedsOf,
-    priority: Priority,
-    change: Callable[[Candidate, Needs], str],
-    ahead: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
-    beyond: Callable[[Candidate], bool] = lambda candidate: False,
-) -> Advice:
-    """The candidates that fit in their order, and those that do not.
-
-    `change` finds the cheapest change for what does not fit; `ahead` is told of candidates whose needs are asked for next, `beyond` knows of some that
-    they do not fit before their needs are known.
-    """
-    fit: list[Recommendation] = []
-    out: list[Excluded] = []
+def rank_candidates(
+    workload: Workload, specs: Sequence[CandidateSpec], memory: MemoryOracle, priority: Priority
+) -> Ranking:
+    """The candidates that fit in their order, and those that do not, each with the cheapest change that would make it fit."""
+    least_variants = [variant(spec, workload, 1, True, spec.optimizers[-1]) for spec in specs]
+    memory.prefetch(least_variants)
+    fitting = [
+        spec
+        for spec, least in zip(specs, least_variants, strict=True)
+        if memory.needs(least).high_bytes <= memory.memory_bytes
+    ]
+    memory.prefetch([c for spec in fitting for c in _always_tried(spec, workload)])
+    largest = [variant(spec, workload, workload.batch_size, True, spec.optimizers[-1]) for spec in fitting]
+    memory.prefetch([c for c in largest if not memory.is_too_large(c)])
+    adapters_fit = any(spec.method.name != "full" for spec in fitting)
+    ranked: list[RankedCandidate] = []
+    excluded: list[Excluded] = []
     notes: list[str] = []
-    leasts = [variant(f, workload, 1, True, f.optimizers[-1]) for f in given]
-    ahead(leasts)
-    able = [f for f, least in zip(given, leasts, strict=True) if needs(least).high_bytes <= memory_bytes]
-    ahead([c for f in able for c in _next(f, workload)])
-    ahead(
-        [c for c in (variant(f, workload, workload.batch_size, True, f.optimizers[-1]) for f in able) if not beyond(c)]
-    )
-    for spec, least in zip(given, leasts, strict=True):
-        at_least = needs(least)
-        if at_least.high_bytes > memory_bytes:
-            out.append(Excluded(least, at_least, at_least.high_bytes - memory_bytes, change(least, at_least)))
+    for spec, least in zip(specs, least_variants, strict=True):
+        least_needs = memory.needs(least)
+        over = least_needs.high_bytes - memory.memory_bytes
+        if over > 0:
+            change = cheapest_change(least, least_needs, memory, adapters_fit)
+            excluded.append(Excluded(least, least_needs, over, change))
             continue
-        if (
-            priority == "accuracy"
-            and spec.quantization.name == "int8"
-            and spec.quality.basis != "measured"
-            and _stands_behind(spec, fit)
-        ):
+        if priority == "accuracy" and _int8_brings_nothing(spec, ranked):
             notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
             continue
-        candidate, need = min(
-            _fitting(spec, workload, memory_bytes, needs, beyond),
+        candidate, needs = min(
+            _fitting(spec, workload, memory),
             key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)),
         )
         caveats = (*spec.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
-        fit.append(
-            Recommendation(candidate, need, memory_bytes - need.high_bytes, spec.quality, spec.evidence, caveats)
-        )
-    fit.sort(key=lambda r: order(r, priority))
-    return Advice(
-        tuple(fit), tuple(out), (*dict.fromkeys(notes), *(_of_the_order(fit) if priority == "accuracy" else ()))
-    )
+        headroom = memory.memory_bytes - needs.high_bytes
+        ranked.append(RankedCandidate(candidate, needs, headroom, spec.quality, spec.evidence, caveats))
+    ranked.sort(key=lambda r: order(r, priority))
+    order_notes = _order_notes(ranked) if priority == "accuracy" else ()
+    return Ranking(tuple(ranked), tuple(excluded), (*dict.fromkeys(notes), *order_notes))
 
 
-def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
+def _order_notes(ranked: Sequence[RankedCandidate]) -> tuple[str, ...]:
     """What the order of these does not claim."""
     notes = []
-    if len(fit) > 1 and fit[0].candidate.method.name == "full":
+    if len(ranked) > 1 and ranked[0].candidate.method.name == "full":
         notes.append(
             "Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to be within the margin of it."
         )
-    undecided = [i for i, r in enumerate(fit, 1) if quality_tier(r.quality)[0] == 1]
+    undecided = [i for i, r in enumerate(ranked, 1) if quality_tier(r.quality)[0] == 1]
     if len(undecided) > 1:
         notes.append(
             f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the one that may be the least behind stands first."
@@ -103,34 +90,34 @@ def _of_the_order(fit: Sequence[Recommendation]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _next(spec: CandidateSpec, workload: Workload) -> tuple[Candidate, ...]:
+def _always_tried(spec: CandidateSpec, workload: Workload) -> tuple[Candidate, ...]:
     """What is looked at in any case where the least fits."""
     plain = variant(spec, workload, 1, False, spec.optimizers[0])
     return (plain, variant(spec, workload, 2, True, spec.optimizers[-1])) if workload.batch_size % 2 == 0 else (plain,)
 
 
-def _stands_behind(spec: CandidateSpec, fit: Sequence[Recommendation]) -> bool:
-    """Whether the same method on an unquantised base fits, and stands no lower."""
+def _int8_brings_nothing(spec: CandidateSpec, ranked: Sequence[RankedCandidate]) -> bool:
+    """Whether it is int8 without a measurement, and the same method on an unquantised base fits and stands no lower."""
+    if spec.quantization.name != "int8" or spec.quality.basis == "measured":
+        return False
     counterparts = [
-        r for r in fit if r.candidate.quantization.name == "none" and r.candidate.method.name == spec.method.name
+        r for r in ranked if r.candidate.quantization.name == "none" and r.candidate.method.name == spec.method.name
     ]
     return any(quality_tier(r.quality) <= quality_tier(spec.quality) for r in counterparts)
 
 
-def _fitting(
-    spec: CandidateSpec, workload: Workload, memory_bytes: int, needs: NeedsOf, beyond: Callable[[Candidate], bool]
-) -> list[tuple[Candidate, Needs]]:
+def _fitting(spec: CandidateSpec, workload: Workload, memory: MemoryOracle) -> list[tuple[Candidate, Needs]]:
     """Every variant that fits: micro-batches that divide the batch, with and without checkpointing, with each optimizer."""
-    whole = workload.batch_size
-    sizes = sorted({d for n in range(1, math.isqrt(whole) + 1) if whole % n == 0 for d in (n, whole // n)})
-    found = []
-    for optimizer, again in itertools.product(spec.optimizers, (False, True)):
+    batch = workload.batch_size
+    sizes = sorted({d for n in range(1, math.isqrt(batch) + 1) if batch % n == 0 for d in (n, batch // n)})
+    fitting = []
+    for optimizer, checkpointing in itertools.product(spec.optimizers, (False, True)):
         for n in sizes:
-            candidate = variant(spec, workload, n, again, optimizer)
-            if beyond(candidate) or (need := needs(candidate)).high_bytes > memory_bytes:
+            candidate = variant(spec, workload, n, checkpointing, optimizer)
+            if memory.is_too_large(candidate) or (needs := memory.needs(candidate)).high_bytes > memory.memory_bytes:
                 break  # nor does a larger one
-            found.append((candidate, need))
-    return found
+            fitting.append((candidate, needs))
+    return fitting
 
 
 def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: bool, optimizer: str) -> Candidate:
@@ -150,7 +137,7 @@ def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: 
     )
 
 
-def order(r: Recommendation, priority: Priority) -> tuple[float, ...]:
+def order(r: RankedCandidate, priority: Priority) -> tuple[float, ...]:
     """What recommendations are sorted by."""
     tier, worst = quality_tier(r.quality)
     less = (float(r.needs.trainable_parameters), float(r.needs.peak_bytes))

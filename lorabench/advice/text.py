@@ -4,73 +4,37 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorabench import formatting
 from lorabench.advice.priors import POINTS
-from lorabench.advice.ranking import Advice, Priority
-from lorabench.advice.types import Candidate, Excluded, Needs, Quality, Recommendation, Workload
+from lorabench.advice.types import Candidate, Excluded, Needs, Quality, RankedCandidate, Recommendation, Workload
 from lorabench.analysis.labels import method_label
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _WIDTH = 150
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What was asked, and the advice."""
-
-    workload: Workload
-    gpu: str
-    memory_bytes: int
-    priority: Priority
-    advice: Advice
-
-    def frame(self) -> pd.DataFrame:
-        """A row per recommendation, by its place: the setting, bytes, seconds of a step, and how much worse it is expected to be."""
-        import pandas as pd
-
-        rows = []
-        for entry in self.to_dict()["recommendations"]:
-            kept = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
-            quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
-            rows.append({**kept, **quality})
-        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `lorabench recommend --json` prints."""
-        return as_plain(self)
-
-    def __repr__(self) -> str:
-        titles = [f"  {n}. {title(r.candidate)}" for n, r in enumerate(self.advice.recommendations, 1)]
-        head = f"Answer for {one_line(self.workload.model.name)} on {one_line(self.gpu)} ({size(self.memory_bytes)} usable)"
-        return "\n".join([head, *(titles or ["  nothing that was tried fits"])])
-
-
-def as_text(answer: Answer) -> str:
+def as_text(recommendation: Recommendation) -> str:
     """For a terminal."""
-    w, advice = answer.workload, answer.advice
+    w = recommendation.workload
     data = "".join(
         f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n
     )
     lines = [
-        f"{one_line(w.model.name)} on {one_line(answer.gpu)} ({size(answer.memory_bytes)} usable): {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; "
-        f"priority: {answer.priority}",
+        f"{one_line(w.model.name)} on {one_line(recommendation.gpu)} ({size(recommendation.memory_bytes)} usable): {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; "
+        f"priority: {recommendation.priority}",
         "",
     ]
-    for i, r in enumerate(advice.recommendations, 1):
+    for i, r in enumerate(recommendation.ranked, 1):
         lines += [f"{i}. {title(r.candidate)}", *_indented(_entry(r, w)), ""]
-    if not advice.recommendations:
+    if not recommendation.ranked:
         lines += ["Nothing that was tried fits.", ""]
-    lines += [*_wrapped(advice.notes, ""), *([""] if advice.notes else [])]
-    if advice.excluded:
+    lines += [*_wrapped(recommendation.notes, ""), *([""] if recommendation.notes else [])]
+    if recommendation.excluded:
         lines.append("ruled out")
-        lines += _indented([out_of_room(e) for e in advice.excluded])
+        lines += _indented([out_of_room(e) for e in recommendation.excluded])
     return "\n".join(lines).rstrip()
 
 
@@ -119,7 +83,7 @@ def out_of_room(e: Excluded) -> str:
     return f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing, {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over; cheapest change: {e.cheapest_change}"
 
 
-def _entry(r: Recommendation, w: Workload) -> list[str]:
+def _entry(r: RankedCandidate, w: Workload) -> list[str]:
     c, n = r.candidate, r.needs
     again = "checkpointing" if c.gradient_checkpointing else "no checkpointing"
     lines = [
@@ -181,18 +145,18 @@ def _wrapped(lines: tuple[str, ...], indent: str) -> list[str]:
     ]
 
 
-def as_plain(answer: Answer) -> dict[str, Any]:
+def as_plain(recommendation: Recommendation) -> dict[str, Any]:
     """For programs: bytes and seconds as numbers, what is not known absent."""
-    w = answer.workload
+    w = recommendation.workload
     return {
         "model": w.model.name,
-        "gpu": answer.gpu,
-        "memory_bytes": answer.memory_bytes,
+        "gpu": recommendation.gpu,
+        "memory_bytes": recommendation.memory_bytes,
         "sequence_length": w.sequence_length,
         "batch_size": w.batch_size,
-        "priority": answer.priority,
+        "priority": recommendation.priority,
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
-        "recommendations": [_recommended(r, w) for r in answer.advice.recommendations],
+        "recommendations": [_recommended(r, w) for r in recommendation.ranked],
         "excluded": [
             {
                 **_candidate(e.candidate),
@@ -200,18 +164,18 @@ def as_plain(answer: Answer) -> dict[str, Any]:
                 "over_bytes": e.over_bytes,
                 "cheapest_change": e.cheapest_change,
             }
-            for e in answer.advice.excluded
+            for e in recommendation.excluded
         ],
-        "notes": list(answer.advice.notes),
+        "notes": list(recommendation.notes),
     }
 
 
-def as_json(answer: Answer) -> str:
+def as_json(recommendation: Recommendation) -> str:
     """The same as text."""
-    return json.dumps(as_plain(answer), indent=2)
+    return json.dumps(as_plain(recommendation), indent=2)
 
 
-def _recommended(r: Recommendation, w: Workload) -> dict[str, Any]:
+def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
     q = r.quality
     told = {
         "basis": q.basis,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.intervals import half_of
 from lorabench.record.frames import wide
 from lorabench.record.result import CellResult
-from lorabench.record.store import Store
+from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 
 METRIC = "validation_loss"
 
@@ -81,10 +81,9 @@ def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, .
 
 
 def _chosen(tried: Sequence[Tried]) -> float | None:
-    most = max((len(t.losses) for t in tried), default=0)
-    able = [t for t in tried if t.losses and len(t.losses) == most]  # fewer seeds, or survivors alone, are no fair mean
-    able = [t for t in able if t.broken == min(a.broken for a in able)]
-    return min(able, key=lambda t: (t.mean, t.rate)).rate if able else None
+    if not any(t.losses for t in tried):
+        return None
+    return best_learning_rate({t.rate: RateRecord(t.losses, t.broken) for t in tried})
 
 
 def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
@@ -101,16 +100,6 @@ def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> 
         if g.condition in rates
         for cell, i in zip(g.cells, g.ids, strict=True)
     }
-
-
-def chosen_of(store: Store) -> dict[str, bool]:
-    """The same of a store."""
-    return chosen(replicates(store.plan()), {r.cell.id: r for r in store.results()})
-
-
-def cells(store: Store) -> pd.DataFrame:
-    """record.wide of a store's results with the choice of each rate: cells.csv."""
-    return wide(store.results(), chosen_of(store))
 
 
 def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple[Replicates, ...]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorabench.advice.ranking import Priority
-    from lorabench.advice.text import Answer
+    from lorabench.advice.types import Priority, Recommendation
     from lorabench.config import Study
     from lorabench.workflows.estimate import MemoryEstimate
     from lorabench.workflows.parameters import ParameterCounts
@@ -118,7 +117,7 @@ def recommend(
     task: str | None = None,
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
-) -> Answer:
+) -> Recommendation:
     """Which rank, method and quantization to take for a model on a card, with the evidence for it.
 
     Args:
@@ -133,7 +132,7 @@ def recommend(
         priority: accuracy, memory or speed.
         tolerated_loss: how much worse than the best is as good, in the unit of the studies' metric.
     Returns:
-        Answer: ranked recommendations with memory, time and evidence, and what is ruled out.
+        Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
     Raises:
         LorabenchError: a value is none that is allowed.
     Example:

@@ -18,6 +18,7 @@ from lorabench.runner.worker_pool import WorkerPool
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lorabench.analysis.study import StudyAnalysis
     from lorabench.record.result import CellResult
     from lorabench.report.dataframe import StudyTable
     from lorabench.runner.progress import Progress
@@ -61,6 +62,7 @@ def run(
     unknown_outcomes = set(retry := tuple(retry)) - set(get_args(Outcome))
     if unknown_outcomes:
         raise LorabenchError(unknown("outcome", min(unknown_outcomes), get_args(Outcome)))
+    outcome = RunAnalysis()
     plan = run_study(
         study,
         out,
@@ -68,9 +70,9 @@ def run(
         progress=progress,
         retry=retry,
         skip_infeasible=skip_infeasible,
-        frame=cells_frame,
+        frame=outcome.cells,
     )
-    write_outputs(plan.store)
+    write_outputs(plan.store, outcome.of(plan.store))
     return StudyResults(plan.store, study)
 
 
@@ -96,32 +98,55 @@ def open_results(folder: str | Path) -> StudyResults:
 
 def cells_frame(store: Store) -> pd.DataFrame:
     """The rows of cells.csv, with the choice of each learning rate."""
-    from lorabench.analysis.tuning import cells  # pandas and scipy: ~1 s, and not while a cell is being timed
+    from lorabench.analysis.study import analyse  # pandas and scipy: ~1 s, and not while a cell is being timed
 
-    return cells(store)
+    return analyse(store).cells
 
 
 def write_report(store: Store, path: Path, other: Store | None = None) -> Path:
     """Writes the HTML report, and cells.csv anew where the store may be written to; returns the report's path."""
     from lorabench.record.frames import write_csv
-    from lorabench.report import page
+    from lorabench.report.page import write_page
+    from lorabench.report.view import make_view
 
-    written = page.write_report(store, path, other=other)
+    view = make_view(store, other)
+    written = write_page(view, path)
     with suppress(OSError):  # of a store that one may only read the report is what was asked for
-        write_csv(cells_frame(store), store.folder / "cells.csv")
+        write_csv(view.analysis.cells, store.folder / "cells.csv")
     return written
 
 
-def write_outputs(store: Store) -> tuple[Path, Path]:
-    """Writes table.md and report.html after a run, which has written cells.csv; returns their paths."""
-    from lorabench import plugins
-    from lorabench.record.store import write_atomically
-    from lorabench.report import page
-    from lorabench.report.tables import study_table
+class RunAnalysis:
+    """The analysis of a run's results, made once, when the run has ended: its cells.csv, table and report are all of it."""
 
-    table = store.folder / "table.md"
-    write_atomically(table, plugins.load("exporters", "md").export(study_table(store)))
-    return table, page.write_report(store, store.folder / "report.html")
+    def __init__(self) -> None:
+        self._analysis: StudyAnalysis | None = None
+
+    def of(self, store: Store) -> StudyAnalysis:
+        """Of the store as it was when this was first asked for."""
+        from lorabench.analysis.study import analyse  # pandas and scipy: ~1 s, and not while a cell is being timed
+
+        if self._analysis is None:
+            self._analysis = analyse(store)
+        return self._analysis
+
+    def cells(self, store: Store) -> pd.DataFrame:
+        """The rows of cells.csv, which the runner writes."""
+        return self.of(store).cells
+
+
+def write_outputs(store: Store, analysis: StudyAnalysis | None = None) -> tuple[Path, Path]:
+    """Writes table.md and report.html after a run, which has written cells.csv; returns their paths. `analysis` of the store, where it is made already."""
+    from lorabench import plugins
+    from lorabench.analysis.study import analyse
+    from lorabench.record.store import write_atomically
+    from lorabench.report.page import write_page
+    from lorabench.report.tables import table_of
+    from lorabench.report.view import view_of
+
+    view, table = view_of(analysis or analyse(store)), store.folder / "table.md"
+    write_atomically(table, plugins.load("exporters", "md").export(table_of(view)))
+    return table, write_page(view, store.folder / "report.html")
 
 
 @dataclass(frozen=True)
@@ -153,18 +178,21 @@ class StudyResults:
         """
         from lorabench.runner.run import evaluate
 
+        outcome = RunAnalysis()
         evaluate(
-            self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=cells_frame
+            self.store, cells, again=again, pool=WorkerPool("local", workers), progress=progress, frame=outcome.cells
         )
-        write_outputs(self.store)
+        write_outputs(self.store, outcome.of(self.store))
         return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
         """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of rates that were rejected."""
-        from lorabench.analysis.tuning import chosen_of
+        from lorabench.analysis.study import analyse
+        from lorabench.analysis.tuning import chosen
         from lorabench.record.frames import frame
 
-        return frame(self.results, chosen_of(self.store))
+        analysis = analyse(self.store)
+        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results))
 
     def wide(self) -> pd.DataFrame:
         """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates that were rejected."""

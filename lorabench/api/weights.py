@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
-    from lorabench.workflows.spectrum import QuantizationErrors, TruncatedAdapter
+    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
 
 
 def spectrum(
@@ -42,8 +42,13 @@ def spectrum(
     """
     from lorabench.workflows import spectrum
 
-    names = [None if n is None else str(n) for n in (base, compare)]
-    return spectrum.spectrum(str(source), names[0], names[1], alpha, _finder(directory))
+    return spectrum.spectrum(
+        str(source),
+        base=None if base is None else str(base),
+        compare=None if compare is None else str(compare),
+        alpha=alpha,
+        find=_finder(directory),
+    )
 
 
 def truncate(
@@ -55,7 +60,7 @@ def truncate(
     per_module: bool = False,
     alpha: float | None = None,
     directory: str | Path | None = None,
-) -> TruncatedAdapter:
+) -> Truncation:
     """Writes the nearest adapter of a lower rank (by Eckart and Young, the leading singular directions) in PEFT's format.
 
     Args:
@@ -67,7 +72,7 @@ def truncate(
         alpha: lora_alpha, over what the files say.
         directory: as for spectrum.
     Returns:
-        TruncatedAdapter: folder, ranks by module, parameters, energy kept.
+        Truncation: folder, ranks by module, parameters, energy kept.
     Raises:
         LorabenchError: it is no adapter, or rank and energy are not what is allowed.
     Example:
@@ -82,7 +87,15 @@ def truncate(
     """
     from lorabench.workflows import spectrum
 
-    return spectrum.truncate(str(source), str(output), rank, energy, per_module, alpha, _finder(directory))
+    return spectrum.truncate(
+        str(source),
+        str(output),
+        rank=rank,
+        energy=energy,
+        per_module=per_module,
+        alpha=alpha,
+        find=_finder(directory),
+    )
 
 
 def quantization_error(
@@ -112,8 +125,9 @@ def quantization_error(
     """
     from lorabench.workflows import spectrum
 
-    undoing = None if adapter is None else str(adapter)
-    return spectrum.quantization_errors(str(model), quantization, undoing, _finder(directory))
+    return spectrum.quantization_error(
+        str(model), quantization, adapter=None if adapter is None else str(adapter), find=_finder(directory)
+    )
 
 
 def _finder(directory: str | Path | None) -> Callable[[str], Path]:

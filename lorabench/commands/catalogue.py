@@ -1,139 +1,46 @@
-"""What the CLI shows of what is known beforehand: models that ship, presets of others, graphics cards."""
+"""The commands that list what there is: models, cards, plug-ins, and the schema of the study file."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
-from lorabench.config.architectures import architectures, near_names, search
-from lorabench.config.gpus import gpus as known_gpus
-from lorabench.config.paths import shipped_models
-from lorabench.errors import LorabenchError
-from lorabench.formatting import count, plural, size
-
-if TYPE_CHECKING:
-    from lorabench.config.architectures import Architecture
-
-_FIELDS = (
-    ("num_hidden_layers", "n_layer", "num_layers"),
-    ("hidden_size", "n_embd", "d_model"),
-    ("num_attention_heads", "n_head", "num_heads"),
-    ("vocab_size",),
-    ("max_position_embeddings", "n_positions", "seq_length"),
-)
-"""transformers' words for layers, hidden size, heads, vocabulary and context, which differ between families"""
+import argparse
 
 
-def models(wanted: str = "") -> str:
-    """The shipped models, and with words the presets that hold them; LorabenchError with near names where none does."""
-    shipped = [name for name in shipped_models() if all(w in name for w in wanted.lower().split())]
-    if not wanted.strip():
-        return "\n".join(
-            [
-                *_shipped(shipped),
-                f"and {len(architectures())} presets of other models for estimate, plan, recommend and parameters: sizes, no weights (lorabench models SEARCH, such as: lorabench models llama 8b)",
-                "and any transformers model: a directory (model: ./path; for those four commands its config.json alone is enough) or a hub id (model: Qwen/Qwen3-0.6B, revision: main)",
-            ]
-        )
-    found = search(wanted)
-    if not found and not shipped:
-        near = near_names(wanted)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"families: {', '.join(sorted({str(a.config.get('model_type')) for a in architectures().values()}))};"
-        )
-        raise LorabenchError(
-            f"no shipped model and no preset matches '{' '.join(wanted.split())}'; {hint} any other model is named by its directory or hub id"
-        )
-    return "\n".join(
-        [
-            *_shipped(shipped),
-            *(
-                [
-                    "",
-                ]
-                if shipped and found
-                else []
-            ),
-            *_presets(found),
-        ]
-    )
+def add_models_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("search", metavar="SEARCH", nargs="*", help="words of a model's name, such as: llama 8b")
 
 
-def _shipped(names: list[str]) -> list[str]:
-    rows = []
-    for name in names:
-        folder = shipped_models()[name]
-        card = folder / "pretraining.json"
-        facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-        said = [
-            f"{facts['parameters']:>9,} parameters" if "parameters" in facts else "",
-            size(sum(f.stat().st_size for f in folder.glob("*.safetensors"))),
-        ]
-        if "held_out_bits_per_byte" in facts:
-            said.append(f"{facts['held_out_bits_per_byte']:.3f} bits per byte held out")
-        rows.append(f"{name:<22}  {', '.join(s for s in said if s)}")
-    return rows
+def models(options: argparse.Namespace) -> int:
+    """Lists the shipped models, or what matches words."""
+    from lorabench.commands import catalogue_text
+
+    print(catalogue_text.models(" ".join(options.search)))
+    return 0
 
 
-def _presets(found: tuple[Architecture, ...]) -> list[str]:
-    if not found:
-        return []
-    rows = [("preset", "parameters", "layers", "hidden", "heads", "vocabulary", "context", "also called")]
-    for a in found:
-        published = "" if a.published_parameters is None else count(a.published_parameters)
-        fields = [
-            next((f"{a.config[k]:,}" for k in names if isinstance(a.config.get(k), int)), "") for names in _FIELDS
-        ]
-        note = [] if not a.parameters_only else ["(for parameters alone)"]
-        rows.append(
-            (
-                a.name,
-                published,
-                fields[0],
-                fields[1],
-                fields[2],
-                fields[3],
-                fields[4],
-                " ".join([", ".join(a.aliases), *note]),
-            )
-        )
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = [
-        "  ".join(
-            c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        ).rstrip()
-        for r in rows
-    ]
-    return [
-        *lines,
-        "",
-        f"{plural(len(found), 'preset')}: sizes as published, no weights; for lorabench estimate, plan, recommend and parameters",
-    ]
+def gpus(options: argparse.Namespace) -> int:
+    """Lists the known cards."""
+    from lorabench.commands import catalogue_text
+
+    print(catalogue_text.gpus())
+    return 0
 
 
-def gpus() -> str:
-    """The known cards, a line each."""
-    rows = [("gpu", "sold as", "usable", "", "bandwidth", "bf16")]
-    for name, card in known_gpus().items():
-        bandwidth = f"{card.bandwidth / 1e9:,.0f} GB/s" if card.bandwidth else ""
-        rate = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s{'' if card.bf16 else ' (fp16)'}" if card.bf16_flops else ""
-        rows.append(
-            (
-                name,
-                f"{card.nominal_gib:g} GB",
-                f"{card.memory_bytes / 2**30:.1f} GiB",
-                size(card.memory_bytes),
-                bandwidth,
-                rate,
-            )
-        )
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
-        for r in rows
-    ]
-    note = "usable: what PyTorch can use, in GiB (2**30 bytes, as PyTorch prints it) and in GB (10**9 bytes, as all predictions are shown); --gpu also takes a class such as 24GB, an amount such as 23.5GiB, or cpu"
-    return "\n".join([*lines, "", note])
+def add_tasks_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("name", metavar="TASK", nargs="?", help="one task: its options, each with its default")
+
+
+def plugin_list(options: argparse.Namespace) -> int:
+    """Lists the plug-ins of a kind, which is the command's name, or all options of one task."""
+    from lorabench.commands import catalogue_text
+
+    name = getattr(options, "name", None)
+    print(catalogue_text.task_options(name) if name else catalogue_text.plugin_list(options.command))
+    return 0
+
+
+def schema(options: argparse.Namespace) -> int:
+    """Prints the JSON Schema of the study file."""
+    from lorabench.commands import catalogue_text
+
+    print(catalogue_text.schema())
+    return 0

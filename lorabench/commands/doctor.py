@@ -6,6 +6,7 @@ a library that crashes is reported, not suffered.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import json
@@ -165,6 +166,12 @@ def _hub() -> str:
             f"{address} is not reachable ({getattr(e, 'reason', None) or e}); shipped models and local directories work"
         )
     return f"{address} is reachable"
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Prints what this machine has and what works on it."""
+    print(report())
+    return 0
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ class TrainingSpec(Frozen):
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
     """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) / gradient_accumulation)) steps, as transformers' Trainer counts"""
     batch_size: Whole = Field(8, ge=1, le=10**6)
-    """sequences of one forward pass (the micro-batch)"""
+    """sequences of one forward pass (the micro-batch; on the command line --micro-batch-size): those of an optimizer step (--global-batch-size) divided by gradient_accumulation"""
     gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
     """forward passes per optimizer step"""
     sequence_length: Whole = Field(256, ge=2, le=10**7)
@@ -339,6 +339,14 @@ def _task_options(data: Any, info: ValidationInfo) -> Any:
     if odd is not None:
         raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
     return options.model_validate(data, context=info.context)
+
+
+def float16_fault(method: str) -> str:
+    """The sentence for a method that trains the base's own weights, where those are float16."""
+    return (
+        f"method {method} cannot train float16 weights, whose updates and second moments underflow; "
+        "allowed: auto, float32, bfloat16"
+    )
 
 
 AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]

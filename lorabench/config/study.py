@@ -26,6 +26,7 @@ from lorabench.config.settings import (
     Seed,
     TrainingSpec,
     Tune,
+    float16_fault,
 )
 from lorabench.errors import LorabenchError
 
@@ -70,9 +71,7 @@ class Condition(Frozen):
                 "allowed: quantization none, or another method such as lora"
             )
         if method.TRAINS_BASE and self.model.dtype == "float16":
-            raise LorabenchError(
-                f"method {self.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
-            )
+            raise LorabenchError(float16_fault(self.method.name))
         return self.model_copy(update=changes)
 
 

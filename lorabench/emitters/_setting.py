@@ -14,7 +14,7 @@ from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.paths import model_directory, model_source
-from lorabench.config.settings import FLOAT32_BELOW, MethodSpec, ModelSpec
+from lorabench.config.settings import FLOAT32_BELOW, MethodSpec, ModelSpec, float16_fault
 from lorabench.errors import LorabenchError, unknown
 
 DATA = "data.jsonl"
@@ -81,7 +81,7 @@ def refuse(tool: str, seen: str, allowed: str, others: str = "peft") -> Lorabenc
     )
 
 
-def check(tool: str, candidate: Candidate) -> None:
+def check(tool: str, workload: Workload, candidate: Candidate) -> None:
     """LorabenchError for what no tool can do."""
     method, quantization = candidate.method.name, candidate.quantization.name
     if method == "base":
@@ -93,6 +93,8 @@ def check(tool: str, candidate: Candidate) -> None:
         raise LorabenchError(
             f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set quantization to none, or take lora"
         )
+    if workload.model.dtype == "float16" and trains_base(candidate):
+        raise LorabenchError(float16_fault(method))
     if candidate.optimizer not in OPTIMIZERS:
         raise LorabenchError(unknown("optimizer", candidate.optimizer, OPTIMIZERS))
 

@@ -11,7 +11,7 @@ from lorabench.emitters import _setting
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """axolotl.yaml."""
-    _setting.check("axolotl", candidate)
+    _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
     dtype = _setting.precision(workload, candidate)
     settings: dict[str, Any] = {

@@ -14,7 +14,7 @@ _NAME = "data"
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """llamafactory.yaml and dataset_info.json."""
-    _setting.check("llamafactory", candidate)
+    _setting.check("llamafactory", workload, candidate)
     _setting.check_literal("llamafactory", workload.model)
     model, full = workload.model, _setting.trains_base(candidate)
     _compute(workload, candidate)

@@ -91,7 +91,7 @@ def main():
     asked = parser.parse_args()
 
     gpu = torch.cuda.is_available()
-    bf16 = gpu and torch.cuda.is_bf16_supported()
+    bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     set_seed(asked.seed)
     tokenizer = AutoTokenizer.from_pretrained(MODEL, revision=REVISION, trust_remote_code=TRUST_REMOTE_CODE)
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -143,7 +143,7 @@ _CONVERT = """    model.save_pretrained(asked.output, path_initial_model_for_wei
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """adapter_config.json (absent for full fine-tuning) and train.py."""
-    _setting.check("peft", candidate)
+    _setting.check("peft", workload, candidate)
     full = _setting.trains_base(candidate)
     script = {"train.py": _script(workload, candidate)}
     return script if full else {"adapter_config.json": _config(workload, candidate), **script}

@@ -78,7 +78,7 @@ _MLP: set[str] = {"gate_proj", "up_proj", "down_proj"}
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
-    _setting.check("torchtune", candidate)
+    _setting.check("torchtune", workload, candidate)
     _setting.check_literal("torchtune", workload.model)
     known, full = _known(workload.model), _setting.trains_base(candidate)
     directory, files, notes = _checkpoint(workload.model, known)

@@ -14,7 +14,7 @@ _FOLDER = "./data"
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """sft.sh."""
-    _setting.check("trl", candidate)
+    _setting.check("trl", workload, candidate)
     model = workload.model
     options: dict[str, object] = {
         "model_name_or_path": model_source(model.name),

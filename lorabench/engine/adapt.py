@@ -8,15 +8,19 @@ in both halves of a block), and a regular expression where only the place tells 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench.config.settings import GROUPS, MethodSpec
 from lorabench.errors import ModelError, unknown
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
-def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
+def linear_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -34,10 +38,11 @@ def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
     return found
 
 
-def odd_linear(model: Any) -> str | None:
+def odd_linear(model: PreTrainedModel) -> str | None:
     """The class of a model's linear layers where bitsandbytes cannot replace them, None where it can.
 
-    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them: under its
+    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them:
+    under its
     5.23 a quantised Falcon, whose layers are FalconLinear, loads without a word and is not quantised.
     """
     import torch
@@ -47,7 +52,7 @@ def odd_linear(model: Any) -> str | None:
     return None if not kinds or kinds & {torch.nn.Linear, Conv1D} else min(k.__name__ for k in kinds)
 
 
-def resolve_targets(model: Any, wanted: str | tuple[str, ...]) -> tuple[str, ...]:
+def resolve_targets(model: PreTrainedModel, wanted: str | tuple[str, ...]) -> tuple[str, ...]:
     """The full names of the modules that target_modules means; ModelError where it means none."""
     linear = linear_modules(model)
     if wanted == "all-linear":
@@ -70,7 +75,7 @@ def _ends(full: str, suffix: str) -> bool:
     return full == suffix or full.endswith("." + suffix)
 
 
-def peft_targets(model: Any, targets: tuple[str, ...]) -> list[str] | str:
+def peft_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str] | str:
     """The shortest names (or a regular expression) by which PEFT finds exactly these modules."""
     everything = [n for n, _ in model.named_modules() if n]
     chosen = set(targets)
@@ -101,7 +106,7 @@ def is_adapter(parameter: str) -> bool:
     return "lora_" in parameter
 
 
-def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
+def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
     """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
     import peft
 
@@ -121,16 +126,19 @@ def attach_lora(model: Any, spec: MethodSpec, targets: list[str] | str, **varian
     except (ValueError, TypeError, NotImplementedError) as e:
         if mamba := re.search(r"'(\w+)' is incompatible with Mamba", str(e)):
             raise ModelError(
-                f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that weight past the module; allowed: target_modules without it, such as [in_proj]"
+                f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that "
+                "weight past the module; allowed: target_modules without it, such as [in_proj]"
             ) from e
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
 
 
-def refuse_misread(model: Any, targets: list[str] | str) -> None:
+def refuse_misread(model: PreTrainedModel, targets: list[str] | str) -> None:
     """ModelError where PEFT would adapt other weights than the modules of these names (as `peft_targets` gives them).
 
-    PEFT 0.21 takes the names gate_proj, up_proj and down_proj of some mixtures (DeepSeek, GLM, ...) for those of their experts under
-    transformers 4: it adapts the stacks of experts, of other ranks, and leaves out the shared experts and dense layers that were meant.
+    PEFT 0.21 takes the names gate_proj, up_proj and down_proj of some mixtures (DeepSeek, GLM, ...) for those of their
+    experts under
+    transformers 4: it adapts the stacks of experts, of other ranks, and leaves out the shared experts and dense layers
+    that were meant.
     """
     import peft
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -145,7 +153,9 @@ def refuse_misread(model: Any, targets: list[str] | str) -> None:
         kept = set()
     lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(targets))
     raise ModelError(
-        f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its experts (their names under transformers 4), and would adapt those in place of the modules that are meant; "
+        f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its "
+        "experts (their names under transformers 4), and would adapt those in place of the modules that "
+        "are meant; "
         "allowed: target_modules: attention, or names without these"
     )
 
@@ -155,7 +165,7 @@ def _names_in(targets: list[str] | str) -> set[str]:
     return set(words)
 
 
-def _is_transposed(model: Any) -> bool:
+def _is_transposed(model: PreTrainedModel) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(m, Conv1D) for m in model.modules())

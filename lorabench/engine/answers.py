@@ -1,20 +1,24 @@
 """The test rows of a task, judged: loss, accuracy of labels, exact match of generated answers, all over the same rows.
 
-    label       argmin over the labels of  sum of -log p(token) of the label's text      the first one where two are equal (lm-eval's acc)
-    accuracy    share of rows whose label is right                                      macro_f1: F1 of each label that is right or given somewhere, averaged
+    label       argmin over the labels of  sum of -log p(token) of the label's text      the first one where two are
+                equal (lm-eval's acc)
+    accuracy    share of rows whose label is right                                      macro_f1: F1 of each label that
+                is right or given somewhere, averaged
     eval_loss   of the right label, from the same passes
 
-    answer      greedy: the likeliest token until one that ends a text, or max_new_tokens; rows are padded on the left, and masked
+    answer      greedy: the likeliest token until one that ends a text, or max_new_tokens; rows are padded on the left,
+                and masked
     exact_match share of rows whose answer, as engine.extraction finds it, is the reference's
 
-Limits: in low precision two tokens can be equally likely to within rounding, and then another batch size may give another text.
+Limits: in low precision two tokens can be equally likely to within rounding, and then another batch size may give
+another text.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +31,10 @@ from lorabench.engine.extraction import extracted
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 Seen = tuple[list[Reading], dict[str, Items]]
 Progress = Callable[[int, int], None]
 """called with the answers that are generated, and all"""
@@ -34,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 def task_readings(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
     spec: EvaluationSpec,
     where: torch.device,
@@ -57,7 +65,9 @@ def task_readings(
 def choice_losses(
     model: Any, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
 ) -> tuple[Losses, np.ndarray]:
-    """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many choices."""
+    """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many
+    choices.
+    """
     every = losses(model, [choice for row in rows for choice in row.choices], batch_size, padding, where)
     shape = (len(rows), len(rows[0].choices))
     right = np.arange(len(rows)), [row.answer for row in rows]
@@ -113,7 +123,7 @@ class Generated(NamedTuple):
 @torch.no_grad()
 def generate(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Example],
     max_new_tokens: int,
     batch_size: int,
@@ -155,8 +165,10 @@ def generate(
     return [found[i] for i in range(len(rows))]
 
 
-def end_tokens(model: Any, tokenizer: Any, rows: Sequence[Example]) -> list[int]:
-    """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own answers end, as a chat's turns do."""
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:
+    """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own
+    answers end, as a chat's turns do.
+    """
     named = model.generation_config.eos_token_id
     special = set(tokenizer.all_special_ids) | {
         i for i, token in tokenizer.added_tokens_decoder.items() if token.special

@@ -2,13 +2,18 @@
 
 Two faults of bitsandbytes 0.50 on processors with AVX-512, both without a word:
 
-Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode for a kernel of its
-own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are rounded to bfloat16
-(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the weight (memory probe,
+Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode
+for a kernel of its
+own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are
+rounded to bfloat16
+(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the
+weight (memory probe,
 spectra, merge) reads another one. It is switched off in each layer that is loaded.
 
-Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are read as if each row
-began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in place of 9 % for
+Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
+read as if each row
+began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in
+place of 9 % for
 64 x 96). The operator gets such a matrix as one long row instead.
 """
 
@@ -18,12 +23,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def keep_4bit_right(model: Any) -> None:
+
+def keep_4bit_right(model: PreTrainedModel) -> None:
     """Switches repacking off in a model's 4-bit layers, and mends their dequantisation in this process."""
     import bitsandbytes
 
@@ -33,7 +41,7 @@ def keep_4bit_right(model: Any) -> None:
     _mend_dequantization()
 
 
-def keep_int8_constants(model: Any) -> None:
+def keep_int8_constants(model: PreTrainedModel) -> None:
     """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
 
     PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
@@ -52,7 +60,9 @@ def keep_int8_constants(model: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _mend_dequantization() -> torch.library.Library:
-    """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the cache."""
+    """Puts a kernel before bitsandbytes' own for the CPU; the registration lasts as long as what is returned, hence the
+    cache.
+    """
     own = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 
     def dequantize(

@@ -3,11 +3,15 @@
     changed(p) = max |logits(p) of a row - logits(p) of the row with its token t replaced|, for positions p
     causal     : max of changed(p) for p < t is nothing beside max of changed(p) for p >= t
 
-A model that sees ahead (BERT as a causal model, prefix models, Gemma with bidirectional attention) is trained to copy: its loss
-goes to zero on random letters. The rows stand in one batch, so that what a kernel rounds by the batch (LLM.int8()'s columns of
-outliers) is the same for all. What is left is the order of sums, some 1e-6 of the change in float32, 1e-2 in sixteen bits.
+A model that sees ahead (BERT as a causal model, prefix models, Gemma with bidirectional attention) is trained to copy:
+its loss
+goes to zero on random letters. The rows stand in one batch, so that what a kernel rounds by the batch (LLM.int8()'s
+columns of
+outliers) is the same for all. What is left is the order of sums, some 1e-6 of the change in float32, 1e-2 in sixteen
+bits.
 
-The weights may hide it (attention that is still zero), so it is asked twice: of a small random copy with the model's own
+The weights may hide it (attention that is still zero), so it is asked twice: of a small random copy with the model's
+own
 configuration and class, before any cell runs, and of the loaded model, since large models have no small copy.
 """
 
@@ -29,7 +33,8 @@ def refuse_lookahead(model: Any, name: str) -> None:
     before, after = _changes(model)
     if not math.isfinite(before + after):
         raise ModelError(
-            f"the predictions of {name} are not finite before any training; its weights or its dtype are at fault, not a learning rate: take another checkpoint or model.dtype"
+            f"the predictions of {name} are not finite before any training; its weights or its dtype are at "
+            "fault, not a learning rate: take another checkpoint or model.dtype"
         )
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     if before > (1e-4 if exact else 0.05) * after:
@@ -37,7 +42,9 @@ def refuse_lookahead(model: Any, name: str) -> None:
 
 
 def sees_ahead(model: Any) -> bool:
-    """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or it cannot be asked."""
+    """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or
+    it cannot be asked.
+    """
     small = small_copy(model)
     if small is None:
         return False
@@ -50,7 +57,11 @@ def sees_ahead(model: Any) -> bool:
 
 def sentence(name: str) -> str:
     """What is wrong with such a model, and what to take."""
-    return f"{name} is no causal language model: a later token changes what it predicts at earlier places, so it would be trained on what it sees; take a decoder (GPT, Llama, Qwen, ...), for BERT-like ones with is_decoder: true in config.json"
+    return (
+        f"{name} is no causal language model: a later token changes what it predicts at earlier places, "
+        "so it would be trained on what it sees; take a decoder (GPT, Llama, Qwen, ...), for BERT-like "
+        "ones with is_decoder: true in config.json"
+    )
 
 
 @torch.no_grad()
@@ -71,7 +82,9 @@ def _changes(model: Any) -> tuple[float, float]:
 
 
 def _rows(model: Any) -> torch.Tensor:
-    """A row of tokens, and the same with one replaced, for each place; special tokens are left out, since some models tell positions by them."""
+    """A row of tokens, and the same with one replaced, for each place; special tokens are left out, since some models
+    tell positions by them.
+    """
     config = model.config.get_text_config()
     said = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
     special = {i for ids in said for i in (ids if isinstance(ids, list | tuple) else [ids])}  # Llama 3 has several ends

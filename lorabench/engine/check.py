@@ -1,14 +1,17 @@
-"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against modules, rows against templates.
+"""What only the model and the data themselves can tell, before any cell runs: ranks against matrices, targets against
+modules, rows against templates.
 
-Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead (engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta device. No weight is read.
+Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead
+(engine.causal),
+its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta
+device. No weight is read.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,15 +29,21 @@ from lorabench.engine.distill import beyond
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, quiet, stored_form
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per model, no weights."""
+    """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per
+    model, no weights.
+    """
     found: list[Problem] = []
     seen: set[str] = set()
     models: dict[Any, str | None] = {}
@@ -49,7 +58,9 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 
 def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
-    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the condition says."""
+    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
+    condition says.
+    """
     key = cell.model.model_copy(update={"dtype": "auto"})
     if key not in known:
         try:
@@ -83,10 +94,15 @@ def _look_at(spec: ModelSpec) -> None:
 
 
 def _attach_fault(
-    cell: Cell, model: Any, targets: tuple[str, ...], known: dict[str, str | None]
+    cell: Cell, model: PreTrainedModel, targets: tuple[str, ...], known: dict[str, str | None]
 ) -> tuple[str, str] | None:
-    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be trained, tried on a small copy with weights."""
-    key = f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} {cell.training.gradient_checkpointing}"
+    """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be
+    trained, tried on a small copy with weights.
+    """
+    key = (
+        f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} "
+        f"{cell.training.gradient_checkpointing}"
+    )
     if key not in known:
         try:
             with torch.device("meta"), quiet():
@@ -102,7 +118,7 @@ def _attach_fault(
     return ("method", fault) if fault else None
 
 
-def _quantised_fault(cell: Cell, model: Any, known: dict[str, str | None]) -> tuple[str, str] | None:
+def _quantised_fault(cell: Cell, model: PreTrainedModel, known: dict[str, str | None]) -> tuple[str, str] | None:
     """Whether the model runs with quantised layers, tried on a small copy on the CPU; once for a model and form."""
     if cell.quantization.name == "none":
         return None
@@ -166,7 +182,8 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                 Problem(
                     cell.id,
                     "model",
-                    f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task ({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
+                    f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task "
+                    f"({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
                 )
             )
     return tuple(reversed(found))
@@ -178,7 +195,8 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     if positions and cell.training.sequence_length > positions:
         return (
             "training.sequence_length",
-            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at most {positions} is allowed",
+            f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
+            f"most {positions} is allowed",
         )
     targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
@@ -207,10 +225,13 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
 
 def unquantizable(quantization: str, kind: str) -> str:
     """The sentence for a model that transformers would load unquantised."""
-    return f"quantization {quantization} would change nothing: transformers quantises plain linear layers, and this model's are of class {kind}; allowed: none"
+    return (
+        f"quantization {quantization} would change nothing: transformers quantises plain linear layers, "
+        f"and this model's are of class {kind}; allowed: none"
+    )
 
 
-def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, str] | None:
+def _rank_fault(cell: Cell, model: PreTrainedModel, targets: tuple[str, ...]) -> tuple[str, str] | None:
     rank, shapes = cell.method.rank or 0, linear_modules(model)
     smallest = min(targets, key=lambda n: min(shapes[n]))
     n_in, n_out = shapes[smallest]
@@ -218,18 +239,21 @@ def _rank_fault(cell: Cell, model: Any, targets: tuple[str, ...]) -> tuple[str, 
         return None
     return (
         "method.rank",
-        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or leave that module out of target_modules",
+        f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
+        "leave that module out of target_modules",
     )
 
 
-def _planted_fault(cell: Cell, model: Any) -> tuple[str, str] | None:
+def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None:
     planted = getattr(plugins.load("tasks", cell.task.name), "planted", lambda options: None)(cell.task)
     if planted is None:
         return None
     if stored_form(cell.model) is not None:
         return (
             "task",
-            f"task {cell.task.name} plants its teacher into unquantised weights, and {model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised checkpoint",
+            f"task {cell.task.name} plants its teacher into unquantised weights, and "
+            f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
+            "checkpoint",
         )
     shapes, seen = linear_modules(model), set()
     for wanted, rank in planted.ranks:

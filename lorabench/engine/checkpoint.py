@@ -1,16 +1,24 @@
-"""A cell's training written down while it runs, so that one that was killed goes on where it was, to the same last digit.
+"""A cell's training written down while it runs, so that one that was killed goes on where it was, to the same last
+digit.
 
-What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes them), the
-optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own: the seed alone
-decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs: curve, tokens,
+What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes
+them), the
+optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own:
+the seed alone
+decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs:
+curve, tokens,
 positions, seconds, memory peaks. Frozen weights are not in it: loading and attaching make them again.
 
-Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8 adapter of a model
-of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it replaces the
+Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8
+adapter of a model
+of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it
+replaces the
 former, so that there is room for two to be found.
 
-Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and not used: a GPU's
-numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers are not in it.
+Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and
+not used: a GPU's
+numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers
+are not in it.
 """
 
 from __future__ import annotations
@@ -23,14 +31,18 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from lorabench.engine.events import Event
-from lorabench.engine.measure import Phase
+from lorabench.engine.measure import PhaseMeter
 from lorabench.record.store import CHECKPOINT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FORMAT = 1
 AUTO_SECONDS = 300.0  # between two checkpoints, and ...
@@ -100,8 +112,10 @@ class Checkpoints:
         """Of a training that nothing is written of."""
         return cls(Path(os.devnull), "", "never", 0, where, lambda event: None)
 
-    def resume(self, model: Any, optimizer: Any) -> Progress:
-        """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where there is none to go on from."""
+    def resume(self, model: PreTrainedModel, optimizer: Any) -> Progress:
+        """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where
+        there is none to go on from.
+        """
         if not self._file.exists():
             return self.progress
         try:
@@ -123,8 +137,10 @@ class Checkpoints:
         self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
-    def after(self, progress: Progress, model: Any, optimizer: Any) -> None:
-        """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the evaluation costs no training."""
+    def after(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
+        """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the
+        evaluation costs no training.
+        """
         if not self._is_due(progress.step):
             return
         began = time.monotonic()
@@ -134,14 +150,15 @@ class Checkpoints:
             traceback.print_exc()
             if not self._told:
                 self._say(
-                    warning=f"its checkpoint cannot be written ({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
+                    warning="its checkpoint cannot be written "
+                    f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
                 )
             self._told = True
         self._last = time.monotonic()
         self._cost = self._last - began
         self.seconds += self._cost
 
-    def peaks(self, phase: Phase) -> None:
+    def peaks(self, phase: PhaseMeter) -> None:
         """Raises a phase's memory peaks to those of the runs before, which may have had the longest rows."""
         if self._peaks is not None and phase.peak_bytes is not None and phase.reserved_bytes is not None:
             phase.peak_bytes, phase.reserved_bytes = (
@@ -159,7 +176,7 @@ class Checkpoints:
             )
         return step % self._every == 0 or (last and self._every < step)
 
-    def _write(self, progress: Progress, model: Any, optimizer: Any) -> None:
+    def _write(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
@@ -177,7 +194,7 @@ class Checkpoints:
         name = torch.cuda.get_device_name(self._where) if self._where.type == "cuda" else "cpu"
         return {"format": FORMAT, "cell": self._cell, "steps": self._steps, "device": name}
 
-    def _foreign(self, stored: Any, model: Any) -> str:
+    def _foreign(self, stored: Any, model: PreTrainedModel) -> str:
         """Why a checkpoint is not this training's; empty where it is."""
         head = self._head()
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -199,13 +216,13 @@ class Checkpoints:
         self._report(Event(self._cell, "train", warning=warning, note=note))
 
 
-def _changing(model: Any) -> dict[str, torch.Tensor]:
+def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What training changes in a model, by name: trainable parameters, and buffers of numbers with a fraction."""
     found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
-def _state(progress: Progress, model: Any, optimizer: Any, where: torch.device) -> dict[str, Any]:
+def _state(progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
     return {
         "curve": [astuple(s) for s in progress.curve],
@@ -224,7 +241,9 @@ def _state(progress: Progress, model: Any, optimizer: Any, where: torch.device) 
 
 
 @torch.no_grad()
-def _restore(stored: dict[str, Any], progress: Progress, model: Any, optimizer: Any, where: torch.device) -> None:
+def _restore(
+    stored: dict[str, Any], progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device
+) -> None:
     _restore_optimizer(optimizer, stored["optimizer"])
     for name, tensor in _changing(model).items():
         tensor.copy_(stored["tensors"][name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from lorabench.config.study import Cell, Condition
 from lorabench.errors import LorabenchError
 from lorabench.record.data import DataFacts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 _LAST: dict[Any, TaskData] = {}
 
 
@@ -21,7 +25,8 @@ _LAST: dict[Any, TaskData] = {}
 class Example:
     """One sequence: ids (n,) int32; predicted (n,) bool, true where the token counts in the loss.
 
-    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text. A test row may bring what its answer is judged by,
+    The first token is never predicted. `n_bytes` is the UTF-8 length of the predicted text. A test row may bring what
+    its answer is judged by,
     so that every metric of the task is over the same rows.
     """
 
@@ -92,7 +97,9 @@ class TaskData:
     planted: Planted | None = None
     """where it is given, examples are places for text of the base, and what is learned is its teacher's distribution"""
     information_bits: float | None = None
-    """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are made up"""
+    """what the predicted tokens of the test split hold, each sequence as much, where that is known because they are
+    made up
+    """
     generation: Generation | None = None
     """where it is given, the test's answers are generated and held against their references"""
     facts: DataFacts | None = None
@@ -120,7 +127,7 @@ def steps_of(condition: Condition) -> int | None:
     return training.over(len(made.train)).steps
 
 
-def task_data(cell: Cell, tokenizer: Any) -> TaskData:
+def task_data(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The task's examples; the last ones are kept, since cells in a row mostly ask for the same."""
     key = (
         cell.fingerprints,

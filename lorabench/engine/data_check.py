@@ -1,8 +1,11 @@
 """What a task's counts (record.data) say before a cell runs: lines that show them, and the faults that end a study.
 
-A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS left (below some
-thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or test, of which
-there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of the report (analysis.doubts_data).
+A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS
+left (below some
+thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or
+test, of which
+there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of
+the report (analysis.doubts_data).
 """
 
 from __future__ import annotations
@@ -22,19 +25,23 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     for name, split in (("training", facts.train), ("test", facts.test)):
         if 2 * split.dropped > split.read and split.kept < LEAST_ROWS:
             return "training.sequence_length", (
-                f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the others have no room for a response; "
+                f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
+                "others have no room for a response; "
                 f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
             )
     if cell.tuned_over and not facts.validation.kept:
         return "training.sequence_length", (
-            f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length {length}, and a learning rate is to be chosen by them; "
+            f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length "
+            f"{length}, and a learning rate is to be chosen by them; "
             f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
         )
     known = facts.test.in_training + facts.test.in_validation
     if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
         return (
             "task",
-            f"{known:,} of {facts.test.read:,} test {facts.unit} are {'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; {_another(cell)}",
+            f"{known:,} of {facts.test.read:,} test {facts.unit} are "
+            f"{'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; "
+            f"{_another(cell)}",
         )
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
@@ -42,7 +49,8 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
             return (
                 "task",
-                f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing can be {'learned' if name == 'training' else 'measured'}; give rows of every label",
+                f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing "
+                f"can be {'learned' if name == 'training' else 'measured'}; give rows of every label",
             )
     return None
 
@@ -60,12 +68,16 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
     measured, told = min(facts.test.kept, cell.evaluation.max_sequences), ""
     if measured < facts.test.kept:
-        told = f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} (evaluation.max_sequences)"
+        told = (
+            f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} "
+            "(evaluation.max_sequences)"
+        )
     yield f"data of {task} at {length} tokens: {splits}{told}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
     if cell.tuned_over and facts.validation.kept < FEW_VALIDATION:
         yield (
-            f"learning rates are chosen by {facts.validation.kept} validation {facts.unit}, which may not tell two rates apart; "
+            f"learning rates are chosen by {facts.validation.kept} validation {facts.unit}, which may not "
+            "tell two rates apart; "
             "task.validation_percent takes more of the training data"
         )
 

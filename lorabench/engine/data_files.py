@@ -2,7 +2,8 @@
 
     compressed    gzip, bzip2 and xz are unpacked; of Zstandard, zip and archives a sentence says what to do
     tables        Parquet and Arrow are left to their reader (tasks._formats)
-    text          UTF-8 with or without a byte-order mark; UTF-16 and UTF-32 where a mark, or the zero bytes of UTF-16, tell
+    text          UTF-8 with or without a byte-order mark; UTF-16 and UTF-32 where a mark, or the zero bytes of UTF-16,
+                  tell
     anything else a DataError that says what it is: a Git LFS pointer, a workbook, a saved web page, a pickle
 
 Files are read whole: the rows that are made of them take more memory than their text.
@@ -125,7 +126,9 @@ def refuse(path: str | Path, data: bytes) -> None:
 
 
 def foreign(path: str | Path, data: bytes | None = None) -> str | None:
-    """What first bytes say where they are those of no data file, and what to do; None for all others, and for a file that is not there."""
+    """What first bytes say where they are those of no data file, and what to do; None for all others, and for a file
+    that is not there.
+    """
     if data is None:
         try:
             data = unpacked(path) if Path(path).is_file() else b""
@@ -139,7 +142,10 @@ def foreign(path: str | Path, data: bytes | None = None) -> str | None:
     if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
         return f"{path} is a tar archive; unpack it and give the data file"
     if data.startswith(PICKLE) and data.rstrip(b"\n").endswith(b"."):
-        return f"{path} is a Python pickle, which could run code when it is read; save its rows as JSON lines, CSV or Parquet"
+        return (
+            f"{path} is a Python pickle, which could run code when it is read; save its rows as JSON lines, "
+            "CSV or Parquet"
+        )
     return None
 
 
@@ -161,7 +167,9 @@ def _decoded(path: str | Path, data: bytes) -> tuple[str, str]:
 
 
 def _without_mark(data: bytes) -> str:
-    """UTF-16 writes most letters of most languages' markup with one zero byte: nearly all even bytes, or all odd ones, tell."""
+    """UTF-16 writes most letters of most languages' markup with one zero byte: nearly all even bytes, or all odd ones,
+    tell.
+    """
     head = data[:HEAD]
     half = len(head) // 2
     if half >= 2:
@@ -173,18 +181,26 @@ def _without_mark(data: bytes) -> str:
 
 
 def _two_bytes(path: str | Path, data: bytes) -> str | None:
-    """What to do where the zero bytes all stand at even or all at odd places, as those of UTF-16 in any language do (of blanks and line ends); else None."""
+    """What to do where the zero bytes all stand at even or all at odd places, as those of UTF-16 in any language do (of
+    blanks and line ends); else None.
+    """
     even, odd = data[::2].count(0), data[1::2].count(0)
     if len(data) % 2 or (even > 0) == (odd > 0) or even + odd < 2:
         return None
     order = "LE" if odd else "BE"
-    return f"it may be UTF-16 without its mark; convert it to UTF-8: iconv -f UTF-16{order} -t UTF-8 {Path(path).name} > new"
+    return (
+        f"it may be UTF-16 without its mark; convert it to UTF-8: iconv -f UTF-16{order} -t UTF-8 "
+        f"{Path(path).name} > new"
+    )
 
 
 def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
     """An encoding cannot be told from one odd byte: the sentence says what was seen, and names the likeliest as such."""
     if encoding not in ("utf-8", "utf-8-sig"):
-        return f"{path} begins as {encoding.upper()} does, but is none at byte {error.start} ({error.reason}); it is cut off or damaged, get it anew"
+        return (
+            f"{path} begins as {encoding.upper()} does, but is none at byte {error.start} ({error.reason}); "
+            "it is cut off or damaged, get it anew"
+        )
     if error.end == len(data) and error.reason == "unexpected end of data":
         return f"{path} ends within a character, at byte {error.start}; it was cut off, get it anew"
     line = data.count(b"\n", 0, error.start) + 1
@@ -193,11 +209,17 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
         return f"{seen}; {two}"
     odd = sum(data.count(byte) for byte in range(0x80, 0x100))
     if odd > 0.3 * len(data):
-        return f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in an older encoding of its language; convert it to UTF-8"
+        return (
+            f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in "
+            "an older encoding of its language; convert it to UTF-8"
+        )
     western = not any(byte in data for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
     likely = (
         "CP1252 (Windows, Western European) fits its bytes; other encodings may, too"
         if western
         else "it is not CP1252 (Windows, Western European) either"
     )
-    return f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f {'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"
+    return (
+        f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f "
+        f"{'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"
+    )

@@ -2,8 +2,10 @@
 
     delta = sigma * U V^T,   U (out, K) and V (in, K) with orthonormal columns,   sigma = scale * ||W||_F / sqrt(K)
 
-so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian, scaled to that norm.
-The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over the vocabulary.
+so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian,
+scaled to that norm.
+The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over
+the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,10 @@ from lorabench.errors import ModelError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 _LAST: dict[Any, tuple[TaskData, Teacher]] = {}
 
 
@@ -37,7 +43,9 @@ class Teacher:
         self.model = model
 
     def divergence(self, student: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-        """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows, length) table; train.token_loss's twin."""
+        """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
+        length) table; train.token_loss's twin.
+        """
         with torch.no_grad():
             wanted = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
         given = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
@@ -63,7 +71,9 @@ class Teacher:
         ], {"divergence": items}
 
 
-def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -> tuple[TaskData, Teacher | None]:
+def distilled(
+    cell: Cell, data: TaskData, tokenizer: PreTrainedTokenizerBase, where: torch.device
+) -> tuple[TaskData, Teacher | None]:
     """The task's places filled with text of the unquantised base, and its teacher; any other task as it is.
 
     The last teacher is kept, since cells in a row mostly share it, until a cell of another task.
@@ -87,7 +97,9 @@ def distilled(cell: Cell, data: TaskData, tokenizer: Any, where: torch.device) -
 
 @torch.no_grad()
 def plant(model: Any, planted: Planted) -> dict[str, int]:
-    """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a module's smaller side."""
+    """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a
+    module's smaller side.
+    """
     generator = torch.Generator().manual_seed(planted.seed)
     done = {}
     for wanted, rank in planted.ranks:
@@ -120,7 +132,9 @@ def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> 
     return u @ v.T / math.sqrt(rank)
 
 
-def _filled(data: TaskData, base: Any, tokenizer: Any, length: int, seed: int, where: torch.device) -> TaskData:
+def _filled(
+    data: TaskData, base: Any, tokenizer: PreTrainedTokenizerBase, length: int, seed: int, where: torch.device
+) -> TaskData:
     sizes = [len(part) for part in (data.train, data.validation, data.test)]
     texts: Sequence[Example] = base_text(base, tokenizer, length, where, sum(sizes), seed)
     train, validation = sizes[0], sizes[0] + sizes[1]

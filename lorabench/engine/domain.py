@@ -1,12 +1,14 @@
-"""The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which forgetting is counted.
+"""The base's domain: text that the base wrote, or that a file holds, and the base's own loss on it, from which
+forgetting is counted.
 
-Cells mostly share their bases, so the last domains are kept; one is shared exactly where everything that decides its numbers is equal.
+Cells mostly share their bases, so the last domains are kept; one is shared exactly where everything that decides its
+numbers is equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,13 +19,19 @@ from lorabench.engine.evaluate import SAMPLE_TOKENS, Losses, base_text, file_tex
 from lorabench.engine.model import resolve_compute_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Everything that the text of a base's domain and the base's own loss on it hang on; what was trained on the base is not among it."""
+    """Everything that the text of a base's domain and the base's own loss on it hang on; what was trained on the base
+    is not among it.
+    """
 
     model: ModelSpec
     fingerprints: Fingerprints
@@ -39,7 +47,10 @@ class Ground:
     sequence_length: int
 
 
-def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
+_KEPT: dict[Ground, Domain] = {}
+
+
+def ground(cell: Cell, base: PreTrainedModel, where: torch.device) -> Ground:
     """Of a cell and its loaded base."""
     attention = getattr(base.config, "_attn_implementation", None)
     computed = resolve_compute_dtype(cell) if cell.quantization.name != "none" else None
@@ -56,20 +67,22 @@ def ground(cell: Cell, base: Any, where: torch.device) -> Ground:
     )
 
 
-def is_kept(cell: Cell, base: Any, where: torch.device, kept: dict[Ground, Domain]) -> bool:
+def is_kept(cell: Cell, base: PreTrainedModel, where: torch.device) -> bool:
     """Whether nothing is left to be sampled for a cell: its base's text is kept, or it asks for none."""
-    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in kept
+    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in _KEPT
 
 
 def base_domain(
-    cell: Cell, base: Any, tokenizer: Any, where: torch.device, kept: dict[Ground, Domain]
+    cell: Cell, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: torch.device
 ) -> Domain | None:
-    """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is asked for or nothing is trained."""
+    """Text of the base's domain and the base's loss on it, in the precision of evaluation; None where no forgetting is
+    asked for or nothing is trained.
+    """
     chosen, length = cell.evaluation.forgetting, cell.training.sequence_length
     if chosen == "none" or not cell.training.steps:
         return None
     key = ground(cell, base, where)
-    if key not in kept:
+    if key not in _KEPT:
         with evaluated(base, cell):
             text = (
                 base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where)
@@ -77,7 +90,7 @@ def base_domain(
                 else file_text(chosen, tokenizer, length)
             )
             seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
-        if len(kept) >= MOST_KEPT:
-            kept.pop(next(iter(kept)))
-        kept[key] = text, seen
-    return kept[key]
+        if len(_KEPT) >= MOST_KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = text, seen
+    return _KEPT[key]

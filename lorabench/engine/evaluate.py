@@ -3,7 +3,8 @@
     eval_loss = sum of -log p(token) / number of predicted tokens                     [nats per token]
     bits_per_byte = sum of -log2 p(token) / UTF-8 bytes of the predicted text
     forgetting = loss of the tuned model - loss of its own base, on text sampled from that base
-    learned_bits = information of the test split - sum of -log2 p(token), from as many of its sequences as are evaluated; at least 0
+    learned_bits = information of the test split - sum of -log2 p(token), from as many of its sequences as are
+    evaluated; at least 0
 
 Standard errors treat a sequence as the unit: tokens within one are not independent. For a ratio of sums
 L = sum(l_i) / sum(n_i) that is sqrt(n/(n-1) * sum (l_i - L n_i)^2) / sum(n_i) (Cochran 1977, eq. 6.9).
@@ -78,7 +79,9 @@ def ratio_stderr(numerators: np.ndarray, denominators: np.ndarray) -> float | No
 
 
 def held_out_readings(seen: Losses, data: TaskData | None = None) -> list[Reading]:
-    """eval_loss, perplexity, bits_per_byte, and what was learned of data that hold a known information; infinite values are left out."""
+    """eval_loss, perplexity, bits_per_byte, and what was learned of data that hold a known information; infinite values
+    are left out.
+    """
     stderr, count = ratio_stderr(seen.nats, seen.tokens), int(seen.tokens.sum())
     loss, bits = seen.mean, seen.bits_per_byte if seen.n_bytes.sum() else math.nan
     perplexity = math.exp(loss) if loss < 700 else math.inf
@@ -97,7 +100,9 @@ def held_out_readings(seen: Losses, data: TaskData | None = None) -> list[Readin
 
 
 def learned_readings(seen: Losses, information_bits: float, sequences: int) -> list[Reading]:
-    """The information of so many sequences, and how much of it the model has, from those that were seen; a model that misleads has none."""
+    """The information of so many sequences, and how much of it the model has, from those that were seen; a model that
+    misleads has none.
+    """
     n = len(seen.nats)
     bits = information_bits - sequences * seen.nats / math.log(2)  # as if every sequence were like this one
     known = float(bits.mean()) > 0
@@ -156,7 +161,8 @@ def base_text(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     devices = [where] if where.type == "cuda" else []
     own = model.generation_config
-    # a model may bring penalties and filters of its own, which generate() would fill in; no end-of-text: all samples are equally long
+    # a model may bring penalties and filters of its own, which generate() would fill in; no end-of-text: all samples
+    # are equally long
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,

@@ -1,8 +1,11 @@
-"""A trained cell evaluated at lower ranks: each learned change is cut to its first k singular terms, no step is trained.
+"""A trained cell evaluated at lower ranks: each learned change is cut to its first k singular terms, no step is
+trained.
 
     lora, rslora, dora    the factors themselves are cut (of DoRA the magnitudes stay)
-    pissa                 the whole change against the unchanged base is cut, then the start is put back: rank k + r in the layer
-    full                  W0 + the first k terms of (W - W0) for every linear layer; all other weights stay as they were trained
+    pissa                 the whole change against the unchanged base is cut, then the start is put back: rank k + r in
+                          the layer
+    full                  W0 + the first k terms of (W - W0) for every linear layer; all other weights stay as they were
+                          trained
 
 One training at a high rank so gives the accuracy of every rank below it (Eckart and Young 1936).
 """
@@ -24,7 +27,8 @@ from lorabench.spectra.allocate import Allotment, Candidate, by_energy, uniform
 from lorabench.spectra.decompose import Decomposition
 from lorabench.spectra.delta import of_factors, of_start
 
-_ROOM = 4  # times the highest uniform rank: so many a module of a fully fine-tuned model can get where ranks are spread by energy
+# times the highest uniform rank: so many a module of a fully fine-tuned model can get where ranks are spread by energy
+_ROOM = 4
 Readings = Callable[[], list[Reading]]
 Place = Callable[[str, Decomposition], None]
 """puts a cut change in a module's place"""
@@ -44,7 +48,8 @@ class _Learned:
 def truncations(
     model: Any, cell: Cell, start: Factors, evaluate: Readings, whole: list[Reading]
 ) -> Iterator[Truncation]:
-    """The readings of `evaluate` at each rank the cell asks for, below its own; `whole` are those of the change as learned.
+    """The readings of `evaluate` at each rank the cell asks for, below its own; `whole` are those of the change as
+    learned.
 
     The model is left as it was trained.
     """

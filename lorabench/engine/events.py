@@ -27,7 +27,9 @@ class Event:
     total: int | None = None
     """of these; absent where it is not known"""
     ahead: Mapping[str, tuple[float, float]] | None = None
-    """before the first step, of each phase that comes: what it should take in seconds, and in optimizer steps of this cell, which add up"""
+    """before the first step, of each phase that comes: what it should take in seconds, and in optimizer steps of this
+    cell, which add up
+    """
     note: str | None = None
     """what is no warning: resumed at step 400 of 4,000"""
 
@@ -44,4 +46,5 @@ class Problem:
     fatal: bool = True
     """whether the cell cannot run; else it is only to be told before the run"""
     about_cell: bool = False
-    """whether the sentence lacks its subject, which is the cell: the runner, which has words for it, puts them before"""
+    """whether the sentence lacks its subject, which is the cell: the runner, which has words for it, puts them before
+    """

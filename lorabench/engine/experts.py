@@ -1,25 +1,33 @@
 """Weights that neither bitsandbytes nor LoRA reaches: above all the experts of mixtures.
 
-transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no linear layers.
-bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules adapt linear layers alone, and
-its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion parameters in 16 bits, and trains none of them.
+transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no
+linear layers.
+bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules adapt linear
+layers alone, and
+its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion parameters in 16 bits, and
+trains none of them.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.engine.adapt import is_adapter
 from lorabench.record.unreached import Unreached
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
 
 
-def unreached(model: Any) -> Unreached | None:
-    """The matrices and stacks of a bare model that no linear layer and no embedding holds; None where they are below 1 % of it.
+def unreached(model: PreTrainedModel) -> Unreached | None:
+    """The matrices and stacks of a bare model that no linear layer and no embedding holds; None where they are below 1
+    % of it.
 
     The model may be on the meta device. Biases, norms and other vectors are not counted.
     """
@@ -46,6 +54,6 @@ def _is_reached(module: torch.nn.Module) -> bool:
 
 
 def _logical(parameter: torch.Tensor) -> int:
-    from lorabench.engine.model import logical_numel
+    from lorabench.engine.quantised_weights import logical_numel
 
     return logical_numel(parameter)

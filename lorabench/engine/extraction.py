@@ -1,6 +1,7 @@
 """The answer in a text: what a pattern's group finds first, or the whole text. No torch here.
 
-numeric    commas, dollar signs and a last full stop are taken out, as lm-eval's gsm8k does, and nothing after that is read as a number: 18.0 is not 18
+numeric    commas, dollar signs and a last full stop are taken out, as lm-eval's gsm8k does, and nothing after that is
+           read as a number: 18.0 is not 18
 """
 
 from __future__ import annotations

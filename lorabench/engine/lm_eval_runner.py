@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -29,6 +29,10 @@ from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.store import write_atomically
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 _FETCHED: set[Any] = set()
 """tasks whose data this process has had, with their folder and number of examples"""
 
@@ -37,7 +41,8 @@ class LmEvalRunner:
     """lm-eval made ready for a cell: imported, its tasks written and found. Making it takes seconds the first time."""
 
     def __init__(self, sets: Sequence[ChoiceSet], spec: EvaluationSpec, scratch: Path) -> None:
-        # one test set for all metrics of a condition: what the engine scores over its first rows, lm-eval does over no others
+        # one test set for all metrics of a condition: what the engine scores over its first rows, lm-eval does over no
+        # others
         own = {s.name: replace(s, items=s.items[: spec.max_sequences]) if s.scored else s for s in sets}
         self.spec = spec
         self.names = [s.name for s in sets if not s.scored] if spec.lm_eval is None else list(spec.lm_eval)
@@ -56,8 +61,11 @@ class LmEvalRunner:
         own_only = not self.foreign or brings(self.foreign, spec.include_path)
         self.manager = _manager(str(folder) if used else None, spec.include_path, own_only)
 
-    def score(self, model: Any, tokenizer: Any) -> tuple[list[Reading], dict[str, Items]]:
-        """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of its items.
+    def score(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[Reading], dict[str, Items]]:
+        """Every metric of every task as "task/metric" with lm-eval's standard error, and by item where it is a mean of
+        its items.
 
         DataError where a task's data cannot be had.
         """
@@ -92,7 +100,8 @@ class LmEvalRunner:
             )
         except OSError as e:  # ConnectionError and FileNotFoundError among them
             raise DataError(
-                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks with local data"
+                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks "
+                "with local data"
             ) from e
         readings = [
             r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)
@@ -123,7 +132,9 @@ def brings(names: Sequence[str], include_path: str | None) -> bool:
 
 
 def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
-    """The first YAML file of a folder that names one of these tasks and cannot be read, in a sentence; lm-eval passes over it without a word."""
+    """The first YAML file of a folder that names one of these tasks and cannot be read, in a sentence; lm-eval passes
+    over it without a word.
+    """
     for path in sorted(Path(include_path).rglob("*.yaml")) if include_path else ():
         text = path.read_text(encoding="utf-8", errors="replace")
         try:
@@ -136,9 +147,11 @@ def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
 
 
 def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
-    """Gets the data of tasks that are not the study's own, and makes the first question of each, before anything is trained.
+    """Gets the data of tasks that are not the study's own, and makes the first question of each, before anything is
+    trained.
 
-    DataError with the task and what to do where its data cannot be had, its file is broken, or its rows lack what it needs.
+    DataError with the task and what to do where its data cannot be had, its file is broken, or its rows lack what it
+    needs.
     """
     key = (tuple(names), spec.include_path, spec.num_fewshot)
     if not names or key in _FETCHED:
@@ -157,7 +170,8 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
                     _ask_first(task, spec.num_fewshot)
                 except Exception as e:
                     raise DataError(
-                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: {_line(e)}); mend the task's file or its data"
+                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: "
+                        f"{_line(e)}); mend the task's file or its data"
                     ) from e
     _FETCHED.add(key)
 
@@ -198,7 +212,10 @@ def _why(error: BaseException, offline: str) -> str:
         return f"its data cannot be had ({_line(error)}); mend its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
         seen = f"they are not in the local cache, and {offline}" if offline else _line(error)
-        return f"its data cannot be loaded: {seen}; download them on a machine with a network, or take a task with local data (evaluation.include_path)"
+        return (
+            f"its data cannot be loaded: {seen}; download them on a machine with a network, or take a task "
+            "with local data (evaluation.include_path)"
+        )
     return f"it cannot be loaded ({type(error).__name__}: {_line(error)}); mend its file, or leave the task away"
 
 
@@ -253,7 +270,9 @@ def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[
 
 
 def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
-    """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity, a filtered answer)."""
+    """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity,
+    a filtered answer).
+    """
     task, _, name = reading.metric.rpartition("/")
     samples = sorted(found.get("samples", {}).get(task, ()), key=lambda s: int(s["doc_id"]))
     scores = [s.get(name) for s in samples]
@@ -263,7 +282,7 @@ def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
     return items if math.isclose(items.value, reading.value, rel_tol=1e-9, abs_tol=1e-12) else None
 
 
-def _positions(model: Any) -> int | None:
+def _positions(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Clock:
@@ -38,7 +41,7 @@ class Clock:
 
 
 @dataclass
-class Phase:
+class PhaseMeter:
     """A part of a cell with its own clock and, on CUDA, its own memory peaks; read after the `with` block."""
 
     where: torch.device
@@ -46,7 +49,7 @@ class Phase:
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
 
-    def __enter__(self) -> Phase:
+    def __enter__(self) -> PhaseMeter:
         if self.where.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.where)
@@ -86,7 +89,13 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, key: int) -> None:
         self.now -= self._live.pop(key, 0)
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch hints nothing of it
+        self,
+        operator: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, result)):
             if isinstance(leaf, torch.Tensor):
@@ -94,9 +103,9 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-def held_tensors(model: Any) -> list[torch.Tensor]:
+def held_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
-    from lorabench.engine.model import quantization_tensors
+    from lorabench.engine.quantised_weights import quantization_tensors
 
     tensors: list[torch.Tensor] = [*model.buffers(), *quantization_tensors(model)]
     for parameter in model.parameters():

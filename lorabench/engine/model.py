@@ -1,27 +1,22 @@
-"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is the one.
+"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is
+the one.
 
-Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full copies
-are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names (spec.checkpoint). What is
-loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone (engine.causal).
+Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full
+copies
+are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names
+(spec.checkpoint). What is
+loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone
+(engine.causal).
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import re
-import warnings
-from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from lorabench import plugins
 from lorabench.config import hub
@@ -30,15 +25,18 @@ from lorabench.config.checkpoint_files import described_shards, weight_files
 from lorabench.config.paths import model_directory, model_label, model_source
 from lorabench.config.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
 from lorabench.config.study import Condition
-from lorabench.engine.adapt import is_adapter
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
-from lorabench.engine.measure import is_out_of_memory
+from lorabench.engine.library_messages import TOKENIZER, explained, loadable, one_line, quiet, silence_int8_cast
+from lorabench.engine.quantised_weights import quantization_state
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
 from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
-from lorabench.engine.vocabulary import broken_json, refuse_missing
+from lorabench.engine.vocabulary import refuse_missing
 from lorabench.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def device() -> torch.device:
@@ -48,7 +46,9 @@ def device() -> torch.device:
 
 @lru_cache(maxsize=8)
 def meta_model(model: ModelSpec) -> Any:
-    """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be had."""
+    """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be
+    had.
+    """
     from transformers import AutoModelForCausalLM
 
     config = load_config(model)
@@ -59,12 +59,15 @@ def meta_model(model: ModelSpec) -> Any:
             )
         except ValueError as e:
             reason = (
-                f"it has none of type {config.model_type}" if "Unrecognized configuration class" in str(e) else _line(e)
+                f"it has none of type {config.model_type}"
+                if "Unrecognized configuration class" in str(e)
+                else one_line(e)
             )
             raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
             raise ModelError(
-                f"{model.name}: transformers cannot build a {config.model_type} model from its config.json ({_line(e)})"
+                f"{model.name}: transformers cannot build a {config.model_type} model from its config.json "
+                f"({one_line(e)})"
             ) from None
 
 
@@ -74,21 +77,23 @@ def load_config(model: ModelSpec) -> Any:
 
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     hub.require(model.name, model.revision)
-    with _explained(model), hub.asked_for(model.name):
+    with explained(model), hub.asked_for(model.name):
         return AutoConfig.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
 
 
 def load_tokenizer(model: ModelSpec) -> Any:
-    """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is never predicted or seen."""
+    """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is
+    never predicted or seen.
+    """
     from transformers import AutoTokenizer
 
     directory = model_directory(model.name)
     if directory is not None:
         refuse_missing(directory)
     hub.require(model.name, model.revision)
-    with _explained(model, _TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
+    with explained(model, TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -100,7 +105,9 @@ def load_tokenizer(model: ModelSpec) -> Any:
 
 
 def load_base(condition: Condition, where: torch.device) -> Any:
-    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it is not what its files say."""
+    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it
+    is not what its files say.
+    """
     from transformers import AutoModelForCausalLM
 
     spec, name = condition.model, condition.quantization.name
@@ -119,10 +126,10 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     elif name != "int8":
         quantization_of(config)["bnb_4bit_compute_dtype"] = str(resolve_compute_dtype(condition)).removeprefix("torch.")
     if name == "int8":
-        _silence_int8_cast()
+        silence_int8_cast()
     folder = _fetched(spec)
     names = fitting_names(meta_model(spec), folder, stored)
-    with _explained(spec), quiet(), _whole(folder), hub.asked_for(spec.name):
+    with explained(spec), quiet(), loadable(folder), hub.asked_for(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -154,7 +161,9 @@ def stored_form(model: ModelSpec) -> CheckpointQuantization | None:
 
 
 def check_stored(condition: Condition) -> CheckpointQuantization | None:
-    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the condition says."""
+    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
+    condition says.
+    """
     name, asked = condition.model.name, condition.quantization
     stored = stored_form(condition.model)
     if stored is None:
@@ -165,7 +174,8 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     ):  # a hub model's configuration was not at hand when the study was read
         double = ", double_quant: true" if held.double_quant else ""
         raise ModelError(
-            f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: {held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
+            f"{held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
         )
     return stored
 
@@ -178,7 +188,7 @@ def _fetched(model: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    with _explained(model), hub.asked_for(model.name):
+    with explained(model), hub.asked_for(model.name):
         for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
             try:
                 folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))
@@ -189,7 +199,7 @@ def _fetched(model: ModelSpec) -> Path:
     return folder
 
 
-def _check_finite(model: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -> None:
     held = {
         name: quantization_state(p) or [p] for name, p in model.named_parameters()
     }  # codes may be packed into a float dtype
@@ -212,157 +222,13 @@ def resolve_dtype(condition: Condition) -> torch.dtype:
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
-    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the model's."""
+    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the
+    model's.
+    """
     declared = condition.quantization.compute_dtype
     if declared != "auto":
         return getattr(torch, declared)
     return resolve_autocast(condition.training, device()) or resolve_dtype(condition)
-
-
-def logical_numel(parameter: torch.Tensor) -> int:
-    """Entries of a weight as the model means it: bitsandbytes packs two 4-bit entries into one byte."""
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else parameter.numel()
-
-
-def weight_bytes(model: Any) -> int:
-    """Bytes of the base weights as stored, quantisation constants included; adapters are not counted."""
-    base = [p for name, p in model.named_parameters() if not is_adapter(name)]
-    tensors = {t.untyped_storage().data_ptr(): t for t in (*base, *quantization_tensors(model))}  # tied ones once
-    return sum(t.untyped_storage().nbytes() for t in tensors.values())
-
-
-def quantization_tensors(model: Any) -> list[torch.Tensor]:
-    """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first forward pass."""
-    found = [t for p in model.parameters() for t in quantization_state(p)]
-    rows = [getattr(getattr(m, "state", None), "SCB", None) for m in model.modules()]
-    return found + [t for t in rows if isinstance(t, torch.Tensor)]
-
-
-def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that bitsandbytes keeps beside a quantised weight: block or row constants, and their own."""
-    found = []
-    state = getattr(parameter, "quant_state", None)
-    while state is not None:
-        found += [t for t in (state.absmax, state.code, getattr(state, "offset", None)) if isinstance(t, torch.Tensor)]
-        state = state.state2
-    rows = getattr(parameter, "SCB", None)
-    return [*found, rows] if isinstance(rows, torch.Tensor) else found
-
-
-@contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[None]:
-    """Turns what transformers could not put together into a sentence; want of memory stays what it is."""
-    try:
-        yield
-    except RuntimeError as e:
-        if is_out_of_memory(e):
-            raise
-        raise ModelError(f"the weights in {folder} cannot be loaded: {_line(e)}") from e
-
-
-_LOADING = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-    UnpicklingError,
-)
-_DIRECTORY = "the model directory {} cannot be loaded: {}"
-_TOKENIZER = "the tokenizer in {} cannot be read ({}); take the tokenizer's files of the model that it was made from"
-
-
-@contextlib.contextmanager
-def _explained(
-    model: ModelSpec, words: str = _DIRECTORY, kinds: tuple[type[Exception], ...] = _LOADING
-) -> Iterator[None]:
-    """Turns a loader's failure into one sentence that says what is missing and what to do."""
-    try:
-        yield
-    except kinds as e:
-        text = _line(e)
-        if "trust_remote_code" in str(e):
-            raise ModelError(
-                f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it"
-            ) from None
-        if model_directory(model.name) is None:
-            at = f" at revision {model.revision}" if model.revision else ""
-            access = "gated" in str(e) or "401" in str(e) or "403" in str(e)
-            reason = (
-                "the hub asks for a login (huggingface-cli login)"
-                if access
-                else "it is neither in the local cache nor can the hub be reached, or it has no such model"
-            )
-            raise ModelError(
-                f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a study: --set model=/path/to/directory)"
-            ) from None
-        broken = broken_json(Path(model_source(model.name)))
-        raise ModelError(broken or words.format(model.name, text)) from None
-
-
-def _line(error: BaseException) -> str:
-    """What a library says, on one line; its advice beside that is left out."""
-    text = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split())
-    if unknown_type := re.search(r"has model type (\S+) but Transformers does not recognize", text):
-        return f"transformers {version('transformers')} knows no model type {unknown_type[1].strip('`')}"
-    if "Should have a `model_type` key" in text:
-        return "its config.json names no model_type, or one that transformers does not know"
-    return text[:300]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, and bitsandbytes' about casts: the log of a cell tells what matters."""
-    from transformers.utils import logging as hf
-
-    bnb = logging.getLogger("bitsandbytes")
-    before = bnb.level
-    bnb.setLevel(logging.ERROR)
-    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity_error()
-    hf.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings(
-                "ignore", message="PiSSA changes the base weights"
-            )  # what is saved is converted to plain LoRA
-            yield
-    finally:
-        bnb.setLevel(before)
-        hf.set_verbosity(level)
-        if bars:
-            hf.enable_progress_bar()
-
-
-class _Int8Cast(logging.Filter):
-    """Lets bitsandbytes' cast message pass once in words, then drops it: it comes with every layer of every step."""
-
-    told = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if "will be cast from" not in record.getMessage():
-            return True
-        if self.told:
-            return False
-        self.told = True
-        record.msg, record.args = (
-            "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is said once",
-            (),
-        )
-        return True
-
-
-def _silence_int8_cast() -> None:
-    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.default.ops", "bitsandbytes"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(f, _Int8Cast) for f in logger.filters):
-            logger.addFilter(_Int8Cast())
-    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
@@ -371,7 +237,9 @@ def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | N
 
 
 def autocast_dtype(spec: TrainingSpec, on_bfloat16_gpu: bool) -> torch.dtype | None:
-    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several times slower."""
+    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several
+    times slower.
+    """
     wanted = spec.autocast == "bfloat16" or (spec.autocast == "auto" and on_bfloat16_gpu)
     return torch.bfloat16 if wanted else None
 
@@ -385,14 +253,16 @@ def check_device(condition: Condition, where: torch.device) -> None:
     """DeviceError where this machine has not what the condition asks for."""
     if condition.training.optimizer.startswith("paged") and where.type != "cuda":
         raise DeviceError(
-            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed here: adamw, adamw-8bit, sgd"
+            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA "
+            "device; allowed here: adamw, adamw-8bit, sgd"
         )
     if condition.quantization.name != "none":
         try:
             import bitsandbytes  # noqa: F401  (only whether it is there)
         except (ImportError, OSError) as e:
             raise DeviceError(
-                f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: {_line(e)}"
+                f"quantization {condition.quantization.name} needs bitsandbytes, which does not load here: "
+                f"{one_line(e)}"
             ) from None
 
 

@@ -1,10 +1,16 @@
-"""What the phases of a cell that come after loading should take, told before the first step so that the time left counts all of them.
+"""What the phases of a cell that come after loading should take, told before the first step so that the time left
+counts all of them.
 
-Whatever runs the model is told in optimizer steps of the cell itself, whose pace the runner sees. With T positions in a step, padding
-included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the forward one for the activations'
-gradients and once more for the weights', so c = 3 where the base is trained, 2 where it is frozen, and 1 more where activations are recomputed.
-Decomposing is told in seconds, from the time of one Gram matrix and one eigendecomposition that are made here to see how fast they are:
-a module of (out, in), n the smaller side, takes n n m for the one and n^3 for the other, as often as matrices are decomposed.
+Whatever runs the model is told in optimizer steps of the cell itself, whose pace the runner sees. With T positions in a
+step, padding
+included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the forward one for the
+activations'
+gradients and once more for the weights', so c = 3 where the base is trained, 2 where it is frozen, and 1 more where
+activations are recomputed.
+Decomposing is told in seconds, from the time of one Gram matrix and one eigendecomposition that are made here to see
+how fast they are:
+a module of (out, in), n the smaller side, takes n n m for the one and n^3 for the other, as often as matrices are
+decomposed.
 A guess within a factor of two, replaced by what was measured as soon as a cell is through.
 """
 
@@ -16,7 +22,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,6 +34,10 @@ from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 from lorabench.spectra.decompose import leading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 Ahead = dict[str, tuple[float, float]]
 IMPORT_SECONDS = 6.0  # of lm-eval, once a process
 ONE_BY_ONE = 3.0  # how much longer a position takes that is sampled than one that is read with others
@@ -37,10 +47,12 @@ MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decomposition
 BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
 
 
-def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
-    """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval task of unknown size).
+def outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
+    """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval
+    task of unknown size).
 
-    `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions are kept. No cell is lost by it.
+    `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions
+    are kept. No cell is lost by it.
     """
     try:
         return _outlook(cell, data, model, samples, base_is_known)
@@ -49,7 +61,7 @@ def outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known
         return {}
 
 
-def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_known: bool) -> Ahead:
+def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
     spec, training = cell.evaluation, cell.training
     if not training.steps:
         return {}
@@ -87,7 +99,9 @@ def _outlook(cell: Cell, data: TaskData, model: Any, samples: bool, base_is_know
 
 
 def _generated(data: TaskData, cell: Cell) -> float:
-    """Positions' worth of generating the test rows' answers, none of which ends early; a small batch takes as long as one of FEW rows."""
+    """Positions' worth of generating the test rows' answers, none of which ends early; a small batch takes as long as
+    one of FEW rows.
+    """
     if data.generation is None:
         return 0.0
     rows, size = len(data.test[: cell.evaluation.max_sequences]), cell.evaluation.batch_size
@@ -95,7 +109,9 @@ def _generated(data: TaskData, cell: Cell) -> float:
 
 
 def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
-    """How many rows go through the model in an evaluation: held-out ones, the choices of the task's own sets, validation, the base's text; None where lm-eval alone knows, or answers are generated."""
+    """How many rows go through the model in an evaluation: held-out ones, the choices of the task's own sets,
+    validation, the base's text; None where lm-eval alone knows, or answers are generated.
+    """
     spec = cell.evaluation
     if data.generation is not None:
         return None
@@ -116,7 +132,7 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
     return rows + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
 
 
-def decompose_seconds(cell: Cell, model: Any, base_is_known: bool) -> float:
+def decompose_seconds(cell: Cell, model: PreTrainedModel, base_is_known: bool) -> float:
     """Of all modules of a model, at the speed of this machine."""
     gram, eigen = speed(next(model.parameters()).device)
     whole = not hasattr(model, "peft_config")

@@ -3,13 +3,18 @@
     declared dtype      that
     auto                that of the frozen base: float32 below 100M parameters, else bfloat16
 
-Full fine-tuning trains float32 weights under auto, also of models whose adapters stand on a bfloat16 base. Its weights are therefore
-rounded for evaluation to what the base is loaded in, as they would be to be deployed, and put back. Autocast would not do: it leaves
-embeddings, norms and the residual stream in float32, which a bfloat16 base computes in bfloat16. A model that learned nothing has so
+Full fine-tuning trains float32 weights under auto, also of models whose adapters stand on a bfloat16 base. Its weights
+are therefore
+rounded for evaluation to what the base is loaded in, as they would be to be deployed, and put back. Autocast would not
+do: it leaves
+embeddings, norms and the residual stream in float32, which a bfloat16 base computes in bfloat16. A model that learned
+nothing has so
 the very loss of its base, whether all of it was trained or an adapter.
 
-Limits: adapters stay in float32, as PEFT loads them. Quantised layers compute in their own precision (Resolved.compute_dtype; LLM.int8()
-in float16), which is part of the quantisation. While the model is rounded, its float32 weights stay on the device: 6 bytes a parameter,
+Limits: adapters stay in float32, as PEFT loads them. Quantised layers compute in their own precision
+(Resolved.compute_dtype; LLM.int8()
+in float16), which is part of the quantisation. While the model is rounded, its float32 weights stay on the device: 6
+bytes a parameter,
 where AdamW's steps took 16.
 """
 
@@ -19,13 +24,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.study import Condition
-from lorabench.engine.model import load_config, quiet, resolve_dtype
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_config, resolve_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
 
@@ -36,8 +46,10 @@ def resolve_eval_dtype(condition: Condition) -> torch.dtype:
 
 
 @contextmanager
-def evaluated(model: Any, condition: Condition) -> Iterator[tuple[torch.Tensor, ...]]:
-    """A model in the precision of evaluation, then as it was; yields the wider tensors that are held meanwhile, mostly none."""
+def evaluated(model: PreTrainedModel, condition: Condition) -> Iterator[tuple[torch.Tensor, ...]]:
+    """A model in the precision of evaluation, then as it was; yields the wider tensors that are held meanwhile, mostly
+    none.
+    """
     dtype, kept = resolve_eval_dtype(condition), []
     if resolve_dtype(condition) != dtype:
         loaded = _dtypes(condition.model, dtype)
@@ -55,7 +67,9 @@ def evaluated(model: Any, condition: Condition) -> Iterator[tuple[torch.Tensor, 
 
 @lru_cache(maxsize=8)
 def _dtypes(model: ModelSpec, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The dtype of every tensor of a model's state that is loaded in a dtype: transformers keeps some in float32 whatever is asked for."""
+    """The dtype of every tensor of a model's state that is loaded in a dtype: transformers keeps some in float32
+    whatever is asked for.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), quiet():

@@ -1,13 +1,15 @@
-"""A small random copy of a model, on which a dry run tries for real what the meta device cannot: values, kernels, derivatives.
+"""A small random copy of a model, on which a dry run tries for real what the meta device cannot: values, kernels,
+derivatives.
 
-The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on some devices
+The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on
+some devices
 or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,14 +21,20 @@ from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
 COPY_BELOW = 150_000_000  # parameters of a copy: more would take seconds to draw
 STEP_BELOW = 30_000_000  # a step of more, too
 _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
-def small_copy(model: Any, below: int = COPY_BELOW) -> Any | None:
-    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few layers have more parameters, or it cannot be built."""
+def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> Any | None:
+    """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few
+    layers have more parameters, or it cannot be built.
+    """
     config = copy.deepcopy(model.config)
     try:
         if sum(p.numel() for p in model.parameters()) > _WHOLE_BELOW:
@@ -74,12 +82,17 @@ def quantised_fault(cell: Cell, small: Any) -> str | None:
             made(input_ids=ids)
     except Exception as e:
         reason = " ".join(str(e).split())[:200] or type(e).__name__
-        return f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, or another model"
+        return (
+            f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, "
+            "or another model"
+        )
     return None
 
 
 def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
-    """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not even its forward pass does."""
+    """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not
+    even its forward pass does.
+    """
     count = small.get_input_embeddings().weight.shape[0]
     ids = torch.randint(
         min(8, count - 1),
@@ -107,7 +120,11 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     except LorabenchError as e:
         return str(e)
     except Exception as e:
-        return f"a training step of {cell.method.name} on this model fails: {' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method or another model"
+        return (
+            f"a training step of {cell.method.name} on this model fails: "
+            f"{' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method "
+            "or another model"
+        )
     return None
 
 
@@ -128,7 +145,7 @@ def _shorten(config: Any) -> None:
         config.layer_types = list(kinds)[:layers]
 
 
-def _has(model: Any, name: str) -> bool:
+def _has(model: PreTrainedModel, name: str) -> bool:
     try:
         model.get_submodule(name)
     except AttributeError:

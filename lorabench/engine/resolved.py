@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,16 +14,21 @@ from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
 from lorabench.record.unreached import Unreached
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def resolved(
     cell: Cell,
-    model: Any,
+    model: PreTrainedModel,
     targets: tuple[str, ...],
     data: TaskData,
     autocast: torch.dtype | None,
     left: Unreached | None,
 ) -> Resolved:
-    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where either was asked for."""
+    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where
+    either was asked for.
+    """
     quantised = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(

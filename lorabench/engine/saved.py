@@ -1,8 +1,10 @@
 """What training left, on disk and back: the adapter in PEFT's format, or all weights in transformers'.
 
     lora, rslora, dora    A, B (and magnitudes), onto the base as it was loaded
-    pissa                 saved as plain LoRA of rank 2r on the unchanged base: A' = [A; A0], B' = [B, -B0] (PEFT's conversion). Put together again
-                          as it was trained: rank r on the residual W - scaling * B0 @ A0, which PEFT makes anew (the same SVD on the same machine)
+    pissa                 saved as plain LoRA of rank 2r on the unchanged base: A' = [A; A0], B' = [B, -B0] (PEFT's
+                          conversion). Put together again
+                          as it was trained: rank r on the residual W - scaling * B0 @ A0, which PEFT makes anew (the
+                          same SVD on the same machine)
     full                  every weight, in the precision that it was trained in
 
 So the model that comes back computes what the trained one did, bit for bit, and not only what is the same on paper.
@@ -12,27 +14,35 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import attach_lora
-from lorabench.engine.model import load_base, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_base
 from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factors
 from lorabench.errors import ModelError
 from lorabench.record.cell_files import ADAPTER, MODEL, make_readable
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def save_adapter(model: Any, folder: Path) -> int:
+
+START = "start"
+"""folder with the first values of adapters that began from the base"""
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> int:
     """Writes what a method adds to the base; bytes on disk (of full fine-tuning those that its weights would take).
 
     `folder/start` holds the first values of adapters that began from the base (pissa), and is removed.
     """
     if not hasattr(model, "peft_config"):
         return sum(p.numel() * p.element_size() for p in model.parameters())
-    target, start = folder / ADAPTER, folder / "start"
+    target, start = folder / ADAPTER, folder / START
     with quiet():
         if start.exists():  # W + s (B A - B0 A0), so that it loads onto the unchanged base (PEFT's conversion)
             model.save_pretrained(target, path_initial_model_for_weight_conversion=str(start))
@@ -44,8 +54,10 @@ def save_adapter(model: Any, folder: Path) -> int:
     return (target / "adapter_model.safetensors").stat().st_size
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another name first, then renamed."""
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another
+    name first, then renamed.
+    """
     half = folder / f"{MODEL}.partial"
     shutil.rmtree(half, ignore_errors=True)
     before = model.config.use_cache
@@ -65,8 +77,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 @torch.no_grad()
-def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
-    """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were not saved or are another cell's."""
+def restored(cell: Cell, base: PreTrainedModel, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
+    """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were
+    not saved or are another cell's.
+    """
     method = plugins.load("methods", cell.method.name)
     if not cell.training.steps:
         return method.attach(base, cell.method, targets), {}
@@ -76,7 +90,8 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
 
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise ModelError(
-            f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the study again, with save.adapter: all"
+            f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the "
+            "study again, with save.adapter: all"
         )
     weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
     doubled, own = method.SAVED_RANKS == 2, weights
@@ -94,13 +109,14 @@ def restored(cell: Cell, base: Any, targets: list[str] | str, folder: Path) -> t
     needed = get_peft_model_state_dict(model)
     if {n: t.shape for n, t in needed.items()} != {n: t.shape for n, t in own.items()}:
         raise ModelError(
-            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's folder and run the study again"
+            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's "
+            "folder and run the study again"
         )
     set_peft_model_state_dict(model, {n: t.contiguous() for n, t in own.items()})
     return model, start
 
 
-def _saved_start(model: Any, weights: dict[str, torch.Tensor]) -> Factors:
+def _saved_start(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> Factors:
     """A0 and B0 of every adapted module, from the second halves of what PEFT's conversion wrote."""
     saved: Factors = {}
     for name, _ in adapted_layers(model):
@@ -110,8 +126,10 @@ def _saved_start(model: Any, weights: dict[str, torch.Tensor]) -> Factors:
     return saved
 
 
-def _on_residual(model: Any, start: Factors) -> Any:
-    """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in float32."""
+def _on_residual(model: PreTrainedModel, start: Factors) -> Any:
+    """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in
+    float32.
+    """
     for name, layer in adapted_layers(model):
         a0, b0 = start[name]
         module = layer.get_base_layer()
@@ -123,10 +141,11 @@ def _on_residual(model: Any, start: Factors) -> Any:
     return model
 
 
-def _filled(model: Any, cell: Cell, folder: Path) -> Any:
+def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> Any:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
-            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after removing the cell's folder"
+            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "
+            "removing the cell's folder"
         )
     spec = cell.model.model_copy(update={"name": str((folder / MODEL).resolve()), "revision": None})
     trained = load_base(
@@ -135,7 +154,8 @@ def _filled(model: Any, cell: Cell, folder: Path) -> Any:
     mine, theirs = dict(model.named_parameters()), dict(trained.named_parameters())
     if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in theirs.items()}:
         raise ModelError(
-            f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the study again"
+            f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the "
+            "study again"
         )
     for name, parameter in mine.items():
         parameter.copy_(theirs[name])

@@ -1,10 +1,13 @@
 """Whether a checkpoint's tensors are those of its model, told by names and shapes before any weight is read.
 
-transformers fills what it does not find with random numbers and drops what it does not know; it says so in a log, not by an
-error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its renamings and merged
+transformers fills what it does not find with random numbers and drops what it does not know; it says so in a log, not
+by an
+error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its renamings and
+merged
 experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
 
-Names that a wrapper left (spectra.names), a prefix that all names share (Lightning's model.) and a doubled first part are put right
+Names that a wrapper left (spectra.names), a prefix that all names share (Lightning's model.) and a doubled first part
+are put right
 where the model then fits to the last tensor.
 """
 
@@ -72,11 +75,14 @@ class Faults:
 
 
 def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | None) -> Names:
-    """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make it whole."""
+    """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make
+    it whole.
+    """
     files = weight_files(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the adapter's base with both; move one of them to a folder of its own"
+            f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the "
+            "adapter's base with both; move one of them to a folder of its own"
         )
     told = described(files)
     found = as_weights(told, folder, stored)
@@ -97,10 +103,16 @@ def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | Non
 def sentence(folder: Path | str, faults: Faults, found: Iterable[str] = ()) -> str:
     """What is wrong with the weights, and what to do."""
     if adapters := [n for n in found if ".lora_" in n]:
-        return f"the weights in {folder} hold an adapter that is not merged ({some(adapters)}); merge it first (PEFT: merge_and_unload, save_pretrained), or give the base as the model"
+        return (
+            f"the weights in {folder} hold an adapter that is not merged ({some(adapters)}); merge it first "
+            "(PEFT: merge_and_unload, save_pretrained), or give the base as the model"
+        )
     if foreign := [n for n in found if _FOREIGN.search(n)]:
         return undeclared(folder, foreign)
-    return f"the weights in {folder} are not those of its config.json: {faults.words}; take weights and config.json of one checkpoint, and all of it"
+    return (
+        f"the weights in {folder} are not those of its config.json: {faults.words}; take weights and "
+        "config.json of one checkpoint, and all of it"
+    )
 
 
 def loading_faults(info: Mapping[str, Any]) -> Faults:
@@ -156,8 +168,10 @@ def _unprefixed(names: Names) -> Iterator[Names]:
 
 
 def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -> Faults:
-    """What transformers' loader makes of the tensors, on the meta device; bitsandbytes' layers hold GPT-2's weights the other way round."""
-    from lorabench.engine.model import quiet
+    """What transformers' loader makes of the tensors, on the meta device; bitsandbytes' layers hold GPT-2's weights the
+    other way round.
+    """
+    from lorabench.engine.library_messages import quiet
 
     config = model.config
     with quiet():

@@ -1,10 +1,12 @@
 """The codes and constants of a checkpoint that bitsandbytes stores quantised, held against what its config.json says.
 
     int8       weight (codes), SCB (a constant a row), weight_format
-    nf4, fp4   weight (packed bytes), weight.absmax, weight.quant_map, weight.quant_state.bitsandbytes__nf4 (JSON: shape, dtype, type),
+    nf4, fp4   weight (packed bytes), weight.absmax, weight.quant_map, weight.quant_state.bitsandbytes__nf4 (JSON:
+               shape, dtype, type),
                with double quantisation also weight.nested_absmax and weight.nested_quant_map
 
-transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the type from
+transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the
+type from
 the file. So the two must agree, weight by weight.
 """
 
@@ -15,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -24,6 +26,10 @@ from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import Stored
 from lorabench.engine.tensors import some
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 CONSTANTS = re.compile(
     r"\.(SCB|weight_format|weight\.(nested_)?(absmax|quant_map)|weight\.quant_state\.bitsandbytes__\w+)$"
@@ -34,13 +40,16 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 def as_weights(
     described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None
 ) -> dict[str, torch.Tensor]:
-    """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files store otherwise than config.json says."""
+    """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files
+    store otherwise than config.json says.
+    """
     constants = [n for n in described if CONSTANTS.search(n)]
     if stored is None and constants:
         raise ModelError(undeclared(folder, constants))
     if stored is not None and not constants:
         raise ModelError(
-            f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; remove quantization_config from it, or take the files that belong to it"
+            f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; "
+            "remove quantization_config from it, or take the files that belong to it"
         )
     if stored is not None:
         _refuse_other_constants(constants, folder, stored)
@@ -55,7 +64,8 @@ def as_weights(
                 raise ModelError(
                     undeclared(folder, [seen])
                     if stored is None
-                    else f"the weights in {folder} lack the constants that {seen} is scaled by; take the checkpoint whole"
+                    else f"the weights in {folder} lack the constants that {seen} is scaled by; take the "
+                    "checkpoint whole"
                 )
             weights[name] = torch.empty(
                 shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta"
@@ -80,7 +90,8 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
                 else f"lacks {some(needed - kinds)}"
             )
             raise ModelError(
-                f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; take weights and config.json of one checkpoint, and all of it"
+                f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; "
+                "take weights and config.json of one checkpoint, and all of it"
             )
 
 
@@ -99,8 +110,12 @@ def unquantised(config: Any) -> Any:
     return config
 
 
-def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: CheckpointQuantization) -> None:
-    """ModelError where other modules are stored quantised than transformers would make by config.json (llm_int8_skip_modules)."""
+def refuse_other_modules(
+    model: PreTrainedModel, quantised: set[str], folder: Path, stored: CheckpointQuantization
+) -> None:
+    """ModelError where other modules are stored quantised than transformers would make by config.json
+    (llm_int8_skip_modules).
+    """
     try:
         import bitsandbytes
     except (ImportError, OSError):  # which the check of the device tells
@@ -109,7 +124,7 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
     from transformers.core_model_loading import WeightRenaming, apply_renamings
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    from lorabench.engine.model import quiet
+    from lorabench.engine.library_messages import quiet
 
     made = copy.deepcopy(model)
     try:
@@ -134,13 +149,15 @@ def refuse_other_modules(model: Any, quantised: set[str], folder: Path, stored: 
     if odd := sorted(wanted ^ alike):
         how = "stored unquantised" if odd[0] in wanted else "stored quantised"
         raise ModelError(
-            f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) it is not; take the config.json that belongs to the weights"
+            f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) "
+            "it is not; take the config.json that belongs to the weights"
         )
 
 
 def undeclared(folder: Path | str, seen: list[str]) -> str:
     return (
-        f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say how (quantization_config); "
+        f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say "
+        "how (quantization_config); "
         "take the config.json that belongs to them, or the unquantised checkpoint"
     )
 
@@ -164,7 +181,9 @@ def owner_of(constant: str) -> str:
 def _packed_shapes(
     described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names another form than config.json."""
+    """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names
+    another form than config.json.
+    """
     shapes = {}
     for name, tensor in described.items():
         if ".quant_state.bitsandbytes__" not in name:
@@ -173,7 +192,8 @@ def _packed_shapes(
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
             seen = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
             raise ModelError(
-                f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner_of(name)} is in {seen}; take the config.json that belongs to them"
+                f"config.json in {folder} says that the weights are stored in {stored.words}, but "
+                f"{owner_of(name)} is in {seen}; take the config.json that belongs to them"
             )
         shapes[owner_of(name)] = tuple(state["shape"])
     return shapes
@@ -182,7 +202,8 @@ def _packed_shapes(
 def _json_of(name: str, tensor: Any) -> dict[str, Any]:
     if not isinstance(tensor, Stored):
         raise ModelError(
-            f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint anew as safetensors"
+            f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint "
+            "anew as safetensors"
         )
     try:
         with safe_open(tensor.file, framework="pt", device="cpu") as file:

@@ -1,6 +1,7 @@
 """Tensors of a checkpoint's files as they lie: what headers say of them, and whether a stored number is finite.
 
-safetensors are described by their headers alone (spec.checkpoint_files). Pickled files (.bin) are read with weights_only=True, which
+safetensors are described by their headers alone (spec.checkpoint_files). Pickled files (.bin) are read with
+weights_only=True, which
 refuses everything that is no tensor, and are mapped, so that what is not asked for is not read.
 """
 
@@ -29,14 +30,17 @@ def described(files: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of a .bin file, mapped and not read; on the device "meta" their shapes alone. ModelError where it holds anything that would have to be run."""
+    """The tensors of a .bin file, mapped and not read; on the device "meta" their shapes alone. ModelError where it
+    holds anything that would have to be run.
+    """
     try:
         found = torch.load(
             file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu"
         )
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; take safetensors"
+            f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; "
+            "take safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
@@ -47,7 +51,9 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
 
 
 def refuse_infinite(folder: Path) -> None:
-    """ModelError where a stored weight is not finite: for quantisers that lose it (bitsandbytes on a GPU takes a NaN for a code like any other)."""
+    """ModelError where a stored weight is not finite: for quantisers that lose it (bitsandbytes on a GPU takes a NaN
+    for a code like any other).
+    """
     for file in weight_files(folder):
         with contextlib.ExitStack() as stack:
             if file.suffix == ".safetensors":
@@ -70,7 +76,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
 def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) -> str:
     """The sentence for weights that are not finite."""
     held = f" in {dtype}" if dtype else ""
-    return f"{model} holds weights that are not finite{held} ({some(names)}); the checkpoint is damaged, its training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
+    return (
+        f"{model} holds weights that are not finite{held} ({some(names)}); the checkpoint is damaged, its "
+        "training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
+    )
 
 
 def some(names: Iterable[str], most: int = 4) -> str:

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from lorabench.config.settings import TrainingSpec
 from lorabench.engine.checkpoint import Checkpoints, Progress, Step
 from lorabench.engine.data import Example
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 IGNORED = -100
 
@@ -64,8 +68,9 @@ def collate(examples: Sequence[Example], padding: int, where: torch.device) -> B
     return Batch(torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where), tokens)
 
 
-def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length) table.
+def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
+    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length)
+    table.
 
     Labels are shifted, not logits: a slice of the logits would have to be copied (rows x length x vocabulary).
     """
@@ -75,12 +80,13 @@ def token_loss(model: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
+CausalModel = Any
 Loss = Callable[..., torch.Tensor]
 """token_loss, or another of its parameters"""
 
 
 def train(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Example],
     spec: TrainingSpec,
     *,
@@ -92,7 +98,8 @@ def train(
     on_step: Callable[[Step, int], None],
     checkpoints: Checkpoints | None = None,
 ) -> Progress:
-    """Takes the steps that a checkpoint has not; returns the progress at the end. Diverged where loss or gradient is not finite.
+    """Takes the steps that a checkpoint has not; returns the progress at the end. Diverged where loss or gradient is
+    not finite.
 
     on_step gets each step that is taken and the tokens so far.
     """
@@ -128,7 +135,7 @@ def train(
 
 
 def take_step(
-    model: Any,
+    model: PreTrainedModel,
     micro: Sequence[Batch],
     parameters: list[Any],
     optimizer: Any,
@@ -153,8 +160,12 @@ def take_step(
     return loss_now, norm_now
 
 
-def peak_of_two_steps(model: Any, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None) -> int:
-    """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state; changes weights."""
+def peak_of_two_steps(
+    model: PreTrainedModel, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None
+) -> int:
+    """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state;
+    changes weights.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
     if spec.gradient_checkpointing:
@@ -172,7 +183,9 @@ def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextli
 
 
 def learning_rate(spec: TrainingSpec, step: int) -> float:
-    """The rate of a step, counted from 1: linear warm-up to the peak, then constant, or linear or half a cosine down to zero at the end."""
+    """The rate of a step, counted from 1: linear warm-up to the peak, then constant, or linear or half a cosine down to
+    zero at the end.
+    """
     warm = round(spec.warmup * spec.steps)
     if step <= warm:
         return spec.rate * step / warm
@@ -199,12 +212,16 @@ def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
 
 
 def pass_over(rows: Iterator[list[Example]], count: int) -> None:
-    """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the state there is."""
+    """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the
+    state there is.
+    """
     next(itertools.islice(rows, count, count), None)
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
-    """Endless batches: every example once an epoch, in an order that the seed alone decides; epochs run on across batches."""
+    """Endless batches: every example once an epoch, in an order that the seed alone decides; epochs run on across
+    batches.
+    """
     generator = np.random.default_rng(seed)
     waiting: list[int] = []
     while True:

@@ -1,13 +1,19 @@
-"""Whether a tokenizer is there and goes with its model: every id that it can give has a row in the embedding, and texts can be measured in bytes."""
+"""Whether a tokenizer is there and goes with its model: every id that it can give has a row in the embedding, and texts
+can be measured in bytes.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
 _FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
@@ -18,7 +24,8 @@ def refuse_missing(folder: Path) -> None:
     files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
     if not files:
         raise ModelError(
-            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it was made from"
+            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it "
+            "was made from"
         )
     for file in files:
         refuse_pointer(file)
@@ -37,27 +44,35 @@ def broken_json(folder: Path) -> str | None:
     return None
 
 
-def refuse_unfit(tokenizer: Any, model: Any, name: str) -> None:
-    """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no offsets."""
+def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> None:
+    """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no
+    offsets.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
-            f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a tokenizer.json"
+            f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a "
+            "tokenizer.json"
         )
     words = tokenizer.get_vocab()
     if len(words) <= len(tokenizer.get_added_vocab()):
         raise ModelError(
-            f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its tokenizer.json beside the weights"
+            f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its "
+            "tokenizer.json beside the weights"
         )
     rows, media = model.get_input_embeddings().weight.shape[0], _media(tokenizer)
     beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
     if beyond:
         highest = max(beyond)
         raise ModelError(
-            f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the {rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
-            "take the tokenizer that the model was trained with, or enlarge the embedding first (model.resize_token_embeddings(len(tokenizer)), then save both)"
+            f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the "
+            f"{rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
+            "take the tokenizer that the model was trained with, or enlarge the embedding first "
+            "(model.resize_token_embeddings(len(tokenizer)), then save both)"
         )
 
 
-def _media(tokenizer: Any) -> set[str]:
-    """Placeholders of images and sounds, special tokens by a name of their own (image_token): Gemma 3 of text alone has one beyond its embedding, which no text gives."""
+def _media(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Placeholders of images and sounds, special tokens by a name of their own (image_token): Gemma 3 of text alone has
+    one beyond its embedding, which no text gives.
+    """
     return {str(word) for kind, word in tokenizer.special_tokens_map.items() if kind.partition("_")[0] in _MEDIA}

@@ -1,4 +1,6 @@
-"""What a cell learned, taken from its live model: the change of every adapted module, and what is kept of it beside the result."""
+"""What a cell learned, taken from its live model: the change of every adapted module, and what is kept of it beside the
+result.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def base_weights(cell: Cell, model: Any) -> Before:
-    """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give them back."""
+    """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give
+    them back.
+    """
     if check_stored(cell) is not None:
         layers = dict(adapted_layers(model))
         return lambda module: _base_weight(layers[module]).cpu()
@@ -96,9 +100,11 @@ def keep(
     own: Own | None = None,
     done: Callable[[int], None] = lambda modules: None,
 ) -> None:
-    """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without measures beside the base.
+    """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without
+    measures beside the base.
 
-    What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are done.
+    What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are
+    done.
     """
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
@@ -128,9 +134,11 @@ def keep(
 
 
 def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
-    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them once more takes many times as long.
+    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them
+    once more takes many times as long.
 
-    Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives back.
+    Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives
+    back.
     """
     return {
         n: partial(_base_weight, layer)
@@ -142,7 +150,8 @@ def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
 def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:
     """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
 
-    Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait for each other.
+    Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait
+    for each other.
     """
     threads = torch.get_num_threads() if where.type == "cpu" else 1
     if threads < 2:
@@ -173,7 +182,9 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], whe
 
 
 def own_of(cell: Cell, folder: Path) -> Own:
-    """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and quantisation."""
+    """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and
+    quantisation.
+    """
     place = folder.parent.parent / "base"
     base = (cell.fingerprints.model, str(device()))
     held = (cell.quantization.name, cell.quantization.double_quant)

@@ -23,7 +23,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds, optimizer_step_seconds
 from lorabench.memory.step_profile import Step, Work, product_dtype
-from lorabench.memory.train_config import Setting, on_card, setting_of
+from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
 
@@ -54,7 +54,7 @@ class Calibration:
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
 
 
-def time_of(step: Step, setting: Setting, card: Gpu, calibration: Calibration | None) -> Seconds | None:
+def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
     """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
     fitted = calibration.step_seconds(step.work(accumulation)) if calibration else None
@@ -73,9 +73,11 @@ def stored_results(*folders: str | Path) -> list[CellResult]:
     return [r for folder in folders for r in _results(Path(folder))]
 
 
-def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS) -> dict[Setting, list[float]]:
+def measured_steps(
+    results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS
+) -> dict[TrainConfig, list[float]]:
     """Seconds of an optimizer step by setting, of finished cells on a card; the latest `most`."""
-    found: dict[Setting, list[float]] = {}
+    found: dict[TrainConfig, list[float]] = {}
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
         training = result.cell.training
@@ -96,7 +98,7 @@ def measured_steps(results: Iterable[CellResult], card: Gpu, most: int = MOST_CO
     return found
 
 
-def fit(measured: dict[Setting, list[float]]) -> Calibration | None:
+def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
     """The costs that explain the median of each setting best; None where nothing was measured."""
     known = Reuse()
     known.plan(measured)

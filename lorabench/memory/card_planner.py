@@ -16,7 +16,7 @@ from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Course, Step, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
-from lorabench.memory.train_config import Setting, on_card, traced_as
+from lorabench.memory.train_config import TrainConfig, on_card, traced_as
 
 WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before another process has its imports
 
@@ -39,10 +39,10 @@ class CardPlanner:
 
     gpu: Gpu
     calibration: Calibration | None = None
-    traced: dict[Setting, Course] = field(default_factory=dict)
+    traced: dict[TrainConfig, Course] = field(default_factory=dict)
     _workers: TraceWorkers | None = None
 
-    def need(self, setting: Setting) -> Need:
+    def need(self, setting: TrainConfig) -> Need:
         """What a setting takes."""
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
@@ -51,7 +51,7 @@ class CardPlanner:
             step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration)
         )
 
-    def beyond(self, setting: Setting) -> bool:
+    def beyond(self, setting: TrainConfig) -> bool:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no less than that without its gradients."""
         if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
             return False
@@ -61,7 +61,7 @@ class CardPlanner:
         )
         return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
 
-    def prefetch(self, settings: Sequence[Setting]) -> None:
+    def prefetch(self, settings: Sequence[TrainConfig]) -> None:
         """Traces settings side by side: here and in processes beside this one, which last until `close`."""
         wanted = list(
             dict.fromkeys(
@@ -83,7 +83,7 @@ class CardPlanner:
             self._workers.close()
             self._workers = None
 
-    def longest(self, setting: Setting, positions: int) -> int:
+    def longest(self, setting: TrainConfig, positions: int) -> int:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""
         now = self.need(setting)
         if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
@@ -94,20 +94,20 @@ class CardPlanner:
 
         return largest(high, self.gpu.memory_bytes, positions, setting.training.sequence_length, now.high_bytes)
 
-    def _course(self, setting: Setting) -> Course:
+    def _course(self, setting: TrainConfig) -> Course:
         traced = [self._trace(s) for s in _told_by(setting)]
         if len(traced) == 1:
             return traced[0]
         one, two = traced
         return along(one, two, Fraction(setting.training.batch_size - 1)) or self._trace(setting)
 
-    def _trace(self, setting: Setting) -> Course:
+    def _trace(self, setting: TrainConfig) -> Course:
         if setting not in self.traced:
             self.traced[setting] = course(setting)
         return self.traced[setting]
 
 
-def _told_by(setting: Setting) -> tuple[Setting, ...]:
+def _told_by(setting: TrainConfig) -> tuple[TrainConfig, ...]:
     """The settings that are traced for it: itself, or batches of one and of two."""
     if setting.training.batch_size <= 2:
         return (setting,)

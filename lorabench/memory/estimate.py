@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from lorabench.config.gpus import Gpu
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.step_profile import Step
-from lorabench.memory.train_config import Setting, on_card
+from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def estimate(
-    setting: Setting, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None
+    setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None
 ) -> Estimate:
     """Predicts a setting's memory, and with a GPU what fits on it; `known` keeps what was traced."""
     setting = on_card(setting, gpu)
@@ -80,7 +80,7 @@ def estimate(
     )
 
 
-def with_framework(step: Step, setting: Setting) -> dict[str, int]:
+def with_framework(step: Step, setting: TrainConfig) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
         return {**step.parts, "framework": 0}

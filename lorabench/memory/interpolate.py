@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from lorabench.memory.step_profile import Course, Step, along, course, summed
 from lorabench.memory.tensor_tracker import BLOCK
-from lorabench.memory.train_config import Setting, traced_as
+from lorabench.memory.train_config import TrainConfig, traced_as
 
 SMOOTH_OPTIMIZERS = ("adamw", "sgd")
 SMOOTH_LENGTH = BLOCK // 2  # tokens: an entry of 2 bytes for each fills whole blocks, whatever the batch and the rank
@@ -28,13 +28,13 @@ SMOOTH_LENGTH = BLOCK // 2  # tokens: an entry of 2 bytes for each fills whole b
 class Reuse:
     """Steps of settings, with what was traced before; `plan` first, so that the corners are known."""
 
-    traced: dict[Setting, Course] = field(default_factory=dict)
-    corners: dict[Setting, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    traced: dict[TrainConfig, Course] = field(default_factory=dict)
+    corners: dict[TrainConfig, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
     """family: its lowest and highest batch, its lowest and highest rank"""
 
-    def plan(self, settings: Iterable[Setting]) -> None:
+    def plan(self, settings: Iterable[TrainConfig]) -> None:
         """Finds the families in what is going to be asked."""
-        families: dict[Setting, set[Setting]] = {}
+        families: dict[TrainConfig, set[TrainConfig]] = {}
         for setting in map(traced_as, settings):
             families.setdefault(family(setting), set()).add(setting)
         for name, members in families.items():
@@ -42,19 +42,19 @@ class Reuse:
             if len(members) > min(2, len(batches)) * min(2, len(ranks)):
                 self.corners[name] = (min(batches), max(batches)), (min(ranks), max(ranks))
 
-    def extend(self, setting: Setting) -> None:
+    def extend(self, setting: TrainConfig) -> None:
         """Lets all batches of a setting follow from its own and the next one."""
         setting = traced_as(setting)
         batch, rank = setting.training.batch_size, setting.method.rank or 0
         if family(setting) != setting:
             self.corners[family(setting)] = (batch, batch + 1), (rank, rank)
 
-    def step(self, setting: Setting) -> Step:
+    def step(self, setting: TrainConfig) -> Step:
         """The step of a setting: between the corners of its family where it has some, else traced."""
         asked = traced_as(setting)
         return summed(self._between(asked) or self._trace(asked))
 
-    def _between(self, setting: Setting) -> Course | None:
+    def _between(self, setting: TrainConfig) -> Course | None:
         known = self.corners.get(family(setting))
         if known is None:
             return None
@@ -67,17 +67,17 @@ class Reuse:
             return sides[0]
         return along(sides[0], sides[1], t)
 
-    def _along_batch(self, setting: Setting, batches: tuple[int, int], rank: int, share: Fraction) -> Course | None:
+    def _along_batch(self, setting: TrainConfig, batches: tuple[int, int], rank: int, share: Fraction) -> Course | None:
         low, high = (self._trace(_at(setting, b, rank)) for b in batches)
         return along(low, high, share)
 
-    def _trace(self, setting: Setting) -> Course:
+    def _trace(self, setting: TrainConfig) -> Course:
         if setting not in self.traced:
             self.traced[setting] = course(setting)
         return self.traced[setting]
 
 
-def family(setting: Setting) -> Setting:
+def family(setting: TrainConfig) -> TrainConfig:
     """The setting that stands for all that lie on lines with it."""
     if setting.training.sequence_length % SMOOTH_LENGTH and setting.device == "cuda":
         return setting
@@ -90,7 +90,7 @@ def family(setting: Setting) -> Setting:
     )
 
 
-def _at(setting: Setting, batch: int, rank: int) -> Setting:
+def _at(setting: TrainConfig, batch: int, rank: int) -> TrainConfig:
     method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": rank})
     return replace(setting.trained(batch_size=batch), method=method)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ CUBLAS_WORKSPACE = (
     8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
 )
 HALF = (torch.float16, torch.bfloat16)
+_TRACING = threading.RLock()  # the replaced functions are those of the whole process
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
@@ -141,16 +143,28 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
     """Attention and int8 products as on the device (with bfloat16 or without), for the length of a `with` block.
 
     The functions are replaced where they are, since a checkpoint recomputes outside of all function modes. bitsandbytes
-    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that.
+    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that. One thread traces at a
+    time, the others wait. A replaced function acts on meta tensors alone, so a thread that trains meanwhile is not touched.
     """
     bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
-    with contextlib.ExitStack() as stack:
-        stack.callback(setattr, functional, "scaled_dot_product_attention", functional.scaled_dot_product_attention)
-        functional.scaled_dot_product_attention = partial(_attention, device, bf16=bf16)
+    with _TRACING, contextlib.ExitStack() as stack:
+        attention = functional.scaled_dot_product_attention
+        stack.callback(setattr, functional, "scaled_dot_product_attention", attention)
+        functional.scaled_dot_product_attention = _on_meta(partial(_attention, device, bf16=bf16), attention)
         if bnb is not None and device == "cpu":
             stack.callback(setattr, bnb, "matmul", bnb.matmul)
-            bnb.matmul = _int8_on_cpu  # type: ignore[attr-defined]  # a module
+            bnb.matmul = _on_meta(_int8_on_cpu, bnb.matmul)  # type: ignore[attr-defined]  # a module
         yield
+
+
+def _on_meta(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """The replacement for meta tensors, the original for all others."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(iter(kwargs.values()))
+        return (replacement if first.is_meta else original)(*args, **kwargs)
+
+    return call
 
 
 def _int8_on_cpu(

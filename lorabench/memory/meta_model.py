@@ -10,7 +10,7 @@ import contextlib
 import copy
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +20,12 @@ from lorabench.config.checkpoint import declared_quantization, local_folder, ref
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
-from lorabench.engine.model import load_config, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.memory.train_config import Setting
+
+if TYPE_CHECKING:
+    from lorabench.memory.train_config import TrainConfig
 
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
@@ -99,7 +102,22 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
     return model.requires_grad_(False)
 
 
-def adapted(setting: Setting, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def any_model(config: Any, trust_remote_code: bool = False) -> Any:
+    """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
+    import transformers as t
+
+    with (
+        torch.device("meta"),
+        quiet(),
+        explained(f"a model of type {config.model_type} cannot be built from its configuration"),
+    ):
+        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
+            if type(config) in maker._model_mapping:
+                return maker.from_config(config, trust_remote_code=trust_remote_code)
+    raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
+
+
+def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
     wanted = setting.method.target_modules

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import torch
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import quiet
-from lorabench.errors import LorabenchError, ModelError
-from lorabench.memory.meta_model import build, configuration, explained
+from lorabench.errors import LorabenchError
+from lorabench.memory.meta_model import any_model
+from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.step_profile import resolve_dtype
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 from lorabench.record.unreached import Unreached
 
 
@@ -47,12 +44,13 @@ class Count:
 
 
 def count_parameters(
-    model: ModelSpec, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora"
+    model: ModelSpec | ModelShape, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora"
 ) -> tuple[Count, ...]:
     """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not there."""
     if method not in plugins.names("methods"):
         raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
-    whole = any_model(configuration(model), model.trust_remote_code)
+    shape = model if isinstance(model, ModelShape) else ModelShape(model)
+    whole = any_model(shape.config, shape.spec.trust_remote_code)
     base = sum(p.numel() for p in whole.parameters())
     if not plugins.load("methods", method).FIELDS:
         raise LorabenchError(
@@ -74,28 +72,12 @@ def count_parameters(
     return tuple(Count(rank, rank * sum(n_in + n_out for n_in, n_out in sides) + extra, base, saved) for rank in ranks)
 
 
-def unreached_of(setting: Setting) -> Unreached | None:
+def unreached_of(setting: TrainConfig) -> Unreached | None:
     """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is next to nothing, or all of it is trained."""
-    return None if plugins.load("methods", setting.method.name).TRAINS_BASE else _unreached(setting.model)
+    return None if plugins.load("methods", setting.method.name).TRAINS_BASE else _unreached(setting.shape)
 
 
 @lru_cache(maxsize=32)
-def _unreached(model: ModelSpec) -> Unreached | None:
-    config = configuration(model)
-    dtype = resolve_dtype(Setting(model, QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda"), config)
-    return unreached(build(config, dtype, model.trust_remote_code))
-
-
-def any_model(config: Any, trust_remote_code: bool = False) -> Any:
-    """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
-    import transformers as t
-
-    with (
-        torch.device("meta"),
-        quiet(),
-        explained(f"a model of type {config.model_type} cannot be built from its configuration"),
-    ):
-        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
-            if type(config) in maker._model_mapping:
-                return maker.from_config(config, trust_remote_code=trust_remote_code)
-    raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
+def _unreached(shape: ModelShape) -> Unreached | None:
+    setting = TrainConfig(shape.spec, QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda", shape=shape)
+    return shape.unreached(resolve_dtype(setting, shape.config))

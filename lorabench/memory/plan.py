@@ -14,8 +14,7 @@ from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.interpolate import Reuse
-from lorabench.memory.meta_model import configuration
-from lorabench.memory.parameters import any_model
+from lorabench.memory.meta_model import any_model, configuration
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Step
 from lorabench.memory.train_config import on_card, setting_of

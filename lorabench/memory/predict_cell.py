@@ -6,7 +6,7 @@
 The context exists by then (asking for the free memory makes it), and is not free: so it is on neither side. The prediction stands beside
 the measured peak in the results; it keeps a cell from running only where the user asked for that.
 
-`foretell` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
+`misfits` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch, rank and length alone the
 largest speaks for all where it fits. What needs more than CERTAIN times the memory that the device has cannot be an error of the prediction.
 """
 
@@ -27,13 +27,13 @@ from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, wi
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.step_profile import Step, predict_step
-from lorabench.memory.train_config import DeviceKind, Setting, setting_of, traced_as
+from lorabench.memory.train_config import DeviceKind, TrainConfig, setting_of, traced_as
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
 
 
-def foretell(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN times the device.
 
     Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell themselves.
@@ -68,9 +68,9 @@ def foretell(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         return ()
 
 
-def _needs(settings: Sequence[Setting], free: int) -> dict[Setting, Step]:
+def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step]:
     """The steps of settings that may not fit; a family whose largest fits is left out."""
-    families: dict[Setting, list[Setting]] = {}
+    families: dict[TrainConfig, list[TrainConfig]] = {}
     for setting in settings:
         method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": 0})
         families.setdefault(replace(setting.trained(batch_size=0, sequence_length=0), method=method), []).append(
@@ -110,13 +110,13 @@ def _longest(cell: Cell) -> int:
     return max(len(e.ids) for e in task_data(cell, load_tokenizer(cell.model)).train)
 
 
-def setting_here(cell: Cell, where: torch.device, longest: int) -> Setting:
+def setting_here(cell: Cell, where: torch.device, longest: int) -> TrainConfig:
     """The setting of a cell on a device of this machine, as the engine resolves it there."""
     kind: DeviceKind = "cuda" if where.type == "cuda" else "cpu"
     return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where))
 
 
-def compared(step: Step, setting: Setting, available: int) -> MemoryPrediction:
+def compared(step: Step, setting: TrainConfig, available: int) -> MemoryPrediction:
     """What the step still has to allocate beside what is available, both without the CUDA context."""
     there = CONTEXT_BYTES if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
@@ -144,5 +144,5 @@ def total_bytes(where: torch.device) -> int:
 
 
 @lru_cache(maxsize=64)
-def _step(setting: Setting) -> Step:
+def _step(setting: TrainConfig) -> Step:
     return predict_step(setting)

@@ -14,13 +14,13 @@ import torch
 
 from lorabench.config.published_tables import Paper, PaperRow, Reproduced
 from lorabench.config.settings import ModelSpec
-from lorabench.engine.model import quantization_tensors
+from lorabench.engine.quantised_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
-from lorabench.memory.meta_model import build, configuration, quantised, with_layers
-from lorabench.memory.parameters import any_model, count_parameters
+from lorabench.memory.meta_model import any_model, build, configuration, quantised, with_layers
+from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import Step, predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import check, used
 
 
@@ -135,12 +135,12 @@ def _parameters(model: ModelSpec) -> int:
     return sum(p.numel() for p in any_model(configuration(model), model.trust_remote_code).parameters())
 
 
-def _step(row: PaperRow) -> tuple[Setting, Step]:
-    setting = Setting(_model(row), row.quantization, used(row.method), row.training, "cuda")
+def _step(row: PaperRow) -> tuple[TrainConfig, Step]:
+    setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda")
     return setting, _traced(setting)
 
 
 @cache
-def _traced(setting: Setting) -> Step:
+def _traced(setting: TrainConfig) -> Step:
     check(setting)
     return predict_step(setting)

@@ -17,7 +17,7 @@ from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
 from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import HIGH, with_framework
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried
@@ -43,7 +43,7 @@ _EXCLUSIVE = (("paged-adamw", "adamw-8bit", "paged-adamw-8bit"), ("nf4", "int8")
 class Remedy:
     """A changed setting that fits, or the least that a setting can need."""
 
-    setting: Setting
+    setting: TrainConfig
     changes: dict[str, Any]
     """dotted keys of a study: what they become"""
     peak_bytes: int
@@ -55,7 +55,12 @@ class Remedy:
     def flags(self) -> str:
         """As typed after `lorabench estimate`: "--gradient-checkpointing --quantization nf4"."""
         words = {
-            k.removesuffix(".name") if k.endswith(".name") else k.rpartition(".")[2]: v for k, v in self.changes.items()
+            "micro_batch_size"
+            if k == "training.batch_size"
+            else k.removesuffix(".name")
+            if k.endswith(".name")
+            else k.rpartition(".")[2]: v
+            for k, v in self.changes.items()
         }
         return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in words.items())
 
@@ -78,7 +83,7 @@ class Remedies:
     """the longest sequence at which the least would fit; absent below 64 tokens"""
 
 
-def remedies(setting: Setting, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
+def remedies(setting: TrainConfig, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
     """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest sequence that fits without any other change, where known."""
     if fitting := _fitting(setting, room, length, most, with_lora=False):
         return Remedies(fitting)
@@ -96,7 +101,9 @@ def remedies(setting: Setting, room: CardPlanner, length: int | None = None, mos
     return Remedies((), own, _smallest_card(own), longest // USUAL_LENGTH * USUAL_LENGTH or None)
 
 
-def _fitting(setting: Setting, room: CardPlanner, length: int | None, most: int, with_lora: bool) -> tuple[Remedy, ...]:
+def _fitting(
+    setting: TrainConfig, room: CardPlanner, length: int | None, most: int, with_lora: bool
+) -> tuple[Remedy, ...]:
     """The smallest sets of changes that fit: those that keep the method, or those with LoRA in its place."""
     at_first, fitting = room.need(setting), list[Remedy]()
     for size in range(1, TOGETHER + 1):
@@ -127,7 +134,7 @@ def _smallest_card(least: Remedy) -> str | None:
     return next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
 
 
-def _sets(setting: Setting, room: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
+def _sets(setting: TrainConfig, room: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
     for names in itertools.combinations(_possible(setting, room), size):
         if any(len(set(names) & set(group)) > 1 for group in _EXCLUSIVE):
             continue
@@ -136,14 +143,14 @@ def _sets(setting: Setting, room: CardPlanner, size: int) -> Iterator[tuple[str,
         yield names
 
 
-def _all(setting: Setting, room: CardPlanner, with_lora: bool) -> tuple[str, ...]:
+def _all(setting: TrainConfig, room: CardPlanner, with_lora: bool) -> tuple[str, ...]:
     possible = _possible(setting, room)
     method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
     wanted = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
     return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 
 
-def _possible(setting: Setting, room: CardPlanner) -> list[str]:
+def _possible(setting: TrainConfig, room: CardPlanner) -> list[str]:
     """The changes that this setting leaves open, in the order of _SHRINKS."""
     training, method = setting.training, plugins.load("methods", setting.method.name)
     stored = stored_quantization(setting.model.name, setting.model.revision) is not None
@@ -165,14 +172,14 @@ def _possible(setting: Setting, room: CardPlanner) -> list[str]:
     return [name for name in _SHRINKS if able[name]]
 
 
-def _hopeless(need: Need, names: tuple[str, ...], setting: Setting, room: CardPlanner) -> bool:
+def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, room: CardPlanner) -> bool:
     shrunk = {part for name in names for part in _SHRINKS[name]}
     kept = {part: (0 if part in shrunk else value) for part, value in need.step.parts.items()}
     least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
     return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
 
 
-def _made(setting: Setting, names: tuple[str, ...], room: CardPlanner) -> Remedy | None:
+def _made(setting: TrainConfig, names: tuple[str, ...], room: CardPlanner) -> Remedy | None:
     """The setting with changes; the micro-batch is the largest that fits with the others, else 1."""
     changed = setting
     for name in ("lora", "bfloat16", "nf4", "int8", "rank", "checkpointing", *_EXCLUSIVE[0]):
@@ -197,7 +204,7 @@ def _made(setting: Setting, names: tuple[str, ...], room: CardPlanner) -> Remedy
     return made
 
 
-def _changed(setting: Setting, name: str) -> Setting:
+def _changed(setting: TrainConfig, name: str) -> TrainConfig:
     if name == "checkpointing":
         return setting.trained(gradient_checkpointing=True)
     if name in ("nf4", "int8"):
@@ -211,14 +218,14 @@ def _changed(setting: Setting, name: str) -> Setting:
     return setting.trained(optimizer=name)
 
 
-def _remedy(before: Setting, after: Setting, room: CardPlanner) -> Remedy:
+def _remedy(before: TrainConfig, after: TrainConfig, room: CardPlanner) -> Remedy:
     need = room.need(after)
     return Remedy(
         after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes
     )
 
 
-def _differences(before: Setting, after: Setting) -> dict[str, Any]:
+def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
     old, new = _plain(before), _plain(after)
     return {
         key: value
@@ -227,7 +234,7 @@ def _differences(before: Setting, after: Setting) -> dict[str, Any]:
     }  # lora in place of full: its default rank needs no word
 
 
-def _plain(s: Setting) -> dict[str, Any]:
+def _plain(s: TrainConfig) -> dict[str, Any]:
     fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
     named = {
         "method.name": s.method.name,

@@ -26,10 +26,10 @@ from lorabench.config.checkpoint import declared_quantization
 from lorabench.config.settings import FLOAT32_BELOW
 from lorabench.engine.model import autocast_dtype
 from lorabench.errors import ModelError
-from lorabench.memory.meta_model import adapted, build, configuration, with_layers
+from lorabench.memory.meta_model import adapted, build, with_layers
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ class Course:
 _PERIODS: dict[str, int | None] = {}  # by configuration: to see what its layers are made of, the whole model is built
 
 
-def predict_step(setting: Setting, *, whole: bool = False) -> Step:
+def predict_step(setting: TrainConfig, *, whole: bool = False) -> Step:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
     return summed(course(setting, whole=whole))
 
 
-def course(setting: Setting, *, whole: bool = False) -> Course:
+def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     """The same, moment by moment."""
-    config = configuration(setting.model)
+    config = setting.shape.config
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
     dtype = resolve_dtype(setting, config)
@@ -213,7 +213,7 @@ def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
     ]
 
 
-def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
+def resolve_dtype(setting: TrainConfig, config: Any) -> torch.dtype:
     """The dtype of the weights, as engine.model resolves it for a cell."""
     if setting.model.dtype != "auto":
         return getattr(torch, setting.model.dtype)  # type: ignore[no-any-return]  # names of torch dtypes
@@ -231,12 +231,12 @@ def resolve_dtype(setting: Setting, config: Any) -> torch.dtype:
     return torch.float32
 
 
-def resolve_autocast(setting: Setting) -> torch.dtype | None:
+def resolve_autocast(setting: TrainConfig) -> torch.dtype | None:
     """The dtype of mixed precision, by the engine's own rule."""
     return autocast_dtype(setting.training, setting.device == "cuda" and setting.bf16)
 
 
-def product_dtype(setting: Setting) -> torch.dtype:
+def product_dtype(setting: TrainConfig) -> torch.dtype:
     """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to compute in, of int8 ones float16, else the weights'."""
     if autocast := resolve_autocast(setting):
         return autocast
@@ -246,7 +246,7 @@ def product_dtype(setting: Setting) -> torch.dtype:
     return (
         getattr(torch, declared)
         if kind != "none" and declared != "auto"
-        else resolve_dtype(setting, configuration(setting.model))
+        else resolve_dtype(setting, setting.shape.config)
     )  # type: ignore[no-any-return]  # names of torch dtypes
 
 

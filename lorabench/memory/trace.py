@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from lorabench.engine.adapt import is_adapter
-from lorabench.engine.model import logical_numel, quantization_tensors, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
 from lorabench.engine.train import Batch, token_loss
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
 from lorabench.memory.tensor_tracker import Segment, TensorTracker
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 
@@ -35,7 +36,7 @@ class Trace:
     trainable_bytes: int
 
 
-def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
+def trace(setting: TrainConfig, model: Any, autocast: torch.dtype | None) -> Trace:
     """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -62,7 +63,7 @@ def trace(setting: Setting, model: Any, autocast: torch.dtype | None) -> Trace:
         again = {"context_fn": mixed.again} if mixed else {}
         with quiet():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
-    with quiet(), device_kernels(setting.device, setting.bf16), tracker:
+    with device_kernels(setting.device, setting.bf16), quiet(), tracker:
         tracker.enter("embed")
         with mixed or nullcontext():
             loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from lorabench.memory.step_profile import Course, course
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 MODULE = "lorabench.memory.trace_workers"
 READY = b"+"  # a worker has its imports
@@ -30,8 +30,8 @@ class TraceWorkers:
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), package) if p)
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-        self._waiting: SimpleQueue[Setting | None] = SimpleQueue()
-        self._traced: SimpleQueue[tuple[Setting, Course | None]] = SimpleQueue()
+        self._waiting: SimpleQueue[TrainConfig | None] = SimpleQueue()
+        self._traced: SimpleQueue[tuple[TrainConfig, Course | None]] = SimpleQueue()
         self._processes = [
             subprocess.Popen(
                 [sys.executable, "-m", MODULE],
@@ -45,11 +45,13 @@ class TraceWorkers:
         for process in self._processes:
             Thread(target=self._serve, args=(process,), daemon=True).start()
 
-    def trace(self, settings: Sequence[Setting], here: Callable[[Setting], Course]) -> dict[Setting, Course]:
+    def trace(
+        self, settings: Sequence[TrainConfig], here: Callable[[TrainConfig], Course]
+    ) -> dict[TrainConfig, Course]:
         """The course of each; this process takes its share by `here`, and what a worker could not do."""
         for setting in settings:
             self._waiting.put(setting)
-        courses: dict[Setting, Course] = {}
+        courses: dict[TrainConfig, Course] = {}
         while True:
             try:
                 own = self._waiting.get_nowait()

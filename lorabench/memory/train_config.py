@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lorabench.config.gpus import Gpu
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.memory.model_shape import ModelShape
 
 DeviceKind = Literal["cpu", "cuda"]
 TELLING = (
@@ -22,7 +23,7 @@ TELLING = (
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainConfig:
     """All that decides how many bytes a training step takes."""
 
     model: ModelSpec
@@ -32,23 +33,29 @@ class Setting:
     device: DeviceKind
     bf16: bool = True
     """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes another kernel"""
+    shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
+    """of the model: handed on to every setting that this one is changed to"""
 
-    def trained(self, **changes: Any) -> Setting:
+    def __post_init__(self) -> None:
+        if self.shape is None or self.shape.spec != self.model:
+            object.__setattr__(self, "shape", ModelShape(self.model))
+
+    def trained(self, **changes: Any) -> TrainConfig:
         """The same with other fields of its training."""
         return replace(self, training=self.training.model_copy(update=changes))
 
 
-def on_card(setting: Setting, gpu: Gpu | None) -> Setting:
+def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:
     """The setting on a card; on none that is named a card with bfloat16 is meant."""
     return setting if gpu is None else replace(setting, bf16=gpu.bf16)
 
 
-def traced_as(setting: Setting) -> Setting:
+def traced_as(setting: TrainConfig) -> TrainConfig:
     """The setting whose trace tells this one's: more micro-batches than two only repeat the second."""
     return setting if setting.training.gradient_accumulation <= 2 else setting.trained(gradient_accumulation=2)
 
 
-def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> Setting:
+def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> TrainConfig:
     """The setting of a condition; sequence_length is that of its longest batch where it is known.
 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a setting.
@@ -57,7 +64,7 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
     if sequence_length is not None:
         told["sequence_length"] = sequence_length
     alpha = None if condition.method.alpha is None else MethodSpec().alpha
-    return Setting(
+    return TrainConfig(
         condition.model,
         condition.quantization,
         condition.method.model_copy(update={"alpha": alpha}),

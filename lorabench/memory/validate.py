@@ -12,12 +12,12 @@ from lorabench.config.architectures import find_architecture
 from lorabench.config.checkpoint import as_stored, stored_quantization
 from lorabench.config.explain import sentence
 from lorabench.config.paths import model_label
-from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec, float16_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
-from lorabench.memory.meta_model import build, configuration, with_layers
-from lorabench.memory.train_config import DeviceKind, Setting
+from lorabench.memory.meta_model import build, with_layers
+from lorabench.memory.train_config import DeviceKind, TrainConfig
 
 
 class Request(Frozen):
@@ -29,7 +29,7 @@ class Request(Frozen):
     training: TrainingSpec = TrainingSpec()
 
 
-def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
+def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> TrainConfig:
     """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
 
     The quantisation is the checkpoint's own where the model is stored quantised.
@@ -41,9 +41,9 @@ def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> Setting:
     kind = (
         asked.quantization
         if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT
-        else asked.quantization.model_copy(update={"double_quant": False})
+        else asked.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
     )
-    setting = Setting(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
+    setting = TrainConfig(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
     check(setting)
     return setting
 
@@ -64,7 +64,7 @@ def model_from(name: str) -> ModelSpec:
         raise LorabenchError(sentence(e, ModelSpec)[1]) from None
 
 
-def check(setting: Setting) -> None:
+def check(setting: TrainConfig) -> None:
     """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and quantization do not go together."""
     method = plugins.load("methods", setting.method.name)
     if not method.TRAINS:
@@ -82,9 +82,7 @@ def check(setting: Setting) -> None:
             f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}"
         )
     if method.TRAINS_BASE and setting.model.dtype == "float16":
-        raise LorabenchError(
-            f"method {setting.method.name} cannot train float16 weights, whose updates and second moments underflow; allowed: auto, float32, bfloat16"
-        )
+        raise LorabenchError(float16_fault(setting.method.name))
     if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
         raise LorabenchError(
             f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed on a CPU: adamw, adamw-8bit, sgd"
@@ -94,15 +92,14 @@ def check(setting: Setting) -> None:
         raise LorabenchError(
             f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
-    config = configuration(setting.model)
-    positions = positions_of(config)
+    positions = setting.shape.positions
     if positions and setting.training.sequence_length > positions:
         raise LorabenchError(
             f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of {setting.model.name}; at most {positions} is allowed"
         )
     import torch
 
-    model = build(with_layers(config, 1), torch.bfloat16, setting.model.trust_remote_code)
+    model = build(with_layers(setting.shape.config, 1), torch.bfloat16, setting.model.trust_remote_code)
     odd = odd_linear(model) if setting.quantization.name != "none" else None
     if odd:
         raise LorabenchError(unquantizable(setting.quantization.name, odd))
@@ -115,9 +112,3 @@ def check(setting: Setting) -> None:
         raise LorabenchError(
             f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at most {side} is allowed"
         )
-
-
-def positions_of(config: Any) -> int | None:
-    """The longest sequence a model takes, where it has an end."""
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(found) if found else None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FIELDS = ()
 TRAINS = False
@@ -11,6 +15,6 @@ SAVED_RANKS = 1
 UNQUANTIZED_ONLY = ""
 
 
-def attach(model: Any, spec: Any, targets: Any) -> Any:
+def attach(model: PreTrainedModel, spec: Any, targets: Any) -> Any:
     """The model itself, no parameter trainable."""
     return model.requires_grad_(False)

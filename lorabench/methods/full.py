@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FIELDS = ()
 TRAINS = True
@@ -11,6 +15,6 @@ SAVED_RANKS = 1
 UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
 
 
-def attach(model: Any, spec: Any, targets: Any) -> Any:
+def attach(model: PreTrainedModel, spec: Any, targets: Any) -> Any:
     """The model itself, every parameter trainable."""
     return model.requires_grad_(True)

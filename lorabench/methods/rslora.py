@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench.config.settings import MethodSpec
 from lorabench.engine.adapt import attach_lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True
@@ -14,6 +18,6 @@ SAVED_RANKS = 1
 UNQUANTIZED_ONLY = ""
 
 
-def attach(model: Any, spec: MethodSpec, targets: list[str] | str) -> Any:
+def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> Any:
     """The model with adapters on the target modules, as PEFT's PeftModel."""
     return attach_lora(model, spec, targets, use_rslora=True)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from lorabench.quantizations import _four_bit
 
 DOUBLE_QUANT = True
 
-
-def config(double_quant: bool, compute_dtype: Any) -> Any:
-    """bitsandbytes' configuration; compute_dtype is a torch dtype."""
-    return _four_bit.config("nf4", double_quant, compute_dtype)
-
-
-def roundtrip(weight: Any, double_quant: bool) -> Any:
-    """A weight as its quantised form gives it back, in its own dtype."""
-    return _four_bit.roundtrip("nf4", weight, double_quant)
+config = partial(_four_bit.config, "nf4")
+roundtrip = partial(_four_bit.roundtrip, "nf4")

@@ -207,10 +207,7 @@ class Store:
         found = []
         for cell in self.plan():
             read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
-            try:
-                result = self.get(cell.id, cell)
-            except StoreError:
-                continue
+            result = self.readable(cell.id, cell)
             if result is not None and read_at is not None:
                 found.append(result)
                 self._sound[cell.id] = read_at
@@ -235,6 +232,13 @@ class Store:
         try:
             return read_result(path, cell)
         except FileNotFoundError:
+            return None
+
+    def readable(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
+        """The same, None also where it cannot be read: of a cell that is as good as not run."""
+        try:
+            return self.get(cell_id, cell)
+        except StoreError:
             return None
 
     def put(self, result: CellResult) -> Path:
@@ -285,10 +289,7 @@ class Store:
 
     def settled(self, cell_id: str) -> bool:
         """Whether a cell has a result that another run would only repeat; a failed or unreadable one has not."""
-        try:
-            result = self.get(cell_id)
-        except StoreError:
-            return False
+        result = self.readable(cell_id)
         return result is not None and result.outcome in SETTLED
 
     def find(self, prefix: str) -> CellResult:

@@ -50,7 +50,10 @@ def _decay(found: Examined) -> Figure:
         for (name, mean), style in zip(means.items(), palette(len(means)), strict=True)
     )
     words = tuple(f"{line.label}: {len(line.x)} values, the last {line.y[-1]:.2g} of the first" for line in lines)
-    caption = "Singular values of the change divided by the largest, averaged over layers. A steep fall means that a smaller rank would have held most of it."
+    caption = (
+        "Singular values of the change divided by the largest, averaged over layers. A steep fall means that a smaller"
+        " rank would have held most of it."
+    )
     drawing = Drawing(Axis("index of the singular value"), Axis("share of the largest", log=True), lines)
     return Figure("decay", draw(drawing), "decay by module type", caption, words)
 
@@ -61,7 +64,10 @@ def _heat(found: Examined) -> tuple[Figure, ...]:
         return ()
     columns = tuple("none" if n is None else str(n) for n in info.layers)
     plane = Plane(found.title, columns, info.types, info.values)
-    caption = "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that need more than the others: a rank there is worth more."
+    caption = (
+        "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that"
+        " need more than the others: a rank there is worth more."
+    )
     words = tuple(
         f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None)
         for kind, row in zip(info.types, info.values, strict=True)
@@ -89,7 +95,10 @@ def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
         plane = Plane(
             side, names[1], names[0], tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table)
         )
-        caption = f"phi(i, j) of the first i and j {side} singular vectors ({told}), mean over modules: 1 where the smaller subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
+        caption = (
+            f"phi(i, j) of the first i and j {side} singular vectors ({told}), mean over modules: 1 where the smaller"
+            f" subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
+        )
         words = tuple(f"phi({i + 1}, {i + 1}) = {table[i, i]:.3f}" for i in range(min(table.shape)))
         blocks.append(
             Figure(

@@ -138,7 +138,10 @@ def lead(model: Group) -> str:
     """The whole in two sentences."""
     if not model.frobenius_norm:
         return "The change is zero: nothing was learned."
-    said = f"On average {model.energy_rank['0.9']:.3g} singular directions of a matrix hold 90 % of the energy of its change, {model.energy_rank['0.99']:.3g} hold 99 %."
+    said = (
+        f"On average {model.energy_rank['0.9']:.3g} singular directions of a matrix hold 90 % of the energy of its"
+        f" change, {model.energy_rank['0.99']:.3g} hold 99 %."
+    )
     if model.rank_utilisation is not None:
         said += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
     return said
@@ -148,7 +151,10 @@ def trained_words(found: Trained) -> str:
     """How many numbers were trained and where, on one line."""
     if not found.outside:
         return f"{formatting.count(found.adapters)} numbers, all of them in the adapters"
-    return f"{formatting.count(found.total)} numbers: {formatting.count(found.adapters)} in the adapters, {_listed(found.elsewhere)}"
+    return (
+        f"{formatting.count(found.total)} numbers: {formatting.count(found.adapters)} in the adapters,"
+        f" {_listed(found.elsewhere)}"
+    )
 
 
 def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
@@ -156,7 +162,8 @@ def trained_notes(found: Trained, fate: str = "no value here shows them") -> tup
     told = []
     if found.outside:
         told.append(
-            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the adapters, and {fate}: {_listed(found.elsewhere)}"
+            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the"
+            f" adapters, and {fate}: {_listed(found.elsewhere)}"
         )
     if found.saved_along:
         told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
@@ -208,7 +215,10 @@ def _number(value: float | None) -> str:
 def likeness_words(found: SubspaceSimilarity) -> str:
     """One sentence on each side."""
     if not found.left.size:
-        return f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is zero: there is nothing to compare."
+        return (
+            f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is"
+            " zero: there is nothing to compare."
+        )
     sides = (
         ("what is read (right)", found.right, found.random_right),
         ("what is written (left)", found.left, found.random_left),

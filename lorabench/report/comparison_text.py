@@ -51,9 +51,15 @@ def verdict(c: Comparison) -> str:
     if not c.repeated:
         return "not decisive (one seed)"
     if c.flattered:
-        return f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish and those that did flatter it"
+        return (
+            f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish and those that did"
+            " flatter it"
+        )
     if c.of_those_that_finished == "worse":
-        return f"not decisive, since {formatting.plural(c.reference_broken, 'cell')} of the reference did not finish and those that did flatter it"
+        return (
+            f"not decisive, since {formatting.plural(c.reference_broken, 'cell')} of the reference did not finish and"
+            " those that did flatter it"
+        )
     return "not decisive among so many comparisons" if c.p_value is not None and c.p_value < LEVEL else "not decisive"
 
 

@@ -31,16 +31,24 @@ _FOLDER = Path(__file__).parent
 
 def write_report(store: Store, path: str | Path, today: date | None = None, other: Store | None = None) -> Path:
     """Writes the report of a store, beside another one where that is given; `today` is the date it bears, with the time of day where the study is not complete."""
+    return write_page(make_view(store, other), path, today)
+
+
+def write_page(view: View, path: str | Path, today: date | None = None) -> Path:
+    """The same of a study that is analysed already."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, page(make_view(store, other), today or datetime.now(UTC)))
+    write_atomically(target, page(view, today or datetime.now(UTC)))
     return target
 
 
 def page(view: View, today: date) -> str:
     """The whole page as text."""
     finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
-    told = f"{formatting.plural(len(view.summaries), 'condition')}, {finished} of {formatting.plural(total, 'cell')} finished."
+    told = (
+        f"{formatting.plural(len(view.summaries), 'condition')}, {finished} of {formatting.plural(total, 'cell')}"
+        " finished."
+    )
     tried = sum(len(g.ids) for g in view.planned)
     if tried > total:
         told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
@@ -74,7 +82,11 @@ def unfinished(view: View) -> tuple[Block, ...]:
             f"{one.label(g.condition)} ({n} of {len(g.ids)})" for g, n in zip(one.planned, missing, strict=True) if n
         ]
         more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
-        again = "Whatever is said of these conditions below is provisional and may change. Make the report again when more cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which makes it, too."
+        again = (
+            "Whatever is said of these conditions below is provisional and may change. Make the report again when more"
+            " cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which"
+            " makes it, too."
+        )
         blocks.append(
             Notice(
                 f"{whose} is still running, or was stopped",

@@ -60,9 +60,11 @@ def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tu
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
                 row += [
-                    f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−")
-                    if repairs
-                    else formatting.DASH
+                    (
+                        f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−")
+                        if repairs
+                        else formatting.DASH
+                    )
                     for field in ("cosine", "repaired_share", "best_share")
                 ]
             rows.append(tuple(row))
@@ -104,8 +106,14 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
-        f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed {told} of their norm.{least}",
-        f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this is the error of the stored weights alone, not of what the model says.",
+        (
+            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed"
+            f" {told} of their norm.{least}"
+        ),
+        (
+            f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this"
+            " is the error of the stored weights alone, not of what the model says."
+        ),
     )
 
 
@@ -130,7 +138,10 @@ def by_type(errors: Sequence[ModuleError]) -> Figure:
     words = tuple(
         f"{line.label}: " + ", ".join(f"{t} {y:.3g} %" for t, y in zip(types, line.y, strict=True)) for line in lines
     )
-    caption = "Relative error of the weights, mean over layers. Look for a type of module that loses more than the others: leaving it unquantised would help most."
+    caption = (
+        "Relative error of the weights, mean over layers. Look for a type of module that loses more than the others:"
+        " leaving it unquantised would help most."
+    )
     return Figure("error-by-type", draw(drawing), "error by module type and quantisation", caption, words)
 
 
@@ -199,7 +210,11 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
         words,
         tuple(share(r / 100) for r in repaired),
     )
-    caption = "Share of the squared error of quantisation that adding the adapter's change takes off, mean over layers; a number below zero beside no bar adds to the error. The diamond is what the best change of the same rank would take off (Eckart and Young 1936)."
+    caption = (
+        "Share of the squared error of quantisation that adding the adapter's change takes off, mean over layers; a"
+        " number below zero beside no bar adds to the error. The diamond is what the best change of the same rank would"
+        " take off (Eckart and Young 1936)."
+    )
     return Figure("repair", draw_bars(info), "the adapter's repair by module type", caption, words)
 
 
@@ -209,9 +224,9 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
         found = [e.repair for e in errors if e.repair and e.form == form]
         if found:
             told.append(
-                f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at best {share(statistics.fmean(r.best_share for r in found))}), cosine {statistics.fmean(r.cosine for r in found):.3g}".replace(
-                    "-", "−"
-                )
+                f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at"
+                f" best {share(statistics.fmean(r.best_share for r in found))}), cosine"
+                f" {statistics.fmean(r.cosine for r in found):.3g}".replace("-", "−")
             )
     return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(told)}."
 

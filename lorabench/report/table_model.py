@@ -90,9 +90,11 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
     main = formatting.number(value.value, column.unit)
     return (
         main,
-        f"± {formatting.number(value.ci_half_width, column.unit)}"
-        if column.spread and value.ci_half_width is not None
-        else "",
+        (
+            f"± {formatting.number(value.ci_half_width, column.unit)}"
+            if column.spread and value.ci_half_width is not None
+            else ""
+        ),
     )
 
 

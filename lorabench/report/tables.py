@@ -198,7 +198,8 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
             else ""
         )
         notes.append(
-            f"± is the half-width of the mean's 95 % interval over seeds (t){', of a single cell over its items' if single else ''}.{none}"
+            "± is the half-width of the mean's 95 % interval over seeds"
+            f" (t){', of a single cell over its items' if single else ''}.{none}"
         )
     if any(c.signed for c in columns):
         against = [view.label(r) for r in dict.fromkeys(view.references.values())]
@@ -214,7 +215,8 @@ def _notes(view: View, columns: Sequence[Column]) -> tuple[str, ...]:
             + ["over items where there is one cell on each side"] * ("items" in bases)
         )
         notes.append(
-            f"Δ is the mean difference to {named}, paired by seed, with its 95 % interval{' (' + '; '.join(over) + ')' if over else ''}, each taken alone."
+            f"Δ is the mean difference to {named}, paired by seed, with its 95 %"
+            f" interval{' (' + '; '.join(over) + ')' if over else ''}, each taken alone."
         )
         compared = {c.condition for c in view.comparisons}
         alone_ids = [c for c in view.references if c not in compared and view.summary(c).outcomes.finished]
@@ -266,7 +268,10 @@ def _agreement(view: View, i: int) -> str:
             with contextlib.suppress(ValueError):
                 pairs.append((ours, float(row.value)))
     idle = len(column.rows) - len(set(used))
-    told = f"{column.label}: as printed in {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
+    told = (
+        f"{column.label}: as printed in"
+        f" {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
+    )
     found = (
         spearman([a for a, _ in pairs], [b for _, b in pairs])
         if len(pairs) > 3 and len(set(used)) == len(used)
@@ -276,4 +281,7 @@ def _agreement(view: View, i: int) -> str:
         return told
     rho, p = found
     chance = f"p = {p:.2g}" if p >= _LEAST_P else f"p < {_LEAST_P:g}"
-    return f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho {f'{rho:+.2f}'.replace('-', '−')} ({chance}) over {len(pairs)} conditions."
+    return (
+        f"{told} Its order and that of our {m.label} ({m.better} is better): Spearman's rho"
+        f" {f'{rho:+.2f}'.replace('-', '−')} ({chance}) over {len(pairs)} conditions."
+    )

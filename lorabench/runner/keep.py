@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from filelock import FileLock
 
 from lorabench.config.study import Cell
-from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
 from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
 from lorabench.record.store import Store
+from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 
 
 def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
@@ -31,19 +31,12 @@ def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str
             continue
         with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
             mine = [c for c in cells if c.condition_id == cell.condition_id]
-            results = {c.id: r for c in mine if (r := _result(store, c)) is not None}
+            results = {c.id: r for c in mine if (r := store.readable(c.id, c)) is not None}
             done = {i: r for i, r in results.items() if r.outcome == "finished" and not r.faults}
             kept = _kept(mine, results, decided_by) if asked == "best" else frozenset()
             for cell_id in done.keys() - kept:
                 if (store.cells_folder / cell_id / name).exists():
                     remove_weights(store.cells_folder / cell_id, name)
-
-
-def _result(store: Store, cell: Cell) -> CellResult | None:
-    try:
-        return store.get(cell.id, cell)
-    except StoreError:
-        return None
 
 
 def _kept(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
@@ -69,19 +62,13 @@ def _badness(result: CellResult, decided_by: str) -> float:
 
 
 def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: Sequence[float]) -> float:
-    """As analysis.tuning chooses: of the rates with most finished seeds and fewest broken ones the lowest mean."""
-
-    def rank(rate: float) -> tuple[float, ...]:
+    """The learning rate that the condition is reported at."""
+    tried = {}
+    for rate in rates:
         own = [results[c.id] for c in cells if c.training.rate == rate and c.id in results]
         losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
-        return (
-            -len(losses),
-            sum(r.outcome in BROKEN for r in own),
-            math.fsum(losses) / len(losses) if losses else math.inf,
-            rate,
-        )
-
-    return min(rates, key=rank)
+        tried[rate] = RateRecord(losses, sum(r.outcome in BROKEN for r in own))
+    return best_learning_rate(tried)
 
 
 def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple[str, ...]:
@@ -113,7 +100,7 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
             if (c.save.full if name == MODEL else c.save.adapter) == "all"
             and c.id not in asked_now
             and not (store.cells_folder / c.id / name).is_dir()
-            and (r := _result(store, c)) is not None
+            and (r := store.readable(c.id, c)) is not None
             and r.outcome == "finished"
             and not (r.environment and r.environment.device == "synthetic")
         ]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from lorabench.errors import StoreError
 from lorabench.record.metrics import metric
-from lorabench.runner.timing import Clockwork, Measured, Running, stored
+from lorabench.runner.phase_seconds import Measured, stored
+from lorabench.runner.timing import Clockwork, Running
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell

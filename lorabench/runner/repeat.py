@@ -59,10 +59,7 @@ def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
 
 
 def _lacks(store: Store, cell: Cell) -> bool:
-    try:
-        result = store.get(cell.id, cell)
-    except StoreError:
-        return False
+    result = store.readable(cell.id, cell)
     if (
         result is None
         or result.outcome != "finished"
@@ -107,10 +104,7 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
     wanted: dict[str, tuple[Phase, ...]] = {}
     told = []
     for cell in named:
-        try:
-            result = store.get(cell.id)
-        except StoreError:
-            result = None
+        result = store.readable(cell.id)
         if result is None or not result.is_trained:
             if ids:
                 how = (

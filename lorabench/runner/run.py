@@ -304,10 +304,7 @@ class _Work:
 
         store = self.plan.store
         final = store.cells_folder / cell.id
-        try:
-            before = store.get(cell.id)
-        except StoreError:
-            return None
+        before = store.readable(cell.id)
         if before is None or not can_repeat(cell, final):
             return None
         phases = self.repeat.get(cell.id, ()) if self.repeat is not None else phases_of(cell, before, final)

@@ -17,58 +17,22 @@ nobody has measured. Where the training of a cell cannot be told, nothing is; wh
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lorabench import plugins
+from lorabench.runner.phase_seconds import PHASES, Measured, base_of, expected, likeness, sampled_by, told, wanted
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event
-    from lorabench.record.result import CellResult
 
-PHASES = ("start", "load", "sample", "prepare", "train", "evaluate", "save", "decompose", "truncate", "measure", "rest")
 OVER = {  # what a cell has behind it once it is in a phase, whether it told of it or not
     "train": {"start", "load"}, "evaluate": {"start", "load", "sample", "prepare", "train", "save"},
     "decompose": set(PHASES[:7]), "truncate": set(PHASES[:8]), "measure": set(PHASES[:9]),
 }  # fmt: skip
-STORED = {"load": "load_seconds", "train": "train_seconds", "evaluate": "eval_seconds"} | {
-    p: f"{p}_seconds" for p in ("sample", "prepare", "save", "decompose", "truncate", "measure")
-}
-LESS = 0.6
 LONG = 1.0  # seconds of a phase that are worth a line
 MOST = 60  # measured cells that are looked at, the latest
-ROWS = 10_000  # of an epoch, whose rows a runner does not know: cells with epochs are held against each other
-LATEST = 5  # measured cells that a mean is over
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The seconds of a cell by phase."""
-
-    cell: Cell
-    seconds: Mapping[str, float]
-    new_base: bool = False
-    """whether its base was decomposed in it"""
-    now: bool = True
-    """whether this run measured it, whose processes keep what they made"""
-
-
-def stored(result: CellResult) -> Measured | None:
-    """Of a result of an earlier run; None where it did not finish, or tells too little."""
-    found = {p: v for p, m in STORED.items() if (v := result.value(m)) is not None}
-    if result.outcome != "finished" or "evaluate" not in found:
-        return None
-    if (whole := result.value("cell_seconds")) is not None:
-        found["rest"] = max(0.0, whole - sum(found.values()))
-    else:
-        found |= {
-            "save": 0.0,
-            "decompose": found.get("decompose", 0.0),
-            "measure": found.get("measure", 0.0),
-        }  # of a version that did not time them
-    return Measured(result.cell, found, now=False)
 
 
 @dataclass
@@ -153,7 +117,7 @@ class Clockwork:
 
     def begin(self, cell: Cell) -> bool:
         """Whether a cell that starts is the first on its base."""
-        return not any(_base(m.cell) == _base(cell) for m in self.known)
+        return not any(base_of(m.cell) == base_of(cell) for m in self.known)
 
     def left(
         self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float
@@ -186,21 +150,21 @@ class Clockwork:
     def _to_come(self, seen: Sequence[Measured], left: Sequence[Cell]) -> list[tuple[float, bool]] | None:
         """Seconds of each cell that has not begun, and whether that is all of it; None where the training of one cannot be told."""
         found = []
-        bases, grounds = {_base(m.cell) for m in seen}, {_ground(m.cell) for m in seen if m.now}
+        bases, grounds = {base_of(m.cell) for m in seen}, {sampled_by(m.cell) for m in seen if m.now}
         asked: dict[tuple[object, ...], tuple[float, bool] | None] = {}
         for cell in left:
-            key = (cell.condition_id, cell.training.learning_rate, _base(cell) in bases, _ground(cell) in grounds)
+            key = (cell.condition_id, cell.training.learning_rate, base_of(cell) in bases, sampled_by(cell) in grounds)
             if key not in asked:
                 profile = expected(
-                    cell, seen, base_is_new=_base(cell) not in bases, text_is_new=_ground(cell) not in grounds
+                    cell, seen, base_is_new=base_of(cell) not in bases, text_is_new=sampled_by(cell) not in grounds
                 )
                 known = "train" not in wanted(cell) or "train" in profile
                 asked[key] = (sum(profile.values()), told(cell, profile)) if known else None
             if (one := asked[key]) is None:
                 return None
             found.append(one)
-            bases.add(_base(cell))
-            grounds.add(_ground(cell))
+            bases.add(base_of(cell))
+            grounds.add(sampled_by(cell))
         return found
 
     def profile(self, r: Running, others: Sequence[Measured], now: float) -> dict[str, float]:
@@ -210,9 +174,9 @@ class Clockwork:
             r.cell,
             others,
             base_is_new=r.new_base,
-            text_is_new=not any(m.now and _ground(m.cell) == _ground(r.cell) for m in others),
+            text_is_new=not any(m.now and sampled_by(m.cell) == sampled_by(r.cell) for m in others),
         )
-        alike = any(_likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
+        alike = any(likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:
             found["train"] = pace * r.steps
             for phase, (seconds, steps) in r.ahead.items():
@@ -248,112 +212,3 @@ class Clockwork:
             return by_plan
         share = event.done / event.total
         return share * spent * (1 - share) / share + (1 - share) * by_plan
-
-
-def wanted(cell: Cell) -> set[str]:
-    """The phases without which the time of a cell is not known."""
-    trains = cell.training.steps > 0
-    return (
-        {"evaluate"}
-        | ({"train"} if trains else set())
-        | ({"decompose"} if trains and cell.analysis.spectra != "none" else set())
-    )
-
-
-def told(cell: Cell, phases: Collection[str]) -> bool:
-    """Whether these phases are all of a cell: those that are wanted, or the rest of a whole cell that told no phases."""
-    return "rest" in phases or wanted(cell) <= set(phases)
-
-
-def expected(cell: Cell, seen: Sequence[Measured], base_is_new: bool, text_is_new: bool) -> dict[str, float]:
-    """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be decomposed, and its text to be sampled."""
-    found = {}
-    for phase in PHASES:
-        work = _work(cell, phase)
-        if not work:
-            continue
-        if (
-            phase == "prepare"
-            or (phase == "sample" and not text_is_new)
-            or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in seen))
-        ):
-            continue
-        some = [m for m in seen if phase in m.seconds and _work(m.cell, phase)]
-        if not some:
-            continue
-        best = max(_likeness(cell, m.cell) for m in some)
-        each = [
-            m.seconds[phase] / _work(m.cell, phase) * _again(phase, m.new_base, base_is_new)
-            for m in some
-            if _likeness(cell, m.cell) == best
-        ][-LATEST:]
-        found[phase] = work * sum(each) / len(each)
-    return found
-
-
-def _again(phase: str, was_new: bool, is_new: bool) -> float:
-    if phase != "decompose" or was_new == is_new:
-        return 1.0
-    return LESS if was_new else 1 / LESS
-
-
-def _work(cell: Cell, phase: str) -> float:
-    t, trains = cell.training, cell.training.steps > 0
-    if phase == "train":
-        passes = (3 if plugins.load("methods", cell.method.name).TRAINS_BASE else 2) + t.gradient_checkpointing
-        rows = t.epochs * ROWS if t.epochs is not None else t.steps * t.batch_size * t.gradient_accumulation
-        return float(rows * t.sequence_length * passes)
-    if phase == "sample":
-        return float(trains and cell.evaluation.forgetting != "none")
-    if phase == "evaluate":
-        return float(cell.evaluation.max_sequences)
-    if phase == "decompose":
-        return (
-            trains
-            * {"none": 0.0, "values": 0.2, "full": 1.0}[cell.analysis.spectra]
-            * (2.0 if cell.method.name in ("full", "dora") else 1.0)
-        )
-    if phase == "truncate":
-        return float(len(cell.analysis.truncation) * (1 + cell.analysis.per_module))
-    if phase == "measure":
-        return float(t.batch_size * t.gradient_accumulation * t.sequence_length) if trains else 1.0
-    return 1.0
-
-
-def _likeness(one: Cell, other: Cell) -> tuple[bool, ...]:
-    return tuple(a == b for a, b in zip(_traits(one.id, one), _traits(other.id, other), strict=True))
-
-
-_TRAITS: dict[str, tuple[object, ...]] = {}
-
-
-def _traits(cell_id: str, cell: Cell) -> tuple[object, ...]:
-    """What cells are alike in, the most telling first; kept, since a display asks twice a second."""
-    if cell_id not in _TRAITS:
-        _TRAITS[cell_id] = (
-            cell.model.name,
-            cell.quantization.name,
-            cell.method.name,
-            cell.training.steps > 0,
-            cell.method.rank,
-            cell.condition_id,
-        )
-    return _TRAITS[cell_id]
-
-
-def _base(cell: Cell) -> tuple[object, ...]:
-    """What a base's decompositions are kept by; a base that nothing is trained on is not decomposed."""
-    return (cell.fingerprints.model, cell.quantization, cell.training.steps > 0)
-
-
-def _ground(cell: Cell) -> tuple[object, ...]:
-    """By what a base's text is kept; see engine.domain."""
-    trains = cell.training.steps > 0  # the base itself forgets nothing
-    return (
-        cell.fingerprints.model,
-        cell.quantization,
-        cell.evaluation,
-        cell.training.sequence_length,
-        plugins.load("methods", cell.method.name).TRAINS_BASE,
-        trains,
-    )

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         run_cell = importlib.import_module(f"{engine}.cell").run_cell
         repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
         predictor = importlib.import_module(arguments[3])
-        predict_memory, foretell = predictor.predict_memory, getattr(predictor, "foretell", lambda cells: ())
+        predict_memory, misfits = predictor.predict_memory, getattr(predictor, "misfits", lambda cells: ())
         if (
             "torch" in sys.modules
         ):  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     while True:
         command = commands.get()
         if command["do"] == "check":
-            send(_check(check_cells, foretell, command))
+            send(_check(check_cells, misfits, command))
         else:
             work = repeat_cell if command["do"] == "repeat" else run_cell
             reply = _run(work, predict_memory, command, send)
@@ -71,14 +71,14 @@ def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
     return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
-def _check(check_cells: Callable[..., Any], foretell: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
+def _check(check_cells: Callable[..., Any], misfits: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
     from lorabench.errors import LorabenchError
 
     try:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = check_cells(cells)
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
-            problems = (*problems, *foretell(cells))
+            problems = (*problems, *misfits(cells))
         return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}

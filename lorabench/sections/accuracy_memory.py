@@ -34,8 +34,10 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     m = metric(view.metric)
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
-        f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less memory. The grey line joins the Pareto front by the means. "
-        "Pale points are dominated beyond doubt: another condition takes no more memory and is better by more than does not matter (paired by seed, corrected by Holm); or some of their cells did not finish."
+        f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less"
+        " memory. The grey line joins the Pareto front by the means. Pale points are dominated beyond doubt: another"
+        " condition takes no more memory and is better by more than does not matter (paired by seed, corrected by"
+        " Holm); or some of their cells did not finish."
     )
     words = tuple(sentence(view, p, m) for p in points)
     title = f"{m.label} against train peak{f', {task}' if task else ''}"
@@ -93,7 +95,10 @@ def sentence(view: View, p: Point, m: Metric) -> str:
     spread = f" ± {formatting.number(p.ci_half_width, m.unit)}" if p.ci_half_width is not None else ""
     unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
     by = view.label(p.by) if p.by else ""
-    lost = f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')} {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+    lost = (
+        f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')}"
+        f" {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+    )
     tier = {
         "front": "on the front",
         "level": f"behind {by} by the mean, and shown to be within the margin of it",
@@ -122,7 +127,8 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
         items.append(f"Dominated beyond doubt: {named('dominated')}.")
     if named("broken"):
         items.append(
-            f"Without a place, since some of their cells did not finish and the mean of those that did flatters: {named('broken')}."
+            "Without a place, since some of their cells did not finish and the mean of those that did flatters:"
+            f" {named('broken')}."
         )
     if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
         return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]

@@ -83,7 +83,8 @@ def headlines(view: View) -> tuple[str, ...]:
 def verdict(view: View, d: Decision) -> str:
     """The decision in one sentence, with interval and seeds, and a second one where the reference is not whole."""
     lost = (
-        f" {formatting.plural(d.broken, 'cell')} of {view.label(d.reference)} did not finish, and those that did may flatter it."
+        f" {formatting.plural(d.broken, 'cell')} of {view.label(d.reference)} did not finish, and those that did may"
+        " flatter it."
         if d.broken
         else ""
     )
@@ -100,22 +101,35 @@ def _verdict(view: View, d: Decision) -> str:
     )
     level = d.noninferior if d.kind == "near" else d.better + d.equivalent
     among = (
-        f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that {'are' if d.kind == 'near' else 'do as well or better'}."
+        f" It {'takes the least memory' if d.cheapest else 'has the best mean'} of {level} that"
+        f" {'are' if d.kind == 'near' else 'do as well or better'}."
         if level > 1
         else ""
     )
     if d.kind == "level" and c.verdict == "better":
         return f"{ours} is better than {theirs} by {size(c)} in {m.label} ({interval(c, of_size=True)}){saving}.{among}"
     if d.kind == "near":
-        return f"{ours} is not worse than {theirs} by more than {margin(c)} ({comparison_text.bound(c)}){saving}: {m.label} {signed(c)} ({interval(c)}); nothing more is shown of the two.{among}"
+        return (
+            f"{ours} is not worse than {theirs} by more than {margin(c)} ({comparison_text.bound(c)}){saving}:"
+            f" {m.label} {signed(c)} ({interval(c)}); nothing more is shown of the two.{among}"
+        )
     if d.kind == "level":
         told = " (a difference from zero is not decisive)" if not c.decisive else ""
-        return f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of {margin(c)}{saving}{told}.{among}"
+        return (
+            f"{ours} does as well as {theirs}: {m.label} {signed(c)} ({interval(c)}), within the margin of"
+            f" {margin(c)}{saving}{told}.{among}"
+        )
     if d.kind == "behind":
         nearest = "" if d.compared == 1 else f"None of the {d.compared} conditions reaches {theirs}: the nearest, "
-        return f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in {m.label} ({interval(c, of_size=True)})."
+        return (
+            f"{nearest}{ours}{',' if nearest else ''} ends {size(c)} worse{'' if nearest else f' than {theirs}'} in"
+            f" {m.label} ({interval(c, of_size=True)})."
+        )
     if not c.repeated:
-        return f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed nobody knows how far a repetition would land."
+        return (
+            f"Not decisive: {ours} ends {signed(c)} from {theirs} in {m.label} ({interval(c)}), and with one seed"
+            " nobody knows how far a repetition would land."
+        )
     many = (
         f" once corrected for {d.family} comparisons"
         if d.family > 1 and c.p_value is not None and c.p_value < LEVEL
@@ -125,11 +139,16 @@ def _verdict(view: View, d: Decision) -> str:
     near = (
         ""
         if d.compared == 1
-        else f", the {'best' if ahead else 'nearest'} by the mean,"
-        if d.undecided == d.compared
-        else f", the best by the mean of {d.undecided} that are not decided,"
+        else (
+            f", the {'best' if ahead else 'nearest'} by the mean,"
+            if d.undecided == d.compared
+            else f", the best by the mean of {d.undecided} that are not decided,"
+        )
     )
-    return f"Not decisive: the data do not tell {ours}{near} from {theirs}{many} in {m.label} ({signed(c)}, {interval(c)}), nor put it within {margin(c)}."
+    return (
+        f"Not decisive: the data do not tell {ours}{near} from {theirs}{many} in {m.label} ({signed(c)},"
+        f" {interval(c)}), nor put it within {margin(c)}."
+    )
 
 
 def counts(view: View, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
@@ -206,7 +225,8 @@ def best_sentence(view: View) -> str:
     said = []
     if len(bases) == 1:
         said.append(
-            f"The untrained {bases[0][1].label.text} has {_article(m.label)} of {formatting.number(bases[0][0], m.unit)} {unit}".rstrip()
+            f"The untrained {bases[0][1].label.text} has {_article(m.label)} of"
+            f" {formatting.number(bases[0][0], m.unit)} {unit}".rstrip()
             + "."
         )
     if (best := leader(view.summaries, m.name)) is not None:
@@ -226,5 +246,8 @@ def _why_none(view: View) -> str:
     if not view.references:
         return "There is no reference condition to compare with; name one under `reference` in the study."
     if any(c.metric == view.metric for c in view.comparisons):
-        return "Of every condition that can be compared with its reference some cells did not finish, so nothing is decided from those that did; each comparison stands below."
+        return (
+            "Of every condition that can be compared with its reference some cells did not finish, so nothing is"
+            " decided from those that did; each comparison stands below."
+        )
     return "No condition shares a finished seed with its reference, so nothing can be compared yet."

@@ -12,5 +12,8 @@ TITLE = "Conditions"
 
 def section(view: View) -> Section | None:
     """The table."""
-    told = "Bold is the best of a column among trained conditions whose cells all finished. Under each condition are the ids of its cells."
+    told = (
+        "Bold is the best of a column among trained conditions whose cells all finished. Under each condition are the"
+        " ids of its cells."
+    )
     return Section(TITLE, (Results(table_of(view)), Text(told, "small")))

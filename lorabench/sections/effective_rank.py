@@ -82,7 +82,10 @@ def sentence(used: Used) -> str:
     )  # of a dense one the smaller side, of pissa twice the rank
     room = f" of {used.room:.4g}{most}" if used.room else ""
     directions = "1 direction" if used.energy_rank.mean == 1 else f"{used.energy_rank.mean:.3g} directions"
-    return f"{used.label}: {at}the changes use {used.entropy_rank.mean:.3g}{room} (entropy rank); {100 * SHARE:.0f} % of their energy lies in {directions}."
+    return (
+        f"{used.label}: {at}the changes use {used.entropy_rank.mean:.3g}{room} (entropy rank); {100 * SHARE:.0f} % of"
+        f" their energy lies in {directions}."
+    )
 
 
 def compute_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
@@ -100,13 +103,14 @@ def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
         return None
     info = bounded(info)
     caption = (
-        "Entropy rank (Roy and Vetterli 2007) of the learned changes as a share of the rank they can have: mean over modules and seeds "
-        "with the 95 % interval of the mean over seeds (±). Look where a line falls: there, added rank is used less and less. "
-        "100 % would be a change that uses all directions alike. For a condition without a rank, the level is a share of the smaller side of its matrices."
-        f" {cut_off(info)}".rstrip()
+        "Entropy rank (Roy and Vetterli 2007) of the learned changes as a share of the rank they can have: mean over"
+        " modules and seeds with the 95 % interval of the mean over seeds (±). Look where a line falls: there, added"
+        " rank is used less and less. 100 % would be a change that uses all directions alike. For a condition without"
+        f" a rank, the level is a share of the smaller side of its matrices. {cut_off(info)}".rstrip()
     )
     words = tuple(
-        f"{sentence(u).removesuffix('.')}: a utilisation of {formatting.number(u.utilisation.mean, 'share')}{_spread(u.utilisation)} %."
+        f"{sentence(u).removesuffix('.')}: a utilisation of"
+        f" {formatting.number(u.utilisation.mean, 'share')}{_spread(u.utilisation)} %."
         for u in used
         if u.utilisation
     )
@@ -138,14 +142,18 @@ def _map(view: View) -> Figure | None:
     plane = info.planes[info.shown]
     several = " (choose another above it)" if len(info.planes) > 1 else ""
     caption = (
-        f"How many singular directions hold {100 * SHARE:.0f} % of the energy of each module's change, mean over seeds. The figure opens with "
-        f"{plane.label}{several}. Look for bright fields: modules that need more rank than the others."
+        f"How many singular directions hold {100 * SHARE:.0f} % of the energy of each module's change, mean over seeds."
+        f" The figure opens with {plane.label}{several}. Look for bright fields: modules that need more rank than the"
+        " others."
     )
     words = []
     for kind, row in zip(plane.rows, plane.values, strict=True):
         found = [(v, at) for v, at in zip(row, plane.columns, strict=True) if v is not None]
         low, high = min(found, key=lambda f: f[0]), max(found, key=lambda f: f[0])
-        reach = f"{low[0]:.3g} (layer {low[1]}) to {high[0]:.3g} (layer {high[1]}), mean {sum(v for v, _ in found) / len(found):.3g}"
+        reach = (
+            f"{low[0]:.3g} (layer {low[1]}) to {high[0]:.3g} (layer {high[1]}), mean"
+            f" {sum(v for v, _ in found) / len(found):.3g}"
+        )
         words.append(f"{kind} of {plane.label}: {reach if low[0] < high[0] else f'{low[0]:.3g} everywhere'}")
     title = f"energy rank k({SHARE}) by layer and module type"
     return Figure("energy-rank", draw_heat(info), title, caption, tuple(words))
@@ -202,10 +210,11 @@ def _beside(view: View) -> tuple[Block, ...]:
     if not rows:
         return ()
     text = (
-        "The change ΔW = U Σ Vᵀ beside the base weights W, means over modules and seeds. ‖UᵀWV‖ is how much of W lies in the change's own directions (of a dense change in its first few); "
-        "the next two columns are what as many random directions would hold, and W's own first ones. "
-        "The amplification factor ‖ΔW‖ / ‖UᵀWV‖ (Hu et al. 2021, section 7.3; median over modules) is large where training strengthens what W hardly uses. "
-        "Intruders (Shuttleworth et al. 2024) are leading singular vectors of W + ΔW that resemble none of W's."
+        "The change ΔW = U Σ Vᵀ beside the base weights W, means over modules and seeds. ‖UᵀWV‖ is how much of W lies"
+        " in the change's own directions (of a dense change in its first few); the next two columns are what as many"
+        " random directions would hold, and W's own first ones. The amplification factor ‖ΔW‖ / ‖UᵀWV‖ (Hu et al. 2021,"
+        " section 7.3; median over modules) is large where training strengthens what W hardly uses. Intruders"
+        " (Shuttleworth et al. 2024) are leading singular vectors of W + ΔW that resemble none of W's."
     )
     heads = (
         "condition",

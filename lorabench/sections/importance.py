@@ -49,7 +49,10 @@ def sentence(info: Importance) -> str:
     m = metric(info.metric)
     whose = f" of {info.within}" if info.within else ""
     if not info.std:
-        return f"The {formatting.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean {m.label}: no axis matters."
+        return (
+            f"The {formatting.plural(info.conditions, 'condition')} of the grid{whose} all have the same mean"
+            f" {m.label}: no axis matters."
+        )
     alone = [e for e in info.effects if len(e.axes) == 1]
     together = sum(e.share for e in info.effects if len(e.axes) > 1)
     parts = [
@@ -89,7 +92,10 @@ def words(e: Effect, info: Importance) -> str:
     noise = (
         ""
         if e.noise is None
-        else f" (noise alone would give {_percent(e.noise)}{'' if e.p_value is None else f', F test p = {e.p_value:.2g}'})"
+        else (
+            " (noise alone would give"
+            f" {_percent(e.noise)}{'' if e.p_value is None else f', F test p = {e.p_value:.2g}'})"
+        )
     )
     return f"{_axes(e, info)}: {_percent(e.share)}{noise}"
 
@@ -98,9 +104,11 @@ def _caption(view: View, info: Importance) -> str:
     m = metric(info.metric)
     values = "; ".join(f"{_short(a, info)} ({', '.join(v)})" for a, v in info.axes.items())
     said = [
-        f"How far the means of the conditions lie apart (root mean square {formatting.number(info.std, m.unit)} {formatting.head_unit(m.unit)}".rstrip()
-        + f"), and how much of it goes with each axis: {values}. "
-        f"A bar of two names joined by{_TIMES}is what only their combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over {formatting.plural(info.seeds, 'seed')} that all have."
+        f"How far the means of the conditions lie apart (root mean square {formatting.number(info.std, m.unit)}"
+        f" {formatting.head_unit(m.unit)}".rstrip()
+        + f"), and how much of it goes with each axis: {values}. A bar of two names joined by{_TIMES}is what only their"
+        " combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over"
+        f" {formatting.plural(info.seeds, 'seed')} that all have."
     ]
     if info.seeds > 1:
         said.append(
@@ -110,11 +118,12 @@ def _caption(view: View, info: Importance) -> str:
         said.append("With one seed the noise is unknown, and it is a part of every bar.")
     if info.left_out:
         said.append(
-            f"Left out, since not every combination has a result or uses the axis: {'; '.join(f'{_short(a, info)} {chr(44).join(v)}' for a, v in info.left_out.items())}."
+            "Left out, since not every combination has a result or uses the axis:"
+            f" {'; '.join(f'{_short(a, info)} {chr(44).join(v)}' for a, v in info.left_out.items())}."
         )
     said.append("Shares belong to the values that were tried: a wider range of an axis gives it a larger share.")
     if view.tunings:
-        said.append("Learning rates were chosen for each condition, so the rate is no axis.")
+        said.append("Learning rates were chosen for each condition, so the learning rate is no axis.")
     return " ".join(said)
 
 

@@ -16,7 +16,7 @@ from lorabench.report.view import View
 ORDER = 62
 TITLE = "Learning rates"
 _MOST_BY_SEED = 60  # conditions in the menu of seeds
-_CHOSEN = "chosen rate"
+_CHOSEN = "chosen learning rate"
 _MOST_LINES = 12  # with more conditions the figure shows a part, the table all
 
 
@@ -26,11 +26,17 @@ def section(view: View) -> Section | None:
         return None
     info = bounded(drawing(view))
     caption = (
-        "Mean validation loss over seeds at each rate of the grid, its bar (± in the table) the 95 % interval of that mean. The rate of lowest mean is chosen for all seeds of a condition; what the report says of it is "
-        "measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may lie outside."
+        "Mean validation loss over seeds at each learning rate of the grid, its bar (± in the table) the 95 % interval"
+        " of that mean. The one of lowest mean is chosen for all seeds of a condition; what the report says of it is"
+        " measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as"
+        " good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may"
+        " lie outside."
     )
     if any(x.broken or x.missing for t in view.tunings for x in t.tried):
-        caption += " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean of the seeds that are left flatters a rate."
+        caption += (
+            " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean"
+            " of the seeds that are left flatters a rate."
+        )
     if cut_off(info):
         caption += f" {cut_off(info)}"
     if len(info.lines) < len(view.tunings):
@@ -50,8 +56,9 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     labels, drawings = zip(*made.items(), strict=True)
     several = " Choose a condition above the figure." if len(made) > 1 else ""
     caption = (
-        f"Validation loss of every seed at every rate of one condition, measured once at the end of training; the star is the rate that was chosen, at the mean of its seeds.{several} "
-        "Look whether all seeds have their lowest point at the same rate: where they part, the choice is partly luck."
+        "Validation loss of every seed at every learning rate of one condition, measured once at the end of training;"
+        f" the star is the learning rate that was chosen, at the mean of its seeds.{several} Look whether all seeds"
+        " have their lowest point at the same learning rate: where they part, the choice is partly luck."
     )
     words = tuple(
         f"{label}: {line.label} lowest at {line.x[line.y.index(min(line.y))]:g}"
@@ -126,7 +133,11 @@ def headline(view: View) -> tuple[str, ...]:
         f"; in {edges} of {len(pairs)} a rate ends its grid, so that the true factor may be another" if edges else ""
     )
     return (
-        f"The adapters' best learning rates are {between} times full fine-tuning's ({formatting.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can tell{caution}.",
+        (
+            f"The adapters' best learning rates are {between} times full fine-tuning's"
+            f" ({formatting.plural(len(pairs), 'condition')}), as far as grids with steps of a factor {step:.3g} can"
+            f" tell{caution}."
+        ),
     )
 
 
@@ -163,13 +174,15 @@ def told(view: View) -> tuple[str, ...]:
         chosen = sorted({t.chosen for t in found if t.chosen is not None})
         one = f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g} to {chosen[-1]:g}"
         made.append(
-            f"{method}: {formatting.plural(len(found), 'condition')} chose {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}."
+            f"{method}: {formatting.plural(len(found), 'condition')} chose"
+            f" {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}."
         )
     made += headline(view)
     edges = [t for t in view.tunings if t.edge]
     if edges:
         made.append(
-            f"{len(edges)} of {len(view.tunings)} chosen rates end their grid: there a better one may lie outside."
+            f"{len(edges)} of {len(view.tunings)} chosen learning rates end their grid: there a better one may lie"
+            " outside."
         )
     return tuple(made)
 
@@ -181,7 +194,10 @@ def sentence(view: View, t: Tuning) -> str:
         return f"{label}: no cell has finished yet"
     best = next(x for x in t.tried if x.rate == t.chosen)
     others = ", ".join(f"{_value(x.mean)} at {x.rate:g}{_lost(x)}" for x in t.tried if x is not best)
-    return f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_value(best.mean)} nats{_lost(best)}; {others}"
+    return (
+        f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_value(best.mean)}"
+        f" nats{_lost(best)}; {others}"
+    )
 
 
 def table(view: View) -> Grid:

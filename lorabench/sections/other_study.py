@@ -46,7 +46,8 @@ def section(view: View) -> Section | None:
         )
         blocks.append(
             Text(
-                "Means and differences are over the seeds that both have, verdicts corrected by Holm over these comparisons. Times are comparable only on equal machines.",
+                "Means and differences are over the seeds that both have, verdicts corrected by Holm over these"
+                " comparisons. Times are comparable only on equal machines.",
                 "small",
             )
         )
@@ -81,11 +82,13 @@ def warnings(view: View, other: View, found: Across) -> tuple[str, ...]:
     said = []
     if found.changed:
         said.append(
-            f"Weights or data of {formatting.plural(len(found.changed), 'condition')} have other bytes there under the same names: differences may come from them."
+            f"Weights or data of {formatting.plural(len(found.changed), 'condition')} have other bytes there under the"
+            " same names: differences may come from them."
         )
     ours, theirs = (_environments(side) for side in (view, other))
     apart = [
-        f"{name} {', '.join(sorted(ours.get(name, {formatting.DASH})))} here, {', '.join(sorted(theirs.get(name, {formatting.DASH})))} there"
+        f"{name} {', '.join(sorted(ours.get(name, {formatting.DASH})))} here,"
+        f" {', '.join(sorted(theirs.get(name, {formatting.DASH})))} there"
         for name in dict.fromkeys((*ours, *theirs))
         if ours.get(name) != theirs.get(name)
     ]
@@ -104,7 +107,7 @@ def _environments(view: View) -> dict[str, set[str]]:
 
 
 def summary(view: View, other: View, found: Across) -> str:
-    """How the twins came out, in one sentence."""
+    """How the matched conditions came out, in one sentence."""
     compared = [t.comparison for t in found.twins if t.comparison]
     if not found.twins:
         return f"No condition of this study has its like in {other.study.name} ({other.folder})."
@@ -114,27 +117,32 @@ def summary(view: View, other: View, found: Across) -> str:
         f"{n} {_COUNTED.get(word, word)}" for n, word in counts if n
     ]
     told = f": {', '.join(parts)}" if parts else ""
-    return f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder}) as well{told}."
+    return (
+        f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder})"
+        f" as well{told}."
+    )
 
 
-def _row(view: View, other: View, twin: Twin) -> tuple[str, ...]:
-    c = twin.comparison
+def _row(view: View, other: View, pair: Twin) -> tuple[str, ...]:
+    c = pair.comparison
     m = metric(view.metric)
-    each = [side.pairing.seeds(m.name, i) for side, i in ((view, twin.here), (other, twin.there))]
+    each = [side.pairing.seeds(m.name, i) for side, i in ((view, pair.here), (other, pair.there))]
     shared = [s for s in each[0] if s in each[1]]  # as the difference has them
     values = [
-        formatting.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit)
-        if by_seed
-        else formatting.DASH
+        (
+            formatting.number(statistics.fmean(by_seed[s] for s in shared or by_seed), m.unit)
+            if by_seed
+            else formatting.DASH
+        )
         for by_seed in each
     ]
     said = formatting.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
     verdict = formatting.DASH if c is None else "equal" if _equal(c) else c.verdict
     ratios = [
-        _ratio(view.summary(twin.here).mean(name), other.summary(twin.there).mean(name))
+        _ratio(view.summary(pair.here).mean(name), other.summary(pair.there).mean(name))
         for name in ("train_peak_bytes", "tokens_per_second")
     ]
-    return (view.label(twin.here), *values, said, verdict, *ratios)
+    return (view.label(pair.here), *values, said, verdict, *ratios)
 
 
 def _equal(c: Comparison) -> bool:

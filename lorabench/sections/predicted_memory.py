@@ -59,7 +59,10 @@ def section(view: View) -> Section | None:
         )
         for p in pairs
     )
-    told = "Peak of live tensors in training. The prediction comes from one step traced on shapes alone, before the cell ran, for its longest batch."
+    told = (
+        "Peak of live tensors in training. The prediction comes from one step traced on shapes alone, before the cell"
+        " ran, for its longest batch."
+    )
     grown = growth(pairs)
     blocks: tuple[Block, ...] = (
         Text(sentence(pairs)),
@@ -112,7 +115,8 @@ def compute_bars(pairs: Sequence[Pair]) -> Bars:
         if any(p.parts.get(name) for p in shown):
             label = metric(name).label
             hover = tuple(
-                f"{p.label}: {label} {formatting.size(p.parts.get(name, 0.0))} of {formatting.size(p.predicted)} predicted"
+                f"{p.label}: {label} {formatting.size(p.parts.get(name, 0.0))} of {formatting.size(p.predicted)}"
+                " predicted"
                 for p in shown
             )
             parts.append(
@@ -150,7 +154,10 @@ def drawn(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def _figure(pairs: Sequence[Pair]) -> Figure:
     info = compute_bars(pairs)
     known = any(p.parts for p in pairs)
-    made = "stacked by what the bytes are for at the highest moment of the step (gradients that do not exist yet at it take no part)"
+    made = (
+        "stacked by what the bytes are for at the highest moment of the step (gradients that do not exist yet at it"
+        " take no part)"
+    )
     behind = "The diamond is the measured peak, the number behind a bar the prediction's error."
     look = (
         "Look for the part that a rank, a quantisation or a batch moves, and for diamonds off the end of their bar."
@@ -159,7 +166,10 @@ def _figure(pairs: Sequence[Pair]) -> Figure:
     )
     caption = f"Each bar is a predicted peak{', ' + made if known else '; its parts were not stored'}. {behind} {look}"
     if len(info.labels) < len(pairs):
-        caption += f" Of {len(pairs)} conditions {len(info.labels)} are drawn: those with the least and the most memory of each family; the words below tell them all."
+        caption += (
+            f" Of {len(pairs)} conditions {len(info.labels)} are drawn: those with the least and the most memory of"
+            " each family; the words below tell them all."
+        )
     title = "predicted peak by its parts, and the measured peak" if known else "predicted and measured peak"
     return Figure("predicted-memory", draw_bars(info), title, caption, tuple(_in_words(p) for p in pairs))
 
@@ -185,8 +195,14 @@ def growth(pairs: Sequence[Pair]) -> str:
     name = max(risen, key=lambda m: risen[m])
     if most.predicted == least.predicted or risen[name] <= 0:
         return ""
-    between = f"From {least.label} ({formatting.size(least.predicted)}, the least) to {most.label} ({formatting.size(most.predicted)}, the most)"
-    return f"{between} the prediction grows by {formatting.size(most.predicted - least.predicted)}; the part that grows most is {metric(name).label}, by {formatting.size(risen[name])}."
+    between = (
+        f"From {least.label} ({formatting.size(least.predicted)}, the least) to {most.label}"
+        f" ({formatting.size(most.predicted)}, the most)"
+    )
+    return (
+        f"{between} the prediction grows by {formatting.size(most.predicted - least.predicted)}; the part that grows"
+        f" most is {metric(name).label}, by {formatting.size(risen[name])}."
+    )
 
 
 def sentence(pairs: tuple[Pair, ...]) -> str:
@@ -197,7 +213,10 @@ def sentence(pairs: tuple[Pair, ...]) -> str:
     worst = max(errors, key=lambda name: errors[name])
     middle = formatting.percent(statistics.median(errors.values()))
     conditions = formatting.plural(len(errors), "condition")
-    return f"Over {conditions} the prediction is off by {middle} in the median, by {formatting.percent(errors[worst])} at most ({worst})."
+    return (
+        f"Over {conditions} the prediction is off by {middle} in the median, by {formatting.percent(errors[worst])} at"
+        f" most ({worst})."
+    )
 
 
 def error_words(error: float) -> str:

@@ -15,7 +15,8 @@ def section(view: View) -> Section | None:
     text = (view.folder / "study.yaml").read_text(encoding="utf-8") if (view.folder / "study.yaml").is_file() else ""
     blocks: list[Block] = [
         Text(
-            "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that affects its outcome."
+            "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that"
+            " affects its outcome."
         ),
         Code("lorabench run study.yaml"),
         *environments(view),

@@ -1,4 +1,4 @@
-"""what quantisation costs: each quantised condition against its unquantised twin"""
+"""what quantisation costs: each quantised condition against its unquantised counterpart"""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ def headline(view: View) -> tuple[str, ...]:
 
 
 _NOTE = (
-    "A gap is the quantised condition minus its unquantised twin, which has the same setting otherwise, paired by seed. Pooled over a type: the mean over its pairs "
-    "at each seed, with t over seeds, corrected by Holm over the types (a single pair that the study compares anyway: over its comparisons); of accuracies the items' error is added as if all pairs shared it. "
-    "Intervals of single gaps are taken alone."
+    "A gap is the quantised condition minus its unquantised counterpart, which has the same setting otherwise, paired"
+    " by seed. Pooled over a type: the mean over its pairs at each seed, with t over seeds, corrected by Holm over the"
+    " types (a single pair that the study compares anyway: over its comparisons); of accuracies the items' error is"
+    " added as if all pairs shared it. Intervals of single gaps are taken alone."
 )
 
 
@@ -78,18 +79,23 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
         )
         if t.pooled is None:
             made.append(
-                f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them finished."
+                f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them"
+                " finished."
             )
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             said = _cost(t.pooled.difference, ends, m)
             lost = (
-                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did may flatter it."
+                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
+                " may flatter it."
                 if t.pooled.broken
                 else ""
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
-                lost += f" {formatting.plural(counterparts, 'cell')} of the unquantised twins did not finish, so that those that did may flatter them."
+                lost += (
+                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
+                    " that those that did may flatter them."
+                )
             made.append(
                 f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}"
             )
@@ -231,11 +237,13 @@ def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | N
 def _caption(found: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     worse = "above" if m.better == "lower" else "below"
     said = [
-        f"Each point is a quantised condition minus its unquantised twin, with the 95 % interval of the difference; {worse} zero is worse."
+        "Each point is a quantised condition minus its unquantised counterpart, with the 95 % interval of the"
+        f" difference; {worse} zero is worse."
     ]
     if info.band and info.band[1]:
         said.append(
-            f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two one-sided tests, corrected by Holm, put it inside."
+            f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two"
+            " one-sided tests, corrected by Holm, put it inside."
         )
     said.append(
         "Look whether the intervals leave zero"
@@ -265,7 +273,7 @@ def _line(view: View, g: Gap, m: Metric) -> str:
     unit = formatting.head_unit(m.unit, signed=True)
     parts = [
         f"{formatting.plural(n, 'cell')}{of} did not finish"
-        for n, of in ((g.broken, ""), (g.counterpart_broken, " of the twin"))
+        for n, of in ((g.broken, ""), (g.counterpart_broken, " of the counterpart"))
         if n
     ]
     lost = f" ({', '.join(parts)})" if parts else ""

@@ -22,9 +22,11 @@ def section(view: View) -> Section | None:
     if not found:
         return None
     text = (
-        "E = W_q − W is what quantisation did to the weights, ΔW what training added to them. A change that repairs points along −E: its cosine with −E is near 1 "
-        "(0: it has nothing to do with it) and it takes away a share of ‖E‖²; a negative share means that W_q + ΔW lies further from W than W_q did. "
-        "The best share is what the nearest change of the same rank to −E would take away. Means over modules and seeds; ± is the half-width of the mean's 95 % interval over seeds."
+        "E = W_q − W is what quantisation did to the weights, ΔW what training added to them. A change that repairs"
+        " points along −E: its cosine with −E is near 1 (0: it has nothing to do with it) and it takes away a share of"
+        " ‖E‖²; a negative share means that W_q + ΔW lies further from W than W_q did. The best share is what the"
+        " nearest change of the same rank to −E would take away. Means over modules and seeds; ± is the half-width of"
+        " the mean's 95 % interval over seeds."
     )
     heads = ("condition", "‖E‖ / ‖W‖", "cosine with −E", "share of ‖E‖² repaired", "best share at this rank", "seeds")
     return Section(TITLE, (Text(answer(found)), Text(text, "small"), Grid(heads, tuple(_row(r) for r in found))))
@@ -68,10 +70,19 @@ def answer(found: tuple[Repaired, ...]) -> str:
     asked, cosine = "Does the adapter repair the quantisation?", f"cosine with −E {_signed(top.cosine.mean)}"
     best, change = formatting.percent(100 * top.best.mean), formatting.percent(100 * abs(top.repaired.mean))
     number, how = (len(nearer), "nearer") if nearer else (len(found), "no nearer")
-    where = f"In {number} of {formatting.plural(len(found), 'condition')} the trained weights lie {how} to the unquantised ones than before training"
+    where = (
+        f"In {number} of {formatting.plural(len(found), 'condition')} the trained weights lie {how} to the unquantised"
+        " ones than before training"
+    )
     if not nearer:
-        return f"{asked} No. {where}; with {top.label}, the nearest, the squared error grew by {change}, where a change of its rank could take away {best} ({cosine})."
-    return f"{asked} {where}; most with {top.label}, which takes away {change} of the squared error, of {best} that a change of its rank could ({cosine})."
+        return (
+            f"{asked} No. {where}; with {top.label}, the nearest, the squared error grew by {change}, where a change of"
+            f" its rank could take away {best} ({cosine})."
+        )
+    return (
+        f"{asked} {where}; most with {top.label}, which takes away {change} of the squared error, of {best} that a"
+        f" change of its rank could ({cosine})."
+    )
 
 
 def _row(r: Repaired) -> tuple[str, ...]:

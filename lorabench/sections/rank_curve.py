@@ -74,7 +74,8 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
         )  # dashes are for what has no rank
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
         hover = tuple(
-            f"{c.family}, rank {p.rank}: {_number(p.mean, p.ci_half_width, m)} ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})"
+            f"{c.family}, rank {p.rank}: {_number(p.mean, p.ci_half_width, m)}"
+            f" ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})"
             for p in c.points
         )
         lines.append(
@@ -152,12 +153,22 @@ def knee_sentence(c: RankCurve) -> str:
         return ""
     margin = amount(knee.margin, m)
     if not knee.passed and knee.failed is None:
-        return f"Rank {c.best}, the lowest tried{'' if all(p.whole for p in c.points) else ' among those whose cells all finished'}, has the best mean."
+        return (
+            f"Rank {c.best}, the lowest"
+            f" tried{'' if all(p.whole for p in c.points) else ' among those whose cells all finished'}, has the best"
+            " mean."
+        )
     if not knee.passed and knee.failed is not None:
-        return f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it ({_why(knee.failed, m)})."
+        return (
+            f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it"
+            f" ({_why(knee.failed, m)})."
+        )
     least = knee.passed[-1]
     ended = f"; rank {knee.failed.rank} is not shown to be ({_why(knee.failed, m, 'bound')})" if knee.failed else ""
-    return f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin} ({_why(least, m)}){ended}."
+    return (
+        f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin}"
+        f" ({_why(least, m)}){ended}."
+    )
 
 
 def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
@@ -200,9 +211,11 @@ def fit_sentence(c: RankCurve) -> str:
     over = (
         ""
         if not told
-        else " over the items of one seed, another may land elsewhere"
-        if fit.basis == "items"
-        else f" over {formatting.plural(fit.seeds, 'seed')}"
+        else (
+            " over the items of one seed, another may land elsewhere"
+            if fit.basis == "items"
+            else f" over {formatting.plural(fit.seeds, 'seed')}"
+        )
     )
     fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
     return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
@@ -211,8 +224,9 @@ def fit_sentence(c: RankCurve) -> str:
 def formula(fit: Fit, m: Metric) -> str:
     """ "1.210 + 0.340 r^−0.520" """
     sign = "+" if fit.a.value >= 0 else "−"
-    return f"{formatting.number(fit.c.value, m.unit)} {sign} {formatting.number(abs(fit.a.value), m.unit)} r^−{formatting.decimals(fit.b.value)}".replace(
-        " ", "\N{NO-BREAK SPACE}"
+    return (
+        f"{formatting.number(fit.c.value, m.unit)} {sign} {formatting.number(abs(fit.a.value), m.unit)}"
+        f" r^−{formatting.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
     )
 
 
@@ -238,7 +252,8 @@ def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) ->
 def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
     m = metric(name)
     said = [
-        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more rank buys nothing there."
+        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more"
+        " rank buys nothing there."
     ]
     if info.rings:
         said.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
@@ -246,21 +261,24 @@ def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
         said.append("Thin lines are the fitted curves c + a r^−b.")
     if any(p.n > 1 for c in found for p in c.points):
         said.append(
-            "A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap where a difference is clear."
+            "A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap"
+            " where a difference is clear."
         )
     if cut_off(info):
         said.append(cut_off(info))
     if any(not p.whole for c in found for p in c.points):
         lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
         said.append(
-            f"Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor fitted: {', '.join(lost)}."
+            "Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor"
+            f" fitted: {', '.join(lost)}."
         )
     if info.levels:
         said.append("Level lines are conditions without a rank, or the reference where it is on no curve.")
     if info.beyond:
         named = ", ".join(f"{v.label} at {_drawn(v.y, m)}" for v in info.beyond)
         said.append(
-            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A double click on the plot shows all."
+            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A"
+            " double click on the plot shows all."
         )
     return " ".join(said)
 

@@ -37,9 +37,10 @@ def section(view: View) -> Section | None:
         return None
     one = found[-1]
     caption = (
-        f"How much of the first i right singular vectors of rank {one.low} lies within the first j of rank {one.high}, or the other way round: "
-        "φ(i, j) = ‖U₁ᵀU₂‖² / min(i, j), mean over seeds and modules (Hu et al. 2021, equation 4 and figure 3). Look at the first row: where it is bright, "
-        "the low rank's first direction is among the high rank's first; a dark map says that the ranks found different subspaces."
+        f"How much of the first i right singular vectors of rank {one.low} lies within the first j of rank {one.high},"
+        " or the other way round: φ(i, j) = ‖U₁ᵀU₂‖² / min(i, j), mean over seeds and modules (Hu et al. 2021,"
+        " equation 4 and figure 3). Look at the first row: where it is bright, the low rank's first direction is among"
+        " the high rank's first; a dark map says that the ranks found different subspaces."
     )
     words = tuple(
         f"{side} side, φ({i}, {j}): {s.phi[i - 1][j - 1]:.2f} (random subspaces: {max(i, j) * s.random:.2f})"
@@ -89,4 +90,7 @@ def sentence(r: Ranks) -> str:
     most = len(phi[0])
     whole = f", of its first {k} {phi[k - 1][most - 1]:.2f}" if k > 1 else ""
     within = f"first {most}" if most > 1 else "first"
-    return f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s {within}{whole} (random subspaces: {most * r.right.random:.2f}; {formatting.plural(r.right.pairs, 'seed')})."
+    return (
+        f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s"
+        f" {within}{whole} (random subspaces: {most * r.right.random:.2f}; {formatting.plural(r.right.pairs, 'seed')})."
+    )

@@ -25,13 +25,17 @@ def section(view: View) -> Section | None:
     if not found:
         return None
     caption = (
-        "How much of the first k right singular vectors (what the change reads) two seeds of a condition have in common: "
-        "φ(k, k) = ‖U₁ᵀU₂‖² / k (Hu et al. 2021, equation 4), mean over pairs of seeds and modules; 1 is the same subspace. "
-        "Look how far a curve lies above the dashed line of random subspaces, and where it falls to it: beyond that index a change is noise of its seed. "
-        "The left side (what the change writes) stands below in words."
+        "How much of the first k right singular vectors (what the change reads) two seeds of a condition have in"
+        " common: φ(k, k) = ‖U₁ᵀU₂‖² / k (Hu et al. 2021, equation 4), mean over pairs of seeds and modules; 1 is the"
+        " same subspace. Look how far a curve lies above the dashed line of random subspaces, and where it falls to it:"
+        " beyond that index a change is noise of its seed. The left side (what the change writes) stands below in"
+        " words."
     )
     if len(shown := drawn(view, found)) < len(found):
-        caption += f" Of {len(found)} conditions {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
+        caption += (
+            f" Of {len(found)} conditions {len(shown)} are drawn (the highest rank of each family); the others stand"
+            " below in words."
+        )
     words = tuple(sentence(s) for s in found)
     blocks = [
         Figure(
@@ -44,8 +48,9 @@ def section(view: View) -> Section | None:
     ]
     one = chosen(view, found)
     said = (
-        f"φ(i, j) of {one.label}: how much of the first i directions of one seed lies within the first j of another, or the other way round. "
-        "The figure opens with the right side (choose the left above it). Look at the first row: where it is bright, one seed's first direction is among the other's first."
+        f"φ(i, j) of {one.label}: how much of the first i directions of one seed lies within the first j of another, or"
+        " the other way round. The figure opens with the right side (choose the left above it). Look at the first row:"
+        " where it is bright, one seed's first direction is among the other's first."
     )
     corner = tuple(
         f"{side} side, φ({i}, {j}): {s.phi[i - 1][j - 1]:.2f} (random subspaces: {max(i, j) * s.random:.2f})"
@@ -132,6 +137,7 @@ def sentence(s: Seeds) -> str:
     k = min(len(s.right.phi), len(s.left.phi))
     first = f"of the first {k} directions" if k > 1 else "of the first direction"
     return (
-        f"{s.label}: {first} seeds share {s.right.diagonal[k - 1]:.2f} on the right and {s.left.diagonal[k - 1]:.2f} on the left "
-        f"(random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f}; {formatting.plural(s.right.pairs, 'pair')} of seeds)."
+        f"{s.label}: {first} seeds share {s.right.diagonal[k - 1]:.2f} on the right and {s.left.diagonal[k - 1]:.2f} on"
+        f" the left (random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f};"
+        f" {formatting.plural(s.right.pairs, 'pair')} of seeds)."
     )

@@ -24,8 +24,9 @@ def section(view: View) -> Section | None:
     if info is None:
         return Section(TITLE, (Text(left_out),)) if left_out else None
     caption = (
-        "Singular values of the learned change of each weight matrix, divided by the largest, averaged over matrices and seeds. "
-        "A steep fall means that a smaller rank would have held most of it; a curve that ends high is cut off by its rank."
+        "Singular values of the learned change of each weight matrix, divided by the largest, averaged over matrices"
+        " and seeds. A steep fall means that a smaller rank would have held most of it; a curve that ends high is cut"
+        " off by its rank."
     )
     words = tuple(f"{line.label}: {_values(line)}, the last {line.y[-1]:.2g} of the first" for line in info.lines)
     blocks: list[Block] = [Figure("spectra", draw(info), "singular values of the learned change", caption, words)]
@@ -42,10 +43,17 @@ def not_asked(view: View) -> str | None:
     asked = {g.setting.analysis.spectra for g in view.groups if g.setting.training.steps}
     if "none" in asked:
         some = "of some conditions " if len(asked) > 1 else ""
-        return f"What was learned was not decomposed {some}(analysis.spectra: none): there are no singular values, ranks in use, similarities or measures beside the base. Saved adapters still have them: lorabench spectrum CELL."
+        return (
+            f"What was learned was not decomposed {some}(analysis.spectra: none): there are no singular values, ranks"
+            " in use, similarities or measures beside the base. Saved adapters still have them: lorabench spectrum"
+            " CELL."
+        )
     if "values" in asked:
         some = "of some conditions " if len(asked) > 1 else ""
-        return f"Singular values alone were kept {some}(analysis.spectra: values): there are no directions to compare between seeds and ranks, and no measures beside the base."
+        return (
+            f"Singular values alone were kept {some}(analysis.spectra: values): there are no directions to compare"
+            " between seeds and ranks, and no measures beside the base."
+        )
     return None
 
 
@@ -85,13 +93,16 @@ def compute_types(view: View) -> Types | None:
 def _by_type(info: Types) -> Figure:
     several = " (choose another above it)" if len(info.labels) > 1 else ""
     caption = (
-        f"The same for each type of module, averaged over layers and seeds: the figure opens with {info.labels[info.shown]}{several}. "
-        "Look for a type whose curve stays high longest: it is the one that asks for rank."
+        "The same for each type of module, averaged over layers and seeds: the figure opens with"
+        f" {info.labels[info.shown]}{several}. Look for a type whose curve stays high longest: it is the one that asks"
+        " for rank."
     )
     words = tuple(
-        f"{line.label} of {info.labels[info.shown]}: half of the first value from index {index} on"
-        if (index := _half(line)) is not None
-        else f"{line.label} of {info.labels[info.shown]}: the last value is still {line.y[-1]:.2g} of the first"
+        (
+            f"{line.label} of {info.labels[info.shown]}: half of the first value from index {index} on"
+            if (index := _half(line)) is not None
+            else f"{line.label} of {info.labels[info.shown]}: the last value is still {line.y[-1]:.2g} of the first"
+        )
         for line in info.drawings[info.shown].lines
     )
     plot = draw_choice(info.labels, info.drawings, info.shown)

@@ -27,14 +27,15 @@ def section(view: View) -> Section | None:
     if info is None:
         return None
     caption = (
-        f"Mean over seeds; curves of more than {MOST_POINTS} steps are averaged to that many points. "
-        "Look for curves that still fall at the end (more steps would help) and for jumps (the rate is too high). "
-        "Click a name in the legend to hide its curve."
+        f"Mean over seeds; curves of more than {MOST_POINTS} steps are averaged to that many points. Look for curves"
+        " that still fall at the end (more steps would help) and for jumps (the learning rate is too high). Click a"
+        " name in the legend to hide its curve."
     )
     if info.y.span is not None:
         caption += " Diverged conditions leave at the top."
     words = tuple(
-        f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in {line.x[-1]:.0f} steps"
+        f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in"
+        f" {line.x[-1]:.0f} steps"
         for line in info.lines
     )
     return Section(
@@ -48,9 +49,10 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
         return ()
     several = " Choose a condition above the figure." if len(found) > 1 else ""
     caption = (
-        f"Every seed of one condition: training loss, norm of the gradient before clipping, with a dashed line where it is clipped, and learning rate.{several} "
-        "Look for norms that keep to the dashed line or above it (every step is cut short), for spikes, and for seeds that part. "
-        "Validation and held-out loss are measured once, after the last step: there is no curve of them along training."
+        "Every seed of one condition: training loss, norm of the gradient before clipping, with a dashed line where it"
+        f" is clipped, and learning rate.{several} Look for norms that keep to the dashed line or above it (every step"
+        " is cut short), for spikes, and for seeds that part. Validation and held-out loss are measured once, after"
+        " the last step: there is no curve of them along training."
     )
     if any(len(s.step) >= _points(view) for c in found for s in c.seeds):
         caption += f" Long curves are averaged to {_points(view)} points."
@@ -110,7 +112,10 @@ def _norm_words(s: SeedCurves, clip: float) -> str:
         return ""
     above = sum(v > clip for v in norms)
     cut = "never above" if not above else f"above in {above} of {len(norms)} shown points"
-    return f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g}, {cut}"
+    return (
+        f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g},"
+        f" {cut}"
+    )
 
 
 def compute(view: View) -> Drawing | None:

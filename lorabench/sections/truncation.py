@@ -91,7 +91,7 @@ def compute(view: View, name: str) -> tuple[Cut, ...]:
                     name,
                     rank,
                     by_seed,
-                    twin if (twin := trained.get((s.label.family, rank))) != s.condition else None,
+                    direct if (direct := trained.get((s.label.family, rank))) != s.condition else None,
                 )
                 for (how, rank), by_seed in sorted(found.items())
                 if how == allocation
@@ -103,18 +103,20 @@ def compute(view: View, name: str) -> tuple[Cut, ...]:
     return tuple(made)
 
 
-def _point(view: View, name: str, rank: int, by_seed: dict[int, float], twin: str | None) -> Point:
+def _point(view: View, name: str, rank: int, by_seed: dict[int, float], direct: str | None) -> Point:
     value = over_seeds(list(by_seed.values()))
     assert value is not None
-    direct = view.summary(twin).statistics.get(name) if twin else None
-    if twin is None or direct is None:
+    trained = view.summary(direct).statistics.get(name) if direct else None
+    if direct is None or trained is None:
         return Point(rank, value)
     other = {
-        r.cell.seed: v for r in view.of_condition(twin) if r.outcome == "finished" and (v := r.value(name)) is not None
+        r.cell.seed: v
+        for r in view.of_condition(direct)
+        if r.outcome == "finished" and (v := r.value(name)) is not None
     }
     shared = [seed for seed in by_seed if seed in other]
     sign = 1 if metric(name).better == "higher" else -1
-    return Point(rank, value, direct, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared))
+    return Point(rank, value, trained, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared))
 
 
 def _whole(view: View, name: str, condition: str) -> tuple[int, Statistic] | None:
@@ -190,10 +192,11 @@ def _number(value: Statistic, name: str) -> str:
 def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str:
     m, shown = metric(name), drawn(view, cuts)
     said = [
-        "Open symbols: each learned change is cut to a lower rank by its singular values, without further training, and evaluated again; "
-        "mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained at that rank. "
-        f"Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one: there it pays to train at a high rank and cut. "
-        "And from which rank on it is flat: what is cut off there, this metric does not miss."
+        "Open symbols: each learned change is cut to a lower rank by its singular values, without further training,"
+        " and evaluated again; mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained"
+        f" at that rank. Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one:"
+        " there it pays to train at a high rank and cut. And from which rank on it is flat: what is cut off there,"
+        " this metric does not miss."
     ]
     if any(c.allocation == "energy" for c in shown):
         said.append(
@@ -201,7 +204,8 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
         )
     if len(shown) < len(cuts):
         said.append(
-            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in words."
+            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in"
+            " words."
         )
     if cut_off(info):
         said.append(cut_off(info))
@@ -213,6 +217,7 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
             and (value := s.statistics.get(name))
         ):
             said.append(
-                f"Too far away to be drawn: {s.label.text} at {_number(value, name)}{' %' if m.unit == 'share' else ''}."
+                f"Too far away to be drawn: {s.label.text} at"
+                f" {_number(value, name)}{' %' if m.unit == 'share' else ''}."
             )
     return " ".join(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -75,34 +76,77 @@ class Learned:
         return self.adapter is not None or self.after is not None
 
 
-def open_learned(
-    name: str, base: str | None = None, alpha: float | None = None, find: Callable[[str], Path] | None = None
-) -> Learned:
-    """What a path, a hub id or (through `find`, which gives its folder) a cell's id means; LorabenchError with what is allowed otherwise."""
+PathKind = Literal["cell", "results", "checkpoint", "adapter", "unknown", "absent"]
+
+
+@dataclass(frozen=True)
+class SourcePath:
+    """What lies at a source, told once: every reader asks this value and not the disk."""
+
+    name: str
+    """as the user wrote it"""
+    path: Path
+    kind: PathKind
+    """a cell's folder, a whole results directory, a folder of transformers, an adapter (PEFT, mlx, diffusers, torchtune, or a
+    file of tensors such as loralib's and kohya's), something else that exists, or nothing on this disk (it may be a hub id)"""
+
+
+def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
+    """What a path or, through `find`, the id of a cell or the label of a condition means; LorabenchError where nothing is named."""
     if not name.strip():
         raise LorabenchError(
             "no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint"
         )
-    weights = open_base(base) if base is not None else None
     path = Path(name).expanduser()
     if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
         path = find(name)
+    return SourcePath(name, path, _kind(path))
+
+
+def _kind(path: Path) -> PathKind:
     if (path / "result.json").is_file():
-        return _of_cell(path, weights, alpha)
+        return "cell"
     if (path / "plan.json").is_file():
-        ids = [p.name for p in sorted((path / "cells").glob("*")) if p.suffix == ""][:4]
-        raise StoreError(
-            f"{name} is a whole results directory; name one of its cells, such as {', '.join(str(path / 'cells' / i) for i in ids) or 'none yet'}"
-        )
-    if path.is_dir() and not is_adapter(path) and (path / "config.json").is_file():
-        return _of_checkpoint(path, weights)
-    if path.exists():
-        if not is_adapter(path):
+        return "results"
+    if not path.exists():
+        return "absent"
+    if is_adapter(path):
+        return "adapter"
+    return "checkpoint" if path.is_dir() and (path / "config.json").is_file() else "unknown"
+
+
+def open_learned(
+    source: str | SourcePath,
+    base: str | None = None,
+    alpha: float | None = None,
+    find: Callable[[str], Path] | None = None,
+) -> Learned:
+    """The changes that a path, a hub id or (through `find`, which gives its folder) a cell's id means.
+
+    base     the weights before: a shipped model, a folder, a file or a hub id; a cell knows its own
+    alpha    lora_alpha, over what the files say
+    LorabenchError with what is allowed where it is none of these.
+    """
+    at = source if isinstance(source, SourcePath) else resolve(source, find)
+    weights = open_base(base) if base is not None else None
+    match at.kind:
+        case "cell":
+            return _of_cell(at.path, weights, alpha)
+        case "checkpoint":
+            return _of_checkpoint(at.path, weights)
+        case "adapter":
+            return _of_adapter(at.name, Adapter(at.path, alpha), weights)
+        case "absent":
+            return _of_hub(at.name, weights, alpha)
+        case "results":
+            ids = [p.name for p in sorted((at.path / "cells").glob("*")) if p.suffix == ""][:4]
+            cells = ", ".join(str(at.path / "cells" / i) for i in ids) or "none yet"
+            raise StoreError(f"{at.name} is a whole results directory; name one of its cells, such as {cells}")
+        case "unknown":
             raise ModelError(
-                f"{name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, a file of tensors, a cell's folder or id{_inside(path)}"
+                f"{at.name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or config.json, "
+                f"a file of tensors, a cell's folder or id{_inside(at.path)}"
             )
-        return _of_adapter(name, Adapter(path, alpha), weights)
-    return _of_hub(name, weights, alpha)
 
 
 def why_lacking(learned: Learned, spectrum: Spectrum) -> str:

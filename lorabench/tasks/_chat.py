@@ -70,7 +70,9 @@ def holds_conversation(text: str) -> bool:
 
 
 def read_chat(field: str, fields: dict[str, str], where: str, completion: str | None = None) -> Chat:
-    """The conversation of a row's field, with the turns of `completion` after it; DataError where it is none that is understood."""
+    """The conversation of a row's field, with the turns of `completion` after it; DataError where it is none that is
+    understood.
+    """
     turns = _turns(field, fields, where)
     given = len(turns)
     if completion is not None:
@@ -90,7 +92,8 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
     chat = Chat(tuple(messages), tuple(tools), frozenset(unlearned))
     if not any(m["role"] == "assistant" and i not in unlearned for i, m in enumerate(messages)):
         raise DataError(
-            f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row out, or add the answer"
+            f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row "
+            "out, or add the answer"
         )
     return chat
 
@@ -114,8 +117,10 @@ def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
         return _plain(chat, tokenizer, where)
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
-            f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat template (as a rule a base model has none); take the chat model, "
-            "save its chat_template.jinja in the model's folder, or give task.chat_template: plain (lines User: ... and Assistant: ...)"
+            f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat "
+            "template (as a rule a base model has none); take the chat model, "
+            "save its chat_template.jinja in the model's folder, or give task.chat_template: plain (lines "
+            "User: ... and Assistant: ...)"
         )
     render = _Renderer(chat, tokenizer, where)
     spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
@@ -143,7 +148,9 @@ class _Renderer:
         return str(self._ask(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
 
     def place(self, i: int, whole: str) -> tuple[int, int] | None:
-        """Where the content of the i-th turn stands in the whole text: with another content the text differs there alone."""
+        """Where the content of the i-th turn stands in the whole text: with another content the text differs there
+        alone.
+        """
         others = [*self.messages[:i], {**self.messages[i], "content": OTHER}, *self.messages[i + 1 :]]
         before, found, after = str(self._ask(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
         apart = (
@@ -181,7 +188,8 @@ class _Renderer:
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
             reason = " ".join(str(e).split())[:200] or type(e).__name__
             raise DataError(
-                f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend the row, or take it out"
+                f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend "
+                "the row, or take it out"
             ) from None
 
 
@@ -198,14 +206,17 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
     ends = re.compile(rf"\s*(?:{ending})").match(whole, place[1]) if place and ending else None
     if place is None or ends is None:
         raise DataError(
-            f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from the tokenizer's chat template; "
+            f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from "
+            "the tokenizer's chat template; "
             "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
         )
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
 
 def _ended(closed: str, opened: str, tokenizer: Any) -> int:
-    """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone where another turn opens, is none of its."""
+    """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone
+    where another turn opens, is none of its.
+    """
     special, bare = _special(tokenizer), closed.rstrip()
     last = next((token for token in special if bare.endswith(token)), "")
     turn = bare[: len(bare) - len(last)]
@@ -233,7 +244,8 @@ def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
     for i, message in enumerate(chat.messages):
         if message["role"] not in PLAIN or message.get("tool_calls"):
             raise DataError(
-                f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with a chat template, or take the row out"
+                f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with "
+                "a chat template, or take the row out"
             )
         text += f"{PLAIN[message['role']]}:"
         said = f" {str(message['content']).strip()}"
@@ -262,7 +274,8 @@ def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any
             else ""
         )
         raise DataError(
-            f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a list of objects with role and content is needed{python}"
+            f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a "
+            f"list of objects with role and content is needed{python}"
         )
     return list(turns)
 
@@ -306,7 +319,8 @@ def _content(content: Any, where: str) -> str:
             return "".join(map(str, parts))
         kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
         raise DataError(
-            f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a language model cannot take; take the row out"
+            f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a "
+            "language model cannot take; take the row out"
         )
     raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
 

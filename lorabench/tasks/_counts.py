@@ -39,7 +39,8 @@ def fit(
     for name, split in (("training", facts[0]), ("test", facts[2])):
         if not split.kept:
             raise DataError(
-                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} without room for a response; "
+                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} "
+                "without room for a response; "
                 f"{split.whole_at:,} keeps 95 % of its rows whole: raise it, or shorten the prompts"
             )
     train, validation, test = facts

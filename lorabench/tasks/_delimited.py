@@ -38,7 +38,9 @@ def delimited_rows(
 
 
 def _delimiter(text: str) -> tuple[str, str]:
-    """(the text without Excel's sep= line, its delimiter): a comma, unless the first line has none and another one in its place."""
+    """(the text without Excel's sep= line, its delimiter): a comma, unless the first line has none and another one in
+    its place.
+    """
     first, _, rest = text.partition("\n")
     if (said := re.fullmatch(r'"?sep=(.)"?\s*', first)) and (said[1] == "," or said[1] in DELIMITERS):
         return rest, said[1]
@@ -88,15 +90,18 @@ def _named(
         names = list(columns)
         if [n.casefold() for n in first] == [n.casefold() for n in names]:
             raise DataError(
-                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make a row; leave task.columns away"
+                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make "
+                "a row; leave task.columns away"
             )
         if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
             if first[0].isdigit():
                 raise DataError(
-                    f"{file}:{number}: the first column is an index, which task.columns does not name; give columns: [index, {', '.join(names)}]"
+                    f"{file}:{number}: the first column is an index, which task.columns does not name; give "
+                    f"columns: [index, {', '.join(names)}]"
                 )
             raise DataError(
-                f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns away, and it is left out"
+                f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns "
+                "away, and it is left out"
             )
     else:
         names, lines = first, lines[1:]
@@ -105,22 +110,26 @@ def _named(
         left_out = _unnamed(names, lines, file, notes)
         if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
             raise DataError(
-                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give task.format: csv, which finds the tabs by itself"
+                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give "
+                "task.format: csv, which finds the tabs by itself"
             )
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
             raise DataError(
-                f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give task.format: csv"
+                f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give "
+                "task.format: csv"
             )
         seen = [name for i, name in enumerate(names) if i not in left_out]
         if len(set(seen)) < len(seen) or "" in seen:
             raise DataError(
-                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column a name of its own there "
+                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column "
+                "a name of its own there "
                 "(task.columns is for files without a header: it would make this line a row)"
             )
     for at, fields in lines:
         if len(fields) != len(names):
             raise DataError(
-                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are {', '.join(names)}; "
+                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are "
+                f"{', '.join(names)}; "
                 f"mend the row, or give the right separator, format or columns"
             )
         yield Row(

@@ -11,12 +11,15 @@ character share its bytes. So the sum over a text is exactly its length, whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lorabench.engine.data import Example
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Tokens(NamedTuple):
@@ -26,7 +29,7 @@ class Tokens(NamedTuple):
     n_bytes: np.ndarray
 
 
-def encode(tokenizer: Any, text: str) -> Tokens:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     """A text's tokens without special ones added."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
@@ -57,18 +60,20 @@ def covered_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
     return np.asarray(reached - np.concatenate([[0], reached[:-1]]), dtype=np.int64)
 
 
-def begin_ids(tokenizer: Any) -> list[int]:
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token that opens a sequence: begin-of-text, else end-of-text, else none."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [] if first is None else [first]
 
 
-def end_ids(tokenizer: Any) -> list[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The end-of-text token, where the tokenizer has one."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def blocks(tokenizer: Any, documents: Sequence[str], sequence_length: int, *, keep_last: bool) -> tuple[Example, ...]:
+def blocks(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], sequence_length: int, *, keep_last: bool
+) -> tuple[Example, ...]:
     """Documents joined by end-of-text and cut into blocks of exactly sequence_length ids.
 
     A last shorter block is kept where keep_last says so, or where it would be the only one.
@@ -109,13 +114,16 @@ class Fitted(NamedTuple):
         return self.example is not None and self.length > sequence_length
 
 
-def completion(tokenizer: Any, prompt: str, response: str, sequence_length: int) -> Example | None:
+def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, sequence_length: int) -> Example | None:
     """[begin] prompt, response, [end], the loss on response and end; None where no response token fits (see `fitted`)."""
     return fitted(tokenizer, prompt, response, sequence_length).example
 
 
-def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int, *, ends: bool = True) -> Fitted:
-    """[begin] prompt, response, [end], the loss on response and end, and what was cut away; no end where `ends` is false.
+def fitted(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, sequence_length: int, *, ends: bool = True
+) -> Fitted:
+    """[begin] prompt, response, [end], the loss on response and end, and what was cut away; no end where `ends` is
+    false.
 
     Spaces that end the prompt are moved to the response, as lm-eval does, because tokenizers join a
     space to the word after it. The prompt is tokenised alone, as it is at generation. The response's
@@ -140,10 +148,13 @@ def fitted(tokenizer: Any, prompt: str, response: str, sequence_length: int, *, 
     return Fitted(Example(ids, predicted, int(after.n_bytes[skipped : len(ids) - len(begin) - n].sum())), length)
 
 
-def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], sequence_length: int) -> Fitted:
+def fitted_spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence[tuple[int, int]], sequence_length: int
+) -> Fitted:
     """A text that brings its special tokens, the loss on the tokens that lie in its character spans.
 
-    Special tokens hold no bytes of text. `length` reaches to the last predicted token: what stands after it is lost unseen.
+    Special tokens hold no bytes of text. `length` reaches to the last predicted token: what stands after it is lost
+    unseen.
     """
     if not getattr(tokenizer, "is_fast", False):
         encode(tokenizer, text)  # says what is missing
@@ -168,7 +179,7 @@ def fitted_spans(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], se
     return Fitted(Example(ids, predicted, int(n_bytes[predicted].sum())), length)
 
 
-def special_ids(tokenizer: Any) -> list[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens that are no text; an unknown word is."""
     return sorted(
         {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}

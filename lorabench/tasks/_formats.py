@@ -42,7 +42,8 @@ def read_table(file: str, form: str, separator: str | None = None, columns: Sequ
         return table
     if is_web_page(content.text):
         raise DataError(
-            f"{file} is a web page or XML, not data: was a page saved in place of the file? Download the raw file, and give it as JSON lines or CSV"
+            f"{file} is a web page or XML, not data: was a page saved in place of the file? Download the raw "
+            "file, and give it as JSON lines or CSV"
         )
     if content.encoding.startswith(("utf-16", "utf-32")):
         table.notes.append(f"{Path(file).name} was read as {content.encoding.upper()}")

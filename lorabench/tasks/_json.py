@@ -155,7 +155,8 @@ def _within(data: Any, file: str) -> Sequence[Any]:
         return [row["row"] for row in lists["rows"]]
     if len(lists) > 1:
         raise DataError(
-            f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file of its own, one JSON object a line"
+            f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file "
+            "of its own, one JSON object a line"
         )
     if not lists:
         return [data]

@@ -40,10 +40,12 @@ def _one_file(path: str) -> str:
     if (folder / SPLITS).is_file():
         parts = sorted(part.name for part in folder.iterdir() if (part / STATE).is_file())
         raise ValueError(
-            f"{path} holds the splits {', '.join(parts)}; give the folder of one: {path}/{parts[0] if parts else 'train'}"
+            f"{path} holds the splits {', '.join(parts)}; give the folder of one: "
+            f"{path}/{parts[0] if parts else 'train'}"
         )
     raise ValueError(
-        f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by datasets' save_to_disk"
+        f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by "
+        "datasets' save_to_disk"
     )
 
 
@@ -156,7 +158,8 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     """Training, validation and test pairs.
 
     Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt
-    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too. Test pairs come in the hash's order:
+    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too.
+    Test pairs come in the hash's order:
     the first n of them are a fair sample even of a sorted file.
     """
     read = _read(options, train=True)
@@ -173,14 +176,16 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
         test = each(_spread(given.rows, options.max_eval), make)
     if not test:
         raise DataError(
-            f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with rows as task.eval"
+            f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with "
+            "rows as task.eval"
         )
     test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
     wanted = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
     rest, validation = hold_out(train, wanted, key)
     if not rest:
         raise DataError(
-            f"{options.train or options.dataset} holds too few different rows to train, validate and test on; give more rows"
+            f"{options.train or options.dataset} holds too few different rows to train, validate and test on; "
+            "give more rows"
         )
     return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
 
@@ -206,7 +211,9 @@ def _whole(pair: Pair) -> str:
 
 
 def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
-    """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there are."""
+    """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there
+    are.
+    """
     made: list[Made] = []
     faults: list[str] = []
     for row in rows:
@@ -255,10 +262,12 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
             ) from None
         if "Config name is missing" in first or "BuilderConfig" in first:
             raise DataError(
-                f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name one as task.subset"
+                f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name "
+                "one as task.subset"
             ) from None
         raise DataError(
-            f"data set {options.dataset} (split {split}) cannot be loaded: {first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
+            f"data set {options.dataset} (split {split}) cannot be loaded: "
+            f"{first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
             "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
         ) from None
     for number, data in enumerate(rows, 1):

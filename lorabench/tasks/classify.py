@@ -13,7 +13,7 @@ A row without the column of the default prompt is read by the first of text, rev
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -25,6 +25,10 @@ from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 __all__ = ["CHOICE_SETS", "PATH_FIELDS", "Options", "fingerprint", "load"]
 
@@ -42,7 +46,8 @@ def _label(value: Any) -> Any:
 def _told_apart(choices: dict[str, str]) -> dict[str, str]:
     if len(set(choices.values())) < 2:
         raise ValueError(
-            f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; give two texts at least"
+            f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; "
+            "give two texts at least"
         )
     return choices
 
@@ -83,7 +88,7 @@ def fingerprint(options: Options) -> str:
     return f"{_rows.fingerprint(options)}, the label alone"
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Examples of the three splits; each of the test brings all labels after its prompt."""
     read = _Reader(options)
     splits = read_splits(options, read.pair)
@@ -156,7 +161,8 @@ class _Reader:
             self.choices.setdefault(seen, f" {seen.strip()}")
         if seen not in self.choices:
             raise DataError(
-                f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend the row"
+                f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend "
+                "the row"
             )
         return Pair(row.where, prompt, self.choices[seen], label=seen)
 
@@ -165,8 +171,10 @@ def _is_word(label: str) -> bool:
     return any(letter.isalpha() for letter in label)
 
 
-def _chat_label(pair: Pair, text: str, tokenizer: Any, sequence_length: int) -> Fitted:
-    """The label as the assistant's answer, the loss on its text alone: neither on what the template puts before it, nor on the token that ends the turn."""
+def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> Fitted:
+    """The label as the assistant's answer, the loss on its text alone: neither on what the template puts before it, nor
+    on the token that ends the turn.
+    """
     said = text.strip()
     whole, spans = _chat.marked(_chat.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
     at = whole.rfind(said, *spans[-1])
@@ -174,12 +182,15 @@ def _chat_label(pair: Pair, text: str, tokenizer: Any, sequence_length: int) -> 
 
 
 def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Any, ...]) -> None:
-    """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has learned."""
+    """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has
+    learned.
+    """
     ids = [tuple(c.ids.tolist()) for c in choices]
     for i, short in enumerate(ids):
         for j, long in enumerate(ids):
             if i != j and long[: len(short)] == short:
                 raise DataError(
-                    f"{pair.where}: the text {texts[i]!r} begins the text {texts[j]!r}, so it is always the likelier answer; "
+                    f"{pair.where}: the text {texts[i]!r} begins the text {texts[j]!r}, so it is always the "
+                    "likelier answer; "
                     "give texts of which none begins another as task.choices, such as words for numbers"
                 )

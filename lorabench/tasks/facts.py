@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -28,11 +28,16 @@ from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
 from lorabench.tasks._encode import begin_ids, encode
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 PATH_FIELDS = ()
 MADE_UP = True  # says nothing of other tasks
 SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvz" for v in "aeiou")
 NAME_SYLLABLES = 3  # 512,000 names
-WORDS = (  # nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible
+# nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible
+WORDS = (
     "child", "day", "door", "eyes", "face", "father", "friend", "hand", "head", "heart", "house", "life", "light", "look", "love", "man",
     "men", "mind", "moment", "night", "part", "people", "place", "right", "room", "thing", "thought", "time", "turn", "way", "woman", "word",
 )  # fmt: skip
@@ -76,8 +81,10 @@ def fingerprint(options: Options) -> str:
     return total.hexdigest()
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
-    """A sequence for each person, in every split; DataError where one does not fit, since cutting it would lose bits unseen."""
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
+    """A sequence for each person, in every split; DataError where one does not fit, since cutting it would lose bits
+    unseen.
+    """
     begin, words = begin_ids(tokenizer), {word: encode(tokenizer, f" {word}") for word in WORDS}
     made = []
     for person in people(options):
@@ -85,7 +92,8 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
         ids = np.concatenate([given, *(tokens.ids for tokens in learned)]).astype(np.int32)
         if len(ids) > sequence_length:
             raise DataError(
-                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, training.sequence_length is {sequence_length}; "
+                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, "
+                f"training.sequence_length is {sequence_length}; "
                 "raise it, or lower task.attributes"
             )
         made.append(

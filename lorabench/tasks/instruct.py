@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,11 +34,21 @@ from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
 from lorabench.tasks._template import Template, fill
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
 PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
-ALPACA = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{instruction}}\n\n{}### Response:\n"
-UNHEARD = "the tokenizer's chat template leaves the system's words out of conversations that have them, so they are not seen in training"
+ALPACA = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n{{instruction}}\n\n{}### Response:\n"
+)
+UNHEARD = (
+    "the tokenizer's chat template leaves the system's words out of conversations that have them, so "
+    "they are not seen in training"
+)
 COLUMNS_SHOWN = 12  # in a sentence
 REFERENCE_SHOWN = 60  # characters
 GSM8K = r"####\s*(-?[\d,.]+)"
@@ -125,7 +135,8 @@ def _one_group(pattern: str) -> None:
         ) from None
     if groups != 1:
         raise ValueError(
-            f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: '#### (.+)' (others as (?:...))"
+            f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: "
+            "'#### (.+)' (others as (?:...))"
         )
 
 
@@ -134,7 +145,7 @@ def fingerprint(options: Options) -> str:
     return _rows.fingerprint(options)
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Examples of the three splits, one a row."""
     layouts: dict[str, None] = {}
 
@@ -173,7 +184,8 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
             return made
         if generation is not None and extracted(answer, generation) is None:
             raise DataError(
-                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the pattern or the row, or take the row out of the test"
+                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the "
+                "pattern or the row, or take the row out of the test"
             )
         given = made.example.given or int(made.example.predicted.argmax())
         return Fitted(replace(made.example, given=given, reference=answer), made.length)
@@ -185,7 +197,7 @@ def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
     return TaskData(train, validation, test, "padded", generation=generation, facts=facts)
 
 
-def _without_special(tokenizer: Any, text: str) -> str:
+def _without_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
 
 
@@ -222,7 +234,8 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
     if "text" in has and not has & {"label", "labels"}:
         if chat:
             raise DataError(
-                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: chat away, or give task.prompt and task.response"
+                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: "
+                "chat away, or give task.prompt and task.response"
             )
         return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_chat.FIELDS):  # something is amiss with it, which is said
@@ -238,14 +251,17 @@ def _written(options: Options, row: Row, layout: str, prompt: str, response: str
     asked, said = made.prompt.strip(), made.response.strip()
     if not asked:
         raise DataError(
-            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column or take the row out"
+            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the "
+            "column or take the row out"
         )
     chat = _chat.exchange(asked, said, options.system or row.fields.get("system"))
     return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", made._replace(chat=chat)
 
 
 def _unknown_layout(fields: dict[str, str]) -> str:
-    """What was seen in a row that no layout fits, and what to give: never the same column twice, never an answer that was rejected."""
+    """What was seen in a row that no layout fits, and what to give: never the same column twice, never an answer that
+    was rejected.
+    """
     names = [*fields]
     talk = (
         "chosen"

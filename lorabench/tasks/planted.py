@@ -10,13 +10,17 @@ base; a student may be quantised. The engine samples the text and makes the teac
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lorabench.config.settings import Number, Seed, TaskSpec, Whole
 from lorabench.engine.data import Example, Planted, TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 PATH_FIELDS = ()
 MODULES = ("q_proj", "v_proj")
@@ -67,7 +71,7 @@ def planted(options: Options) -> Planted:
     )
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Places of equal length, which the engine fills with text of the base."""
     predicted = np.ones(sequence_length, dtype=bool)
     predicted[0] = False

@@ -13,13 +13,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import ChoiceSet, TaskData
 from lorabench.tasks._cloze import cloze_items
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 PATH_FIELDS = ()
 CHOICE_SETS = ("python-docs-cloze",)
@@ -51,7 +55,7 @@ def fingerprint(options: Options) -> str:
     return total.hexdigest()
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Blocks of the three splits, and the cloze items of the test topics."""
     split = split_topics(_topics())
     train, validation, test = (list(part.values()) for part in split)

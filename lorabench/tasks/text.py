@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -23,6 +23,10 @@ from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError
 from lorabench.tasks._counts import block_facts
 from lorabench.tasks._encode import blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 PATH_FIELDS = ("train", "eval")
 SUFFIXES = (".txt", ".md")
@@ -70,13 +74,14 @@ def fingerprint(options: Options) -> str:
     return total.hexdigest()
 
 
-def load(options: Options, tokenizer: Any, sequence_length: int) -> TaskData:
+def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
     """Blocks of the three splits; DataError where the training text fills no block or a held-out share is empty."""
     files = _files(options.train)
     both = next((file for file in _files(options.eval) if file in files), None)
     if both is not None:
         raise DataError(
-            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; take it out of one of them"
+            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; "
+            "take it out of one of them"
         )
     held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in held])

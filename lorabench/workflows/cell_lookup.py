@@ -90,9 +90,9 @@ def chosen(named: Named) -> tuple[Cell, ...]:
     """The cells that a condition is reported by: those at its chosen learning rate where that is tuned."""
     if not any(c.tuned_over for c in named.cells):
         return named.cells
-    from lorabench.report.view import make_view  # pandas: ~1 s, and only here
+    from lorabench.analysis.study import analyse  # pandas: ~1 s, and only here
 
-    reported = {i for group in make_view(named.store).groups for i in group.ids}
+    reported = {i for group in analyse(named.store).groups for i in group.ids}
     return tuple(c for c in named.cells if c.id in reported) or named.cells
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.remedies import Remedies, Remedy
-    from lorabench.memory.train_config import Setting
+    from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
 
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class MemoryEstimate:
     """What one training step of a setting needs, in bytes; `frame()`, `to_dict()`."""
 
-    setting: Setting
+    setting: TrainConfig
     estimate: Estimate
     gpu: Gpu | None
     """the card it is held against, where one was named"""
@@ -103,27 +103,26 @@ def estimate(settings: dict[str, Any], gpu: str | None = None) -> MemoryEstimate
     from lorabench.memory.card_planner import CardPlanner
     from lorabench.memory.estimate import estimate as predict
     from lorabench.memory.interpolate import Reuse
-    from lorabench.memory.meta_model import configuration
     from lorabench.memory.parameters import unreached_of
     from lorabench.memory.remedies import remedies
-    from lorabench.memory.validate import positions_of, setting_from
+    from lorabench.memory.validate import setting_from
 
     setting = setting_from(settings, card.kind if card else "cuda")
     known = Reuse()
-    made = predict(setting, card, positions_of(configuration(setting.model)), known)
+    made = predict(setting, card, setting.shape.positions, known)
     mended = None
     if card and not made.fits:
         mended = remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
     return MemoryEstimate(setting, made, card, mended, unreached_of(setting))
 
 
-def is_stored(setting: Setting) -> bool:
+def is_stored(setting: TrainConfig) -> bool:
     """Whether the quantisation of a setting is its checkpoint's own."""
     stored = stored_quantization(setting.model.name, setting.model.revision)
     return setting.quantization.name != "none" and stored is not None
 
 
-def unreached_dict(left: Unreached | None, setting: Setting) -> dict[str, Any] | None:
+def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
     """What is neither quantised nor adapted; None where that is nothing."""
     if left is None:
         return None

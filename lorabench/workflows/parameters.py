@@ -75,8 +75,8 @@ def parameters(
     """LorabenchError where the model, the method or a module is none that is known, or a rank is not possible."""
     hub.require_named(model)
     from lorabench.engine.experts import unreached
-    from lorabench.memory.meta_model import configuration
-    from lorabench.memory.parameters import any_model, count_parameters
+    from lorabench.memory.meta_model import any_model, configuration
+    from lorabench.memory.parameters import count_parameters
     from lorabench.memory.validate import model_from
 
     spec = model_from(model)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lorabench.memory.calibration import Calibration
     from lorabench.memory.plan import Row
     from lorabench.memory.remedies import Remedies
-    from lorabench.memory.train_config import Setting
+    from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
 
 MENDED = 6  # settings of a study whose remedy is looked for: each is some traces of about half a second
@@ -37,10 +37,10 @@ class StudyPlan:
     names: tuple[str, ...]
     """of the conditions, by what tells them apart"""
     rows: tuple[Row, ...]
-    settings: tuple[Setting | None, ...]
+    settings: tuple[TrainConfig | None, ...]
     """None of a condition that trains nothing"""
     unreached: tuple[Unreached | None, ...]
-    remedies: dict[Setting, Remedies]
+    remedies: dict[TrainConfig, Remedies]
     """of the first few settings that do not surely fit"""
     time_basis: str
     """what predicted times come from"""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lorabench.config import hub
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.errors import LorabenchError
-from lorabench.formatting import count, one_line, plural
+from lorabench.formatting import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,77 +22,73 @@ if TYPE_CHECKING:
     from lorabench.spectra.quantised import Quantise
     from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
-    from lorabench.spectra.truncate import Cut
 
-Found = TypeVar("Found")
+Item = TypeVar("Item")
 Find = Callable[[str], Path]
 
 
+class ItemProgress(Protocol):
+    """Shows items as they come (`what` is their noun) and hands them on."""
+
+    def __call__(self, items: Iterable[Item], what: str) -> Iterable[Item]: ...
+
+
+def silent(items: Iterable[Item], what: str) -> Iterable[Item]:
+    """Shows nothing."""
+    return items
+
+
 @dataclass(frozen=True)
-class TruncatedAdapter:
-    """An adapter that was written at a lower rank; `frame()`, `to_dict()`; str() is what `lorabench truncate` prints."""
+class Truncation:
+    """An adapter of a lower rank that was written."""
 
-    cut: Cut
-    notes: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        """Where it lies, in PEFT's format."""
-        return self.cut.folder
+    folder: Path
+    ranks: Mapping[str, int]
+    """by module as PEFT names it; 0 of those that were left out"""
+    parameters: int
+    """of its factors"""
+    parameters_before: int
+    kept_energy: float
+    """sum of the kept sigma^2 / sum of all, 0 to 1"""
+    left_out: tuple[str, ...] = ()
+    """tensors of the file that a PEFT adapter has no place for"""
+    notes: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
-        """The rank of each module; 0 where the module is left out."""
+        """The rank of each module."""
         import pandas as pd
 
-        return pd.DataFrame({"rank": self.cut.allotment.ranks}).rename_axis("module")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: folder, ranks by module, parameters before and after, share of the energy that is kept, notes."""
-        allotment = self.cut.allotment
-        return {
-            "folder": str(self.folder),
-            "ranks": dict(allotment.ranks),
-            "parameters": allotment.parameters,
-            "parameters_before": self.cut.before,
-            "kept_energy": allotment.kept_energy,
-            "notes": list(self.notes),
-        }
+        return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
 
     def __repr__(self) -> str:
-        allotment = self.cut.allotment
-        ranks = sorted(r for r in allotment.ranks.values() if r)
-        span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
-        left = self.cut.modules - len(ranks)
-        out = f", {plural(left, 'module')} of {self.cut.modules} left out" if left else ""
-        kept = f"{100 * allotment.kept_energy:.2f} % of the energy"
-        return "\n".join(
-            [
-                f"{self.folder}: {span}{out}, {count(allotment.parameters)} of {count(self.cut.before)} parameters, {kept}",
-                *(f"note: {note}" for note in self.notes),
-            ]
-        )
+        kept = f"{100 * self.kept_energy:.2f} % of the energy"
+        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {kept}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in plain values."""
+        return asdict(self) | {"folder": str(self.folder), "ranks": dict(self.ranks)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuantizationErrors:
-    """What quantisation does to each linear weight of a model; `frame()`, `to_dict()`."""
+    """The errors of a model's weights, by module and form."""
 
     model: str
     errors: tuple[QuantizationError, ...]
-    note: str | None
-    """of a checkpoint that is quantised already"""
+    adapter: str | None = None
+    """whose part in undoing the errors was measured"""
+    note: str | None = None
+    """where the checkpoint is stored quantized already"""
 
     def frame(self) -> pd.DataFrame:
-        """A row per module and form: relative and greatest error, signal to noise in dB, ranks of the error."""
+        """A row per module and form: errors as shares, the signal-to-noise ratio in decibels, ranks of the error."""
         import pandas as pd
 
-        rows = [
-            {k: v for k, v in m.items() if k not in ("singular_values", "repair")} for m in self.to_dict()["modules"]
-        ]
-        return pd.DataFrame(rows).set_index(["module", "quantization", "double_quant"])
+        rows = self.to_dict()["modules"]
+        return pd.DataFrame([{k: v for k, v in r.items() if k not in ("singular_values", "repair")} for r in rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """What `lorabench quantization-error --json` prints."""
+        """A row per module and form, as in the command's JSON; what is not known is left out."""
         rows = []
         for e in self.errors:
             row: dict[str, Any] = {
@@ -132,22 +127,37 @@ def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sente
 
 
 def spectrum(
-    name: str, base: str | None, other: str | None, alpha: float | None, find: Find, all_intruders: bool = False
+    source: str,
+    *,
+    base: str | None = None,
+    compare: str | None = None,
+    alpha: float | None = None,
+    all_intruders: bool = False,
+    find: Find | None = None,
+    progress: ItemProgress = silent,
 ) -> Examined:
-    """Singular values of everything that was learned, summed up, beside the base and beside another where they are given."""
+    """Singular values of everything that was learned, summed up, beside the base and beside another where they are given.
+
+    source          an adapter's folder or file, a cell's folder, a checkpoint (with `base`), a hub id, or what `find` knows
+    base            the weights before; a cell knows its own
+    compare         a second source, whose singular subspaces are compared with the first's
+    alpha           lora_alpha of a file that states none
+    all_intruders   intruder dimensions of matrices of any size, not of sides up to 2,048 alone
+    LorabenchError where there is nothing of the kind, or the files are damaged.
+    """
     from lorabench.analysis.spectra_summary import summarise
     from lorabench.report.adapter_summary import Examined, sizes, trained_words
     from lorabench.spectra.analyse import analyse
     from lorabench.spectra.source import open_learned
     from lorabench.spectra.trained import trained
 
-    learned = open_learned(name, base, alpha, find)
-    second = open_learned(other, base, alpha, find) if other is not None else None
-    spectra = tuple(_shown(analyse(learned, all_intruders), "module"))
+    learned = open_learned(source, base, alpha, find)
+    second = open_learned(compare, base, alpha, find) if compare is not None else None
+    spectra = tuple(progress(analyse(learned, all_intruders), "module"))
     if not spectra:
         raise LorabenchError(f"{learned.title} holds no change of any module")
     facts = [
-        ("source", name),
+        ("source", source),
         ("modules", f"{len(spectra)}, {sizes(spectra)}"),
         (
             "base",
@@ -165,7 +175,7 @@ def spectrum(
     counts = trained(learned.adapter) if learned.adapter is not None else None
     if counts is not None:
         facts.append(("trained", trained_words(counts)))
-    likeness = _likeness(learned, second) if second is not None else None
+    likeness = _similarity(learned, second, progress) if second is not None else None
     return Examined(
         learned.title,
         _notes(learned, spectra, all_intruders, counts),
@@ -201,12 +211,12 @@ def _notes(
     return tuple(told)
 
 
-def _likeness(one: Learned, other: Learned) -> SubspaceSimilarity:
+def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> SubspaceSimilarity:
     from lorabench.report.adapter_summary import SubspaceSimilarity
-    from lorabench.spectra.analyse import compare
+    from lorabench.spectra.analyse import compare as subspace_similarities
     from lorabench.spectra.subspace import mean
 
-    found = tuple(_shown(compare(one, other), "module"))
+    found = tuple(progress(subspace_similarities(one, other), "module"))
     tables = [t for side in ("left", "right") for t in mean(found, side)]
     return SubspaceSimilarity(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
 
@@ -224,47 +234,76 @@ def _base_words(base: Weights, after: Weights | None) -> str:
 
 
 def truncate(
-    name: str, folder: str, rank: int | None, energy: float | None, per_module: bool, alpha: float | None, find: Find
-) -> TruncatedAdapter:
-    """Writes the adapter cut to a lower rank; says what is left of it."""
-    from lorabench.report.adapter_summary import trained_notes
-    from lorabench.spectra.adapter_files import is_adapter
-    from lorabench.spectra.source import open_learned
-    from lorabench.spectra.trained import trained
-    from lorabench.spectra.truncate import truncate as cut
+    source: str,
+    output: str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    per_module: bool = False,
+    alpha: float | None = None,
+    find: Find | None = None,
+) -> Truncation:
+    """Writes the nearest adapter of a lower rank to a folder, in PEFT's format.
 
-    place = Path(name).expanduser()
-    if place.is_dir() and not is_adapter(place) and (place / "config.json").is_file():
+    source      an adapter's folder or file, a cell's folder, a hub id, or what `find` knows
+    output      a folder that does not exist yet, or is empty
+    rank        of every module; with `per_module` as many parameters as that, spread by energy
+    energy      share of all sigma^2 to keep, 0 to 1, instead of `rank`; with `per_module` with the fewest parameters
+    alpha       lora_alpha of a file that states none
+    LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds something.
+    """
+    from lorabench.report.adapter_summary import trained_notes
+    from lorabench.spectra.source import open_learned, resolve
+    from lorabench.spectra.trained import trained
+    from lorabench.spectra.truncate import truncate as write_truncated
+
+    at = resolve(source, find)
+    if at.kind == "checkpoint":
         raise LorabenchError(
-            f"{name} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format"
+            f"{source} is a whole checkpoint; only the factors of an adapter can be cut and written in PEFT's format"
         )
-    learned = open_learned(name, None, alpha, find)
+    learned = open_learned(at, alpha=alpha)
     if learned.adapter is None:
         raise LorabenchError(
             f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format"
         )
-    made = cut(learned.adapter, folder, rank, energy, per_module)
-    fate = "are carried over as they are" + (" where PEFT has a place for them" if made.left_out else "")
-    notes = [one_line(n) for n in (*learned.notes, *trained_notes(trained(learned.adapter), fate))]
-    if made.allotment.parameters >= made.before:
-        notes.append("nothing was cut, the adapter has no higher rank")
-    if made.left_out:
-        shown = one_line(", ".join(made.left_out[:3])) + (" ..." if len(made.left_out) > 3 else "")
-        notes.append(f"left out, since without adapter_config.json nobody knows what they mean: {shown}")
-    return TruncatedAdapter(made, tuple(notes))
+    written = write_truncated(learned.adapter, output, rank, energy, per_module)
+    fate = "are carried over as they are" + (" where PEFT has a place for them" if written.left_out else "")
+    return Truncation(
+        folder=written.folder,
+        ranks=dict(written.allotment.ranks),
+        parameters=written.allotment.parameters,
+        parameters_before=written.before,
+        kept_energy=written.allotment.kept_energy,
+        left_out=written.left_out,
+        notes=(*learned.notes, *trained_notes(trained(learned.adapter), fate)),
+    )
 
 
-def quantization_errors(model: str, names: Sequence[str], adapter: str | None, find: Find) -> QuantizationErrors:
-    """Of every linear layer of a model, in every form asked for; 4-bit ones with and without double quantisation."""
+def quantization_error(
+    model: str,
+    quantizations: Sequence[str] = ("int8", "fp4", "nf4"),
+    *,
+    adapter: str | None = None,
+    find: Find | None = None,
+    progress: ItemProgress = silent,
+) -> QuantizationErrors:
+    """What quantization alone does to every linear layer of a model; 4-bit forms with and without double quantization.
+
+    model           a shipped model, a folder of transformers, or a hub id
+    quantizations   names of lorabench/quantizations, such as nf4, fp4, int8
+    adapter         an adapter or cell, whose part in undoing the error is measured, too
+    LorabenchError where a name is unknown or the model's weights are not to be had.
+    """
     from lorabench import plugins
     from lorabench.engine.adapt import linear_modules
     from lorabench.engine.model import meta_model
     from lorabench.memory.validate import model_from
-    from lorabench.spectra.quantization_error import quantization_errors as errors
+    from lorabench.spectra.quantization_error import quantization_errors
     from lorabench.spectra.source import open_base, open_learned
 
     allowed = [n for n in plugins.names("quantizations") if n != "none"]
-    for name in names:
+    for name in quantizations:
         if name not in allowed:
             raise LorabenchError(unknown_choice("quantization", name, allowed))
     hub.require_named(model)
@@ -273,26 +312,24 @@ def quantization_errors(model: str, names: Sequence[str], adapter: str | None, f
         raise LorabenchError(
             f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers"
         )
-    spec = model_from(str(weights.place))
-    modules = linear_modules(meta_model(spec))
+    modules = linear_modules(meta_model(model_from(str(weights.place))))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
     if learned is not None and not learned.has_weights:
         raise LorabenchError(f"{learned.title} keeps no weights; give an adapter, or a cell that trained one")
-    found = tuple(_shown(errors(weights, modules, _forms(names, weights.form), learned), "weight"))
-    return QuantizationErrors(model, found, stored_note(model))
+    errors = quantization_errors(weights, modules, _forms(quantizations, weights.form), learned)
+    return QuantizationErrors(model, tuple(progress(errors, "weight")), adapter, _stored_note(weights))
 
 
-def stored_note(model: str) -> str | None:
-    """What errors of quantisation are of where the checkpoint is quantised already; None where it is not."""
+def _stored_note(weights: Weights) -> str | None:
+    """What errors of quantization are of where the checkpoint is quantized already; None where it is not."""
     from lorabench import plugins
-    from lorabench.spectra.source import open_base
 
-    weights = open_base(model)
     if weights.form is None:
         return None
     shown = weights.form.partition(" ")[0] in plugins.names("quantizations")
+    which = "in that form nothing is lost any more (error 0), and other" if shown else "the"
     return (
-        f"{weights.place} is stored in {weights.form} already: {'in that form nothing is lost any more (error 0), and other' if shown else 'the'} errors are of its dequantised weights; "
+        f"{weights.place} is stored in {weights.form} already: {which} errors are of its dequantised weights; "
         "what the first quantisation lost can be told from the unquantised checkpoint alone"
     )
 
@@ -314,14 +351,3 @@ def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantis
     if own in found:
         found[own] = lambda weight: (weight.float(), weight.float())
     return found
-
-
-def _shown(items: Iterable[Found], what: str) -> Iterator[Found]:
-    """Items as they come, counted on the terminal where there is one."""
-    live = sys.stderr.isatty()
-    for n, item in enumerate(items, 1):
-        if live:
-            print(f"\r{what} {n}", end="", file=sys.stderr, flush=True)
-        yield item
-    if live:
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import pytest
 
 from lorabench.advice import text as advice_words
 from lorabench.advice.evidence import FULL, Here
-from lorabench.advice.from_study import Source, heard
+from lorabench.advice.from_study import heard
 from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
 from lorabench.record.result import CellResult, Fault, Reading
@@ -80,12 +80,6 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Vie
     return {
         (kind, draw): store_of(folder / f"{i}-{draw}", kind, draw) for i, kind in enumerate(KINDS) for draw in range(3)
     }
-
-
-def source(view: View) -> Source:
-    return Source(
-        view.folder, view.study, view.groups, view.summaries, view.verdicts, view.metric, view.of_condition, view.file
-    )
 
 
 def pair(view: View, ours: str, theirs: str) -> Comparison | None:
@@ -163,7 +157,7 @@ def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dic
 
 def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, int], View]) -> None:
     for (kind, _), view in views.items():
-        (contest,) = heard(source(view), Here(MODEL, 327_680))
+        (contest,) = heard(view.analysis, Here(MODEL, 327_680), view.folder)
         best = leader(view.summaries, view.metric)
         assert best is not None and contest.best.condition == best.condition
         full = next(
@@ -174,7 +168,7 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
             ),
             None,
         )
-        for way in contest.ways:
+        for way in contest.results:
             against = full if way.quality.against == FULL and full is not None else contest.best.condition
             if way.option.condition == against:
                 continue
@@ -250,13 +244,13 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
     assert best is not None
     for priority in ("accuracy", "memory"):
         asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder], priority=priority)  # type: ignore[arg-type]
-        first = asked.advice.recommendations[0].candidate
+        first = asked.ranked[0].candidate
         same = (first.method.name, first.method.rank, first.quantization.name) == (
             best.method,
             next(g.setting.method.rank for g in view.groups if g.condition == best.condition),
             "none",
         )
-        told = [n for n in asked.advice.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
+        told = [n for n in asked.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
         assert bool(told) != same
     assert told and told[0].endswith("the order here is by memory.")
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lorabench.advice.candidates import THOUGHT_OF, CandidateSpec, candidate_specs
-from lorabench.advice.ranking import advise, order, variant
+from lorabench.advice.ranking import order, rank_candidates, variant
 from lorabench.advice.types import Needs, Quality, Workload
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
+from tests.advice.formula_memory import FormulaMemory
 
 GB = 10**9
 PARAMETERS = 7 * 10**9
@@ -94,14 +95,8 @@ class World:
         )
 
     def advice(self, memory_bytes, priority="accuracy"):
-        return advise(
-            self.workload,
-            memory_bytes,
-            self.candidate_specs,
-            self.needs,
-            priority,
-            lambda candidate, need: "another card",
-        )
+        memory = FormulaMemory(memory_bytes, self.needs)
+        return rank_candidates(self.workload, self.candidate_specs, memory, priority)
 
 
 def of(found):
@@ -112,7 +107,7 @@ def of(found):
 @pytest.mark.parametrize("seed", WORLDS)
 def test_more_memory_never_gives_a_worse_first_recommendation(seed, priority):
     world = World(seed)
-    firsts = [(m, a.recommendations[0]) for m in CARDS if (a := world.advice(m, priority)).recommendations]
+    firsts = [(m, a.ranked[0]) for m in CARDS if (a := world.advice(m, priority)).ranked]
     assert firsts
     for (less, before), (more, after) in pairwise(firsts):
         told = f"{less / 2**30:g} to {more / 2**30:g} GiB: {before.candidate} became {after.candidate}"
@@ -125,7 +120,7 @@ def test_what_is_recommended_fits_and_what_is_ruled_out_does_not(seed, priority)
     world = World(seed)
     for memory in CARDS:
         advice = world.advice(memory, priority)
-        for r in advice.recommendations:
+        for r in advice.ranked:
             assert r.needs == world.needs(r.candidate)
             assert r.needs.high_bytes <= memory
             assert r.headroom_bytes == memory - r.needs.high_bytes
@@ -133,9 +128,7 @@ def test_what_is_recommended_fits_and_what_is_ruled_out_does_not(seed, priority)
         for e in advice.excluded:
             assert e.over_bytes == e.needs.high_bytes - memory > 0
             assert e.cheapest_change
-        assert [order(r, priority) for r in advice.recommendations] == sorted(
-            order(r, priority) for r in advice.recommendations
-        )
+        assert [order(r, priority) for r in advice.ranked] == sorted(order(r, priority) for r in advice.ranked)
 
 
 @pytest.mark.parametrize("seed", WORLDS)
@@ -145,8 +138,8 @@ def test_no_family_is_lost_but_int8_that_saves_nothing_and_is_not_measured(seed)
     assert given >= set(THOUGHT_OF)
     for memory in CARDS:
         advice = world.advice(memory)
-        fit, out = of(advice.recommendations), of(advice.excluded)
-        assert len(fit) + len(out) == len(advice.recommendations) + len(advice.excluded)
+        fit, out = of(advice.ranked), of(advice.excluded)
+        assert len(fit) + len(out) == len(advice.ranked) + len(advice.excluded)
         assert not fit & out
         lost = given - fit - out
         assert lost <= {("lora", "int8")}
@@ -182,7 +175,7 @@ def test_a_family_is_ruled_out_only_where_none_of_its_variants_fits(seed):
 def test_the_order_is_the_priority_s():
     world = World(2)
     assert not of(world.advice(CARDS[-1]).excluded)
-    by = {p: world.advice(CARDS[-1], p).recommendations for p in PRIORITIES}
+    by = {p: world.advice(CARDS[-1], p).ranked for p in PRIORITIES}
     assert by["memory"][0].needs.high_bytes == min(r.needs.high_bytes for r in by["memory"])
     assert by["speed"][0].needs.seconds == min(r.needs.seconds for r in by["speed"])
     assert by["accuracy"][0].candidate.method.name == "full"
@@ -195,7 +188,7 @@ def test_what_is_shown_to_be_beyond_the_margin_comes_last(priority):
     world.candidate_specs = tuple(
         replace(f, quality=bad) if f.quantization.name == "nf4" else f for f in world.candidate_specs
     )
-    assert world.advice(CARDS[-1], priority).recommendations[-1].candidate.quantization.name == "nf4"
+    assert world.advice(CARDS[-1], priority).ranked[-1].candidate.quantization.name == "nf4"
 
 
 LENGTHS = (256, 512, 1024)
@@ -206,7 +199,7 @@ SMALL = "smollm2-135m"
 def answer(gpu, length, priority="accuracy", batch=2):
     from lorabench.workflows.recommend import recommend
 
-    return recommend(SMALL, gpu, length, batch_size=batch, priority=priority).advice
+    return recommend(SMALL, gpu, length, batch_size=batch, priority=priority)
 
 
 @pytest.mark.slow
@@ -216,7 +209,7 @@ def test_a_longer_sequence_never_leaves_more_headroom_in_the_same_setting():
     from lorabench.config.gpus import find_gpu
     from lorabench.memory.card_planner import CardPlanner
     from lorabench.memory.validate import model_from, setting_from
-    from lorabench.workflows.recommend import setting_of
+    from lorabench.workflows.traced_memory import setting_of
 
     card = find_gpu("24GB")
     room, model = CardPlanner(card), model_from(SMALL)
@@ -253,13 +246,13 @@ def test_traced_answers_keep_the_rules_of_drawn_ones(priority):
     worst = None
     for gib in ("0.8GB", "1GB", "1.5GB", "2GB", "3GB", "8GB"):
         found = answer(gib, 512, priority)
-        for r in found.recommendations:
+        for r in found.ranked:
             assert r.headroom_bytes >= 0
             assert r.needs.low_bytes < r.needs.peak_bytes < r.needs.high_bytes
             assert r.candidate.micro_batch_size * r.candidate.gradient_accumulation == 2
         assert all(e.over_bytes > 0 and e.cheapest_change for e in found.excluded)
-        if found.recommendations:
-            key = order(found.recommendations[0], priority)[: KEPT[priority]]
-            assert worst is None or key <= worst, (gib, found.recommendations[0].candidate)
+        if found.ranked:
+            key = order(found.ranked[0], priority)[: KEPT[priority]]
+            assert worst is None or key <= worst, (gib, found.ranked[0].candidate)
             worst = key
     assert worst is not None

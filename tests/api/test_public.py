@@ -43,7 +43,9 @@ def test_results_are_what_the_commands_print_as_json(tmp_path, monkeypatch):
         (lb.estimate(MODEL, rank=4, gpu="24GB"), json_of("estimate", *asked, "--gpu", "24GB")),
         (
             lb.recommend(MODEL, gpu="24GB", sequence_length=64, global_batch_size=2),
-            json_of("recommend", "--model", MODEL, "--gpu", "24GB", "--sequence-length", "64", "--batch-size", "2"),
+            json_of(
+                "recommend", "--model", MODEL, "--gpu", "24GB", "--sequence-length", "64", "--global-batch-size", "2"
+            ),
         ),
         (
             lb.quantization_error(MODEL, quantization=["nf4"]),

@@ -58,7 +58,7 @@ CALLS = (
     STATE
     + """
 import tempfile
-import bitsandbytes, datasets, numpy as np, pandas, peft, scipy.optimize, sympy, threadpoolctl, torch, transformers
+import bitsandbytes, datasets, numpy as np, pandas, peft, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
 import transformers.loss.loss_utils
 from safetensors.numpy import save_file
 

@@ -230,7 +230,7 @@ def test_an_unknown_table_format_and_an_unwritable_file_are_told(ran, capsys):
 def test_a_fault_of_the_report_keeps_the_results_and_ends_with_1(tmp_path, monkeypatch, capsys):
     from lorabench import api
 
-    monkeypatch.setattr(api, "write_outputs", lambda store: 1 / 0)
+    monkeypatch.setattr(api, "write_outputs", lambda store, analysis: 1 / 0)
     assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 1
     err = capsys.readouterr().err
     assert "the report could not be written (ZeroDivisionError" in err

@@ -4,8 +4,7 @@ import pytest
 
 from lorabench.config.architectures import architectures, find_architecture
 from lorabench.config.settings import ModelSpec
-from lorabench.memory.meta_model import configuration
-from lorabench.memory.parameters import any_model
+from lorabench.memory.meta_model import any_model, configuration
 
 ROUNDED = {  # how far a source's own rounding is from the configuration, where it prints no exact count
     "microsoft/deberta-v2-xxlarge": 0.05,

@@ -1,4 +1,6 @@
-"""Checkpoints as they lie around: the shipped 300k model, or a tiny random one, saved in another way. All below 1.5 MB, none kept."""
+"""Checkpoints as they lie around: the shipped 300k model, or a tiny random one, saved in another way. All below 1.5 MB,
+none kept.
+"""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""Claims about how a task's answers are judged: labels as lm-eval does, generated answers as transformers generates them, all over one test set."""
+"""Claims about how a task's answers are judged: labels as lm-eval does, generated answers as transformers generates
+them, all over one test set.
+"""
 
 import json
 
@@ -201,7 +203,10 @@ def test_a_model_that_knows_its_rows_by_heart_matches_them_all(tmp_path, folder)
     copy.write_text(
         file.read_text().splitlines(keepends=True)[0] + file.read_text()
     )  # else the test is the training whole
-    task = f"{{name: instruct, train: {file}, eval: {copy}, validation_percent: 1, metric: exact_match, answer_pattern: gsm8k, max_new_tokens: 24}}"
+    task = (
+        f"{{name: instruct, train: {file}, eval: {copy}, validation_percent: 1, metric: exact_match, "
+        f"answer_pattern: gsm8k, max_new_tokens: 24}}"
+    )
     cell = cell_of(
         f"task={task}",
         "method=full",

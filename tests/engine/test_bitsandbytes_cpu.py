@@ -1,4 +1,6 @@
-"""A quantised base gives the same numbers on processors with AVX-512 BF16 and without: what decides it in bitsandbytes is patched here."""
+"""A quantised base gives the same numbers on processors with AVX-512 BF16 and without: what decides it in bitsandbytes
+is patched here.
+"""
 
 import contextlib
 

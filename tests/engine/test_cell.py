@@ -89,7 +89,7 @@ def test_same_seed_same_numbers_and_another_seed_others(folder):
 def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, monkeypatch):
     cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
     events = []
-    monkeypatch.setattr("lorabench.engine.cell._DOMAINS", {})  # whatever ran before in this process
+    monkeypatch.setattr("lorabench.engine.domain._KEPT", {})  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
     for metric in (
@@ -292,7 +292,7 @@ def test_a_fault_after_the_evaluation_loses_no_reading(folder, monkeypatch):
     def broken(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lorabench.engine.cell.adapter_deltas", broken)
+    monkeypatch.setattr("lorabench.engine.cell_evaluate.adapter_deltas", broken)
     result = run_cell(cell_of(), folder)
     assert result.outcome == "finished"
     assert result.value("eval_loss") is not None
@@ -310,11 +310,12 @@ def test_full_fine_tuning_is_in_float32_unless_said_otherwise(monkeypatch):
 
 def test_forgetting_is_against_the_same_text_and_loss_whenever_it_is_sampled(folder, monkeypatch):
     """Sampled after training with the adapters off, or before anything is attached: one base, one number."""
-    from lorabench.engine import cell as engine
+    from lorabench.engine import domain
+    from lorabench.engine.cell_context import CellContext
 
     seen = []
     for stays in (True, False):
-        engine._DOMAINS.clear()
-        monkeypatch.setattr(engine._Run, "_base_stays", lambda self, stays=stays: stays)
+        domain._KEPT.clear()
+        monkeypatch.setattr(CellContext, "base_survives", stays)
         seen.append(run_cell(cell_of("evaluation.forgetting=self"), folder).value("forgetting"))
     assert seen[0] == seen[1]

@@ -38,7 +38,8 @@ def test_where_little_is_left_the_sentence_names_the_length_that_keeps_95_percen
     field, words = data_fault(counts(test={"read": 60, "dropped": 57, "whole_at": 412}), cell)
     assert (field, words) == (
         "training.sequence_length",
-        "3 of 60 test rows are left at training.sequence_length 128, the others have no room for a response; at least 30 are needed: 412 keeps 95 % of the rows whole",
+        "3 of 60 test rows are left at training.sequence_length 128, the others have no room for a "
+        "response; at least 30 are needed: 412 keeps 95 % of the rows whole",
     )
     assert (
         "20 of 60 training rows are left"
@@ -102,15 +103,21 @@ def test_every_count_stands_in_the_line_and_zeros_do_not():
     }
     first, second = data_lines(counts(test=test, notes=("x.csv has an index",)), cell)
     assert first == (
-        "data of python-docs at 128 tokens: train: 900 rows read; validation: 100 rows read; test: 300 rows read, 5 dropped because no response fits in 128 tokens, "
-        "6 cut at 128 tokens (200 keeps 95 % whole), 8 also in training, 4 with a prompt of training and another response, 9 also in validation, 7 repeated, "
-        "3 with an empty prompt, 80 % of label 1; measured are the first 64 of the 295 test rows (evaluation.max_sequences)"
+        "data of python-docs at 128 tokens: train: 900 rows read; validation: 100 rows read; test: 300 "
+        "rows read, 5 dropped because no response fits in 128 tokens, "
+        "6 cut at 128 tokens (200 keeps 95 % whole), 8 also in training, 4 with a prompt of training and "
+        "another response, 9 also in validation, 7 repeated, "
+        "3 with an empty prompt, 80 % of label 1; measured are the first 64 of the 295 test rows "
+        "(evaluation.max_sequences)"
     )
     assert second == "data of python-docs: x.csv has an index"
 
 
 def test_the_check_tells_of_the_rows_of_each_length_once(tmp_path):
-    task = f"task={{name: instruct, train: {rows(tmp_path, 'a.jsonl', 300, long=60)}, eval: {rows(tmp_path, 'b.jsonl', 60, long=20)}}}"
+    task = (
+        f"task={{name: instruct, train: {rows(tmp_path, 'a.jsonl', 300, long=60)}, eval: "
+        f"{rows(tmp_path, 'b.jsonl', 60, long=20)}}}"
+    )
     told = check_cells(cells_of(task, "grid={training.sequence_length: [48, 450], method.rank: [2, 4]}"))
     assert not any(n.fatal for n in told)
     assert [n.message.partition(":")[0] for n in told] == [
@@ -145,7 +152,8 @@ def test_counts_are_stored_with_the_result(tmp_path, folder):
     from lorabench.record.result import CellResult
 
     cell = cell_of(
-        f"task={{name: instruct, train: {rows(tmp_path, 'a.jsonl', 60, long=10)}, eval: {rows(tmp_path, 'b.jsonl', 40, long=4)}}}",
+        f"task={{name: instruct, train: {rows(tmp_path, 'a.jsonl', 60, long=10)}, eval: "
+        f"{rows(tmp_path, 'b.jsonl', 40, long=4)}}}",
         "training.steps=1",
     )
     result = run_cell(cell, folder)

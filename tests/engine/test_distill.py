@@ -1,4 +1,6 @@
-"""A planted change has exactly the rank, the norm and the place that were asked for, and students are held to the teacher's distribution."""
+"""A planted change has exactly the rank, the norm and the place that were asked for, and students are held to the
+teacher's distribution.
+"""
 
 import numpy as np
 import pytest

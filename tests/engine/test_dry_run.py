@@ -1,4 +1,6 @@
-"""What a dry run passes can run: tokenizer, configuration, adapters and a training step are tried before the first cell."""
+"""What a dry run passes can run: tokenizer, configuration, adapters and a training step are tried before the first
+cell.
+"""
 
 import json
 
@@ -228,7 +230,8 @@ def test_on_the_command_line_it_is_exit_code_2_and_one_line(tmp_path, capfd):
     assert main(["run", str(study), "--dry-run", "--set", f"model={path}", "--out", str(tmp_path / "out")]) == 2
     told = [line for line in capfd.readouterr().err.splitlines() if "kernels" not in line]
     assert told == [
-        f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
+        f"lorabench: --set model: {path} holds no weights (model.safetensors, pytorch_model.bin or their "
+        "shards); download them"
     ]
 
 

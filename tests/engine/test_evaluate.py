@@ -121,8 +121,10 @@ def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path
     rows = [{"text": "The cat sat on the", "options": [" mat", " xylophone"], "gold": 0}] * 9
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     (tmp_path / "mine.yaml").write_text(
-        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\ntest_split: test\n"
-        "output_type: multiple_choice\ndoc_to_text: text\ndoc_to_choice: options\ndoc_to_target: gold\ntarget_delimiter: ''\nmetric_list: [{metric: acc}]\n"
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: "
+        f"{tmp_path / 'rows.jsonl'}}}}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: text\ndoc_to_choice: options\ndoc_to_target: "
+        "gold\ntarget_delimiter: ''\nmetric_list: [{metric: acc}]\n"
     )
     spec = EvaluationSpec(lm_eval=("mine", "own"), include_path=str(tmp_path), limit=4)
     own = ChoiceSet("own", (Choice("a b c", (" d", " zzzz"), 0),) * 6)

@@ -3,8 +3,9 @@
 import torch
 
 from lorabench.engine.cell import run_cell
-from lorabench.engine.measure import Clock, LiveBytes, Phase, held_tensors
-from lorabench.engine.model import load_base, quantization_state, weight_bytes
+from lorabench.engine.measure import Clock, LiveBytes, PhaseMeter, held_tensors
+from lorabench.engine.model import load_base
+from lorabench.engine.quantised_weights import quantization_state, weight_bytes
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")
@@ -88,9 +89,9 @@ def test_memory_grows_with_rank_and_batch(folder):
 
 def test_phases_are_disjoint_and_clocks_go_on():
     clock = Clock(CPU)
-    with Phase(CPU) as first:
+    with PhaseMeter(CPU) as first:
         sum(range(100_000))
-    with Phase(CPU) as second:
+    with PhaseMeter(CPU) as second:
         sum(range(100_000))
     assert 0 < first.seconds + second.seconds <= clock.seconds()
     assert first.peak_bytes is None, "a CPU's peak comes from its own probe"

@@ -68,7 +68,8 @@ def test_lower_precisions_train_with_adapters_in_float32(dtype, folder):
 
 @pytest.mark.slow
 def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
-    """Anonymous memory (mapped files apart) rises by the weights once in float32 from a bfloat16 file, and by less than half of that in nf4.
+    """Anonymous memory (mapped files apart) rises by the weights once in float32 from a bfloat16 file, and by less than
+    half of that in nf4.
 
     Large tensors are allocated by mmap, so that a freed one leaves the process: with malloc's own threshold, which
     moves, its holes count as memory in some runs and not in others.

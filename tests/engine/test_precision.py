@@ -1,11 +1,13 @@
-"""All conditions of a model are evaluated in one precision: what learned nothing has its base's loss to the last digit, in any order of cells."""
+"""All conditions of a model are evaluated in one precision: what learned nothing has its base's loss to the last digit,
+in any order of cells.
+"""
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from lorabench.engine import answers, domain
-from lorabench.engine import cell as engine
+from lorabench.engine import cell_evaluate as engine
 from lorabench.engine.cell import run_cell
 from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
@@ -21,9 +23,9 @@ ALL = ("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "
 def large(monkeypatch):
     """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains float32."""
     monkeypatch.setattr("lorabench.engine.model.FLOAT32_BELOW", 1000)
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     yield
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
 
 
 def readings(cell, folder):
@@ -45,7 +47,9 @@ def test_a_model_that_learned_nothing_has_its_bases_loss_whatever_was_trained(la
 
 
 def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
-    """Held-out, validation and base text by the loss, lm-eval by its scorer, and cuts by both: no weight of the model is float32 then."""
+    """Held-out, validation and base text by the loss, lm-eval by its scorer, and cuts by both: no weight of the model
+    is float32 then.
+    """
     seen = []
 
     def watched(inner):
@@ -86,13 +90,13 @@ def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
         cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")
     ]
     first = [readings(c, folder)[1]["forgetting"] for c in cells]
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     again = [readings(c, folder)[1]["forgetting"] for c in reversed(cells)][::-1]
-    engine._DOMAINS.clear()
+    domain._KEPT.clear()
     alone = []
     for c in cells:
         alone.append(readings(c, folder)[1]["forgetting"])
-        engine._DOMAINS.clear()
+        domain._KEPT.clear()
     assert first == again == alone
 
 
@@ -177,7 +181,9 @@ def test_rounded_weights_are_those_that_a_bfloat16_base_is_loaded_with(kind, lar
 
 
 def test_a_cell_that_ends_without_a_finite_loss_has_diverged(folder):
-    """Its last step blew it up: left out of the mean without a word, it would leave the other seeds to speak for the condition."""
+    """Its last step blew it up: left out of the mean without a word, it would leave the other seeds to speak for the
+    condition.
+    """
     result = run_cell(cell_of("method=full", "training.steps=1", "training.learning_rate=1e38"), folder)
     assert result.outcome == "diverged"
     assert "the held-out loss was not finite at step 1" in result.error.message

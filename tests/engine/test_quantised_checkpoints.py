@@ -6,7 +6,8 @@ import transformers
 
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
-from lorabench.engine.model import load_base, logical_numel, weight_bytes
+from lorabench.engine.model import load_base
+from lorabench.engine.quantised_weights import logical_numel, weight_bytes
 from lorabench.errors import ModelError, StudyError
 from tests.engine.checkpoints import (
     SMALL,

@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lorabench.engine import cell as engine
 from lorabench.engine.cell import repeat_cell, run_cell
+from lorabench.engine.cell_evaluate import Scorer
+from lorabench.engine.faults import fault_of, outcome_of
+from lorabench.engine.train import Diverged
+from lorabench.errors import ModelError
 from lorabench.record.result import REPEATED
 from tests.engine.conftest import cell_of
 
@@ -20,7 +23,7 @@ def numbers(result):
     }
 
 
-def failing(self, data):
+def failing(self):
     raise OSError("no network")
 
 
@@ -48,7 +51,7 @@ def test_a_repeated_evaluation_gives_an_undisturbed_run_to_the_last_digit(more, 
         folder.mkdir(parents=True)
     undisturbed = run_cell(cell, whole)
     with monkeypatch.context() as patched:
-        patched.setattr(engine._Run, "_accuracy", failing)
+        patched.setattr(Scorer, "score", failing)
         failed = run_cell(cell, broken)
     assert (failed.outcome, failed.error.phase, failed.error.message) == ("failed", "evaluate", "no network")
     assert failed.is_trained and failed.value("train_loss") is not None and failed.value("eval_loss") is None
@@ -68,7 +71,7 @@ def test_a_failed_analysis_is_named_and_can_be_repeated_alone(folder, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lorabench.engine.cell.adapter_deltas", broken)
+        patched.setattr("lorabench.engine.cell_evaluate.adapter_deltas", broken)
         result = run_cell(cell, folder)
     assert result.outcome == "finished"
     assert [(f.phase, f.kind) for f in result.faults] == [("decompose", "OutOfMemoryError")]
@@ -80,7 +83,7 @@ def test_a_failed_analysis_is_named_and_can_be_repeated_alone(folder, monkeypatc
 
 def test_a_repetition_that_fails_leaves_the_finished_result(folder, monkeypatch):
     result = run_cell(settings(), folder)
-    monkeypatch.setattr(engine._Run, "_accuracy", failing)
+    monkeypatch.setattr(Scorer, "score", failing)
     again = repeat_cell(result.cell, folder, result, ("evaluate",))
     assert (again.outcome, again.readings) == ("finished", result.readings)
     assert [(f.phase, f.message) for f in again.faults] == [("evaluate", "no network")]
@@ -106,3 +109,41 @@ def test_without_saved_weights_one_sentence_says_so(folder):
     again = repeat_cell(result.cell, folder, result, ("decompose",))
     assert again.outcome == "finished"
     assert "no weights of this full fine-tuning were kept" in again.faults[0].message
+
+
+def a_bug(*args):
+    return {}["no such key"]
+
+
+@pytest.mark.parametrize("phase", ["decompose", "truncate", "measure"])
+def test_a_bug_in_an_analysis_is_a_recorded_fault_and_loses_nothing_else(phase, folder, monkeypatch, capfd):
+    name = {"decompose": "adapter_deltas", "truncate": "truncations", "measure": "held_tensors"}[phase]
+    cell = settings("method=lora", "analysis.truncation=[1]")
+    with monkeypatch.context() as patched:
+        patched.setattr(f"lorabench.engine.cell_evaluate.{name}", a_bug)
+        result = run_cell(cell, folder)
+    assert result.outcome == "finished"
+    (fault,) = result.faults
+    assert (fault.phase, fault.kind) == (phase, "KeyError")
+    assert "no such key" in fault.message and "log.txt" in fault.message
+    assert "in a_bug" in capfd.readouterr().err, "its traceback goes to the cell's log"
+    repeated = repeat_cell(cell, folder, result, (phase,))
+    assert repeated.faults == ()
+    assert numbers(result).items() <= numbers(repeated).items()
+
+
+def test_a_bug_in_the_evaluation_keeps_what_was_read_before_it(folder, monkeypatch, capfd):
+    monkeypatch.setattr("lorabench.engine.cell_evaluate.forgetting_reading", a_bug)
+    result = run_cell(settings("method=full"), folder)
+    assert (result.outcome, result.error.phase, result.error.kind) == ("failed", "evaluate", "KeyError")
+    assert "bug" in result.error.message and "in a_bug" in capfd.readouterr().err
+    assert result.value("train_loss") is not None and result.value("eval_loss") is not None
+    assert (folder / "model").is_dir(), "the evaluation can be repeated from its weights"
+
+
+def test_a_foreseen_fault_is_told_in_its_own_sentence_alone():
+    assert fault_of(OSError("no network"), "evaluate").message == "no network"
+    assert fault_of(ModelError("no such model"), "load").message == "no such model"
+    assert fault_of(Diverged(3, "loss"), "train").message == str(Diverged(3, "loss"))
+    assert outcome_of(torch.OutOfMemoryError("CUDA out of memory")) == "out_of_memory"
+    assert outcome_of(KeyError("x")) == "failed"

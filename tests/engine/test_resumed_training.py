@@ -1,4 +1,6 @@
-"""A training that was stopped at any step goes on to the same last digit; what is no checkpoint of it is told and not used."""
+"""A training that was stopped at any step goes on to the same last digit; what is no checkpoint of it is told and not
+used.
+"""
 
 import csv
 import random

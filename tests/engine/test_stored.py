@@ -1,4 +1,6 @@
-"""What is loaded is what the files say, to the last tensor: wrappers are undone, and what is missing, unexpected or of another shape is named."""
+"""What is loaded is what the files say, to the last tensor: wrappers are undone, and what is missing, unexpected or of
+another shape is named.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""What is kept of a live model's learned changes, and a cell evaluated at lower ranks, against dense computations through PEFT."""
+"""What is kept of a live model's learned changes, and a cell evaluated at lower ranks, against dense computations
+through PEFT.
+"""
 
 import peft
 import pytest

@@ -9,7 +9,7 @@ from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, T
 from lorabench.memory import interpolate as module
 from lorabench.memory.interpolate import Reuse, family
 from lorabench.memory.step_profile import predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 def grid(model, method="lora", quantization="none", device="cuda", **training):
     kind = QuantizationSpec(name=quantization)
     return [
-        Setting(
+        TrainConfig(
             model,
             kind,
             MethodSpec(name=method, rank=rank),
@@ -83,7 +83,7 @@ def test_optimizers_with_a_smallest_tensor_are_not_reused_over_ranks(model, trac
 
 
 def test_odd_lengths_are_traced_one_by_one(model):
-    odd = Setting(model, QuantizationSpec(), MethodSpec(rank=8), TrainingSpec(sequence_length=100), "cuda")
+    odd = TrainConfig(model, QuantizationSpec(), MethodSpec(rank=8), TrainingSpec(sequence_length=100), "cuda")
     assert family(odd) == odd
 
 

@@ -8,8 +8,8 @@ from lorabench.config.architectures import architectures, find_architecture
 from lorabench.config.settings import ModelSpec
 from lorabench.engine.adapt import linear_modules
 from lorabench.errors import LorabenchError
-from lorabench.memory.meta_model import configuration, with_layers
-from lorabench.memory.parameters import any_model, count_parameters
+from lorabench.memory.meta_model import any_model, configuration, with_layers
+from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.validate import setting_from
 

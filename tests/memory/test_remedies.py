@@ -2,14 +2,15 @@
 
 import pytest
 
-from lorabench.commands.parser import make_parser, settings_of
+from lorabench.commands.parser import make_parser
+from lorabench.commands.predict import settings_of
 from lorabench.config.gpus import Gpu
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.estimate import estimate
 from lorabench.memory.remedies import remedies
 from lorabench.memory.validate import setting_from
 
-TINY = ["estimate", "--model", "lorabench/tiny-4m", "--batch-size", "8", "--sequence-length", "256"]
+TINY = ["estimate", "--model", "lorabench/tiny-4m", "--micro-batch-size", "8", "--sequence-length", "256"]
 
 
 def setting(flags=()):

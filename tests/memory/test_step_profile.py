@@ -8,7 +8,7 @@ from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.errors import LorabenchError
 from lorabench.memory.step_profile import pattern, predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 
 SMALL = {
     "vocab_size": 500,
@@ -50,7 +50,7 @@ def model(request, tmp_path_factory):
     ids=["lora", "qlora-ckpt", "full-short", "full-sgd"],
 )
 def test_few_layers_tell_the_whole(model, method, quantization, training, device):
-    asked = Setting(model, QuantizationSpec(name=quantization), method, TrainingSpec(**training), device)
+    asked = TrainConfig(model, QuantizationSpec(name=quantization), method, TrainingSpec(**training), device)
     assert predict_step(asked) == predict_step(asked, whole=True)
 
 
@@ -69,7 +69,7 @@ def replace_types(kinds):
 
 
 def test_more_of_anything_never_needs_less(model):
-    base = Setting(
+    base = TrainConfig(
         model, QuantizationSpec(), MethodSpec(rank=4), TrainingSpec(batch_size=2, sequence_length=32), "cuda"
     )
     peak = predict_step(base).peak_bytes
@@ -97,7 +97,7 @@ def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
         vocab_size=64,
         **odd,
     ).save_pretrained(tmp_path)
-    setting = Setting(
+    setting = TrainConfig(
         ModelSpec(name=str(tmp_path)),
         QuantizationSpec(),
         MethodSpec(rank=2, target_modules="attention"),
@@ -111,7 +111,7 @@ def test_layers_with_and_without_experts_are_told_apart(odd, tmp_path):
 def test_pissa_is_saved_with_twice_its_rank(model):
     lora, pissa = (
         predict_step(
-            Setting(
+            TrainConfig(
                 model,
                 QuantizationSpec(),
                 MethodSpec(name=n, rank=2),
@@ -131,7 +131,7 @@ def test_a_model_that_peft_cannot_adapt_is_one_sentence(tmp_path):
     MambaConfig(hidden_size=32, num_hidden_layers=4, vocab_size=64).save_pretrained(tmp_path)
     with pytest.raises(LorabenchError) as e:
         predict_step(
-            Setting(
+            TrainConfig(
                 ModelSpec(name=str(tmp_path)),
                 QuantizationSpec(),
                 MethodSpec(rank=2),

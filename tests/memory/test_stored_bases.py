@@ -9,7 +9,7 @@ import transformers as t
 from lorabench.commands.main import main
 from lorabench.config.settings import ModelSpec
 from lorabench.engine.experts import unreached
-from lorabench.engine.model import weight_bytes
+from lorabench.engine.quantised_weights import weight_bytes
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import predict_step

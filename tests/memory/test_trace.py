@@ -8,11 +8,12 @@ import torch
 from lorabench import plugins
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
-from lorabench.engine.model import load_base, quiet
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.model import load_base
 from lorabench.engine.train import Batch, peak_of_two_steps
 from lorabench.memory import kernels
 from lorabench.memory.step_profile import predict_step
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 from tests.engine.conftest import small_model
 
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -21,7 +22,7 @@ LORA = MethodSpec(name="lora", rank=8)
 
 def setting(method=LORA, quantization="none", model="lorabench/tiny-300k", **training):
     spec = TrainingSpec(**{"batch_size": 2, "sequence_length": 64, **training})
-    return Setting(
+    return TrainConfig(
         ModelSpec(name=str(model)),
         QuantizationSpec(name=quantization, double_quant=quantization == "nf4"),
         method,

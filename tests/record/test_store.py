@@ -14,6 +14,7 @@ from lorabench.engine.events import Event
 from lorabench.errors import StoreError
 from lorabench.record import CellResult, Reading, Store
 from lorabench.record.frames import frame, wide
+from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 from tests.config.test_load import TEXT, study_of
 from tests.synthetic import open_worker
 
@@ -215,3 +216,18 @@ def test_every_file_of_a_cell_is_readable_by_all(store):
     files = [f for f in (store.cells_folder / cell.id).rglob("*") if f.is_file()]
     assert {f.suffix for f in files} >= {".safetensors", ".csv", ".json"}
     assert {f.stat().st_mode & 0o777 for f in files} == {0o644}
+
+
+def test_readable_is_none_where_a_result_is_absent_or_damaged(store):
+    cell = store.plan()[0]
+    assert store.readable(cell.id) is None
+    run(store, cell)
+    assert store.readable(cell.id) == store.get(cell.id)
+    (store.cells_folder / cell.id / "result.json").write_text("{")
+    assert store.readable(cell.id) is None
+
+
+def test_a_learning_rate_with_fewer_finished_seeds_or_a_broken_one_is_not_the_best():
+    assert best_learning_rate({1e-3: RateRecord([1.0], 1), 1e-4: RateRecord([2.0, 2.1], 0)}) == 1e-4
+    assert best_learning_rate({1e-3: RateRecord([1.0], 1), 1e-4: RateRecord([2.0], 0)}) == 1e-4
+    assert best_learning_rate({1e-3: RateRecord([1.0], 0), 1e-4: RateRecord([1.0], 0)}) == 1e-4

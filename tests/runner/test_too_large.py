@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorabench.commands import results
+from lorabench.commands import status_text
 from lorabench.config.load import read_study
 from lorabench.errors import StudyError
 from lorabench.runner.plan import make_plan
@@ -22,9 +22,9 @@ def checked(open_odd, folder, *ranks, skip=False):
 def test_a_condition_that_would_not_fit_is_a_note_in_its_own_words(open_odd, begun, tmp_path):
     plan = checked(open_odd, tmp_path, 4, 40)
     assert plan.notices == ("lora rank 40, a batch of 8 would not fit",) and plan.large == 1
-    assert "note: lora rank 40, a batch of 8 would not fit" in results.dry_run(
+    assert "note: lora rank 40, a batch of 8 would not fit" in status_text.dry_run(
         plan
-    ) and "but 1 condition may not or would not fit into memory" in results.dry_run(plan)
+    ) and "but 1 condition may not or would not fit into memory" in status_text.dry_run(plan)
 
 
 def test_of_many_the_first_are_named_and_the_others_counted(open_odd, begun, tmp_path):

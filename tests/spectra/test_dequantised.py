@@ -284,7 +284,7 @@ def test_a_pointer_and_a_missing_shard_and_an_adapter_say_what_to_do(plain, tmp_
 
 def test_the_change_against_a_quantised_base_is_told_and_of_its_true_weights(plain, tmp_path):
     stored(plain, "llama", "int8", tmp_path)
-    found = spectrum.spectrum(str(plain / "llama"), str(tmp_path), None, None, lambda name: tmp_path)
+    found = spectrum.spectrum(str(plain / "llama"), base=str(tmp_path), find=lambda name: tmp_path)
     assert dict(found.facts)["base"].endswith(
         "stored in int8: its dequantised weights are meant; what quantisation lost is part of the difference"
     )
@@ -303,6 +303,6 @@ def test_the_error_of_a_stored_form_is_none_and_others_are_of_what_is_left(plain
     assert main(["quantization-error", str(tmp_path), "--quantization", "nf4", "int8"]) == 0
     told = capsys.readouterr().out
     assert "is stored in nf4 already: in that form nothing is lost any more (error 0)" in told
-    errors = spectrum.quantization_errors(str(tmp_path), ["nf4", "int8"], None, lambda name: tmp_path)
+    errors = spectrum.quantization_error(str(tmp_path), ["nf4", "int8"], find=lambda name: tmp_path).errors
     assert {e.relative_error for e in errors if e.form == "nf4"} == {0.0}
     assert all(0 < e.relative_error < 0.01 for e in errors if e.form == "int8")

@@ -1,5 +1,6 @@
 """Errors of quantised weights by hand, in order of their precision, and with what a cell learned."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorabench import plugins
+from lorabench.commands.main import main
 from lorabench.errors import LorabenchError
 from lorabench.spectra.files import Weights
 from lorabench.spectra.quantization_error import quantization_errors
@@ -19,7 +21,7 @@ def nowhere(prefix):
 
 @pytest.fixture(scope="module")
 def errors():
-    return spectrum.quantization_errors("lorabench/tiny-300k", ["int8", "fp4", "nf4"], None, nowhere)
+    return spectrum.quantization_error("lorabench/tiny-300k", ["int8", "fp4", "nf4"], find=nowhere).errors
 
 
 def test_each_form_of_every_linear_layer_is_there(errors):
@@ -71,16 +73,24 @@ def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
 
 def test_a_model_without_its_weights_and_an_unknown_form_are_told():
     with pytest.raises(LorabenchError, match="unknown quantization 'nf5'; did you mean 'nf4'"):
-        spectrum.quantization_errors("lorabench/tiny-300k", ["nf5"], None, nowhere)
+        spectrum.quantization_error("lorabench/tiny-300k", ["nf5"], find=nowhere)
     with pytest.raises(LorabenchError, match="nothing cannot be loaded: it is no shipped model, no directory"):
-        spectrum.quantization_errors("meta-llama/nothing", ["nf4"], None, nowhere)
+        spectrum.quantization_error("meta-llama/nothing", ["nf4"], find=nowhere)
 
 
 def test_a_large_error_has_the_stable_rank_of_all_its_values(monkeypatch, errors):
     monkeypatch.setattr("lorabench.spectra.quantization_error.EXACT", 8)
     monkeypatch.setattr("lorabench.spectra.quantization_error.LEADING", 4)
-    few = spectrum.quantization_errors("lorabench/tiny-300k", ["fp4"], None, nowhere)
+    few = spectrum.quantization_error("lorabench/tiny-300k", ["fp4"], find=nowhere).errors
     for e, exact in zip(few, [e for e in errors if e.form.startswith("fp4")], strict=True):
         assert len(e.spectrum.singular_values) == 4
         assert e.spectrum.stable_rank == pytest.approx(exact.spectrum.stable_rank, rel=2e-2)
         assert e.spectrum.frobenius_norm == pytest.approx(exact.spectrum.frobenius_norm, rel=1e-6)
+
+
+def test_the_result_is_a_table_and_the_json_of_the_command(capsys):
+    result = spectrum.quantization_error("lorabench/tiny-300k", ["int8"], find=nowhere)
+    assert len(result.frame()) == len(result.errors) == 28
+    assert {"module", "quantization", "relative_error", "signal_to_noise_db"} <= set(result.frame())
+    assert main(["quantization-error", "lorabench/tiny-300k", "--quantization", "int8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result.to_dict()

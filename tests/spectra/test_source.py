@@ -12,7 +12,7 @@ from lorabench.record.spectrum import load_spectra
 from lorabench.record.store import Store
 from lorabench.spectra.analyse import analyse, compare
 from lorabench.spectra.files import Weights
-from lorabench.spectra.source import open_learned
+from lorabench.spectra.source import open_learned, resolve
 from tests.engine.conftest import MODEL, cell_of, small_model
 from tests.spectra.conftest import peft_adapter
 
@@ -195,3 +195,16 @@ def test_values_that_are_not_finite_are_one_sentence(tmp_path):
     save_file(tensors, after / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(LorabenchError, match="not finite; the checkpoint is damaged"):
         list(analyse(open_learned(str(after), base=str(before))))
+
+
+def test_what_lies_at_a_path_is_told_once(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "kohya.safetensors").touch()
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "result.json").write_text("{}")
+    kinds = {n: resolve(str(tmp_path / n)).kind for n in ("model", "adapter", "kohya.safetensors", "cell", "gone")}
+    assert list(kinds.values()) == ["checkpoint", "adapter", "adapter", "cell", "absent"]
+    assert resolve("3fc2", lambda name: tmp_path / "cell").kind == "cell"

@@ -1,4 +1,6 @@
-"""Claims about conversations: what is predicted is what the assistant says and the token that ends it, no more and no less."""
+"""Claims about conversations: what is predicted is what the assistant says and the token that ends it, no more and no
+less.
+"""
 
 import json
 
@@ -13,20 +15,28 @@ TURN = "{{ '<|im_start|>' + m['role'] + '\n' }}"
 OPEN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 CHATML = "{% for m in messages %}" + TURN + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}" + OPEN
 MARKED = (
-    "{% for m in messages %}" + TURN + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% for m in messages %}" + TURN + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + "
+        "'<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}" + OPEN
 )  # fmt: skip
 LLAMA = (
-    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'].strip() + eos_token }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) "
+        "%}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + "
+        "m['content'].strip() + eos_token }}{% endif %}{% endfor %}"
 )  # fmt: skip
 THINKING = (  # as Qwen3: an empty thought after the last question alone, so that earlier turns are no prefixes
-    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}" + TURN
-    + "{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last "
+        "= loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}" + TURN
+    + "{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' }}{% endif "
+        "%}{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN
 )  # fmt: skip
-LAST_SYSTEM = (  # as Mistral: the system's words stand in the last question, so that no conversation begins as the whole does
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' }}{% if loop.index0 == (messages | length) - 2 %}{{ messages[0].content + ' ' }}{% endif %}"
-    "{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+# as Mistral: the system's words stand in the last question, so that no conversation begins as the whole does
+LAST_SYSTEM = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' }}{% if loop.index0 "
+        "== (messages | length) - 2 %}{{ messages[0].content + ' ' }}{% endif %}"
+    "{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% "
+        "endif %}{% endfor %}"
 )  # fmt: skip
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -118,7 +128,10 @@ def test_the_empty_thought_of_the_last_turn_is_learned_where_the_template_writes
 def test_a_space_that_opens_an_answer_goes_with_its_first_word(tmp_path, chat, tokenizer):
     """Tokenizers join it to the word: without it the first word would not be learned."""
     for made in (chat, tokenizer):
-        made.chat_template = "{% for m in messages %}{{ '\n' + m.role + ': ' + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+        made.chat_template = (
+            "{% for m in messages %}{{ '\n' + m.role + ': ' + m.content + eos_token }}{% endfor "
+            "%}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+        )
         data = load(made, written(tmp_path, TALK))
         assert [run.strip() for run in said(made, data.train[0])] == [
             m["content"] + made.eos_token for m in TALK if m["role"] == "assistant"
@@ -274,7 +287,8 @@ def test_the_token_that_closes_a_whole_conversation_is_no_part_of_its_last_turn(
     chat.chat_template = (
         "{% for m in messages %}"
         + TURN
-        + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
+        + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ "
+        "'<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
     )
     assert said(chat, load(chat, written(tmp_path, TALK)).train[0]) == ENDED
     chat.chat_template = CHATML.replace(

@@ -104,7 +104,9 @@ def test_without_a_begin_token_or_a_prompt_the_first_token_is_not_predicted(bare
     prompt="b", response="e"
 )  # "be" is one token: the response is tokenised apart, and SentencePiece opens it with a space
 def test_a_completion_decodes_to_prompt_and_response(tokenizer, prompt, response):
-    """Word for word; where a token of the joined text spans the border, but for the space that SentencePiece opens every text with."""
+    """Word for word; where a token of the joined text spans the border, but for the space that SentencePiece opens
+    every text with.
+    """
     made = completion(tokenizer, prompt, response, 10_000)
     stem = prompt.rstrip()
     predicted, given_ids = made.ids[made.predicted].tolist(), made.ids[~made.predicted].tolist()

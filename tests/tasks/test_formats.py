@@ -1,4 +1,6 @@
-"""Claims about what files are by their content: every way in which the same rows are written gives the same rows, and what is no data file is named."""
+"""Claims about what files are by their content: every way in which the same rows are written gives the same rows, and
+what is no data file is named.
+"""
 
 import bz2
 import csv

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorabench import plugins
+from lorabench.advice.cheapest_change import cheapest_change
 from lorabench.advice.selection import contests, options
 from lorabench.advice.text import as_plain, as_text, epoch
 from lorabench.advice.text import quality as in_words
@@ -19,8 +20,10 @@ from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 from lorabench.errors import LorabenchError
 from lorabench.record.frames import wide
 from lorabench.report.view import make_view
-from lorabench.workflows.recommend import change, emit, recommend, stored
+from lorabench.workflows.recommend import emit, recommend
+from lorabench.workflows.stored_evidence import studies_here
 from tests import synthetic
+from tests.advice.formula_memory import FormulaMemory
 from tests.report.stores import filled
 
 # QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank 64, 512 tokens, batch 1, checkpointing).
@@ -90,7 +93,7 @@ def entry(found, method, quantization):
 )
 def test_published_experience_is_met(model, gpu, length, method, quantization, fits, source):
     asked = answer(model, gpu, length)
-    fit, out = (entry(found, method, quantization) for found in (asked.advice.recommendations, asked.advice.excluded))
+    fit, out = (entry(found, method, quantization) for found in (asked.ranked, asked.excluded))
     if fits:
         assert fit is not None, source
         assert 0 <= fit.headroom_bytes == asked.memory_bytes - fit.needs.high_bytes
@@ -103,7 +106,7 @@ def test_published_experience_is_met(model, gpu, length, method, quantization, f
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_full_fine_tuning_of_7b_with_adamw_does_not_fit_80_gb():
     """LLaMA-Factory: 120 GB with float32 weights; PEFT's README: a 7B model runs out of memory on an A100-80GB. A paged 8-bit optimizer helps."""
-    full = entry(answer("llama-2-7b", "a100-80gb", 512).advice.recommendations, "full", "none")
+    full = entry(answer("llama-2-7b", "a100-80gb", 512).ranked, "full", "none")
     assert full is None or full.candidate.optimizer == "paged-adamw-8bit"
 
 
@@ -111,14 +114,14 @@ def test_full_fine_tuning_of_7b_with_adamw_does_not_fit_80_gb():
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_the_micro_batch_that_ran_out_of_memory_on_40_gb_is_not_proposed():
     """litgpt: 7B at 1304 tokens without checkpointing takes 29.07 GB for two sequences and runs out of memory with four."""
-    lora = entry(answer("llama-2-7b", "a100-40gb", 1304, 4).advice.recommendations, "lora", "none").candidate
+    lora = entry(answer("llama-2-7b", "a100-40gb", 1304, 4).ranked, "lora", "none").candidate
     assert lora.gradient_checkpointing or lora.micro_batch_size <= 2
 
 
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_what_is_taken_is_near_what_was_measured():
     """litgpt, 7B at 1304 tokens without checkpointing: 21.30 GB with one sequence and adapters on q and v; adapters on every layer take a little more."""
-    lora = entry(answer("llama-2-7b", "rtx4090", 1304).advice.recommendations, "lora", "none")
+    lora = entry(answer("llama-2-7b", "rtx4090", 1304).ranked, "lora", "none")
     assert (lora.candidate.micro_batch_size, lora.candidate.gradient_checkpointing) == (1, False)
     assert 21.30e9 < lora.needs.peak_bytes < 1.2 * 21.30e9
 
@@ -127,9 +130,9 @@ def test_what_is_taken_is_near_what_was_measured():
 def test_where_nothing_fits_the_text_says_what_would():
     asked = answer("llama-2-70b", "8GB", 512)
     text = " ".join(as_text(asked).split())
-    assert asked.advice.recommendations == ()
-    assert all(e.over_bytes > 0 for e in asked.advice.excluded)
-    least = min(e.needs.high_bytes for e in asked.advice.excluded)
+    assert asked.ranked == ()
+    assert all(e.over_bytes > 0 for e in asked.excluded)
+    least = min(e.needs.high_bytes for e in asked.excluded)
     for words in (
         "Nothing that was tried fits.",
         "The least demanding is LoRA r=8",
@@ -161,7 +164,8 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
             else MethodSpec(name=method, rank=8, alpha=16)
         )
         asked = Candidate(spec, QuantizationSpec(name="none"), 1, 1, True, "adamw", 1e-4, "constant", 0.0, 0.0, 1.0)
-        return change(asked, needs(asked), card, needs, lambda c: lengths[c.method.name], lambda: adapters)
+        memory = FormulaMemory(card.memory_bytes, needs, lambda c: lengths[c.method.name])
+        return cheapest_change(asked, needs(asked), memory, adapters)
 
     lengths, adapters = {"lora": 0, "pissa": 0}, True
     assert "NF4" in told("lora")
@@ -178,7 +182,7 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
     ("changes", "words"),
     [
         ({"priority": "beauty"}, "priority"),
-        ({"batch_size": 0}, "batch size 0 is below 1"),
+        ({"batch_size": 0}, "global batch size 0 is below 1"),
         ({"examples": 0}, "examples 0 is below 1"),
         ({"tokens": -5}, "tokens -5 is below 1"),
         ({"tolerated_loss": 0}, "tolerated loss of 0 is no number above 0"),
@@ -243,7 +247,7 @@ def ask(store, **changes):
 
 
 def lora(asked, quantization="none"):
-    return entry(asked.advice.recommendations, "lora", quantization)
+    return entry(asked.ranked, "lora", quantization)
 
 
 @pytest.mark.usefixtures("formula")
@@ -263,7 +267,7 @@ def test_the_rank_is_the_study_s_smallest_that_is_enough(made, tolerated, none, 
         assert found.candidate.method.rank == rank
         assert (found.candidate.method.alpha, found.candidate.learning_rate) == (16, 4e-3)
         assert found.quality.basis == "measured"
-    assert entry(asked.advice.recommendations, "full", "none").candidate.learning_rate == 1e-3
+    assert entry(asked.ranked, "full", "none").candidate.learning_rate == 1e-3
 
 
 @pytest.mark.usefixtures("formula")
@@ -294,7 +298,7 @@ def test_a_measured_quality_is_the_distance_to_full_fine_tuning(made):
 def test_a_rank_that_is_level_with_full_fine_tuning_is_not_given_up_for_a_smaller_one_that_is_not(made):
     """The loss that is tolerated is spent once: rank 32 is within 0.15 of full fine-tuning, rank 8 within 0.15 of rank 32 alone."""
     asked = ask(made(), tolerated_loss=0.15)
-    first = asked.advice.recommendations[0]
+    first = asked.ranked[0]
     assert (first.candidate.method.name, first.candidate.method.rank, first.candidate.quantization.name) == (
         "lora",
         32,
@@ -326,7 +330,7 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     monkeypatch.setitem(synthetic.QUANTIZED, "nf4", 0.0)
     monkeypatch.setitem(synthetic.BEST_RATE, "adapter", 4e-3)
     asked = ask(filled(tmp_path, Plan((4,), seeds).text()), tolerated_loss=0.2)
-    found = asked.advice.recommendations
+    found = asked.ranked
     measured = [r for r in found if r.quality.basis == "measured"]
     assert [(r.candidate.method.name, r.candidate.quantization.name) for r in measured] == [
         ("lora", "nf4"),
@@ -336,16 +340,11 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     assert list(found[:3]) == measured  # all tie: fewer parameters, then less memory
     assert all(r.quality.enough is True and "beyond" not in in_words(r.quality) for r in measured)
     strict = ask(filled(tmp_path / "again", Plan((4,), seeds).text()), tolerated_loss=1e-4)
-    assert not any(r.quality.enough is False for r in strict.advice.recommendations)
-    undecided = [
-        i
-        for i, r in enumerate(strict.advice.recommendations, 1)
-        if r.quality.basis != "none" and r.quality.enough is None
-    ]
+    assert not any(r.quality.enough is False for r in strict.ranked)
+    undecided = [i for i, r in enumerate(strict.ranked, 1) if r.quality.basis != "none" and r.quality.enough is None]
     if len(undecided) > 1:
         assert any(
-            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n)
-            for n in strict.advice.notes
+            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n) for n in strict.notes
         )
 
 
@@ -367,7 +366,7 @@ def test_a_preset_is_known_by_its_hub_id_in_what_is_written(tmp_path):
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
 def test_what_an_answer_leaves_out_or_assumes_is_noted():
-    notes = " ".join(recommend("llama-3.2-1b", "t4", 128, examples=100, tokens=1_000_000).advice.notes)
+    notes = " ".join(recommend("llama-3.2-1b", "t4", 128, examples=100, tokens=1_000_000).notes)
     for words in (
         "t4 does not compute in bfloat16",
         "10,000 tokens an example do not fit into 128",
@@ -375,14 +374,14 @@ def test_what_an_answer_leaves_out_or_assumes_is_noted():
         "others are held against it",
     ):
         assert words in notes
-    unused = recommend("llama-3.2-1b", "24GB", 128, tolerated_loss=0.5).advice.notes
+    unused = recommend("llama-3.2-1b", "24GB", 128, tolerated_loss=0.5).notes
     assert any("was not used" in n for n in unused)
 
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
 def test_experts_that_are_neither_adapted_nor_quantised_are_told():
     for model, told in (("mixtral-8x7b", True), ("llama-3.2-1b", False)):
-        found = recommend(model, "1000GB", 128).advice.recommendations
+        found = recommend(model, "1000GB", 128).ranked
         assert {
             any("experts are neither" in c for c in r.caveats) for r in found if r.candidate.method.name == "lora"
         } == {told}
@@ -443,7 +442,7 @@ def test_without_full_fine_tuning_ways_are_held_against_the_best_of_them(made):
 @pytest.mark.usefixtures("formula")
 def test_without_full_fine_tuning_a_storage_that_is_shown_to_be_worse_stands_behind(tmp_path, monkeypatch):
     monkeypatch.setitem(synthetic.QUANTIZED, "nf4", 0.5)
-    found = ask(filled(tmp_path, Plan((8,), full=False).text()), tolerated_loss=0.1).advice.recommendations
+    found = ask(filled(tmp_path, Plan((8,), full=False).text()), tolerated_loss=0.1).ranked
     names = [(r.candidate.method.name, r.candidate.quantization.name) for r in found]
     assert names[-1] == ("lora", "nf4")
     assert names.index(("lora", "none")) < names.index(("lora", "nf4"))
@@ -452,7 +451,7 @@ def test_without_full_fine_tuning_a_storage_that_is_shown_to_be_worse_stands_beh
 @pytest.mark.usefixtures("formula")
 def test_a_storage_that_was_not_measured_stands_below_the_one_that_was(tmp_path):
     plan = Plan((8,), full=False).text().replace("quantization: [none, nf4]", "quantization: [none]")
-    found = ask(filled(tmp_path, plan), tolerated_loss=0.1).advice.recommendations
+    found = ask(filled(tmp_path, plan), tolerated_loss=0.1).ranked
     names = [(r.candidate.method.name, r.candidate.quantization.name) for r in found]
     assert names.index(("lora", "none")) < names.index(("lora", "nf4"))
     assert any("did not measure this storage" in c for c in found[names.index(("lora", "nf4"))].caveats)
@@ -476,8 +475,8 @@ def test_studies_that_lie_in_reports_are_found_only_where_their_model_is_near(ma
     (made().folder / "cells.csv").write_text(
         wide(made().results()).to_csv(index=False), encoding="utf-8"
     )  # as a run does at its end
-    near = recommend(MODEL, "24GB", 128, batch_size=4, nearby=stored())
-    far = recommend("smollm2-135m", "24GB", 128, batch_size=1, nearby=stored())
+    near = recommend(MODEL, "24GB", 128, batch_size=4, nearby_studies=studies_here())
+    far = recommend("smollm2-135m", "24GB", 128, batch_size=1, nearby_studies=studies_here())
     assert {lora(a).quality.basis for a in (near, far)} == {"measured", "published"}
     assert lora(near).quality.basis == "measured"
-    assert any("No stored study" in n for n in far.advice.notes)
+    assert any("No stored study" in n for n in far.notes)

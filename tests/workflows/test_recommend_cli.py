@@ -10,7 +10,7 @@ from lorabench import plugins
 from lorabench.commands import main as cli
 from tests.report.stores import filled
 
-TINY = ("--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64", "--batch-size", "2")
+TINY = ("--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64", "--global-batch-size", "2")
 SAID = {
     "method", "rank", "alpha", "target_modules", "quantization", "micro_batch_size", "gradient_accumulation", "gradient_checkpointing", "optimizer",
     "learning_rate", "peak_bytes", "high_bytes",
@@ -109,8 +109,8 @@ def test_json_and_text_say_the_same(capsys):
         (["--emit", "nonsense", "-o", "somewhere"], "nonsense"),
         (["--from", "."], "is no results directory"),
         (["--from", "nowhere"], "nowhere is no results directory"),
-        (["--batch-size", "0"], "'0' is no whole number from 1 on"),
-        (["--batch-size", "-4"], "'-4' is no whole number from 1 on"),
+        (["--global-batch-size", "0"], "'0' is no whole number from 1 on"),
+        (["--global-batch-size", "-4"], "'-4' is no whole number from 1 on"),
         (["--tokens", "abc"], "'abc' is no amount"),
         (["--tokens", "0"], "tokens 0 is below 1"),
         (["--tokens", "inf"], "'inf' is no amount"),

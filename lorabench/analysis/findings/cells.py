@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.findings.base import Evidence, Finding, cells_of, listed
+from lorabench.analysis.findings.base import Finding, cells_of, listed
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.paths import model_label
 from lorabench.record.result import Environment, Resolved
@@ -14,7 +15,7 @@ from lorabench.record.result import Environment, Resolved
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
 
 
-def failed(e: Evidence) -> Finding | None:
+def failed(e: StudyAnalysis) -> Finding | None:
     """Cells that ended in an error."""
     groups, cells, share = _ended(e, "failed")
     if not cells:
@@ -25,19 +26,19 @@ def failed(e: Evidence) -> Finding | None:
     return Finding("failed", "grave", "Cells failed", sentence, e.labels(groups), cells)
 
 
-def analysis_failed(e: Evidence) -> Finding | None:
+def analysis_failed(e: StudyAnalysis) -> Finding | None:
     """Finished cells of which a later phase failed: spectra, cuts or memory are absent."""
-    cells = tuple(i for g in e.chosen for i in g.ids if i in e.results and e.results[i].faults)
+    cells = tuple(i for g in e.groups for i in g.ids if i in e.results and e.results[i].faults)
     if not cells:
         return None
     kinds = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
     why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in kinds.items()])
-    groups = [g for g in e.chosen if not set(g.ids).isdisjoint(cells)]
+    groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
     sentence = f"A phase after training failed ({why}; {e.results[cells[0]].faults[0].message}), and its numbers are absent. Repeat it alone with: lorabench evaluate DIR."
     return Finding("analysis_failed", "caution", "Analyses failed", sentence, e.labels(groups), cells)
 
 
-def diverged(e: Evidence) -> Finding | None:
+def diverged(e: StudyAnalysis) -> Finding | None:
     """Cells whose loss became infinite."""
     groups, cells, share = _ended(e, "diverged")
     if not cells:
@@ -54,7 +55,7 @@ def diverged(e: Evidence) -> Finding | None:
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
 
 
-def out_of_memory(e: Evidence) -> Finding | None:
+def out_of_memory(e: StudyAnalysis) -> Finding | None:
     """Cells that did not fit."""
     groups, cells, share = _ended(e, "out_of_memory")
     if not cells:
@@ -64,7 +65,7 @@ def out_of_memory(e: Evidence) -> Finding | None:
     return Finding("out_of_memory", "grave", "Cells ran out of memory", sentence, e.labels(groups), cells)
 
 
-def skipped(e: Evidence) -> Finding | None:
+def skipped(e: StudyAnalysis) -> Finding | None:
     """Cells that were predicted not to fit."""
     groups, cells, share = _ended(e, "skipped")
     if not cells:
@@ -73,12 +74,12 @@ def skipped(e: Evidence) -> Finding | None:
     return Finding("skipped", "caution", "Cells were skipped", sentence, e.labels(groups), cells)
 
 
-def missing(e: Evidence) -> Finding | None:
+def missing(e: StudyAnalysis) -> Finding | None:
     """Cells that have not run, those at all rates of a grid among them: the choice waits for them."""
     groups, cells, share = _ended(e, "missing", e.planned)
     if not cells:
         return None
-    kept = {i for g in e.chosen for i in g.ids}
+    kept = {i for g in e.groups for i in g.ids}
     aside = sum(i not in kept for i in cells)
     told = (
         f", {aside} of them at rates that are not the chosen ones so far, so that the choice may change"
@@ -91,9 +92,9 @@ def missing(e: Evidence) -> Finding | None:
     return Finding("missing", "grave", "Cells are missing", sentence, e.labels(groups), cells)
 
 
-def rates_broke(e: Evidence) -> Finding | None:
+def rates_broke(e: StudyAnalysis) -> Finding | None:
     """Cells that broke while a rate was sought, at rates that no number comes from."""
-    kept = {i for g in e.chosen for i in g.ids}
+    kept = {i for g in e.groups for i in g.ids}
     broken = {i: o for g in e.planned for i in g.ids if i not in kept and (o := e.outcome(i)) in _BROKEN}
     if not broken:
         return None
@@ -110,11 +111,11 @@ def rates_broke(e: Evidence) -> Finding | None:
     return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
 
 
-def mixed_environments(e: Evidence) -> Finding | None:
+def mixed_environments(e: StudyAnalysis) -> Finding | None:
     """Cells that ran on different devices or with different libraries."""
     seen = {
         i: facts(env)
-        for g in e.chosen
+        for g in e.groups
         for i in g.ids
         if i in e.results and (env := e.results[i].environment) is not None
     }
@@ -137,15 +138,15 @@ def mixed_environments(e: Evidence) -> Finding | None:
         f"Cells ran in {len(often)} environments, told apart by {listed(parts)}; the numbers count cells. Times and memory are not comparable "
         f"between them. Run the {len(odd)} that differ from the most common one again, or compare quality alone."
     )
-    groups = [g for g in e.chosen if not set(g.ids).isdisjoint(odd)]
+    groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
         "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd
     )
 
 
-def stored_quantised(e: Evidence) -> Finding | None:
+def stored_quantised(e: StudyAnalysis) -> Finding | None:
     """Bases that were quantised before they came here."""
-    groups = [g for g in e.chosen if any(r.stored_quantised for r in _resolved(e, g))]
+    groups = [g for g in e.groups if any(r.stored_quantised for r in _resolved(e, g))]
     if not groups:
         return None
     bases = dict.fromkeys(
@@ -161,10 +162,10 @@ def stored_quantised(e: Evidence) -> Finding | None:
     )
 
 
-def unreached(e: Evidence) -> Finding | None:
+def unreached(e: StudyAnalysis) -> Finding | None:
     """Weights that were asked to be quantised or adapted, and are neither."""
     told: dict[str, list[Replicates]] = {}
-    for g in e.chosen:
+    for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
             words = left.words(
@@ -179,16 +180,16 @@ def unreached(e: Evidence) -> Finding | None:
     return Finding("unreached", "note", "Weights are not reached", sentence, e.labels(groups), e.finished(groups))
 
 
-def _resolved(e: Evidence, group: Replicates) -> list[Resolved]:
+def _resolved(e: StudyAnalysis, group: Replicates) -> list[Resolved]:
     return [found for i in group.ids if i in e.results and (found := e.results[i].resolved) is not None]
 
 
-def mixed_precision(e: Evidence) -> Finding | None:
+def mixed_precision(e: StudyAnalysis) -> Finding | None:
     """Conditions of one model and declared dtype that were evaluated in different precisions, as full fine-tuning and adapters were before it was one for all."""
     models: dict[str, dict[str, list[str]]] = {}
     stored: dict[str, set[str]] = {}
     before: dict[str, list[str]] = {}
-    for g in e.chosen:
+    for g in e.groups:
         model = canonical_json(g.declared["model"])
         for i in e.finished([g]):
             if (resolved := e.results[i].resolved) is not None:
@@ -211,7 +212,7 @@ def mixed_precision(e: Evidence) -> Finding | None:
         said.append(f"Forgetting of {len(shared)} cells may be counted from a base in another precision than theirs.")
     cells = tuple(dict.fromkeys((*(i for m in mixed for c in m.values() for i in c), *shared)))
     sentence = f"{' '.join(said)} Earlier versions did so; remove the folders of these cells and run the study again."
-    groups = [g for g in e.chosen if not set(g.ids).isdisjoint(cells)]
+    groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
     return Finding("mixed_precision", "caution", "Evaluated in different precisions", sentence, e.labels(groups), cells)
 
 
@@ -228,10 +229,10 @@ def facts(env: Environment) -> dict[str, str]:
 
 
 def _ended(
-    e: Evidence, outcome: str, groups: Sequence[Replicates] | None = None
+    e: StudyAnalysis, outcome: str, groups: Sequence[Replicates] | None = None
 ) -> tuple[list[Replicates], tuple[str, ...], str]:
     """The conditions and cells that ended so, at the chosen rates unless said otherwise, and their share in words."""
-    among = e.chosen if groups is None else groups
+    among = e.groups if groups is None else groups
     cells = tuple(i for g in among for i in g.ids if e.outcome(i) == outcome)
     return (
         [g for g in among if not set(g.ids).isdisjoint(cells)],

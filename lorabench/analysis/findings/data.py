@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.findings.base import Evidence, Finding, listed
+from lorabench.analysis.findings.base import Finding, listed
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.record.data import DataFacts
 
 LEAST_ROWS = 30  # below, a normal interval over sequences is too narrow
@@ -23,7 +24,7 @@ LEAKED = {
 ONE_SIDED = 0.7  # share of the test rows with one label
 
 
-def rows_lost(e: Evidence) -> Finding | None:
+def rows_lost(e: StudyAnalysis) -> Finding | None:
     """More than half of a split was too long."""
     found = _worst(e, lambda f: _most(f, "dropped"))
     if found is None or found.share <= MOST:
@@ -34,7 +35,7 @@ def rows_lost(e: Evidence) -> Finding | None:
     )
 
 
-def test_leaked(e: Evidence) -> Finding | None:
+def test_leaked(e: StudyAnalysis) -> Finding | None:
     """Test rows that were trained on."""
     found = _worst(e, lambda f: f.test.in_training / f.test.read)
     if found is None or found.share < LEAKED[found.facts.unit]:
@@ -49,7 +50,7 @@ def test_leaked(e: Evidence) -> Finding | None:
     )
 
 
-def few_test_rows(e: Evidence) -> Finding | None:
+def few_test_rows(e: StudyAnalysis) -> Finding | None:
     """A test split of a handful of rows."""
     found = _worst(e, lambda f: 1 / f.test.kept if f.unit == "rows" else 0.0)
     if found is None or not found.share or found.facts.test.kept >= LEAST_ROWS:
@@ -65,7 +66,7 @@ def few_test_rows(e: Evidence) -> Finding | None:
     )
 
 
-def rows_dropped(e: Evidence) -> Finding | None:
+def rows_dropped(e: StudyAnalysis) -> Finding | None:
     """A share of a split was too long."""
     found = _worst(
         e, lambda f: share if (share := _most(f, "dropped")) <= MOST else 0.0
@@ -89,7 +90,7 @@ def rows_dropped(e: Evidence) -> Finding | None:
     )
 
 
-def responses_cut(e: Evidence) -> Finding | None:
+def responses_cut(e: StudyAnalysis) -> Finding | None:
     """A share of the responses lost their end."""
     found = _worst(e, lambda f: _most(f, "cut"))
     if found is None or found.share < SOME:
@@ -100,7 +101,7 @@ def responses_cut(e: Evidence) -> Finding | None:
     )
 
 
-def prompts_leaked(e: Evidence) -> Finding | None:
+def prompts_leaked(e: StudyAnalysis) -> Finding | None:
     """Held-out rows whose prompt was trained on, with another response or for single rows with the same."""
     found = _worst(
         e,
@@ -141,7 +142,7 @@ def prompts_leaked(e: Evidence) -> Finding | None:
     )
 
 
-def unseen_labels(e: Evidence) -> Finding | None:
+def unseen_labels(e: StudyAnalysis) -> Finding | None:
     """Labels of the test that no training row has."""
     found = _worst(e, lambda f: float(len(_unseen(f))))
     if found is None or not found.share:
@@ -159,7 +160,7 @@ def unseen_labels(e: Evidence) -> Finding | None:
     )
 
 
-def one_sided_labels(e: Evidence) -> Finding | None:
+def one_sided_labels(e: StudyAnalysis) -> Finding | None:
     """An accuracy that always saying one label would nearly have, or that none is better than."""
     found = _worst(e, lambda f: f.test.majority[1] if f.test.majority and len(f.test.labels) > 1 else 0.0)
     if found is None or not found.share:
@@ -189,10 +190,10 @@ def one_sided_labels(e: Evidence) -> Finding | None:
     )
 
 
-def test_rows_differ(e: Evidence) -> Finding | None:
+def test_rows_differ(e: StudyAnalysis) -> Finding | None:
     """Conditions of one task that are measured on other rows, or on other parts of them."""
     tests: dict[str, dict[tuple[int, int, int], list[Replicates]]] = {}
-    for g in e.chosen:
+    for g in e.groups:
         if (facts := _facts(e, g)) is not None and facts.unit == "rows":
             seen = (min(facts.test.kept, g.setting.evaluation.max_sequences), facts.test.kept, facts.test.cut)
             tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(seen, []).append(g)
@@ -219,11 +220,11 @@ def test_rows_differ(e: Evidence) -> Finding | None:
     )
 
 
-def rows_unmeasured(e: Evidence) -> Finding | None:
+def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
     """Test rows beyond evaluation.max_sequences."""
     found = [
         (g, facts)
-        for g in e.chosen
+        for g in e.groups
         if (facts := _facts(e, g)) is not None
         and facts.unit == "rows"
         and facts.test.kept > g.setting.evaluation.max_sequences
@@ -242,7 +243,7 @@ def rows_unmeasured(e: Evidence) -> Finding | None:
     )
 
 
-def rows_changed(e: Evidence) -> Finding | None:
+def rows_changed(e: StudyAnalysis) -> Finding | None:
     """Rows dropped, cut or repeated in numbers that hardly matter."""
     found = _worst(
         e, lambda f: sum(share for what in _CHANGES if (share := _most(f, what)) < SOME or what == "repeated")
@@ -283,10 +284,10 @@ class _Worst(NamedTuple):
     groups: list[Replicates]
 
 
-def _worst(e: Evidence, share: Callable[[DataFacts], float]) -> _Worst | None:
+def _worst(e: StudyAnalysis, share: Callable[[DataFacts], float]) -> _Worst | None:
     """None where no finished cell has counts."""
     found: list[tuple[float, DataFacts, Replicates]] = []
-    for g in e.chosen:
+    for g in e.groups:
         if (facts := _facts(e, g)) is not None:
             found.append((share(facts), facts, g))
     if not found:
@@ -295,7 +296,7 @@ def _worst(e: Evidence, share: Callable[[DataFacts], float]) -> _Worst | None:
     return _Worst(most, facts, group.setting.training.sequence_length, [g for part, _, g in found if part > 0])
 
 
-def _facts(e: Evidence, g: Replicates) -> DataFacts | None:
+def _facts(e: StudyAnalysis, g: Replicates) -> DataFacts | None:
     """A condition's counts: all its cells read the same rows."""
     return next(
         (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from scipy import special
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.findings.base import Evidence, Finding, listed
+from lorabench.analysis.findings.base import Finding, listed
 from lorabench.analysis.labels import method_label
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.record.data import FEW_VALIDATION
 from lorabench.record.metrics import metric
@@ -20,9 +21,9 @@ _SCALED = ("lora", "dora", "pissa", *_ROOT)  # alpha / rank
 _TUNE = "training.learning_rate: {tune: [...]}"
 
 
-def metric_absent(e: Evidence) -> Finding | None:
+def metric_absent(e: StudyAnalysis) -> Finding | None:
     """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows what is better."""
-    wanted, among = e.wanted, list(e.chosen)
+    wanted, among = e.wanted, list(e.groups)
     if wanted == e.metric:
         among = [g for g in e.trained if e.by_condition[g.condition].mean(wanted) is None]
     cells = e.finished(among)
@@ -45,7 +46,7 @@ def metric_absent(e: Evidence) -> Finding | None:
     return Finding("metric_absent", "grave", "The study's metric cannot be judged", sentence, lacking, cells)
 
 
-def one_seed(e: Evidence) -> Finding | None:
+def one_seed(e: StudyAnalysis) -> Finding | None:
     """Conditions of which nothing was repeated."""
     seeds = _seeds(e)
     alone = [g for g in e.trained if seeds[g.condition] == 1]
@@ -64,7 +65,7 @@ def one_seed(e: Evidence) -> Finding | None:
     )
 
 
-def few_seeds(e: Evidence) -> Finding | None:
+def few_seeds(e: StudyAnalysis) -> Finding | None:
     """Conditions whose intervals are wide for want of seeds."""
     seeds = _seeds(e)
     few = [g for g in e.trained if 1 < seeds[g.condition] < ENOUGH_SEEDS]
@@ -90,7 +91,7 @@ def few_seeds(e: Evidence) -> Finding | None:
     )
 
 
-def _seeds(e: Evidence) -> dict[str, int]:
+def _seeds(e: StudyAnalysis) -> dict[str, int]:
     """Finished seeds of each trained condition."""
     return {
         g.condition: len({c.seed for c, i in zip(g.cells, g.ids, strict=True) if e.outcome(i) == "finished"})
@@ -98,7 +99,7 @@ def _seeds(e: Evidence) -> dict[str, int]:
     }
 
 
-def shared_rate(e: Evidence) -> Finding | None:
+def shared_rate(e: StudyAnalysis) -> Finding | None:
     """One rate, given beforehand, serves methods whose best rates differ."""
     found = _fixed(e).shared
     if not found:
@@ -120,7 +121,7 @@ def shared_rate(e: Evidence) -> Finding | None:
     )
 
 
-def untuned_rates(e: Evidence) -> Finding | None:
+def untuned_rates(e: StudyAnalysis) -> Finding | None:
     """Rates were given, each method its own, and nobody knows whether a better one is near."""
     found = _fixed(e).alone
     if not found:
@@ -152,7 +153,7 @@ class _Fixed:
     alone: tuple[Replicates, ...]
 
 
-def _fixed(e: Evidence) -> _Fixed:
+def _fixed(e: StudyAnalysis) -> _Fixed:
     """A tuned rate is none of them, nor one that is an axis of the study: there the other rates stand beside it."""
     rates: dict[str, set[float]] = {}
     untuned = [(g, _without(g, "training.learning_rate")) for g in e.trained if not g.setting.tuned_over]
@@ -176,7 +177,7 @@ def _common(used: set[tuple[str, float]]) -> set[float]:
     return adapters if not full and len(adapters) == 1 and len({m for m, _ in used}) > 1 else set()
 
 
-def edge_rate(e: Evidence) -> Finding | None:
+def edge_rate(e: StudyAnalysis) -> Finding | None:
     """A chosen rate ends its grid."""
     hit = [t for t in e.tunings if t.chosen is not None and t.edge]
     if not hit:
@@ -191,7 +192,7 @@ def edge_rate(e: Evidence) -> Finding | None:
             parts.append(f"the {side} was chosen by {each}: try {beyond} ones")
     numbers = f"{len(hit)} of {sum(t.chosen is not None for t in e.tunings)}"
     sentence = f"{numbers} chosen learning rates end their grid, and a better one may lie outside: {'; '.join(parts)}."
-    groups = [e.groups[t.condition] for t in hit]
+    groups = [e.group(t.condition) for t in hit]
     return Finding(
         "edge_rate",
         "caution",
@@ -202,13 +203,13 @@ def edge_rate(e: Evidence) -> Finding | None:
     )
 
 
-def few_validation_rows(e: Evidence) -> Finding | None:
+def few_validation_rows(e: StudyAnalysis) -> Finding | None:
     """A learning rate was chosen by a handful of validation rows."""
     few: dict[str, int] = {}
     for t in e.tunings:
         rows = [
             r.resolved.data.validation.kept
-            for i in e.groups[t.condition].ids
+            for i in e.group(t.condition).ids
             if (r := e.results.get(i)) and r.resolved and r.resolved.data
         ]
         if t.chosen is not None and rows and min(rows) < FEW_VALIDATION:
@@ -219,7 +220,7 @@ def few_validation_rows(e: Evidence) -> Finding | None:
         f"{len(few)} of {sum(t.chosen is not None for t in e.tunings)} learning rates were chosen by no more than {max(few.values())} validation rows, on which two rates may not be told apart: "
         "task.validation_percent takes more of the training data."
     )
-    groups = [e.groups[c] for c in few]
+    groups = [e.group(c) for c in few]
     return Finding(
         "few_validation_rows",
         "caution",
@@ -230,7 +231,7 @@ def few_validation_rows(e: Evidence) -> Finding | None:
     )
 
 
-def scaling_moves(e: Evidence) -> Finding | None:
+def scaling_moves(e: StudyAnalysis) -> Finding | None:
     """Rank and scaling change together, and no scaling is common to all ranks."""
     families: dict[str, list[Replicates]] = {}
     for g in e.trained:
@@ -276,16 +277,16 @@ def _ranks(groups: list[Replicates]) -> int:
     return len({g.setting.method.rank for g in groups})
 
 
-def no_reference(e: Evidence) -> Finding | None:
+def no_reference(e: StudyAnalysis) -> Finding | None:
     """Conditions that are compared with nothing in the metric that the answer is about."""
-    among = e.trained or tuple(e.chosen)
+    among = e.trained or tuple(e.groups)
     compared = {c.condition for c in e.comparisons if c.metric == e.metric} | set(e.references.values())
     alone = [g for g in among if g.condition not in compared and e.finished([g])]
     if not alone:
         return None
     without, apart = ([g for g in alone if (g.condition in e.references) == named] for named in (False, True))
     said = []
-    if len(e.chosen) == 1:
+    if len(e.groups) == 1:
         said.append(
             f"{e.label(alone[0].condition)} is the only condition: there is nothing to compare it with. Include full fine-tuning, or another condition as `reference`."
         )

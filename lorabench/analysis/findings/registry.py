@@ -1,7 +1,7 @@
 """What a reader must know before believing a study: a closed set of findings, each found from the data.
 
-A kind is a function of its name in one of the doubts_ files: there its title, its sentence and what it rests on stand
-together. A new one is a function there, a word in evidence.Kind and a place below.
+A kind is a function of its name in one of the modules beside this one: there its title, its sentence and what it rests on stand
+together. A new one is a function there, a word in base.Kind and a place below.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lorabench.analysis.findings import cells, data, design, values
-from lorabench.analysis.findings.base import Evidence, Finding
+from lorabench.analysis.findings.base import Finding
+from lorabench.analysis.study import StudyAnalysis
 
-__all__ = ["CHECKS", "Evidence", "Finding", "check"]
+__all__ = ["CHECKS", "Finding", "check"]
 
-CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
     # grave: numbers are absent or mislead
     design.metric_absent,
     cells.failed,
@@ -56,6 +57,6 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
 )
 
 
-def check(evidence: Evidence) -> tuple[Finding, ...]:
+def check(study: StudyAnalysis) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
-    return tuple(found for one in CHECKS if (found := one(evidence)) is not None)
+    return tuple(found for one in CHECKS if (found := one(study)) is not None)

@@ -24,8 +24,9 @@ from scipy import special
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference, item_errors, normal_error, quantile_over_items
-from lorabench.analysis.findings.base import Evidence, Finding, listed
+from lorabench.analysis.findings.base import Finding, listed
 from lorabench.analysis.intervals import exact, few_of_a_kind
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.study import Cell
 from lorabench.record.items import FILE, Items, load_items
 from lorabench.record.metrics import is_accuracy, metric
@@ -35,7 +36,7 @@ _CLOZE_CHOICES = 4  # tasks._cloze: the true word and three distractors, each pl
 _LAST, _LEAST_STEPS = 0.25, 8  # share of the steps that a fall is read from, and how many that must be
 
 
-def base_better(e: Evidence) -> Finding | None:
+def base_better(e: StudyAnalysis) -> Finding | None:
     """Training left a condition worse than it began."""
     hit: dict[str, Replicates] = {}
     parts = []
@@ -66,12 +67,12 @@ def base_better(e: Evidence) -> Finding | None:
     )
 
 
-def at_chance(e: Evidence) -> Finding | None:
+def at_chance(e: StudyAnalysis) -> Finding | None:
     """Accuracies that guessing, or the untrained base, would have as well."""
     hit: dict[str, Replicates] = {}
     parts = []
     for name in filter(is_accuracy, e.metrics):
-        for g in e.trained or e.chosen:
+        for g in e.trained or e.groups:
             said = _by_guessing(e, name, g) if _offered(e, name, g) else _by_base(e, name, g) if g.trains else None
             if said:
                 hit[g.condition] = g
@@ -81,7 +82,7 @@ def at_chance(e: Evidence) -> Finding | None:
     groups = list(hit.values())
     shows = "that anything was learned" if e.trained else "what the model can do, nor what quantisation takes from it"
     sentence = (
-        f"{len(groups)} of {len(e.trained or e.chosen)} conditions have an accuracy that does not show {shows} ({listed(parts, '; ')}). "
+        f"{len(groups)} of {len(e.trained or e.groups)} conditions have an accuracy that does not show {shows} ({listed(parts, '; ')}). "
         f"Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more items."
     )
     return Finding(
@@ -100,7 +101,7 @@ def choices(name: str, cell: Cell) -> int | None:
     )
 
 
-def _offered(e: Evidence, name: str, g: Replicates) -> int | None:
+def _offered(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
     """The same of a condition: where labels stand for themselves, they are those of the data."""
     number, known = choices(name, g.setting), getattr(g.setting.task, "choices", {})
     data = next(
@@ -110,7 +111,7 @@ def _offered(e: Evidence, name: str, g: Replicates) -> int | None:
     return len(seen) if number and seen - known.keys() else number
 
 
-def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bool:
+def _surely_worse(e: StudyAnalysis, name: str, g: Replicates, base: Replicates) -> bool:
     """Whether a trained condition lies on the base's wrong side by its 95 % interval: over seeds, of shares over items as well, with one seed over items."""
     ours, theirs = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
     if theirs is None or not len(ours):
@@ -132,7 +133,7 @@ def _surely_worse(e: Evidence, name: str, g: Replicates, base: Replicates) -> bo
     return ends is not None and (ends[0] > 0 if metric(name).better == "lower" else ends[1] < 0)
 
 
-def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
+def _by_guessing(e: StudyAnalysis, name: str, g: Replicates) -> str | None:
     mean, error, number, items = _mean(e, name, g), _error(e, name, g), _offered(e, name, g), _count(e, name, g)
     if mean is None or error is None or number is None:
         return None
@@ -145,7 +146,7 @@ def _by_guessing(e: Evidence, name: str, g: Replicates) -> str | None:
     )
 
 
-def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
+def _by_base(e: StudyAnalysis, name: str, g: Replicates) -> str | None:
     base = _base_of(e, g)
     ours, theirs = _mean(e, name, g), _mean(e, name, base)
     if base is None or ours is None or theirs is None or _surely_worse(e, name, g, base):  # that is another finding
@@ -159,7 +160,7 @@ def _by_base(e: Evidence, name: str, g: Replicates) -> str | None:
     return f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference {_interval(ours - theirs - half, ours - theirs + half)})"
 
 
-def _paired_error(e: Evidence, name: str, ours: Replicates, theirs: Replicates) -> float | None:
+def _paired_error(e: StudyAnalysis, name: str, ours: Replicates, theirs: Replicates) -> float | None:
     """Standard error over items of the difference of two means over seeds; as if unpaired where items were not kept."""
     each = [[_items(e, name, i) for i in e.finished([g])] for g in (ours, theirs)]
     known = [[i.sums for i in side if i is not None and i.weights is None] for side in each]
@@ -170,7 +171,7 @@ def _paired_error(e: Evidence, name: str, ours: Replicates, theirs: Replicates) 
     return math.hypot(*[x for x in errors if x is not None]) if None not in errors else None
 
 
-def few_items(e: Evidence) -> Finding | None:
+def few_items(e: StudyAnalysis) -> Finding | None:
     """Too few items for any equivalence within the study's margin, of all comparisons or of some."""
     margin = e.study.comparison.accuracy_margin
     parts: list[str] = []
@@ -189,8 +190,8 @@ def few_items(e: Evidence) -> Finding | None:
         if not found:
             continue
         least, items, best = min(found, key=lambda row: row[0])
-        count = items or _count(e, name, e.groups[best.condition])
-        error = _paired_error(e, name, e.groups[best.condition], e.groups[best.reference]) or least
+        count = items or _count(e, name, e.group(best.condition))
+        error = _paired_error(e, name, e.group(best.condition), e.group(best.reference)) or least
         if count is None:
             continue
         short += len(found)
@@ -199,10 +200,10 @@ def few_items(e: Evidence) -> Finding | None:
             f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more "
             f"({e.label(best.condition)} against {e.label(best.reference)}), and about {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
         )
-        hit |= {i: e.groups[i] for _, _, c in found for i in (c.condition, c.reference)}
+        hit |= {i: e.group(i) for _, _, c in found for i in (c.condition, c.reference)}
     if not parts:
         return None
-    more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.chosen) else "Test on more items"
+    more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.groups) else "Test on more items"
     who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
     sentence = f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
     return Finding(
@@ -220,7 +221,7 @@ def _over_items(d: Difference) -> float | None:
     return max(d.item_errors) if d.item_errors else 1 / (d.items + 2) if d.items else None
 
 
-def prediction_off(e: Evidence) -> Finding | None:
+def prediction_off(e: StudyAnalysis) -> Finding | None:
     """Predicted peaks that missed."""
     errors: dict[str, float] = {}
     known = 0
@@ -245,13 +246,13 @@ def prediction_off(e: Evidence) -> Finding | None:
         f"The predicted training peak is off by more than {100 * _OFF:g} % in {len(errors)} of {known} conditions ({told}). "
         "Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
     )
-    groups = [e.groups[c] for c in errors]
+    groups = [e.group(c) for c in errors]
     return Finding(
         "prediction_off", "note", "Memory was predicted wrongly", sentence, e.labels(groups), e.finished(groups)
     )
 
 
-def still_falling(e: Evidence) -> Finding | None:
+def still_falling(e: StudyAnalysis) -> Finding | None:
     """Training losses that had not come to rest."""
     margin = e.study.comparison.loss_margin
     falls: dict[str, float] = {}
@@ -268,7 +269,7 @@ def still_falling(e: Evidence) -> Finding | None:
         f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats in {len(falls)} of {len(e.trained)} trained conditions ({told}). "
         "What is compared is who learns faster, not where each would end: train for more steps."
     )
-    groups = [e.groups[c] for c in falls]
+    groups = [e.group(c) for c in falls]
     return Finding(
         "still_falling",
         "caution",
@@ -296,9 +297,9 @@ def fall(curve: Path) -> tuple[float, float, int] | None:
     return -slope * (len(y) - 1), math.sqrt(float(rest @ rest) / (len(y) - 2) / spread) * (len(y) - 1), len(y) - 2
 
 
-def _base_of(e: Evidence, g: Replicates) -> Replicates | None:
+def _base_of(e: StudyAnalysis, g: Replicates) -> Replicates | None:
     """The untrained base on the same model, task and evaluation; of the same quantisation where there is one, else unquantised."""
-    alike = [b for b in e.chosen if b.setting.method.name == "base" and _ground(b) == _ground(g)]
+    alike = [b for b in e.groups if b.setting.method.name == "base" and _ground(b) == _ground(g)]
     same = [b for b in alike if b.setting.quantization == g.setting.quantization]
     return next(iter(same or [b for b in alike if b.setting.quantization.name == "none"]), None)
 
@@ -308,11 +309,11 @@ def _ground(g: Replicates) -> tuple[object, ...]:
     return s.model, s.fingerprints, s.evaluation, s.training.sequence_length
 
 
-def _mean(e: Evidence, name: str, g: Replicates | None) -> float | None:
+def _mean(e: StudyAnalysis, name: str, g: Replicates | None) -> float | None:
     return e.by_condition[g.condition].mean(name) if g is not None else None
 
 
-def _error(e: Evidence, name: str, g: Replicates) -> float | None:
+def _error(e: StudyAnalysis, name: str, g: Replicates) -> float | None:
     """Standard error over items of one cell: of the mean over seeds it is an upper bound."""
     seen = [
         r.stderr for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.stderr is not None
@@ -320,11 +321,11 @@ def _error(e: Evidence, name: str, g: Replicates) -> float | None:
     return sum(seen) / len(seen) if seen else None
 
 
-def _count(e: Evidence, name: str, g: Replicates) -> int | None:
+def _count(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
     return next((r.count for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.count), None)
 
 
-def _items(e: Evidence, name: str, cell: str) -> Items | None:
+def _items(e: StudyAnalysis, name: str, cell: str) -> Items | None:
     return load_items(e.file(cell, FILE)).get(name)
 
 

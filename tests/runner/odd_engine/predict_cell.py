@@ -9,7 +9,7 @@ def predict_memory(cell):
     return None if low is None else MemoryPrediction(10 * 10**9, low * 10**9, high * 10**9, 20 * 10**9)
 
 
-def foretell(cells):
+def misfits(cells):
     return tuple(
         Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True)
         for c in cells

@@ -1,21 +1,24 @@
-"""What the commands spectrum and quantization-error print: text, JSON or a page."""
+"""What the commands spectrum, truncate and quantization-error print: text, JSON or a page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lorabench.errors import LorabenchError
-from lorabench.formatting import one_line, plural
+from lorabench.formatting import aligned, count, one_line, plural
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
     from lorabench.report.blocks import Section
     from lorabench.report.quantization_page import ModuleError
     from lorabench.spectra.quantization_error import QuantizationError
-    from lorabench.workflows.spectrum import QuantizationErrors
+    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
+
+Item = TypeVar("Item")
 
 
 def spectrum_text(found: Examined) -> str:
@@ -28,7 +31,7 @@ def spectrum_text(found: Examined) -> str:
         one_line(found.title),
         *(f"  {name:<8} {one_line(value)}" for name, value in found.facts),
         "",
-        *aligned([heads, *rows]),
+        *_columns([heads, *rows]),
         "",
         lead(found.summary.model),
     ]
@@ -63,34 +66,43 @@ def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> P
     return target
 
 
-def errors_text(errors: Sequence[QuantizationError], note: str | None = None) -> str:
+def truncation_text(written: Truncation) -> str:
+    """What is left of an adapter that was cut, notes below."""
+    ranks = sorted(r for r in written.ranks.values() if r)
+    span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+    lost = len(written.ranks) - len(ranks)
+    without = f", {plural(lost, 'module')} of {len(written.ranks)} left out" if lost else ""
+    size = f"{count(written.parameters)} of {count(written.parameters_before)} parameters"
+    notes = [*written.notes]
+    if written.parameters >= written.parameters_before:
+        notes.append("nothing was cut, the adapter has no higher rank")
+    if written.left_out:
+        more = " ..." if len(written.left_out) > 3 else ""
+        notes.append(
+            "left out, since without adapter_config.json nobody knows what they mean: "
+            f"{', '.join(written.left_out[:3])}{more}"
+        )
+    kept = f"{100 * written.kept_energy:.2f} % of the energy"
+    return "\n".join([f"{written.folder}: {span}{without}, {size}, {kept}", *(f"note: {one_line(n)}" for n in notes)])
+
+
+def errors_text(result: QuantizationErrors) -> str:
     """Means by form and module type, the worst module of each form, and what the columns mean."""
     from lorabench.report.column_legend import legend
     from lorabench.report.quantization_page import group_rows
 
-    heads, rows = group_rows(_module_errors(errors))
-    meanings = [f"  {line}" for line in legend(heads)]
-    return "\n".join(
-        [
-            *aligned([heads, *rows]),
-            "",
-            "columns (nothing was trained):",
-            *meanings,
-            *([f"note: {one_line(note)}"] if note else []),
-        ]
-    )
+    heads, rows = group_rows(_module_errors(result.errors))
+    lines = [*_columns([heads, *rows]), "", "columns (nothing was trained):", *(f"  {line}" for line in legend(heads))]
+    return "\n".join([*lines, *([f"note: {one_line(result.note)}"] if result.note else [])])
 
 
-def write_errors_page(
-    model: str, errors: Sequence[QuantizationError], path: str, adapter: str | None = None, note: str | None = None
-) -> Path:
+def write_errors_page(result: QuantizationErrors, path: str) -> Path:
     """Writes the page of quantization-error; LorabenchError where it cannot."""
     from lorabench.report.quantization_page import quantization_sections
 
-    told = f"{plural(len({e.module for e in errors}), 'linear module')} of {model}."
-    return _write(
-        path, f"{model}: error of quantisation", told, quantization_sections(_module_errors(errors), adapter, note)
-    )
+    subtitle = f"{plural(len({e.module for e in result.errors}), 'linear module')} of {result.model}."
+    sections = quantization_sections(_module_errors(result.errors), result.adapter, result.note)
+    return _write(path, f"{result.model}: error of quantisation", subtitle, sections)
 
 
 def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:
@@ -105,18 +117,27 @@ def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ..
     )
 
 
-def errors_json(errors: QuantizationErrors) -> str:
+def errors_json(result: QuantizationErrors) -> str:
     """A row per module and form."""
-    return json.dumps(errors.to_dict(), indent=1, allow_nan=False)
+    return json.dumps(result.to_dict(), indent=1, allow_nan=False)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """Items as they come, counted on the terminal where there is one."""
+    live = sys.stderr.isatty()
+    for n, item in enumerate(items, 1):
+        if live:
+            print(f"\r{what} {n}", end="", file=sys.stderr, flush=True)
+        yield item
+    if live:
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns: texts to the left, numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, c)) for c in columns]
-    text = [not any(f[:1].isdigit() or f[:1] == "−" for f in c[1:]) for c in columns]
-    rows = [[one_line(f) for f in row] for row in rows]
-    return [
-        "  ".join(f.ljust(w) if t else f.rjust(w) for f, w, t in zip(row, widths, text, strict=True)).rstrip()
-        for row in rows
+    left = [
+        i
+        for i, column in enumerate(zip(*rows, strict=True))
+        if not any(f[:1].isdigit() or f[:1] == "−" for f in column[1:])
     ]
+    return aligned([[one_line(f) for f in row] for row in rows], left)

@@ -1,6 +1,7 @@
 """Where a cell is: each phase as it begins, how far a long one is, and how long each took.
 
-load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds add up
+load, sample, train, prepare, evaluate, save, decompose, truncate, measure      a cell may enter one again; its seconds
+add up
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
+from lorabench.engine.checkpoint import Step
 from lorabench.engine.events import Event, Phase
 
 BETWEEN = 0.2  # seconds between two events of a phase's progress at least
@@ -19,7 +23,7 @@ METRICS: Mapping[Phase, str] = {
 }  # fmt: skip  # the others are read from synchronised clocks by the cell itself
 
 
-class Phases:
+class PhaseClock:
     """The phases of one cell, told to its runner."""
 
     def __init__(self, cell: str, report: Callable[[Event], None]) -> None:
@@ -27,22 +31,30 @@ class Phases:
         self._began = self._entered = time.perf_counter()
         self._phase: Phase | None = None
         self._total: int | None = None
-        self._told = 0.0
+        self._reported = 0.0
         self._seconds: dict[Phase, float] = {}
+        self.step: int | None = None
+        """the last optimizer step that was taken"""
 
     def enter(
         self, phase: Phase, total: int | None = None, ahead: Mapping[str, tuple[float, float]] | None = None
     ) -> None:
         """A phase begins, with so many units of work where that is known; the one before it has ended."""
         self._leave()
-        self._phase, self._total, self._told = phase, total, time.perf_counter()
+        self._phase, self._total, self._reported = phase, total, time.perf_counter()
         self._report(Event(self._cell, phase, total=total, ahead=ahead))
 
+    def step_taken(self, step: Step, steps: int, tokens: int) -> None:
+        """An optimizer step of so many is done, with so many tokens seen until then."""
+        self.step = step.step
+        pace = tokens / step.seconds if step.seconds else None
+        self._report(Event(self._cell, "train", step.step, steps, step.loss, pace))
+
     def heard(self, done: int) -> None:
-        """So many units of the phase are done; told now and then."""
+        """So many units of the phase are done; reported now and then."""
         now = time.perf_counter()
-        if self._phase is not None and now - self._told >= BETWEEN:
-            self._told = now
+        if self._phase is not None and now - self._reported >= BETWEEN:
+            self._reported = now
             self._report(
                 Event(
                     self._cell,
@@ -53,15 +65,15 @@ class Phases:
             )
 
     @contextmanager
-    def rows(self, model: Any) -> Iterator[None]:
+    def rows(self, model: nn.Module) -> Iterator[None]:
         """Counts the rows that go through a model meanwhile as the phase's progress."""
         seen = 0
 
-        def count(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def count(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             nonlocal seen
-            given = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
+            batch = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
             self.heard(seen)
-            seen += len(given) if given is not None else 0
+            seen += len(batch) if batch is not None else 0
 
         hook = model.register_forward_pre_hook(count, with_kwargs=True)
         try:

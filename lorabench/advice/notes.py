@@ -1,0 +1,91 @@
+"""What limits a whole recommendation: the card, the data, the studies that were read, and why the study's best does not stand first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lorabench.advice.evidence import WHOLE, ComparisonGroup
+from lorabench.advice.ranking import Ranking
+from lorabench.advice.text import title
+from lorabench.advice.types import Priority, Workload
+from lorabench.config.gpus import Gpu
+
+
+def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking) -> Iterator[str]:
+    """What the card is taken for, and what is not known of it."""
+    if card.nominal_gib is not None:
+        yield f"{card.name} is taken as a {card.capacity}."
+    else:
+        yield f"{card.name} is {card.capacity}."
+    if not card.bf16:
+        yield (
+            f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, "
+            "of products that it takes through float32."
+        )
+    if priority == "speed" and all(r.needs.seconds is None for r in ranking.ranked):
+        yield (f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size.")
+
+
+def notes_on_the_data(workload: Workload) -> Iterator[str]:
+    """What of the data is cut off."""
+    tokens, examples, length = workload.tokens, workload.examples, workload.sequence_length
+    if tokens is not None and examples is not None and tokens > examples * length:
+        yield (
+            f"{tokens // examples:,} tokens an example do not fit into {length:,}: "
+            "what is beyond is cut off and not counted."
+        )
+
+
+def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking: Ranking) -> Iterator[str]:
+    """Why what the study's own report calls best does not stand first."""
+    if group is None or not ranking.ranked:
+        return
+    first = ranking.ranked[0]
+    keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in ranking.ranked]
+    result = group.result(keys[0])
+    if result is not None and result.option.condition == group.best.condition:
+        return
+    if priority != "accuracy":
+        why = f"the order here is by {priority}"
+    elif group.best_key not in keys:
+        why = "what it takes does not fit here"
+    elif keys[0] == group.best_key:
+        why = "less of its kind is shown to be within the tolerated loss of it"
+    elif first.quality.enough and keys[0] != WHOLE:
+        why = (
+            f"{title(first.candidate)} stands first, since it is shown to be within the tolerated loss of "
+            f"{first.quality.against}, which settles the order before any mean"
+        )
+    elif keys[0] == WHOLE:
+        why = "that it is better than full fine-tuning, or within the tolerated loss of it, is not shown"
+    else:
+        why = "that it is better than what stands before it is not shown"
+    yield f"By its mean {group.best.label} is the best of {group.study}; {why}."
+
+
+def notes_on_the_studies(
+    chosen: ComparisonGroup | None,
+    groups: Sequence[ComparisonGroup],
+    studies: Sequence[str | Path],
+    tolerated_loss: float | None,
+) -> Iterator[str]:
+    """Why no study speaks, where none does."""
+    if chosen is not None:
+        return
+    if studies:
+        yield (
+            f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
+            "a better and worse and a tolerated loss (--tolerated-loss)."
+        )
+        return
+    what = "No stored study that can be compared is"
+    if any(g.made_up for g in groups):
+        what = "Only studies of made-up tasks are"
+    unused = ""
+    if tolerated_loss is not None:
+        unused = f" The tolerated loss of {tolerated_loss:g} is in a study's unit, and was not used."
+    yield (
+        f"{what} at hand for a model of this size: quality is from the literature. "
+        f"Run one, or name one with --from.{unused}"
+    )

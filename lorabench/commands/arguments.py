@@ -1,0 +1,53 @@
+"""What options take: whole numbers, amounts, names between commas."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
+
+
+class Renamed(argparse.Action):
+    """An option's old name: it sets what the new name sets, and a line on standard error says what it became."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        print(f"note: {option_string} is now --{self.dest.replace('_', '-')}: {self.metavar}", file=sys.stderr)
+
+
+OLD_NAME: dict[str, Any] = {"action": Renamed, "help": argparse.SUPPRESS}
+
+
+def whole_number(text: str) -> int:
+    try:
+        number = int(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on; write it out, such as 2048")
+    return number
+
+
+def amount(text: str) -> int:
+    """ "6M" is 6,000,000."""
+    number, scale = text.strip(), 1
+    for unit, times in (("K", 10**3), ("M", 10**6), ("B", 10**9)):
+        if number.upper().endswith(unit):
+            number, scale = number[:-1], times
+    try:
+        return round(float(number.replace(",", "").replace("_", "")) * scale)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount; write it as 20000, 20K or 6M") from None
+
+
+def modules(text: str | None) -> Any:
+    """Names between commas as a tuple; one name, or a group's, as it is."""
+    return tuple(t.strip() for t in text.split(",")) if text and "," in text else text

@@ -1,0 +1,141 @@
+"""What estimate tells: the memory of one training step as text or JSON, and what makes it fit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lorabench.formatting import aligned, count, plural, size
+
+if TYPE_CHECKING:
+    from lorabench.config.gpus import Gpu
+    from lorabench.memory.estimate import Estimate
+    from lorabench.memory.remedies import Remedies
+    from lorabench.memory.train_config import TrainConfig
+    from lorabench.record.unreached import Unreached
+
+_MEANING = {
+    "weights": "base weights as stored",
+    "quantization_state": "block constants of quantised weights",
+    "adapters": "adapter weights",
+    "gradients": "of the trained weights",
+    "optimizer": "its state",
+    "activations": "kept for the backward pass, and what the peak's operator holds",
+    "logits": "rows x vocabulary, their float32 copy and gradient",
+    "workspace": "scratch of kernels: dequantised copies",
+    "framework": "CUDA context, cuBLAS, allocator",
+}
+
+
+def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
+    """The memory of one training step."""
+    from lorabench.workflows.estimate import estimate as predict
+
+    result = predict(words, gpu)
+    if as_json:
+        return json.dumps(result.to_dict(), indent=2)
+    return as_text(result.setting, result.estimate, result.gpu, result.unreached, result.remedies)
+
+
+def as_text(
+    setting: TrainConfig,
+    made: Estimate,
+    card: Gpu | None,
+    left: Unreached | None = None,
+    mended: Remedies | None = None,
+) -> str:
+    """The estimate as a small table with bars."""
+    from lorabench.workflows.estimate import is_stored
+
+    step, method = made.step, setting.method
+    rank = f" rank {method.rank}" if method.rank is not None else ""
+    kind = (
+        setting.quantization.name
+        + (", double quantised" if setting.quantization.double_quant else "")
+        + (" as its checkpoint stores it" if is_stored(setting) else "")
+    )
+    share = 100 * step.trainable_parameters / step.total_parameters
+    lines = [
+        f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x {setting.training.sequence_length} tokens, {setting.training.optimizer}",
+        f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g} %); saved: {size(step.adapter_bytes)}",
+        "",
+    ]
+    widest = max(made.bytes.values())
+    for name, value in made.bytes.items():
+        if value:
+            bar = "#" * round(24 * value / widest)
+            lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
+    lines += [
+        "",
+        f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}",
+    ]
+    if card is not None:
+        lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
+    if told := unreached_text(left, setting):
+        lines += ["", f"note: {told}"]
+    return "\n".join(lines)
+
+
+def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
+    return (
+        left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        if left
+        else ""
+    )
+
+
+def _verdict(made: Estimate, card: Gpu) -> str:
+    room = f"{card.name} ({card.capacity})"
+    if made.fits:
+        most = f"up to micro-batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this micro-batch size"
+        return f"fits on {room}; {most}"
+    if made.peak_bytes <= card.memory_bytes:
+        return f"may not fit on {room}: the high end is above it"
+    other = f"; micro-batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
+    shorter = (
+        f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this micro-batch size would"
+        if made.largest_sequence_length
+        else ""
+    )
+    return f"does not fit on {room}{other}{shorter}"
+
+
+def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
+    """What makes it fit, a line each, to be pasted behind the command."""
+    if mended.fitting:
+        several = len(mended.fitting) > 1
+        lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
+        lines += [
+            f"  {line}"
+            for line in aligned(
+                [
+                    (r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare")
+                    for r in mended.fitting
+                ]
+            )
+        ]
+        if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
+            total = setting.training.batch_size * setting.training.gradient_accumulation
+            lines.append(
+                f"a smaller batch with gradient accumulation keeps the optimizer step at {plural(total, 'sequence')}"
+            )
+        if mended.least is not None:
+            lines.append(kept_method(mended, setting, mended.least.flags))
+        return lines
+    assert mended.least is not None
+    lines = [
+        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with: {mended.least.flags or 'the setting as it is'}"
+    ]
+    lines.append(
+        f"the smallest known card that holds that is {mended.card}" if mended.card else "no known card holds that"
+    )
+    if mended.length:
+        lines.append(f"with these and --sequence-length {mended.length} it would fit here")
+    return lines
+
+
+def kept_method(found: Remedies, setting: TrainConfig, changes: str) -> str:
+    """What the method itself would need, where only another one fits."""
+    assert found.least is not None
+    method = "full fine-tuning" if setting.method.name == "full" else setting.method.name
+    return f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}: {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"

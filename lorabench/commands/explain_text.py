@@ -1,0 +1,125 @@
+"""What explain tells of a cell or a condition: from its row in a table back to what was declared, resolved, read and written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lorabench.commands.status_text import cell_rows, in_unit, reason_of
+from lorabench.config.fingerprint import flattened
+from lorabench.formatting import block
+from lorabench.runner.progress import count
+
+if TYPE_CHECKING:
+    from lorabench.record.result import CellResult
+    from lorabench.record.store import Store
+    from lorabench.workflows.cell_lookup import Named
+
+
+def explain_named(named: Named) -> str:
+    """A cell, or a condition: its metrics over the seeds, then its cells."""
+    if not named.is_condition:
+        return explain(named.store, named.store.find(named.cells[0].id))
+    if len(named.cells) == 1:
+        result = named.store.get(named.cells[0].id)
+        if result is not None:
+            return explain(named.store, result)
+    return explain_condition(named)
+
+
+def explain_condition(named: Named) -> str:
+    """A condition: what it declares, its metrics as the table has them, and a line for each cell."""
+    from lorabench.record.metrics import metric
+    from lorabench.report.view import make_view
+    from lorabench.runner.plan import describe_cells
+
+    store, view = named.store, make_view(named.store)
+    summary = view.summary(named.cells[0].condition_id)
+    parts = [
+        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"
+    ]
+    tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
+    if tuning is not None and tuning.chosen is not None:
+        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        parts.append(
+            f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells"
+        )
+    parts.append(
+        block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"}))
+    )
+    readings = []
+    for name, statistic in summary.statistics.items():
+        unit = metric(name).unit
+        half = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
+        readings.append(
+            (name, f"{in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}")
+        )
+    parts.append(
+        block("metrics, means with the half-width of their 95 % intervals", readings)
+        if readings
+        else "metrics    none yet"
+    )
+    parts.append("cells")
+    parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
+    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    return "\n".join(parts)
+
+
+def explain(store: Store, result: CellResult) -> str:
+    """A cell from its row in a table back to what was declared, resolved, read and written."""
+    from lorabench.record.metrics import metric
+    from lorabench.runner.plan import describe_cells
+
+    cell = result.cell
+    folder = store.cells_folder / cell.id
+    words = describe_cells(store.plan()).get(cell.id, "")
+    outcome = result.outcome.replace("_", " ")
+    parts = [
+        f"cell {cell.id} of {store.folder}: {words}",
+        f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}",
+    ]
+    if result.error:
+        parts.append(
+            f"reason     {reason_of(result)}{f' (in the phase {result.error.phase})' if result.error.phase else ''}"
+        )
+    parts += [f"later      {f.phase}: {f.kind}: {f.message}" for f in result.faults]
+    declared = cell.model_dump(mode="json", exclude_none=True)
+    parts.append(block("declared", _rows(declared)))
+    if result.resolved:
+        resolved = result.resolved.model_dump(mode="json", exclude_none=True)
+        modules = resolved.pop("target_modules", [])
+        if modules:
+            resolved["adapted modules"] = f"{len(modules)}, {modules[0]} to {modules[-1]}"
+        parts.append(block("resolved", _rows(resolved)))
+    readings = []
+    for r in result.readings:
+        spread = f" +- {r.stderr:.2g} (standard error)" if r.stderr is not None else ""
+        items = f" over {r.count:,} items" if r.count is not None else ""
+        readings.append(
+            (r.metric, f"{in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}")
+        )
+    parts.append(block("readings", readings) if readings else "readings   none")
+    if result.environment:
+        parts.append(block("environment", _rows(result.environment.model_dump(mode="json", exclude_none=True))))
+    curve = folder / "curve.csv"
+    if curve.is_file():
+        rows = curve.read_text(encoding="utf-8").splitlines()
+        parts.append(
+            block(
+                f"curve, its end of {len(rows) - 1} steps",
+                list(zip(rows[0].split(","), rows[-1].split(","), strict=False)),
+            )
+        )
+    files = [
+        (str(f.relative_to(folder)), in_unit(f.stat().st_size, "bytes"))
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    ]
+    parts.append(block(f"files in {folder}", files))
+    return "\n".join(parts)
+
+
+def _rows(plain: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        (name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
+        for name, value in flattened(plain).items()
+    ]

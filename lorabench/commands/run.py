@@ -1,0 +1,155 @@
+"""The commands run and evaluate: cells are run, then their table is printed and their report written."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lorabench.commands.output import drawn, say
+
+if TYPE_CHECKING:
+    from lorabench.api import RunAnalysis
+    from lorabench.runner.plan import Plan
+
+
+def add_run_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("study", metavar="STUDY.yaml")
+    c.add_argument("--out", metavar="DIR", help="results directory (default: reports/<study name>)")
+    c.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a setting of the study: --set training.steps=50",
+    )
+    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
+    c.add_argument(
+        "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"
+    )
+    c.add_argument(
+        "--skip-infeasible",
+        action="store_true",
+        help="do not run cells that are predicted not to fit into memory, record them as skipped",
+    )
+    c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs a study, then prints its table."""
+    from lorabench.runner.worker_pool import WorkerPool
+
+    signal.signal(signal.SIGTERM, _terminate)
+    with WorkerPool(
+        options.executor, options.workers
+    ) as pool:  # first of all: its imports take 5 s beside what follows
+        from lorabench.config.load import read_study
+        from lorabench.config.source import override, read_source
+
+        source = override(read_source(options.study), tuple(options.set))
+        study = read_study(source)
+        if options.dry_run:
+            return _dry_run(study, options, pool, source)
+        from lorabench import api
+        from lorabench.runner.display import open_progress
+        from lorabench.runner.run import run as run_study
+
+        outcome = api.RunAnalysis()
+        plan = run_study(
+            study,
+            options.out,
+            pool=pool,
+            progress=open_progress(),
+            source=source,
+            skip_infeasible=options.skip_infeasible,
+            frame=outcome.cells,
+        )
+    return _finish(plan, outcome)
+
+
+def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) -> int:
+    from lorabench.commands import status_text
+    from lorabench.runner.plan import make_plan
+    from lorabench.runner.run import check
+
+    plan = make_plan(study, options.out)
+    if plan.pending:
+        plan = check(plan, pool, source, options.skip_infeasible)
+    print(status_text.dry_run(plan))
+    return 0
+
+
+def _finish(plan: Plan, outcome: RunAnalysis) -> int:
+    """Table, report and what did not finish; a fault of the report loses nothing of the run."""
+    from lorabench import api
+    from lorabench.commands import status_text
+    from lorabench.report.tables import table_of
+    from lorabench.report.view import view_of
+
+    code = 0
+    try:
+        analysis = outcome.of(plan.store)
+        print()
+        print(drawn(table_of(view_of(analysis))))
+        paths = api.write_outputs(plan.store, analysis)
+        print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
+    except BrokenPipeError:
+        raise
+    except Exception as e:  # whatever it is, the results are on disk
+        reason, folder = " ".join(str(e).split()) or "no message", plan.store.folder
+        told = f"the report could not be written ({type(e).__name__}: {reason})"
+        code = say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
+    rows = status_text.unfinished(plan, outcome.of(plan.store).results)
+    if rows:
+        print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
+    if not all(expected for expected, _ in rows):
+        code = 1
+    return code
+
+
+def add_evaluate_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("directory", metavar="DIR", help="results directory")
+    c.add_argument(
+        "cells",
+        metavar="CELL",
+        nargs="*",
+        help="id of a cell, or its beginning (default: all that failed after training, or lack what the study asks for)",
+    )
+    c.add_argument("--cell", metavar="CELL", action="append", default=[], help="the same as an option")
+    c.add_argument("--again", action="store_true", help="evaluate finished cells, too")
+    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells at a time (default: 1)")
+    c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local)")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Repeats what failed after training, from the saved weights."""
+    from lorabench.record.store import Store
+    from lorabench.runner.worker_pool import WorkerPool
+
+    store = Store.open(options.directory)
+    signal.signal(signal.SIGTERM, _terminate)
+    with WorkerPool(options.executor, options.workers) as pool:
+        from lorabench import api
+        from lorabench.runner.display import open_progress
+        from lorabench.runner.run import evaluate as repeat
+
+        outcome = api.RunAnalysis()
+        plan = repeat(
+            store,
+            (*options.cells, *options.cell),
+            again=options.again,
+            pool=pool,
+            progress=open_progress(),
+            frame=outcome.cells,
+        )
+    return _finish(plan, outcome)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+    code = 128 + signal.SIGTERM
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise Terminated

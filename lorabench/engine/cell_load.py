@@ -1,0 +1,110 @@
+"""The first phase of a cell: its data, its base, and the method attached to it, or its trained weights put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lorabench import plugins
+from lorabench.config.study import Cell
+from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, reading
+from lorabench.engine.data import TaskData, task_data
+from lorabench.engine.distill import Teacher, distilled
+from lorabench.engine.domain import Domain, base_domain, is_kept
+from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
+from lorabench.engine.experts import unreached
+from lorabench.engine.library_messages import quiet
+from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
+from lorabench.engine.measure import PhaseMeter
+from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.quantised_weights import logical_numel, weight_bytes
+from lorabench.engine.resolved import resolved
+from lorabench.engine.saved import restored
+from lorabench.engine.train import CausalModel
+from lorabench.engine.weight_deltas import start_factors
+from lorabench.record.unreached import Unreached
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A frozen base with its data, before anything is attached."""
+
+    model: CausalModel
+    tokenizer: PreTrainedTokenizerBase
+    data: TaskData
+    teacher: Teacher | None
+    domain: Domain | None
+    targets: tuple[str, ...]
+    """full names of the modules to be adapted"""
+    unreached: Unreached | None
+    seconds: float
+    """of loading the base alone"""
+
+    @property
+    def peft_targets(self) -> list[str] | str:
+        """The targets as PEFT takes them."""
+        return peft_targets(self.model, self.targets) if self.targets else []
+
+
+def load(context: CellContext) -> PhaseRun[LoadedCell]:
+    """The cell ready to be trained."""
+    cell = context.cell
+    base = yield from _load_base(context)
+    torch.manual_seed(cell.seed)
+    with PhaseMeter(context.device) as attaching, quiet():
+        model = plugins.load("methods", cell.method.name).attach(base.model, cell.method, base.peft_targets)
+    start = start_factors(model)
+    yield from reading("load_seconds", base.seconds + attaching.seconds)
+    total = sum(logical_numel(p) for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    yield from reading("total_parameters", total)
+    yield from reading("trainable_parameters", trainable)
+    yield from reading("trainable_percent", 100 * trainable / total)
+    yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached)
+    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+
+
+def restore(context: CellContext) -> PhaseRun[LoadedCell]:
+    """The cell as training left it, from the weights in its folder. ModelError where they are not there."""
+    base = yield from _load_base(context)
+    with quiet():
+        model, start = restored(context.cell, base.model, base.peft_targets, context.folder)
+    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+
+
+def domain_of(context: CellContext, base: CausalModel, tokenizer: PreTrainedTokenizerBase) -> Domain | None:
+    """Text of the base's domain and the base's own loss on it; None where the cell asks for none."""
+    if is_kept(context.cell, base, context.device):
+        return base_domain(context.cell, base, tokenizer, context.device)
+    context.clock.enter("sample", SAMPLES * min(SAMPLE_TOKENS, context.cell.training.sequence_length))
+    with context.clock.rows(base):
+        return base_domain(context.cell, base, tokenizer, context.device)
+
+
+def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
+    """The base and its data; where attaching changes the base, its own text is drawn before."""
+    cell, evaluates = context.cell, "evaluate" in context.wanted
+    context.clock.enter("load")
+    tokenizer = load_tokenizer(cell.model)
+    data = task_data(cell, tokenizer)
+    if evaluates:
+        fetch_tasks(further_tasks(cell), cell.evaluation)
+    data, teacher = distilled(cell, data, tokenizer, context.device)
+    plugins.load("methods", cell.method.name)  # its imports are on no clock
+    with PhaseMeter(context.device) as loading:
+        model = load_base(cell, context.device)
+    yield from reading("weight_bytes", weight_bytes(model))
+    beyond = unreached(model)
+    domain = None
+    if evaluates and not context.base_survives:
+        domain = domain_of(context, model, tokenizer)
+        context.clock.enter("load")
+    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), beyond, loading.seconds)
+
+
+def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:
+    asked = cell.method.target_modules
+    return resolve_targets(model, asked) if asked is not None else ()

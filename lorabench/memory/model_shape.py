@@ -1,0 +1,58 @@
+"""What a model is by its configuration alone: made once from a ModelSpec, and handed on with every setting of that model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lorabench.config.settings import ModelSpec
+from lorabench.engine.adapt import linear_modules
+from lorabench.engine.experts import unreached
+from lorabench.memory.meta_model import any_model, build, configuration, with_layers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from lorabench.record.unreached import Unreached
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model's configuration and what follows from it; each part is worked out when it is first asked for, and kept.
+
+    Two shapes of one ModelSpec are equal. ModelError, at the first look, where the configuration cannot be had.
+    """
+
+    spec: ModelSpec
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """transformers' configuration, not to be changed."""
+        return configuration(self.spec)
+
+    @cached_property
+    def positions(self) -> int | None:
+        """The longest sequence in tokens that it takes; None where it has no end."""
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return int(positions) if positions else None
+
+    @cached_property
+    def first_layer_linear(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of the adaptable linear layers of its first layer, by name."""
+        return linear_modules(any_model(with_layers(self.config, 1), self.spec.trust_remote_code))
+
+    @cached_property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of all adaptable linear layers, by name."""
+        return linear_modules(any_model(self.config, self.spec.trust_remote_code))
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many it has."""
+        return sum(p.numel() for p in any_model(self.config, self.spec.trust_remote_code).parameters())
+
+    def unreached(self, dtype: torch.dtype) -> Unreached | None:
+        """Stacks of experts and the like, which neither quantization nor adapters reach, in weights of a dtype."""
+        return unreached(build(self.config, dtype, self.spec.trust_remote_code))

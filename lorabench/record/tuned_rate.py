@@ -1,0 +1,33 @@
+"""Which learning rate a condition is reported at, by what its cells at each rate came to: one rule for the runner and for analysis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RateRecord:
+    """What the cells at one learning rate came to."""
+
+    losses: Sequence[float]
+    """validation loss of each finished cell"""
+    broken: int
+    """cells that ran and did not finish"""
+
+
+def best_learning_rate(tried: Mapping[float, RateRecord]) -> float:
+    """Of the rates with most finished cells those with fewest broken ones, of these the lowest mean validation loss, then the lower rate.
+
+    Fewer seeds, or survivors alone, are no fair mean. `tried` has at least one rate.
+    """
+
+    def key(rate: float) -> tuple[float, ...]:
+        record = tried[rate]
+        mean = float(np.mean(record.losses)) if record.losses else math.inf
+        return -len(record.losses), record.broken, mean, rate
+
+    return min(tried, key=key)

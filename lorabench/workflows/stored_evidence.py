@@ -1,0 +1,54 @@
+"""What stored studies say to a recommendation: which are read, and where the command line finds them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorabench.advice.evidence import REACH, ComparisonGroup, Here
+from lorabench.errors import LorabenchError
+from lorabench.record.archive import FILE, opened
+
+PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
+
+
+def stored_evidence(here: Here, studies: Sequence[Path], nearby: Sequence[Path]) -> tuple[ComparisonGroup, ...]:
+    """Each model and task of the studies, whatever their model; without studies, of those nearby that are near in size.
+
+    LorabenchError where one of the studies cannot be read; of those nearby such a one is passed over.
+    """
+    folders = studies or [p for p in nearby if _is_near(p, here)]
+    if not folders:
+        return ()
+    # pandas and scipy: a second that a model without a study near it need not wait
+    from lorabench.advice.from_study import heard
+    from lorabench.analysis.study import analyse
+
+    groups: list[ComparisonGroup] = []
+    for folder in folders:
+        try:
+            with opened(folder) as store:
+                groups += heard(analyse(store), here, folder)
+        except LorabenchError:
+            if studies:
+                raise
+    return tuple(groups)
+
+
+def studies_here() -> list[Path]:
+    """Results directories and archives under runs/ and reports/ of the current directory, for the command line; of a study in several the first."""
+    places = [
+        p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))
+    ]
+    return list({p.name: p for p in reversed(places)}.values())[::-1]
+
+
+def _is_near(folder: Path, here: Here) -> bool:
+    """By cells.csv, which costs nothing to look into: a store of 10,000 cells of another size is not read."""
+    try:
+        with (folder / "cells.csv").open(newline="", encoding="utf-8") as stream:
+            sizes = {row.get("total_parameters") or "" for row in csv.DictReader(stream)}
+        return any(10**-REACH <= float(n) / here.parameters <= 1.5 * 10**REACH for n in sizes if n)
+    except (OSError, ValueError):
+        return False
