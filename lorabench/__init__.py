@@ -13,7 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorabench.api import StudyResults, open_results, run, spectrum
+    from lorabench.api import (
+        StudyResults,
+        estimate,
+        open_results,
+        parameters,
+        plan,
+        quantization_error,
+        recommend,
+        run,
+        spectrum,
+        truncate,
+    )
     from lorabench.config import Cell, Study, expand, load_study
     from lorabench.errors import LorabenchError
 
@@ -26,7 +37,9 @@ _HOMES = {
     "Cell": "lorabench.config",
     "run": "lorabench.api",
     "open_results": "lorabench.api",
-    "spectrum": "lorabench.api",
+    **dict.fromkeys(
+        ("estimate", "plan", "recommend", "parameters", "spectrum", "truncate", "quantization_error"), "lorabench.api"
+    ),
     "StudyResults": "lorabench.api",
     "LorabenchError": "lorabench.errors",
 }
@@ -37,11 +50,17 @@ __all__ = [
     "Study",
     "StudyResults",
     "__version__",
+    "estimate",
     "expand",
     "load_study",
     "open_results",
+    "parameters",
+    "plan",
+    "quantization_error",
+    "recommend",
     "run",
     "spectrum",
+    "truncate",
 ]
 
 

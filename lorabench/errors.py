@@ -10,7 +10,16 @@ from collections.abc import Iterable
 
 
 class LorabenchError(Exception):
-    """Base of all errors that a user can mend; str() is the one sentence."""
+    """Base of all errors that a user can mend; str() is the one sentence.
+
+    Example:
+        >>> import lorabench as lb
+        >>> try:
+        ...     lb.estimate("lorabench/tiny-300k", gpu="no-such-card")
+        ... except lb.LorabenchError as error:
+        ...     print("no-such-card" in str(error))
+        True
+    """
 
 
 class StudyError(LorabenchError):

@@ -13,6 +13,7 @@ Garbage. 7,000 modules of torch and transformers, or 10,000 results, are objects
 from __future__ import annotations
 
 import gc
+import importlib.abc
 import logging
 import os
 import sys
@@ -61,21 +62,40 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def lean_imports() -> Iterator[None]:
-    """The same, and transformers does not take scipy.optimize (~0.5 s) for the matching of its detection losses: for commands that predict and end."""
-    with uncollected():
-        import transformers.utils as shown
-        from transformers.utils import import_utils
+def predicting() -> Iterator[None]:
+    """For a command that predicts and ends: `uncollected`, and two imports of libraries are left out.
 
-        own = import_utils.is_scipy_available
-        places: tuple[Any, ...] = (shown, import_utils)
-        for place in places:
-            place.is_scipy_available = lambda: False
-        try:
+    Nothing is compiled, so that bitsandbytes need not import torch's compiler (~2 s), and transformers does not take
+    scipy.optimize (~0.5 s) for the matching of its detection losses. Both are settings of the whole process.
+    """
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    finder = _LeanLosses()
+    sys.meta_path.insert(0, finder)
+    try:
+        with uncollected():
             yield
-        finally:
-            for place in places:
-                place.is_scipy_available = own
+    finally:
+        sys.meta_path.remove(finder)
+        finder.restore()
+
+
+class _LeanLosses(importlib.abc.MetaPathFinder):
+    """Finds nothing; tells transformers that there is no scipy once its losses are imported, when its utils are loaded."""
+
+    def __init__(self) -> None:
+        self.replaced: list[tuple[Any, Any]] = []
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname.startswith("transformers.loss") and not self.replaced:
+            for name in ("transformers.utils", "transformers.utils.import_utils"):
+                module: Any = sys.modules.get(name)
+                if module is not None:
+                    self.replaced.append((module, module.is_scipy_available))
+                    module.is_scipy_available = lambda: False
+
+    def restore(self) -> None:
+        for module, function in self.replaced:
+            module.is_scipy_available = function
 
 
 def leave(code: int) -> NoReturn:

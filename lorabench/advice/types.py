@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Basis = Literal["measured", "published", "rule", "none"]
 Priority = Literal["accuracy", "memory", "speed"]
@@ -149,3 +152,27 @@ class Recommendation:
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...] = ()
     """what limits all of it"""
+
+    def frame(self) -> pd.DataFrame:
+        """A row per ranked candidate, by its place: setting, bytes, seconds of a step, how much worse it is expected to be."""
+        import pandas as pd
+
+        rows = []
+        for entry in self.to_dict()["recommendations"]:
+            kept = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
+            quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
+            rows.append({**kept, **quality})
+        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench recommend --json` prints."""
+        from lorabench.advice.text import as_plain  # which is made of these types
+
+        return as_plain(self)
+
+    def __repr__(self) -> str:
+        from lorabench.advice.text import title
+
+        titles = [f"  {n}. {title(r.candidate)}" for n, r in enumerate(self.ranked, 1)]
+        head = f"Recommendation for {self.workload.model.name} on {self.gpu}"
+        return "\n".join([head, *(titles or ["  nothing that was tried fits"])])

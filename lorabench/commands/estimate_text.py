@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lorabench import startup
-from lorabench.config import hub
-from lorabench.config.checkpoint import stored_quantization
 from lorabench.formatting import aligned, count, plural, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.memory.estimate import Estimate
-    from lorabench.memory.remedies import Remedies, Remedy
+    from lorabench.memory.remedies import Remedies
     from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
 
@@ -32,67 +29,12 @@ _MEANING = {
 
 def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
     """The memory of one training step."""
-    from lorabench.config.gpus import find_gpu
+    from lorabench.workflows.estimate import estimate as predict
 
-    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
-    hub.require_named(words["model"]["name"])
-    with startup.lean_imports():
-        from lorabench.memory.card_planner import CardPlanner
-        from lorabench.memory.estimate import estimate as predict
-        from lorabench.memory.interpolate import Reuse
-        from lorabench.memory.parameters import unreached_of
-        from lorabench.memory.remedies import remedies
-        from lorabench.memory.validate import setting_from
-
-        setting = setting_from(
-            words, card.kind if card else "cuda"
-        )  # transformers imports what a model needs when it is first built
-    with startup.uncollected():
-        known = Reuse()
-        made = predict(setting, card, setting.shape.positions, known)
-        mended = (
-            remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
-            if card and not made.fits
-            else None
-        )
-    left = unreached_of(setting)
-    return as_plain_json(setting, made, left, card, mended) if as_json else as_text(setting, made, card, left, mended)
-
-
-def as_plain_json(
-    setting: TrainConfig,
-    made: Estimate,
-    left: Unreached | None = None,
-    card: Gpu | None = None,
-    mended: Remedies | None = None,
-) -> str:
-    """The estimate as JSON; bytes as whole numbers, absent values left out."""
-    step = made.step
-    plain: dict[str, Any] = {
-        "quantization": setting.quantization.name,
-        "double_quant": setting.quantization.double_quant,
-        "stored_quantized": _is_stored(setting),
-        "total_parameters": step.total_parameters,
-        "trainable_parameters": step.trainable_parameters,
-        "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
-        "adapter_bytes": step.adapter_bytes,
-        "bytes": made.bytes,
-        "peak_bytes": made.peak_bytes,
-        "low_bytes": made.low_bytes,
-        "high_bytes": made.high_bytes,
-        "peak_at": step.peak_at,
-        "gpu": card.name if card else None,
-        "gpu_memory_bytes": card.memory_bytes if card else None,
-        "fits": made.fits,
-        "largest_batch_size": made.largest_batch_size,
-        "largest_sequence_length": made.largest_sequence_length,
-        "remedies": [remedy_plain(r) for r in mended.fitting] if mended else None,
-        "least": {**remedy_plain(mended.least), "smallest_gpu": mended.card, "largest_sequence_length": mended.length}
-        if mended and mended.least
-        else None,
-        "unreached": unreached_plain(left, setting),
-    }
-    return json.dumps({k: v for k, v in plain.items() if v is not None}, indent=2)
+    result = predict(words, gpu)
+    if as_json:
+        return json.dumps(result.to_dict(), indent=2)
+    return as_text(result.setting, result.estimate, result.gpu, result.unreached, result.remedies)
 
 
 def as_text(
@@ -103,12 +45,14 @@ def as_text(
     mended: Remedies | None = None,
 ) -> str:
     """The estimate as a small table with bars."""
+    from lorabench.workflows.estimate import is_stored
+
     step, method = made.step, setting.method
     rank = f" rank {method.rank}" if method.rank is not None else ""
     kind = (
         setting.quantization.name
         + (", double quantised" if setting.quantization.double_quant else "")
-        + (" as its checkpoint stores it" if _is_stored(setting) else "")
+        + (" as its checkpoint stores it" if is_stored(setting) else "")
     )
     share = 100 * step.trainable_parameters / step.total_parameters
     lines = [
@@ -132,32 +76,12 @@ def as_text(
     return "\n".join(lines)
 
 
-def _is_stored(setting: TrainConfig) -> bool:
-    return (
-        setting.quantization.name != "none"
-        and stored_quantization(setting.model.name, setting.model.revision) is not None
-    )
-
-
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     return (
         left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
         if left
         else ""
     )
-
-
-def unreached_plain(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
-    """What is neither quantised nor adapted, as JSON; None where that is nothing."""
-    if left is None:
-        return None
-    return {
-        "parameters": left.parameters,
-        "bytes": left.bytes,
-        "names": list(left.names),
-        "quantized": False if setting.quantization.name != "none" else None,
-        "adapted": False,
-    }
 
 
 def _verdict(made: Estimate, card: Gpu) -> str:
@@ -174,16 +98,6 @@ def _verdict(made: Estimate, card: Gpu) -> str:
         else ""
     )
     return f"does not fit on {room}{other}{shorter}"
-
-
-def remedy_plain(one: Remedy) -> dict[str, Any]:
-    return {
-        "flags": one.flags,
-        "set": one.changes,
-        "peak_bytes": one.peak_bytes,
-        "high_bytes": one.high_bytes,
-        "headroom_bytes": one.headroom_bytes,
-    }
 
 
 def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:

@@ -22,8 +22,6 @@ from lorabench.errors import LorabenchError
 def entry() -> NoReturn:
     """The command lorabench."""
     startup.settle()
-    # nothing is compiled here, and bitsandbytes would import the compiler (~2 s)
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     startup.leave(main())
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lorabench import startup
-from lorabench.config import hub
-from lorabench.config.checkpoint import stored_quantization
 from lorabench.formatting import aligned, size
 
 if TYPE_CHECKING:
@@ -17,45 +14,12 @@ if TYPE_CHECKING:
 
 def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
-    hub.require_named(model)
-    with startup.lean_imports():
-        from lorabench.engine.experts import unreached
-        from lorabench.memory.meta_model import any_model, configuration
-        from lorabench.memory.parameters import count_parameters
-        from lorabench.memory.validate import model_from
+    from lorabench.workflows.parameters import parameters as count_them
 
-    spec = model_from(model)
-    rows, stored, left = (
-        count_parameters(spec, ranks, target_modules, method),
-        stored_quantization(spec.name),
-        unreached(any_model(configuration(spec))),
-    )
-    half = 2 * left.parameters if left else None  # in 16 bits: no precision was asked for
+    counts = count_them(model, ranks, target_modules, method)
     if as_json:
-        found = [
-            {
-                "rank": r.rank,
-                "trainable_parameters": r.trainable_parameters,
-                "trainable_percent": r.trainable_percent,
-                "adapter_bytes": r.adapter_bytes(),
-            }
-            for r in rows
-        ]
-        plain: dict[str, Any] = {"model": model, "base_parameters": rows[0].base_parameters}
-        plain |= {"stored_quantized": stored.words, "readable": stored.readable} if stored else {}
-        plain |= (
-            {
-                "unreached": {
-                    "parameters": left.parameters,
-                    "bytes_in_16_bit": half,
-                    "names": list(left.names),
-                    "adapted": False,
-                }
-            }
-            if left
-            else {}
-        )
-        return json.dumps({**plain, "ranks": found}, indent=2)
+        return json.dumps(counts.to_dict(), indent=2)
+    rows, stored, left = counts.counts, counts.stored, counts.unreached
     lines = [("rank", "trainable", "of all", "adapter (float32)", "(16 bit)")]
     for r in rows:
         lines.append(
@@ -81,8 +45,7 @@ def paper(source: Source) -> Table:
     from lorabench.config.published_tables import read_paper
 
     declared = read_paper(source)  # before the slow imports
-    with startup.lean_imports():
-        from lorabench.memory.published_quantities import reproduce
-        from lorabench.report.paper import paper_table
+    from lorabench.memory.published_quantities import reproduce
+    from lorabench.report.paper import paper_table
 
     return paper_table(declared, reproduce(declared))

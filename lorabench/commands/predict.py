@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from lorabench import startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
 
 
@@ -45,7 +46,8 @@ def estimate(options: argparse.Namespace) -> int:
     """Predicts the memory of one training step."""
     from lorabench.commands import estimate_text
 
-    print(estimate_text.estimate(settings_of(options), options.gpu, options.json))
+    with startup.predicting():
+        print(estimate_text.estimate(settings_of(options), options.gpu, options.json))
     return 0
 
 
@@ -81,7 +83,8 @@ def plan(options: argparse.Namespace) -> int:
     from lorabench.commands import plan_text
     from lorabench.config.source import override, read_source
 
-    print(plan_text.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+    with startup.predicting():
+        print(plan_text.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
     return 0
 
 
@@ -97,9 +100,7 @@ def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench.commands import parameters_text
 
-    print(
-        parameters_text.parameters(
-            options.model, options.rank, modules(options.target_modules) or "all-linear", options.method, options.json
-        )
-    )
+    targets = modules(options.target_modules) or "all-linear"
+    with startup.predicting():
+        print(parameters_text.parameters(options.model, options.rank, targets, options.method, options.json))
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lorabench import plugins
+from lorabench import plugins, startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, amount, whole_number
 from lorabench.errors import LorabenchError
 
@@ -67,6 +67,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
 def recommend(options: argparse.Namespace) -> int:
     """Recommends what to take for a model on a card."""
     from lorabench.advice import text
+    from lorabench.commands.plan_text import STORED
     from lorabench.workflows import recommend as advisor
     from lorabench.workflows.stored_evidence import studies_here
 
@@ -81,19 +82,21 @@ def recommend(options: argparse.Namespace) -> int:
             f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
-    answer = advisor.recommend(
-        options.model,
-        options.gpu,
-        options.sequence_length,
-        batch_size=options.global_batch_size,
-        examples=options.examples,
-        tokens=options.tokens,
-        studies=options.studies or (),
-        nearby_studies=() if options.studies else studies_here(),
-        priority=options.priority,
-        tolerated_loss=options.tolerated_loss,
-        task=options.task,
-    )
+    with startup.predicting():
+        answer = advisor.recommend(
+            options.model,
+            options.gpu,
+            options.sequence_length,
+            batch_size=options.global_batch_size,
+            examples=options.examples,
+            tokens=options.tokens,
+            studies=options.studies or (),
+            nearby_studies=() if options.studies else studies_here(),
+            priority=options.priority,
+            tolerated_loss=options.tolerated_loss,
+            task=options.task,
+            timings=STORED,
+        )
     print(text.as_json(answer) if options.json else text.as_text(answer))
     if emitter is not None:
         for path in advisor.emit(answer, emitter.emit, options.entry or 1, options.output):

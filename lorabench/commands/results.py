@@ -61,7 +61,8 @@ def _paper(path: str) -> Any:
         raise LorabenchError(
             f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)"
         )
-    return parameters_text.paper(source)
+    with startup.predicting():
+        return parameters_text.paper(source)
 
 
 def add_report_options(c: argparse.ArgumentParser) -> None:

@@ -6,14 +6,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lorabench.errors import LorabenchError
 from lorabench.formatting import aligned, count, one_line, plural
 
 if TYPE_CHECKING:
-    from lorabench.analysis.spectra_summary import Group
-    from lorabench.record.spectrum import Spectrum
     from lorabench.report.adapter_summary import Examined
     from lorabench.report.blocks import Section
     from lorabench.report.quantization_page import ModuleError
@@ -45,69 +43,7 @@ def spectrum_text(found: Examined) -> str:
 
 def spectrum_json(found: Examined) -> str:
     """Every module and every group; what is not known is left out."""
-    plain: dict[str, Any] = {
-        "source": dict(found.facts)["source"],
-        "base": dict(found.facts)["base"],
-        "notes": list(found.notes),
-        "modules": [_module(s) for s in found.spectra],
-        "summary": {
-            "layers": [_group(g) for g in found.summary.layers],
-            "types": [_group(g) for g in found.summary.types],
-            "model": _group(found.summary.model),
-        },
-    }
-    if (counts := found.trained) is not None:
-        plain["trained"] = {
-            "adapters": counts.adapters,
-            "elsewhere": dict(counts.elsewhere),
-            "saved_along": dict(counts.saved_along),
-        }
-    if (alike := found.likeness) is not None:
-        plain["similarity"] = {
-            "other": alike.other,
-            "modules": alike.modules,
-            "shared": alike.shared,
-            **{
-                side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
-                for side in ("right", "left", "random_right", "random_left")
-            },
-        }
-    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _module(s: Spectrum) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from lorabench.record.spectrum import SHARES
-
-    plain: dict[str, Any] = {
-        "module": s.module,
-        "in_features": s.in_features,
-        "out_features": s.out_features,
-        "rank": s.rank,
-        "singular_values": s.singular_values.tolist(),
-        "frobenius_norm": s.frobenius_norm,
-        "relative_norm": s.relative_norm,
-        "stable_rank": s.stable_rank,
-        "entropy_rank": s.entropy_rank,
-        "participation_ratio": s.participation_ratio,
-        "numerical_rank": s.numerical_rank,
-        "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
-        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES},
-        "rank_utilisation": s.rank_utilisation,
-        "amplification": s.amplification,
-        "missed_norm": s.missed or None,
-    }
-    plain |= {
-        name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None
-    }
-    return {k: v for k, v in plain.items() if v is not None}
-
-
-def _group(group: Group) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {k: v for k, v in asdict(group).items() if v is not None}
+    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def write_page(found: Examined, path: str) -> Path:

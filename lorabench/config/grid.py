@@ -30,7 +30,20 @@ MAX_CELLS = 100_000
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
-    """All cells of a study, conditions in the file's order, each with all its seeds; data and weights are hashed here."""
+    """All cells of a study, conditions in the file's order, each with all its seeds; data and weights are hashed here.
+
+    Args:
+        study: as load_study gives it.
+    Returns:
+        Cells in the order in which they run.
+    Raises:
+        LorabenchError: a file of the study cannot be read.
+    Example:
+        >>> import lorabench as lb
+        >>> study = lb.load_study("studies/quickstart.yaml", ["seeds=[0]"])
+        >>> {cell.seed for cell in lb.expand(study)}
+        {0}
+    """
     cells: dict[str, Cell] = {}
     for declared in conditions(study):
         condition = declared.model_copy(update={"model": pinned(declared.model)})

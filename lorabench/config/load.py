@@ -22,7 +22,20 @@ from lorabench.errors import StudyError
 
 
 def load_study(path: str | Path, settings: str | tuple[str, ...] | list[str] = ()) -> Study:
-    """The Study of a file with each "key=value" of settings over it; StudyError where anything is amiss."""
+    """The study of a file, checked.
+
+    Args:
+        path: the YAML file.
+        settings: "key=value" over what the file says, as --set of the command line: "training.steps=50".
+    Returns:
+        Study.
+    Raises:
+        StudyError: the file says something that cannot be run; the sentence names file and line.
+    Example:
+        >>> import lorabench as lb
+        >>> lb.load_study("studies/quickstart.yaml", ["training.steps=5"]).training.steps
+        5
+    """
     return read_study(override(read_source(path), (settings,) if isinstance(settings, str) else tuple(settings)))
 
 

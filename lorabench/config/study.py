@@ -87,7 +87,14 @@ class Fingerprints(Frozen):
 
 
 class Cell(Condition):
-    """One point of the grid with its seed: the unit that is run and stored."""
+    """One point of the grid with its seed: the unit that is run and stored.
+
+    Example:
+        >>> import lorabench as lb
+        >>> cell = lb.expand(lb.load_study("studies/quickstart.yaml"))[0]
+        >>> len(cell.id) > 6
+        True
+    """
 
     seed: int
     fingerprints: Fingerprints
@@ -147,7 +154,13 @@ class PublishedSpec(Frozen):
 
 
 class Study(Frozen):
-    """A question, a base setting, a grid, seeds and a reference: the study file."""
+    """A question, a base setting, a grid, seeds and a reference: the study file.
+
+    Example:
+        >>> import lorabench as lb
+        >>> lb.load_study("studies/quickstart.yaml").name
+        'quickstart'
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     """version of this format"""

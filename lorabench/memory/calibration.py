@@ -64,13 +64,13 @@ def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibratio
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
-    """From all results directories within the folders, reports/ and runs/ where none is named; None where no cell ran on this card (for the CPU: on a machine like this one)."""
+    """From the results directories that are named or lie within the folders; None where no cell ran on this card (for the CPU: on a machine like this one)."""
     return fit(measured_steps(stored_results(*folders), card, most))
 
 
 def stored_results(*folders: str | Path) -> list[CellResult]:
-    """Of all results directories within the folders, reports/ and runs/ where none is named."""
-    return [r for folder in folders or ("reports", "runs") for r in _results(Path(folder))]
+    """Of the results directories that are named or lie within the folders."""
+    return [r for folder in folders for r in _results(Path(folder))]
 
 
 def measured_steps(
@@ -145,7 +145,8 @@ def _work(step: Step | Work) -> tuple[float, float, float]:
 
 
 def _results(folder: Path) -> Iterable[CellResult]:
-    for place in sorted(folder.glob("*/plan.json")):
+    own = folder / "plan.json"
+    for place in [own] if own.is_file() else sorted(folder.glob("*/plan.json")):
         try:
             yield from Store(place.parent).results()
         except (LorabenchError, OSError):

@@ -5,10 +5,8 @@ Where the line does not hold (memory.step.along says when) a setting is traced b
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -17,7 +15,10 @@ from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.trace_workers import TraceWorkers
 from lorabench.memory.train_config import TrainConfig, on_card, traced_as
+
+WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before another process has its imports
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CardPlanner:
     gpu: Gpu
     calibration: Calibration | None = None
     traced: dict[TrainConfig, Course] = field(default_factory=dict)
-    _pool: ProcessPoolExecutor | None = None
+    _workers: TraceWorkers | None = None
 
     def need(self, setting: TrainConfig) -> Need:
         """What a setting takes."""
@@ -61,7 +62,7 @@ class CardPlanner:
         return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
 
     def prefetch(self, settings: Sequence[TrainConfig]) -> None:
-        """Traces settings side by side, in forked processes that last until `close`: a trace is a second of Python on one core, and so are the first one's imports."""
+        """Traces settings side by side: here and in processes beside this one, which last until `close`."""
         wanted = list(
             dict.fromkeys(
                 s
@@ -70,16 +71,17 @@ class CardPlanner:
                 if s not in self.traced
             )
         )
-        at_once = min(len(wanted), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-        if at_once > 1 or (wanted and self._pool):
-            self._pool = self._pool or ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"))
-            self.traced.update(zip(wanted, self._pool.map(course, wanted), strict=True))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        if self._workers is None and cores > 1 and len(wanted) >= WORTH_WORKERS:
+            self._workers = TraceWorkers(min(len(wanted), cores) - 1)
+        if self._workers is not None:
+            self.traced.update(self._workers.trace(wanted, course))
 
     def close(self) -> None:
         """Ends the processes."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def longest(self, setting: TrainConfig, positions: int) -> int:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,69 @@ class Examined:
             return plain | {n: getattr(s, n) for n in named} | {f"energy_rank_{q:g}": s.energy_rank(q) for q in SHARES}
 
         return pd.DataFrame([row(s) for s in self.spectra])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench spectrum --json` prints: every module and every group; what is not known is left out."""
+        plain: dict[str, Any] = {
+            "source": dict(self.facts)["source"],
+            "base": dict(self.facts)["base"],
+            "notes": list(self.notes),
+            "modules": [_module_dict(s) for s in self.spectra],
+            "summary": {
+                "layers": [_group_dict(g) for g in self.summary.layers],
+                "types": [_group_dict(g) for g in self.summary.types],
+                "model": _group_dict(self.summary.model),
+            },
+        }
+        if (counts := self.trained) is not None:
+            plain["trained"] = {
+                "adapters": counts.adapters,
+                "elsewhere": dict(counts.elsewhere),
+                "saved_along": dict(counts.saved_along),
+            }
+        if (alike := self.likeness) is not None:
+            plain["similarity"] = {
+                "other": alike.other,
+                "modules": alike.modules,
+                "shared": alike.shared,
+                **{
+                    side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
+                    for side in ("right", "left", "random_right", "random_left")
+                },
+            }
+        return plain
+
+    def __repr__(self) -> str:
+        return f"Examined: {formatting.one_line(self.title)}, {formatting.plural(len(self.spectra), 'module')}\n  {lead(self.summary.model)}"
+
+
+def _module_dict(s: Spectrum) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "module": s.module,
+        "in_features": s.in_features,
+        "out_features": s.out_features,
+        "rank": s.rank,
+        "singular_values": s.singular_values.tolist(),
+        "frobenius_norm": s.frobenius_norm,
+        "relative_norm": s.relative_norm,
+        "stable_rank": s.stable_rank,
+        "entropy_rank": s.entropy_rank,
+        "participation_ratio": s.participation_ratio,
+        "numerical_rank": s.numerical_rank,
+        "energy_rank": {f"{q:g}": s.energy_rank(q) for q in SHARES},
+        "nuclear_rank": {f"{q:g}": s.nuclear_rank(q) for q in SHARES},
+        "rank_utilisation": s.rank_utilisation,
+        "amplification": s.amplification,
+        "missed_norm": s.missed or None,
+    }
+    plain |= {
+        name: asdict(part) for name in ("alignment", "intruders", "repair") if (part := getattr(s, name)) is not None
+    }
+    return {k: v for k, v in plain.items() if v is not None}
+
+
+def _group_dict(group: Group) -> dict[str, Any]:
+    return {k: v for k, v in asdict(group).items() if v is not None}
 
 
 def lead(model: Group) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from lorabench import plugins, startup
+from lorabench import plugins
 from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs
 from lorabench.advice.cheapest_change import what_would_fit
 from lorabench.advice.evidence import WHOLE, Here, Key, nearest
@@ -33,9 +32,6 @@ from lorabench.workflows.stored_evidence import stored_evidence
 if TYPE_CHECKING:
     from lorabench.memory.train_config import TrainConfig
 
-# nothing here is compiled, and bitsandbytes would import the compiler (~2 s)
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-
 Emit = Callable[[Workload, Candidate], dict[str, str]]
 MAX_BATCH_SIZE = 1_000_000
 
@@ -50,6 +46,7 @@ def recommend(
     tokens: int | None = None,
     studies: Sequence[str | Path] = (),
     nearby_studies: Sequence[str | Path] = (),
+    timings: Sequence[str | Path] = (),
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     task: str | None = None,
@@ -64,6 +61,7 @@ def recommend(
         examples, tokens: training examples and training tokens of one epoch.
         studies: results directories to learn from, whatever their model.
         nearby_studies: where `studies` is empty, directories that speak only where their model is near in size.
+        timings: results directories, or folders that hold some, whose cells tell how fast this machine is.
         priority: accuracy, memory or speed.
         tolerated_loss: in the unit of each study's metric; absent: each study's own margin.
         task: the kind of task, as studies name it; absent: any.
@@ -77,11 +75,10 @@ def recommend(
         with opened(folder):  # before the slow imports, so that a typing error is told at once
             pass
     hub.require_named(model)
-    with startup.lean_imports():
-        from lorabench.memory.parameters import count_parameters
-        from lorabench.workflows.traced_memory import traced_memory
+    from lorabench.memory.parameters import count_parameters
+    from lorabench.workflows.traced_memory import traced_memory
 
-        base = _base_setting(model, sequence_length, card)
+    base = _base_setting(model, sequence_length, card)
     workload = Workload(base.model, sequence_length, batch_size, examples, tokens)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
@@ -99,7 +96,7 @@ def recommend(
         base,
     )
     specs = _for_this_model(specs, base, card)
-    with startup.uncollected(), traced_memory(card, workload, base) as memory:
+    with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
             *notes_on_the_card(card, priority, ranking),

@@ -55,10 +55,14 @@ class Truncation:
     notes: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
-        """A row per module: its name and its rank."""
+        """The rank of each module."""
         import pandas as pd
 
-        return pd.DataFrame({"module": list(self.ranks), "rank": list(self.ranks.values())})
+        return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
+
+    def __repr__(self) -> str:
+        kept = f"{100 * self.kept_energy:.2f} % of the energy"
+        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {kept}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain values."""
@@ -101,6 +105,13 @@ class QuantizationErrors:
             }
             rows.append({k: v for k, v in row.items() if v is not None})
         return {"model": self.model, **({"note": self.note} if self.note else {}), "modules": rows}
+
+    def __repr__(self) -> str:
+        forms: dict[str, list[float]] = {}
+        for e in self.errors:
+            forms.setdefault(e.form, []).append(e.relative_error)
+        means = ", ".join(f"{form} {sum(v) / len(v):.3g}" for form, v in forms.items())
+        return f"QuantizationErrors of {self.model}\n  mean relative error: {means}"
 
 
 def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sentence: None) -> Find:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lorabench.advice.types import Candidate, Needs, Workload
 from lorabench.config.gpus import Gpu
@@ -58,9 +59,11 @@ class TracedMemory:
 
 
 @contextmanager
-def traced_memory(card: Gpu, workload: Workload, base: TrainConfig) -> Iterator[TracedMemory]:
-    """The oracle for a card, whose tracing processes end with the block."""
-    calibration = calibrate(card, most=CALIBRATED) if card.kind == "cpu" else None
+def traced_memory(
+    card: Gpu, workload: Workload, base: TrainConfig, timings: Sequence[str | Path] = ()
+) -> Iterator[TracedMemory]:
+    """The oracle for a card, whose tracing processes end with the block; `timings` as for recommend."""
+    calibration = calibrate(card, *timings, most=CALIBRATED) if card.kind == "cpu" else None
     with closing(CardPlanner(card, calibration)) as planner:
         yield TracedMemory(planner, workload, base)
 

@@ -1,4 +1,4 @@
-"""The Python API: run a study and read its results. Beside the CLI the only place that sees both arms."""
+"""Run a study and read its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from lorabench.analysis.study import StudyAnalysis
     from lorabench.record.result import CellResult
-    from lorabench.report.adapter_summary import Examined
     from lorabench.report.dataframe import StudyTable
     from lorabench.runner.progress import Progress
     from lorabench.runner.worker_pool import Worker
@@ -36,11 +35,27 @@ def run(
     skip_infeasible: bool = False,
     progress: Progress | None = None,
 ) -> StudyResults:
-    """Runs what a study (or the study file of a path) wants and has not yet, writes its tables and report, returns its results.
+    """Runs what a study wants and has not yet, writes its tables and report, and returns its results.
 
-    `out` is reports/<study name> where absent; cells whose outcome is in `retry` are run again; what is predicted not
-    to fit into memory is warned of, and with skip_infeasible recorded as skipped instead of run; `progress`
-    shows what goes on (lorabench.runner.display.open_progress() as the CLI does), nothing where absent.
+    Args:
+        study: a Study, or the path of a study file.
+        out: results directory; reports/<study name> where absent.
+        workers: cells that run at the same time.
+        executor: where cells run, by name or as a function that opens a worker.
+        retry: outcomes that are run again.
+        skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
+        progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where absent.
+    Returns:
+        StudyResults over the results directory.
+    Raises:
+        LorabenchError: the study, an outcome or the directory is not what is allowed.
+    Example:
+        >>> import tempfile, lorabench as lb
+        >>> settings = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}", "evaluation={}"]
+        >>> study = lb.load_study("studies/quickstart.yaml", settings)
+        >>> results = lb.run(study, tempfile.mkdtemp())
+        >>> {r.outcome for r in results.results}
+        {'finished'}
     """
     if not isinstance(study, Study):
         study = load_study(study)
@@ -62,34 +77,23 @@ def run(
 
 
 def open_results(folder: str | Path) -> StudyResults:
-    """The results of a study that was run before."""
+    """The results of a study that was run before.
+
+    Args:
+        folder: its results directory.
+    Returns:
+        StudyResults, which reads what the directory holds at the time of asking.
+    Raises:
+        LorabenchError: the folder is no results directory.
+    Example:
+        >>> import lorabench as lb
+        >>> from lorabench.record.archive import opened  # a study in one file, as it ships
+        >>> with opened("reports/quickstart") as store:
+        ...     lb.open_results(store.folder).study.name
+        'quickstart'
+    """
     store = Store.open(folder)
     return StudyResults(store, store.study())
-
-
-def spectrum(
-    source: str | Path,
-    *,
-    base: str | Path | None = None,
-    compare: str | Path | None = None,
-    alpha: float | None = None,
-    directory: str | Path | None = None,
-) -> Examined:
-    """What an adapter (PEFT or loralib), a cell (its folder, id or words), a condition (its label: the first seed's cell) or a checkpoint learned, module by module.
-
-    `base` names the weights before (a cell knows its own), `compare` a second one whose subspaces are held beside it, `alpha` the
-    lora_alpha of a file without configuration, `directory` where cells are looked up (all under reports/ and runs/ where absent). Modules stand in `.spectra` and `.frame()`, groups in `.summary`.
-    LorabenchError where there is nothing of the kind, or the files are damaged.
-    """
-    from lorabench.workflows import spectrum
-
-    return spectrum.spectrum(
-        str(source),
-        base=None if base is None else str(base),
-        compare=None if compare is None else str(compare),
-        alpha=alpha,
-        find=spectrum.cell_finder(None if directory is None else str(directory)),
-    )
 
 
 def cells_frame(store: Store) -> pd.DataFrame:
@@ -147,7 +151,15 @@ def write_outputs(store: Store, analysis: StudyAnalysis | None = None) -> tuple[
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study and what its results directory holds at the time of asking."""
+    """A study and what its results directory holds at the time of asking.
+
+    Example:
+        >>> import lorabench as lb
+        >>> from lorabench.record.archive import opened
+        >>> with opened("reports/quickstart") as store:
+        ...     "chosen" in lb.open_results(store.folder).wide()
+        True
+    """
 
     store: Store
     study: Study

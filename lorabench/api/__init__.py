@@ -1,0 +1,22 @@
+"""The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not name."""
+
+from lorabench.api.predictions import estimate, parameters, plan, recommend
+from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
+from lorabench.api.weights import quantization_error, spectrum, truncate
+
+__all__ = [
+    "RunAnalysis",
+    "StudyResults",
+    "cells_frame",
+    "estimate",
+    "open_results",
+    "parameters",
+    "plan",
+    "quantization_error",
+    "recommend",
+    "run",
+    "spectrum",
+    "truncate",
+    "write_outputs",
+    "write_report",
+]

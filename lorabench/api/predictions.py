@@ -1,0 +1,192 @@
+"""What a setting, a study or a model needs, and which setting to take: predicted, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorabench.advice.types import Priority, Recommendation
+    from lorabench.config import Study
+    from lorabench.workflows.estimate import MemoryEstimate
+    from lorabench.workflows.parameters import ParameterCounts
+    from lorabench.workflows.plan import StudyPlan
+
+
+def estimate(
+    model: str,
+    *,
+    method: str | None = None,
+    rank: int | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    quantization: str | None = None,
+    double_quant: bool | None = None,
+    dtype: str | None = None,
+    micro_batch_size: int | None = None,
+    sequence_length: int | None = None,
+    gradient_accumulation: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    optimizer: str | None = None,
+    autocast: str | None = None,
+    gpu: str | None = None,
+) -> MemoryEstimate:
+    """The memory that one training step needs, traced on torch's meta device without weights, GPU or network.
+
+    What is absent has the default of a study file (lorabench.config.settings).
+
+    Args:
+        model: preset (llama-3.1-8b), shipped model, directory or hub id.
+        method: full, lora, rslora, dora or pissa.
+        rank: of the adapter.
+        target_modules: all-linear, attention, mlp, or names of modules.
+        quantization: of the frozen base: none, int8, fp4 or nf4.
+        double_quant: quantise the block constants, too.
+        dtype: of unquantised weights.
+        micro_batch_size: sequences of one forward pass.
+        sequence_length: in tokens.
+        gradient_accumulation: micro-batches of an optimizer step.
+        gradient_checkpointing: recompute activations in the backward pass.
+        optimizer: adamw, adamw-8bit, paged-adamw, paged-adamw-8bit or sgd.
+        autocast: none or bfloat16.
+        gpu: a known card, a size such as 24GB, or cpu: does it fit, and how much would?
+    Returns:
+        MemoryEstimate: bytes by category, the peak with its range, and with a gpu whether it fits.
+    Raises:
+        LorabenchError: a value is none that is allowed.
+    Example:
+        >>> import lorabench as lb
+        >>> one = lb.estimate("lorabench/tiny-300k", rank=4, micro_batch_size=2, sequence_length=32, gpu="24GB")
+        >>> one.fits
+        True
+        >>> bool(one.frame().bytes.sum() == one.peak_bytes)
+        True
+    """
+    from lorabench.workflows import estimate as workflow
+
+    settings: dict[str, dict[str, Any]] = {
+        "model": {"name": model, "dtype": dtype},
+        "quantization": {"name": quantization, "double_quant": double_quant},
+        "method": {"name": method, "rank": rank, "target_modules": _modules(target_modules)},
+        "training": {
+            "batch_size": micro_batch_size,
+            "sequence_length": sequence_length,
+            "gradient_accumulation": gradient_accumulation,
+            "gradient_checkpointing": gradient_checkpointing,
+            "optimizer": optimizer,
+            "autocast": autocast,
+        },
+    }
+    given = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
+    return workflow.estimate({part: fields for part, fields in given.items() if fields}, gpu)
+
+
+def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = ()) -> StudyPlan:
+    """What every condition of a study needs on a card: parameters, memory, time.
+
+    Args:
+        study: a Study, or the path of a study file.
+        gpu: a known card, a size such as 24GB, or cpu for this machine.
+        studies: results directories, or folders that hold some, whose cells tell how fast the card is; without one that
+            ran there its data sheet does (a roofline).
+    Returns:
+        StudyPlan: a row per condition; bytes, and seconds as a range.
+    Raises:
+        LorabenchError: the study or the card is none that is allowed.
+    Example:
+        >>> import lorabench as lb
+        >>> study = lb.load_study("studies/quickstart.yaml", ["model=lorabench/tiny-300k", "seeds=[0]", "grid={method.rank: [4]}"])
+        >>> lb.plan(study, "24GB").frame().fits.dropna().unique().tolist()
+        ['fits']
+    """
+    from lorabench.config import Study, load_study
+    from lorabench.workflows import plan as workflow
+
+    return workflow.plan(study if isinstance(study, Study) else load_study(study), gpu, studies)
+
+
+def recommend(
+    model: str,
+    *,
+    gpu: str,
+    sequence_length: int,
+    global_batch_size: int = 16,
+    examples: int | None = None,
+    tokens: int | None = None,
+    studies: Sequence[str | Path] = (),
+    task: str | None = None,
+    priority: Priority = "accuracy",
+    tolerated_loss: float | None = None,
+) -> Recommendation:
+    """Which rank, method and quantization to take for a model on a card, with the evidence for it.
+
+    Args:
+        model: as for estimate.
+        gpu: as for plan.
+        sequence_length: tokens of a training sequence at most.
+        global_batch_size: sequences of an optimizer step, over all micro-batches.
+        examples: training examples.
+        tokens: training tokens of one epoch.
+        studies: results directories to learn from; quality is from the literature where there is none.
+        task: kind of task, as studies name it.
+        priority: accuracy, memory or speed.
+        tolerated_loss: how much worse than the best is as good, in the unit of the studies' metric.
+    Returns:
+        Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
+    Raises:
+        LorabenchError: a value is none that is allowed.
+    Example:
+        >>> import lorabench as lb
+        >>> answer = lb.recommend("lorabench/tiny-300k", gpu="24GB", sequence_length=64, global_batch_size=2)
+        >>> bool(answer.frame().high_bytes.max() < 24e9)
+        True
+    """
+    from lorabench.workflows import recommend as workflow
+
+    return workflow.recommend(
+        model,
+        gpu,
+        sequence_length,
+        batch_size=global_batch_size,
+        examples=examples,
+        tokens=tokens,
+        studies=studies,
+        priority=priority,
+        tolerated_loss=tolerated_loss,
+        task=task,
+        timings=studies,
+    )
+
+
+def parameters(
+    model: str,
+    *,
+    rank: int | Sequence[int],
+    target_modules: str | Sequence[str] = "all-linear",
+    method: str = "lora",
+) -> ParameterCounts:
+    """Trainable parameters by rank: rank (in + out) for each matrix (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+
+    Args:
+        model: as for estimate.
+        rank: one or several.
+        target_modules: as for estimate.
+        method: lora or a variant of it.
+    Returns:
+        ParameterCounts: a row per rank.
+    Raises:
+        LorabenchError: the model, a module or the method is none that is known, or a rank is not possible.
+    Example:
+        >>> import lorabench as lb
+        >>> counts = lb.parameters("lorabench/tiny-300k", rank=[4, 8]).frame().trainable_parameters
+        >>> bool(counts[8] == 2 * counts[4])
+        True
+    """
+    from lorabench.workflows import parameters as workflow
+
+    ranks = [rank] if isinstance(rank, int) else list(rank)
+    return workflow.parameters(model, ranks, _modules(target_modules) or "all-linear", method)
+
+
+def _modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    return names if names is None or isinstance(names, str) else tuple(names)

@@ -1,0 +1,146 @@
+"""The memory that one training step needs, and what makes it fit a card. Sees both arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lorabench.config import hub
+from lorabench.config.checkpoint import stored_quantization
+from lorabench.config.gpus import find_gpu
+from lorabench.formatting import size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorabench.config.gpus import Gpu
+    from lorabench.memory.estimate import Estimate
+    from lorabench.memory.remedies import Remedies, Remedy
+    from lorabench.memory.train_config import TrainConfig
+    from lorabench.record.unreached import Unreached
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What one training step of a setting needs, in bytes; `frame()`, `to_dict()`."""
+
+    setting: TrainConfig
+    estimate: Estimate
+    gpu: Gpu | None
+    """the card it is held against, where one was named"""
+    remedies: Remedies | None
+    """what makes it fit, where it does not"""
+    unreached: Unreached | None
+    """weights that are neither quantised nor adapted"""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The predicted peak of the training step."""
+        return self.estimate.peak_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the high end of the prediction fits the card; None without one."""
+        return self.estimate.fits
+
+    def frame(self) -> pd.DataFrame:
+        """The bytes of the peak by category: a row each, which add up to `peak_bytes`."""
+        import pandas as pd
+
+        return pd.DataFrame({"bytes": self.estimate.bytes}).rename_axis("category")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench estimate --json` prints: bytes as whole numbers, absent values left out."""
+        made, card, mended = self.estimate, self.gpu, self.remedies
+        step, quantization = made.step, self.setting.quantization
+        least = mended.least if mended else None
+        plain: dict[str, Any] = {
+            "quantization": quantization.name,
+            "double_quant": quantization.double_quant,
+            "stored_quantized": is_stored(self.setting),
+            "total_parameters": step.total_parameters,
+            "trainable_parameters": step.trainable_parameters,
+            "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
+            "adapter_bytes": step.adapter_bytes,
+            "bytes": made.bytes,
+            "peak_bytes": made.peak_bytes,
+            "low_bytes": made.low_bytes,
+            "high_bytes": made.high_bytes,
+            "peak_at": step.peak_at,
+            "gpu": card.name if card else None,
+            "gpu_memory_bytes": card.memory_bytes if card else None,
+            "fits": made.fits,
+            "largest_batch_size": made.largest_batch_size,
+            "largest_sequence_length": made.largest_sequence_length,
+            "remedies": [remedy_dict(r) for r in mended.fitting] if mended else None,
+            "least": {**remedy_dict(least), "smallest_gpu": mended.card, "largest_sequence_length": mended.length}
+            if mended and least
+            else None,
+            "unreached": unreached_dict(self.unreached, self.setting),
+        }
+        return {k: v for k, v in plain.items() if v is not None}
+
+    def __repr__(self) -> str:
+        setting, made = self.setting, self.estimate
+        rank = "" if setting.method.rank is None else f" rank {setting.method.rank}"
+        lines = [
+            f"MemoryEstimate of {setting.model.name}, {setting.method.name}{rank}, {setting.quantization.name}, "
+            f"{setting.training.batch_size} x {setting.training.sequence_length} tokens",
+            f"  peak {size(made.peak_bytes)}, between {size(made.low_bytes)} and {size(made.high_bytes)}",
+        ]
+        if self.gpu is not None:
+            lines.append(f"  {'fits' if made.fits else 'does not surely fit'} on {self.gpu.name} ({self.gpu.capacity})")
+        return "\n".join(lines)
+
+
+def estimate(settings: dict[str, Any], gpu: str | None = None) -> MemoryEstimate:
+    """Of nested settings as a study has them, such as {"model": {"name": "llama-3.1-8b"}, "method": {"rank": 8}}.
+
+    LorabenchError where a setting, the model or the card is none that is known.
+    """
+    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    hub.require_named(settings["model"]["name"])
+    from lorabench.memory.card_planner import CardPlanner
+    from lorabench.memory.estimate import estimate as predict
+    from lorabench.memory.interpolate import Reuse
+    from lorabench.memory.parameters import unreached_of
+    from lorabench.memory.remedies import remedies
+    from lorabench.memory.validate import setting_from
+
+    setting = setting_from(settings, card.kind if card else "cuda")
+    known = Reuse()
+    made = predict(setting, card, setting.shape.positions, known)
+    mended = None
+    if card and not made.fits:
+        mended = remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
+    return MemoryEstimate(setting, made, card, mended, unreached_of(setting))
+
+
+def is_stored(setting: TrainConfig) -> bool:
+    """Whether the quantisation of a setting is its checkpoint's own."""
+    stored = stored_quantization(setting.model.name, setting.model.revision)
+    return setting.quantization.name != "none" and stored is not None
+
+
+def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
+    """What is neither quantised nor adapted; None where that is nothing."""
+    if left is None:
+        return None
+    return {
+        "parameters": left.parameters,
+        "bytes": left.bytes,
+        "names": list(left.names),
+        "quantized": False if setting.quantization.name != "none" else None,
+        "adapted": False,
+    }
+
+
+def remedy_dict(one: Remedy) -> dict[str, Any]:
+    """A change as options, as keys of a study, and what it needs."""
+    return {
+        "flags": one.flags,
+        "set": one.changes,
+        "peak_bytes": one.peak_bytes,
+        "high_bytes": one.high_bytes,
+        "headroom_bytes": one.headroom_bytes,
+    }

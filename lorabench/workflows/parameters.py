@@ -1,0 +1,84 @@
+"""Trainable parameters by rank, counted without training. Sees both arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lorabench.config import hub
+from lorabench.config.checkpoint import stored_quantization
+from lorabench.formatting import count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorabench.config.checkpoint import CheckpointQuantization
+    from lorabench.memory.parameters import Count
+    from lorabench.record.unreached import Unreached
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Trainable parameters of a model by rank; `frame()`, `to_dict()`."""
+
+    model: str
+    counts: tuple[Count, ...]
+    """one a rank"""
+    stored: CheckpointQuantization | None
+    """how its checkpoint is quantised, where it is"""
+    unreached: Unreached | None
+    """weights that are not adapted"""
+
+    @property
+    def base_parameters(self) -> int:
+        """Parameters of the model itself."""
+        return self.counts[0].base_parameters
+
+    def frame(self) -> pd.DataFrame:
+        """A row per rank: trainable parameters, their percentage of all, bytes of the adapter in float32."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dict()["ranks"]).set_index("rank")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench parameters --json` prints."""
+        plain: dict[str, Any] = {"model": self.model, "base_parameters": self.base_parameters}
+        if self.stored:
+            plain |= {"stored_quantized": self.stored.words, "readable": self.stored.readable}
+        if left := self.unreached:
+            plain["unreached"] = {
+                "parameters": left.parameters,
+                "bytes_in_16_bit": 2 * left.parameters,  # no precision was asked for
+                "names": list(left.names),
+                "adapted": False,
+            }
+        ranks = [
+            {
+                "rank": c.rank,
+                "trainable_parameters": c.trainable_parameters,
+                "trainable_percent": c.trainable_percent,
+                "adapter_bytes": c.adapter_bytes(),
+            }
+            for c in self.counts
+        ]
+        return {**plain, "ranks": ranks}
+
+    def __repr__(self) -> str:
+        ranks = ", ".join(f"{c.rank}: {count(c.trainable_parameters)}" for c in self.counts)
+        return f"ParameterCounts of {self.model}, {count(self.base_parameters)} parameters\n  by rank {ranks}"
+
+
+def parameters(
+    model: str, ranks: Sequence[int], target_modules: str | tuple[str, ...] = "all-linear", method: str = "lora"
+) -> ParameterCounts:
+    """LorabenchError where the model, the method or a module is none that is known, or a rank is not possible."""
+    hub.require_named(model)
+    from lorabench.engine.experts import unreached
+    from lorabench.memory.meta_model import any_model, configuration
+    from lorabench.memory.parameters import count_parameters
+    from lorabench.memory.validate import model_from
+
+    spec = model_from(model)
+    counts = count_parameters(spec, ranks, target_modules, method)
+    return ParameterCounts(model, counts, stored_quantization(spec.name), unreached(any_model(configuration(spec))))

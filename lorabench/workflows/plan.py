@@ -1,0 +1,181 @@
+"""What every condition of a study needs on a card: parameters, memory, time. Sees both arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorabench.config.gpus import find_gpu
+from lorabench.config.paths import model_label
+from lorabench.formatting import plural, size
+from lorabench.workflows.estimate import remedy_dict, unreached_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorabench.config import Study
+    from lorabench.config.gpus import Gpu
+    from lorabench.config.source import Source
+    from lorabench.memory.calibration import Calibration
+    from lorabench.memory.plan import Row
+    from lorabench.memory.remedies import Remedies
+    from lorabench.memory.train_config import TrainConfig
+    from lorabench.record.unreached import Unreached
+
+MENDED = 6  # settings of a study whose remedy is looked for: each is some traces of about half a second
+FITS = {True: "fits", None: "may not fit", False: "does not fit"}
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The conditions of a study on a card, predicted; `frame()`, `to_dict()`. Names, rows, settings and unreached go together."""
+
+    gpu: Gpu
+    seeds: int
+    names: tuple[str, ...]
+    """of the conditions, by what tells them apart"""
+    rows: tuple[Row, ...]
+    settings: tuple[TrainConfig | None, ...]
+    """None of a condition that trains nothing"""
+    unreached: tuple[Unreached | None, ...]
+    remedies: dict[TrainConfig, Remedies]
+    """of the first few settings that do not surely fit"""
+    time_basis: str
+    """what predicted times come from"""
+
+    def frame(self) -> pd.DataFrame:
+        """A row per condition: trainable parameters, bytes, whether it fits, and seconds (least and most) of a seed."""
+        import pandas as pd
+
+        rows = self.to_dict()["conditions"]
+        for row in rows:
+            for name in ("seconds", "training_seconds"):
+                row[f"{name}_least"], row[f"{name}_most"] = row.pop(name) or (None, None)
+            del row["remedy"], row["unreached"]
+        return pd.DataFrame(rows).set_index("condition")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `lorabench plan --json` prints."""
+        conditions = [
+            {
+                "condition": name,
+                "seeds": self.seeds,
+                "trainable_parameters": row.step.trainable_parameters if row.step else 0,
+                "peak_bytes": row.peak_bytes,
+                "low_bytes": row.low_bytes,
+                "high_bytes": row.high_bytes,
+                "fits": FITS[row.fits(self.gpu)] if row.step else None,
+                "seconds": [row.whole.least, row.whole.most] if row.whole else None,
+                "training_seconds": [row.seconds.least, row.seconds.most] if row.seconds else None,
+                "remedy": _first(self.remedies[setting]) if setting in self.remedies else None,
+                "unreached": unreached_dict(left, setting) if setting is not None else None,
+            }
+            for name, row, left, setting in zip(self.names, self.rows, self.unreached, self.settings, strict=True)
+        ]
+        return {
+            "gpu": self.gpu.name,
+            "memory_bytes": self.gpu.memory_bytes,
+            "time": self.time_basis.removeprefix("time: "),
+            "conditions": conditions,
+        }
+
+    def __repr__(self) -> str:
+        peaks = [row.high_bytes for row in self.rows if row.high_bytes is not None]
+        most = f", {size(max(peaks))} at most" if peaks else ""
+        fit = sum(row.fits(self.gpu) is not False for row in self.rows)
+        return (
+            f"StudyPlan of {plural(len(self.rows), 'condition')} on {self.gpu.name} ({self.gpu.capacity})\n"
+            f"  {fit} can fit{most}; {plural(self.seeds, 'seed')} each"
+        )
+
+
+def plan(study: Study, gpu: str, studies: Sequence[str | Path] = (), source: Source | None = None) -> StudyPlan:
+    """Memory and time of each condition.
+
+    `studies` are results directories, or folders that hold such ones, whose cells tell how fast a card is; without one
+    that ran on it the card's data sheet does. `source` is the file that mistakes are told of. LorabenchError where a
+    condition cannot be, or the card is none that is known.
+    """
+    card = find_gpu(gpu)
+    from lorabench.config.grid import conditions
+    from lorabench.memory.beside import measured_beside
+    from lorabench.memory.calibration import calibrate, stored_results
+    from lorabench.memory.card_planner import CardPlanner
+    from lorabench.memory.parameters import unreached_of
+    from lorabench.memory.plan import plan_conditions
+    from lorabench.memory.remedies import remedies
+    from lorabench.memory.train_config import setting_of
+
+    calibration = calibrate(card, *studies)
+    measured = measured_beside(stored_results(*studies), card)
+    rows = plan_conditions(conditions(study, source), card, calibration, measured)
+    names = tuple(_name(r, apart) for r, apart in zip(rows, _apart(rows), strict=True))
+    settings = tuple(setting_of(r.condition, card.kind) if r.step else None for r in rows)
+    left = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
+    unfit = dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card))
+    planner = CardPlanner(card)
+    return StudyPlan(
+        card,
+        len(study.seeds),
+        names,
+        rows,
+        settings,
+        tuple(None if s is None else left[s] for s in settings),
+        {s: remedies(s, planner, most=1) for s in list(unfit)[:MENDED]},
+        _time_basis(calibration, card, " and ".join(f"{folder}/" for folder in studies)),
+    )
+
+
+def _first(mended: Remedies) -> dict[str, Any]:
+    one = mended.fitting[0] if mended.fitting else mended.least
+    assert one is not None
+    return {**remedy_dict(one), "fits": bool(mended.fitting), "smallest_gpu": mended.card}
+
+
+def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
+    """What predicted times come from, in a sentence."""
+    if calibration is not None:
+        worst = (
+            f"{100 * calibration.spread:.0f} %"
+            if calibration.spread < 1
+            else f"a factor of {1 + calibration.spread:.1f}"
+        )
+        return f"time: fitted to {plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name}, within {worst}"
+    none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
+    if card.bandwidth is None:
+        return f"time: not known; {none} {card.name}" + (
+            "" if card.kind == "cpu" else ", and a size alone has no rates"
+        )
+    return f"time: a roofline of {card.name}'s data sheet; {none} one"
+
+
+def _apart(rows: Sequence[Row]) -> list[str]:
+    """What tells conditions apart beside method, rank and quantization: "batch_size=4 checkpointing"."""
+    plain = [r.condition.model_dump(mode="json") for r in rows]
+    flat = [
+        {
+            "model": model_label(p["model"]["name"]),
+            **{k: v for k, v in p["training"].items() if k != "steps" or p["training"]["steps"]},
+            **{k: p["method"][k] for k in ("target_modules",)},
+        }
+        for p in plain
+    ]
+    trained = [f for f, r in zip(flat, rows, strict=True) if r.step is not None]
+    varied = [k for k in flat[0] if len({str(f[k]) for f in trained if k in f}) > 1]
+    return [
+        " ".join(f"{k}={f[k]}" for k in varied if f.get(k) is not None) if r.step is not None else ""
+        for f, r in zip(flat, rows, strict=True)
+    ]
+
+
+def _name(row: Row, apart: str = "") -> str:
+    method, quantization = row.condition.method, row.condition.quantization
+    rank = f" r={method.rank}" if method.rank is not None else ""
+    return (
+        f"{method.name}{rank}"
+        + (f" {quantization.name}" if quantization.name != "none" else "")
+        + (" dq" if quantization.double_quant else "")
+        + (f" {apart}" if apart else "")
+    )
