@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry
 
+from lorabench.memory.meta_model import TRACING
 from lorabench.memory.train_config import DeviceKind
 
 NO_ANSWER = object()
@@ -30,7 +30,6 @@ CUBLAS_WORKSPACE = (
     8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
 )
 HALF = (torch.float16, torch.bfloat16)
-_TRACING = threading.RLock()  # the replaced functions are those of the whole process
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
@@ -149,7 +148,7 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
     touched.
     """
     bnb, functional = sys.modules.get("bitsandbytes"), torch.nn.functional
-    with _TRACING, contextlib.ExitStack() as stack:
+    with TRACING, contextlib.ExitStack() as stack:
         attention = functional.scaled_dot_product_attention
         stack.callback(setattr, functional, "scaled_dot_product_attention", attention)
         functional.scaled_dot_product_attention = _on_meta(partial(_attention, device, bf16=bf16), attention)

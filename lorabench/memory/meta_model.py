@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from lorabench.errors import LorabenchError, ModelError
 if TYPE_CHECKING:
     from lorabench.memory.train_config import TrainConfig
 
+TRACING = threading.RLock()
+"""held while a model is built or a step traced: libraries' default dtype and replaced functions are the whole process's"""
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
 
@@ -96,6 +99,7 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
     if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
         raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
     with (
+        TRACING,
         torch.device("meta"),
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),
@@ -110,6 +114,7 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     import transformers as t
 
     with (
+        TRACING,
         torch.device("meta"),
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),

@@ -26,7 +26,7 @@ from lorabench.config.checkpoint import declared_quantization
 from lorabench.config.settings import FLOAT32_BELOW
 from lorabench.engine.model import autocast_dtype
 from lorabench.errors import ModelError
-from lorabench.memory.meta_model import adapted, build, with_layers
+from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
@@ -123,9 +123,9 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
 
     def of(count: int) -> Course:
         try:
-            return _as_course(
-                trace(setting, adapted(setting, with_layers(config, count), dtype, compute), autocast), saved
-            )
+            with TRACING:
+                model = adapted(setting, with_layers(config, count), dtype, compute)
+                return _as_course(trace(setting, model, autocast), saved)
         except (
             AttributeError,
             TypeError,

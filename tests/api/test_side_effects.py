@@ -53,12 +53,12 @@ assert "torch" not in sys.modules
 """
 )
 
-# what these libraries themselves set when they are first imported (peft: TORCHINDUCTOR_CACHE_DIR; torch: warning filters) is not lorabench's
+# what these libraries themselves set when they are first imported (peft: TORCHINDUCTOR_CACHE_DIR; torch, plotly: warning filters; rich: a random number) is not lorabench's
 CALLS = (
     STATE
     + """
 import tempfile
-import bitsandbytes, datasets, numpy as np, pandas, peft, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
+import bitsandbytes, datasets, numpy as np, pandas, peft, plotly.graph_objects, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
 import transformers.loss.loss_utils
 from safetensors.numpy import save_file
 
