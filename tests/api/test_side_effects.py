@@ -58,7 +58,7 @@ CALLS = (
     STATE
     + """
 import tempfile
-import bitsandbytes, datasets, numpy as np, pandas, peft, plotly.graph_objects, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
+import bitsandbytes, datasets, numpy as np, pandas, peft, plotly.figure_factory, plotly.graph_objects, plotly.subplots, plotly.tools, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
 import transformers.loss.loss_utils
 from safetensors.numpy import save_file
 
