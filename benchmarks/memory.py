@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import gc
 import itertools
 import json
 import platform
@@ -188,13 +189,15 @@ def measured_rows() -> list[dict[str, Any]]:
     """Every combination measured, none predicted; a row that fails is told and costs no other."""
     rows: list[dict[str, Any]] = []
     for setting in device_settings():
+        gc.collect()  # an adapted model is a cycle: without this it would be measured beside the next one
+        if CUDA:
+            torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated() if CUDA else 0
         try:
-            rows.append({"setting": _words(setting), **measured_on_device(setting)})
+            rows.append({"setting": _words(setting), "before_bytes": before, **measured_on_device(setting)})
         except (RuntimeError, MemoryError) as e:
             rows.append({"setting": _words(setting), "fault": str(e)[:300]})
         print(rows[-1], flush=True)
-        if CUDA:
-            torch.cuda.empty_cache()
     return rows
 
 
