@@ -1,8 +1,8 @@
 """The results directory of a study, and how it stays whole when runs are killed or share it.
 
     DIR/study.yaml            the study as run (after --set, paths absolute)
-    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file that they read,
-                              and what has changed from one run to the next ("earlier")
+    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file
+                              that they read, and what has changed from one run to the next ("earlier")
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell

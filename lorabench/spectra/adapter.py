@@ -2,10 +2,13 @@
 stands beside them.
 
     LoRA        scaling * B @ A, scaling = alpha / r, of rsLoRA alpha / sqrt(r); mlx's scale is the scaling itself
-    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023, arXiv:2303.10512, eq. 3)
-    KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024, arXiv:2412.06071, section 3.2)
+    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023,
+                arXiv:2303.10512, eq. 3)
+    KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024,
+                arXiv:2412.06071, section 3.2)
     BD-LoRA     A (r, in / n) or B (out, r / n) hold the n blocks of a block-diagonal factor
-    experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e of n (target_parameters)
+    experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e
+                of n (target_parameters)
 
 alpha is what --alpha says, else a module's own .alpha tensor, else the configuration's, else the header's; where
 nothing says it, the rank. Merged projections (loralib's MergedLinear: one lora_A of g r rows for a lora_B of r columns)

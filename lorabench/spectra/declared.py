@@ -1,7 +1,8 @@
 """What an adapter's files say of its scaling and its kind: adapter_config.json of PEFT or mlx, and the header of a
 safetensors file.
 
-    PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its variants
+    PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its
+                variants
     mlx         adapter_config.json: lora_parameters.rank and .scale, which is the scaling itself
     kohya       header: ss_network_dim, ss_network_alpha (and conv_dim, conv_alpha in ss_network_args)
     diffusers   header: lora_adapter_metadata, PEFT's fields behind the name of the part of the pipeline
@@ -37,11 +38,15 @@ _REFUSED = {
 }
 # fields of peft.LoraConfig and peft.AdaLoraConfig that are read here, or change nothing about the change
 _KNOWN = frozenset((
-    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout",
-    "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
-    "trainable_token_indices", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size",
-    "monteclora_config", "layer_replication", "runtime_config", "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying", "modules_to_tie", "target_modules_to_tie",
-    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "enable_lora", "merge_weights", "lora_weights",
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
+    "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora",
+    "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "megatron_config", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size",
+    "monteclora_config", "layer_replication", "runtime_config", "lora_bias", "target_parameters", "use_bdlora",
+    "arrow_config", "kasa_config", "ensure_weight_tying", "modules_to_tie", "target_modules_to_tie", "target_r",
+    "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "enable_lora",
+    "merge_weights", "lora_weights",
 ))  # fmt: skip
 
 

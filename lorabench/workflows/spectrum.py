@@ -115,7 +115,8 @@ class QuantizationErrors:
 
 
 def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sentence: None) -> Find:
-    """Looks a cell up by its id or its condition's label, in one results directory or in all under reports/; gives its folder, and says which of several was taken."""
+    """Looks a cell up by its id or its condition's label, in one results directory or in all under reports/; gives its
+    folder, and says which of several was taken."""
 
     def find(name: str) -> Path:
         from lorabench.workflows import cell_lookup
@@ -136,9 +137,11 @@ def spectrum(
     find: Find | None = None,
     progress: ItemProgress = silent,
 ) -> Examined:
-    """Singular values of everything that was learned, summed up, beside the base and beside another where they are given.
+    """Singular values of everything that was learned, summed up, beside the base and beside another where they are
+    given.
 
-    source          an adapter's folder or file, a cell's folder, a checkpoint (with `base`), a hub id, or what `find` knows
+    source          an adapter's folder or file, a cell's folder, a checkpoint (with `base`), a hub id, or what `find`
+                    knows
     base            the weights before; a cell knows its own
     compare         a second source, whose singular subspaces are compared with the first's
     alpha           lora_alpha of a file that states none
@@ -196,7 +199,8 @@ def _notes(
     told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
         told.append(
-            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank"
+            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the"
+            " norm and in k(q), not in the entropy rank"
         )
     if learned.base is not None and learned.has_weights:
         without = [s for s in spectra if s.alignment is None]
@@ -206,7 +210,8 @@ def _notes(
             )
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
             told.append(
-                "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them"
+                "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders"
+                " computes them"
             )
     return tuple(told)
 
@@ -222,7 +227,8 @@ def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> Subspac
 
 
 def _base_words(base: Weights, after: Weights | None) -> str:
-    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is quantised."""
+    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is
+    quantised."""
     told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
     if after is None or after.form == base.form:
         return told
@@ -250,7 +256,8 @@ def truncate(
     rank        of every module; with `per_module` as many parameters as that, spread by energy
     energy      share of all sigma^2 to keep, 0 to 1, instead of `rank`; with `per_module` with the fewest parameters
     alpha       lora_alpha of a file that states none
-    LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds something.
+    LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds
+    something.
     """
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.source import open_learned, resolve
@@ -310,7 +317,8 @@ def quantization_error(
     weights = open_base(model)
     if not weights.place.is_dir():
         raise LorabenchError(
-            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers"
+            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear"
+            " layers"
         )
     modules = linear_modules(meta_model(model_from(str(weights.place))))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
@@ -335,7 +343,8 @@ def _stored_note(weights: Weights) -> str | None:
 
 
 def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantise]:
-    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are stored in leaves them as they are."""
+    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are
+    stored in leaves them as they are."""
     from lorabench import plugins
 
     def quantise(plugin: Any, double: bool) -> Quantise:
