@@ -17,7 +17,7 @@ import pandas as pd
 
 from lorabench.config.paths import model_label
 from lorabench.record.metrics import PREDICTED_PARTS
-from lorabench.record.store import write_atomically
+from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
