@@ -96,7 +96,7 @@ class Store:
         write_atomically(
             self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
         )
-        plan: dict[str, Any] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
+        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
         if known := [e.model_dump(mode="json") for e in earlier]:
@@ -111,7 +111,7 @@ class Store:
         """What changed between runs, oldest first."""
         return self._block("earlier", _EARLIER.validate_python, ())
 
-    def _block(self, name: str, read: Callable[[Any], Block], absent: Block) -> Block:
+    def _block(self, name: str, read: Callable[[object], Block], absent: Block) -> Block:
         """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but
         sentences."""
         try:
@@ -291,5 +291,5 @@ class Store:
             return not free
 
 
-def _dump(plain: Any) -> str:
+def _dump(plain: object) -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Adapter:
         check_adapter(self)
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Mapping[str, Any]:
         """PEFT's own configuration; {} where there is none."""
         return self.declared.config
 

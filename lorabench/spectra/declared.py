@@ -266,7 +266,7 @@ def _number(value: object) -> float | None:
     return found if 0 < found < math.inf else None
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ from lorabench.spectra.tensor_file import TensorFile
 
 
 def factor_shape(file: TensorFile, entry: Entry, of_b: bool) -> tuple[int, ...]:
-    """The shape of a module's A or B as stored; ModelError where it is no matrix, or the other one is of another kind."""
+    """The shape of a module's A or B as stored; ModelError where it is no matrix, or the other is of another kind."""
     shape = file.shape(entry.b if of_b else entry.a)
     if len(shape) < 2:
         raise ModelError(

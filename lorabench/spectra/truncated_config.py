@@ -12,7 +12,7 @@ from lorabench.spectra.names import unwrapped, unwrapped_pattern
 _OF_ADALORA = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
 
 
-_VARIANTS: Mapping[str, Any] = {
+_VARIANTS: Mapping[str, object] = {
     "use_bdlora": None,
     "velora_config": None,
     "monteclora_config": None,

@@ -66,7 +66,7 @@ class QuantizationErrors:
         """A row per module and form, as in the command's JSON; what is not known is left out."""
         rows = []
         for e in self.errors:
-            row: dict[str, Any] = {
+            row: dict[str, object] = {
                 "module": e.module,
                 "quantization": e.form.removesuffix(" dq"),
                 "double_quant": e.form.endswith(" dq"),
