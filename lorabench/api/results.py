@@ -139,7 +139,7 @@ def write_outputs(store: Store, analysis: StudyAnalysis | None = None) -> tuple[
     """Writes table.md and report.html after a run, which has written cells.csv; returns their paths. `analysis` of the store, where it is made already."""
     from lorabench import plugins
     from lorabench.analysis.study import analyse
-    from lorabench.record.store import write_atomically
+    from lorabench.record.whole_files import write_atomically
     from lorabench.report.page import write_page
     from lorabench.report.tables import table_of
     from lorabench.report.view import view_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
-    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
+    from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
 
 
 def spectrum(

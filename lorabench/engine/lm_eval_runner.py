@@ -27,7 +27,7 @@ from lorabench.engine.data import ChoiceSet
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.record.store import write_atomically
+from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
