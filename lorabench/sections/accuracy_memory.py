@@ -49,7 +49,8 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
 
 
 def compute(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
-    """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
+    """The standing of every condition with both values, or of some: those of one task, since values of two do not
+    compare."""
     return pareto(
         [s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts
     )

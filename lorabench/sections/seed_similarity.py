@@ -133,7 +133,8 @@ def compute_map(one: Seeds) -> HeatMap:
 
 
 def sentence(s: Seeds) -> str:
-    """ "LoRA r=16: of the first 8 directions seeds share 0.43 on the right and 0.31 on the left (random: 0.12 and 0.12; 3 pairs of seeds).\""""
+    """ "LoRA r=16: of the first 8 directions seeds share 0.43 on the right and 0.31 on the left (random: 0.12 and 0.12;
+    3 pairs of seeds).\""""
     k = min(len(s.right.phi), len(s.left.phi))
     first = f"of the first {k} directions" if k > 1 else "of the first direction"
     return (

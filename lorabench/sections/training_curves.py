@@ -145,7 +145,8 @@ def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
 
 
 def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | None, float | None]]:
-    """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is absent."""
+    """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is
+    absent."""
     path = view.file(cell_id, "curve.csv")
     if not path.is_file():
         return []

@@ -3,7 +3,8 @@
 Items that a margin needs: over n items that two conditions share, with accuracies near p whose right answers
 correlate by rho,
 
-    Var(difference) = 2 p (1 - p) (1 - rho) / n      (Miller 2024, arXiv:2411.00640: questions drawn from many, pairs correlated)
+    Var(difference) = 2 p (1 - p) (1 - rho) / n      (Miller 2024, arXiv:2411.00640: questions drawn from many, pairs
+                                                     correlated)
     n for 1.96 standard errors <= margin = n now * (1.96 * standard error now / margin)^2
 
 so that the standard error of today's difference, taken item by item, brings rho along; without stored items it is that
