@@ -8,7 +8,8 @@ from lorabench import formatting
 from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
 

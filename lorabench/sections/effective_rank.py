@@ -12,7 +12,8 @@ from lorabench.record.spectrum import Spectrum
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.figures import Axis, Drawing, bounded, cut_off, draw
+from lorabench.report.drawing import Axis, Drawing, bounded, cut_off
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
 

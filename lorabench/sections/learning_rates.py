@@ -9,7 +9,8 @@ from lorabench.analysis.tuning import METRIC, Tried, Tuning
 from lorabench.config.fingerprint import canonical_json
 from lorabench.record.metrics import metric
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
-from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw, draw_choice
+from lorabench.report.drawing import Axis, Drawing, Line, bounded, cut_off
+from lorabench.report.figures import draw, draw_choice
 from lorabench.report.style import GREY, Style, palette
 from lorabench.report.view import View
 

@@ -13,7 +13,8 @@ from lorabench.record.metrics import Metric, metric
 from lorabench.report import comparison_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.comparison_text import margin
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View

@@ -14,7 +14,8 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Figure, Points, Section
 from lorabench.report.comparison_text import amount
-from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw, with_beyond
+from lorabench.report.drawing import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, with_beyond
+from lorabench.report.figures import draw
 from lorabench.report.spectra import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies

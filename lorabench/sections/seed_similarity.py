@@ -9,7 +9,8 @@ from lorabench.analysis.spectra import Similarity, seed_similarity
 from lorabench.record.truncations import DIRECTIONS
 from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Section
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View

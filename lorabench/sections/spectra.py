@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from lorabench.analysis.spectra import Array, decays, mean_decay, type_decays
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section, Text
-from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw, draw_choice
 from lorabench.report.style import Style, palette
 from lorabench.report.view import View
 

@@ -10,7 +10,8 @@ import pandas as pd
 from lorabench import formatting
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
-from lorabench.report.figures import Axis, Drawing, Line, draw, thinned
+from lorabench.report.drawing import Axis, Drawing, Line, thinned
+from lorabench.report.figures import draw
 from lorabench.report.view import View
 
 ORDER = 60

@@ -12,7 +12,8 @@ from lorabench.record.metrics import metric
 from lorabench.record.truncations import Allocation
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, bounded, cut_off, draw
+from lorabench.report.drawing import Axis, Drawing, Level, Line, bounded, cut_off
+from lorabench.report.figures import draw
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
