@@ -210,7 +210,8 @@ class References:
             two = [near[i][1] for _, i in scored[:2]]
             differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
             raise LorabenchError(
-                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference"
+                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in"
+                " the reference"
             )
         return near[scored[0][1]][0]
 

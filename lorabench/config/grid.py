@@ -91,7 +91,8 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     if idle:
         first = min(idle)
         raise StudyError(
-            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away"
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its"
+            " values, or leave it away"
         )
     if not found:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
@@ -113,7 +114,8 @@ def base_of(study: Study) -> dict[str, Any]:
 
 
 def agrees(plain: dict[str, Any], rule: Any) -> bool:
-    """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its mapping."""
+    """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its
+    mapping."""
     return all(_same(_get(plain, key), value) for key, value in rule.items())
 
 
@@ -193,7 +195,10 @@ def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str
         held = as_stored(asked.model, asked.quantization)
         reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
         if reason and held.name != asked.quantization.name:
-            unfit = f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in {held.name}: {reason}"
+            unfit = (
+                f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in"
+                f" {held.name}: {reason}"
+            )
             raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
         return asked.model_copy(update={"quantization": held}).normalised()
     except ValidationError as e:
@@ -235,13 +240,15 @@ def _check_axes(study: Study, place: Source) -> None:
         for axis in grid:
             if axis in ("seed", "seeds"):
                 raise StudyError(
-                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]"
+                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0,"
+                    " 1, 2]"
                 )
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
         if {"training.steps", "training.epochs"} <= {*grid}:
             raise StudyError(
-                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two"
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one"
+                " stands in place of the other; keep one of the two"
             )
         _check_clashes(
             route,
@@ -309,7 +316,8 @@ def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
             if key in grids:
                 one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
                 raise StudyError(
-                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates"
+                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single"
+                    " grid with all rates"
                 )
             grids[key] = tuned
 
@@ -329,8 +337,8 @@ def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -
             :12
         ]
         raise StudyError(
-            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
-            f"{', '.join(ways)}; name one of them, or include it"
+            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has"
+            f" ({'/'.join(('method', 'quantization', *asked))}) {', '.join(ways)}; name one of them, or include it"
         )
     references = References(chosen)
     for condition in plain:

@@ -19,7 +19,8 @@ from lorabench.config.source import Source
 from lorabench.errors import StudyError, unknown
 
 Quantity = Literal[
-    "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes", "bits_per_parameter",
+    "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes",
+    "bits_per_parameter",
     "peak_bytes", "step_bytes", "base_bytes", "trained_bytes", "optimizer_bytes", "activation_bytes",
 ]  # fmt: skip
 UNITS: dict[str, str] = {
@@ -63,7 +64,8 @@ def published(text: str) -> Published:
     found = _PRINTED.fullmatch(text.strip())
     if found is None or found.group(4) not in _SCALES:
         raise ValueError(
-            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units: {', '.join(filter(None, _SCALES))})"
+            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
+            f" {', '.join(filter(None, _SCALES))})"
         )
     scale = _SCALES[found.group(4)]
     return Published(

@@ -44,6 +44,13 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
 
+def _on_one_line(schema: dict[str, Any]) -> None:
+    """Sentences of the JSON Schema without the line breaks of the source; paragraphs and examples stay."""
+    for part in (schema, *schema.get("properties", {}).values()):
+        if "\n\n" not in part.get("description", "\n\n"):
+            part["description"] = " ".join(part["description"].split())
+
+
 class Frozen(BaseModel):
     """Immutable, and closed: an unknown key is an error."""
 
@@ -53,7 +60,12 @@ class Frozen(BaseModel):
     """fields that no outcome depends on: they never count in a cell's id"""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        populate_by_name=True,
+        json_schema_extra=_on_one_line,
     )
 
 
@@ -142,7 +154,8 @@ class MethodSpec(Named):
         if len(wanted) == 1:
             return group
         raise ValueError(
-            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone"
+            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module"
+            " names alone"
         )
 
 
@@ -150,7 +163,8 @@ Rate = Annotated[Number, Field(gt=0)]
 
 
 class Tune(Frozen):
-    """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its seeds."""
+    """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its
+    seeds."""
 
     tune: tuple[Rate, ...]
     """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
@@ -178,9 +192,11 @@ class TrainingSpec(Frozen):
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
-    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) / gradient_accumulation)) steps, as transformers' Trainer counts"""
+    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) /
+    gradient_accumulation)) steps, as transformers' Trainer counts"""
     batch_size: Whole = Field(8, ge=1, le=10**6)
-    """sequences of one forward pass (the micro-batch; on the command line --micro-batch-size): those of an optimizer step (--global-batch-size) divided by gradient_accumulation"""
+    """sequences of one forward pass (the micro-batch; on the command line --micro-batch-size): those of an
+    optimizer step (--global-batch-size) divided by gradient_accumulation"""
     gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
     """forward passes per optimizer step"""
     sequence_length: Whole = Field(256, ge=2, le=10**7)
@@ -204,7 +220,9 @@ class TrainingSpec(Frozen):
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in bfloat16: 6 bytes a parameter), twice while it is replaced"""
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto:
+    about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in
+    bfloat16: 6 bytes a parameter), twice while it is replaced"""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSpec:
@@ -213,10 +231,11 @@ class TrainingSpec(Frozen):
         return self
 
     def over(self, rows: int) -> TrainingSpec:
-        """The same with its steps for so many training rows where epochs were given (transformers 5, Trainer.set_initial_training_values).
+        """The same with its steps for so many training rows where epochs were given (transformers 5,
+        Trainer.set_initial_training_values).
 
-        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so that up to one step
-        of rows an epoch is seen more than asked for; the number of steps is Trainer's.
+        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so
+        that up to one step of rows an epoch is seen more than asked for; the number of steps is Trainer's.
         """
         if self.epochs is None:
             return self
@@ -274,7 +293,8 @@ class AnalysisSpec(Frozen):
     ASIDE = frozenset({"spectra"})
 
     spectra: Literal["full", "values", "none"] = "full"
-    """what is kept of each learned change: singular values, directions and what they are beside the base; values alone; or nothing"""
+    """what is kept of each learned change: singular values, directions and what they are beside the base; values
+    alone; or nothing"""
     truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
     """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
     per_module: bool = False
@@ -299,7 +319,8 @@ class ComparisonSpec(Frozen):
     """What counts as a difference, for everything that the report concludes; no cell's outcome depends on it."""
 
     metric: str = Field("auto", min_length=1)
-    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it, else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
+    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it,
+    else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
     loss_margin: Number = Field(0.02, gt=0)
     """difference of a loss, in nats, that does not matter: 2 % of perplexity"""
     accuracy_margin: Number = Field(0.01, gt=0, lt=1)

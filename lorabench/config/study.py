@@ -67,8 +67,8 @@ class Condition(Frozen):
             )  # nothing is cut, so there is nothing to spread
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
-                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
-                "allowed: quantization none, or another method such as lora"
+                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}:"
+                f" {method.UNQUANTIZED_ONLY}; allowed: quantization none, or another method such as lora"
             )
         if method.TRAINS_BASE and self.model.dtype == "float16":
             raise LorabenchError(float16_fault(self.method.name))
@@ -83,7 +83,8 @@ class Fingerprints(Frozen):
     data: str
     """of all that the task and the evaluation read"""
     large: bool = False
-    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may (identity.may_be_large)"""
+    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may
+    (identity.may_be_large)"""
 
 
 class Cell(Condition):

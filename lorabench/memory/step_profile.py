@@ -137,7 +137,8 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
         ) as e:
             reason = " ".join(str(e).split())[:160] or type(e).__name__
             raise ModelError(
-                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet"
+                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without"
+                f" weights: {reason}; this kind of model is not predicted yet"
             ) from e
 
     if whole or period is None or layers < 4 * period:
