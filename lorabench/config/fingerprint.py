@@ -19,8 +19,9 @@ from typing import Any
 from lorabench import plugins
 from lorabench.config import hub
 from lorabench.config.checkpoint_files import stored_tensors
+from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_directory
-from lorabench.config.settings import FLOAT32_BELOW, Frozen, ModelSpec
+from lorabench.config.settings import FLOAT32_BELOW, ModelSpec
 from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 

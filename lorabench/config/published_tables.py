@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from lorabench.config.explain import paths_of, sentence
-from lorabench.config.grid import lay
-from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, Number, QuantizationSpec, TrainingSpec
+from lorabench.config.frozen import Frozen, Number
+from lorabench.config.plain_settings import lay
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.source import Source
 from lorabench.errors import StudyError, unknown
 

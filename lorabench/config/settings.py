@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    GetJsonSchemaHandler,
-    SerializeAsAny,
     Tag,
     ValidationInfo,
     field_validator,
@@ -25,61 +20,12 @@ from pydantic import (
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.frozen import Frozen, Named, Number, Whole
 from lorabench.config.paths import DataFile, find_model
-from lorabench.errors import unknown
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-
-
-def _on_one_line(schema: dict[str, Any]) -> None:
-    """Sentences of the JSON Schema without the line breaks of the source; paragraphs and examples stay."""
-    for part in (schema, *schema.get("properties", {}).values()):
-        if "\n\n" not in part.get("description", "\n\n"):
-            part["description"] = " ".join(part["description"].split())
-
-
-class Frozen(BaseModel):
-    """Immutable, and closed: an unknown key is an error."""
-
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """fields that came after there were stored cells: at their default they do not count in a cell's id"""
-    ASIDE: ClassVar[frozenset[str]] = frozenset()
-    """fields that no outcome depends on: they never count in a cell's id"""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        populate_by_name=True,
-        json_schema_extra=_on_one_line,
-    )
-
-
-class Named(Frozen):
-    """A setting that may be written as its name alone: `quantization: nf4`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
 class ModelSpec(Named):
@@ -345,29 +291,9 @@ def _plugin(kind: str, name: str) -> str:
     return name
 
 
-def _task_options(data: Any, info: ValidationInfo) -> Any:
-    """The task plug-in's own Options, so that its fields are checked like all others."""
-    if isinstance(data, TaskSpec):
-        return data
-    data = {"name": data} if isinstance(data, str) else data
-    if not isinstance(data, dict) or "name" not in data:
-        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
-    name = data["name"]
-    if name not in plugins.names("tasks"):
-        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
-    options = plugins.load("tasks", name).Options
-    odd = next((key for key in data if key not in options.model_fields), None)
-    if odd is not None:
-        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
-    return options.model_validate(data, context=info.context)
-
-
 def float16_fault(method: str) -> str:
     """The sentence for a method that trains the base's own weights, where those are float16."""
     return (
         f"method {method} cannot train float16 weights, whose updates and second moments underflow; "
         "allowed: auto, float32, bfloat16"
     )
-
-
-AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]

@@ -10,25 +10,45 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
 from lorabench import plugins
+from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.frozen import Frozen, Seed
 from lorabench.config.settings import (
     AnalysisSpec,
-    AnyTask,
     ComparisonSpec,
     EvaluationSpec,
-    Frozen,
     MethodSpec,
     ModelSpec,
     QuantizationSpec,
     SaveSpec,
-    Seed,
+    TaskSpec,
     TrainingSpec,
     Tune,
     float16_fault,
 )
-from lorabench.errors import LorabenchError
+from lorabench.errors import LorabenchError, unknown
+
+
+def _task_options(data: Any, info: ValidationInfo) -> Any:
+    """The task plug-in's own Options, so that its fields are checked like all others."""
+    if isinstance(data, TaskSpec):
+        return data
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or "name" not in data:
+        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
+    name = data["name"]
+    if name not in plugins.names("tasks"):
+        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
+    options = plugins.load("tasks", name).Options
+    odd = next((key for key in data if key not in options.model_fields), None)
+    if odd is not None:
+        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
+    return options.model_validate(data, context=info.context)
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]
 
 
 class Condition(Frozen):

@@ -23,7 +23,8 @@ from lorabench.config.gpus import Gpu, cards_named
 from lorabench.errors import LorabenchError
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds, optimizer_step_seconds
-from lorabench.memory.step_profile import Step, Work, product_dtype
+from lorabench.memory.step_dtypes import product_dtype
+from lorabench.memory.step_profile import Step, Work
 from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
