@@ -36,7 +36,8 @@ from scipy import stats
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import canonical_json, flattened
-from lorabench.config.grid import agrees, base_of
+from lorabench.config.grid import base_of
+from lorabench.config.plain_settings import agrees
 from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")

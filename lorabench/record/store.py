@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
-from lorabench.config.settings import Frozen
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable

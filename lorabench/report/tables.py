@@ -16,7 +16,7 @@ from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.rank_order import spearman
 from lorabench.analysis.verdict import candidates
 from lorabench.config.decision import deciding_metric
-from lorabench.config.grid import agrees
+from lorabench.config.plain_settings import agrees
 from lorabench.config.study import PublishedSpec, PublishedValue
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorabench.config.grid import SETTINGS, conditions, expand
+from lorabench.config.grid import conditions, expand
 from lorabench.config.inputs import inputs_of
 from lorabench.config.paths import model_label
+from lorabench.config.plain_settings import SETTINGS
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown

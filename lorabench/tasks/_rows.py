@@ -16,8 +16,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lorabench.config import hub
 from lorabench.config.fingerprint import hash_path
+from lorabench.config.frozen import Number, Whole
 from lorabench.config.paths import DataFile
-from lorabench.config.settings import Number, TaskSpec, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
 from lorabench.tasks._chat import Chat

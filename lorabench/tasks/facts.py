@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from lorabench.config.settings import Seed, TaskSpec, Whole
+from lorabench.config.frozen import Seed, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
 from lorabench.tasks._encode import begin_ids, encode

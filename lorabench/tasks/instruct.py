@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lorabench.config.settings import Whole
+from lorabench.config.frozen import Whole
 from lorabench.engine.data import Generation, TaskData
 from lorabench.engine.extraction import extracted
 from lorabench.errors import DataError

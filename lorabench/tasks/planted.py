@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lorabench.config.settings import Number, Seed, TaskSpec, Whole
+from lorabench.config.frozen import Number, Seed, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import Example, Planted, TaskData
 
 if TYPE_CHECKING:
