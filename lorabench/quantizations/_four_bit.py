@@ -1,7 +1,8 @@
 """What fp4 and nf4 share: bitsandbytes' configuration, and how a weight comes back from its blocks.
 
-Blocks of 64 run over the flat matrix, across its rows. bitsandbytes 0.50 gives weights back wrongly on CPUs with AVX-512 where 64 does
-not divide a row's length and 16 does (it starts a new block with each row): a matrix given to it as one long row comes back right.
+Blocks of 64 run over the flat matrix, across its rows. bitsandbytes 0.50 gives weights back wrongly on CPUs with
+AVX-512 where 64 does not divide a row's length and 16 does (it starts a new block with each row): a matrix given to it
+as one long row comes back right.
 """
 
 from __future__ import annotations

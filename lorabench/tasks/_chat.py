@@ -3,13 +3,13 @@
     messages         [{"role": "user", "content": "..."}, ...]                 OpenAI, TRL
     conversations    [{"from": "human", "value": "..."}, ...]                  ShareGPT
 
-The text is what the tokenizer's own chat template makes of a conversation, special tokens (begin-of-text, too) and
-all, so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the
-words that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
-are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and with
-the turn, each rendered alone and held against the whole text. Where one is no prefix (Qwen3 takes thoughts out of earlier
-turns, Mistral puts the system's words into the last question) the text is rendered with another content of that turn, which
-shows its place; the special token after it ends the turn.
+The text is what the tokenizer's own chat template makes of a conversation, special tokens (begin-of-text, too) and all,
+so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the words
+that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
+are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and
+with the turn, each rendered alone and held against the whole text. Where one is no prefix (Qwen3 takes thoughts out of
+earlier turns, Mistral puts the system's words into the last question) the text is rendered with another content of that
+turn, which shows its place; the special token after it ends the turn.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from lorabench.tasks._row import json_kind
 
 FIELDS = ("messages", "conversations", "conversation")
 ROLES = {
-    "system": "system", "developer": "developer", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-    "bot": "assistant", "chatgpt": "assistant", "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
+    "system": "system", "developer": "developer", "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
@@ -107,7 +108,8 @@ def given_and_last(chat: Chat) -> tuple[str, str]:
 
 
 def unheard(chat: Chat, text: str) -> bool:
-    """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an answer."""
+    """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an
+    answer."""
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 

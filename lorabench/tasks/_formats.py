@@ -1,4 +1,5 @@
-"""Rows of named text fields out of a file, whatever its format: JSON (tasks._json), delimited text (tasks._delimited), Parquet, Arrow.
+"""Rows of named text fields out of a file, whatever its format: JSON (tasks._json), delimited text (tasks._delimited),
+Parquet, Arrow.
 
 Numbers, true and false become text as JSON writes them; null and NaN become nothing; lists and objects stay JSON.
 A row that does not fit is a DataError with file and line, never skipped.

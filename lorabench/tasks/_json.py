@@ -107,7 +107,8 @@ def _documents(text: str, file: str) -> list[Any] | None:
 
 
 def _lists(data: dict[str, Any]) -> dict[str, list[Any]]:
-    """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's field."""
+    """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's
+    field."""
     return {
         k: v
         for k, v in data.items()

@@ -1,13 +1,17 @@
 """classification as multiple choice by likelihood: trains on the right label's text, tests by accuracy
 
     ids = [begin] prompt [label]      loss on the label's text alone
-    answer = the label to which the model gives the highest likelihood after the prompt, so that any causal model has an accuracy
+    answer = the label to which the model gives the highest likelihood after the prompt, so that any causal model has an
+    accuracy
 
-No end-of-text stands after the label, in training nor in the test: an answer is chosen among the labels and never has to end, and before training
-its end would cost a model many times what the label does. Loss, accuracy and macro F1 are over the same test rows. A row whose label does not fit whole is dropped, of the test one of
-whose labels does not. The rows are lm-eval's multiple-choice set "classify", too, where evaluation.lm_eval names it (its scorer adds no begin token).
+No end-of-text stands after the label, in training nor in the test: an answer is chosen among the labels and never has
+to end, and before training its end would cost a model many times what the label does. Loss, accuracy and macro F1 are
+over the same test rows. A row whose label does not fit whole is dropped, of the test one of whose labels does not. The
+rows are lm-eval's multiple-choice set "classify", too, where evaluation.lm_eval names it (its scorer adds no begin
+token).
 
-A row without the column of the default prompt is read by the first of text, review and content that it has; labels other than 0 and 1 that are words are, without task.choices, their own text.
+A row without the column of the default prompt is read by the first of text, review and content that it has; labels
+other than 0 and 1 that are words are, without task.choices, their own text.
 """
 
 from __future__ import annotations
@@ -125,7 +129,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
 
 
 class _Reader:
-    """Rows as pairs; where the template or the labels are left at their defaults, the rows say what stands in their place."""
+    """Rows as pairs; where the template or the labels are left at their defaults, the rows say what stands in their
+    place."""
 
     def __init__(self, options: Options) -> None:
         self.options, self.choices = options, dict(options.choices)

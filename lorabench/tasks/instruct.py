@@ -6,13 +6,15 @@
 cut at sequence_length; an example of which no predicted token is left is dropped, in the test split too, and counted.
 How prompt and response are tokenised at their border: tasks._encode.fitted.
 
-With template: chat a prompt is the user's turn and its response the assistant's, in the tokenizer's chat template; the default prompts are then the bare
-question, or instruction and input. With metric: exact_match the test's answers (of a conversation the last one) are also generated from what stands before them,
-greedily, on the same test rows as the loss, and held against the reference; the loss of a row that is cut is over what fits, its answer is judged whole.
+With template: chat a prompt is the user's turn and its response the assistant's, in the tokenizer's chat template; the
+default prompts are then the bare question, or instruction and input. With metric: exact_match the test's answers (of a
+conversation the last one) are also generated from what stands before them, greedily, on the same test rows as the loss,
+and held against the reference; the loss of a row that is cut is over what fits, its answer is judged whole.
 
-Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question and answer;
-messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and output (Alpaca,
-written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text alone, of which all is predicted.
+Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question
+and answer; messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and
+output (Alpaca, written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text
+alone, of which all is predicted.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Options(RowOptions):
     response: Template = RESPONSE
     """what is to be learned"""
     messages: str | None = Field(None, min_length=1)
-    """field that holds a conversation, as role and content or from and value; absent: messages or conversations, where rows have them and no templates are given"""
+    """field that holds a conversation, as role and content or from and value; absent: messages or conversations, where
+    rows have them and no templates are given"""
     chat_template: Literal["tokenizer", "plain"] = "tokenizer"
     """how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
     template: Literal["plain", "chat"] = "plain"
@@ -82,9 +85,11 @@ class Options(RowOptions):
     system: str | None = Field(None, min_length=1)
     """words of the system before each prompt, with template: chat"""
     metric: Literal["eval_loss", "exact_match"] = "eval_loss"
-    """what decides; exact_match: answers are generated, too, and held against the reference (slow: evaluation.max_sequences limits the rows)"""
+    """what decides; exact_match: answers are generated, too, and held against the reference (slow:
+    evaluation.max_sequences limits the rows)"""
     answer_pattern: str | None = Field(None, min_length=1)
-    """regular expression with one group that finds the answer in the reference and in the generated text; or gsm8k: the number after ####; absent: the whole text"""
+    """regular expression with one group that finds the answer in the reference and in the generated text; or gsm8k: the
+    number after ####; absent: the whole text"""
     max_new_tokens: Whole = Field(256, ge=1, le=100_000)
     """tokens of a generated answer at most"""
 
