@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -46,7 +46,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """
     found: list[Problem] = []
     seen: set[str] = set()
-    models: dict[Any, str | None] = {}
+    models: dict[ModelSpec, str | None] = {}
     ways: dict[str, str | None] = {}
     for cell in cells:
         if cell.condition_id not in seen:
@@ -57,7 +57,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     return tuple(found) or (*_data_problems(cells), *_notices(cells))
 
 
-def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
+def _model_fault(cell: Cell, known: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
     """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
     condition says.
     """

@@ -7,12 +7,17 @@ as one long row comes back right.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+
 
 BLOCK = 64
 
 
-def config(kind: str, double_quant: bool, compute_dtype: Any) -> Any:
+def config(kind: str, double_quant: bool, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """bitsandbytes' configuration; compute_dtype is a torch dtype."""
     from transformers import BitsAndBytesConfig
 
@@ -24,7 +29,7 @@ def config(kind: str, double_quant: bool, compute_dtype: Any) -> Any:
     )
 
 
-def roundtrip(kind: str, weight: Any, double_quant: bool) -> Any:
+def roundtrip(kind: str, weight: torch.Tensor, double_quant: bool) -> torch.Tensor:
     """A weight as its quantised form gives it back, in its own dtype."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

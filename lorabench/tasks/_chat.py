@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 from lorabench.errors import DataError, unknown
 from lorabench.tasks._row import json_kind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 FIELDS = ("messages", "conversations", "conversation")
 ROLES = {
@@ -31,13 +35,16 @@ ROLES = {
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-MethodResult = Literal["tokenizer", "plain"]
+Way = Literal["tokenizer", "plain"]
+"""how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
+Message = dict[str, Any]
+"""one turn: its role, its content, and what a template may ask for, such as tool_calls"""
 
 
 class Chat(NamedTuple):
     """A conversation as chat templates take it."""
 
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
     unlearned: frozenset[int] = frozenset()
     """assistant's turns that are given, not learned (OpenAI's weight: 0)"""
@@ -56,7 +63,7 @@ def exchange(prompt: str, response: str, system: str | None = None) -> Chat:
     return Chat((*told, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: object) -> TypeGuard[list[Message]]:
     """A list of turns: objects with role and content, or from and value."""
     return (
         isinstance(value, list)
@@ -113,7 +120,7 @@ def unheard(chat: Chat, text: str) -> bool:
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 
-def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
+def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, way: Way, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
     if way == "plain":
         return _plain(chat, tokenizer, where)
@@ -138,7 +145,7 @@ def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
 class _Renderer:
     """What the tokenizer's template makes of a conversation's first turns."""
 
-    def __init__(self, chat: Chat, tokenizer: Any, where: str) -> None:
+    def __init__(self, chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         self.messages, self.tools, self.tokenizer, self.where = (
             list(chat.messages),
             list(chat.tools) or None,
@@ -181,10 +188,10 @@ class _Renderer:
             last = bool(mark)
         return spans
 
-    def _ask(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+    def _ask(self, messages: list[Any], **options: Any) -> Any:
         return self._told(lambda: self.tokenizer.apply_chat_template(messages, tools=self.tools, **options))
 
-    def _told(self, ask: Any) -> Any:
+    def _told(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
@@ -195,7 +202,7 @@ class _Renderer:
             ) from None
 
 
-def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, int]:
+def _turn(whole: str, i: int, render: _Renderer, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Where the i-th turn stands in the whole text, from its first word that is not given to the token that ends it."""
     before = render(i, opened=True) if i else None  # nothing can be rendered of no turn
     opened = before is not None and whole.startswith(before)
@@ -215,7 +222,7 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
 
-def _ended(closed: str, opened: str, tokenizer: Any) -> int:
+def _ended(closed: str, opened: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone
     where another turn opens, is none of its.
     """
@@ -226,7 +233,7 @@ def _ended(closed: str, opened: str, tokenizer: Any) -> int:
     return len(turn) if closes else len(closed)
 
 
-def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:
+def _without_tail(whole: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """A span without the blanks after the token that ends the turn: generation stops there."""
     start, end = span
     bare = len(whole[:end].rstrip())
@@ -234,13 +241,13 @@ def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[in
     return (start, bare) if ended else span
 
 
-def _special(tokenizer: Any) -> list[str]:
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of special tokens, the longest first."""
     added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     return sorted({*tokenizer.all_special_tokens, *added}, key=lambda t: (-len(t), t))
 
 
-def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
+def _plain(chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> Marked:
     """User: ... Assistant: ..., a line for each turn; the end-of-text token ends an answer."""
     text, end, spans = tokenizer.bos_token or "", tokenizer.eos_token or "\n", []
     for i, message in enumerate(chat.messages):
@@ -262,7 +269,7 @@ def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
 # layouts
 
 
-def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any]]:
+def _turns(field: str, fields: dict[str, str], where: str) -> list[Message]:
     if field not in fields:
         raise DataError(
             f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages"
@@ -282,7 +289,7 @@ def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any
     return list(turns)
 
 
-def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(turn: Message, where: str) -> Message:
     said = str(turn.get("role", turn.get("from"))).lower()
     if said not in ROLES:
         raise DataError(f"{where}: {unknown('role', said, ROLES)}")
@@ -300,7 +307,7 @@ def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
     return {"role": role, "content": content, **kept}
 
 
-def _content(content: Any, where: str) -> str:
+def _content(content: object, where: str) -> str:
     """Text, or the joined texts of a list of parts; DataError where a part is no text."""
     if content is None:
         return ""
@@ -329,7 +336,7 @@ def _content(content: Any, where: str) -> str:
     raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -17,11 +17,11 @@ other than 0 and 1 that are words are, without task.choices, their own text.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lorabench.engine.data import Choice, ChoiceSet, TaskData
+from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
 from lorabench.errors import DataError, unknown
 from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
@@ -42,7 +42,7 @@ COLUMNS = ("text", "review", "content")  # that stand for the default prompt's, 
 WORDS_AT_MOST = 100  # different labels that are taken as their own text: more are hardly labels
 
 
-def _label(value: Any) -> Any:
+def _label(value: object) -> str:
     """A label as data files write it: YAML reads 0 as a number and true as a truth value."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -56,7 +56,7 @@ def _told_apart(choices: dict[str, str]) -> dict[str, str]:
     return choices
 
 
-def _labels(choices: Any) -> Any:
+def _labels(choices: object) -> object:
     return {_label(k): v for k, v in choices.items()} if isinstance(choices, dict) else choices
 
 
@@ -186,7 +186,7 @@ def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, seque
     return fitted_spans(tokenizer, whole, [(at, at + len(said))], sequence_length)
 
 
-def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Any, ...]) -> None:
+def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Example, ...]) -> None:
     """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has
     learned.
     """
