@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lorabench.errors import DataError
-from lorabench.tasks._chat import is_conversation
+from lorabench.tasks._messages import is_conversation
 from lorabench.tasks._row import Record, Row, as_text, json_kind, records
 
 

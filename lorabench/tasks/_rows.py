@@ -20,8 +20,8 @@ from lorabench.config.paths import DataFile
 from lorabench.config.settings import Number, TaskSpec, Whole
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
-from lorabench.tasks._chat import Chat
 from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
+from lorabench.tasks._messages import Chat
 from lorabench.tasks._row import Row, as_text
 
 PATH_FIELDS = ("train", "eval")

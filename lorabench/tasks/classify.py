@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
 from lorabench.errors import DataError, unknown
-from lorabench.tasks import _chat, _rows
+from lorabench.tasks import _chat, _messages, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
@@ -181,7 +181,7 @@ def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, seque
     on the token that ends the turn.
     """
     said = text.strip()
-    whole, spans = _chat.marked(_chat.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
+    whole, spans = _chat.marked(_messages.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
     at = whole.rfind(said, *spans[-1])
     return fitted_spans(tokenizer, whole, [(at, at + len(said))], sequence_length)
 
