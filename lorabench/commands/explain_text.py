@@ -1,4 +1,5 @@
-"""What explain tells of a cell or a condition: from its row in a table back to what was declared, resolved, read and written."""
+"""What explain tells of a cell or a condition: from its row in a table back to what was declared, resolved, read and
+written."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def explain_condition(named: Named) -> str:
     store, view = named.store, make_view(named.store)
     summary = view.summary(named.cells[0].condition_id)
     parts = [
-        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"
+        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
+        f" {summary.outcomes.total} of those it is reported by finished"
     ]
     tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:

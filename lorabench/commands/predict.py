@@ -37,7 +37,10 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--gpu",
         metavar="GPU",
-        help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how much would?",
+        help=(
+            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how"
+            " much would?"
+        ),
     )
     c.add_argument("--json", action="store_true")
 
@@ -57,13 +60,13 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "model": {"name": options.model, "dtype": options.dtype},
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
-        "training": {
-            f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")
-        }
-        | {
-            "batch_size": options.micro_batch_size,
-            "gradient_checkpointing": options.gradient_checkpointing or None,
-        },
+        "training": (
+            {f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")}
+            | {
+                "batch_size": options.micro_batch_size,
+                "gradient_checkpointing": options.gradient_checkpointing or None,
+            }
+        ),
     }
     kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
     return {part: fields for part, fields in kept.items() if fields}

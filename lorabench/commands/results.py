@@ -59,7 +59,8 @@ def _paper(path: str) -> Any:
     source = read_source(path)
     if not is_paper(source):
         raise LorabenchError(
-            f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)"
+            f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table"
+            " DIR)"
         )
     with startup.predicting():
         return parameters_text.paper(source)
@@ -93,7 +94,10 @@ def add_explain_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "cell",
         metavar="CELL_OR_CONDITION",
-        help="id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8, seed 0'",
+        help=(
+            "id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8,"
+            " seed 0'"
+        ),
     )
     c.add_argument(
         "--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/ and runs/)"

@@ -113,7 +113,9 @@ def add_evaluate_options(c: argparse.ArgumentParser) -> None:
         "cells",
         metavar="CELL",
         nargs="*",
-        help="id of a cell, or its beginning (default: all that failed after training, or lack what the study asks for)",
+        help=(
+            "id of a cell, or its beginning (default: all that failed after training, or lack what the study asks for)"
+        ),
     )
     c.add_argument("--cell", metavar="CELL", action="append", default=[], help="the same as an option")
     c.add_argument("--again", action="store_true", help="evaluate finished cells, too")

@@ -1,10 +1,10 @@
 """Which weights stay on disk once a cell has finished (`save`).
 
     none    taken away once the cell has finished and nothing of it is left to repeat
-    best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss, analysis.tuning's rule), of its seeds
-            the one that is best in the study's metric. A worse seed of a rate loses its weights as soon as a better one
-            has finished; a rate that was not chosen, when all cells of the condition have a result, since until then
-            the choice may change
+    best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss,
+            analysis.tuning's rule), of its seeds the one that is best in the study's metric. A worse seed of a rate
+            loses its weights as soon as a better one has finished; a rate that was not chosen, when all cells of the
+            condition have a result, since until then the choice may change
     all     kept
 
 Runners that share a store take turns at a condition. Cells that failed in evaluation keep what they have: it is what

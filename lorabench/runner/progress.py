@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 UNKNOWN = "time left not known yet"
 DOING = {
-    "foresee": "predicting its memory", "load": "loading", "sample": "sampling the base's text", "train": "training", "prepare": "preparing lm-eval", "evaluate": "evaluating",
-    "save": "saving", "decompose": "decomposing", "truncate": "evaluating lower ranks", "measure": "measuring memory",
-}  # fmt: skip
+    "foresee": "predicting its memory",
+    "load": "loading",
+    "sample": "sampling the base's text",
+    "train": "training",
+    "prepare": "preparing lm-eval",
+    "evaluate": "evaluating",
+    "save": "saving",
+    "decompose": "decomposing",
+    "truncate": "evaluating lower ranks",
+    "measure": "measuring memory",
+}
 UNITS = {"sample": "tokens", "evaluate": "rows", "decompose": "modules", "truncate": "rows"}
 
 AFTERWARDS = {
@@ -121,7 +129,8 @@ def headline(plan: Plan) -> str:
 
 
 def state(now: Running) -> str:
-    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s"; "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
+    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s";
+    "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
     last = now.last
     if last is None or now.phase not in DOING:
         return "starting"

@@ -1,4 +1,5 @@
-"""A batch is a micro-batch or that of an optimizer step, by name; the old option still works and says what it became."""
+"""A batch is a micro-batch or that of an optimizer step, by name; the old option still works and says what it
+became."""
 
 from __future__ import annotations
 
