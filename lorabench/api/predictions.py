@@ -94,8 +94,10 @@ def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] =
     Raises:
         LorabenchError: the study or the card is none that is allowed.
     Example:
-        >>> import lorabench as lb >>> study = lb.load_study("studies/quickstart.yaml", ["model=lorabench/tiny-300k",
-        "seeds=[0]", "grid={method.rank: [4]}"]) >>> lb.plan(study, "24GB").frame().fits.dropna().unique().tolist()
+        >>> import lorabench as lb
+        >>> settings = ["model=lorabench/tiny-300k", "seeds=[0]", "grid={method.rank: [4]}"]
+        >>> study = lb.load_study("studies/quickstart.yaml", settings)
+        >>> lb.plan(study, "24GB").frame().fits.dropna().unique().tolist()
         ['fits']
     """
     from lorabench.config import Study, load_study

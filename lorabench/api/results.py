@@ -38,19 +38,25 @@ def run(
     """Runs what a study wants and has not yet, writes its tables and report, and returns its results.
 
     Args:
-        study: a Study, or the path of a study file. out: results directory; reports/<study name> where absent. workers:
-        cells that run at the same time. executor: where cells run, by name or as a function that opens a worker. retry:
-        outcomes that are run again. skip_infeasible: record what is predicted not to fit into memory as skipped instead
-        of running it. progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does);
-        nothing where absent.
+        study: a Study, or the path of a study file.
+        out: results directory; reports/<study name> where absent.
+        workers: cells that run at the same time.
+        executor: where cells run, by name or as a function that opens a worker.
+        retry: outcomes that are run again.
+        skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
+        progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
+            absent.
     Returns:
         StudyResults over the results directory.
     Raises:
         LorabenchError: the study, an outcome or the directory is not what is allowed.
     Example:
-        >>> import tempfile, lorabench as lb >>> settings = ["model=lorabench/tiny-300k", "training.steps=1",
-        "seeds=[0]", "grid={method.rank: [4]}", "evaluation={}"] >>> study = lb.load_study("studies/quickstart.yaml",
-        settings) >>> results = lb.run(study, tempfile.mkdtemp()) >>> {r.outcome for r in results.results} {'finished'}
+        >>> import tempfile, lorabench as lb
+        >>> small = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}"]
+        >>> study = lb.load_study("studies/quickstart.yaml", [*small, "evaluation={}"])
+        >>> results = lb.run(study, tempfile.mkdtemp())
+        >>> {r.outcome for r in results.results}
+        {'finished'}
     """
     if not isinstance(study, Study):
         study = load_study(study)

@@ -23,10 +23,12 @@ def spectrum(
 
     Args:
         source: a PEFT folder, a file of factors, a cell's folder or id, a condition's label, or (with base) a
-        checkpoint. base: the weights before; a cell knows its own. compare: a second one, whose subspaces are held
-        beside it by phi(i, j) of Hu et al. 2021 (arXiv:2106.09685), section 7.2. alpha: lora_alpha of a file without
-        configuration. directory: results directory in which ids and labels are looked up; all under reports/ and runs/
-        where absent.
+            checkpoint.
+        base: the weights before; a cell knows its own.
+        compare: a second one, whose subspaces are held beside it by phi(i, j) of Hu et al. 2021 (arXiv:2106.09685),
+            section 7.2.
+        alpha: lora_alpha of a file without configuration.
+        directory: results directory in which ids and labels are looked up; all under reports/ and runs/ where absent.
     Returns:
         Examined: modules in `.spectra` and `.frame()`, groups in `.summary`.
     Raises:

@@ -117,7 +117,7 @@ def _range(time: Seconds | None) -> str:
 
 
 def _total(seeds: int, whole: Sequence[Seconds], training: Sequence[Seconds], card: Gpu) -> str:
-    """ "0.4 to 0.9 GPU hours for 3 seeds, about 70 % of it training, the rest loading, evaluation and decomposition" """
+    """ "0.4 to 0.9 GPU hours for 3 seeds, about 70 % of it training, the rest loading, evaluation and ..." """
     least, most = sum(t.least for t in whole), sum(t.most for t in whole)
     share = sum(t.least + t.most for t in training) / max(least + most, 1e-9)
     hours = "hours" if card.kind == "cpu" else "GPU hours"
