@@ -24,6 +24,7 @@ from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
 from lorabench.record.store import Store
 from lorabench.record.tuned_rate import RateRecord, best_learning_rate
+from lorabench.runner.invented import is_invented
 
 
 def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
@@ -107,7 +108,7 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
             and not (store.cells_folder / c.id / name).is_dir()
             and (r := store.readable(c.id, c)) is not None
             and r.outcome == "finished"
-            and not (r.environment and r.environment.device == "synthetic")
+            and not is_invented(r)
         ]
         if lacking:
             what = "weights" if name == MODEL else "adapters"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.cell_queue import CellQueue, unwritable
+from lorabench.runner.invented import invents, is_invented
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -108,14 +109,16 @@ def evaluate(
 
 def refuse_mixture(plan: Plan, executor: str | None) -> None:
     """StoreError where measured and invented results would stand in one folder."""
-    invented = set()
+    if executor is None:
+        return
+    held: dict[bool, str] = {}
     for cell in plan.cells:
         with suppress(StoreError, OSError):
             result = plan.store.get(cell.id)
             if result is not None and result.environment is not None:
-                invented.add(result.environment.device == "synthetic")
-    if executor is not None and (executor != "synthetic") in invented:
-        kind = "invented results of the executor synthetic" if True in invented else "measured results"
+                held[is_invented(result)] = result.environment.device
+    if (not invents(executor)) in held:
+        kind = f"invented results of the executor {held[True]}" if True in held else "measured results"
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
