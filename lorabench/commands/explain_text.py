@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench.commands.status_text import cell_rows, in_unit, reason_of
 from lorabench.config.fingerprint import flattened
-from lorabench.formatting import block
-from lorabench.runner.progress import count
+from lorabench.formatting import block, plural
 
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult
@@ -36,7 +35,7 @@ def explain_condition(named: Named) -> str:
     store, view = named.store, make_view(named.store)
     summary = view.summary(named.cells[0].condition_id)
     parts = [
-        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
+        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
         f" {summary.outcomes.total} of those it is reported by finished"
     ]
     tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
@@ -53,7 +52,7 @@ def explain_condition(named: Named) -> str:
         unit = metric(name).unit
         half = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
         readings.append(
-            (name, f"{in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}")
+            (name, f"{in_unit(statistic.mean, unit)}{half} over {plural(statistic.n, 'seed')}   {metric(name).meaning}")
         )
     parts.append(
         block("metrics, means with the half-width of their 95 % intervals", readings)

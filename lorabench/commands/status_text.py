@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
-from lorabench.formatting import aligned
-from lorabench.runner.progress import count
+from lorabench.formatting import aligned, plural
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -28,7 +27,7 @@ def dry_run(plan: Plan) -> str:
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
-    checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
+    checked += f", but {plural(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
     return "\n".join(
         [
@@ -109,7 +108,7 @@ def _left_behind(store: Store) -> list[str]:
     if not left:
         return []
     told = [
-        f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to"
+        f"{plural(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to"
         " earlier forms of this study, which no table or report shows"
     ]
     told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]

@@ -20,9 +20,9 @@ from lorabench.config.inputs import Input, Inputs, data_inputs, inputs_of, model
 from lorabench.config.paths import model_directory, model_label
 from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
+from lorabench.formatting import plural
 from lorabench.record.store import Earlier, Store
 from lorabench.runner.cell_pairs import pairs_of, settings_of
-from lorabench.runner.progress import count
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
 SHOWN = "the table and the report show what is asked for now"
@@ -75,7 +75,7 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     rest = [c for c in gone if c.id not in matched and c.id in finished]
     if rest:
         words.append(
-            f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
+            f"{plural(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
             f" cells/; {SHOWN}"
         )
     return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
@@ -105,7 +105,7 @@ def standing_changes(store: Store) -> tuple[str, ...]:
                 fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
                 told.append(
                     f"{what} {fate} since this study was run ({then.day}): the next run makes"
-                    f" {count(len(own), 'cell')} new"
+                    f" {plural(len(own), 'cell')} new"
                 )
     return tuple(told)
 
@@ -129,7 +129,7 @@ def _sentence(
         told = ["what makes a cell has changed with lorabench's version"]
     since = f" since this study was run ({day})" if DATA in keys or MODEL in keys else ""
     done = [o for o, _ in pairs if o.id in finished]
-    new = f"{count(len(pairs), 'cell')} {_is(pairs)} new"
+    new = f"{plural(len(pairs), 'cell')} {_is(pairs)} new"
     if not done:
         return f"{' and '.join(told)}{since}: {new}"
     of = (
@@ -137,9 +137,8 @@ def _sentence(
         if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0]
         else "what it was"
     )
-    old = (
-        f"{count(len(done), 'finished cell')} belong{'s' if len(done) == 1 else ''} to {of} and {_stay(done)} in cells/"
-    )
+    belong = "belongs" if len(done) == 1 else "belong"
+    old = f"{plural(len(done), 'finished cell')} {belong} to {of} and {_stay(done)} in cells/"
     return f"{' and '.join(told)}{since}: {old}, {new}; {SHOWN}"
 
 

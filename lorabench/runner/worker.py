@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabench import startup
+from lorabench.formatting import error_line
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
@@ -68,8 +69,10 @@ def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
-    failed = reply.get("result", {}).get("outcome", "failed") == "failed"
-    return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
+    result = reply.get("result", {})
+    failed = result.get("outcome", "failed") == "failed"
+    later = any(f["kind"] != "OutOfMemoryError" for f in result.get("faults", ()))  # of a cell that has finished
+    return failed or later or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
 def _check(check_cells: Callable[..., Any], misfits: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def _run(
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
-            return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
+            return {"fault": {"kind": type(e).__name__, "message": error_line(e)}}
 
 
 def _predicted(
