@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorabench.commands.parser import make_parser, settings_of
+from lorabench.commands.parser import make_parser
+from lorabench.commands.predict import settings_of
 
 ESTIMATE = ("estimate", "--model", "lorabench/tiny-300k")
 RECOMMEND = ("recommend", "--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64")
