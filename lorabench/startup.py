@@ -19,8 +19,9 @@ import importlib.abc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NoReturn
 
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -88,9 +89,9 @@ class _LeanLosses(importlib.abc.MetaPathFinder):
     loaded."""
 
     def __init__(self) -> None:
-        self.replaced: list[tuple[Any, Any]] = []
+        self.replaced: list[tuple[Any, Callable[[], bool]]] = []
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if fullname.startswith("transformers.loss") and not self.replaced:
             for name in ("transformers.utils", "transformers.utils.import_utils"):
                 module: Any = sys.modules.get(name)

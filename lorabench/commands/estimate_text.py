@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.formatting import aligned, count, plural, size
 
@@ -27,7 +27,7 @@ _MEANING = {
 }
 
 
-def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
+def estimate(words: dict[str, dict[str, object]], gpu: str | None, as_json: bool) -> str:
     """The memory of one training step."""
     from lorabench.workflows.estimate import estimate as predict
 

@@ -3,7 +3,7 @@ written."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.commands.status_text import cell_rows, in_unit, reason_of
 from lorabench.config.fingerprint import flattened
@@ -119,7 +119,7 @@ def explain(store: Store, result: CellResult) -> str:
     return "\n".join(parts)
 
 
-def _rows(plain: dict[str, Any]) -> list[tuple[str, Any]]:
+def _rows(plain: dict[str, object]) -> list[tuple[str, object]]:
     return [
         (name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
         for name, value in flattened(plain).items()

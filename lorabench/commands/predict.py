@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lorabench import startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
@@ -54,9 +53,9 @@ def estimate(options: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
     """The settings of a command line as a study has them, only what was said."""
-    said: dict[str, dict[str, Any]] = {
+    said: dict[str, dict[str, object]] = {
         "model": {"name": options.model, "dtype": options.dtype},
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},

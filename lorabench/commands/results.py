@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lorabench import plugins, startup
 from lorabench.commands.output import drawn, emit, left_out
 from lorabench.errors import LorabenchError, StoreError
+
+if TYPE_CHECKING:
+    from lorabench.report.table_model import Table
 
 
 def add_status_options(c: argparse.ArgumentParser) -> None:
@@ -51,7 +54,7 @@ def table(options: argparse.Namespace) -> int:
     return left_out(store)
 
 
-def _paper(path: str) -> Any:
+def _paper(path: str) -> Table:
     from lorabench.commands import parameters_text
     from lorabench.config.published_tables import is_paper
     from lorabench.config.source import read_source
