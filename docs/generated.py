@@ -1,4 +1,5 @@
-"""Pages of the documentation that the code writes: study file, commands, metrics, plug-ins, log, changes (a hook of mkdocs)."""
+"""Pages of the documentation that the code writes: study file, commands, metrics, plug-ins, log, changes (a hook of
+mkdocs)."""
 
 from __future__ import annotations
 
