@@ -4,7 +4,7 @@ BIN := .venv/bin
 # every core, four at most; a file's tests stay together, so that its fixtures are made once
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test test-slow test-all lint clean
+.PHONY: quickstart test test-slow test-all lint docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,13 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@
+
+docs: .venv/docs  ## the documentation, into build/docs; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

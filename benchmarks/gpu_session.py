@@ -5,8 +5,8 @@
 A check that would begin after the limit is left out and named in session.json, so that the command ends well
 inside its time. Without a GPU the same checks run on the CPU at toy size: a rehearsal, not a measurement.
 
-    trainers     memory and step time of transformers' Trainer, TRL's SFTTrainer and the plain loop (benchmarks/trainers.py)
-    memory       memory of lorabench's own loop, random weights of 0.1B to 8B parameters; predicted afterwards, on any machine, with
+    trainers     memory and step time of Trainer, TRL's SFTTrainer and the plain loop (benchmarks/trainers.py)
+    memory       memory of lorabench's own loop, random weights of 0.1B to 8B parameters; predicted afterwards with
                  `benchmarks/memory.py device --measured memory.json`
     methods      every method with every quantization trains, and its adapter loads again
     packed       several adapters on one frozen base against one after another (benchmarks/packed.py)
@@ -64,12 +64,18 @@ def run_all(found: Any) -> list[dict[str, Any]]:
             path = Path(folder) / "cells" / "x.partial"
             path.mkdir(parents=True)
             result = run_cell(cell, path)
-        rows.append({
-            "method": cell.method.name, "quantization": cell.quantization.name, "double_quant": cell.quantization.double_quant,
-            "optimizer": cell.training.optimizer, "gradient_checkpointing": cell.training.gradient_checkpointing,
-            "outcome": result.outcome, "error": result.error.message if result.error else None,
-            "readings": {r.metric: r.value for r in result.readings},
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": cell.method.name,
+                "quantization": cell.quantization.name,
+                "double_quant": cell.quantization.double_quant,
+                "optimizer": cell.training.optimizer,
+                "gradient_checkpointing": cell.training.gradient_checkpointing,
+                "outcome": result.outcome,
+                "error": result.error.message if result.error else None,
+                "readings": {r.metric: r.value for r in result.readings},
+            }
+        )
         print(rows[-1]["method"], rows[-1]["quantization"], rows[-1]["outcome"], rows[-1]["error"] or "", flush=True)
     return rows
 
@@ -140,7 +146,10 @@ def methods(options: argparse.Namespace) -> Any:
         if plugins.load("methods", m).FIELDS and not plugins.load("methods", m).UNQUANTIZED_ONLY
     ]
     steps = "training.steps=20" if CUDA else "training.steps=2"
-    grid = f"grid={{method: [{', '.join(adapters)}], quantization: [none, int8, fp4, nf4, {{name: nf4, double_quant: true}}]}}"
+    grid = (
+        f"grid={{method: [{', '.join(adapters)}], quantization: [none, int8, fp4, nf4, {{name: nf4, double_quant:"
+        " true}]}"
+    )
     extra = [cells(steps, f"method={m}") for m in ("base", "full", "pissa")]
     optimizers = ("adamw-8bit", "paged-adamw", "paged-adamw-8bit") if CUDA else ("adamw-8bit",)
     extra += [cells(steps, f"training.optimizer={o}") for o in optimizers]
@@ -176,7 +185,10 @@ def throughput(options: argparse.Namespace) -> Any:
             else ("training.batch_size=2", "training.steps=3")
         )
         base = (f"model={folder}", *size)
-        grid = "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}], training.gradient_checkpointing: [false, true]}"
+        grid = (
+            "grid={quantization: [none, int8, fp4, nf4, {name: nf4, double_quant: true}],"
+            " training.gradient_checkpointing: [false, true]}"
+        )
         return run_all((*cells(*base, "method=full"), *cells(*base, grid)))
 
 

@@ -2,8 +2,10 @@
 
     python benchmarks/memory.py cpu         the CPU probe on the shipped models, 72 combinations
     python benchmarks/memory.py published   GPU memory that others measured and published (measured_memory.csv)
-    python benchmarks/memory.py device      random weights of 0.1B to 8B parameters on this machine's GPU, 30 combinations (on a CPU: a rehearsal, tiny)
-    python benchmarks/memory.py device --measured FILE    the same, predicted here, against what a GPU measured earlier (benchmarks/gpu_session.py)
+    python benchmarks/memory.py device      random weights of 0.1B to 8B parameters on this GPU, 30 combinations
+                                            (on a CPU: a rehearsal, tiny)
+    python benchmarks/memory.py device --measured FILE    the same, predicted here, against what a GPU once measured
+                                                          (benchmarks/gpu_session.py)
 
 Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the
 allocator holds, no CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is
@@ -12,7 +14,8 @@ tested with; the row is then predicted for those, by the patches below, and not 
 - bitsandbytes-0.41 kept the input of every 4-bit layer until the backward pass; 0.50 keeps the packed weight alone.
 - fused-gelu: litgpt has GELU's tanh approximation as one operator, transformers' gelu_new keeps its intermediates.
 - plain-linear: litgpt quantises Falcon; transformers 5 leaves its FalconLinear layers as they are.
-- expanded-heads: litgpt copies Falcon's one key head to all, so that flash attention takes it; transformers broadcasts it, which only the path takes that keeps the attention matrix.
+- expanded-heads: litgpt copies Falcon's one key head to all, so that flash attention takes it; transformers
+  broadcasts it, which only the path takes that keeps the attention matrix.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import gc
 import itertools
 import json
 import platform
@@ -71,8 +75,13 @@ def cpu_settings() -> list[TrainConfig]:
         (batch, length), (checkpointing, accumulation) = next(shapes), next(steps)
         spec = FULL if method == "full" else MethodSpec(name=method, rank=next(ranks), target_modules=next(targets))
         training = TrainingSpec(
-            batch_size=batch, sequence_length=length, optimizer=optimizer, gradient_checkpointing=checkpointing, gradient_accumulation=accumulation, autocast=autocast
-        )  # fmt: skip
+            batch_size=batch,
+            sequence_length=length,
+            optimizer=optimizer,
+            gradient_checkpointing=checkpointing,
+            gradient_accumulation=accumulation,
+            autocast=autocast,
+        )
         found.append(
             TrainConfig(
                 ModelSpec(name=next(models)),
@@ -108,9 +117,18 @@ def device_settings(on_cuda: bool = CUDA) -> list[TrainConfig]:
         model, method, quantization, rank, batch, length, *more = line.split()
         kind, _, double = quantization.partition("-")
         training = TrainingSpec(
-            batch_size=int(batch) if on_cuda else 2, sequence_length=int(length) if on_cuda else 64, gradient_checkpointing="ckpt" in more,
-            optimizer=next((w for w in more if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (on_cuda or not w.startswith("paged"))), "adamw"),
-        )  # fmt: skip
+            batch_size=int(batch) if on_cuda else 2,
+            sequence_length=int(length) if on_cuda else 64,
+            gradient_checkpointing="ckpt" in more,
+            optimizer=next(
+                (
+                    w
+                    for w in more
+                    if w in ("adamw-8bit", "paged-adamw-8bit", "sgd") and (on_cuda or not w.startswith("paged"))
+                ),
+                "adamw",
+            ),
+        )
         spec = FULL if method == "full" else MethodSpec(name=method, rank=int(rank) if on_cuda else 4)
         name = ModelSpec(name=model if on_cuda else "lorabench/tiny-300k", dtype="bfloat16" if on_cuda else "float32")
         found.append(
@@ -188,13 +206,15 @@ def measured_rows() -> list[dict[str, Any]]:
     """Every combination measured, none predicted; a row that fails is told and costs no other."""
     rows: list[dict[str, Any]] = []
     for setting in device_settings():
+        gc.collect()  # an adapted model is a cycle: without this it would be measured beside the next one
+        if CUDA:
+            torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated() if CUDA else 0
         try:
-            rows.append({"setting": _words(setting), **measured_on_device(setting)})
+            rows.append({"setting": _words(setting), "before_bytes": before, **measured_on_device(setting)})
         except (RuntimeError, MemoryError) as e:
             rows.append({"setting": _words(setting), "fault": str(e)[:300]})
         print(rows[-1], flush=True)
-        if CUDA:
-            torch.cuda.empty_cache()
     return rows
 
 
@@ -263,19 +283,29 @@ def published(row: dict[str, str]) -> dict[str, Any]:
     fused = ("query_key_value",) if "falcon" in row["model"] or "stablelm" in row["model"] else ("q_proj", "v_proj")
     setting = TrainConfig(
         ModelSpec(name=row["model"], dtype="bfloat16"),
-        QuantizationSpec(name=kind, double_quant=double == "dq", compute_dtype="auto" if kind == "none" else "bfloat16"),
-        MethodSpec(rank=int(row["rank"]), target_modules=row["target_modules"] if row["target_modules"] == "all-linear" else fused),
+        QuantizationSpec(
+            name=kind, double_quant=double == "dq", compute_dtype="auto" if kind == "none" else "bfloat16"
+        ),
+        MethodSpec(
+            rank=int(row["rank"]),
+            target_modules=row["target_modules"] if row["target_modules"] == "all-linear" else fused,
+        ),
         TrainingSpec(
-            batch_size=int(row["micro_batch"]), sequence_length=int(row["sequence_length"]), gradient_checkpointing=row["gradient_checkpointing"] == "yes",
+            batch_size=int(row["micro_batch"]),
+            sequence_length=int(row["sequence_length"]),
+            gradient_checkpointing=row["gradient_checkpointing"] == "yes",
             autocast="auto" if paper else "none",  # litgpt's bf16-true has none
         ),
         "cuda",
-    )  # fmt: skip
+    )
     with contextlib.ExitStack() as stack:
         for behaviour in row["behaviour"].split("+"):
             stack.enter_context(BEHAVIOURS[behaviour]())
         step = predict_step(setting)
-    words = f"{row['source']}: {row['model']} {row['quantization']} r={row['rank']} {row['target_modules']} {row['micro_batch']}x{row['sequence_length']}"
+    words = (
+        f"{row['source']}: {row['model']} {row['quantization']} r={row['rank']} {row['target_modules']}"
+        f" {row['micro_batch']}x{row['sequence_length']}"
+    )
     return {
         **compared(words, step.peak_bytes, round(float(row["peak_gb"]) * 1e9)),
         "behaviour": row["behaviour"],
@@ -342,8 +372,12 @@ def expanded_heads() -> Iterator[None]:
 
 
 BEHAVIOURS = {
-    "pinned": contextlib.nullcontext, "bitsandbytes-0.41": inputs_kept, "fused-gelu": fused_gelu, "plain-linear": plain_linear, "expanded-heads": expanded_heads,
-}  # fmt: skip
+    "pinned": contextlib.nullcontext,
+    "bitsandbytes-0.41": inputs_kept,
+    "fused-gelu": fused_gelu,
+    "plain-linear": plain_linear,
+    "expanded-heads": expanded_heads,
+}
 
 
 def compared(words: str, predicted: int, measured: int) -> dict[str, Any]:
@@ -367,7 +401,10 @@ def _words(s: TrainConfig) -> str:
         " bf16 autocast" if t.autocast == "bfloat16" else ""
     )
     rank = "" if s.method.rank is None else f" r={s.method.rank} {s.method.target_modules}"
-    return f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double} {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
+    return (
+        f"{s.model.name} {s.method.name}{rank} {s.quantization.name}{double}"
+        f" {t.gradient_accumulation}x{t.batch_size}x{t.sequence_length} {t.optimizer}{more}"
+    )
 
 
 def measure(part: str, measured: Path | None = None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ One optimizer step of n LoRA adapters of rank 16 on all linear layers of a rando
 128 tokens:
 
     sequential   n steps of PEFT's model, one adapter after another
-    packed       one step of all n: the base's product once over n x 4 rows, the adapters' products as batched small products
-                 (x (n, tokens, in) @ A (n, in, r) @ B (n, r, out)); one fused AdamW over all
+    packed       one step of all n: the base's product once over n x 4 rows, the adapters' products as batched small
+                 products (x (n, tokens, in) @ A (n, in, r) @ B (n, r, out)); one fused AdamW over all
 
 The ratio of their medians, tokens per second and the allocator's peak, for a bfloat16 and an nf4 base.
 """

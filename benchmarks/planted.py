@@ -59,9 +59,11 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
         "divergence": [round(o.mean, 6) for o in given],
         "best": best.rank,
         "chosen": took.rank if took else None,
-        "steps_off": _steps_off([o.rank for o in given], planted, took.rank if took else None)
-        if isinstance(planted, int)
-        else None,
+        "steps_off": (
+            _steps_off([o.rank for o in given], planted, took.rank if took else None)
+            if isinstance(planted, int)
+            else None
+        ),
         "second_witness": heard.lean if heard else None,
         "highest_cut_to": heard.highest.cut if heard and heard.highest else None,
     }
@@ -90,10 +92,12 @@ def main() -> None:
     for c in found:
         told = f"highest can be cut to {c['highest_cut_to'] or '-'}, second witness: {c['second_witness'] or '-'}"
         print(
-            f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of {c['ranks']}  {c['divergence']}  {told}"
+            f"planted {c['planted']!s:<26} {c['quantization']:<5} seed {c['seed']!s:<4} chosen {c['chosen']!s:<5} of"
+            f" {c['ranks']}  {c['divergence']}  {told}"
         )
     print(
-        f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off; the highest rank can be cut to the planted one in {cut}"
+        f"from one seed: {right} of {len(alone)} choices are the planted rank, {near} at most one step off; the highest"
+        f" rank can be cut to the planted one in {cut}"
     )
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(

@@ -46,12 +46,14 @@ RANKS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 CASES: dict[str, dict[str, Any]] = {
     "report of 1,000 cells": {
         "steps": 100, "seeds": [0, 1, 2, 3, 4],
-        "grid": f"  method.rank: {RANKS}\n  quantization: [none, nf4]\n  training.sequence_length: [32, 40, 48, 56, 64, 72, 80, 88, 96, 104]",
+        "grid": f"  method.rank: {RANKS}\n  quantization: [none, nf4]\n"
+        "  training.sequence_length: [32, 40, 48, 56, 64, 72, 80, 88, 96, 104]",
         "command": ["report", "-o", "report.html"],
     },
     "table of 10,000 rows": {
         "steps": 2, "seeds": [0],
-        "grid": f"  method.rank: {RANKS}\n  quantization: [none, nf4]\n  training.batch_size: {list(range(1, 21))}\n  training.sequence_length: {list(range(8, 33))}",
+        "grid": f"  method.rank: {RANKS}\n  quantization: [none, nf4]\n  training.batch_size: {list(range(1, 21))}\n"
+        f"  training.sequence_length: {list(range(8, 33))}",
         "command": ["table", "--format", "md", "-o", "table.md"],
     },
 }  # fmt: skip
@@ -62,7 +64,8 @@ from lorabench.commands.main import main
 code = main(sys.argv[1:])
 seconds = time.perf_counter() - began
 import json
-print(json.dumps({"code": code, "seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "torch": "torch" in sys.modules}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"code": code, "seconds": seconds, "peak_bytes": peak, "torch": "torch" in sys.modules}))
 """
 
 

@@ -24,8 +24,15 @@ from lorabench.engine.environment import environment
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.decompose import dense_singular_values
 
-SHAPES = {"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (4096, 4096), "self_attn.v_proj": (4096, 4096), "self_attn.o_proj": (4096, 4096),
-          "mlp.gate_proj": (11008, 4096), "mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008)}  # fmt: skip
+SHAPES = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (4096, 4096),
+    "self_attn.v_proj": (4096, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (11008, 4096),
+    "mlp.up_proj": (11008, 4096),
+    "mlp.down_proj": (4096, 11008),
+}
 LAYERS, RANK, ALPHA = 32, 64, 16
 
 
@@ -51,7 +58,10 @@ def write_adapter(folder: Path) -> None:
 
 def whole_command(folder: Path) -> tuple[float, int]:
     """(seconds, peak bytes) of the command in a process of its own."""
-    code = "import resource, sys; from lorabench.commands.main import main; code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    code = (
+        "import resource, sys; from lorabench.commands.main import main; code = main(sys.argv[1:]);"
+        " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, "spectrum", str(folder), "--json"], capture_output=True, text=True, check=True
@@ -122,7 +132,8 @@ def main() -> None:
         f"lorabench spectrum of {found['modules']} modules at rank {RANK}: {seconds:.1f} s, {peak / 1e9:.2f} GB at most"
     )
     print(
-        f"one 4096 x 4096 module: {1000 * min(ours):.1f} ms from factors, {min(dense):.1f} s dense; ratio {ratios[len(ratios) // 2]:.0f} in the median, {ratios[0]:.0f} at least"
+        f"one 4096 x 4096 module: {1000 * min(ours):.1f} ms from factors, {min(dense):.1f} s dense; ratio"
+        f" {ratios[len(ratios) // 2]:.0f} in the median, {ratios[0]:.0f} at least"
     )
     print(f"values differ by {worst:.1e} at most (relative); dense 2048 x 2048: {found['dense_change_2048']}")
 

@@ -274,13 +274,27 @@ def data(row: Row, vocabulary: int) -> Any:
 def arguments(row: Row, out: str, kind: Callable[..., Any], **more: Any) -> Any:
     checkpointing = "ckpt" in row.options
     return kind(
-        output_dir=out, per_device_train_batch_size=row.batch if CUDA else 1, max_steps=STEPS, bf16=CUDA, use_cpu=not CUDA,
-        gradient_accumulation_steps=4 if "accumulate" in row.options else 1, gradient_checkpointing=checkpointing,
+        output_dir=out,
+        per_device_train_batch_size=row.batch if CUDA else 1,
+        max_steps=STEPS,
+        bf16=CUDA,
+        use_cpu=not CUDA,
+        gradient_accumulation_steps=4 if "accumulate" in row.options else 1,
+        gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": "reentrant" in row.options} if checkpointing else None,
-        optim=row.optimizer if CUDA else "adamw_torch", learning_rate=1e-4, report_to="none", save_strategy="no", logging_steps=1,
-        use_liger_kernel="liger" in row.options, disable_tqdm=True, per_device_eval_batch_size=row.batch if CUDA else 1,
-        eval_strategy="steps" if "evaluate" in row.options else "no", eval_steps=2, dataloader_pin_memory=False, **more,
-    )  # fmt: skip
+        optim=row.optimizer if CUDA else "adamw_torch",
+        learning_rate=1e-4,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        use_liger_kernel="liger" in row.options,
+        disable_tqdm=True,
+        per_device_eval_batch_size=row.batch if CUDA else 1,
+        eval_strategy="steps" if "evaluate" in row.options else "no",
+        eval_steps=2,
+        dataloader_pin_memory=False,
+        **more,
+    )
 
 
 def watched(trainer: Any, peaks: Peaks) -> Any:

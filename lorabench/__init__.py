@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lorabench.config import Cell, Study, expand, load_study
     from lorabench.errors import LorabenchError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "load_study": "lorabench.config",

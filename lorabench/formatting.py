@@ -95,6 +95,18 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def duration(seconds: float) -> str:
+    """ "0.4 s", "41 s", "3 min 20 s", "2 h 05 min" """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s" if whole < 600 else f"{round(whole / 60)} min"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def _three(value: float) -> str:
     digits = len(str(int(value))) if value >= 1 else 0
     shown = f"{value:.{max(0, 3 - max(digits, 1))}f}"
@@ -107,6 +119,11 @@ def one_line(text: str) -> str:
         " " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c
         for c in text
     )
+
+
+def error_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, on one line of at most so many characters; the name of its class where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def plural(n: int, word: str) -> str:

@@ -23,7 +23,8 @@ _registered: dict[tuple[str, str], str] = {}  # (kind, name) to a module elsewhe
 
 
 def register(kind: str, name: str, module: str) -> None:
-    """Makes an importable module (by its dotted name) a plug-in of this process; LorabenchError where the name is taken."""
+    """Makes an importable module (by its dotted name) a plug-in of this process; LorabenchError where the name is
+    taken."""
     if name in names(kind):
         raise LorabenchError(f"there is a {kind.removesuffix('s')} '{name}' already; choose another name")
     _registered[kind, name] = module

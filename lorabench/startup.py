@@ -1,13 +1,15 @@
-"""What lorabench sets in a process of its own, a command or a worker, before any library loads there, and what makes a short command short.
+"""What lorabench sets in a process of its own, a command or a worker, before any library loads there, and what makes a
+short command short.
 
-Waiting. OpenMP's threads wait for each other at the end of every operator. By default they spin: beside another busy process the one
-that is waited for does not run, and the others burn their time slice (5 to 20 times slower, reports/LOG.md). A passive policy lets them
-sleep. What the user has set stands.
+Waiting. OpenMP's threads wait for each other at the end of every operator. By default they spin: beside another busy
+process the one that is waited for does not run, and the others burn their time slice (5 to 20 times slower,
+reports/LOG.md). A passive policy lets them sleep. What the user has set stands.
 
-Messages that a library prints whenever it is imported, whatever the command, and that advise what lorabench has no use for: dropped.
-What they mean on this machine is said once, by `lorabench doctor`.
+Messages that a library prints whenever it is imported, whatever the command, and that advise what lorabench has no use
+for: dropped. What they mean on this machine is said once, by `lorabench doctor`.
 
-Garbage. 7,000 modules of torch and transformers, or 10,000 results, are objects that the collector would walk again and again.
+Garbage. 7,000 modules of torch and transformers, or 10,000 results, are objects that the collector would walk again and
+again.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import importlib.abc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NoReturn
 
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -39,7 +42,8 @@ def settle() -> None:
 
 
 def waiting(user: Mapping[str, str]) -> dict[str, str]:
-    """The variables that let GNU's and LLVM's OpenMP threads sleep while they wait; none where the user has set a policy."""
+    """The variables that let GNU's and LLVM's OpenMP threads sleep while they wait; none where the user has set a
+    policy."""
     return {} if any(name in user for name in POLICIES) else {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
@@ -50,7 +54,8 @@ class _Dropped(logging.Filter):
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """What is made within lasts: it is not interrupted by garbage collection (~20 % of its time), and left out of later ones."""
+    """What is made within lasts: it is not interrupted by garbage collection (~20 % of its time), and left out of later
+    ones."""
     collected = gc.isenabled()
     gc.disable()
     try:
@@ -80,12 +85,13 @@ def predicting() -> Iterator[None]:
 
 
 class _LeanLosses(importlib.abc.MetaPathFinder):
-    """Finds nothing; tells transformers that there is no scipy once its losses are imported, when its utils are loaded."""
+    """Finds nothing; tells transformers that there is no scipy once its losses are imported, when its utils are
+    loaded."""
 
     def __init__(self) -> None:
-        self.replaced: list[tuple[Any, Any]] = []
+        self.replaced: list[tuple[Any, Callable[[], bool]]] = []
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if fullname.startswith("transformers.loss") and not self.replaced:
             for name in ("transformers.utils", "transformers.utils.import_utils"):
                 module: Any = sys.modules.get(name)

@@ -54,6 +54,7 @@ from lorabench.record.truncations import (
     save_truncations,
 )
 
+INVENTS = True  # said to the runner, which keeps drawn and measured results apart
 FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
 BEST_RATE, RATE_COST = {"full": 1e-3, "adapter": 3e-3}, 0.05  # nats for a rate ten times too high or too low
 QUANTIZED = {"none": 0.0, "int8": 0.01, "nf4": 0.05, "fp4": 0.09}

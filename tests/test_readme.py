@@ -1,4 +1,5 @@
-"""README.md works as typed: its blocks are run in order in a fresh copy of the repository, and its study file is one.
+"""README.md and the documentation work as typed: their blocks are run in order in a fresh copy of the repository,
+and their study files are ones.
 
 What would take minutes is cut down by HTML comments before a block, which no reader sees and which have to match what
 they cut:
@@ -28,7 +29,16 @@ from lorabench.config.decision import deciding_metric
 from lorabench.config.grid import expand
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+PAGES = (
+    ROOT / "README.md",
+    DOCS / "tutorial.md",
+    DOCS / "index.md",
+    *sorted((DOCS / "how-to").glob("*.md")),
+    *sorted((DOCS / "explanation").glob("*.md")),
+)
+README = PAGES[0].read_text(encoding="utf-8")
+INLINE = re.compile(r"`(lorabench [a-z][^`]*)`")
 MARK = re.compile(r"<!-- test (cut in (?P<file>\S+)|cut|leave out): (?P<what>.*) -->")
 
 
@@ -42,10 +52,14 @@ class Block:
     """file, old text, new text"""
 
 
-def blocks() -> list[Block]:
-    """The fenced blocks, cut as their marks say; a mark that cuts nothing is a fault of the README."""
+def blocks(pages: tuple[Path, ...] = PAGES) -> list[Block]:
+    """The fenced blocks, cut as their marks say; a mark that cuts nothing is a fault of the page."""
+    return [block for page in pages for block in blocks_of(page.read_text(encoding="utf-8"))]
+
+
+def blocks_of(text: str) -> list[Block]:
     found, marks, inside = [], [], None
-    for line in README.splitlines():
+    for line in text.splitlines():
         if line.startswith("```"):
             if inside is None:
                 inside = Block(line[3:].strip() or "bash", [])
@@ -78,8 +92,9 @@ def marked(block: Block, marks: list[re.Match[str]]) -> Block:
 def commands() -> list[list[str]]:
     """Every call of lorabench in the shell blocks, as arguments."""
     found = []
-    for block in blocks():
-        for line in block.lines if block.language == "bash" else ():
+    lines = [line for block in blocks() if block.language == "bash" for line in block.lines]
+    for line in [*lines, *INLINE.findall(README)]:
+        if "DIR" not in line and "mine.yaml" not in line:
             for part in re.split(r"; (?=lorabench)", line.split(" #")[0].strip()):
                 words = shlex.split(part)
                 if words[:1] == ["lorabench"]:
@@ -87,14 +102,14 @@ def commands() -> list[list[str]]:
     return found
 
 
-def test_every_command_of_the_readme_is_one_with_the_options_it_has():
-    assert len(commands()) > 25
+def test_every_command_of_readme_and_documentation_is_one_with_the_options_it_has():
+    assert len(commands()) > 40
     for arguments in commands():
         make_parser().parse_args(arguments)  # SystemExit where it is not
 
 
 def test_the_study_file_of_the_readme_expands_beside_its_data(tmp_path):
-    study = next(b for b in blocks() if b.language == "yaml")
+    study = next(b for b in blocks(PAGES[:1]) if b.language == "yaml")
     (tmp_path / "mine.yaml").write_text("\n".join(study.lines), encoding="utf-8")
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text(
@@ -102,12 +117,12 @@ def test_the_study_file_of_the_readme_expands_beside_its_data(tmp_path):
         )
     cells = expand(load_study(tmp_path / "mine.yaml"))
     assert len(cells) == (3 * 2 + 1) * 3 * 3, (
-        "three ranks by two storages and full fine-tuning, three rates each, three seeds"
+        "three ranks by two quantizations and full fine-tuning, three rates each, three seeds"
     )
 
 
-def test_the_classification_of_the_readme_is_six_lines_decided_by_accuracy(tmp_path):
-    _, study = (b for b in blocks() if b.language == "yaml")
+def test_the_classification_of_the_tutorial_is_six_lines_decided_by_accuracy(tmp_path):
+    _, study = (b for b in blocks(PAGES[1:2]) if b.language == "yaml")
     assert len(study.lines) == 6
     (tmp_path / "sst2.yaml").write_text("\n".join(study.lines), encoding="utf-8")
     for name in ("train", "test"):
@@ -120,7 +135,7 @@ def test_the_classification_of_the_readme_is_six_lines_decided_by_accuracy(tmp_p
 
 
 @pytest.mark.slow
-def test_every_block_of_the_readme_runs_as_typed_from_a_fresh_clone(tmp_path):
+def test_every_block_of_readme_and_documentation_runs_as_typed_from_a_fresh_clone(tmp_path):
     environment = Path(sys.prefix)
     if not (environment / "bin" / "activate").is_file() or not shutil.which("make"):
         pytest.skip("runs in a virtual environment, with make")

@@ -22,7 +22,8 @@ from pydantic import Field
 from lorabench.advice.evidence import FULL
 from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.analysis.difference import Difference, difference
-from lorabench.config.settings import ComparisonSpec, Frozen
+from lorabench.config.frozen import Frozen
+from lorabench.config.settings import ComparisonSpec
 from lorabench.formatting import count
 
 POINTS = "points"

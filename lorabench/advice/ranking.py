@@ -1,9 +1,11 @@
 """From what is to be trained and a card to a ranked list, and to what is ruled out by how many bytes.
 
-    candidates  each method and quantisation with the settings that evidence gives it   (measured, else published, else the capacity rule)
-    variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them the fastest, or the one of least memory
-    order       accuracy: shown to be within the margin of full fine-tuning; not decided, by the worst that it may be; held against other ways alone, by the
-                same; without evidence; shown to be beyond the margin
+    candidates  each method and quantisation with the settings that evidence gives it
+                (measured, else published, else the capacity rule)
+    variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them
+                the fastest, or the one of least memory
+    order       accuracy: shown to be within the margin of full fine-tuning; not decided, by the worst that it may be;
+                held against other ways alone, by the same; without evidence; shown to be beyond the margin
                 memory: least memory; speed: least time. Then fewer trained parameters, then less memory.
 
 The order does not depend on the card, and a larger card only adds variants, so more memory never gives a worse

@@ -1,10 +1,12 @@
 """The second witness beside a choice by loss: how many directions were used of the rank that was trained, and what is
 left after a cut.
 
-    k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its room is the most that it can be
+    k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its room is the most that it can
+                   be
     unused         k(0.99) <= room / 2: a reason for less
     full           k(0.99) >= 0.9 room: a reason for more
-    cut            the least rank to which a trained change can be cut without further training and lose no more than is tolerated
+    cut            the least rank to which a trained change can be cut without further training and lose no more than is
+                   tolerated
     needed         a cut below the trained rank was tried and each loses more
 
 A cut is the stronger of the two: a direction with little energy may matter and one with much may not, and what a short
@@ -73,7 +75,8 @@ class Used:
 
     @property
     def sentence(self) -> str:
-        """ "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (2 to 6 over modules): a reason for less.\""""
+        """ "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (2 to 6 over modules): a
+        reason for less.\""""
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
         lean = (
             ": a reason for less"

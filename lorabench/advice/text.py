@@ -23,8 +23,11 @@ def as_text(recommendation: Recommendation) -> str:
         f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n
     )
     lines = [
-        f"{one_line(w.model.name)} on {one_line(recommendation.gpu)} ({size(recommendation.memory_bytes)} usable): {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; "
-        f"priority: {recommendation.priority}",
+        (
+            f"{one_line(w.model.name)} on {one_line(recommendation.gpu)} ({size(recommendation.memory_bytes)} usable):"
+            f" {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; priority:"
+            f" {recommendation.priority}"
+        ),
         "",
     ]
     for i, r in enumerate(recommendation.ranked, 1):
@@ -80,17 +83,30 @@ def quality(q: Quality) -> str:
 
 def out_of_room(e: Excluded) -> str:
     """ "LoRA r=64, alpha 16, all-linear: 27.9 GB at most, 4.2 GB over; it would fit with ...\""""
-    return f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing, {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over; cheapest change: {e.cheapest_change}"
+    return (
+        f"{title(e.candidate)}, at its least (micro-batch {e.candidate.micro_batch_size}, checkpointing,"
+        f" {e.candidate.optimizer}): {size(e.needs.high_bytes)} at most, {size(e.over_bytes)} over; cheapest change:"
+        f" {e.cheapest_change}"
+    )
 
 
 def _entry(r: RankedCandidate, w: Workload) -> list[str]:
     c, n = r.candidate, r.needs
     again = "checkpointing" if c.gradient_checkpointing else "no checkpointing"
     lines = [
-        f"train:   micro-batch {c.micro_batch_size} x accumulation {c.gradient_accumulation}, {again}, {c.optimizer}, learning rate {c.learning_rate:g} ({c.schedule}, {100 * c.warmup:g} % warm-up)",
-        f"memory:  {size(n.peak_bytes)}, between {size(n.low_bytes)} and {size(n.high_bytes)}; {size(r.headroom_bytes)} headroom; {formatting.count(n.trainable_parameters)} parameters are trained",
+        (
+            f"train:   micro-batch {c.micro_batch_size} x accumulation {c.gradient_accumulation}, {again},"
+            f" {c.optimizer}, learning rate {c.learning_rate:g} ({c.schedule}, {100 * c.warmup:g} % warm-up)"
+        ),
+        (
+            f"memory:  {size(n.peak_bytes)}, between {size(n.low_bytes)} and {size(n.high_bytes)};"
+            f" {size(r.headroom_bytes)} headroom; {formatting.count(n.trainable_parameters)} parameters are trained"
+        ),
         f"time:    {time(n, w, c.micro_batch_size)}",
-        f"quality: {quality(r.quality)}{' of its own' if r.quality.basis == 'none' and any(e.kind == 'cells' for e in r.evidence) else ''}",
+        (
+            f"quality: {quality(r.quality)}"
+            + (" of its own" if r.quality.basis == "none" and any(e.kind == "cells" for e in r.evidence) else "")
+        ),
     ]
     lines += [f"why:     {e.text} ({e.source})" for e in r.evidence]
     return lines + [f"but:     {text}" for text in r.caveats]
@@ -108,7 +124,8 @@ def time(n: Needs, w: Workload, micro: int) -> str:
 
 
 def epoch(step: tuple[float, float], w: Workload, steps: int, micro: int) -> tuple[float, float]:
-    """Seconds. Where the data's mean length is known: at the least every sequence has it, at the most each micro-batch is padded to all its tokens' length."""
+    """Seconds. Where the data's mean length is known: at the least every sequence has it, at the most each micro-batch
+    is padded to all its tokens' length."""
     share = min(1.0, w.tokens / (w.examples * w.sequence_length)) if w.tokens and w.examples else 1.0
     return steps * step[0] * share, steps * step[1] * min(1.0, micro * share)
 

@@ -154,7 +154,8 @@ class Recommendation:
     """what limits all of it"""
 
     def frame(self) -> pd.DataFrame:
-        """A row per ranked candidate, by its place: setting, bytes, seconds of a step, how much worse it is expected to be."""
+        """A row per ranked candidate, by its place: setting, bytes, seconds of a step, how much worse it is expected to
+        be."""
         import pandas as pd
 
         rows = []

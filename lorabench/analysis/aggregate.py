@@ -1,8 +1,9 @@
 """From cells to conditions: mean, spread and interval over the finished replicates, and what became of the others.
 
     interval = mean -+ t(0.975, n-1) * std / sqrt(n)      over seeds
-             = value -+ 1.96 * standard error             over items, for one replicate of a metric that is a mean of items (analysis.intervals: of few
-                                                          items, and of shares near 0 or 1, wider)
+             = value -+ 1.96 * standard error             over items, for one replicate of a metric that is a mean of
+                                                          items (analysis.intervals: of few items, and of shares near 0
+                                                          or 1, wider)
 
 A diverged or failed replicate has no value; it is counted, never averaged in.
 """

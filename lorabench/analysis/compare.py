@@ -9,7 +9,7 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.verdict import Comparison, adjusted, compared
 from lorabench.config.fingerprint import References, canonical_json
-from lorabench.config.grid import agrees
+from lorabench.config.plain_settings import agrees
 from lorabench.config.settings import ComparisonSpec
 from lorabench.config.study import Study
 from lorabench.errors import LorabenchError

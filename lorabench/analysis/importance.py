@@ -2,15 +2,19 @@
 where the grid is whole.
 
     y(c)   mean of a metric over the seeds that all conditions have         c = (c_1 ... c_k), a point of the grid
-    f_U    = mean of y over the axes outside of U, minus f_W of every W below U          (f of no axis is the mean of all)
+    f_U    = mean of y over the axes outside of U, minus f_W of every W below U
+           (f of no axis is the mean of all)
     V_U    = mean over the grid of f_U^2,   V = sum of all V_U = variance of y over the grid
-    share  = V_U / V                                                        Hutter, Hoos, Leyton-Brown 2014, ICML 32(1), equations 3 to 6; Sobol 1993
+    share  = V_U / V
+           Hutter, Hoos, Leyton-Brown 2014, ICML 32(1), equations 3 to 6; Sobol 1993
 
 Theirs is of a forest fitted to scattered points; a whole grid needs no model. What the noise between seeds adds to V_U
 is known (a two-way analysis of variance with seeds as blocks, Fisher 1925: a seed that shifts all conditions alike adds
 nothing):
 
-    s^2    = sum (y_cs - y_c - y_s + y)^2 / ((C - 1)(S - 1)),   E[noise in V_U] = s^2 / S * df_U / C,   df_U = product over U of (values - 1)
+    s^2    = sum (y_cs - y_c - y_s + y)^2 / ((C - 1)(S - 1)),
+           E[noise in V_U] = s^2 / S * df_U / C,
+           df_U = product over U of (values - 1)
     F      = S C V_U / df_U / s^2                               on df_U and (C - 1)(S - 1) degrees of freedom
 
 Limits: shares are of the values that were tried, evenly weighted; another grid gives others. A tuned learning rate is
@@ -32,7 +36,8 @@ from scipy import stats
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import canonical_json, flattened
-from lorabench.config.grid import agrees, base_of
+from lorabench.config.grid import base_of
+from lorabench.config.plain_settings import agrees
 from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")

@@ -3,9 +3,11 @@
     front             no condition has a better mean at no more memory
     level             one has, and it is shown to be within the margin of that one
     open              one has, but nothing is shown of the two
-    dominated         one has, beyond doubt: its verdict beside it is `worse` (analysis.verdict), corrected by Holm over all pairs of a
-                      condition behind the front and one on it that takes no more memory and has a better mean
-    broken            cells of it ran and did not finish: its mean is that of survivors, so it has no place on the front or behind it
+    dominated         one has, beyond doubt: its verdict beside it is `worse` (analysis.verdict), corrected by Holm over
+                      all pairs of a condition behind the front and one on it that takes no more memory and has a better
+                      mean
+    broken            cells of it ran and did not finish: its mean is that of survivors, so it has no place on the front
+                      or behind it
 
 Memory is a count of bytes that repeats exactly (a few kB between seeds), so its mean is taken as known. The front is
 that of the means, so it may hold a lucky condition or two.

@@ -1,6 +1,7 @@
 """What quantisation costs: each quantised condition against its unquantised twin, and all pairs of a type pooled.
 
-    gap        = value(quantised) - value(twin)          twin: the same setting but for the quantisation (a tuned rate: the same grid)
+    gap        = value(quantised) - value(twin)
+               twin: the same setting but for the quantisation (a tuned rate: the same grid)
     pooled_s   = mean over the pairs of gap at seed s,   for the seeds at which all pairs are whole
     interval   = mean of pooled_s -+ t(0.975, n-1) * sd(pooled_s) / sqrt(n)
 

@@ -2,7 +2,7 @@
 
 A rank r is non-inferior to the best one where the one-sided 95 % bound of its paired difference is below the margin,
 
-    bound(worse(r) - worse(best)) < margin                              (Piaggio et al. 2012, CONSORT for non-inferiority)
+    bound(worse(r) - worse(best)) < margin    (Piaggio et al. 2012, CONSORT for non-inferiority)
 
 tested from the best rank downwards; the first that fails ends it, so each test keeps its whole 5 % and nothing is
 adjusted (fixed sequence: Maurer, Hothorn and Lehmacher 1995). The knee is the last that passed. The claim is against

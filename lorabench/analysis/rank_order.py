@@ -1,10 +1,10 @@
 """Whether two orders of the same conditions agree: Spearman's rho, and how often chance gives as much.
 
     rho    Pearson's correlation of the ranks, tied values at their mean rank
-    p      two-sided: the share of all n! orders of one side whose |rho| is no smaller, for up to 9 pairs (Kendall and Gibbons 1990);
-           beyond, t = rho sqrt((n-2) / (1 - rho^2)) with n-2 degrees of freedom, never below 2 / n!, the least that any
-           order of n has; where values are tied, the share of 19,999 random orders, this one counted with them (Phipson
-           and Smyth 2010)
+    p      two-sided: the share of all n! orders of one side whose |rho| is no smaller, for up to 9 pairs (Kendall and
+           Gibbons 1990); beyond, t = rho sqrt((n-2) / (1 - rho^2)) with n-2 degrees of freedom, never below 2 / n!, the
+           least that any order of n has; where values are tied, the share of 19,999 random orders, this one counted
+           with them (Phipson and Smyth 2010)
 
 The t distribution gives p = 0 for four pairs in perfect order, where 2 of 24 orders are as extreme: p = 0.083; and for
 ten pairs of which five are tied low and five high on both sides, where it is 2 of 252: p = 0.008.

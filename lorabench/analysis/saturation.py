@@ -5,10 +5,13 @@
 by scipy.optimize.curve_fit, whose covariance is linearised at the solution. With k ranks and n seeds, of the two-way
 table
 
-    s^2  = sum (y_rs - mean_r - mean_s + mean)^2 / ((k-1)(n-1))         residual: seeds shift all ranks alike (Scheffe 1959, ch. 4)
+    s^2  = sum (y_rs - mean_r - mean_s + mean)^2 / ((k-1)(n-1))
+         residual: seeds shift all ranks alike (Scheffe 1959, ch. 4)
     half = t((k-1)(n-1)) * standard error at sigma = s / sqrt(n)        of a and b
-    half = hypot(that, t(n-1) * sd(mean_s) / sqrt(n))                   of c, which seeds shift (Zou and Donner 2008, equation 4)
-    p    = P(F(k-3, (k-1)(n-1)) > chi^2 / (k-3)),  chi^2 = n sum (mean_r - y(r))^2 / s^2        lack of fit (Draper and Smith 1998, 2.1)
+    half = hypot(that, t(n-1) * sd(mean_s) / sqrt(n))                   of c, which seeds shift (Zou and Donner 2008,
+                                                                        equation 4)
+    p    = P(F(k-3, (k-1)(n-1)) > chi^2 / (k-3)),  chi^2 = n sum (mean_r - y(r))^2 / s^2
+         lack of fit (Draper and Smith 1998, 2.1)
 
 chi squared itself where sigma is known beforehand: with one seed it is the items' error of each reading, or nothing. No
 curve where the ranks do not differ (F at 5 %), where a higher one is worse than a lower one (t at 1 %, Bonferroni over

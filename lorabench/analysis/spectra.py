@@ -24,8 +24,8 @@ from lorabench.analysis.aggregate import Statistic
 from lorabench.analysis.intervals import half_of
 from lorabench.errors import StoreError
 from lorabench.record.spectrum import Spectrum, load_spectra, places
-from lorabench.record.store import stamp
 from lorabench.record.truncations import Directions, Truncation, load_directions, load_truncations
+from lorabench.record.whole_files import stamp
 
 Side = Literal["left", "right"]
 Measure = Callable[[Spectrum], float | None]

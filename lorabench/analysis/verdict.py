@@ -3,7 +3,8 @@ which is made here.
 
     equivalent       two one-sided tests put the difference within the margin (Schuirmann 1987)
     better, worse    two-sided p of no difference below 0.05
-    non-inferior     not worse by more than the margin: the one-sided 95 % bound of how much worse it is lies within it (Piaggio et al. 2012)
+    non-inferior     not worse by more than the margin: the one-sided 95 % bound of how much worse it is lies within it
+                     (Piaggio et al. 2012)
     not decisive     none of these
 
 The first that holds is the verdict, in the order equivalent, better, non-inferior, worse: what is worse beyond doubt,

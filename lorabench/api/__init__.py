@@ -1,4 +1,5 @@
-"""The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not name."""
+"""The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
+name."""
 
 from lorabench.api.predictions import estimate, parameters, plan, recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report

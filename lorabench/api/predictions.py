@@ -95,7 +95,8 @@ def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] =
         LorabenchError: the study or the card is none that is allowed.
     Example:
         >>> import lorabench as lb
-        >>> study = lb.load_study("studies/quickstart.yaml", ["model=lorabench/tiny-300k", "seeds=[0]", "grid={method.rank: [4]}"])
+        >>> settings = ["model=lorabench/tiny-300k", "seeds=[0]", "grid={method.rank: [4]}"]
+        >>> study = lb.load_study("studies/quickstart.yaml", settings)
         >>> lb.plan(study, "24GB").frame().fits.dropna().unique().tolist()
         ['fits']
     """

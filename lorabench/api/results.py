@@ -44,15 +44,16 @@ def run(
         executor: where cells run, by name or as a function that opens a worker.
         retry: outcomes that are run again.
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
-        progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where absent.
+        progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
+            absent.
     Returns:
         StudyResults over the results directory.
     Raises:
         LorabenchError: the study, an outcome or the directory is not what is allowed.
     Example:
         >>> import tempfile, lorabench as lb
-        >>> settings = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}", "evaluation={}"]
-        >>> study = lb.load_study("studies/quickstart.yaml", settings)
+        >>> small = ["model=lorabench/tiny-300k", "training.steps=1", "seeds=[0]", "grid={method.rank: [4]}"]
+        >>> study = lb.load_study("studies/quickstart.yaml", [*small, "evaluation={}"])
         >>> results = lb.run(study, tempfile.mkdtemp())
         >>> {r.outcome for r in results.results}
         {'finished'}
@@ -117,7 +118,8 @@ def write_report(store: Store, path: Path, other: Store | None = None) -> Path:
 
 
 class RunAnalysis:
-    """The analysis of a run's results, made once, when the run has ended: its cells.csv, table and report are all of it."""
+    """The analysis of a run's results, made once, when the run has ended: its cells.csv, table and report are all of
+    it."""
 
     def __init__(self) -> None:
         self._analysis: StudyAnalysis | None = None
@@ -136,10 +138,11 @@ class RunAnalysis:
 
 
 def write_outputs(store: Store, analysis: StudyAnalysis | None = None) -> tuple[Path, Path]:
-    """Writes table.md and report.html after a run, which has written cells.csv; returns their paths. `analysis` of the store, where it is made already."""
+    """Writes table.md and report.html after a run, which has written cells.csv; returns their paths. `analysis` of the
+    store, where it is made already."""
     from lorabench import plugins
     from lorabench.analysis.study import analyse
-    from lorabench.record.store import write_atomically
+    from lorabench.record.whole_files import write_atomically
     from lorabench.report.page import write_page
     from lorabench.report.tables import table_of
     from lorabench.report.view import view_of
@@ -172,9 +175,11 @@ class StudyResults:
     def evaluate(
         self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None
     ) -> StudyResults:
-        """Repeats evaluations and analyses that failed or are missing, from the saved weights and without training; then writes the tables and the report.
+        """Repeats evaluations and analyses that failed or are missing, from the saved weights and without training;
+        then writes the tables and the report.
 
-        cells: ids or their beginnings, all where there are none; again: evaluate finished ones, too. StoreError where an id is none or was not trained.
+        cells: ids or their beginnings, all where there are none; again: evaluate finished ones, too. StoreError where
+        an id is none or was not trained.
         """
         from lorabench.runner.run import evaluate
 
@@ -186,7 +191,8 @@ class StudyResults:
         return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
-        """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of rates that were rejected."""
+        """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of
+        rates that were rejected."""
         from lorabench.analysis.study import analyse
         from lorabench.analysis.tuning import chosen
         from lorabench.record.frames import frame
@@ -195,19 +201,22 @@ class StudyResults:
         return frame(analysis.results.values(), chosen(analysis.planned, analysis.results))
 
     def wide(self) -> pd.DataFrame:
-        """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates that were rejected."""
+        """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates
+        that were rejected."""
         return cells_frame(self.store)
 
     def conditions(self) -> pd.DataFrame:
-        """A row per condition: setting, chosen learning rate, what became of its cells, of each metric mean, 95 % interval, standard deviation and count, and
-        the verdict against its reference with difference, interval and p (Holm). report.dataframe.conditions names every column."""
+        """A row per condition: setting, chosen learning rate, what became of its cells, of each metric mean, 95 %
+        interval, standard deviation and count, and the verdict against its reference with difference, interval and p
+        (Holm). report.dataframe.conditions names every column."""
         from lorabench.report.dataframe import conditions
         from lorabench.report.view import make_view
 
         return conditions(make_view(self.store))
 
     def table(self) -> StudyTable:
-        """The table of conditions, means over seeds, as the report has it: prints as text, reads as a DataFrame; `.to_pandas()` gives one."""
+        """The table of conditions, means over seeds, as the report has it: prints as text, reads as a DataFrame;
+        `.to_pandas()` gives one."""
         from lorabench.report.dataframe import StudyTable
         from lorabench.report.tables import study_table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
-    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
+    from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
 
 
 def spectrum(
@@ -22,9 +22,11 @@ def spectrum(
     """What an adapter, a cell or a checkpoint learned: the singular values of its change, module by module.
 
     Args:
-        source: a PEFT folder, a file of factors, a cell's folder or id, a condition's label, or (with base) a checkpoint.
+        source: a PEFT folder, a file of factors, a cell's folder or id, a condition's label, or (with base) a
+            checkpoint.
         base: the weights before; a cell knows its own.
-        compare: a second one, whose subspaces are held beside it by phi(i, j) of Hu et al. 2021 (arXiv:2106.09685), section 7.2.
+        compare: a second one, whose subspaces are held beside it by phi(i, j) of Hu et al. 2021 (arXiv:2106.09685),
+            section 7.2.
         alpha: lora_alpha of a file without configuration.
         directory: results directory in which ids and labels are looked up; all under reports/ and runs/ where absent.
     Returns:
@@ -61,7 +63,8 @@ def truncate(
     alpha: float | None = None,
     directory: str | Path | None = None,
 ) -> Truncation:
-    """Writes the nearest adapter of a lower rank (by Eckart and Young, the leading singular directions) in PEFT's format.
+    """Writes the nearest adapter of a lower rank (by Eckart and Young, the leading singular directions) in PEFT's
+    format.
 
     Args:
         source: as for spectrum, an adapter.

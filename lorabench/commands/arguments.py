@@ -48,6 +48,6 @@ def amount(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount; write it as 20000, 20K or 6M") from None
 
 
-def modules(text: str | None) -> Any:
+def modules(text: str | None) -> str | tuple[str, ...] | None:
     """Names between commas as a tuple; one name, or a group's, as it is."""
     return tuple(t.strip() for t in text.split(",")) if text and "," in text else text

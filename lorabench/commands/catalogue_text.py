@@ -33,8 +33,14 @@ def models(wanted: str = "") -> str:
         return "\n".join(
             [
                 *_shipped(shipped),
-                f"and {len(architectures())} presets of other models for estimate, plan, recommend and parameters: sizes, no weights (lorabench models SEARCH, such as: lorabench models llama 8b)",
-                "and any transformers model: a directory (model: ./path; for those four commands its config.json alone is enough) or a hub id (model: Qwen/Qwen3-0.6B, revision: main)",
+                (
+                    f"and {len(architectures())} presets of other models for estimate, plan, recommend and parameters:"
+                    " sizes, no weights (lorabench models SEARCH, such as: lorabench models llama 8b)"
+                ),
+                (
+                    "and any transformers model: a directory (model: ./path; for those four commands its config.json"
+                    " alone is enough) or a hub id (model: Qwen/Qwen3-0.6B, revision: main)"
+                ),
             ]
         )
     found = search(wanted)
@@ -46,7 +52,8 @@ def models(wanted: str = "") -> str:
             else f"families: {', '.join(sorted({str(a.config.get('model_type')) for a in architectures().values()}))};"
         )
         raise LorabenchError(
-            f"no shipped model and no preset matches '{' '.join(wanted.split())}'; {hint} any other model is named by its directory or hub id"
+            f"no shipped model and no preset matches '{' '.join(wanted.split())}'; {hint} any other model is named by"
+            " its directory or hub id"
         )
     return "\n".join(
         [
@@ -105,7 +112,10 @@ def _presets(found: tuple[Architecture, ...]) -> list[str]:
     return [
         *lines,
         "",
-        f"{plural(len(found), 'preset')}: sizes as published, no weights; for lorabench estimate, plan, recommend and parameters",
+        (
+            f"{plural(len(found), 'preset')}: sizes as published, no weights; for lorabench estimate, plan, recommend"
+            " and parameters"
+        ),
     ]
 
 
@@ -126,7 +136,10 @@ def gpus() -> str:
             )
         )
     lines = aligned(rows)
-    note = "usable: what PyTorch can use, in GiB (2**30 bytes, as PyTorch prints it) and in GB (10**9 bytes, as all predictions are shown); --gpu also takes a class such as 24GB, an amount such as 23.5GiB, or cpu"
+    note = (
+        "usable: what PyTorch can use, in GiB (2**30 bytes, as PyTorch prints it) and in GB (10**9 bytes, as all"
+        " predictions are shown); --gpu also takes a class such as 24GB, an amount such as 23.5GiB, or cpu"
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -158,7 +171,8 @@ def task_options(name: str) -> str:
                     ).replace(" (default: null)", ""),
                 )
             )
-    return f"{name}: {(task.__doc__ or '').strip()}\n\n{block(f'options, under task: with name: {name}', rows) if rows else 'it has no options'}"
+    options = block(f"options, under task: with name: {name}", rows) if rows else "it has no options"
+    return f"{name}: {(task.__doc__ or '').strip()}\n\n{options}"
 
 
 def schema() -> str:

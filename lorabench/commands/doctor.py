@@ -101,7 +101,10 @@ def _finish(name: str, process: subprocess.Popen[bytes], folder: Path) -> str:
     if answer and code == 0:
         return str(json.loads(answer)["finding"])
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")
-    return f"does not work: the process {f'was killed by signal {-code}' if code < 0 else f'ended with exit code {code}'} ({last})"
+    return (
+        f"does not work: the process {f'was killed by signal {-code}' if code < 0 else f'ended with exit code {code}'}"
+        f" ({last})"
+    )
 
 
 def probe(name: str) -> str:
@@ -119,7 +122,8 @@ def _devices() -> str:
         card = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)
         lines.append(
-            f"cuda:{i} {card.name}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free, compute capability {card.major}.{card.minor}"
+            f"cuda:{i} {card.name}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free, compute capability"
+            f" {card.major}.{card.minor}"
         )
     if torch.cuda.is_available():
         lines[1] += "; cells run here"
@@ -146,7 +150,10 @@ def _quantized(name: str) -> str:
         return f"does not work on {place}: the gradient is not finite"
     told = f"works on {place}: forward and backward through a frozen {name} layer"
     if name == "nf4" and place == "cpu" and importlib.import_module("bitsandbytes.functional").has_avx512bf16():
-        told += "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so that losses are those of other processors"
+        told += (
+            "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so"
+            " that losses are those of other processors"
+        )
     return told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.formatting import aligned, count, plural, size
 
@@ -27,7 +27,7 @@ _MEANING = {
 }
 
 
-def estimate(words: dict[str, Any], gpu: str | None, as_json: bool) -> str:
+def estimate(words: dict[str, dict[str, object]], gpu: str | None, as_json: bool) -> str:
     """The memory of one training step."""
     from lorabench.workflows.estimate import estimate as predict
 
@@ -56,8 +56,14 @@ def as_text(
     )
     share = 100 * step.trainable_parameters / step.total_parameters
     lines = [
-        f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x {setting.training.sequence_length} tokens, {setting.training.optimizer}",
-        f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g} %); saved: {size(step.adapter_bytes)}",
+        (
+            f"{setting.model.name}, {method.name}{rank}, {kind}, {setting.training.batch_size} x"
+            f" {setting.training.sequence_length} tokens, {setting.training.optimizer}"
+        ),
+        (
+            f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g}"
+            f" %); saved: {size(step.adapter_bytes)}"
+        ),
         "",
     ]
     widest = max(made.bytes.values())
@@ -67,7 +73,10 @@ def as_text(
             lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
     lines += [
         "",
-        f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)}, reached in: {step.peak_at}",
+        (
+            f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)},"
+            f" reached in: {step.peak_at}"
+        ),
     ]
     if card is not None:
         lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
@@ -87,7 +96,10 @@ def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
 def _verdict(made: Estimate, card: Gpu) -> str:
     room = f"{card.name} ({card.capacity})"
     if made.fits:
-        most = f"up to micro-batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,} tokens at this micro-batch size"
+        most = (
+            f"up to micro-batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,}"
+            " tokens at this micro-batch size"
+        )
         return f"fits on {room}; {most}"
     if made.peak_bytes <= card.memory_bytes:
         return f"may not fit on {room}: the high end is above it"
@@ -124,7 +136,8 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
         return lines
     assert mended.least is not None
     lines = [
-        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with: {mended.least.flags or 'the setting as it is'}"
+        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
+        f" {mended.least.flags or 'the setting as it is'}"
     ]
     lines.append(
         f"the smallest known card that holds that is {mended.card}" if mended.card else "no known card holds that"
@@ -138,4 +151,7 @@ def kept_method(found: Remedies, setting: TrainConfig, changes: str) -> str:
     """What the method itself would need, where only another one fits."""
     assert found.least is not None
     method = "full fine-tuning" if setting.method.name == "full" else setting.method.name
-    return f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}: {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"
+    return (
+        f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}:"
+        f" {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"
+    )

@@ -1,13 +1,13 @@
-"""What explain tells of a cell or a condition: from its row in a table back to what was declared, resolved, read and written."""
+"""What explain tells of a cell or a condition: from its row in a table back to what was declared, resolved, read and
+written."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.commands.status_text import cell_rows, in_unit, reason_of
 from lorabench.config.fingerprint import flattened
-from lorabench.formatting import block
-from lorabench.runner.progress import count
+from lorabench.formatting import block, plural
 
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult
@@ -35,7 +35,8 @@ def explain_condition(named: Named) -> str:
     store, view = named.store, make_view(named.store)
     summary = view.summary(named.cells[0].condition_id)
     parts = [
-        f"condition {named.title} of {store.folder}: {count(len(named.cells), 'cell')}, {summary.outcomes.finished} of {summary.outcomes.total} of those it is reported by finished"
+        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
+        f" {summary.outcomes.total} of those it is reported by finished"
     ]
     tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
@@ -51,7 +52,7 @@ def explain_condition(named: Named) -> str:
         unit = metric(name).unit
         half = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
         readings.append(
-            (name, f"{in_unit(statistic.mean, unit)}{half} over {count(statistic.n, 'seed')}   {metric(name).meaning}")
+            (name, f"{in_unit(statistic.mean, unit)}{half} over {plural(statistic.n, 'seed')}   {metric(name).meaning}")
         )
     parts.append(
         block("metrics, means with the half-width of their 95 % intervals", readings)
@@ -118,7 +119,7 @@ def explain(store: Store, result: CellResult) -> str:
     return "\n".join(parts)
 
 
-def _rows(plain: dict[str, Any]) -> list[tuple[str, Any]]:
+def _rows(plain: dict[str, object]) -> list[tuple[str, object]]:
     return [
         (name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
         for name, value in flattened(plain).items()

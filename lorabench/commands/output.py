@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lorabench import plugins
 from lorabench.errors import StoreError
 
+if TYPE_CHECKING:
+    from lorabench.record.store import Store
+    from lorabench.report.table_model import Table
 
-def left_out(store: Any) -> int:
+
+def left_out(store: Store) -> int:
     """Tells of results that cannot be read, which tables and reports leave out."""
     told = store.unreadable()
     for sentence in told:
@@ -19,7 +23,7 @@ def left_out(store: Any) -> int:
     return 1 if told else 0
 
 
-def drawn(table: Any, form: str | None = None) -> str:
+def drawn(table: Table, form: str | None = None) -> str:
     """A table as text for the terminal, or in an exporter's form."""
     if form is not None:
         return str(plugins.load("exporters", form).export(table))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.formatting import aligned, size
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lorabench.report.table_model import Table
 
 
-def parameters(model: str, ranks: list[int], target_modules: Any, method: str, as_json: bool) -> str:
+def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ...], method: str, as_json: bool) -> str:
     """Trainable parameters by rank."""
     from lorabench.workflows.parameters import parameters as count_them
 

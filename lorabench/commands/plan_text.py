@@ -73,7 +73,10 @@ def plan(source: Source, gpu: str, as_json: bool) -> str:
             *remedy,
             *filter(None, (total, planned.time_basis)),
             *notes,
-            "memory and time of training are predicted, none is measured; an evaluation with many sequences at once (evaluation.batch_size) may need more memory",
+            (
+                "memory and time of training are predicted, none is measured; an evaluation with many sequences at once"
+                " (evaluation.batch_size) may need more memory"
+            ),
         ]
     )
 
@@ -101,7 +104,9 @@ def _plan_remedies(
         else:
             assert found.least is not None
             lines.append(
-                f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with {found.least.keys or 'the setting as it is'}; {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}"
+                f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with"
+                f" {found.least.keys or 'the setting as it is'};"
+                f" {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}"
             )
     more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
     return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []
@@ -112,8 +117,11 @@ def _range(time: Seconds | None) -> str:
 
 
 def _total(seeds: int, whole: Sequence[Seconds], training: Sequence[Seconds], card: Gpu) -> str:
-    """ "0.4 to 0.9 GPU hours for 3 seeds, about 70 % of it training; the rest is loading, evaluation and decomposition" """
+    """ "0.4 to 0.9 GPU hours for 3 seeds, about 70 % of it training, the rest loading, evaluation and ..." """
     least, most = sum(t.least for t in whole), sum(t.most for t in whole)
     share = sum(t.least + t.most for t in training) / max(least + most, 1e-9)
     hours = "hours" if card.kind == "cpu" else "GPU hours"
-    return f"{seeds * least / 3600:.2g} to {seeds * most / 3600:.2g} {hours} for {plural(seeds, 'seed')}, about {100 * share:.0f} % of it training, the rest loading, evaluation and decomposition"
+    return (
+        f"{seeds * least / 3600:.2g} to {seeds * most / 3600:.2g} {hours} for {plural(seeds, 'seed')}, about"
+        f" {100 * share:.0f} % of it training, the rest loading, evaluation and decomposition"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lorabench import startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
@@ -37,7 +36,10 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--gpu",
         metavar="GPU",
-        help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how much would?",
+        help=(
+            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how"
+            " much would?"
+        ),
     )
     c.add_argument("--json", action="store_true")
 
@@ -51,19 +53,19 @@ def estimate(options: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
     """The settings of a command line as a study has them, only what was said."""
-    said: dict[str, dict[str, Any]] = {
+    said: dict[str, dict[str, object]] = {
         "model": {"name": options.model, "dtype": options.dtype},
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
-        "training": {
-            f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")
-        }
-        | {
-            "batch_size": options.micro_batch_size,
-            "gradient_checkpointing": options.gradient_checkpointing or None,
-        },
+        "training": (
+            {f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")}
+            | {
+                "batch_size": options.micro_batch_size,
+                "gradient_checkpointing": options.gradient_checkpointing or None,
+            }
+        ),
     }
     kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
     return {part: fields for part, fields in kept.items() if fields}

@@ -75,11 +75,13 @@ def recommend(options: argparse.Namespace) -> int:
         raise LorabenchError("--emit writes files; say where with -o DIR")
     if options.entry is not None and not options.emit:
         raise LorabenchError(
-            f"--entry says which recommendation is written, but nothing is; add --emit and one of {', '.join(plugins.names('emitters'))}"
+            "--entry says which recommendation is written, but nothing is; add --emit and one of"
+            f" {', '.join(plugins.names('emitters'))}"
         )
     if options.output and not options.emit:
         raise LorabenchError(
-            f"-o says where files go, but none are asked for; add --emit and one of {', '.join(plugins.names('emitters'))}"
+            "-o says where files go, but none are asked for; add --emit and one of"
+            f" {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
     with startup.predicting():

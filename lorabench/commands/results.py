@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lorabench import plugins, startup
 from lorabench.commands.output import drawn, emit, left_out
 from lorabench.errors import LorabenchError, StoreError
+
+if TYPE_CHECKING:
+    from lorabench.report.table_model import Table
 
 
 def add_status_options(c: argparse.ArgumentParser) -> None:
@@ -51,7 +54,7 @@ def table(options: argparse.Namespace) -> int:
     return left_out(store)
 
 
-def _paper(path: str) -> Any:
+def _paper(path: str) -> Table:
     from lorabench.commands import parameters_text
     from lorabench.config.published_tables import is_paper
     from lorabench.config.source import read_source
@@ -59,7 +62,8 @@ def _paper(path: str) -> Any:
     source = read_source(path)
     if not is_paper(source):
         raise LorabenchError(
-            f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table DIR)"
+            f"{path} is a study: run it first (lorabench run {path}), then give its results directory (lorabench table"
+            " DIR)"
         )
     with startup.predicting():
         return parameters_text.paper(source)
@@ -93,7 +97,10 @@ def add_explain_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "cell",
         metavar="CELL_OR_CONDITION",
-        help="id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8, seed 0'",
+        help=(
+            "id of a cell, or its beginning; or a condition as tables and runs call it: 'LoRA r=8 nf4', 'lora rank 8,"
+            " seed 0'"
+        ),
     )
     c.add_argument(
         "--in", metavar="DIR", dest="directory", help="results directory (default: all under reports/ and runs/)"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lorabench.commands.output import drawn, say
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from lorabench.api import RunAnalysis
+    from lorabench.config.source import Source
+    from lorabench.config.study import Study
     from lorabench.runner.plan import Plan
+    from lorabench.runner.worker_pool import WorkerPool
 
 
 def add_run_options(c: argparse.ArgumentParser) -> None:
@@ -67,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     return _finish(plan, outcome)
 
 
-def _dry_run(study: Any, options: argparse.Namespace, pool: Any, source: Any) -> int:
+def _dry_run(study: Study, options: argparse.Namespace, pool: WorkerPool, source: Source | None) -> int:
     from lorabench.commands import status_text
     from lorabench.runner.plan import make_plan
     from lorabench.runner.run import check
@@ -113,7 +118,9 @@ def add_evaluate_options(c: argparse.ArgumentParser) -> None:
         "cells",
         metavar="CELL",
         nargs="*",
-        help="id of a cell, or its beginning (default: all that failed after training, or lack what the study asks for)",
+        help=(
+            "id of a cell, or its beginning (default: all that failed after training, or lack what the study asks for)"
+        ),
     )
     c.add_argument("--cell", metavar="CELL", action="append", default=[], help="the same as an option")
     c.add_argument("--again", action="store_true", help="evaluate finished cells, too")
@@ -151,5 +158,5 @@ class Terminated(KeyboardInterrupt):
     code = 128 + signal.SIGTERM
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorabench.report.blocks import Section
     from lorabench.report.quantization_page import ModuleError
     from lorabench.spectra.quantization_error import QuantizationError
-    from lorabench.workflows.spectrum import QuantizationErrors, Truncation
+    from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
 
 Item = TypeVar("Item")
 
@@ -54,7 +54,7 @@ def write_page(found: Examined, path: str) -> Path:
 
 
 def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> Path:
-    from lorabench.record.store import write_atomically
+    from lorabench.record.whole_files import write_atomically
     from lorabench.report.page import sections_page
 
     target = Path(path)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
-from lorabench.formatting import aligned
-from lorabench.runner.progress import count
+from lorabench.formatting import aligned, plural
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -28,7 +27,7 @@ def dry_run(plan: Plan) -> str:
     pending = {c.id for c in plan.pending}
     rows = [f"{c.id}  {'pending' if c.id in pending else 'done':<7}  {plan.words[c.id]}" for c in plan.cells]
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
-    checked += f", but {count(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
+    checked += f", but {plural(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
     return "\n".join(
         [
@@ -42,7 +41,8 @@ def dry_run(plan: Plan) -> str:
 
 
 def status(store: Store, every: bool = False) -> str:
-    """Cells by outcome, then each that runs, failed or is missing; with `every` a line for each cell, to be searched."""
+    """Cells by outcome, then each that runs, failed or is missing; with `every` a line for each cell, to be
+    searched."""
     from lorabench.runner.changes import standing_changes
     from lorabench.runner.plan import describe_cells
 
@@ -64,7 +64,8 @@ def status(store: Store, every: bool = False) -> str:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
     if {"missing", "failed", "skipped"} & set(told):
         lines.append(
-            f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out {store.folder}"
+            f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out"
+            f" {store.folder}"
         )
     if not every:
         lines.append(f"each cell with its id and result: lorabench status {store.folder} --cells")
@@ -107,7 +108,8 @@ def _left_behind(store: Store) -> list[str]:
     if not left:
         return []
     told = [
-        f"{count(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to earlier forms of this study, which no table or report shows"
+        f"{plural(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to"
+        " earlier forms of this study, which no table or report shows"
     ]
     told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
     return told
@@ -147,7 +149,8 @@ def reason_of(result: CellResult) -> str:
 
 
 def unfinished(plan: Plan, known: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
-    """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was asked for, or diverged at a rate that was one of several to try."""
+    """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was
+    asked for, or diverged at a rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
         word, reason = outcome_of(plan.store, cell.id, known.get(cell.id))

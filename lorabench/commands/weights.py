@@ -22,7 +22,10 @@ def add_spectrum_options(c: argparse.ArgumentParser) -> None:
         "--alpha",
         metavar="A",
         type=float,
-        help="lora_alpha, over what the files say (default: of adapter_config.json, .alpha tensors or the header; else the rank)",
+        help=(
+            "lora_alpha, over what the files say (default: of adapter_config.json, .alpha tensors or the header; else"
+            " the rank)"
+        ),
     )
     c.add_argument("--intruders", action="store_true", help="look for intruder dimensions in matrices of any size")
     c.add_argument("--json", action="store_true")
@@ -57,7 +60,10 @@ def add_truncate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "source",
         metavar="ADAPTER",
-        help="PEFT folder, file of factors (loralib, diffusers, mlx), cell's folder or id, condition's label; --energy 1 turns it into PEFT's format uncut",
+        help=(
+            "PEFT folder, file of factors (loralib, diffusers, mlx), cell's folder or id, condition's label; --energy 1"
+            " turns it into PEFT's format uncut"
+        ),
     )
     c.add_argument("--rank", metavar="K", type=int, help="rank of every module; with --per-module as many parameters")
     c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
@@ -130,6 +136,8 @@ def _add_place(c: argparse.ArgumentParser) -> None:
         "--in",
         metavar="DIR",
         dest="directory",
-        help="results directory in which a cell's id or a condition's label is looked up "
-        "(default: all under reports/ and runs/)",
+        help=(
+            "results directory in which a cell's id or a condition's label is looked up "
+            "(default: all under reports/ and runs/)"
+        ),
     )

@@ -69,7 +69,8 @@ def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization |
                 return _read(found)
             if found:
                 raise ModelError(
-                    f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint was saved with"
+                    f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint"
+                    " was saved with"
                 )
         mlx = place.get("quantization")
         if isinstance(mlx, Mapping) and "bits" in mlx:
@@ -96,8 +97,9 @@ def _read(found: Mapping[str, Any]) -> CheckpointQuantization:
 def refusal(model: str, stored: CheckpointQuantization) -> str:
     """The sentence for a form that cannot be read."""
     return (
-        f"{model_label(model)} is stored quantised by {stored.method} (its config.json says so), which lorabench cannot read; allowed: float32, bfloat16 or "
-        "float16 weights, and bitsandbytes int8, fp4 or nf4 as saved by transformers; take the unquantised checkpoint, or dequantise this one with its own library"
+        f"{model_label(model)} is stored quantised by {stored.method} (its config.json says so), which lorabench cannot"
+        " read; allowed: float32, bfloat16 or float16 weights, and bitsandbytes int8, fp4 or nf4 as saved by"
+        " transformers; take the unquantised checkpoint, or dequantise this one with its own library"
     )
 
 
@@ -166,8 +168,9 @@ def matched(model: str, stored: CheckpointQuantization, asked: QuantizationSpec)
     if asked.name != own.name or (asked.double_quant and not own.double_quant):
         wish = asked.name + (" with double quantisation" if asked.double_quant and asked.name != "int8" else "")
         raise ModelError(
-            f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is gone; "
-            f"allowed: quantization {own.name}, or none, which means as stored; or take the unquantised checkpoint"
+            f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is"
+            f" gone; allowed: quantization {own.name}, or none, which means as stored; or take the unquantised"
+            " checkpoint"
         )
     return (
         own

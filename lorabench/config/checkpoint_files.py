@@ -136,11 +136,20 @@ def _without_weights(folder: Path) -> str:
     if "adapter_config.json" in names:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
-        return f"{folder} holds weights as GGUF ({_some(gguf)}), which cannot be trained on; give a transformers folder with config.json and safetensors"
+        return (
+            f"{folder} holds weights as GGUF ({_some(gguf)}), which cannot be trained on; give a transformers folder"
+            " with config.json and safetensors"
+        )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
-        return f"{folder} holds shards ({_some(shards)}) without the index that names them (model.safetensors.index.json); download it"
+        return (
+            f"{folder} holds shards ({_some(shards)}) without the index that names them (model.safetensors.index.json);"
+            " download it"
+        )
     if other := of(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"):
-        return f"{folder} holds {_some(other)}, but no weights as transformers names them (model.safetensors, pytorch_model.bin or their shards); convert it to a transformers folder"
+        return (
+            f"{folder} holds {_some(other)}, but no weights as transformers names them (model.safetensors,"
+            " pytorch_model.bin or their shards); convert it to a transformers folder"
+        )
     return f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
 
 
@@ -151,7 +160,10 @@ def adapter_sentence(folder: Path) -> str:
     except (OSError, ValueError, AttributeError):
         base = None
     of = f"an adapter of {base}" if base else "an adapter"
-    return f"{folder} is {of}, not a model; give {base or 'its base'} as the model, or merge the adapter into its base first (PEFT: merge_and_unload, save_pretrained)"
+    return (
+        f"{folder} is {of}, not a model; give {base or 'its base'} as the model, or merge the adapter into its base"
+        " first (PEFT: merge_and_unload, save_pretrained)"
+    )
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -1,7 +1,8 @@
 """Which metric a study is answered by.
 
     auto          that of its tasks (accuracy, exact_match, eval_loss); eval_loss where tasks of one study differ in it
-    a name        that; classify/acc, as lm-eval called a classification's accuracy, means accuracy where that alone was measured
+    a name        that; classify/acc, as lm-eval called a classification's accuracy, means accuracy where that alone was
+                  measured
 
 Learning rates are chosen by validation loss whatever it is: on some hundred rows a loss tells two rates apart that an
 accuracy does not.

@@ -28,7 +28,8 @@ _START, _PROMPT = (
 
 _CALLED: dict[str, dict[str, str]] = {
     "quantization": {
-        **dict.fromkeys(("4bit", "int4", "bnb4bit", "bitsandbytes4bit", "loadin4bit", "qlora", "nf4bit", "normalfloat4", "q4"), _NF4),
+        **dict.fromkeys(("4bit", "int4", "bnb4bit", "bitsandbytes4bit", "loadin4bit", "qlora", "nf4bit", "normalfloat4",
+            "q4"), _NF4),
         **dict.fromkeys(("8bit", "llmint8", "bnb8bit", "bitsandbytes8bit", "loadin8bit", "q8"), _INT8),
         **dict.fromkeys(("no", "off", "false", "16", "full"), "none (weights as the checkpoint stores them)"),
     },
@@ -46,33 +47,45 @@ _CALLED: dict[str, dict[str, str]] = {
     },
     "schedule": {
         **dict.fromkeys(("cosineannealing", "cosinedecay", "cosinewithwarmup"), "cosine"),
-        **dict.fromkeys(("constantwithwarmup", "none"), "constant (training.warmup is the share of steps in which the rate rises)"),
+        **dict.fromkeys(("constantwithwarmup", "none"),
+            "constant (training.warmup is the share of steps in which the rate rises)"),
         **dict.fromkeys(("lineardecay", "linearwithwarmup"), "linear"),
     },
     "task": {
-        **dict.fromkeys(("gsm8k", "alpaca", "dolly", "oasst", "metamath", "chat", "sft", "ultrachat"), "instruct, with its rows as task.train or its hub id as task.dataset"),
-        **dict.fromkeys(("sst2", "sst", "glue", "mnli", "cola", "mrpc", "imdb", "agnews", "classification"), "classify, with its rows as task.train or its hub id as task.dataset"),
+        **dict.fromkeys(("gsm8k", "alpaca", "dolly", "oasst", "metamath", "chat", "sft", "ultrachat"),
+            "instruct, with its rows as task.train or its hub id as task.dataset"),
+        **dict.fromkeys(("sst2", "sst", "glue", "mnli", "cola", "mrpc", "imdb", "agnews", "classification"),
+            "classify, with its rows as task.train or its hub id as task.dataset"),
         **dict.fromkeys(("wikitext", "c4", "pretraining", "clm", "lm"), "text, with a text file as task.train"),
-        **dict.fromkeys(("mmlu", "hellaswag", "arc", "arceasy", "arcchallenge", "winogrande", "piqa", "truthfulqa", "boolq"), "an lm-eval task: it is measured after training, so name it in evaluation.lm_eval"),
+        **dict.fromkeys(("mmlu", "hellaswag", "arc", "arceasy", "arcchallenge", "winogrande", "piqa", "truthfulqa",
+            "boolq"), "an lm-eval task: it is measured after training, so name it in evaluation.lm_eval"),
     },
 }  # fmt: skip
 """kind: squeezed word: what it is here"""
 
 _ABSENT: dict[str, dict[str, str]] = {
-    "quantization": dict.fromkeys(("gptq", "awq", "hqq", "aqlm", "fp8", "mxfp4", "nvfp4", "eetq", "quanto", "torchao", "gguf", "exl2", "int3", "3bit", "2bit", "int2", "loftq"), f"nf4 (4 bits), int8 (8 bits) or {_UNPACKED}"),
+    "quantization": dict.fromkeys(("gptq", "awq", "hqq", "aqlm", "fp8", "mxfp4", "nvfp4", "eetq", "quanto", "torchao",
+        "gguf", "exl2", "int3", "3bit", "2bit", "int2", "loftq"), f"nf4 (4 bits), int8 (8 bits) or {_UNPACKED}"),
     "method": {
-        **dict.fromkeys(("adalora", "lorafa", "lora+", "loraplus", "randlora", "mora", "miss", "bone", "delora", "moslora", "melora", "relora", "flora", "lokr", "loha", "lycoris", "xlora", "poly", "molora", "road", "shira", "c3a", "hra"), _LOW_RANK),
+        **dict.fromkeys(("adalora", "lorafa", "lora+", "loraplus", "randlora", "mora", "miss", "bone", "delora",
+            "moslora", "melora", "relora", "flora", "lokr", "loha", "lycoris", "xlora", "poly", "molora", "road",
+            "shira", "c3a", "hra"), _LOW_RANK),
         **dict.fromkeys(("vera", "fourierft", "vblora", "ia3", "lntuning", "bitfit", "waveft"), _FEWER),
         **dict.fromkeys(("olora", "eva", "corda", "milora", "loftq", "loraga"), _START),
-        **dict.fromkeys(("prefixtuning", "prompttuning", "ptuning", "ptuningv2", "multitaskprompttuning", "adaptionprompt", "llamaadapter", "trainabletokens", "cpt"), _PROMPT),
+        **dict.fromkeys(("prefixtuning", "prompttuning", "ptuning", "ptuningv2", "multitaskprompttuning",
+            "adaptionprompt", "llamaadapter", "trainabletokens", "cpt"), _PROMPT),
         **dict.fromkeys(("oft", "boft", "qoft"), "dora, which also treats length and direction of the weights apart"),
-        **dict.fromkeys(("galore", "lisa", "lomo", "badam"), "full with optimizer paged-adamw-8bit, which also spares optimizer state"),
+        **dict.fromkeys(("galore", "lisa", "lomo", "badam"),
+            "full with optimizer paged-adamw-8bit, which also spares optimizer state"),
         "adapters": _LOW_RANK,
     },
     "optimizer": {
-        **dict.fromkeys(("lion", "lion8bit", "pagedlion", "pagedlion8bit"), "adamw-8bit, of which a parameter has two bytes of state"),
-        **dict.fromkeys(("adafactor", "came", "galore", "galoreadamw", "apollo", "adamini", "ademamix", "lomo", "adalomo"), "adamw-8bit and paged-adamw-8bit, which also spare optimizer state"),
-        **dict.fromkeys(("muon", "shampoo", "soap", "sophia", "lamb", "adagrad", "rmsprop", "radam", "nadam", "prodigy", "schedulefree", "schedulefreeadamw", "adamax"), "adamw"),
+        **dict.fromkeys(("lion", "lion8bit", "pagedlion", "pagedlion8bit"),
+            "adamw-8bit, of which a parameter has two bytes of state"),
+        **dict.fromkeys(("adafactor", "came", "galore", "galoreadamw", "apollo", "adamini", "ademamix", "lomo",
+            "adalomo"), "adamw-8bit and paged-adamw-8bit, which also spare optimizer state"),
+        **dict.fromkeys(("muon", "shampoo", "soap", "sophia", "lamb", "adagrad", "rmsprop", "radam", "nadam", "prodigy",
+            "schedulefree", "schedulefreeadamw", "adamax"), "adamw"),
     },
     "schedule": {
         "cosinewithrestarts": "cosine, of one period",

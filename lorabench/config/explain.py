@@ -61,7 +61,8 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         allowed = str(context.get("expected", "")).replace(" or ", ", ").replace("'", "")
         names = [a.strip() for a in allowed.split(",")]
         part = next((str(p) for p in reversed(route) if isinstance(p, str)), "").rpartition(".")[2]
-        return f"{key}: {unknown_choice(part, seen, names) if part in ('optimizer', 'schedule') else unknown('value', seen, names)}"
+        named = part in ("optimizer", "schedule")
+        return f"{key}: {unknown_choice(part, seen, names) if named else unknown('value', seen, names)}"
     bounds = {
         "greater_than_equal": ("ge", "at least"),
         "greater_than": ("gt", "above"),
@@ -88,9 +89,11 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
         shown = (
             "empty"
             if seen is None
-            else repr(seen)
-            if not isinstance(seen, dict | list)
-            else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
+            else (
+                repr(seen)
+                if not isinstance(seen, dict | list)
+                else f"a {'mapping' if isinstance(seen, dict) else 'list'}"
+            )
         )
         return f"{key} is {shown}; it must be {wanted}"
     return f"{key}: {detail['msg']}"

@@ -19,8 +19,9 @@ from typing import Any
 from lorabench import plugins
 from lorabench.config import hub
 from lorabench.config.checkpoint_files import stored_tensors
+from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_directory
-from lorabench.config.settings import FLOAT32_BELOW, Frozen, ModelSpec
+from lorabench.config.settings import FLOAT32_BELOW, ModelSpec
 from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 
@@ -210,7 +211,8 @@ class References:
             two = [near[i][1] for _, i in scored[:2]]
             differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
             raise LorabenchError(
-                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in the reference"
+                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in"
+                " the reference"
             )
         return near[scored[0][1]][0]
 

@@ -118,8 +118,9 @@ def find_gpu(text: str) -> Gpu:
         if number == 1:
             return card
         raise LorabenchError(
-            f"gpu '{shown}' is {number} cards, but memory and time are predicted for one card so far; say --gpu {_short(card.name)}, which holds where "
-            "each card has a copy of the whole model (data parallel); a model that is split over cards cannot be predicted yet"
+            f"gpu '{shown}' is {number} cards, but memory and time are predicted for one card so far; say --gpu"
+            f" {_short(card.name)}, which holds where each card has a copy of the whole model (data parallel); a model"
+            " that is split over cards cannot be predicted yet"
         )
     if _NUMBER.fullmatch(text.strip()):
         raise LorabenchError(
@@ -127,7 +128,8 @@ def find_gpu(text: str) -> Gpu:
         )
     if _APPLE.fullmatch(re.sub(r"[^a-z0-9]", "", shown.lower())):
         raise LorabenchError(
-            f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a size such as 24GB, or cpu for this machine"
+            f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a"
+            " size such as 24GB, or cpu for this machine"
         )
     near = f"; did you mean '{_nearest(shown)}'?" if _nearest(shown) else ";"
     raise LorabenchError(

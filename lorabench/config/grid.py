@@ -20,12 +20,12 @@ from lorabench.config.checkpoint import as_stored
 from lorabench.config.explain import paths_of, sentence
 from lorabench.config.fingerprint import References, fingerprints, pinned
 from lorabench.config.paths import model_label
+from lorabench.config.plain_settings import SETTINGS, agrees, get, lay, leaves
 from lorabench.config.settings import TrainingSpec, Tune
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Condition, Study
 from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
 
-SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
 MAX_CELLS = 100_000
 
 
@@ -91,7 +91,8 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     if idle:
         first = min(idle)
         raise StudyError(
-            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its values, or leave it away"
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its"
+            " values, or leave it away"
         )
     if not found:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
@@ -112,29 +113,6 @@ def base_of(study: Study) -> dict[str, Any]:
     return {name: plain[name] for name in SETTINGS if plain[name] is not None}
 
 
-def agrees(plain: dict[str, Any], rule: Any) -> bool:
-    """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its mapping."""
-    return all(_same(_get(plain, key), value) for key, value in rule.items())
-
-
-def _same(seen: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(seen, dict) and all(_same(_get(seen, k), v) for k, v in wanted.items())
-    if isinstance(seen, dict):
-        return bool(_same(seen.get("name"), wanted))
-    if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
-        return sorted(map(str, seen)) == sorted(
-            map(str, wanted)
-        )  # target modules are kept in one order, whatever the study's
-    return bool(seen == wanted) or str(seen) == str(wanted)
-
-
-def _get(plain: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        plain = plain.get(part) if isinstance(plain, dict) else None
-    return plain
-
-
 def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str, Any]], dict[str, Route]]]:
     """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
     axes = list(grid)
@@ -149,10 +127,10 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
     plain = dict(base)
     for dotted, value in changes:
         lay(plain, dotted.split("."), value)
-        named = set(_leaves({dotted: value}))
+        named = set(leaves({dotted: value}))
         if (
             "training.epochs" in named
-            and _get(plain, "training.epochs") is not None
+            and get(plain, "training.epochs") is not None
             and not _names(changes, "training.steps")
         ):
             lay(
@@ -164,26 +142,7 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
 
 
 def _names(changes: list[tuple[str, Any]], field: str) -> bool:
-    return any(field in _leaves({dotted: value}) for dotted, value in changes)
-
-
-def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
-    """Lays a value over plain data, in place; what is below is copied, so that the base stays as it was."""
-    head, rest = route[0], route[1:]
-    old = plain.get(head)
-    if rest:
-        below = dict(old) if isinstance(old, dict) else {}
-        plain[head] = below
-        lay(below, rest, value)
-    elif isinstance(old, dict) and isinstance(value, str) and head in SETTINGS:
-        lay(plain, [head], {"name": value})
-    elif isinstance(old, dict) and isinstance(value, dict):
-        renamed = head in ("model", "task") and "name" in value and value["name"] != old.get("name")
-        plain[head] = {} if renamed else dict(old)
-        for key, inner in value.items():
-            lay(plain[head], key.split("."), inner)
-    else:
-        plain[head] = value
+    return any(field in leaves({dotted: value}) for dotted, value in changes)
 
 
 def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
@@ -193,7 +152,10 @@ def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str
         held = as_stored(asked.model, asked.quantization)
         reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
         if reason and held.name != asked.quantization.name:
-            unfit = f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in {held.name}: {reason}"
+            unfit = (
+                f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in"
+                f" {held.name}: {reason}"
+            )
             raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
         return asked.model_copy(update={"quantization": held}).normalised()
     except ValidationError as e:
@@ -235,13 +197,15 @@ def _check_axes(study: Study, place: Source) -> None:
         for axis in grid:
             if axis in ("seed", "seeds"):
                 raise StudyError(
-                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0, 1, 2]"
+                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0,"
+                    " 1, 2]"
                 )
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
         if {"training.steps", "training.epochs"} <= {*grid}:
             raise StudyError(
-                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one stands in place of the other; keep one of the two"
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one"
+                " stands in place of the other; keep one of the two"
             )
         _check_clashes(
             route,
@@ -264,7 +228,7 @@ def _check_axes(study: Study, place: Source) -> None:
         for j, row in enumerate(column.rows)
     ]
     for where, rule in rules:
-        for dotted in _leaves(rule):
+        for dotted in leaves(rule):
             if dotted not in allowed and not dotted.startswith("task."):
                 raise StudyError(
                     f"{place.at((*where, dotted.split('.')[0]))}: {unknown(f'key of {where[0]}', dotted, allowed)}"
@@ -288,15 +252,6 @@ def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place
                 )
 
 
-def _leaves(rule: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in rule.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _leaves(value, dotted + ".")
-        else:
-            yield dotted
-
-
 def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
     """One cell cannot belong to two grids of learning rates."""
     grids: dict[str, Tune] = {}
@@ -309,7 +264,8 @@ def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
             if key in grids:
                 one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
                 raise StudyError(
-                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single grid with all rates"
+                    f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single"
+                    " grid with all rates"
                 )
             grids[key] = tuned
 
@@ -322,15 +278,15 @@ def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -
     if not chosen:
         asked = [
             k
-            for k in _leaves(study.reference)
+            for k in leaves(study.reference)
             if k not in ("method", "method.name", "quantization", "quantization.name")
         ]
-        ways = sorted({"/".join(str(_get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
+        ways = sorted({"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
             :12
         ]
         raise StudyError(
-            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has ({'/'.join(('method', 'quantization', *asked))}) "
-            f"{', '.join(ways)}; name one of them, or include it"
+            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has"
+            f" ({'/'.join(('method', 'quantization', *asked))}) {', '.join(ways)}; name one of them, or include it"
         )
     references = References(chosen)
     for condition in plain:

@@ -121,10 +121,12 @@ def absent(model: str, revision: str | None = None) -> str:
         shape = f"estimate, plan, recommend and parameters know it as the preset {known.name} and need no file"
     else:
         shape = (
-            "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets need no file"
+            "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"
+            " need no file"
             + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
         )
     return (
-        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and {why_not()}; give the path of a local copy as the model "
-        f"(in a study: --set model=/path/to/directory); {shape} (lorabench models SEARCH lists them)"
+        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and"
+        f" {why_not()}; give the path of a local copy as the model (in a study: --set model=/path/to/directory);"
+        f" {shape} (lorabench models SEARCH lists them)"
     )

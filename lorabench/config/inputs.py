@@ -16,8 +16,8 @@ from pydantic import Field
 
 from lorabench import __version__, plugins
 from lorabench.config.fingerprint import hash_path, model_files
+from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_directory
-from lorabench.config.settings import Frozen
 from lorabench.config.study import Cell, Condition
 
 

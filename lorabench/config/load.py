@@ -48,7 +48,8 @@ def read_study(source: Source) -> Study:
     training = source.data.get("training")
     if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
         raise StudyError(
-            f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of the two"
+            f"{source.at(('training', 'epochs'))}: training.steps and training.epochs are both given; keep one of"
+            " the two"
         )
     try:
         study = Study.model_validate(source.data, context=context(source))

@@ -81,11 +81,13 @@ def find_model(name: str, context: Any) -> str:
     if path and looks_local:
         seen = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
-            f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors (GGUF and bare weight files are none)"
+            f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors"
+            " (GGUF and bare weight files are none)"
         )
     if looks_local:
         raise ValueError(
-            f"there is no directory {name}; give a shipped model ({', '.join(shipped_models())}), a directory or a hub id"
+            f"there is no directory {name}; give a shipped model ({', '.join(shipped_models())}), a directory or a"
+            " hub id"
         )
     return name
 

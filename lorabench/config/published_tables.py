@@ -13,13 +13,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from lorabench.config.explain import paths_of, sentence
-from lorabench.config.grid import lay
-from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, Number, QuantizationSpec, TrainingSpec
+from lorabench.config.frozen import Frozen, Number
+from lorabench.config.plain_settings import lay
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.source import Source
 from lorabench.errors import StudyError, unknown
 
 Quantity = Literal[
-    "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes", "bits_per_parameter",
+    "trainable_parameters", "square_matrix_parameters", "adapter_bytes", "weight_bytes", "parameter_bytes",
+    "bits_per_parameter",
     "peak_bytes", "step_bytes", "base_bytes", "trained_bytes", "optimizer_bytes", "activation_bytes",
 ]  # fmt: skip
 UNITS: dict[str, str] = {
@@ -63,7 +65,8 @@ def published(text: str) -> Published:
     found = _PRINTED.fullmatch(text.strip())
     if found is None or found.group(4) not in _SCALES:
         raise ValueError(
-            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units: {', '.join(filter(None, _SCALES))})"
+            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
+            f" {', '.join(filter(None, _SCALES))})"
         )
     scale = _SCALES[found.group(4)]
     return Published(

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    GetJsonSchemaHandler,
-    SerializeAsAny,
     Tag,
     ValidationInfo,
     field_validator,
@@ -25,49 +20,12 @@ from pydantic import (
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.frozen import Frozen, Named, Number, Whole
 from lorabench.config.paths import DataFile, find_model
-from lorabench.errors import unknown
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-
-
-class Frozen(BaseModel):
-    """Immutable, and closed: an unknown key is an error."""
-
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """fields that came after there were stored cells: at their default they do not count in a cell's id"""
-    ASIDE: ClassVar[frozenset[str]] = frozenset()
-    """fields that no outcome depends on: they never count in a cell's id"""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
-    )
-
-
-class Named(Frozen):
-    """A setting that may be written as its name alone: `quantization: nf4`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
 class ModelSpec(Named):
@@ -142,7 +100,8 @@ class MethodSpec(Named):
         if len(wanted) == 1:
             return group
         raise ValueError(
-            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module names alone"
+            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module"
+            " names alone"
         )
 
 
@@ -150,7 +109,8 @@ Rate = Annotated[Number, Field(gt=0)]
 
 
 class Tune(Frozen):
-    """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its seeds."""
+    """Learning rates that each condition chooses from: by the loss on the validation split, the same for all its
+    seeds."""
 
     tune: tuple[Rate, ...]
     """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
@@ -178,9 +138,11 @@ class TrainingSpec(Frozen):
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
-    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) / gradient_accumulation)) steps, as transformers' Trainer counts"""
+    """passes over the training rows, in place of steps: ceil(epochs * ceil(ceil(rows / batch_size) /
+    gradient_accumulation)) steps, as transformers' Trainer counts"""
     batch_size: Whole = Field(8, ge=1, le=10**6)
-    """sequences of one forward pass (the micro-batch; on the command line --micro-batch-size): those of an optimizer step (--global-batch-size) divided by gradient_accumulation"""
+    """sequences of one forward pass (the micro-batch; on the command line --micro-batch-size): those of an
+    optimizer step (--global-batch-size) divided by gradient_accumulation"""
     gradient_accumulation: Whole = Field(1, ge=1, le=10**6)
     """forward passes per optimizer step"""
     sequence_length: Whole = Field(256, ge=2, le=10**7)
@@ -204,7 +166,9 @@ class TrainingSpec(Frozen):
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in bfloat16: 6 bytes a parameter), twice while it is replaced"""
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto:
+    about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in
+    bfloat16: 6 bytes a parameter), twice while it is replaced"""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSpec:
@@ -213,10 +177,11 @@ class TrainingSpec(Frozen):
         return self
 
     def over(self, rows: int) -> TrainingSpec:
-        """The same with its steps for so many training rows where epochs were given (transformers 5, Trainer.set_initial_training_values).
+        """The same with its steps for so many training rows where epochs were given (transformers 5,
+        Trainer.set_initial_training_values).
 
-        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so that up to one step
-        of rows an epoch is seen more than asked for; the number of steps is Trainer's.
+        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so
+        that up to one step of rows an epoch is seen more than asked for; the number of steps is Trainer's.
         """
         if self.epochs is None:
             return self
@@ -274,7 +239,8 @@ class AnalysisSpec(Frozen):
     ASIDE = frozenset({"spectra"})
 
     spectra: Literal["full", "values", "none"] = "full"
-    """what is kept of each learned change: singular values, directions and what they are beside the base; values alone; or nothing"""
+    """what is kept of each learned change: singular values, directions and what they are beside the base; values
+    alone; or nothing"""
     truncation: tuple[Annotated[Whole, Field(ge=1)], ...] = ()
     """ranks to which the learned changes are cut by SVD and evaluated again, without training"""
     per_module: bool = False
@@ -299,7 +265,8 @@ class ComparisonSpec(Frozen):
     """What counts as a difference, for everything that the report concludes; no cell's outcome depends on it."""
 
     metric: str = Field("auto", min_length=1)
-    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it, else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
+    """what the answer is about; auto: the task's own (accuracy of classify, exact_match where instruct measures it,
+    else eval_loss); or any metric by its name, such as python-docs-cloze/acc"""
     loss_margin: Number = Field(0.02, gt=0)
     """difference of a loss, in nats, that does not matter: 2 % of perplexity"""
     accuracy_margin: Number = Field(0.01, gt=0, lt=1)
@@ -324,29 +291,9 @@ def _plugin(kind: str, name: str) -> str:
     return name
 
 
-def _task_options(data: Any, info: ValidationInfo) -> Any:
-    """The task plug-in's own Options, so that its fields are checked like all others."""
-    if isinstance(data, TaskSpec):
-        return data
-    data = {"name": data} if isinstance(data, str) else data
-    if not isinstance(data, dict) or "name" not in data:
-        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
-    name = data["name"]
-    if name not in plugins.names("tasks"):
-        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
-    options = plugins.load("tasks", name).Options
-    odd = next((key for key in data if key not in options.model_fields), None)
-    if odd is not None:
-        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
-    return options.model_validate(data, context=info.context)
-
-
 def float16_fault(method: str) -> str:
     """The sentence for a method that trains the base's own weights, where those are float16."""
     return (
         f"method {method} cannot train float16 weights, whose updates and second moments underflow; "
         "allowed: auto, float32, bfloat16"
     )
-
-
-AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]

@@ -114,7 +114,8 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise StudyError(
-                    f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like numbers or truth values in quotes"
+                    f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like"
+                    " numbers or truth values in quotes"
                 )
             if key.value in seen:
                 raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")

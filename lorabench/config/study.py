@@ -10,25 +10,45 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
 from lorabench import plugins
+from lorabench.config.elsewhere import unknown_choice
+from lorabench.config.frozen import Frozen, Seed
 from lorabench.config.settings import (
     AnalysisSpec,
-    AnyTask,
     ComparisonSpec,
     EvaluationSpec,
-    Frozen,
     MethodSpec,
     ModelSpec,
     QuantizationSpec,
     SaveSpec,
-    Seed,
+    TaskSpec,
     TrainingSpec,
     Tune,
     float16_fault,
 )
-from lorabench.errors import LorabenchError
+from lorabench.errors import LorabenchError, unknown
+
+
+def _task_options(data: Any, info: ValidationInfo) -> Any:
+    """The task plug-in's own Options, so that its fields are checked like all others."""
+    if isinstance(data, TaskSpec):
+        return data
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or "name" not in data:
+        raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
+    name = data["name"]
+    if name not in plugins.names("tasks"):
+        raise ValueError(unknown_choice("task", name, plugins.names("tasks")))
+    options = plugins.load("tasks", name).Options
+    odd = next((key for key in data if key not in options.model_fields), None)
+    if odd is not None:
+        raise ValueError(unknown(f"option of {name}", odd, list(options.model_fields)))
+    return options.model_validate(data, context=info.context)
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(_task_options)]
 
 
 class Condition(Frozen):
@@ -67,8 +87,8 @@ class Condition(Frozen):
             )  # nothing is cut, so there is nothing to spread
         if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
             raise LorabenchError(
-                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}: {method.UNQUANTIZED_ONLY}; "
-                "allowed: quantization none, or another method such as lora"
+                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}:"
+                f" {method.UNQUANTIZED_ONLY}; allowed: quantization none, or another method such as lora"
             )
         if method.TRAINS_BASE and self.model.dtype == "float16":
             raise LorabenchError(float16_fault(self.method.name))
@@ -83,7 +103,8 @@ class Fingerprints(Frozen):
     data: str
     """of all that the task and the evaluation read"""
     large: bool = False
-    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may (identity.may_be_large)"""
+    """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may
+    (identity.may_be_large)"""
 
 
 class Cell(Condition):

@@ -22,7 +22,8 @@ IGNORED = -100
 
 
 def encode(tokenizer, row):
-    """(ids, labels) of a row, one or more: the loss is on the text, or on the response alone; a long text is cut into pieces."""
+    """(ids, labels) of a row, one or more: the loss is on the text, or on the response alone; \
+a long text is cut into pieces."""
     end = [tokenizer.eos_token_id]
     if "text" in row:
         ids = tokenizer(row["text"]).input_ids
@@ -41,7 +42,8 @@ def read(tokenizer, path):
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     found = [{"input_ids": ids, "labels": labels} for row in rows for ids, labels in encode(tokenizer, row)]
     if not found:
-        raise SystemExit(f"{path} holds no sequence to train on; each line is {{\\"text\\": ...}} or {{\\"prompt\\": ..., \\"response\\": ...}}")
+        raise SystemExit(f"{path} holds no sequence to train on; each line is {{\\"text\\": ...}} \
+or {{\\"prompt\\": ..., \\"response\\": ...}}")
     return found
 
 
@@ -51,7 +53,8 @@ def collate(padding):
     def together(rows):
         longest = max(len(row["input_ids"]) for row in rows)
         fill = {"input_ids": padding, "labels": IGNORED}
-        return {key: torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows]) for key, value in fill.items()}
+        return {key: torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows]) \
+for key, value in fill.items()}
 
     return together
 
@@ -133,11 +136,13 @@ _ADAPT = """    model = get_peft_model(model, LoraConfig.from_pretrained(HERE)) 
     model.print_trainable_parameters()
 """
 _START = """    start = Path(asked.output) / "start"
-    model.peft_config["default"].init_lora_weights = True  # or the start, loaded again for the conversion, would be started anew
+    model.peft_config["default"].init_lora_weights = True  # or the start, loaded again for the conversion, \
+would be started anew
     model.save_pretrained(start)
     model.peft_config["default"].init_lora_weights = "pissa"
 """
-_CONVERT = """    model.save_pretrained(asked.output, path_initial_model_for_weight_conversion=str(start))  # plain LoRA of twice the rank, onto the unchanged base
+_CONVERT = """    model.save_pretrained(asked.output, path_initial_model_for_weight_conversion=str(start))  \
+# plain LoRA of twice the rank, onto the unchanged base
     shutil.rmtree(start)"""
 
 

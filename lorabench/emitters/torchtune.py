@@ -16,7 +16,8 @@ from lorabench.emitters import _setting
 
 @dataclass(frozen=True)
 class _Model:
-    """What torchtune has for a model: torchtune.models.<package>.[lora_]<builder>, its tokenizer, its checkpoint's type and number of files."""
+    """What torchtune has for a model: torchtune.models.<package>.[lora_]<builder>, its tokenizer, its checkpoint's type
+    and number of files."""
 
     package: str
     builder: str

@@ -32,7 +32,7 @@ from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 Seen = tuple[list[Reading], dict[str, Items]]
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 def task_readings(
-    model: Any,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
     spec: EvaluationSpec,
@@ -64,7 +64,7 @@ def task_readings(
 
 
 def choice_losses(
-    model: Any, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
+    model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
 ) -> tuple[Losses, np.ndarray]:
     """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many
     choices.
@@ -166,7 +166,7 @@ def generate(
     return [found[i] for i in range(len(rows))]
 
 
-def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:
     """Tokens that end an answer: end-of-text, those that the model names, and special ones with which the rows' own
     answers end, as a chat's turns do.
     """

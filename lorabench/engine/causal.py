@@ -18,17 +18,21 @@ configuration and class, before any cell runs, and of the loaded model, since la
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lorabench.engine.rehearsal import small_copy
 from lorabench.errors import ModelError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _LENGTH, _AT = 12, (5, 11)  # tokens of a row, and the places where one is replaced
 
 
-def refuse_lookahead(model: Any, name: str) -> None:
+def refuse_lookahead(model: PreTrainedModel, name: str) -> None:
     """ModelError where a loaded model sees later tokens, or where its predictions are not finite."""
     before, after = _changes(model)
     if not math.isfinite(before + after):
@@ -41,7 +45,7 @@ def refuse_lookahead(model: Any, name: str) -> None:
         raise ModelError(sentence(name))
 
 
-def sees_ahead(model: Any) -> bool:
+def sees_ahead(model: PreTrainedModel) -> bool:
     """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or
     it cannot be asked.
     """
@@ -65,7 +69,7 @@ def sentence(name: str) -> str:
 
 
 @torch.no_grad()
-def _changes(model: Any) -> tuple[float, float]:
+def _changes(model: PreTrainedModel) -> tuple[float, float]:
     """The largest change of a logit before the replaced tokens, and from them on."""
     ids = _rows(model)
     was = model.training

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,11 +30,12 @@ from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
 from lorabench.engine.library_messages import quiet
+from lorabench.engine.lm_eval_check import lm_eval_fault
 from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
-from lorabench.errors import DataError, DeviceError, LorabenchError, ModelError, unknown
+from lorabench.errors import DataError, DeviceError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +47,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """
     found: list[Problem] = []
     seen: set[str] = set()
-    models: dict[Any, str | None] = {}
+    models: dict[ModelSpec, str | None] = {}
     ways: dict[str, str | None] = {}
     for cell in cells:
         if cell.condition_id not in seen:
@@ -57,7 +58,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     return tuple(found) or (*_data_problems(cells), *_notices(cells))
 
 
-def _model_fault(cell: Cell, known: dict[Any, str | None]) -> tuple[str, str] | None:
+def _model_fault(cell: Cell, known: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
     """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
     condition says.
     """
@@ -223,7 +224,7 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
         check_device(cell, device())
     except DeviceError as e:
         return ("training.optimizer" if "optimizer" in str(e) else "quantization"), str(e)
-    return _evaluation_fault(cell)
+    return lm_eval_fault(cell)
 
 
 def unquantizable(quantization: str, kind: str) -> str:
@@ -275,30 +276,4 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
             if name in seen:
                 return "task.rank", f"{name} is named twice; give each module one rank"
             seen.add(name)
-    return None
-
-
-def _evaluation_fault(cell: Cell) -> tuple[str, str] | None:
-    from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
-
-    further = further_tasks(cell)
-    if not further:
-        return None
-    if harmed := unreadable(further, cell.evaluation.include_path):
-        return "evaluation.lm_eval", harmed
-    try:
-        known = further if brings(further, cell.evaluation.include_path) else known_tasks(cell.evaluation.include_path)
-    except LorabenchError as e:
-        return "evaluation.lm_eval", str(e)
-    for name in further:
-        if name not in known:
-            near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
-            return (
-                "evaluation.lm_eval",
-                unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists",
-            )
-    try:
-        fetch_tasks(further, cell.evaluation)
-    except DataError as e:
-        return "evaluation.lm_eval", str(e)
     return None

@@ -113,7 +113,7 @@ class Checkpoints:
         """Of a training that nothing is written of."""
         return cls(Path(os.devnull), "", "never", 0, where, lambda event: None)
 
-    def resume(self, model: PreTrainedModel, optimizer: Any) -> Progress:
+    def resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
         """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where
         there is none to go on from.
         """
@@ -138,7 +138,7 @@ class Checkpoints:
         self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
-    def after(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
+    def after(self, progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the
         evaluation costs no training.
         """
@@ -179,7 +179,7 @@ class Checkpoints:
             )
         return step % self._every == 0 or (last and self._every < step)
 
-    def _write(self, progress: Progress, model: PreTrainedModel, optimizer: Any) -> None:
+    def _write(self, progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
@@ -193,11 +193,11 @@ class Checkpoints:
         finally:
             new.unlink(missing_ok=True)
 
-    def _head(self) -> dict[str, Any]:
+    def _head(self) -> dict[str, object]:
         name = torch.cuda.get_device_name(self._where) if self._where.type == "cuda" else "cpu"
         return {"format": FORMAT, "cell": self._cell, "steps": self._steps, "device": name}
 
-    def _foreign(self, stored: Any, model: PreTrainedModel) -> str:
+    def _foreign(self, stored: object, model: PreTrainedModel) -> str:
         """Why a checkpoint is not this training's; empty where it is."""
         head = self._head()
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -225,7 +225,9 @@ def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
-def _state(progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device) -> dict[str, Any]:
+def _state(
+    progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, where: torch.device
+) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
     return {
         "curve": [astuple(s) for s in progress.curve],
@@ -245,7 +247,11 @@ def _state(progress: Progress, model: PreTrainedModel, optimizer: Any, where: to
 
 @torch.no_grad()
 def _restore(
-    stored: dict[str, Any], progress: Progress, model: PreTrainedModel, optimizer: Any, where: torch.device
+    stored: dict[str, Any],
+    progress: Progress,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    where: torch.device,
 ) -> None:
     _restore_optimizer(optimizer, stored["optimizer"])
     for name, tensor in _changing(model).items():
@@ -259,7 +265,7 @@ def _restore(
     progress.tokens, progress.positions = stored["tokens"], stored["positions"]
 
 
-def _restore_optimizer(optimizer: Any, stored: list[dict[str, Any]]) -> None:
+def _restore_optimizer(optimizer: torch.optim.Optimizer, stored: list[dict[str, object]]) -> None:
     if hasattr(
         optimizer, "init_state"
     ):  # bitsandbytes: its own load_state_dict would move paged state to the GPU for good
@@ -278,5 +284,5 @@ def _restore_optimizer(optimizer: Any, stored: list[dict[str, Any]]) -> None:
     optimizer.load_state_dict({"state": dict(enumerate(stored)), "param_groups": own["param_groups"]})
 
 
-def _parameters(optimizer: Any) -> list[Any]:
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]

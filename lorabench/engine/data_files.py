@@ -33,23 +33,39 @@ TABLES: dict[bytes, Literal["parquet", "arrow"]] = {
 }
 LFS = b"version https://git-lfs.github.com/spec/"
 MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 FOREIGN = (  # first bytes: what it is, and what to do
     (LFS, "a Git LFS pointer in place of the data", "fetch the file itself: git lfs pull"),
-    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard, which is not unpacked here", "unpack it (zstd -d), or compress it with gzip"),
-    (b"PK\x03\x04", "a zip archive, as Excel workbooks are, too", "unpack it, or save the sheet as CSV, and give that file"),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed by Zstandard, which is not unpacked here",
+        "unpack it (zstd -d), or compress it with gzip",
+    ),
+    (
+        b"PK\x03\x04",
+        "a zip archive, as Excel workbooks are, too",
+        "unpack it, or save the sheet as CSV, and give that file",
+    ),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV and give that file"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it and give the data file"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it and give the data file"),
-    (b"SQLite format 3\x00", "an SQLite data base", "export the table as CSV: sqlite3 -header -csv FILE 'select * from TABLE'"),
+    (
+        b"SQLite format 3\x00",
+        "an SQLite data base",
+        "export the table as CSV: sqlite3 -header -csv FILE 'select * from TABLE'",
+    ),
     (b"%PDF-", "a PDF", "give its rows as JSON lines or CSV"),
     (b"\x93NUMPY", "a NumPy array", "give its rows as JSON lines or CSV"),
     (b"\x89HDF", "an HDF5 file", "give its rows as JSON lines, CSV or Parquet"),
     (b"Obj\x01", "an Avro file", "give its rows as JSON lines, CSV or Parquet"),
     (b"\x89PNG", "a picture", "give rows as JSON lines, CSV or Parquet"),
     (b"\xff\xd8\xff", "a picture", "give rows as JSON lines, CSV or Parquet"),
-)  # fmt: skip
+)
 WEB_PAGE = re.compile(
     r"[\ufeff\s]*(<!--.*?-->\s*)*<(!doctype|html|head|body|script|\?xml)\b", re.IGNORECASE | re.DOTALL
 )

@@ -30,19 +30,19 @@ from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_LAST: dict[Any, tuple[TaskData, Teacher]] = {}
+_LAST: dict[tuple[object, ...], tuple[TaskData, Teacher]] = {}
 
 
 class Teacher:
     """A frozen model whose distributions are learned."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
-    def divergence(self, student: Any, batch: Batch, reduction: str = "sum") -> torch.Tensor:
+    def divergence(self, student: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
         """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
         length) table; train.token_loss's twin.
         """
@@ -54,7 +54,7 @@ class Teacher:
         return each if reduction == "none" else each.sum()
 
     def readings(
-        self, student: Any, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device
+        self, student: PreTrainedModel, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device
     ) -> tuple[list[Reading], dict[str, Items]]:
         """What is left between the two on held-out text, and its items; nothing where it is not finite."""
         seen = losses(student, examples, batch_size, padding, where, self.divergence)
@@ -133,7 +133,12 @@ def _change(shape: torch.Size, rank: int | None, generator: torch.Generator) -> 
 
 
 def _filled(
-    data: TaskData, base: Any, tokenizer: PreTrainedTokenizerBase, length: int, seed: int, where: torch.device
+    data: TaskData,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    seed: int,
+    where: torch.device,
 ) -> TaskData:
     sizes = [len(part) for part in (data.train, data.validation, data.test)]
     texts: Sequence[Example] = base_text(base, tokenizer, length, where, sum(sizes), seed)

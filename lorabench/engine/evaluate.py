@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from lorabench.engine.train import Loss, collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 SAMPLES, SAMPLE_TOKENS, SAMPLE_SEED = 64, 64, 20_240  # 4,096 tokens: about a second on the 1M model
 AT_ONCE = 128  # texts sampled side by side: their keys and values stay small
@@ -52,7 +56,7 @@ class Losses:
 
 @torch.no_grad()
 def losses(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Example],
     batch_size: int,
     padding: int,
@@ -152,7 +156,12 @@ def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
 
 @torch.no_grad()
 def base_text(
-    model: Any, tokenizer: Any, length: int, where: torch.device, samples: int = SAMPLES, seed: int = SAMPLE_SEED
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    where: torch.device,
+    samples: int = SAMPLES,
+    seed: int = SAMPLE_SEED,
 ) -> tuple[Example, ...]:
     """Text sampled from the model as it is, with a seed of its own: its domain, whatever it was trained on.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,10 @@ from lorabench.record.truncations import Allocation, Truncation
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, uniform
 from lorabench.spectra.decompose import Decomposition
 from lorabench.spectra.delta import of_factors, of_start
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 # times the highest uniform rank: so many a module of a fully fine-tuned model can get where ranks are spread by energy
 _ROOM = 4
@@ -46,7 +50,7 @@ class _Learned:
 
 @torch.no_grad()
 def truncations(
-    model: Any, cell: Cell, start: Factors, evaluate: Readings, whole: list[Reading]
+    model: PreTrainedModel, cell: Cell, start: Factors, evaluate: Readings, whole: list[Reading]
 ) -> Iterator[Truncation]:
     """The readings of `evaluate` at each rank the cell asks for, below its own; `whole` are those of the change as
     learned.
@@ -75,7 +79,7 @@ def truncations(
             yield Truncation(allocation, rank, cut.parameters, cut.kept_energy, tuple(readings))
 
 
-def _of_adapter(model: Any, start: Factors) -> _Learned:
+def _of_adapter(model: torch.nn.Module, start: Factors) -> _Learned:
     layers = dict(adapted_layers(model))
     changes = {}
     for name, layer in layers.items():
@@ -116,7 +120,7 @@ def _of_full(model: Any, cell: Cell, most: int) -> _Learned:
     return _Learned(changes, max(sides), place)
 
 
-def _as_stored(module: Any, matrix: torch.Tensor) -> torch.Tensor:
+def _as_stored(module: torch.nn.Module, matrix: torch.Tensor) -> torch.Tensor:
     """An (out, in) matrix as the module stores it: GPT-2's Conv1D as (in, out)."""
     from transformers.pytorch_utils import Conv1D
 
@@ -129,7 +133,7 @@ def _set(module: Any, weight: torch.Tensor) -> None:
 
 
 @contextmanager
-def _cut(model: Any, learned: _Learned, ranks: Mapping[str, int]) -> Iterator[None]:
+def _cut(model: torch.nn.Module, learned: _Learned, ranks: Mapping[str, int]) -> Iterator[None]:
     """The model with its changes cut; then with its own parameters again, the same objects."""
     if hasattr(model, "peft_config"):
         touched = [m for _, layer in adapted_layers(model) for m in (layer.lora_A["default"], layer.lora_B["default"])]

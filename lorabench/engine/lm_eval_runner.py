@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +27,14 @@ from lorabench.engine.data import ChoiceSet
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
-from lorabench.record.store import write_atomically
+from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_FETCHED: set[Any] = set()
+_FETCHED: set[tuple[object, ...]] = set()
 """tasks whose data this process has had, with their folder and number of examples"""
 
 
@@ -242,14 +243,14 @@ def write_task(choices: ChoiceSet, folder: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> Any:
+def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     folders = [f for f in (scratch, include_path) if f]
     return TaskManager(include_path=folders or None, include_defaults=not own_only)
 
 
-def _readings(task: str, values: dict[str, Any], found: dict[str, Any]) -> list[Reading]:
+def _readings(task: str, values: Mapping[str, object], found: dict[str, Any]) -> list[Reading]:
     count = found.get("n-samples", {}).get(task, {}).get("effective")
     readings = []
     for key, value in values.items():

@@ -36,7 +36,7 @@ from lorabench.engine.vocabulary import refuse_missing
 from lorabench.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def device() -> torch.device:
@@ -45,7 +45,7 @@ def device() -> torch.device:
 
 
 @lru_cache(maxsize=8)
-def meta_model(model: ModelSpec) -> Any:
+def meta_model(model: ModelSpec) -> PreTrainedModel:
     """The model on the meta device: its modules and shapes, no weights; ModelError where its configuration cannot be
     had.
     """
@@ -83,7 +83,7 @@ def load_config(model: ModelSpec) -> Any:
         )
 
 
-def load_tokenizer(model: ModelSpec) -> Any:
+def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's tokenizer; where it has no padding token its end-of-text token pads, else its first one: padding is
     never predicted or seen.
     """
@@ -104,7 +104,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     return tokenizer
 
 
-def load_base(condition: Condition, where: torch.device) -> Any:
+def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it
     is not what its files say.
     """
@@ -128,16 +128,15 @@ def load_base(condition: Condition, where: torch.device) -> Any:
     if name == "int8":
         silence_int8_cast()
     folder = _fetched(spec)
-    names = fitting_names(meta_model(spec), folder, stored)
+    built: Any = meta_model(spec)  # the hints of from_pretrained forget output_loading_info
+    names = fitting_names(built, folder, stored)
     with explained(spec), quiet(), loadable(folder), hub.asked_for(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
             model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
         else:
-            model, info = type(meta_model(spec)).from_pretrained(
-                None, config=config, state_dict=renamed(folder, names), **kwargs
-            )
+            model, info = type(built).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
             model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))

@@ -69,7 +69,7 @@ class PhaseClock:
         """Counts the rows that go through a model meanwhile as the phase's progress."""
         seen = 0
 
-        def count(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, Any]) -> None:
             nonlocal seen
             batch = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
             self.heard(seen)

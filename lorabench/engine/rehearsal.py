@@ -31,7 +31,7 @@ STEP_BELOW = 30_000_000  # a step of more, too
 _LAYERS, _VOCABULARY, _ROWS, _LENGTH = 2, 128, 2, 128
 
 
-def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> Any | None:
+def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> PreTrainedModel | None:
     """A model (its meta model) with random weights on the CPU, large enough that attention tells; None where even few
     layers have more parameters, or it cannot be built.
     """
@@ -54,7 +54,7 @@ def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> Any | None:
     return small
 
 
-def quantised_fault(cell: Cell, small: Any) -> str | None:
+def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     """Why a small copy cannot be run quantised as a cell asks; None where it can, or where it cannot be run at all.
 
     Layers whose weights are read past their modules (Mamba's kernels) get codes in place of numbers.

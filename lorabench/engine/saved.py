@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -77,7 +77,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 @torch.no_grad()
-def restored(cell: Cell, base: PreTrainedModel, targets: list[str] | str, folder: Path) -> tuple[Any, Factors]:
+def restored(
+    cell: Cell, base: PreTrainedModel, targets: list[str] | str, folder: Path
+) -> tuple[PreTrainedModel, Factors]:
     """The trained model over its freshly loaded base, and the start of its adapters; ModelError where the weights were
     not saved or are another cell's.
     """
@@ -126,7 +128,7 @@ def _saved_start(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> Fa
     return saved
 
 
-def _on_residual(model: PreTrainedModel, start: Factors) -> Any:
+def _on_residual(model: torch.nn.Module, start: Factors) -> torch.nn.Module:
     """Takes the start off the base's weights, as PEFT's pissa_init does; to the last digit where the base is in
     float32.
     """
@@ -141,7 +143,7 @@ def _on_residual(model: PreTrainedModel, start: Factors) -> Any:
     return model
 
 
-def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> Any:
+def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> PreTrainedModel:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
             "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -30,6 +30,10 @@ from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refus
 from lorabench.engine.tensors import described, read_pickled, some
 from lorabench.errors import ModelError
 from lorabench.spectra.names import plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 Names = dict[str, str]
 """name in the files: name that is handed to transformers"""
@@ -74,7 +78,7 @@ class Faults:
         return "; ".join(parts or self.broken)
 
 
-def fitting_names(model: Any, folder: Path, stored: CheckpointQuantization | None) -> Names:
+def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuantization | None) -> Names:
     """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make
     it whole.
     """

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from safetensors import safe_open
 
 from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import Stored
-from lorabench.engine.tensors import some
+from lorabench.engine.tensors import Described, some
 from lorabench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ CONSTANTS = re.compile(
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def as_weights(
-    described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization | None
-) -> dict[str, torch.Tensor]:
+def as_weights(described: Described, folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
     """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files
     store otherwise than config.json says.
     """
@@ -162,13 +159,13 @@ def undeclared(folder: Path | str, seen: list[str]) -> str:
     )
 
 
-def _dtype(tensor: Any) -> torch.dtype | None:
+def _dtype(tensor: Stored | torch.Tensor) -> torch.dtype | None:
     if isinstance(tensor, Stored):
         return _DTYPES.get(tensor.dtype)
     return tensor.dtype if tensor.dtype in _DTYPES.values() else None
 
 
-def _dtype_name(tensor: Any) -> str:
+def _dtype_name(tensor: Stored | torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -178,9 +175,7 @@ def owner_of(constant: str) -> str:
     return f"{kept}.weight"
 
 
-def _packed_shapes(
-    described: Mapping[str, Any], folder: Path, stored: CheckpointQuantization
-) -> dict[str, tuple[int, ...]]:
+def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantization) -> dict[str, tuple[int, ...]]:
     """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names
     another form than config.json.
     """
@@ -199,7 +194,7 @@ def _packed_shapes(
     return shapes
 
 
-def _json_of(name: str, tensor: Any) -> dict[str, Any]:
+def _json_of(name: str, tensor: Stored | torch.Tensor) -> dict[str, Any]:
     if not isinstance(tensor, Stored):
         raise ModelError(
             f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint "

@@ -11,18 +11,20 @@ import contextlib
 import math
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from lorabench.config.checkpoint_files import stored_tensors, weight_files
+from lorabench.config.checkpoint_files import Stored, stored_tensors, weight_files
 from lorabench.errors import ModelError
 
+Described = Mapping[str, Stored | torch.Tensor]
+"""name to what is known of a tensor: from the header of safetensors, or its shape on the meta device"""
 
-def described(files: tuple[Path, ...]) -> dict[str, Any]:
+
+def described(files: tuple[Path, ...]) -> Described:
     """Name to Stored of safetensors, to a tensor of the meta device of pickled files."""
     if files[0].suffix == ".safetensors":
         return dict(stored_tensors(files))

@@ -137,8 +137,8 @@ def train(
 def take_step(
     model: PreTrainedModel,
     micro: Sequence[Batch],
-    parameters: list[Any],
-    optimizer: Any,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
     max_grad_norm: float,
     autocast: torch.dtype | None,
     loss_of: Loss = token_loss,
@@ -177,7 +177,7 @@ def peak_of_two_steps(
     return live.peak
 
 
-def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+def mixed_precision(where: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     """Autocast to a dtype, or nothing."""
     return torch.autocast(where.type, dtype) if dtype else contextlib.nullcontext()
 
@@ -194,7 +194,7 @@ def learning_rate(spec: TrainingSpec, step: int) -> float:
     return spec.rate * course
 
 
-def make_optimizer(parameters: list[Any], spec: TrainingSpec) -> Any:
+def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
     """torch's AdamW or SGD, or bitsandbytes' 8-bit and paged AdamW; weight decay on matrices only."""
     matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]

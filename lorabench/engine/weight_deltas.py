@@ -30,7 +30,7 @@ Before = Callable[[str], torch.Tensor | None]
 """a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
 
 
-def start_factors(model: Any) -> Factors:
+def start_factors(model: torch.nn.Module) -> Factors:
     """Copies of A and B at the start, of the adapters that do not start at a zero change (pissa); empty for others."""
     return {
         name: (layer.lora_A["default"].weight.detach().clone().cpu(), b.detach().clone().cpu())
@@ -39,14 +39,14 @@ def start_factors(model: Any) -> Factors:
     }
 
 
-def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
+def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """(full name within the base, PEFT's layer) of every adapted module."""
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {}):
             yield name.removeprefix("base_model.model."), module
 
 
-def base_weights(cell: Cell, model: Any) -> Before:
+def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
     """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give
     them back.
     """
@@ -59,7 +59,7 @@ def base_weights(cell: Cell, model: Any) -> Before:
 
 
 @torch.no_grad()
-def adapter_deltas(model: Any, start: Factors) -> Iterator[Delta]:
+def adapter_deltas(model: torch.nn.Module, start: Factors) -> Iterator[Delta]:
     """The change of every adapted module of an adapted model."""
     for name, layer in adapted_layers(model):
         a, b, scaling = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
@@ -84,7 +84,7 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
     """The same for full fine-tuning: the weights as they are against those that were loaded."""
     from transformers.pytorch_utils import Conv1D
 
-    base = load_base(cell, torch.device("cpu"))  # never two whole models on the device
+    base: Any = load_base(cell, torch.device("cpu"))  # never two whole models on the device
     for name in linear_modules(base):
         module, before = model.get_submodule(name), base.get_submodule(name).weight.to(model.device)
         after = module.weight
@@ -94,7 +94,7 @@ def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
 @torch.no_grad()
 def keep(
     deltas: Iterator[Delta],
-    model: Any,
+    model: torch.nn.Module,
     cell: Cell,
     folder: Path,
     own: Own | None = None,
@@ -133,7 +133,7 @@ def keep(
         own.save()
 
 
-def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
+def held_weights(model: torch.nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
     """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them
     once more takes many times as long.
 
@@ -147,7 +147,7 @@ def held_weights(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
-def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], where: torch.device) -> Iterator[Made]:
+def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], where: torch.device) -> Iterator[Made]:
     """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
 
     Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait
@@ -160,7 +160,7 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[Any, ...]], whe
     from threadpoolctl import threadpool_limits
 
     @torch.no_grad()
-    def alone(given: tuple[Any, ...]) -> Made:
+    def alone(given: tuple[object, ...]) -> Made:
         return work(*given)
 
     given = iter(each)

@@ -31,7 +31,8 @@ PREDICTOR = "lorabench.memory.predict_cell"
 
 
 def open_worker(threads: int | None = None, *, engine: str = ENGINE, predictor: str = PREDICTOR) -> LocalWorker:
-    """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells, `predictor` the module that predicts them."""
+    """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells,
+    `predictor` the module that predicts them."""
     return LocalWorker(threads, engine, predictor)
 
 
@@ -66,13 +67,15 @@ class LocalWorker:
     def run(
         self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
     ) -> CellResult:
-        """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the process, there is a result."""
+        """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
+        process, there is a result."""
         return self._ask({"do": "run", "skip_infeasible": skip_infeasible}, cell, folder, on_event)
 
     def repeat(
         self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
     ) -> CellResult:
-        """Runs phases of a trained cell again, from the weights in its folder; whatever happens to the process, there is a result."""
+        """Runs phases of a trained cell again, from the weights in its folder; whatever happens to the process, there
+        is a result."""
         result = self._ask(
             {"do": "repeat", "before": before.model_dump(mode="json", by_alias=True), "phases": phases},
             cell,

@@ -20,13 +20,16 @@ from lorabench.memory.train_config import DeviceKind
 
 T = torch.Tensor
 LOWER = {
-    F.linear, torch.matmul, T.matmul, T.__matmul__, T.__rmatmul__, torch.mm, T.mm, torch.bmm, T.bmm, torch.addmm, T.addmm, torch.baddbmm, T.baddbmm,
+    F.linear, torch.matmul, T.matmul, T.__matmul__, T.__rmatmul__, torch.mm, T.mm, torch.bmm, T.bmm, torch.addmm,
+    T.addmm, torch.baddbmm, T.baddbmm,
     torch.conv1d, F.conv1d,
 }  # fmt: skip
 FLOAT32 = {
     "cuda": {
-        torch.pow, T.pow, T.__pow__, torch.rsqrt, T.rsqrt, torch.exp, T.exp, torch.log, T.log, torch.sum, T.sum, torch.cumsum, T.cumsum, torch.prod, T.prod,
-        torch.norm, T.norm, torch.softmax, T.softmax, F.softmax, torch.log_softmax, T.log_softmax, F.log_softmax, F.layer_norm, F.cross_entropy, F.nll_loss,
+        torch.pow, T.pow, T.__pow__, torch.rsqrt, T.rsqrt, torch.exp, T.exp, torch.log, T.log, torch.sum, T.sum,
+        torch.cumsum, T.cumsum, torch.prod, T.prod,
+        torch.norm, T.norm, torch.softmax, T.softmax, F.softmax, torch.log_softmax, T.log_softmax, F.log_softmax,
+        F.layer_norm, F.cross_entropy, F.nll_loss,
         F.softplus, F.mse_loss, torch.reciprocal, T.reciprocal, torch.cosh, torch.sinh,
     },
     "cpu": {F.cross_entropy, F.mse_loss},

@@ -4,8 +4,9 @@
 
 The work is that of its micro-batches, and of clipping and the update once,
 
-by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that ran on the same
-device, as they ran there (a card without bfloat16 without mixed precision). The range is the worst factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
+by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that
+ran on the same device, as they ran there (a card without bfloat16 without mixed precision). The range is the worst
+factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from lorabench.config.gpus import Gpu, cards_named
 from lorabench.errors import LorabenchError
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds, optimizer_step_seconds
-from lorabench.memory.step_profile import Step, Work, product_dtype
+from lorabench.memory.step_dtypes import product_dtype
+from lorabench.memory.step_profile import Step, Work
 from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
@@ -55,7 +57,8 @@ class Calibration:
 
 
 def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
-    """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its data sheet; None where neither is known."""
+    """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its
+    data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
     fitted = calibration.step_seconds(step.work(accumulation)) if calibration else None
     return fitted or optimizer_step_seconds(
@@ -64,7 +67,8 @@ def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibratio
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
-    """From the results directories that are named or lie within the folders; None where no cell ran on this card (for the CPU: on a machine like this one)."""
+    """From the results directories that are named or lie within the folders; None where no cell ran on this card (for
+    the CPU: on a machine like this one)."""
     return fit(measured_steps(stored_results(*folders), card, most))
 
 
@@ -128,7 +132,8 @@ def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
 
 
 def is_on(card: Gpu, environment: Environment | None) -> bool:
-    """Whether an environment is a card's: the card is one that the device's name may mean; for the CPU this machine's platform and threads."""
+    """Whether an environment is a card's: the card is one that the device's name may mean; for the CPU this machine's
+    platform and threads."""
     if environment is None:
         return False
     if card.kind == "cpu":

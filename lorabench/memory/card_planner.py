@@ -1,4 +1,5 @@
-"""What many settings of one model need on a card, from few traces: batches of one and of two, and the line through them.
+"""What many settings of one model need on a card, from few traces: batches of one and of two, and the line through
+them.
 
 Where the line does not hold (memory.step.along says when) a setting is traced by itself.
 """
@@ -52,7 +53,8 @@ class CardPlanner:
         )
 
     def beyond(self, setting: TrainConfig) -> bool:
-        """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no less than that without its gradients."""
+        """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no
+        less than that without its gradients."""
         if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
             return False
         step = self.need(setting.trained(gradient_accumulation=2)).step
@@ -84,7 +86,8 @@ class CardPlanner:
             self._workers = None
 
     def longest(self, setting: TrainConfig, positions: int) -> int:
-        """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between steps is too much."""
+        """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between
+        steps is too much."""
         now = self.need(setting)
         if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
             return 0

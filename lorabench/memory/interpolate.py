@@ -4,7 +4,8 @@ Activations are linear in the batch and, where they belong to an adapter, in the
 state are linear in the rank; weights in neither. So a course at batch b and rank r follows from the four corners of a
 family of settings that differ in nothing else:
 
-    bytes(b, r) = b(b0, r0) + s * [b(b1, r0) - b(b0, r0)] + t * [...] + s * t * [...]      s = (b - b0) / (b1 - b0), t alike
+    bytes(b, r) = b(b0, r0) + s * [b(b1, r0) - b(b0, r0)] + t * [...] + s * t * [...]
+    s = (b - b0) / (b1 - b0), t alike
 
 A setting is traced by itself where that is no shorter, and where the line would leave the whole numbers: the allocator
 rounds each tensor up to blocks of 512 bytes, so odd lengths make steps of it (a step that is missed is below 512 bytes

@@ -44,16 +44,6 @@ class ModelShape:
         """(in, out) of the adaptable linear layers of its first layer, by name."""
         return linear_modules(any_model(with_layers(self.config, 1), self.spec.trust_remote_code))
 
-    @cached_property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of all adaptable linear layers, by name."""
-        return linear_modules(any_model(self.config, self.spec.trust_remote_code))
-
-    @cached_property
-    def parameters(self) -> int:
-        """How many it has."""
-        return sum(p.numel() for p in any_model(self.config, self.spec.trust_remote_code).parameters())
-
     def unreached(self, dtype: torch.dtype) -> Unreached | None:
         """Stacks of experts and the like, which neither quantization nor adapters reach, in weights of a dtype."""
         return unreached(build(self.config, dtype, self.spec.trust_remote_code))

@@ -19,7 +19,7 @@ from lorabench.engine.experts import unreached
 from lorabench.errors import LorabenchError
 from lorabench.memory.meta_model import any_model
 from lorabench.memory.model_shape import ModelShape
-from lorabench.memory.step_profile import resolve_dtype
+from lorabench.memory.step_dtypes import resolve_dtype
 from lorabench.memory.train_config import TrainConfig
 from lorabench.record.unreached import Unreached
 

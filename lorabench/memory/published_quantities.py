@@ -122,7 +122,8 @@ def activation_bytes(row: PaperRow) -> int:
 QUANTITIES: dict[str, Callable[[PaperRow], float]] = {
     f.__name__: f
     for f in (
-        trainable_parameters, square_matrix_parameters, adapter_bytes, weight_bytes, parameter_bytes, bits_per_parameter, peak_bytes, step_bytes,
+        trainable_parameters, square_matrix_parameters, adapter_bytes, weight_bytes, parameter_bytes,
+        bits_per_parameter, peak_bytes, step_bytes,
         base_bytes, trained_bytes, optimizer_bytes, activation_bytes,
     )
 }  # fmt: skip

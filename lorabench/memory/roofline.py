@@ -1,7 +1,7 @@
 """How long a step takes on a card: a roofline, always as a range.
 
-    least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)     everything overlaps, at the card's full rates
-    most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH     nothing overlaps
+    least = max(flops / rate, bytes / bandwidth, kernels * LAUNCH)   everything overlaps, at the card's full rates
+    most  = flops / (SLOW_RATE * rate) + bytes / (SLOW_BANDWIDTH * bandwidth) + kernels * SLOW_LAUNCH   nothing overlaps
 
 (Williams et al. 2009, CACM 52.4.) The rate is that of the tensor cores for products in 16 bits, and of plain float32
 (no TF32, PyTorch's default) for others and for bfloat16 on cards that emulate it, whose tensor cores take float16
@@ -26,8 +26,8 @@ SLOW_BANDWIDTH = 0.60
 QUANTISED = (
     1.05,
     1.30,
-    # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README, "Profiling
-    # of Memory and Speed")
+    # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README,
+    # "Profiling of Memory and Speed")
 )
 LAUNCH = 3e-6  # seconds a kernel launch takes the host at least
 SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it

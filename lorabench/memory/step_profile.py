@@ -23,10 +23,9 @@ import torch
 
 from lorabench import plugins
 from lorabench.config.checkpoint import declared_quantization
-from lorabench.config.settings import FLOAT32_BELOW
-from lorabench.engine.model import autocast_dtype
 from lorabench.errors import ModelError
 from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
@@ -137,7 +136,8 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
         ) as e:
             reason = " ".join(str(e).split())[:160] or type(e).__name__
             raise ModelError(
-                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without weights: {reason}; this kind of model is not predicted yet"
+                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without"
+                f" weights: {reason}; this kind of model is not predicted yet"
             ) from e
 
     if whole or period is None or layers < 4 * period:
@@ -214,44 +214,6 @@ def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
     return [
         tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
     ]
-
-
-def resolve_dtype(setting: TrainConfig, config: Any) -> torch.dtype:
-    """The dtype of the weights, as engine.model resolves it for a cell."""
-    if setting.model.dtype != "auto":
-        return getattr(torch, setting.model.dtype)  # type: ignore[no-any-return]  # names of torch dtypes
-    if plugins.load("methods", setting.method.name).TRAINS_BASE:
-        return torch.float32
-    for part in (
-        with_layers(config, 1),
-        config,
-    ):  # one layer and the embeddings tell most models apart: 80 layers take 0.3 s to build
-        if (
-            sum(p.numel() for p in build(part, torch.bfloat16, setting.model.trust_remote_code).parameters())
-            >= FLOAT32_BELOW
-        ):
-            return torch.bfloat16
-    return torch.float32
-
-
-def resolve_autocast(setting: TrainConfig) -> torch.dtype | None:
-    """The dtype of mixed precision, by the engine's own rule."""
-    return autocast_dtype(setting.training, setting.device == "cuda" and setting.bf16)
-
-
-def product_dtype(setting: TrainConfig) -> torch.dtype:
-    """The dtype of the base's products: that of mixed precision, else of 4-bit layers the one they are declared to
-    compute in, of int8 ones float16, else the weights'."""
-    if autocast := resolve_autocast(setting):
-        return autocast
-    kind, declared = setting.quantization.name, setting.quantization.compute_dtype
-    if kind == "int8":
-        return torch.float16
-    return (
-        getattr(torch, declared)
-        if kind != "none" and declared != "auto"
-        else resolve_dtype(setting, setting.shape.config)
-    )  # type: ignore[no-any-return]  # names of torch dtypes
 
 
 def _as_course(seen: Trace, saved: int) -> Course:

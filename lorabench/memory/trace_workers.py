@@ -1,8 +1,9 @@
 """Traces side by side: a trace is half a second of Python on one core.
 
-Each worker is a fresh interpreter (`python -m lorabench.memory.trace_workers`), which takes pickled settings from its standard input and
-answers with pickled courses. It is neither forked (torch's threads do not survive that) nor started by multiprocessing (which runs a
-script without a main guard again). While workers import torch, the process that asks traces by itself; whoever is free takes the next.
+Each worker is a fresh interpreter (`python -m lorabench.memory.trace_workers`), which takes pickled settings from its
+standard input and answers with pickled courses. It is neither forked (torch's threads do not survive that) nor started
+by multiprocessing (which runs a script without a main guard again). While workers import torch, the process that asks
+traces by itself; whoever is free takes the next.
 """
 
 from __future__ import annotations

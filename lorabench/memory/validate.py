@@ -11,8 +11,9 @@ from lorabench import plugins
 from lorabench.config.architectures import find_architecture
 from lorabench.config.checkpoint import as_stored, stored_quantization
 from lorabench.config.explain import sentence
+from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_label
-from lorabench.config.settings import Frozen, MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec, float16_fault
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec, float16_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.config.settings import MethodSpec
 from lorabench.engine.adapt import attach_lora
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -18,6 +19,6 @@ SAVED_RANKS = 1
 UNQUANTIZED_ONLY = ""
 
 
-def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> Any:
+def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> PeftModel:
     """The model with adapters on the target modules, as PEFT's PeftModel."""
     return attach_lora(model, spec, targets, use_dora=True)

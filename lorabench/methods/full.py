@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from lorabench.config.settings import MethodSpec
 
 
 FIELDS = ()
@@ -15,6 +17,6 @@ SAVED_RANKS = 1
 UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
 
 
-def attach(model: PreTrainedModel, spec: Any, targets: Any) -> Any:
+def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> PreTrainedModel:
     """The model itself, every parameter trainable."""
     return model.requires_grad_(True)

@@ -144,7 +144,8 @@ def make_optimizer(model: LlamaForCausalLM, size: Size) -> torch.optim.Optimizer
 
 @torch.no_grad()
 def held_out_bits_per_byte(model: LlamaForCausalLM, ids: torch.Tensor, n_bytes: int, length: int = 256) -> float:
-    """Cross-entropy of the held-out text in bits, over its UTF-8 bytes; windows of `length` tokens, each led by BEGIN."""
+    """Cross-entropy of the held-out text in bits, over its UTF-8 bytes; windows of `length` tokens, each led by
+    BEGIN."""
     model.eval()
     usable = (len(ids) // length) * length
     windows = ids[:usable].view(-1, length).long()

@@ -1,17 +1,23 @@
 """What fp4 and nf4 share: bitsandbytes' configuration, and how a weight comes back from its blocks.
 
-Blocks of 64 run over the flat matrix, across its rows. bitsandbytes 0.50 gives weights back wrongly on CPUs with AVX-512 where 64 does
-not divide a row's length and 16 does (it starts a new block with each row): a matrix given to it as one long row comes back right.
+Blocks of 64 run over the flat matrix, across its rows. bitsandbytes 0.50 gives weights back wrongly on CPUs with
+AVX-512 where 64 does not divide a row's length and 16 does (it starts a new block with each row): a matrix given to it
+as one long row comes back right.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+
 
 BLOCK = 64
 
 
-def config(kind: str, double_quant: bool, compute_dtype: Any) -> Any:
+def config(kind: str, double_quant: bool, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """bitsandbytes' configuration; compute_dtype is a torch dtype."""
     from transformers import BitsAndBytesConfig
 
@@ -23,7 +29,7 @@ def config(kind: str, double_quant: bool, compute_dtype: Any) -> Any:
     )
 
 
-def roundtrip(kind: str, weight: Any, double_quant: bool) -> Any:
+def roundtrip(kind: str, weight: torch.Tensor, double_quant: bool) -> torch.Tensor:
     """A weight as its quantised form gives it back, in its own dtype."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 
 DOUBLE_QUANT = False
 
 
-def config(double_quant: bool, compute_dtype: Any) -> None:
+def config(double_quant: bool, compute_dtype: torch.dtype) -> None:
     """No quantisation configuration."""
     return None
 
 
-def roundtrip(weight: Any, double_quant: bool) -> Any:
+def roundtrip(weight: torch.Tensor, double_quant: bool) -> torch.Tensor:
     """The weight itself."""
     return weight

@@ -20,7 +20,7 @@ ADAPTER, MODEL, TRAINED = "adapter", "model", "trained.json"
 
 def write_trained(folder: Path, result: CellResult) -> None:
     """Keeps what was read until the end of training."""
-    from lorabench.record.store import write_atomically
+    from lorabench.record.whole_files import write_atomically
 
     write_atomically(folder / TRAINED, result.model_dump_json(by_alias=True))
 

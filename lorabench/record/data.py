@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorabench.config.settings import Frozen
+from lorabench.config.frozen import Frozen
 
 FEW_VALIDATION = 50  # rows, of some dozen tokens each, by which a learning rate is chosen
 WHOLE_SHARE = 0.95  # of a split's rows, that a sequence length is named for

@@ -17,17 +17,21 @@ import pandas as pd
 
 from lorabench.config.paths import model_label
 from lorabench.record.metrics import PREDICTED_PARTS
-from lorabench.record.store import write_atomically
+from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.record.result import CellResult
 
-SETTINGS = ("cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
-            "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome", "chosen")  # fmt: skip
-METRICS = ("total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
-           "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss", "perplexity",
-           "bits_per_byte", "validation_loss", "forgetting")  # fmt: skip
+SETTINGS = (
+    "cell", "condition", "model", "task", "method", "rank", "alpha", "quantization", "double_quant", "target_modules",
+    "learning_rate", "steps", "epochs", "batch_size", "sequence_length", "seed", "outcome", "chosen",
+)  # fmt: skip
+METRICS = (
+    "total_parameters", "trainable_parameters", "trainable_percent", "adapter_bytes", "weight_bytes", "load_seconds",
+    "train_seconds", "eval_seconds", "tokens_per_second", "train_peak_bytes", "eval_peak_bytes", "eval_loss",
+    "perplexity", "bits_per_byte", "validation_loss", "forgetting",
+)  # fmt: skip
 
 
 def settings(cell: Cell, steps: int | None) -> dict[str, Any]:

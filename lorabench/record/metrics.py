@@ -267,7 +267,8 @@ _PEAKS = ("train_peak_bytes", "eval_peak_bytes")
 
 
 _TIMES: dict[str, Literal["load", "save", "decompose", "truncate", "measure"]] = {
-    "cell_seconds": "load", "save_seconds": "save", "decompose_seconds": "decompose", "truncate_seconds": "truncate", "measure_seconds": "measure",
+    "cell_seconds": "load", "save_seconds": "save", "decompose_seconds": "decompose", "truncate_seconds": "truncate",
+    "measure_seconds": "measure",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorabench.config.settings import Frozen
+from lorabench.config.frozen import Frozen
 from lorabench.config.study import Cell
 from lorabench.record.data import DataFacts
 from lorabench.record.unreached import Unreached

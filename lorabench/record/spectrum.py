@@ -4,7 +4,8 @@ cell.
 With sigma_1 >= sigma_2 >= ... the singular values of delta_w, p_i = sigma_i / sum sigma and e_i = sigma_i^2 / sum
 sigma^2:
 
-    stable rank           sum sigma^2 / sigma_1^2                     Rudelson and Vershynin 2007, J. ACM 54.4 (there called numerical rank)
+    stable rank           sum sigma^2 / sigma_1^2                     Rudelson and Vershynin 2007, J. ACM 54.4 (there
+                                                                      called numerical rank)
     entropy rank          exp(-sum p_i ln p_i)                        Roy and Vetterli 2007, EUSIPCO ("effective rank")
     participation ratio   1 / sum e_i^2                               Gao et al. 2017, bioRxiv 214262, of the energies
     energy rank k(q)      least k with e_1 + ... + e_k >= q

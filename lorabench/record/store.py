@@ -1,8 +1,8 @@
 """The results directory of a study, and how it stays whole when runs are killed or share it.
 
     DIR/study.yaml            the study as run (after --set, paths absolute)
-    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file that they read,
-                              and what has changed from one run to the next ("earlier")
+    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file
+                              that they read, and what has changed from one run to the next ("earlier")
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
@@ -14,9 +14,7 @@ The lock of a killed runner is released by the operating system, so its claim ex
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +23,14 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
-from lorabench.config.settings import Frozen
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
+from lorabench.record.result_file import first_line, read_result
+from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
@@ -49,51 +49,6 @@ class Earlier(Frozen):
 
 
 _EARLIER = TypeAdapter(tuple[Earlier, ...])
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Temporary file, fsync, rename: a reader sees the old text or the new, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def stamp(path: str | Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew; None where there is none."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return state.st_mtime_ns, state.st_size
-
-
-def read_result(path: Path, cell: Cell | None = None) -> CellResult:
-    """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read.
-
-    `cell` is whose it is, where that is known: then the file's own copy need not be checked again.
-    """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        if plain.get("schema") != 1:
-            raise StoreError(
-                f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version"
-                " that wrote it, or run the cell again"
-            )
-        return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, AttributeError, RecursionError) as e:
-        raise StoreError(
-            f"{path} cannot be read ({_first_line(e)}); delete its folder and run the study again"
-        ) from None
 
 
 class Store:
@@ -141,7 +96,7 @@ class Store:
         write_atomically(
             self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
         )
-        plan: dict[str, Any] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
+        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
         if known := [e.model_dump(mode="json") for e in earlier]:
@@ -156,7 +111,7 @@ class Store:
         """What changed between runs, oldest first."""
         return self._block("earlier", _EARLIER.validate_python, ())
 
-    def _block(self, name: str, read: Callable[[Any], Block], absent: Block) -> Block:
+    def _block(self, name: str, read: Callable[[object], Block], absent: Block) -> Block:
         """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but
         sentences."""
         try:
@@ -201,9 +156,7 @@ class Store:
                 self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
-            raise StoreError(
-                f"{path} cannot be read ({_first_line(e)}); run the study again to write it anew"
-            ) from None
+            raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to write it anew") from None
 
     # results
 
@@ -263,7 +216,7 @@ class Store:
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
         make_readable(partial)
-        _sync_tree(partial)
+        sync_tree(partial)
         if final.exists():
             retired = self.cells_folder / f"{cell_id}.old"
             shutil.rmtree(retired, ignore_errors=True)
@@ -275,7 +228,7 @@ class Store:
         if (final / CHECKPOINT).exists():
             partial.mkdir()
             (final / CHECKPOINT).rename(partial / CHECKPOINT)
-        _sync(self.cells_folder)
+        sync(self.cells_folder)
         return final
 
     def emptied(self, cell_id: str) -> Path:
@@ -338,22 +291,5 @@ class Store:
             return not free
 
 
-def _dump(plain: Any) -> str:
+def _dump(plain: object) -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        _sync(path)

@@ -1,7 +1,8 @@
 """Two more files beside a cell's result: the first singular vectors of what it learned, and what is left of its
 accuracy at lower ranks.
 
-directions.safetensors   <module>.left (out, k) and <module>.right (in, k): float16, unit columns, by falling singular value
+directions.safetensors   <module>.left (out, k) and <module>.right (in, k): float16, unit columns, by falling singular
+                         value
 truncation.csv           a row per allocation, rank and metric
 """
 

@@ -3,7 +3,7 @@ them), and the sentence on them."""
 
 from __future__ import annotations
 
-from lorabench.config.settings import Frozen
+from lorabench.config.frozen import Frozen
 
 SHOWN = 3  # names
 

@@ -9,7 +9,8 @@ from lorabench.record.spectrum import Spectrum
 from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, likeness_words, share
 from lorabench.report.blocks import Block, Facts, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SubspaceSimilarity:
-    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to have."""
+    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to
+    have."""
 
     other: str
     modules: int
@@ -102,7 +103,10 @@ class Examined:
         return plain
 
     def __repr__(self) -> str:
-        return f"Examined: {formatting.one_line(self.title)}, {formatting.plural(len(self.spectra), 'module')}\n  {lead(self.summary.model)}"
+        return (
+            f"Examined: {formatting.one_line(self.title)}, {formatting.plural(len(self.spectra), 'module')}\n "
+            f" {lead(self.summary.model)}"
+        )
 
 
 def _module_dict(s: Spectrum) -> dict[str, Any]:
@@ -158,7 +162,8 @@ def trained_words(found: Trained) -> str:
 
 
 def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
-    """What no singular value shows: what was trained beside the factors, and what is in the file without having been trained."""
+    """What no singular value shows: what was trained beside the factors, and what is in the file without having been
+    trained."""
     told = []
     if found.outside:
         told.append(

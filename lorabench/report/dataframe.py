@@ -1,6 +1,8 @@
-"""A study's results for pandas: `conditions` with all that is known of each condition, and the table of the report as something that reads like a DataFrame.
+"""A study's results for pandas: `conditions` with all that is known of each condition, and the table of the report as
+something that reads like a DataFrame.
 
-Numbers are raw (bytes, seconds, nats, shares between 0 and 1). What was not measured, or has not run yet, is NaN (NA in columns of whole numbers).
+Numbers are raw (bytes, seconds, nats, shares between 0 and 1). What was not measured, or has not run yet, is NaN (NA in
+columns of whole numbers).
 """
 
 from __future__ import annotations
@@ -32,17 +34,22 @@ def conditions(view: View) -> pd.DataFrame:
     """A row for each condition of the study, in its order, also for those that failed, diverged or have not run.
 
     condition, label                       id, and what the report calls it
-    model ... sequence_length              its setting, as in cells.csv; further fields that differ between conditions by their dotted name
-    learning_rate, tuned                   the rate that its numbers are reported at (NaN where none was chosen yet), whether it was chosen among several
+    model ... sequence_length              its setting, as in cells.csv; further fields that differ between conditions
+                                           by their dotted name
+    learning_rate, tuned                   the rate that its numbers are reported at (NaN where none was chosen yet),
+                                           whether it was chosen among several
     seeds, finished ... missing            how many seeds are planned, and what became of their cells at that rate
     reference                              label of the condition it is compared with
-    <metric>_mean, _std, _n                mean and sample deviation over the n finished seeds, in the metric's own unit; counts, bytes and seconds
-                                           have their mean alone, the parts of a predicted peak are in wide()
+    <metric>_mean, _std, _n                mean and sample deviation over the n finished seeds, in the metric's own
+                                           unit; counts, bytes and seconds have their mean alone, the parts of a
+                                           predicted peak are in wide()
     <metric>_ci_low, _ci_high              95 % interval of the mean (NaN where no noise is known)
     <metric>_difference, _ci_low, _ci_high mean paired difference to the reference, and its 95 % interval taken alone
-    <metric>_p                             of no difference, corrected by Holm over the study's comparisons in this metric; these three, and the
-                                           verdict, of the metrics that are compared: the study's own, held-out loss, accuracies, forgetting
-    <metric>_verdict                       better, equivalent, non-inferior, worse or not decisive (analysis.verdict says what each needs)
+    <metric>_p                             of no difference, corrected by Holm over the study's comparisons in this
+                                           metric; these three, and the verdict, of the metrics that are compared: the
+                                           study's own, held-out loss, accuracies, forgetting
+    <metric>_verdict                       better, equivalent, non-inferior, worse or not decisive (analysis.verdict
+                                           says what each needs)
     """
     told = tuple(dict.fromkeys(c.metric for c in view.comparisons))
     further = _further(view)
@@ -140,17 +147,20 @@ def _of_comparison(name: str, c: Comparison | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StudyTable:
-    """The table of conditions as the report has it. Prints as text, shows as HTML in a notebook, and is read as a DataFrame is: `t["eval_loss_nats"]`, `t.columns`, `len(t)`, `t.sort_values(...)`.
+    """The table of conditions as the report has it. Prints as text, shows as HTML in a notebook, and is read as a
+    DataFrame is: `t["eval_loss_nats"]`, `t.columns`, `len(t)`, `t.sort_values(...)`.
 
     Its columns are those of `lorabench table DIR --format csv`; StudyResults.conditions() has more of them.
     """
 
     layout: Table
-    """what is drawn: columns with their labels and units, rows with the ids of their cells, notes; what exporters take"""
+    """what is drawn: columns with their labels and units, rows with the ids of their cells, notes; what exporters
+    take"""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The raw values: a row for each condition; a number with its sample deviation (_std) and interval where they are known; the condition's id and the ids of its cells."""
+        """The raw values: a row for each condition; a number with its sample deviation (_std) and interval where they
+        are known; the condition's id and the ids of its cells."""
         values = [[row.values[j] for row in self.layout.rows] for j in range(len(self.layout.columns))]
         data: dict[str, Any] = {}
         for column, seen in zip(self.layout.columns, values, strict=True):

@@ -19,7 +19,8 @@ from markupsafe import Markup
 
 from lorabench import formatting, plugins
 from lorabench.record.result import BROKEN
-from lorabench.record.store import Store, write_atomically
+from lorabench.record.store import Store
+from lorabench.record.whole_files import write_atomically
 from lorabench.report.blocks import Block, Figure, Notice, Section, Text
 from lorabench.report.table_model import Table, heading, parts
 from lorabench.report.view import View, make_view

@@ -13,7 +13,8 @@ from lorabench.report.adapter_summary import share
 from lorabench.report.bars import Bars, Part, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 

@@ -9,7 +9,7 @@ from lorabench.analysis import spectra as stored
 from lorabench.analysis.aggregate import Statistic, Summary
 from lorabench.record.spectrum import Spectrum
 from lorabench.record.truncations import Directions, Truncation
-from lorabench.report.figures import Level, Line
+from lorabench.report.drawing import Level, Line
 from lorabench.report.style import Style
 from lorabench.report.view import View
 

@@ -16,7 +16,7 @@ from lorabench.analysis.aggregate import Summary
 from lorabench.analysis.rank_order import spearman
 from lorabench.analysis.verdict import candidates
 from lorabench.config.decision import deciding_metric
-from lorabench.config.grid import agrees
+from lorabench.config.plain_settings import agrees
 from lorabench.config.study import PublishedSpec, PublishedValue
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
@@ -269,10 +269,8 @@ def _agreement(view: View, i: int) -> str:
             with contextlib.suppress(ValueError):
                 pairs.append((ours, float(row.value)))
     idle = len(column.rows) - len(set(used))
-    told = (
-        f"{column.label}: as printed in"
-        f" {column.source}{f'; {idle} of its {len(column.rows)} values belong to no finished condition here' if idle else ''}."
-    )
+    unused = f"; {idle} of its {len(column.rows)} values belong to no finished condition here" if idle else ""
+    told = f"{column.label}: as printed in {column.source}{unused}."
     found = (
         spearman([a for a, _ in pairs], [b for _, b in pairs])
         if len(pairs) > 3 and len(set(used)) == len(used)

@@ -10,26 +10,22 @@ and that is told.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from lorabench.config.fingerprint import counted, flattened
 from lorabench.config.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
 from lorabench.config.paths import model_directory, model_label
 from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
+from lorabench.formatting import plural
 from lorabench.record.store import Earlier, Store
-from lorabench.runner.progress import count
+from lorabench.runner.cell_pairs import pairs_of, settings_of
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
-ORDER = 60  # pairs of a group that are matched by fewest differences; beyond, in the study's order
 SHOWN = "the table and the report show what is asked for now"
-
-Leaves = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     now = inputs_of(fresh) if then is not None else None
     groups: dict[tuple[str, ...], list[tuple[Cell, Cell]]] = defaultdict(list)
     matched = set()
-    for old, new, keys in _pairs(gone, fresh):
+    for old, new, keys in pairs_of(gone, fresh):
         groups[keys].append((old, new))
         matched.add(old.id)
     day = then.day if then is not None and then.day else _day(store)
@@ -79,7 +75,7 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     rest = [c for c in gone if c.id not in matched and c.id in finished]
     if rest:
         words.append(
-            f"{count(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
+            f"{plural(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
             f" cells/; {SHOWN}"
         )
     return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
@@ -109,56 +105,9 @@ def standing_changes(store: Store) -> tuple[str, ...]:
                 fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
                 told.append(
                     f"{what} {fate} since this study was run ({then.day}): the next run makes"
-                    f" {count(len(own), 'cell')} new"
+                    f" {plural(len(own), 'cell')} new"
                 )
     return tuple(told)
-
-
-def _pairs(gone: Sequence[Cell], fresh: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, tuple[str, ...]]]:
-    """Cells of before and of now that belong together, with the settings in which they differ."""
-    old, new = {c.id: _counted(c) for c in gone}, {c.id: _counted(c) for c in fresh}
-    keys = dict.fromkeys(k for leaves in (*old.values(), *new.values()) for k in leaves)
-    varied = [k for k in keys if _values(old.values(), k) != _values(new.values(), k)]
-    rest = [k for k in keys if k not in varied]
-    alike: dict[tuple[str, ...], tuple[list[Cell], list[Cell]]] = defaultdict(lambda: ([], []))
-    for side, leaves_of in ((0, old), (1, new)):
-        for cell in (gone, fresh)[side]:
-            alike[tuple(repr(leaves_of[cell.id].get(k)) for k in rest)][side].append(cell)
-    for olds, news in alike.values():
-        scored = (
-            sorted(
-                (sum(old[o.id].get(k) != new[n.id].get(k) for k in varied), i, j)
-                for i, o in enumerate(olds)
-                for j, n in enumerate(news)
-            )
-            if len(olds) * len(news) <= ORDER**2
-            else [(0, i, i) for i in range(min(len(olds), len(news)))]
-        )
-        taken_old, taken_new = set(), set()
-        for _, i, j in scored:
-            if i not in taken_old and j not in taken_new:
-                taken_old.add(i)
-                taken_new.add(j)
-                differ = tuple(k for k in varied if old[olds[i].id].get(k) != new[news[j].id].get(k))
-                yield olds[i], news[j], differ
-
-
-def _values(leaves: Iterable[Leaves], key: str) -> dict[str, int]:
-    counted: dict[str, int] = defaultdict(int)
-    for own in leaves:
-        counted[repr(own.get(key))] += 1
-    return counted
-
-
-def _counted(cell: Cell) -> dict[str, Any]:
-    """The settings that make a cell what it is, in one level."""
-    marks = cell.fingerprints.model_dump(exclude={"large"})
-    plain = counted(cell) | {"seed": cell.seed, "fingerprints": marks}
-    if plain["evaluation"]["forgetting"] == "file":
-        plain["evaluation"]["forgetting"] = "a file"
-    plain["model"] = {"dtype": plain["model"]["dtype"]}
-    plain["training"]["learning_rate is tuned"] = bool(cell.tuned_over)
-    return flattened(plain)
 
 
 def _sentence(
@@ -180,7 +129,7 @@ def _sentence(
         told = ["what makes a cell has changed with lorabench's version"]
     since = f" since this study was run ({day})" if DATA in keys or MODEL in keys else ""
     done = [o for o, _ in pairs if o.id in finished]
-    new = f"{count(len(pairs), 'cell')} {_is(pairs)} new"
+    new = f"{plural(len(pairs), 'cell')} {_is(pairs)} new"
     if not done:
         return f"{' and '.join(told)}{since}: {new}"
     of = (
@@ -188,9 +137,8 @@ def _sentence(
         if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0]
         else "what it was"
     )
-    old = (
-        f"{count(len(done), 'finished cell')} belong{'s' if len(done) == 1 else ''} to {of} and {_stay(done)} in cells/"
-    )
+    belong = "belongs" if len(done) == 1 else "belong"
+    old = f"{plural(len(done), 'finished cell')} {belong} to {of} and {_stay(done)} in cells/"
     return f"{' and '.join(told)}{since}: {old}, {new}; {SHOWN}"
 
 
@@ -257,12 +205,12 @@ def _setting_change(key: str, pairs: Sequence[tuple[Cell, Cell]]) -> str:
         return "training.learning_rate is " + (
             "chosen from a grid now" if pairs[0][1].tuned_over else "no longer chosen from a grid"
         )
-    seen = dict.fromkeys((_short(_counted(o).get(key)), _short(_counted(n).get(key))) for o, n in pairs)
+    seen = dict.fromkeys((_short(settings_of(o).get(key)), _short(settings_of(n).get(key))) for o, n in pairs)
     olds, news = (list(dict.fromkeys(side)) for side in zip(*seen, strict=True))
     return f"{key} {', '.join(olds[:6])} -> {', '.join(news[:6])}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
     if value is None:
@@ -297,9 +245,9 @@ def _day(store: Store) -> str:
     return datetime.fromtimestamp((store.folder / "plan.json").stat().st_mtime, UTC).date().isoformat()
 
 
-def _is(things: Sequence[Any]) -> str:
+def _is(things: Sequence[object]) -> str:
     return "is" if len(things) == 1 else "are"
 
 
-def _stay(things: Sequence[Any]) -> str:
+def _stay(things: Sequence[object]) -> str:
     return "stays" if len(things) == 1 else "stay"

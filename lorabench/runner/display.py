@@ -8,7 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from lorabench.runner.progress import UNKNOWN, Progress, Tally, count, headline, state, verdict
+from lorabench.formatting import plural
+from lorabench.runner.progress import UNKNOWN, Progress, Tally, headline, state, verdict
 from lorabench.runner.timing import LONG, Running
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Lines:
     def wait(self, cells: int) -> None:
         with self.lock:
             if not self.waiting:
-                self._say(f"waiting for {count(cells, 'cell')} that another runner has")
+                self._say(f"waiting for {plural(cells, 'cell')} that another runner has")
             self.waiting = True
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """Which weights stay on disk once a cell has finished (`save`).
 
     none    taken away once the cell has finished and nothing of it is left to repeat
-    best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss, analysis.tuning's rule), of its seeds
-            the one that is best in the study's metric. A worse seed of a rate loses its weights as soon as a better one
-            has finished; a rate that was not chosen, when all cells of the condition have a result, since until then
-            the choice may change
+    best    of each condition the best cell's: at the learning rate that it chose (lowest mean validation loss,
+            analysis.tuning's rule), of its seeds the one that is best in the study's metric. A worse seed of a rate
+            loses its weights as soon as a better one has finished; a rate that was not chosen, when all cells of the
+            condition have a result, since until then the choice may change
     all     kept
 
 Runners that share a store take turns at a condition. Cells that failed in evaluation keep what they have: it is what
@@ -24,6 +24,7 @@ from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
 from lorabench.record.store import Store
 from lorabench.record.tuned_rate import RateRecord, best_learning_rate
+from lorabench.runner.invented import is_invented
 
 
 def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
@@ -107,7 +108,7 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
             and not (store.cells_folder / c.id / name).is_dir()
             and (r := store.readable(c.id, c)) is not None
             and r.outcome == "finished"
-            and not (r.environment and r.environment.device == "synthetic")
+            and not is_invented(r)
         ]
         if lacking:
             what = "weights" if name == MODEL else "adapters"

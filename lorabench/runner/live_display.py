@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorabench.runner.progress import Tally, count, headline, state, verdict
+from lorabench.formatting import plural
+from lorabench.runner.progress import Tally, headline, state, verdict
 from lorabench.runner.timing import Running
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ class Live:
         with self.lock:
             left = self._tally.time_left()
             total = len(self._tally.plan.cells)
-            head = Text(f"{self._tally.done} of {count(total, 'cell')} done", "bold")
+            head = Text(f"{self._tally.done} of {plural(total, 'cell')} done", "bold")
             head.append(f", {left}" if left else "", "not bold")
             if self.waiting:
-                head.append(f"; waiting for {count(self.waiting, 'cell')} that another runner has", "yellow")
+                head.append(f"; waiting for {plural(self.waiting, 'cell')} that another runner has", "yellow")
             rows = [self._row(r) for r in sorted(self._tally.running.values(), key=lambda r: r.number)]
         return Group(head, *rows)
 

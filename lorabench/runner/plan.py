@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorabench.config.grid import SETTINGS, conditions, expand
+from lorabench.config.grid import conditions, expand
 from lorabench.config.inputs import inputs_of
 from lorabench.config.paths import model_label
+from lorabench.config.plain_settings import SETTINGS
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
@@ -229,12 +230,12 @@ def problem_sentence(
     return f"{place}: {first.message}{more}"
 
 
-def _products(study: Study) -> Iterator[dict[str, list[tuple[Any, Route]]]]:
+def _products(study: Study) -> Iterator[dict[str, list[tuple[object, Route]]]]:
     """The grid and each include entry: axis to its values, each with its route in the file; a fixed value is an axis of
     one."""
     yield {axis: [(v, ("grid", axis, i)) for i, v in enumerate(values)] for axis, values in study.grid.items()}
     for n, entry in enumerate(study.include):
-        fixed: dict[str, list[tuple[Any, Route]]] = {
+        fixed: dict[str, list[tuple[object, Route]]] = {
             k: [(v, ("include", n, k))] for k, v in entry.items() if k != "grid"
         }
         own = entry.get("grid") or {}
@@ -251,7 +252,7 @@ def _last_over(field: str, places: dict[str, Route]) -> Route:
     return tuple(field.split("."))
 
 
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in plain.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -259,14 +260,14 @@ def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _told(key: str, value: Any) -> str:
+def _told(key: str, value: object) -> str:
     if key.endswith(".name"):
         return _short(value)
     name = key.rpartition(".")[2].replace("_", " ")
     return name if value is True else f"{name} {_short(value)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from lorabench.errors import StoreError
+from lorabench.formatting import duration, plural
 from lorabench.record.metrics import metric
 from lorabench.runner.phase_seconds import Measured, stored
 from lorabench.runner.timing import Clockwork, Running
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
 
 UNKNOWN = "time left not known yet"
 DOING = {
-    "foresee": "predicting its memory", "load": "loading", "sample": "sampling the base's text", "train": "training", "prepare": "preparing lm-eval", "evaluate": "evaluating",
-    "save": "saving", "decompose": "decomposing", "truncate": "evaluating lower ranks", "measure": "measuring memory",
-}  # fmt: skip
+    "foresee": "predicting its memory",
+    "load": "loading",
+    "sample": "sampling the base's text",
+    "train": "training",
+    "prepare": "preparing lm-eval",
+    "evaluate": "evaluating",
+    "save": "saving",
+    "decompose": "decomposing",
+    "truncate": "evaluating lower ranks",
+    "measure": "measuring memory",
+}
 UNITS = {"sample": "tokens", "evaluate": "rows", "decompose": "modules", "truncate": "rows"}
 
 AFTERWARDS = {
@@ -116,12 +125,13 @@ def _measured(plan: Plan) -> list[Measured]:
 
 def headline(plan: Plan) -> str:
     """What is to be done, in one line."""
-    counts = f"{count(len(plan.cells), 'cell')}, {plan.done} done, {len(plan.pending)} to run"
+    counts = f"{plural(len(plan.cells), 'cell')}, {plan.done} done, {len(plan.pending)} to run"
     return f"study {plan.study.name}: {counts}, results in {plan.store.folder}"
 
 
 def state(now: Running) -> str:
-    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s"; "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
+    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s";
+    "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
     last = now.last
     if last is None or now.phase not in DOING:
         return "starting"
@@ -163,20 +173,3 @@ def verdict(result: CellResult, seconds: float) -> str:
     if result.error and result.error.phase == "evaluate":
         text += " in evaluation (its weights are kept)" if result.outcome != "diverged" else " in evaluation"
     return text + (f": {result.error.message}" if result.error else "")
-
-
-def duration(seconds: float) -> str:
-    """ "0.4 s", "41 s", "3 min 20 s", "2 h 05 min" """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s" if whole < 600 else f"{round(whole / 60)} min"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def count(number: int, what: str) -> str:
-    """ "1 cell", "3 cells" """
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -16,6 +16,7 @@ from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, has_weights
 from lorabench.record.result import REPEATED, CellResult, Phase
 from lorabench.record.store import Store
+from lorabench.runner.invented import is_invented
 
 _MORE = {"none": 0, "values": 1, "full": 2}
 
@@ -65,11 +66,7 @@ def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
 
 def _lacks(store: Store, cell: Cell) -> bool:
     result = store.readable(cell.id, cell)
-    if (
-        result is None
-        or result.outcome != "finished"
-        or (result.environment is not None and result.environment.device == "synthetic")
-    ):
+    if result is None or result.outcome != "finished" or is_invented(result):
         return False
     return "decompose" in phases_of(cell, result, store.cells_folder / cell.id) and not any(
         f.phase == "decompose" for f in result.faults

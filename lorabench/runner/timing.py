@@ -4,7 +4,8 @@ tells of itself.
 A phase of a cell to come takes as long as it took in the measured cells that are most like it (model, quantization,
 method, rank, the whole condition, in this order), in proportion to its work:
 
-    train        steps, positions of a step, and passes (3 where the base is trained, 2 where it is frozen, 1 more with checkpointing)
+    train        steps, positions of a step, and passes (3 where the base is trained, 2 where it is frozen, 1 more with
+                 checkpointing)
     evaluate     held-out sequences at most
     decompose    twice as much for dense changes; once a base is decomposed, LESS of what its first cell took
     truncate     cuts

@@ -22,9 +22,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench import startup
+from lorabench.formatting import error_line
+
+if TYPE_CHECKING:
+    from lorabench.config.study import Cell
+    from lorabench.engine.events import Event, Problem
+    from lorabench.record.result import CellResult
+
+    Problems = Callable[[tuple[Cell, ...]], tuple[Problem, ...]]
+
+Json = dict[str, Any]
+"""one message between the runner and its worker"""
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
 
@@ -54,7 +65,7 @@ def main(arguments: list[str]) -> None:
         if command["do"] == "check":
             send(_check(check_cells, misfits, command))
         else:
-            work = repeat_cell if command["do"] == "repeat" else run_cell
+            work: Any = repeat_cell if command["do"] == "repeat" else run_cell
             reply = _run(work, predict_memory, command, send)
             reply["last"] = is_spoilt(command, reply)
             send(reply)
@@ -62,17 +73,19 @@ def main(arguments: list[str]) -> None:
                 os._exit(0)
 
 
-def is_spoilt(command: dict[str, Any], reply: dict[str, Any]) -> bool:
+def is_spoilt(command: Json, reply: Json) -> bool:
     """Whether the next cell needs a fresh process: a fault on a GPU may leave its context dead, and bitsandbytes never
     frees paged memory."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
-    failed = reply.get("result", {}).get("outcome", "failed") == "failed"
-    return failed or str(command["cell"]["training"]["optimizer"]).startswith("paged")
+    result = reply.get("result", {})
+    failed = result.get("outcome", "failed") == "failed"
+    later = any(f["kind"] != "OutOfMemoryError" for f in result.get("faults", ()))  # of a cell that has finished
+    return failed or later or str(command["cell"]["training"]["optimizer"]).startswith("paged")
 
 
-def _check(check_cells: Callable[..., Any], misfits: Callable[..., Any], command: dict[str, Any]) -> dict[str, Any]:
+def _check(check_cells: Problems, misfits: Problems, command: Json) -> Json:
     from lorabench.errors import LorabenchError
 
     try:
@@ -88,8 +101,8 @@ def _check(check_cells: Callable[..., Any], misfits: Callable[..., Any], command
 
 
 def _run(
-    run_cell: Any, predict_memory: Callable[..., Any], command: dict[str, Any], send: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+    run_cell: Callable[..., CellResult], predict_memory: Callable[..., Any], command: Json, send: Callable[[Json], None]
+) -> Json:
     folder = Path(command["folder"])
     with _printing_to(folder / "log.txt"):
         try:
@@ -107,17 +120,17 @@ def _run(
             return {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
-            return {"fault": {"kind": type(e).__name__, "message": " ".join(str(e).split()) or type(e).__name__}}
+            return {"fault": {"kind": type(e).__name__, "message": error_line(e)}}
 
 
 def _predicted(
-    run_cell: Callable[..., Any],
+    run_cell: Callable[..., CellResult],
     predict_memory: Callable[..., Any],
-    cell: Any,
+    cell: Cell,
     folder: Path,
     skip: bool,
-    report: Callable[[Any], None],
-) -> Any:
+    report: Callable[[Event], None],
+) -> CellResult:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
@@ -132,7 +145,7 @@ def _predicted(
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
 
 
-def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: Callable[[Any], None]) -> Any:
+def _repeated(repeat_cell: Callable[..., CellResult], command: Json, report: Callable[[Event], None]) -> CellResult:
     """Phases of a trained cell, from its saved weights."""
     from lorabench.record.result import CellResult
 
@@ -145,16 +158,16 @@ def _repeated(repeat_cell: Callable[..., Any], command: dict[str, Any], report: 
     )
 
 
-def _cell(plain: dict[str, Any]) -> Any:
+def _cell(plain: Json) -> Cell:
     from lorabench.config.study import Cell
 
     return Cell.model_validate(plain)
 
 
-def _commands(descriptor: int) -> queue.Queue[dict[str, Any]]:
+def _commands(descriptor: int) -> queue.Queue[Json]:
     """Commands as they come, read by a thread: the end of the pipe is the runner's death, and ours."""
     os.set_inheritable(descriptor, False)
-    arrived: queue.Queue[dict[str, Any]] = queue.Queue()
+    arrived: queue.Queue[Json] = queue.Queue()
 
     def read() -> None:
         with open(descriptor, encoding="utf-8") as lines:
@@ -166,12 +179,12 @@ def _commands(descriptor: int) -> queue.Queue[dict[str, Any]]:
     return arrived
 
 
-def _sender(descriptor: int) -> Callable[[dict[str, Any]], None]:
+def _sender(descriptor: int) -> Callable[[Json], None]:
     os.set_inheritable(descriptor, False)
     stream = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115  (lives as long as the process)
     lock = threading.Lock()
 
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Json) -> None:
         text = json.dumps(message)
         with lock:
             stream.write(text + "\n")

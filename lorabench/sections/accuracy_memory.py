@@ -8,7 +8,8 @@ from lorabench import formatting
 from lorabench.analysis.pareto import Point, pareto
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
 
@@ -49,7 +50,8 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
 
 
 def compute(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
-    """The standing of every condition with both values, or of some: those of one task, since values of two do not compare."""
+    """The standing of every condition with both values, or of some: those of one task, since values of two do not
+    compare."""
     return pareto(
         [s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts
     )

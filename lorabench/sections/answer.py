@@ -203,7 +203,8 @@ def how_sure(view: View) -> str:
 
 
 def sentence(view: View, c: Comparison) -> str:
-    """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not decisive.\""""
+    """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not
+    decisive.\""""
     m = metric(c.metric)
     ours, theirs = view.label(c.condition), view.label(c.reference)
     if c.difference == 0 and c.low is None:

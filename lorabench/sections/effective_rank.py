@@ -12,7 +12,8 @@ from lorabench.record.spectrum import Spectrum
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
-from lorabench.report.figures import Axis, Drawing, bounded, cut_off, draw
+from lorabench.report.drawing import Axis, Drawing, bounded, cut_off
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.view import View
 
@@ -49,7 +50,8 @@ class Used:
     rank: int | None
     """of its adapters"""
     room: float | None
-    """the most that a change can have: of the adapter (twice the rank for pissa), else the smaller side of the matrix"""
+    """the most that a change can have: of the adapter (twice the rank for pissa), else the smaller side of the
+    matrix"""
     entropy_rank: Statistic
     energy_rank: Statistic
     """k(0.9)"""
@@ -75,7 +77,8 @@ def compute(view: View) -> tuple[Used, ...]:
 
 
 def sentence(used: Used) -> str:
-    """ "LoRA r=16: at rank 16 the changes use 8.1 of 16 (entropy rank); 90 % of their energy lies in 6.2 directions.\""""
+    """ "LoRA r=16: at rank 16 the changes use 8.1 of 16 (entropy rank); 90 % of their energy lies in 6.2
+    directions.\""""
     at = f"at rank {used.rank} " if used.rank is not None else ""
     most = (
         "" if used.room == used.rank else ", the most such a change can have"
@@ -122,7 +125,8 @@ def _spread(statistic: Statistic) -> str:
 
 
 def compute_map(view: View) -> HeatMap | None:
-    """Energy rank k(0.9) of each layer and module type, averaged over seeds: the condition of highest rank first, a menu for the others."""
+    """Energy rank k(0.9) of each layer and module type, averaged over seeds: the condition of highest rank first, a
+    menu for the others."""
     planes = {}
     for s in view.summaries:
         found = fields(spectra.spectra(view, s.condition), lambda x: float(x.energy_rank(SHARE)))
@@ -161,7 +165,8 @@ def _map(view: View) -> Figure | None:
 
 @dataclass(frozen=True)
 class Beside:
-    """How a condition's changes lie to the base weights W, averaged over modules and seeds; None where it was not measured."""
+    """How a condition's changes lie to the base weights W, averaged over modules and seeds; None where it was not
+    measured."""
 
     label: str
     relative_norm: float | None

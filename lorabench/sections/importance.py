@@ -19,7 +19,8 @@ _TIMES = " × "
 
 
 def section(view: View) -> Section | None:
-    """A sentence and a figure for each grid; a sentence alone where the grid has holes; None without a grid of two axes."""
+    """A sentence and a figure for each grid; a sentence alone where the grid has holes; None without a grid of two
+    axes."""
     if len(varied_axes(view.study)) < 2:  # of one axis all variance is its own
         return None
     found, why = importances(view.groups, view.data, view.metric, view.study)
@@ -45,7 +46,8 @@ def section(view: View) -> Section | None:
 
 
 def sentence(info: Importance) -> str:
-    """ "Of the variance in held-out loss between the 12 conditions of the grid 82 % goes with rank, 10 % with quantization, 8 % with combinations of them.\""""
+    """ "Of the variance in held-out loss between the 12 conditions of the grid 82 % goes with rank, 10 % with
+    quantization, 8 % with combinations of them.\""""
     m = metric(info.metric)
     whose = f" of {info.within}" if info.within else ""
     if not info.std:

@@ -9,7 +9,8 @@ from lorabench.analysis.tuning import METRIC, Tried, Tuning
 from lorabench.config.fingerprint import canonical_json
 from lorabench.record.metrics import metric
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
-from lorabench.report.figures import Axis, Drawing, Line, bounded, cut_off, draw, draw_choice
+from lorabench.report.drawing import Axis, Drawing, Line, bounded, cut_off
+from lorabench.report.figures import draw, draw_choice
 from lorabench.report.style import GREY, Style, palette
 from lorabench.report.view import View
 
@@ -113,7 +114,8 @@ def compute_by_seed(view: View) -> dict[str, Drawing]:
 
 
 def headline(view: View) -> tuple[str, ...]:
-    """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first screen, too."""
+    """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first
+    screen, too."""
     tuned = {
         t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken
     }  # a rate of survivors is no best one
@@ -164,7 +166,8 @@ def drawing(view: View) -> Drawing:
 
 
 def told(view: View) -> tuple[str, ...]:
-    """Which rates were chosen, by method, and what they say of LoRA's rate against full fine-tuning's and of the rank."""
+    """Which rates were chosen, by method, and what they say of LoRA's rate against full fine-tuning's and of the
+    rank."""
     methods: dict[str, list[Tuning]] = {}
     for t in view.tunings:
         if t.chosen is not None:

@@ -19,7 +19,8 @@ _COUNTED = {"equivalent": "within the margin", "non-inferior": "not worse by mor
 
 
 def section(view: View) -> Section | None:
-    """What differs between the studies, how their conditions compare, and what only one has; None without another study."""
+    """What differs between the studies, how their conditions compare, and what only one has; None without another
+    study."""
     other = view.other
     if other is None:
         return None

@@ -13,7 +13,8 @@ from lorabench.record.metrics import Metric, metric
 from lorabench.report import comparison_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.comparison_text import margin
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
@@ -68,7 +69,8 @@ def compute(view: View, name: str) -> tuple[TypeGap, ...]:
 
 
 def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
-    """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of conditions, 2 seeds): not decisive.\""""
+    """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of
+    conditions, 2 seeds): not decisive.\""""
     m, made = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
@@ -112,7 +114,8 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
 
 
 def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
-    """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the gain."""
+    """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the
+    gain."""
     verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
     turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
     unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)

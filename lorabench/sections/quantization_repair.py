@@ -17,7 +17,8 @@ TITLE = "Quantisation repair"
 
 
 def section(view: View) -> Section | None:
-    """The answer in a sentence, what the columns mean, and a row for each quantised condition; None where none was measured."""
+    """The answer in a sentence, what the columns mean, and a row for each quantised condition; None where none was
+    measured."""
     found = compute(view)
     if not found:
         return None
@@ -64,7 +65,8 @@ def _relative_error(spectrum: Spectrum) -> float | None:
 
 
 def answer(found: tuple[Repaired, ...]) -> str:
-    """ "Does the adapter repair the quantisation? ...": nearer to W or further, and by how much where most, from the means."""
+    """ "Does the adapter repair the quantisation? ...": nearer to W or further, and by how much where most, from the
+    means."""
     nearer = [r for r in found if r.repaired.mean > 0]
     top = max(found, key=lambda r: r.repaired.mean)
     asked, cosine = "Does the adapter repair the quantisation?", f"cosine with −E {_signed(top.cosine.mean)}"

@@ -14,7 +14,8 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Figure, Points, Section
 from lorabench.report.comparison_text import amount
-from lorabench.report.figures import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, draw, with_beyond
+from lorabench.report.drawing import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, with_beyond
+from lorabench.report.figures import draw
 from lorabench.report.spectra import scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
@@ -119,7 +120,8 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
 
 
 def legible(info: Drawing) -> Drawing:
-    """The drawing with an axis that no level and no bar presses the curves flat on: levels beyond it are named at its edge."""
+    """The drawing with an axis that no level and no bar presses the curves flat on: levels beyond it are named at its
+    edge."""
     low, high = (f(chain(*(line.y for line in info.lines))) for f in (min, max))
     far = tuple(v for v in info.levels if low < high and not 2 * low - high <= v.y <= 2 * high - low)
     return with_beyond(bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far)
@@ -147,7 +149,8 @@ def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
 
 
 def knee_sentence(c: RankCurve) -> str:
-    """ "Rank 8 is the smallest that is non-inferior to rank 16, the best, within 0.02 nats (one-sided 95 % bound 0.013, 3 seeds).\""""
+    """ "Rank 8 is the smallest that is non-inferior to rank 16, the best, within 0.02 nats (one-sided 95 % bound 0.013,
+    3 seeds).\""""
     knee, m = c.knee, metric(c.metric)
     if knee.rank is None or knee.margin is None:
         return ""
@@ -180,7 +183,8 @@ def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
 
 
 def fit_sentence(c: RankCurve) -> str:
-    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190, 1.230] over 3 seeds.\""""
+    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190,
+    1.230] over 3 seeds.\""""
     if c.fit is None:
         return ""
     m, fit = metric(c.metric), c.fit

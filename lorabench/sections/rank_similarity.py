@@ -31,7 +31,8 @@ class Ranks:
 
 
 def section(view: View) -> Section | None:
-    """A sentence for each neighbouring pair of ranks and phi(i, j) of the highest pair; None without two ranks of a seed."""
+    """A sentence for each neighbouring pair of ranks and phi(i, j) of the highest pair; None without two ranks of a
+    seed."""
     found = compute(view)
     if not found:
         return None
@@ -53,7 +54,8 @@ def section(view: View) -> Section | None:
 
 
 def compute(view: View) -> tuple[Ranks, ...]:
-    """Neighbouring ranks of each family whose cells kept their directions, at the seeds that both have; the first pairs if there are many."""
+    """Neighbouring ranks of each family whose cells kept their directions, at the seeds that both have; the first pairs
+    if there are many."""
     families: dict[str, dict[int, str]] = {}
     for group, s in zip(view.groups, view.summaries, strict=True):
         if group.setting.method.rank is not None:
@@ -85,7 +87,8 @@ def compute_map(one: Ranks) -> HeatMap:
 
 
 def sentence(r: Ranks) -> str:
-    """ "LoRA: of rank 4's first direction 0.61 lies within rank 8's first 8 (random: 0.06), of its first 4 0.33; 2 seeds." """
+    """ "LoRA: of rank 4's first direction 0.61 lies within rank 8's first 8 (random: 0.06), of its first 4 0.33; 2
+    seeds." """
     phi, k = r.right.phi, len(r.right.phi)
     most = len(phi[0])
     whole = f", of its first {k} {phi[k - 1][most - 1]:.2f}" if k > 1 else ""

@@ -1,4 +1,5 @@
-"""which of the study's own conditions to take, at its margin and at any other, and whether what was learned says the same"""
+"""which of the study's own conditions to take, at its margin and at any other, and whether what was learned says the
+same"""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Recommended:
 
 
 def section(view: View) -> Section | None:
-    """A sentence and its second witness for each contest, and a panel for other memories and margins; no headline, since it stands next to the answer."""
+    """A sentence and its second witness for each contest, and a panel for other memories and margins; no headline,
+    since it stands next to the answer."""
     found = compute(view)
     if not found:
         return None
@@ -111,7 +113,8 @@ def compute(view: View) -> tuple[Recommended, ...]:
 
 
 def sentence(r: Recommended, m: Metric) -> str:
-    """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than 0.02 nats (one-sided 95 % bound ...\""""
+    """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than
+    0.02 nats (one-sided 95 % bound ...\""""
     best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
     if took is not None and took is not best:
         peak = (
@@ -235,7 +238,8 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
 
 
 def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
-    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are kept."""
+    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are
+    kept."""
     rows = {
         o.condition: _row(view, r, o, m)
         for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))
@@ -247,7 +251,8 @@ def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
 
 
 def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
-    """The rows that some memory and some tolerated loss would choose: none before takes no more memory and is good enough as soon."""
+    """The rows that some memory and some tolerated loss would choose: none before takes no more memory and is good
+    enough as soon."""
     made: list[Choice] = []
     for c in rows:
         peak = math.inf if c.peak is None else c.peak
@@ -330,7 +335,8 @@ def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
 
 
 def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
-    """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a single one."""
+    """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a
+    single one."""
     if len(held) == 1:
         return ("",)
     flat = [

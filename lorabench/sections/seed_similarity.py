@@ -9,7 +9,8 @@ from lorabench.analysis.spectra import Similarity, seed_similarity
 from lorabench.record.truncations import DIRECTIONS
 from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Section
-from lorabench.report.figures import Axis, Drawing, Line, draw
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw
 from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
@@ -133,7 +134,8 @@ def compute_map(one: Seeds) -> HeatMap:
 
 
 def sentence(s: Seeds) -> str:
-    """ "LoRA r=16: of the first 8 directions seeds share 0.43 on the right and 0.31 on the left (random: 0.12 and 0.12; 3 pairs of seeds).\""""
+    """ "LoRA r=16: of the first 8 directions seeds share 0.43 on the right and 0.31 on the left (random: 0.12 and 0.12;
+    3 pairs of seeds).\""""
     k = min(len(s.right.phi), len(s.left.phi))
     first = f"of the first {k} directions" if k > 1 else "of the first direction"
     return (

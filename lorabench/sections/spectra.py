@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from lorabench.analysis.spectra import Array, decays, mean_decay, type_decays
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section, Text
-from lorabench.report.figures import Axis, Drawing, Line, draw, draw_choice
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw, draw_choice
 from lorabench.report.style import Style, palette
 from lorabench.report.view import View
 
@@ -19,7 +20,8 @@ _X, _Y = Axis("index of the singular value"), Axis("share of the largest", log=T
 
 
 def section(view: View) -> Section | None:
-    """A figure by condition and one by module type; of a study that asked for none a sentence, None where no cell kept any."""
+    """A figure by condition and one by module type; of a study that asked for none a sentence, None where no cell kept
+    any."""
     info, left_out = compute(view), not_asked(view)
     if info is None:
         return Section(TITLE, (Text(left_out),)) if left_out else None
@@ -39,7 +41,8 @@ def section(view: View) -> Section | None:
 
 
 def not_asked(view: View) -> str | None:
-    """What is missing here and in the sections after it because the study asked for less than everything; None where it asked for all."""
+    """What is missing here and in the sections after it because the study asked for less than everything; None where it
+    asked for all."""
     asked = {g.setting.analysis.spectra for g in view.groups if g.setting.training.steps}
     if "none" in asked:
         some = "of some conditions " if len(asked) > 1 else ""
@@ -122,7 +125,8 @@ def _line(label: str, style: Style, mean: Array) -> Line:
 
 
 def _thinned(line: Line) -> Line:
-    """At most MOST_POINTS of its points, four digits of each: the first, the last, and between them denser where the index is small."""
+    """At most MOST_POINTS of its points, four digits of each: the first, the last, and between them denser where the
+    index is small."""
     most = len(line.x)
     kept = (
         sorted({round(most ** (i / (MOST_POINTS - 1))) - 1 for i in range(MOST_POINTS)})

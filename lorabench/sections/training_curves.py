@@ -10,7 +10,8 @@ import pandas as pd
 from lorabench import formatting
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
-from lorabench.report.figures import Axis, Drawing, Line, draw, thinned
+from lorabench.report.drawing import Axis, Drawing, Line, thinned
+from lorabench.report.figures import draw
 from lorabench.report.view import View
 
 ORDER = 60
@@ -145,7 +146,8 @@ def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
 
 
 def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | None, float | None]]:
-    """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is absent."""
+    """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is
+    absent."""
     path = view.file(cell_id, "curve.csv")
     if not path.is_file():
         return []

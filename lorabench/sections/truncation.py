@@ -12,7 +12,8 @@ from lorabench.record.metrics import metric
 from lorabench.record.truncations import Allocation
 from lorabench.report import spectra
 from lorabench.report.blocks import Block, Figure, Section
-from lorabench.report.figures import Axis, Drawing, Level, Line, bounded, cut_off, draw
+from lorabench.report.drawing import Axis, Drawing, Level, Line, bounded, cut_off
+from lorabench.report.figures import draw
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
@@ -26,7 +27,8 @@ _OPEN: dict[Allocation, str] = {"uniform": "circle-open", "energy": "diamond-ope
 
 
 def section(view: View) -> Section | None:
-    """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was evaluated at lower ranks."""
+    """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was
+    evaluated at lower ranks."""
     blocks: list[Block] = []
     for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view)[:1])):
         cuts = compute(view, name)
@@ -120,14 +122,16 @@ def _point(view: View, name: str, rank: int, by_seed: dict[int, float], direct: 
 
 
 def _whole(view: View, name: str, condition: str) -> tuple[int, Statistic] | None:
-    """Unless the change can have more rank than its adapters (pissa: twice as much): then a cut to theirs is a cut still."""
+    """Unless the change can have more rank than its adapters (pissa: twice as much): then a cut to theirs is a cut
+    still."""
     rank, value = spectra.rank_of(view, condition), view.summary(condition).statistics.get(name)
     held = {s.rank for cell in spectra.spectra(view, condition) for s in cell if s.rank is not None}
     return (rank, value) if rank is not None and value is not None and max(held, default=rank) <= rank else None
 
 
 def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
-    """The cut curves over those trained at each rank, with a level for each condition without a rank that lies near them."""
+    """The cut curves over those trained at each rank, with a level for each condition without a rank that lies near
+    them."""
     m = metric(name)
     factor = 100.0 if m.unit == "share" else 1.0
     direct, levels = spectra.by_rank(view, lambda s: s.statistics.get(name), factor)
@@ -158,7 +162,8 @@ def _near(level: Level, lines: Sequence[Line]) -> bool:
 
 
 def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
-    """All of them while they are few; else the highest rank of each family, and where that is not enough by one allocation alone."""
+    """All of them while they are few; else the highest rank of each family, and where that is not enough by one
+    allocation alone."""
     if len(cuts) <= MOST_LINES:
         return cuts
     tops = spectra.tops(view, dict.fromkeys(c.condition for c in cuts))
@@ -168,7 +173,8 @@ def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
 
 
 def sentence(cut: Cut, name: str) -> str:
-    """ "LoRA r=16, cut: 2.31 at rank 1, 2.25 at 4 (nats); trained at 4 2.27 (the cut one is better in 2 of 2 seeds).\""""
+    """ "LoRA r=16, cut: 2.31 at rank 1, 2.25 at 4 (nats); trained at 4 2.27 (the cut one is better in 2 of 2
+    seeds).\""""
     unit = formatting.head_unit(metric(name).unit)
     points = ", ".join(
         f"{_number(p.value, name)} at {'rank ' if i == 0 else ''}{p.rank}" for i, p in enumerate(cut.points)

@@ -2,10 +2,13 @@
 stands beside them.
 
     LoRA        scaling * B @ A, scaling = alpha / r, of rsLoRA alpha / sqrt(r); mlx's scale is the scaling itself
-    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023, arXiv:2303.10512, eq. 3)
-    KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024, arXiv:2412.06071, section 3.2)
+    AdaLoRA     lora_alpha / (init_r + 1e-5) * B @ diag(E) @ A (peft.tuners.adalora.layer; Zhang et al. 2023,
+                arXiv:2303.10512, eq. 3)
+    KaSA        scaling * B @ diag(d) @ A, and off the base go its r smallest singular values (Wang et al. 2024,
+                arXiv:2412.06071, section 3.2)
     BD-LoRA     A (r, in / n) or B (out, r / n) hold the n blocks of a block-diagonal factor
-    experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e of n (target_parameters)
+    experts     one pair of factors for a stack: rows e r ... of A and columns e, e + n, ... of B are those of expert e
+                of n (target_parameters)
 
 alpha is what --alpha says, else a module's own .alpha tensor, else the configuration's, else the header's; where
 nothing says it, the rank. Merged projections (loralib's MergedLinear: one lora_A of g r rows for a lora_B of r columns)
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +28,17 @@ import torch
 
 from lorabench.errors import ModelError
 from lorabench.spectra import layouts
+from lorabench.spectra.adapter_checks import check_adapter
+from lorabench.spectra.adapter_config import CONFIG
 from lorabench.spectra.adapter_files import OF_DIFFUSERS, adapter_file
-from lorabench.spectra.declared import CONFIG, Declared, declared
+from lorabench.spectra.declared import Declared, declared
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_kasa
-from lorabench.spectra.files import TensorFile, Weights
+from lorabench.spectra.factor_tensors import by, factor_shape, finite, own_alpha
+from lorabench.spectra.files import Weights
 from lorabench.spectra.layouts import Entry
 from lorabench.spectra.lookup import base_weight, lacking
 from lorabench.spectra.stacks import origin, with_experts
+from lorabench.spectra.tensor_file import TensorFile
 
 _LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
 _PIPELINE = frozenset(
@@ -63,12 +70,10 @@ class Adapter:
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
         self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
-        self._check_shapes()
-        self._check_alphas()
-        self._check_variants()
+        check_adapter(self)
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Mapping[str, Any]:
         """PEFT's own configuration; {} where there is none."""
         return self.declared.config
 
@@ -141,7 +146,7 @@ class Adapter:
 
     def rank(self, entry: Entry) -> int:
         """r of a module (of one expert of a stack), by the shapes of its factors."""
-        a, b = (self._shape(entry, of_b) for of_b in (False, True))
+        a, b = (factor_shape(self.file, entry, of_b) for of_b in (False, True))
         if entry.experts > 1:
             return int(a[0] // entry.experts if entry.layout != "mlx" else b[-1])
         if entry.layout == "mlx":
@@ -193,7 +198,7 @@ class Adapter:
             magnitude = self.file.tensor(entry.magnitude)
             if not magnitude.is_floating_point() or not bool(torch.isfinite(magnitude.float()).all()):
                 raise ModelError(
-                    f"{self.file.path}: {entry.magnitude} is {_by(magnitude.shape)}; {b.shape[0]} finite magnitudes are"
+                    f"{self.file.path}: {entry.magnitude} is {by(magnitude.shape)}; {b.shape[0]} finite magnitudes are"
                     " needed"
                 )
             whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
@@ -230,7 +235,7 @@ class Adapter:
         of_a, of_b = self._blocks(entry)
         if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}, which does"
+                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}, which does"
                 f" not go into the {max(of_a, of_b)} blocks of use_bdlora"
             )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
@@ -243,10 +248,10 @@ class Adapter:
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
         if (name := entry.diag or entry.e) is not None:
-            diagonal = self._finite(name).flatten()
+            diagonal = finite(self.file, name).flatten()
             if diagonal.numel() != a.shape[0]:
                 raise ModelError(
-                    f"{self.file.path}: {name} is {_by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}"
+                    f"{self.file.path}: {name} is {by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}"
                 )
             a = diagonal[:, None].double() * a.double()
         return a, b, self.scaling(entry), max(eps, eps_b)
@@ -257,7 +262,7 @@ class Adapter:
             return 1
         if not b.shape[1] or a.shape[0] % b.shape[1] or b.shape[0] % (a.shape[0] // b.shape[1]):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(a.shape)} and lora_B is {_by(b.shape)}; the rows of"
+                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}; the rows of"
                 " A must be the columns of B"
             )
         if _LITGPT.match(entry.module):
@@ -279,126 +284,17 @@ class Adapter:
     def _alpha(self, entry: Entry) -> float | None:
         """What the files say of a module's alpha: its own tensor first, which mlx and PEFT do not write."""
         if entry.alpha is not None:
-            return self._own_alpha(entry.alpha)
+            return own_alpha(self.file, entry.alpha)
         return self.declared.alpha(entry.key, len(self.file.shape(entry.a)) > 2)
-
-    def _own_alpha(self, name: str) -> float:
-        found = self._finite(name).flatten()
-        if found.numel() != 1 or not float(found) > 0:
-            raise ModelError(f"{self.file.path}: {name} is {found.tolist()[:4]}; one positive number is needed")
-        return float(found)
-
-    def _check_alphas(self) -> None:
-        for entry in self.entries:
-            if entry.alpha is not None and self.config and self.alpha is None:
-                own, said = self._own_alpha(entry.alpha), self.declared.alpha(entry.key)
-                if said is not None and abs(own - said) > 1e-2 * said:
-                    raise ModelError(
-                        f"{self.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with"
-                        " --alpha"
-                    )
-
-    def _check_shapes(self) -> None:
-        for entry in self.entries:
-            out = [self._shape(entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
-            if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
-                raise ModelError(
-                    f"{self.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding;"
-                    " that is not read here"
-                )
-            a, b = self.file.shape(entry.a), self.file.shape(entry.b)
-            if 0 in (*a, *b) and not (
-                entry.e is not None and (a[0], b[1]) == (0, 0)
-            ):  # AdaLoRA takes all ranks off some modules
-                raise ModelError(
-                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}: empty, as a run with"
-                    " DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew"
-                )
-            if self.config and len(a) == 2 and not self.config.get("enable_lora") and self.is_merged(entry):
-                raise ModelError(
-                    f"{self.file.path}: {entry.module}: lora_A is {_by(a)} and lora_B is {_by(b)}; the rows of A must"
-                    f" be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
-                )
-            if entry.magnitude is not None and math.prod(found := self.file.shape(entry.magnitude)) != out:
-                raise ModelError(
-                    f"{self.file.path}: {entry.magnitude} is {_by(found)}; {out} finite magnitudes are needed"
-                )
-
-    def _check_variants(self) -> None:
-        """The file has the tensors of the variants that its configuration switches on, and of no others, which PEFT
-        would pass over."""
-        if not self.config:
-            return
-        stacked = {e.key for e in self.entries if e.parameter}
-        for switch, part, is_on in (
-            ("use_dora", "magnitude", bool(self.config.get("use_dora"))),
-            ("kasa_config", "diag", bool(self.config.get("kasa_config"))),
-            ("peft_type ADALORA", "e", self.declared.is_adalora),
-        ):
-            odd = next(
-                (e for e in self.entries if (getattr(e, part) is not None) != is_on and e.key not in stacked), None
-            )
-            if odd is not None and is_on:
-                raise ModelError(
-                    f"{self.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not"
-                    " whole, get it anew"
-                )
-            if odd is not None:
-                raise ModelError(
-                    f"{self.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would"
-                    " pass over it; the two belong to different adapters"
-                )
-
-    def _shape(self, entry: Entry, of_b: bool) -> tuple[int, ...]:
-        shape = self.file.shape(entry.b if of_b else entry.a)
-        if len(shape) < 2:
-            raise ModelError(
-                f"{self.file.path}: {entry.b if of_b else entry.a} is {_by(shape) or 'a single number'}; a matrix of"
-                " floating-point numbers is needed"
-            )
-        dims = len(self.file.shape(entry.a)), len(self.file.shape(entry.b))
-        if (
-            entry.layout != "mlx"
-            and dims[0] != dims[1]
-            and not (dims[0] == 2 and set(self.file.shape(entry.b)[2:]) == {1})
-        ):  # old PEFT's merged B is a convolution of one point
-            raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {_by(self.file.shape(entry.a))} and lora_B is"
-                f" {_by(self.file.shape(entry.b))}; both of a layer or both of a convolution are needed"
-            )
-        return shape
 
     def _matrix(self, entry: Entry, of_b: bool) -> tuple[torch.Tensor, float]:
         """A or B as a matrix, (rank, in) or (out, rank), with the eps of the precision it is stored in."""
-        self._shape(entry, of_b)
+        factor_shape(self.file, entry, of_b)
         name = entry.b if of_b else entry.a
         if self._last.get(of_b, ("",))[0] != name:  # experts ask for one pair of factors many times
-            self._last[of_b] = (name, self._finite(name), torch.finfo(self.file.tensor(name).dtype).eps)
+            self._last[of_b] = (name, finite(self.file, name), torch.finfo(self.file.tensor(name).dtype).eps)
         _, found, eps = self._last[of_b]
         if entry.layout == "mlx":
             found = found.flatten(0, -2) if found.dim() > 2 else found
             return (found if entry.experts > 1 else found.T), eps
         return found.flatten(1), eps
-
-    def _finite(self, name: str) -> torch.Tensor:
-        """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
-        found = self.file.tensor(name)
-        if not found.is_floating_point():
-            raise ModelError(
-                f"{self.file.path}: {name} is {_by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix"
-                " of floating-point numbers is needed"
-            )
-        try:
-            found = found.float() if found.element_size() < 2 else found
-        except (RuntimeError, NotImplementedError):
-            raise ModelError(
-                f"{self.file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn"
-                " into numbers; save the adapter in another precision"
-            ) from None
-        if not bool(torch.isfinite(found).all()):
-            raise ModelError(f"{self.file.path}: {name} holds values that are not finite; the training diverged")
-        return found
-
-
-def _by(shape: Any) -> str:
-    return " x ".join(str(n) for n in shape)

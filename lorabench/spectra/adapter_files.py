@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from lorabench.errors import ModelError
-from lorabench.spectra.declared import CONFIG
-from lorabench.spectra.files import READABLE
+from lorabench.spectra.adapter_config import CONFIG
+from lorabench.spectra.tensor_file import READABLE
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OF_DIFFUSERS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")

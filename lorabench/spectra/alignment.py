@@ -26,7 +26,8 @@ Values = Callable[[torch.Tensor, int], torch.Tensor]
 def align(change: Decomposition, rank: int, weight: torch.Tensor, own_values: torch.Tensor | None = None) -> Alignment:
     """The four norms of LoRA's Table 7 for the first `rank` singular vectors of a change; weight is (out, in).
 
-    ||U^T W V||_F for U, V of the change, of W itself (then the root of the sum of W's first sigma^2), and the root mean square of random ones:
+    ||U^T W V||_F for U, V of the change, of W itself (then the root of the sum of W's first sigma^2), and the root mean
+    square of random ones:
     E ||U^T W V||_F^2 = ||W||_F^2 (k / out) (k / in) for independent uniform orthonormal U and V (second moments of the
     Haar measure). `own_values` are W's first singular values where they are known already, `rank` of them at least.
     """

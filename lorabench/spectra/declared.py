@@ -1,7 +1,8 @@
 """What an adapter's files say of its scaling and its kind: adapter_config.json of PEFT or mlx, and the header of a
 safetensors file.
 
-    PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its variants
+    PEFT        adapter_config.json: r, lora_alpha, rank_pattern, alpha_pattern, use_rslora, and the switches of its
+                variants
     mlx         adapter_config.json: lora_parameters.rank and .scale, which is the scaling itself
     kohya       header: ss_network_dim, ss_network_alpha (and conv_dim, conv_alpha in ss_network_args)
     diffusers   header: lora_adapter_metadata, PEFT's fields behind the name of the part of the pipeline
@@ -23,25 +24,23 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
+from lorabench.spectra.adapter_config import CONFIG, check_adapter_config, is_expression, read_adapter_config
 from lorabench.spectra.names import plain, unwrapped_pattern
 
-CONFIG = "adapter_config.json"
-_ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
 _MOVES_BASE = re.compile(
     r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE
 )  # starts that are taken off the base weights
-# switches whose change is not to be had from the file
-_REFUSED = {
-    "use_qalora": "QA-LoRA pools the input in groups whose number is not in the file",
-    "arrow_config": "Arrow routes every token to other adapters, so that there is no one change",
-}
 # fields of peft.LoraConfig and peft.AdaLoraConfig that are read here, or change nothing about the change
 _KNOWN = frozenset((
-    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout",
-    "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
-    "trainable_token_indices", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size",
-    "monteclora_config", "layer_replication", "runtime_config", "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying", "modules_to_tie", "target_modules_to_tie",
-    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "enable_lora", "merge_weights", "lora_weights",
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
+    "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora",
+    "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "megatron_config", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size",
+    "monteclora_config", "layer_replication", "runtime_config", "lora_bias", "target_parameters", "use_bdlora",
+    "arrow_config", "kasa_config", "ensure_weight_tying", "modules_to_tie", "target_modules_to_tie", "target_r",
+    "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "enable_lora",
+    "merge_weights", "lora_weights",
 ))  # fmt: skip
 
 
@@ -154,11 +153,11 @@ class Declared:
 def declared(folder: Path, file: Path) -> Declared:
     """What is said of an adapter's file in its folder and its header; ModelError where that cannot be meant."""
     header = _header(file)
-    config = _read(folder / CONFIG)
+    config = read_adapter_config(folder / CONFIG)
     if "lora_parameters" in config or ("fine_tune_type" in config and "peft_type" not in config):
         return _mlx(config, folder / CONFIG, header)
     if config:
-        _check(config, folder / CONFIG)
+        check_adapter_config(config, folder / CONFIG)
         return Declared(config, base=str(config.get("base_model_name_or_path") or "") or None, header=header)
     return _of_header(header, file)
 
@@ -232,7 +231,7 @@ def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
         of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
         alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
         patterns = (
-            {k: v for k, v in said.items() if _number(v) is not None and _is_expression(k)}
+            {k: v for k, v in said.items() if _number(v) is not None and is_expression(k)}
             if isinstance(said, dict)
             else {}
         )
@@ -259,105 +258,6 @@ def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> De
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get it anew") from None
-    if not isinstance(config, dict) or not config:
-        raise ModelError(f"{path} is no PEFT configuration; an object with peft_type, r and lora_alpha is needed")
-    return config
-
-
-def _check(config: Mapping[str, Any], path: Path) -> None:
-    kind = str(config.get("peft_type", "LORA")).upper()
-    if kind not in ("LORA", "ADALORA"):
-        raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; {_ALLOWED}")
-    for name, why in _REFUSED.items():
-        if config.get(name):
-            raise ModelError(f"{path}: {name} is set, and {why}: it cannot be decomposed")
-    numbers = {"lora_alpha": config.get("lora_alpha", 8)} | (
-        {"r": config.get("r", 8)} if kind == "LORA" else {"init_r": config.get("init_r", 12)}
-    )
-    for name in ("alpha_pattern", "rank_pattern") if kind == "LORA" else ("alpha_pattern",):
-        patterns = config.get(name) or {}
-        if not isinstance(patterns, dict):
-            raise ModelError(f"{path}: {name} is {patterns!r}; a mapping of module names to numbers is needed")
-        for pattern in patterns:
-            _expression(pattern, name, path)
-        numbers |= {f"{name} of {k}": v for k, v in patterns.items()}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise ModelError(f"{path}: {name} is {value!r}; a positive number is needed")
-        if name.partition(" ")[0] in ("r", "init_r", "rank_pattern") and value != int(value):
-            raise ModelError(f"{path}: {name} is {value!r}; a whole number is needed")
-    for name in ("target_modules", "exclude_modules"):
-        if isinstance(config.get(name), str):
-            _expression(config[name], name, path)
-        elif not _names(config.get(name)):
-            raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names or one regular expression is needed")
-    _check_shapes(config, path)
-
-
-def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
-    """The fields that are followed here have the shape that PEFT gives them."""
-    blocks = config.get("use_bdlora")
-    if blocks and not (
-        isinstance(blocks, dict)
-        and isinstance(n := blocks.get("nblocks", 1), int)
-        and n > 0
-        and all(_names(blocks.get(f"target_modules_bd_{s}")) for s in "ab")
-    ):
-        raise ModelError(
-            f"{path}: use_bdlora is {blocks!r}; an object with target_modules_bd_a, target_modules_bd_b and nblocks is"
-            " needed"
-        )
-    layers = config.get("layer_replication")
-    if layers and not (
-        isinstance(layers, list)
-        and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in layers)
-    ):
-        raise ModelError(
-            f"{path}: layer_replication is {layers!r}; pairs of layers are needed, such as [[0, 4], [2, 5]]"
-        )
-    layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
-    if not (
-        layers is None
-        or isinstance(layers, int)
-        or (isinstance(layers, list) and all(isinstance(n, int) for n in layers))
-    ):
-        raise ModelError(
-            f"{path}: layers_to_transform is {layers!r}; the number of a layer, or a list of them, is needed"
-        )
-    for pattern in [patterns] if isinstance(patterns, str) else patterns if isinstance(patterns, list) else []:
-        _expression(pattern, "layers_pattern", path)
-    for name in ("target_parameters", "modules_to_save"):
-        if not _names(config.get(name)):
-            raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names is needed")
-
-
-def _names(value: object) -> bool:
-    """Whether a field is empty or a list of names."""
-    return not value or (isinstance(value, list) and all(isinstance(n, str) for n in value))
-
-
-def _is_expression(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return True
-
-
-def _expression(pattern: object, name: str, path: Path) -> None:
-    if not _is_expression(rf"(.*\.)?({pattern})$"):
-        raise ModelError(
-            f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it"
-        )
-
-
 def _number(value: object) -> float | None:
     try:
         found = float(str(value))
@@ -366,7 +266,7 @@ def _number(value: object) -> float | None:
     return found if 0 < found < math.inf else None
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

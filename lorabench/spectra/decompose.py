@@ -7,10 +7,10 @@ rank core scaling * R_B R_A^T, and its singular vectors Q_B U and Q_A V (Golub a
 Dense changes, by their smaller side n:
 
     n <= DIRECT    LAPACK's SVD in float64
-    n <= GRAM      eigenvalues of the n x n Gram matrix in float64; sigma_i is then accurate to about eps * sigma_1^2 / sigma_i,
-                   so that values below 1e-8 sigma_1 are rounding
-    beyond         randomised block Krylov (Musco and Musco 2015, arXiv:1504.05477, Algorithm 2) for the first SKETCH values;
-                   what they miss, sqrt(||delta_w||_F^2 - sum sigma^2), is known exactly and told as `missed`
+    n <= GRAM      eigenvalues of the n x n Gram matrix in float64; sigma_i is then accurate to about eps * sigma_1^2 /
+                   sigma_i, so that values below 1e-8 sigma_1 are rounding
+    beyond         randomised block Krylov (Musco and Musco 2015, arXiv:1504.05477, Algorithm 2) for the first SKETCH
+                   values; what they miss, sqrt(||delta_w||_F^2 - sum sigma^2), is known exactly and told as `missed`
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ SKETCH, OVERSAMPLING = 512, 16
 SUBSPACE, PASSES = (
     600,
     (3, 24),
-    # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than 1 %
+    # columns that a Krylov subspace grows to, within so many passes: values of a Gaussian matrix then err by less than
+    # 1 %
 )
 
 

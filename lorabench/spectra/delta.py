@@ -3,7 +3,8 @@
 lora, rslora    scaling * B @ A
 pissa           scaling * (B @ A - B0 @ A0): the start is no zero change, so it is taken off; rank 2 r
 kasa            scaling * B @ diag(d) @ A - the r smallest singular values of W with their vectors; rank 2 r
-dora            m * (W + scaling * B @ A) / ||W + scaling * B @ A|| - W, row by row (Liu et al. 2024, arXiv:2402.09353, eq. 5)
+dora            m * (W + scaling * B @ A) / ||W + scaling * B @ A|| - W, row by row (Liu et al. 2024, arXiv:2402.09353,
+                eq. 5)
 full            W after - W before
 """
 

@@ -1,10 +1,14 @@
 """The weights that a quantised checkpoint stands for, from its codes and the constants beside them.
 
-    bitsandbytes int8     W = code * SCB / 127                    <module>.SCB: the largest value of each row (Dettmers et al. 2022, section 2.1)
-    bitsandbytes 4 bit    W = quant_map[code] * absmax of its block, two codes a byte, the first in the high half (Dettmers et al. 2023, section 3)
+    bitsandbytes int8     W = code * SCB / 127                    <module>.SCB: the largest value of each row (Dettmers
+                                                                  et al. 2022, section 2.1)
+    bitsandbytes 4 bit    W = quant_map[code] * absmax of its block, two codes a byte, the first in the high half
+                          (Dettmers et al. 2023, section 3)
       double quantised    absmax = nested_quant_map[code] * nested_absmax of its block + nested_offset
-    scaled float8         W = code * scale                        one scale for all, a row, a column or a block (DeepSeek-V3: 128 x 128; the last may be cut)
-    scaled int8           W = (code - zero point) * scale         compressed-tensors: one scale for all, a row, or a group of columns
+    scaled float8         W = code * scale                        one scale for all, a row, a column or a block
+                                                                  (DeepSeek-V3: 128 x 128; the last may be cut)
+    scaled int8           W = (code - zero point) * scale         compressed-tensors: one scale for all, a row, or a
+                                                                  group of columns
 
 A float8 weight that nothing stands beside is a plain number. Everything else (GPTQ, AWQ, HQQ, mxfp4, torchao, ...) is
 refused by name.
@@ -38,10 +42,16 @@ METHODS = (
     "compressed-tensors",
 )  # by config.json; what of them cannot be read is seen by the tensors
 _STATE = "quant_state.bitsandbytes__"
-_BESIDE = {*SCALES, "SCB", "weight_format", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale", "activation_scale", "output_scale", "input_zero_point", "input_global_scale", "input_scale_ub",
-           "weight_scale_2", "weight_global_scale", "k_scale", "v_scale"}  # fmt: skip
-_FOREIGN = {"qweight": "GPTQ or AWQ", "weight_packed": "compressed-tensors in packed codes", "W_q": "HQQ", "codebooks": "AQLM", "_data": "quanto", "_blocks": "mxfp4", "weight_scales": "EETQ",
-            "weight_qdata": "torchao", "qdata": "torchao", "bitmask": "compressed-tensors with sparse weights"}  # fmt: skip
+_BESIDE = {
+    *SCALES, "SCB", "weight_format", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale",
+    "activation_scale", "output_scale", "input_zero_point", "input_global_scale", "input_scale_ub", "weight_scale_2",
+    "weight_global_scale", "k_scale", "v_scale",
+}  # fmt: skip
+_FOREIGN = {
+    "qweight": "GPTQ or AWQ", "weight_packed": "compressed-tensors in packed codes", "W_q": "HQQ", "codebooks": "AQLM",
+    "_data": "quanto", "_blocks": "mxfp4", "weight_scales": "EETQ", "weight_qdata": "torchao", "qdata": "torchao",
+    "bitmask": "compressed-tensors with sparse weights",
+}  # fmt: skip
 
 Read = Callable[[str], torch.Tensor]
 

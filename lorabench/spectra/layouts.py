@@ -1,11 +1,13 @@
 """How trainers name an adapter's tensors: which belong to which module, and what each is.
 
-    PEFT        base_model.model.<module>.lora_A.weight (r, in), .lora_B.weight (out, r), .lora_magnitude_vector; an adapter's name may stand before .weight;
-                lora_embedding_A (r, rows), lora_embedding_B (dim, r); lora_diag (r) of KaSA, lora_E (r, 1) of AdaLoRA;
-                of target_parameters one .base_layer more for every parameter but the last of a module
+    PEFT        base_model.model.<module>.lora_A.weight (r, in), .lora_B.weight (out, r), .lora_magnitude_vector; an
+                adapter's name may stand before .weight; lora_embedding_A (r, rows), lora_embedding_B (dim, r);
+                lora_diag (r) of KaSA, lora_E (r, 1) of AdaLoRA; of target_parameters one .base_layer more for every
+                parameter but the last of a module
     loralib     <module>.lora_A, <module>.lora_B
     kohya       lora_unet_down_blocks_0_..._to_q.lora_down.weight (r, in), .lora_up.weight (out, r), .alpha
-    diffusers   <model>.<module>.lora_A.weight as PEFT; older: .lora.down.weight, .lora_linear_layer.up.weight, .processor.to_q_lora.down.weight
+    diffusers   <model>.<module>.lora_A.weight as PEFT; older: .lora.down.weight, .lora_linear_layer.up.weight,
+                .processor.to_q_lora.down.weight
     mlx         <module>.lora_a (in, r), .lora_b (r, out), .m of DoRA; of experts (experts, r, in) and (experts, out, r)
     torchtune   <module>.lora_a.weight (r, in), .lora_b.weight (out, r), .magnitude
 
@@ -28,24 +30,59 @@ Layout = Literal["peft", "kohya", "diffusers", "mlx", "torchtune"]
 
 _END = r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?(?:\.weight)?$"
 _KEYS: tuple[tuple[Layout, re.Pattern[str], Mapping[str, str]], ...] = (
-    ("peft", re.compile(r"^(?P<module>.+)\.lora_(?P<part>embedding_A|embedding_B|A|B|magnitude_vector|E|diag)" + _END),
-     {"A": "a", "B": "b", "embedding_A": "a", "embedding_B": "b", "magnitude_vector": "magnitude", "E": "e", "diag": "diag"}),
-    ("kohya", re.compile(r"^(?P<module>.+)\.(?P<part>lora_down|lora_up|dora_scale|alpha)(?:\.weight)?$"), {"lora_down": "a", "lora_up": "b", "dora_scale": "magnitude", "alpha": "alpha"}),
-    ("diffusers", re.compile(r"^(?P<module>.+)\.(?:lora|lora_linear_layer)\.(?P<part>down|up)\.weight$"), {"down": "a", "up": "b"}),
-    ("diffusers", re.compile(r"^(?P<module>.+\.(?:processor\.)?to_(?:q|k|v|out))_lora\.(?P<part>down|up)\.weight$"), {"down": "a", "up": "b"}),
-    ("mlx", re.compile(r"^(?P<module>.+)\.(?P<part>lora_a|lora_b|m)$"), {"lora_a": "a", "lora_b": "b", "m": "magnitude"}),
-    ("torchtune", re.compile(r"^(?P<module>.+)\.(?P<part>lora_a\.weight|lora_b\.weight|magnitude)$"), {"lora_a.weight": "a", "lora_b.weight": "b", "magnitude": "magnitude"}),
-)  # fmt: skip
+    (
+        "peft",
+        re.compile(r"^(?P<module>.+)\.lora_(?P<part>embedding_A|embedding_B|A|B|magnitude_vector|E|diag)" + _END),
+        {
+            "A": "a",
+            "B": "b",
+            "embedding_A": "a",
+            "embedding_B": "b",
+            "magnitude_vector": "magnitude",
+            "E": "e",
+            "diag": "diag",
+        },
+    ),
+    (
+        "kohya",
+        re.compile(r"^(?P<module>.+)\.(?P<part>lora_down|lora_up|dora_scale|alpha)(?:\.weight)?$"),
+        {"lora_down": "a", "lora_up": "b", "dora_scale": "magnitude", "alpha": "alpha"},
+    ),
+    (
+        "diffusers",
+        re.compile(r"^(?P<module>.+)\.(?:lora|lora_linear_layer)\.(?P<part>down|up)\.weight$"),
+        {"down": "a", "up": "b"},
+    ),
+    (
+        "diffusers",
+        re.compile(r"^(?P<module>.+\.(?:processor\.)?to_(?:q|k|v|out))_lora\.(?P<part>down|up)\.weight$"),
+        {"down": "a", "up": "b"},
+    ),
+    (
+        "mlx",
+        re.compile(r"^(?P<module>.+)\.(?P<part>lora_a|lora_b|m)$"),
+        {"lora_a": "a", "lora_b": "b", "m": "magnitude"},
+    ),
+    (
+        "torchtune",
+        re.compile(r"^(?P<module>.+)\.(?P<part>lora_a\.weight|lora_b\.weight|magnitude)$"),
+        {"lora_a.weight": "a", "lora_b.weight": "b", "magnitude": "magnitude"},
+    ),
+)
 _BIAS = re.compile(r"^(?P<module>.+)\.lora_B(?:\.(?!bias$)[^.]+)?\.bias$")
 _SIDE = re.compile(
     r"\.lora_(?:velora_embed|monteclora_sampler|dropout)(?:\.|$)"
 )  # of VeLoRA's backward pass and MonteCLoRA's sampling: no part of the change
 _FACTORS = ("scale", "scaling", "scalar")  # beside a module's factors: whether it is in them already, no format says
 _OTHER_KINDS = {
-    "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "boft_": "BOFT", "ia3_": "(IA)^3", "vera_": "VeRA", "pvera_": "PVeRA", "vblora_": "VB-LoRA", "fourierft_": "FourierFT", "hra_": "HRA",
-    "randlora_": "RandLoRA", "c3a_": "C3A", "shira_": "SHiRA", "road_": "RoAd", "miss_": "MiSS", "bone_": "Bone", "waveft_": "WaveFT", "delora_": "DeLoRA", "gralora_": "GraLoRA", "hira_": "HiRA", "poly_": "Poly",
-    "adamss_": "AdaMSS", "lily_": "Lily", "glora_": "GLoRA", "tinylora_": "TinyLoRA", "psoft_": "PSOFT", "osf_": "OSF", "unilora_": "Uni-LoRA", "ln_tuning_": "LN tuning", "prompt_embeddings": "prompt tuning",
-    "adaption_": "adaption prompts", "xlora_": "X-LoRA", "internal_xlora_classifier": "X-LoRA", "linear_in": "Megatron or NeMo", "linear_out": "Megatron or NeMo", "lora_mid": "LoCon with a Tucker core", "lora_left": "LoCon with a Tucker core",
+    "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "boft_": "BOFT", "ia3_": "(IA)^3", "vera_": "VeRA",
+    "pvera_": "PVeRA", "vblora_": "VB-LoRA", "fourierft_": "FourierFT", "hra_": "HRA", "randlora_": "RandLoRA",
+    "c3a_": "C3A", "shira_": "SHiRA", "road_": "RoAd", "miss_": "MiSS", "bone_": "Bone", "waveft_": "WaveFT",
+    "delora_": "DeLoRA", "gralora_": "GraLoRA", "hira_": "HiRA", "poly_": "Poly", "adamss_": "AdaMSS", "lily_": "Lily",
+    "glora_": "GLoRA", "tinylora_": "TinyLoRA", "psoft_": "PSOFT", "osf_": "OSF", "unilora_": "Uni-LoRA",
+    "ln_tuning_": "LN tuning", "prompt_embeddings": "prompt tuning", "adaption_": "adaption prompts",
+    "xlora_": "X-LoRA", "internal_xlora_classifier": "X-LoRA", "linear_in": "Megatron or NeMo",
+    "linear_out": "Megatron or NeMo", "lora_mid": "LoCon with a Tucker core", "lora_left": "LoCon with a Tucker core",
 }  # fmt: skip
 _OTHERS = re.compile(rf"(?:^|\.)({'|'.join(sorted(map(re.escape, _OTHER_KINDS), key=len, reverse=True))})")
 

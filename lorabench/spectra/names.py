@@ -1,11 +1,11 @@
 """Names of tensors and modules: what wrappers put into them, and what a module is called elsewhere.
 
-    plain        drops what training put around a model: torch.compile (_orig_mod), FSDP (_fsdp_wrapped_module, _fpw_module), checkpointing
-                 (_checkpoint_wrapped_module), DDP and DeepSpeed (module. in front), Lightning Fabric (_forward_module),
-                 PEFT (everything up to base_model.model., and base_layer)
-    near_names   the same module in checkpoints of other versions: a text model's layers stand in model., language_model.model. or
-                 model.language_model. (renamed in transformers 4.52 and 5), those of a vision tower with or without
-                 vision_model.
+    plain        drops what training put around a model: torch.compile (_orig_mod), FSDP (_fsdp_wrapped_module,
+                 _fpw_module), checkpointing (_checkpoint_wrapped_module), DDP and DeepSpeed (module. in front),
+                 Lightning Fabric (_forward_module), PEFT (everything up to base_model.model., and base_layer)
+    near_names   the same module in checkpoints of other versions: a text model's layers stand in model.,
+                 language_model.model. or model.language_model. (renamed in transformers 4.52 and 5), those of a vision
+                 tower with or without vision_model.
     tied_names   where the weight of an output layer is that of the input embedding, and the other way round
 
 Names alone: whether a checkpoint has a tensor of such a name is asked by `files`.
@@ -22,8 +22,11 @@ _WRAPPERS = frozenset(
 _IN_PATTERNS = re.compile(rf"(?:{'|'.join(sorted(_WRAPPERS))})\\?\.")
 _PEFT = re.compile(r"^(?:.*\.)?base_model\.(?:module\.)?model\.")
 _FRONT = re.compile(r"^(?:module\.)+")
-_TEXT_FRONTS = ("", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "language_model.model.model.",
-                "model.language_model.model.", "thinker.model.", "thinker.model.language_model.", "llm.model.", "model.llm.", "text_model.model.", "transformer.", "model.decoder.", "decoder.")  # fmt: skip
+_TEXT_FRONTS = (
+    "", "model.", "model.language_model.", "language_model.model.", "language_model.", "model.text_model.",
+    "language_model.model.model.", "model.language_model.model.", "thinker.model.", "thinker.model.language_model.",
+    "llm.model.", "model.llm.", "text_model.model.", "transformer.", "model.decoder.", "decoder.",
+)  # fmt: skip
 _HEAD_FRONTS = ("thinker.", "llm.", "text_model.")
 _TEXT_PARTS = frozenset(("model", "language_model", "text_model", "thinker", "llm", "transformer", "decoder"))
 _TEXT_STARTS = re.compile(r"(?:^|\.)(?P<core>(?:layers|h|blocks)\.\d+\..+|embed_tokens|wte|norm|final_layernorm|ln_f)$")

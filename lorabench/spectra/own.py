@@ -1,8 +1,10 @@
 """What belongs to a base weight W alone, whatever is learned on it: computed once a model and kept beside the results.
 
-    <folder>/<key>.safetensors    <module>.values.<k>  (k,)        the first singular values of W, where k of them were asked for
+    <folder>/<key>.safetensors    <module>.values.<k>  (k,)        the first singular values of W, where k of them were
+                                                                   asked for
                                   <module>.left.<k>    (out, 16)   its first left singular vectors
-                                  <module>.error.<k>   (k,)        the first singular values of W_q - W, in the file of that quantisation
+                                  <module>.error.<k>   (k,)        the first singular values of W_q - W, in the file of
+                                                                   that quantisation
 
 All in float64: a value that is read is the one that was computed. A file holds MOST_BYTES at most (a model of 135M
 parameters: 40 MB); what is beyond is computed each time. Several workers may write: each replaces the file by one that

@@ -1,7 +1,8 @@
 """What was written is read again before success is told: by PEFT, and by this package's own reader.
 
-PEFT's loader is given a model of empty layers under the adapted modules' names (their weights are views of one zero, which takes no memory),
-so that its matching of modules, its ranks, its scalings and its check of keys are the real ones. Importing it takes seconds: a price of writing alone.
+PEFT's loader is given a model of empty layers under the adapted modules' names (their weights are views of one zero,
+which takes no memory), so that its matching of modules, its ranks, its scalings and its check of keys are the real
+ones. Importing it takes seconds: a price of writing alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Wanted:
 
 
 def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor]) -> None:
-    """`wanted` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads another change than was meant."""
+    """`wanted` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads
+    another change than was meant."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # PEFT draws factors before it reads them
         warnings.simplefilter("ignore")
         try:
@@ -71,7 +73,8 @@ def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch
             )  # of the empty layers, which PEFT casts to
             if not missed <= 2 * eps * size:
                 raise ModelError(
-                    f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g} where its factors are of size {size:.3g}"
+                    f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g}"
+                    f" where its factors are of size {size:.3g}"
                 )
 
 
@@ -114,7 +117,8 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
     ]
     if lacking or result.unexpected_keys:
         raise ValueError(
-            f"it lacks {', '.join(lacking[:3]) or 'nothing'}; it does not know {', '.join(result.unexpected_keys[:3]) or 'none'}"
+            f"it lacks {', '.join(lacking[:3]) or 'nothing'}; it does not know"
+            f" {', '.join(result.unexpected_keys[:3]) or 'none'}"
         )
     return {name: model.get_submodule(PREFIX + name) for name in wanted}
 

@@ -14,15 +14,17 @@ from lorabench.config import hub
 from lorabench.config.paths import shipped_models
 from lorabench.errors import LorabenchError, ModelError, StoreError
 from lorabench.record.result import CellResult
-from lorabench.record.spectrum import Spectrum, by_layer, load_spectra
-from lorabench.record.store import read_result
+from lorabench.record.result_file import read_result
+from lorabench.record.spectrum import Spectrum, load_spectra
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.adapter_files import is_adapter
-from lorabench.spectra.delta import Delta, of_weights
-from lorabench.spectra.files import READABLE, Weights, checkpoint_directory
+from lorabench.spectra.checkpoint_change import change, changes, unlike
+from lorabench.spectra.delta import Delta
+from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.lookup import lacking, weight_of
 from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
+from lorabench.spectra.tensor_file import READABLE
 
 _NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
 
@@ -49,7 +51,7 @@ class Learned:
         if self.adapter is not None:
             return self.adapter.deltas(self.base, self._held)
         if self.after is not None and self.base is not None:
-            return _changes(self.base, self.after)
+            return changes(self.base, self.after)
         raise ModelError(_NO_WEIGHTS.format(self.title))
 
     def delta(self, module: str) -> Delta | None:
@@ -61,7 +63,7 @@ class Learned:
                 entry = next((e for e in self.adapter.entries if e.module in others), None)
             return None if entry is None else self.adapter.delta(entry, self.base, self._held)
         if self.after is not None and self.base is not None:
-            return _change(self.base, self.after, module)
+            return change(self.base, self.after, module)
         raise ModelError(_NO_WEIGHTS.format(self.title))
 
     def weight(self, delta: Delta) -> torch.Tensor | None:
@@ -227,25 +229,13 @@ def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
             " difference can be taken"
         )
     after = Weights(path)
-    odd = _unlike(base, after)
+    odd = unlike(base, after)
     told = (
         f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}"
         if odd
         else ""
     )
     return Learned(str(path), base, notes=(told,) if told else (), after=after)
-
-
-def _unlike(before: Weights, after: Weights) -> list[str]:
-    """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or
-    stacks of matrices."""
-    shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
-    found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
-    return [
-        n
-        for n, shape in shapes.items()
-        if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)
-    ]
 
 
 def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
@@ -281,33 +271,6 @@ def _of_adapter(
             ),
         )
     return Learned(title, base, adapter, result, quantise=held, notes=notes)
-
-
-def _changes(before: Weights, after: Weights) -> Iterator[Delta]:
-    """Of every weight matrix that both have, in the model's order of layers."""
-    found = False
-    for module in sorted((n.removesuffix(".weight") for n in after.names() if n.endswith(".weight")), key=by_layer):
-        delta = _change(before, after, module)
-        if delta is not None:
-            found = True
-            yield delta
-    if not found:
-        raise ModelError(
-            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one"
-            " architecture"
-        )
-
-
-def _change(before: Weights, after: Weights, module: str) -> Delta | None:
-    name = after.find(module)
-    old_name = before.find(module)
-    if name is None or old_name is None or len(after.shape(name)) != 2 or before.shape(old_name) != after.shape(name):
-        return None
-    new, old = after.weight(module), before.weight(module)
-    if new is None or old is None or not (new.is_floating_point() and old.is_floating_point()):
-        return None
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    return of_weights(module, old.to(where), new.to(where))
 
 
 def _looks_like_path(name: str) -> bool:

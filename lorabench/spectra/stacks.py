@@ -10,8 +10,8 @@ from typing import Any
 
 from lorabench.errors import ModelError
 from lorabench.spectra.declared import Declared
-from lorabench.spectra.files import TensorFile
 from lorabench.spectra.layouts import Entry
+from lorabench.spectra.tensor_file import TensorFile
 
 
 def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> tuple[Entry, ...]:

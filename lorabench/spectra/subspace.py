@@ -1,6 +1,7 @@
 """Similarity of the subspaces that two changes span.
 
-    phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j)      in [0, 1]      LoRA section 7.2, equation 4 and appendix G (Hu et al. 2021, arXiv:2106.09685)
+    phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j)      in [0, 1]      LoRA section 7.2, equation 4 and appendix G (Hu et al.
+                                                                  2021, arXiv:2106.09685)
 
 for the first i singular vectors of one change and the first j of the other. LoRA takes the right singular vectors of A
 alone; here they are those of delta_w = scaling * B @ A, which do not depend on how the product is split into factors:

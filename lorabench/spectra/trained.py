@@ -3,7 +3,8 @@
     modules_to_save             whole modules, under their own names or behind modules_to_save.<adapter>
     trainable_token_indices     <embedding>.token_adapter.trainable_tokens_delta, one row a token
     bias: all, lora_only        the biases of the base; lora_bias: those of every lora_B
-    saved along                 base_layer and original_module (frozen copies), and an embedding that PEFT saves when it was resized
+    saved along                 base_layer and original_module (frozen copies), and an embedding that PEFT saves when it
+                                was resized
 
 Without a configuration every further tensor counts as trained, since loralib and mlx save what was trained and nothing
 else; unless the file holds the weights of adapted modules themselves: then it is the state of the whole model, of which

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lorabench.errors import LorabenchError, ModelError
-from lorabench.record.store import write_atomically
+from lorabench.record.whole_files import write_atomically
 from lorabench.spectra.adapter import Adapter
+from lorabench.spectra.adapter_config import CONFIG
 from lorabench.spectra.adapter_files import FILES
 from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
-from lorabench.spectra.declared import CONFIG
 from lorabench.spectra.layouts import Entry, bias_module, is_side
-from lorabench.spectra.names import unwrapped, unwrapped_pattern
+from lorabench.spectra.names import unwrapped
 from lorabench.spectra.reread import PREFIX as _PREFIX
 from lorabench.spectra.reread import Wanted, check
+from lorabench.spectra.truncated_config import truncated_config
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
         half.mkdir(parents=True)
         save_file(tensors, half / FILES[0], metadata={"format": "pt"})
         (half / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
-        write_atomically(half / CONFIG, json.dumps(_config(adapter, ranks, rest), indent=2) + "\n")
+        write_atomically(half / CONFIG, json.dumps(truncated_config(adapter, ranks, rest), indent=2) + "\n")
         check(half, wanted, others)
         folder.mkdir(exist_ok=True)
         for name in (FILES[0], CONFIG):
@@ -259,59 +259,3 @@ def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor
             magnitude if magnitude.element_size() > 1 else magnitude.float()
         ).contiguous()
     return made
-
-
-_OF_ADALORA = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
-_VARIANTS: Mapping[str, Any] = {
-    "use_bdlora": None,
-    "velora_config": None,
-    "monteclora_config": None,
-    "kasa_config": None,
-    "eva_config": None,
-    "corda_config": None,
-    "lora_ga_config": None,
-    "loftq_config": {},
-}
-
-
-def _config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
-    """The adapter's own configuration where it has one, with ranks and alphas such that every scaling is 1."""
-    own = adapter.config
-    kept = {m: r for m, r in ranks.items() if r}
-    common = max(set(kept.values()), key=lambda r: (list(kept.values()).count(r), -r))
-    strip = next(iter(kept)).split(".")[0] + "." if adapter.is_pipeline else ""
-    # the longest first: PEFT takes the first name that a module's ends with
-    odd = {
-        re.escape(m.removeprefix(strip)).replace(r"\.", ".").replace(r"\-", "-"): r
-        for m, r in sorted(kept.items(), key=lambda k: -len(k[0]))
-        if r != common
-    }
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": adapter.base,
-        "bias": "none",
-        "inference_mode": True,
-    } | dict(own)
-    config = {k: v for k, v in config.items() if not adapter.declared.is_adalora or k not in _OF_ADALORA} | {
-        k: v for k, v in _VARIANTS.items() if k in config
-    }
-    if not own and rest:
-        config |= {"modules_to_save": rest, "task_type": "SEQ_CLS"}
-    if own.get("modules_to_save"):
-        config["modules_to_save"] = [unwrapped(n) for n in own["modules_to_save"]]
-    stacks = {e.key for e in adapter.entries if e.parameter}
-    targets = own.get("target_modules")
-    plain = [unwrapped_pattern(str(t)) == t for t in ([targets] if isinstance(targets, str) else targets or [])]
-    everywhere = len(kept) == len(ranks) and (all(plain) if plain else bool(stacks))
-    chosen: dict[str, Any] = {}
-    if not everywhere:
-        chosen = {
-            "target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks),
-            "layers_to_transform": None,
-            "layers_pattern": None,
-            "exclude_modules": None,
-        }
-        chosen |= {"target_parameters": sorted(m for m in kept if m in stacks)} if stacks else {}
-    cut = {"peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": odd, "alpha_pattern": dict(odd)}
-    return config | chosen | cut | {"use_rslora": False, "use_dora": adapter.is_dora, "init_lora_weights": True}

@@ -1,45 +1,32 @@
-"""Conversations: the layouts they come in, and their text with the parts that the assistant says.
+"""The text of conversations, with the parts that the assistant says.
 
-    messages         [{"role": "user", "content": "..."}, ...]                 OpenAI, TRL
-    conversations    [{"from": "human", "value": "..."}, ...]                  ShareGPT
-
-The text is what the tokenizer's own chat template makes of a conversation, special tokens (begin-of-text, too) and
-all, so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the
-words that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
-are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and with
-the turn, each rendered alone and held against the whole text. Where one is no prefix (Qwen3 takes thoughts out of earlier
-turns, Mistral puts the system's words into the last question) the text is rendered with another content of that turn, which
-shows its place; the special token after it ends the turn.
+The text is what the tokenizer's own chat template makes of a conversation, special tokens (begin-of-text, too) and all,
+so none are added. Every turn of the assistant is predicted with the token that ends it, and nothing else: not the words
+that open the turn, which are given at generation. Where the template marks its turns ({% generation %}), those marks
+are taken. Else a turn lies between two prefixes, the conversation before it with the words that open an answer, and
+with the turn, each rendered alone and held against the whole text. Where one is no prefix (Qwen3 takes thoughts out of
+earlier turns, Mistral puts the system's words into the last question) the text is rendered with another content of that
+turn, which shows its place; the special token after it ends the turn.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lorabench.errors import DataError, unknown
-from lorabench.tasks._row import json_kind
+from lorabench.errors import DataError
+from lorabench.tasks._messages import Chat
 
-FIELDS = ("messages", "conversations", "conversation")
-ROLES = {
-    "system": "system", "developer": "developer", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-    "bot": "assistant", "chatgpt": "assistant", "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-MethodResult = Literal["tokenizer", "plain"]
-
-
-class Chat(NamedTuple):
-    """A conversation as chat templates take it."""
-
-    messages: tuple[dict[str, Any], ...]
-    tools: tuple[Any, ...] = ()
-    unlearned: frozenset[int] = frozenset()
-    """assistant's turns that are given, not learned (OpenAI's weight: 0)"""
+Way = Literal["tokenizer", "plain"]
+"""how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
 
 
 class Marked(NamedTuple):
@@ -49,69 +36,13 @@ class Marked(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-def exchange(prompt: str, response: str, system: str | None = None) -> Chat:
-    """A prompt and its response as one turn of the user and one of the assistant."""
-    told = [{"role": "system", "content": system}] if system and system.strip() else []
-    return Chat((*told, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
-
-
-def is_conversation(value: Any) -> bool:
-    """A list of turns: objects with role and content, or from and value."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
-    )
-
-
-def holds_conversation(text: str) -> bool:
-    """Whether a field's text is a conversation as JSON."""
-    return text.startswith("[") and is_conversation(_parsed(text))
-
-
-def read_chat(field: str, fields: dict[str, str], where: str, completion: str | None = None) -> Chat:
-    """The conversation of a row's field, with the turns of `completion` after it; DataError where it is none that is
-    understood.
-    """
-    turns = _turns(field, fields, where)
-    given = len(turns)
-    if completion is not None:
-        turns += _turns(completion, fields, where)
-    messages = [_message(turn, f"{where}, turn {n}") for n, turn in enumerate(turns, 1)]
-    unlearned = {i for i, turn in enumerate(turns) if turn.get("weight") == 0 or turn.get("train") is False}
-    if completion is not None:
-        unlearned |= set(range(given))
-    if fields.get("system", "").strip() and messages[0]["role"] not in ("system", "developer"):
-        messages.insert(0, {"role": "system", "content": fields["system"]})
-        unlearned = {i + 1 for i in unlearned}
-    tools = _parsed(fields["tools"]) if fields.get("tools", "").strip() else []
-    if not isinstance(tools, list):
-        raise DataError(
-            f"{where}: tools is no list of tools; give the list that the chat template takes, or leave the field away"
-        )
-    chat = Chat(tuple(messages), tuple(tools), frozenset(unlearned))
-    if not any(m["role"] == "assistant" and i not in unlearned for i, m in enumerate(messages)):
-        raise DataError(
-            f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row "
-            "out, or add the answer"
-        )
-    return chat
-
-
-def given_and_last(chat: Chat) -> tuple[str, str]:
-    """(all before the last answer, the last answer) as text, by which rows are compared and held out."""
-    last = max(i for i, m in enumerate(chat.messages) if m["role"] == "assistant")
-    return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(
-        chat.messages[last].get("content") or chat.messages[last].get("tool_calls")
-    )
-
-
 def unheard(chat: Chat, text: str) -> bool:
-    """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an answer."""
+    """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an
+    answer."""
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 
-def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
+def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, way: Way, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
     if way == "plain":
         return _plain(chat, tokenizer, where)
@@ -136,7 +67,7 @@ def marked(chat: Chat, tokenizer: Any, way: MethodResult, where: str) -> Marked:
 class _Renderer:
     """What the tokenizer's template makes of a conversation's first turns."""
 
-    def __init__(self, chat: Chat, tokenizer: Any, where: str) -> None:
+    def __init__(self, chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         self.messages, self.tools, self.tokenizer, self.where = (
             list(chat.messages),
             list(chat.tools) or None,
@@ -179,10 +110,10 @@ class _Renderer:
             last = bool(mark)
         return spans
 
-    def _ask(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+    def _ask(self, messages: list[Any], **options: Any) -> Any:
         return self._told(lambda: self.tokenizer.apply_chat_template(messages, tools=self.tools, **options))
 
-    def _told(self, ask: Any) -> Any:
+    def _told(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
@@ -193,7 +124,7 @@ class _Renderer:
             ) from None
 
 
-def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, int]:
+def _turn(whole: str, i: int, render: _Renderer, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Where the i-th turn stands in the whole text, from its first word that is not given to the token that ends it."""
     before = render(i, opened=True) if i else None  # nothing can be rendered of no turn
     opened = before is not None and whole.startswith(before)
@@ -213,7 +144,7 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: Any) -> tuple[int, i
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
 
-def _ended(closed: str, opened: str, tokenizer: Any) -> int:
+def _ended(closed: str, opened: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone
     where another turn opens, is none of its.
     """
@@ -224,7 +155,7 @@ def _ended(closed: str, opened: str, tokenizer: Any) -> int:
     return len(turn) if closes else len(closed)
 
 
-def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[int, int]:
+def _without_tail(whole: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """A span without the blanks after the token that ends the turn: generation stops there."""
     start, end = span
     bare = len(whole[:end].rstrip())
@@ -232,13 +163,13 @@ def _without_tail(whole: str, span: tuple[int, int], tokenizer: Any) -> tuple[in
     return (start, bare) if ended else span
 
 
-def _special(tokenizer: Any) -> list[str]:
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of special tokens, the longest first."""
     added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     return sorted({*tokenizer.all_special_tokens, *added}, key=lambda t: (-len(t), t))
 
 
-def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
+def _plain(chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> Marked:
     """User: ... Assistant: ..., a line for each turn; the end-of-text token ends an answer."""
     text, end, spans = tokenizer.bos_token or "", tokenizer.eos_token or "\n", []
     for i, message in enumerate(chat.messages):
@@ -255,80 +186,3 @@ def _plain(chat: Chat, tokenizer: Any, where: str) -> Marked:
             said += end
         text += said + "\n"
     return Marked(text[:-1], tuple(spans))
-
-
-# layouts
-
-
-def _turns(field: str, fields: dict[str, str], where: str) -> list[dict[str, Any]]:
-    if field not in fields:
-        raise DataError(
-            f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages"
-        )
-    turns = _parsed(fields[field])
-    if not is_conversation(turns):
-        seen = fields[field][:40]
-        python = (
-            "; it is written as Python writes a list: save the rows as JSON lines"
-            if seen.startswith(("[{'", "[ {'", "[{\"role': '"))
-            else ""
-        )
-        raise DataError(
-            f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a "
-            f"list of objects with role and content is needed{python}"
-        )
-    return list(turns)
-
-
-def _message(turn: dict[str, Any], where: str) -> dict[str, Any]:
-    said = str(turn.get("role", turn.get("from"))).lower()
-    if said not in ROLES:
-        raise DataError(f"{where}: {unknown('role', said, ROLES)}")
-    if turn.get("function_call"):
-        raise DataError(f"{where}: function_call is OpenAI's old way to call a tool; write it as tool_calls")
-    role = ROLES[said]
-    content = _content(turn.get("content", turn.get("value")), where)
-    kept = {
-        k: v
-        for k, v in turn.items()
-        if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
-    }
-    if role == "assistant" and not content.strip() and not kept.get("tool_calls"):
-        raise DataError(f"{where}: the assistant says nothing; fill its content or take the row out")
-    return {"role": role, "content": content, **kept}
-
-
-def _content(content: Any, where: str) -> str:
-    """Text, or the joined texts of a list of parts; DataError where a part is no text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, dict):
-        content = [content]
-    if isinstance(content, list):
-        parts = [
-            (
-                part
-                if isinstance(part, str)
-                else part.get("text")
-                if isinstance(part, dict) and part.get("type", "text") == "text"
-                else None
-            )
-            for part in content
-        ]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(map(str, parts))
-        kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
-        raise DataError(
-            f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a "
-            "language model cannot take; take the row out"
-        )
-    raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

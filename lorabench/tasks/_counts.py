@@ -1,9 +1,11 @@
 """Pairs as examples, and what became of them on the way (record.data).
 
     dropped    no token of the response fits             cut      the response loses its end
-    repeated   prompt and response are an earlier row's of the split; held-out rows are held against the training rows alike
+    repeated   prompt and response are an earlier row's of the split; held-out rows are held against the training rows
+               alike
 
-Blocks of running text have no rows: a held-out block counts as trained on where more than half of its runs of RUN tokens stand in the training text.
+Blocks of running text have no rows: a held-out block counts as trained on where more than half of its runs of RUN
+tokens stand in the training text.
 """
 
 from __future__ import annotations

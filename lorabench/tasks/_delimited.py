@@ -144,7 +144,8 @@ def _named(
 
 
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:
-    """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the end."""
+    """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the
+    end."""
     found = set()
     if names and not names[0] and len(names) > 1 and _counted(lines):
         found.add(0)

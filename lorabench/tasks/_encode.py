@@ -115,7 +115,8 @@ class Fitted(NamedTuple):
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, sequence_length: int) -> Example | None:
-    """[begin] prompt, response, [end], the loss on response and end; None where no response token fits (see `fitted`)."""
+    """[begin] prompt, response, [end], the loss on response and end; None where no response token fits (see
+    `fitted`)."""
     return fitted(tokenizer, prompt, response, sequence_length).example
 
 

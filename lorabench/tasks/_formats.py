@@ -1,4 +1,5 @@
-"""Rows of named text fields out of a file, whatever its format: JSON (tasks._json), delimited text (tasks._delimited), Parquet, Arrow.
+"""Rows of named text fields out of a file, whatever its format: JSON (tasks._json), delimited text (tasks._delimited),
+Parquet, Arrow.
 
 Numbers, true and false become text as JSON writes them; null and NaN become nothing; lists and objects stay JSON.
 A row that does not fit is a DataError with file and line, never skipped.
@@ -11,13 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lorabench.engine.data_files import Content, is_web_page, read_content
 from lorabench.errors import DataError
 from lorabench.tasks._delimited import delimited_rows
 from lorabench.tasks._json import json_rows
-from lorabench.tasks._row import Row, records
+from lorabench.tasks._row import Record, Row, records
 
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of datasets' save_to_disk
 
@@ -65,7 +65,7 @@ def saved_files(folder: str) -> list[Path]:
         raise DataError(f"{folder}: its {STATE} cannot be read ({e}); save the data set anew, or give a file") from None
 
 
-def _arrow(content: Content, file: str) -> list[dict[str, Any]]:
+def _arrow(content: Content, file: str) -> list[Record]:
     import pyarrow
     import pyarrow.feather
     import pyarrow.parquet
@@ -81,7 +81,7 @@ def _arrow(content: Content, file: str) -> list[dict[str, Any]]:
         table = table.drop_columns(
             [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
         )  # pandas' index
-        rows: list[dict[str, Any]] = table.to_pylist()
+        rows: list[Record] = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         reason = " ".join(str(e).split())[:200]
         raise DataError(

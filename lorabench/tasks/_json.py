@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lorabench.errors import DataError
-from lorabench.tasks._chat import is_conversation
-from lorabench.tasks._row import Row, as_text, json_kind, records
+from lorabench.tasks._messages import is_conversation
+from lorabench.tasks._row import Record, Row, as_text, json_kind, records
 
 
 def json_rows(text: str, file: str) -> Iterator[Row]:
@@ -39,7 +39,7 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
         yield from records(_within(documents[0], file), f"{file}, row ")
 
 
-def _parses(text: str) -> Any:
+def _parses(text: str) -> object:
     """A JSON value, None where it is none."""
     try:
         return json.loads(text)
@@ -106,8 +106,9 @@ def _documents(text: str, file: str) -> list[Any] | None:
     return found or None
 
 
-def _lists(data: dict[str, Any]) -> dict[str, list[Any]]:
-    """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's field."""
+def _lists(data: Record) -> dict[str, list[Record]]:
+    """Its lists of objects that look like rows; conversations and the like hold objects, too, and are one row's
+    field."""
     return {
         k: v
         for k, v in data.items()
@@ -115,7 +116,7 @@ def _lists(data: dict[str, Any]) -> dict[str, list[Any]]:
     }
 
 
-def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
+def _frames(data: Record) -> list[Record]:
     """Rows of an object that holds columns: equally long lists, or pandas' orients columns, index and split."""
     values = list(data.values())
     if (
@@ -142,7 +143,7 @@ def _frames(data: dict[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
-def _within(data: Any, file: str) -> Sequence[Any]:
+def _within(data: object, file: str) -> Sequence[Record]:
     """The rows of a file that is one object."""
     if not isinstance(data, dict):
         raise DataError(

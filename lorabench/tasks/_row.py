@@ -10,6 +10,9 @@ from typing import Any
 
 from lorabench.errors import DataError
 
+Record = dict[str, Any]
+"""a row as a file holds it: values of any kind by field"""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,7 +22,7 @@ class Row:
     fields: dict[str, str]
 
 
-def as_text(value: Any, where: str) -> str:
+def as_text(value: object, where: str) -> str:
     """A field as text; DataError where no text can hold it."""
     if value is None or (
         isinstance(value, float) and not math.isfinite(value)
@@ -37,7 +40,7 @@ def as_text(value: Any, where: str) -> str:
     return text
 
 
-def json_kind(value: Any) -> str:
+def json_kind(value: object) -> str:
     """What a value is called in JSON, with its article."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
@@ -52,11 +55,11 @@ def json_kind(value: Any) -> str:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)  # dates, decimals
 
 
-def records(records: Sequence[Any], place: str) -> Iterator[Row]:
+def records(records: Sequence[Record], place: str) -> Iterator[Row]:
     for number, data in enumerate(records, 1):
         where = f"{place}{number}"
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})

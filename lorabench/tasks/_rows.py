@@ -16,12 +16,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lorabench.config import hub
 from lorabench.config.fingerprint import hash_path
+from lorabench.config.frozen import Number, Whole
 from lorabench.config.paths import DataFile
-from lorabench.config.settings import Number, TaskSpec, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
-from lorabench.tasks._chat import Chat
 from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
+from lorabench.tasks._messages import Chat
 from lorabench.tasks._row import Row, as_text
 
 PATH_FIELDS = ("train", "eval")
@@ -56,7 +57,8 @@ class RowOptions(TaskSpec):
     """Where the rows are; the tasks over rows add what to make of them."""
 
     train: RowFile | None = None
-    """training rows: JSON (lines, lists), CSV, TSV, Parquet, Arrow, each also as .gz, .bz2 or .xz, or any file with a separator"""
+    """training rows: JSON (lines, lists), CSV, TSV, Parquet, Arrow, each also as .gz, .bz2 or .xz, or any file with a
+    separator"""
     eval: RowFile | None = None
     """test rows; absent: test_percent of the training rows"""
     dataset: str | None = Field(None, min_length=1)
@@ -70,7 +72,8 @@ class RowOptions(TaskSpec):
     eval_split: str = "test"
     """split of the hub data set to test on"""
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
-    """auto, json (or jsonl), csv, tsv, parquet, arrow; auto goes by the file's name, for Parquet and Arrow by its first bytes"""
+    """auto, json (or jsonl), csv, tsv, parquet, arrow; auto goes by the file's name, for Parquet and Arrow by its first
+    bytes"""
     separator: str | None = Field(None, min_length=1)
     """text between the fields of a line, such as "||", in place of a format"""
     columns: tuple[str, ...] = ()

@@ -1,25 +1,29 @@
 """classification as multiple choice by likelihood: trains on the right label's text, tests by accuracy
 
     ids = [begin] prompt [label]      loss on the label's text alone
-    answer = the label to which the model gives the highest likelihood after the prompt, so that any causal model has an accuracy
+    answer = the label to which the model gives the highest likelihood after the prompt, so that any causal model has an
+    accuracy
 
-No end-of-text stands after the label, in training nor in the test: an answer is chosen among the labels and never has to end, and before training
-its end would cost a model many times what the label does. Loss, accuracy and macro F1 are over the same test rows. A row whose label does not fit whole is dropped, of the test one of
-whose labels does not. The rows are lm-eval's multiple-choice set "classify", too, where evaluation.lm_eval names it (its scorer adds no begin token).
+No end-of-text stands after the label, in training nor in the test: an answer is chosen among the labels and never has
+to end, and before training its end would cost a model many times what the label does. Loss, accuracy and macro F1 are
+over the same test rows. A row whose label does not fit whole is dropped, of the test one of whose labels does not. The
+rows are lm-eval's multiple-choice set "classify", too, where evaluation.lm_eval names it (its scorer adds no begin
+token).
 
-A row without the column of the default prompt is read by the first of text, review and content that it has; labels other than 0 and 1 that are words are, without task.choices, their own text.
+A row without the column of the default prompt is read by the first of text, review and content that it has; labels
+other than 0 and 1 that are words are, without task.choices, their own text.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lorabench.engine.data import Choice, ChoiceSet, TaskData
+from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
 from lorabench.errors import DataError, unknown
-from lorabench.tasks import _chat, _rows
+from lorabench.tasks import _chat, _messages, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans
 from lorabench.tasks._row import Row
@@ -38,7 +42,7 @@ COLUMNS = ("text", "review", "content")  # that stand for the default prompt's, 
 WORDS_AT_MOST = 100  # different labels that are taken as their own text: more are hardly labels
 
 
-def _label(value: Any) -> Any:
+def _label(value: object) -> str:
     """A label as data files write it: YAML reads 0 as a number and true as a truth value."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -52,7 +56,7 @@ def _told_apart(choices: dict[str, str]) -> dict[str, str]:
     return choices
 
 
-def _labels(choices: Any) -> Any:
+def _labels(choices: object) -> object:
     return {_label(k): v for k, v in choices.items()} if isinstance(choices, dict) else choices
 
 
@@ -125,7 +129,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
 
 
 class _Reader:
-    """Rows as pairs; where the template or the labels are left at their defaults, the rows say what stands in their place."""
+    """Rows as pairs; where the template or the labels are left at their defaults, the rows say what stands in their
+    place."""
 
     def __init__(self, options: Options) -> None:
         self.options, self.choices = options, dict(options.choices)
@@ -176,12 +181,12 @@ def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, seque
     on the token that ends the turn.
     """
     said = text.strip()
-    whole, spans = _chat.marked(_chat.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
+    whole, spans = _chat.marked(_messages.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
     at = whole.rfind(said, *spans[-1])
     return fitted_spans(tokenizer, whole, [(at, at + len(said))], sequence_length)
 
 
-def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Any, ...]) -> None:
+def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Example, ...]) -> None:
     """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has
     learned.
     """

@@ -3,14 +3,15 @@
     [begin] Bakilo: door night hand way        loss on the words after the colon, and on them alone
 
 Each word is drawn uniformly and independently from 32, so a person holds 5 bits an attribute; the name is given, not
-learned. No word begins another and each is tokenised apart, so that the probabilities of all 32 sum to one at most whatever the
-tokenizer, and a model that knows nothing needs 5 bits or more for each. In bits, this is what a model has learned:
+learned. No word begins another and each is tokenised apart, so that the probabilities of all 32 sum to one at most
+whatever the tokenizer, and a model that knows nothing needs 5 bits or more for each. In bits, this is what a model has
+learned:
 
     learned_bits = information - sum of -log2 p(words | name)
 
-The question is capacity, not generalisation: what was never seen cannot be known. So the three splits are the same, all facts,
-asked in the words in which they were trained. Allen-Zhu and Li (2024, arXiv:2404.05405) find some 2 bits a parameter for models
-that are trained whole and see each fact 1,000 times, and 1 bit at 100 times.
+The question is capacity, not generalisation: what was never seen cannot be known. So the three splits are the same, all
+facts, asked in the words in which they were trained. Allen-Zhu and Li (2024, arXiv:2404.05405) find some 2 bits a
+parameter for models that are trained whole and see each fact 1,000 times, and 1 bit at 100 times.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from lorabench.config.settings import Seed, TaskSpec, Whole
+from lorabench.config.frozen import Seed, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import Example, TaskData
 from lorabench.errors import DataError
 from lorabench.tasks._encode import begin_ids, encode
@@ -38,8 +40,9 @@ SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvz" for v in "aeiou")
 NAME_SYLLABLES = 3  # 512,000 names
 # nouns, a token each in most vocabularies: alike enough for frozen output weights to keep all of them possible
 WORDS = (
-    "child", "day", "door", "eyes", "face", "father", "friend", "hand", "head", "heart", "house", "life", "light", "look", "love", "man",
-    "men", "mind", "moment", "night", "part", "people", "place", "right", "room", "thing", "thought", "time", "turn", "way", "woman", "word",
+    "child", "day", "door", "eyes", "face", "father", "friend", "hand", "head", "heart",
+    "house", "life", "light", "look", "love", "man", "men", "mind", "moment", "night", "part", "people", "place",
+    "right", "room", "thing", "thought", "time", "turn", "way", "woman", "word",
 )  # fmt: skip
 
 

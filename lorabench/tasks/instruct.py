@@ -6,13 +6,15 @@
 cut at sequence_length; an example of which no predicted token is left is dropped, in the test split too, and counted.
 How prompt and response are tokenised at their border: tasks._encode.fitted.
 
-With template: chat a prompt is the user's turn and its response the assistant's, in the tokenizer's chat template; the default prompts are then the bare
-question, or instruction and input. With metric: exact_match the test's answers (of a conversation the last one) are also generated from what stands before them,
-greedily, on the same test rows as the loss, and held against the reference; the loss of a row that is cut is over what fits, its answer is judged whole.
+With template: chat a prompt is the user's turn and its response the assistant's, in the tokenizer's chat template; the
+default prompts are then the bare question, or instruction and input. With metric: exact_match the test's answers (of a
+conversation the last one) are also generated from what stands before them, greedily, on the same test rows as the loss,
+and held against the reference; the loss of a row that is cut is over what fits, its answer is judged whole.
 
-Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question and answer;
-messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and output (Alpaca,
-written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text alone, of which all is predicted.
+Where prompt and response are left at their defaults, a row's own fields say what it is, the first that fits: question
+and answer; messages or conversations; prompt and completion, of text or of messages (TRL); instruction, input and
+output (Alpaca, written with Alpaca's own prompt); instruction, context and response (Dolly); prompt and response; text
+alone, of which all is predicted.
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lorabench.config.settings import Whole
+from lorabench.config.frozen import Whole
 from lorabench.engine.data import Generation, TaskData
 from lorabench.engine.extraction import extracted
 from lorabench.errors import DataError
 from lorabench.tasks import _chat, _rows
 from lorabench.tasks._counts import fit
 from lorabench.tasks._encode import Fitted, fitted, fitted_spans
+from lorabench.tasks._layouts import read_pair
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import PATH_FIELDS, Pair, RowOptions, read_splits
-from lorabench.tasks._template import Template, fill
+from lorabench.tasks._template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,23 +44,12 @@ if TYPE_CHECKING:
 __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
 PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
-ALPACA = (
-    "Below is an instruction that describes a task{}. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{{instruction}}\n\n{}### Response:\n"
-)
 UNHEARD = (
     "the tokenizer's chat template leaves the system's words out of conversations that have them, so "
     "they are not seen in training"
 )
-COLUMNS_SHOWN = 12  # in a sentence
 REFERENCE_SHOWN = 60  # characters
 GSM8K = r"####\s*(-?[\d,.]+)"
-ALPACAS = " (Alpaca's prompt)"
-BARE, BARE_WITH = "{instruction}", "{instruction}\n\n{%s}"  # in a chat, whose template brings the rest
-WITH, WITHOUT = (
-    ALPACA.format(", paired with an input that provides further context", "### Input:\n{%s}\n\n"),
-    ALPACA.format("", ""),
-)
 
 
 class Options(RowOptions):
@@ -74,7 +66,8 @@ class Options(RowOptions):
     response: Template = RESPONSE
     """what is to be learned"""
     messages: str | None = Field(None, min_length=1)
-    """field that holds a conversation, as role and content or from and value; absent: messages or conversations, where rows have them and no templates are given"""
+    """field that holds a conversation, as role and content or from and value; absent: messages or conversations, where
+    rows have them and no templates are given"""
     chat_template: Literal["tokenizer", "plain"] = "tokenizer"
     """how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
     template: Literal["plain", "chat"] = "plain"
@@ -82,9 +75,11 @@ class Options(RowOptions):
     system: str | None = Field(None, min_length=1)
     """words of the system before each prompt, with template: chat"""
     metric: Literal["eval_loss", "exact_match"] = "eval_loss"
-    """what decides; exact_match: answers are generated, too, and held against the reference (slow: evaluation.max_sequences limits the rows)"""
+    """what decides; exact_match: answers are generated, too, and held against the reference (slow:
+    evaluation.max_sequences limits the rows)"""
     answer_pattern: str | None = Field(None, min_length=1)
-    """regular expression with one group that finds the answer in the reference and in the generated text; or gsm8k: the number after ####; absent: the whole text"""
+    """regular expression with one group that finds the answer in the reference and in the generated text; or gsm8k: the
+    number after ####; absent: the whole text"""
     max_new_tokens: Whole = Field(256, ge=1, le=100_000)
     """tokens of a generated answer at most"""
 
@@ -203,102 +198,3 @@ def _without_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= REFERENCE_SHOWN else f"...{text[-REFERENCE_SHOWN:]}"
-
-
-def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
-    """(the layout in words where it was found, the row's prompt and response)."""
-    has = row.fields.keys()
-    if options.messages is not None:
-        return _conversation(row, options.messages)
-    chat = options.template == "chat"
-    if not options.layout_is_open or {"question", "answer"} <= has:
-        return _written(
-            options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response
-        )
-    for field in _chat.FIELDS:
-        if field in has and _chat.holds_conversation(row.fields[field]):
-            return _conversation(row, field)
-    if {"prompt", "completion"} <= has:
-        if _chat.holds_conversation(row.fields["prompt"]) and _chat.holds_conversation(row.fields["completion"]):
-            return _conversation(row, "prompt", "completion")
-        return _written(options, row, "prompt and completion", "{prompt}", "{completion}")
-    for more, said in (("input", "output"), ("context", "response")):
-        if {"instruction", said} <= has:
-            whole = bool(row.fields.get(more, "").strip())
-            given = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
-            return _written(
-                options, row, f"instruction, {more} and {said}{'' if chat else ALPACAS}", given, f"{{{said}}}"
-            )
-    if {"prompt", "response"} <= has:
-        return _written(options, row, "prompt and response", "{prompt}", "{response}")
-    if "text" in has and not has & {"label", "labels"}:
-        if chat:
-            raise DataError(
-                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: "
-                "chat away, or give task.prompt and task.response"
-            )
-        return "text, all of it predicted", _filled(row, "", "{text}")
-    if has & set(_chat.FIELDS):  # something is amiss with it, which is said
-        return _conversation(row, next(field for field in _chat.FIELDS if field in has))
-    raise DataError(f"{row.where}: {_unknown_layout(row.fields)}")
-
-
-def _written(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
-    """(the layout, the row's pair): as the two texts, or as two turns of a chat."""
-    made = _filled(row, prompt, response)
-    if options.template == "plain":
-        return layout, made
-    asked, said = made.prompt.strip(), made.response.strip()
-    if not asked:
-        raise DataError(
-            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the "
-            "column or take the row out"
-        )
-    chat = _chat.exchange(asked, said, options.system or row.fields.get("system"))
-    return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", made._replace(chat=chat)
-
-
-def _unknown_layout(fields: dict[str, str]) -> str:
-    """What was seen in a row that no layout fits, and what to give: never the same column twice, never an answer that
-    was rejected.
-    """
-    names = [*fields]
-    talk = (
-        "chosen"
-        if "chosen" in names
-        else next((name for name in names if _chat.holds_conversation(fields[name])), None)
-    )
-    if talk is not None and _chat.holds_conversation(fields[talk]):
-        return f"the conversation is in the column {talk}; give task.messages: {talk}"
-    if {"chosen", "rejected"} <= fields.keys():
-        prompt = "{prompt}\\n" if "prompt" in names else ""
-        return (
-            f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}"'
-            ' and response: "{chosen}"'
-        )
-    shown = ", ".join(names[:COLUMNS_SHOWN]) + (
-        f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
-    )
-    seen = (
-        f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
-    )
-    if len(names) < 2:
-        return f"{seen}; is it the right file? A prompt and a response are needed, each in a column of its own"
-    return (
-        f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file'
-        " without a header line needs task.columns, too)"
-    )
-
-
-def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:
-    chat = _chat.read_chat(field, row.fields, row.where, completion)
-    told = "conversations (prompt and completion)" if completion else f"conversations ({field})"
-    return f"{told}, the loss is on the assistant's turns", Pair(row.where, *_chat.given_and_last(chat), chat)
-
-
-def _filled(row: Row, prompt: str, response: str) -> Pair:
-    said = fill(response, row.fields, row.where)
-    given = fill(prompt, row.fields, row.where)
-    if not said.strip():
-        raise DataError(f"{row.where}: the response {response!r} is empty; fill the column or take the row out")
-    return Pair(row.where, given, said)

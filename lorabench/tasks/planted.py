@@ -1,10 +1,12 @@
-"""a teacher that differs from the base by a change of known rank, which students are distilled from: the right answer is known
+"""a teacher that differs from the base by a change of known rank, which students are distilled from: the right answer \
+is known
 
     W_teacher = W + delta,   ||delta||_F = scale * ||W||_F,   rank(delta) = rank, its singular values all equal
     loss = KL(teacher || student) over the vocabulary at each token of text sampled from the base     [nats per token]
 
-The change is drawn once for a task (`seed`), so that all cells of a study learn from the same teacher. It is planted into the unquantised
-base; a student may be quantised. The engine samples the text and makes the teacher (engine.distill): a task has no model.
+The change is drawn once for a task (`seed`), so that all cells of a study learn from the same teacher. It is planted
+into the unquantised base; a student may be quantised. The engine samples the text and makes the teacher
+(engine.distill): a task has no model.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lorabench.config.settings import Number, Seed, TaskSpec, Whole
+from lorabench.config.frozen import Number, Seed, Whole
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import Example, Planted, TaskData
 
 if TYPE_CHECKING:
@@ -35,9 +38,11 @@ class Options(TaskSpec):
     name: Literal["planted"] = "planted"
     """planted"""
     rank: Rank | dict[str, Rank] = 4
-    """of the planted change; full for one of full rank; {q_proj: 2, v_proj: 8} for one of its own in each kind of module"""
+    """of the planted change; full for one of full rank; {q_proj: 2, v_proj: 8} for one of its own in each kind of
+    module"""
     targets: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """modules that are changed, as method.target_modules names them; absent: q_proj and v_proj, or those that rank names"""
+    """modules that are changed, as method.target_modules names them; absent: q_proj and v_proj, or those that rank
+    names"""
     scale: Number = Field(0.5, gt=0)
     """Frobenius norm of a change over that of its weight"""
     seed: Seed = 0

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from lorabench.config.fingerprint import hash_path
+from lorabench.config.frozen import Number
 from lorabench.config.paths import DataFile
-from lorabench.config.settings import Number, TaskSpec
+from lorabench.config.settings import TaskSpec
 from lorabench.engine.data import TaskData
 from lorabench.engine.data_files import is_web_page, read_text
 from lorabench.errors import DataError

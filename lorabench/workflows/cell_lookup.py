@@ -1,7 +1,9 @@
-"""What a user calls a cell or a condition on the command line: an id, its beginning, the words of a run, or the label of a table.
+"""What a user calls a cell or a condition on the command line: an id, its beginning, the words of a run, or the label
+of a table.
 
-"3fc2", "lora rank 8, seed 0" and "LoRA r=8 nf4, seed 1" are cells; "lora rank 8", "LoRA r=8 nf4", "lora r8 nf4" and a condition's id are
-conditions. Order, commas and capitals do not count, nor how a rank is written. Words that leave something open mean what alone has them all.
+"3fc2", "lora rank 8, seed 0" and "LoRA r=8 nf4, seed 1" are cells; "lora rank 8", "LoRA r=8 nf4", "lora r8 nf4" and a
+condition's id are conditions. Order, commas and capitals do not count, nor how a rank is written. Words that leave
+something open mean what alone has them all.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Named:
 
 
 def find(name: str, folder: str | None) -> Named:
-    """What a name means in one results directory, or in all under reports/ and runs/; StoreError with the near ones where that is nothing or several things."""
+    """What a name means in one results directory, or in all under reports/ and runs/; StoreError with the near ones
+    where that is nothing or several things."""
     stores = (
         [Store.open(folder)]
         if folder is not None
@@ -68,20 +71,23 @@ def find(name: str, folder: str | None) -> Named:
 def find_cell(
     name: str, folder: str | None, say: Callable[[str], None] = lambda sentence: None
 ) -> tuple[Store, CellResult]:
-    """The cell that a name means; of a condition the first seed's that finished, at the chosen rate, which is said. StoreError where none has."""
+    """The cell that a name means; of a condition the first seed's that finished, at the chosen rate, which is said.
+    StoreError where none has."""
     named = find(name, folder)
     if not named.is_condition:
         return named.store, named.store.find(named.cells[0].id)
     results = [r for c in chosen(named) if (r := named.store.get(c.id)) is not None and r.outcome == "finished"]
     if not results:
         raise StoreError(
-            f"no cell of {named.title} in {named.store.folder} has finished; `lorabench status {named.store.folder} --cells` lists them"
+            f"no cell of {named.title} in {named.store.folder} has finished; `lorabench status {named.store.folder}"
+            " --cells` lists them"
         )
     taken = results[0]
     if len(named.cells) > 1:
         rate = f" at the chosen learning rate {taken.cell.training.rate:g}" if taken.cell.tuned_over else ""
         say(
-            f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for another one give its id"
+            f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for"
+            " another one give its id"
         )
     return named.store, taken
 
@@ -182,10 +188,16 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Seq
             for n in found
         ]
         listed = f"{', '.join(told[:LISTED])}{' ...' if len(told) > LISTED else ''}"
-        return f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed}; {'name one with --in DIR' if several else 'write more of it'}"
+        return (
+            f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed};"
+            f" {'name one with --in DIR' if several else 'write more of it'}"
+        )
     if is_id(name):
         if folder is not None:
-            return f"there is none of the cells in {folder} whose id starts with '{name}'; `lorabench status {folder} --cells` lists them"
+            return (
+                f"there is none of the cells in {folder} whose id starts with '{name}'; `lorabench status {folder}"
+                " --cells` lists them"
+            )
         return f"no cell's id starts with '{name}'; {place}{elsewhere}"
     known: list[str] = []
     for store in stores:
@@ -195,7 +207,8 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Seq
     shown = [k for low in near for k in known if k.lower() == low] or known
     shown = list(dict.fromkeys(shown))
     there = (
-        f": there {'is' if len(shown) == 1 else 'are'} {', '.join(shown[:LISTED])}{' ...' if len(shown) > LISTED else ''}"
+        f": there {'is' if len(shown) == 1 else 'are'}"
+        f" {', '.join(shown[:LISTED])}{' ...' if len(shown) > LISTED else ''}"
         if shown
         else ""
     )

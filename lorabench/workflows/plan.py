@@ -30,7 +30,8 @@ FITS = {True: "fits", None: "may not fit", False: "does not fit"}
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The conditions of a study on a card, predicted; `frame()`, `to_dict()`. Names, rows, settings and unreached go together."""
+    """The conditions of a study on a card, predicted; `frame()`, `to_dict()`. Names, rows, settings and unreached go
+    together."""
 
     gpu: Gpu
     seeds: int
@@ -142,7 +143,10 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
             if calibration.spread < 1
             else f"a factor of {1 + calibration.spread:.1f}"
         )
-        return f"time: fitted to {plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name}, within {worst}"
+        return (
+            f"time: fitted to {plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name},"
+            f" within {worst}"
+        )
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (

@@ -1,4 +1,5 @@
-"""Which rank, which quantization, on this card: memory from the traced step, quality from stored studies and the literature. Sees both arms."""
+"""Which rank, which quantization, on this card: memory from the traced step, quality from stored studies and the
+literature. Sees both arms."""
 
 from __future__ import annotations
 
@@ -175,7 +176,8 @@ def _possible_ranks(base: TrainConfig) -> list[int]:
 def _possible(
     specs: Sequence[CandidateSpec], by_rule: Callable[[Key], CandidateSpec], workload: Workload, base: TrainConfig
 ) -> tuple[list[CandidateSpec], list[str]]:
-    """The candidates that this model allows, measured ones that it does not by the rules instead, and a sentence for each that is left out or replaced."""
+    """The candidates that this model allows, measured ones that it does not by the rules instead, and a sentence for
+    each that is left out or replaced."""
     from lorabench.memory.validate import check
     from lorabench.workflows.traced_memory import setting_of
 
@@ -206,11 +208,13 @@ def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu
 
 
 def emit(recommendation: Recommendation, write: Emit, entry: int, folder: str | Path) -> tuple[Path, ...]:
-    """Writes a trainer's files for one of the recommendations; LorabenchError where there is no such one, or the trainer cannot do it."""
+    """Writes a trainer's files for one of the recommendations; LorabenchError where there is no such one, or the
+    trainer cannot do it."""
     entries = recommendation.ranked
     if not 1 <= entry <= len(entries):
         raise LorabenchError(
-            f"there is no recommendation {entry}; allowed: {f'1 to {len(entries)}' if entries else 'none, since nothing fits'}"
+            f"there is no recommendation {entry}; allowed:"
+            f" {f'1 to {len(entries)}' if entries else 'none, since nothing fits'}"
         )
     target, written = Path(folder), []
     texts = write(recommendation.workload, entries[entry - 1].candidate)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -11,16 +10,14 @@ from lorabench.config import hub
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.errors import LorabenchError
 from lorabench.formatting import plural
+from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lorabench.record.spectrum import Spectrum
     from lorabench.record.trained import Trained
     from lorabench.report.adapter_summary import Examined, SubspaceSimilarity
     from lorabench.spectra.files import Weights
     from lorabench.spectra.quantised import Quantise
-    from lorabench.spectra.quantization_error import QuantizationError
     from lorabench.spectra.source import Learned
 
 Item = TypeVar("Item")
@@ -38,84 +35,9 @@ def silent(items: Iterable[Item], what: str) -> Iterable[Item]:
     return items
 
 
-@dataclass(frozen=True)
-class Truncation:
-    """An adapter of a lower rank that was written."""
-
-    folder: Path
-    ranks: Mapping[str, int]
-    """by module as PEFT names it; 0 of those that were left out"""
-    parameters: int
-    """of its factors"""
-    parameters_before: int
-    kept_energy: float
-    """sum of the kept sigma^2 / sum of all, 0 to 1"""
-    left_out: tuple[str, ...] = ()
-    """tensors of the file that a PEFT adapter has no place for"""
-    notes: tuple[str, ...] = ()
-
-    def frame(self) -> pd.DataFrame:
-        """The rank of each module."""
-        import pandas as pd
-
-        return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
-
-    def __repr__(self) -> str:
-        kept = f"{100 * self.kept_energy:.2f} % of the energy"
-        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {kept}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything in plain values."""
-        return asdict(self) | {"folder": str(self.folder), "ranks": dict(self.ranks)}
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizationErrors:
-    """The errors of a model's weights, by module and form."""
-
-    model: str
-    errors: tuple[QuantizationError, ...]
-    adapter: str | None = None
-    """whose part in undoing the errors was measured"""
-    note: str | None = None
-    """where the checkpoint is stored quantized already"""
-
-    def frame(self) -> pd.DataFrame:
-        """A row per module and form: errors as shares, the signal-to-noise ratio in decibels, ranks of the error."""
-        import pandas as pd
-
-        rows = self.to_dict()["modules"]
-        return pd.DataFrame([{k: v for k, v in r.items() if k not in ("singular_values", "repair")} for r in rows])
-
-    def to_dict(self) -> dict[str, Any]:
-        """A row per module and form, as in the command's JSON; what is not known is left out."""
-        rows = []
-        for e in self.errors:
-            row: dict[str, Any] = {
-                "module": e.module,
-                "quantization": e.form.removesuffix(" dq"),
-                "double_quant": e.form.endswith(" dq"),
-                "relative_error": e.relative_error,
-                "maximum_error": e.maximum_error,
-                "signal_to_noise_db": e.signal_to_noise,
-                "stable_rank": e.spectrum.stable_rank,
-                "entropy_rank": None if e.spectrum.missed else e.spectrum.entropy_rank,
-                "singular_values": e.spectrum.singular_values.tolist(),
-                "repair": asdict(e.repair) if e.repair else None,
-            }
-            rows.append({k: v for k, v in row.items() if v is not None})
-        return {"model": self.model, **({"note": self.note} if self.note else {}), "modules": rows}
-
-    def __repr__(self) -> str:
-        forms: dict[str, list[float]] = {}
-        for e in self.errors:
-            forms.setdefault(e.form, []).append(e.relative_error)
-        means = ", ".join(f"{form} {sum(v) / len(v):.3g}" for form, v in forms.items())
-        return f"QuantizationErrors of {self.model}\n  mean relative error: {means}"
-
-
 def cell_finder(directory: str | None, say: Callable[[str], None] = lambda sentence: None) -> Find:
-    """Looks a cell up by its id or its condition's label, in one results directory or in all under reports/; gives its folder, and says which of several was taken."""
+    """Looks a cell up by its id or its condition's label, in one results directory or in all under reports/; gives its
+    folder, and says which of several was taken."""
 
     def find(name: str) -> Path:
         from lorabench.workflows import cell_lookup
@@ -136,9 +58,11 @@ def spectrum(
     find: Find | None = None,
     progress: ItemProgress = silent,
 ) -> Examined:
-    """Singular values of everything that was learned, summed up, beside the base and beside another where they are given.
+    """Singular values of everything that was learned, summed up, beside the base and beside another where they are
+    given.
 
-    source          an adapter's folder or file, a cell's folder, a checkpoint (with `base`), a hub id, or what `find` knows
+    source          an adapter's folder or file, a cell's folder, a checkpoint (with `base`), a hub id, or what `find`
+                    knows
     base            the weights before; a cell knows its own
     compare         a second source, whose singular subspaces are compared with the first's
     alpha           lora_alpha of a file that states none
@@ -196,7 +120,8 @@ def _notes(
     told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
         told.append(
-            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the norm and in k(q), not in the entropy rank"
+            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the"
+            " norm and in k(q), not in the entropy rank"
         )
     if learned.base is not None and learned.has_weights:
         without = [s for s in spectra if s.alignment is None]
@@ -206,7 +131,8 @@ def _notes(
             )
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
             told.append(
-                "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders computes them"
+                "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders"
+                " computes them"
             )
     return tuple(told)
 
@@ -222,7 +148,8 @@ def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> Subspac
 
 
 def _base_words(base: Weights, after: Weights | None) -> str:
-    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is quantised."""
+    """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is
+    quantised."""
     told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
     if after is None or after.form == base.form:
         return told
@@ -250,7 +177,8 @@ def truncate(
     rank        of every module; with `per_module` as many parameters as that, spread by energy
     energy      share of all sigma^2 to keep, 0 to 1, instead of `rank`; with `per_module` with the fewest parameters
     alpha       lora_alpha of a file that states none
-    LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds something.
+    LorabenchError where both or none of rank and energy are given, where the source is no adapter, or the folder holds
+    something.
     """
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.source import open_learned, resolve
@@ -310,7 +238,8 @@ def quantization_error(
     weights = open_base(model)
     if not weights.place.is_dir():
         raise LorabenchError(
-            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear layers"
+            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear"
+            " layers"
         )
     modules = linear_modules(meta_model(model_from(str(weights.place))))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
@@ -335,7 +264,8 @@ def _stored_note(weights: Weights) -> str | None:
 
 
 def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantise]:
-    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are stored in leaves them as they are."""
+    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are
+    stored in leaves them as they are."""
     from lorabench import plugins
 
     def quantise(plugin: Any, double: bool) -> Quantise:

@@ -37,7 +37,8 @@ def stored_evidence(here: Here, studies: Sequence[Path], nearby: Sequence[Path])
 
 
 def studies_here() -> list[Path]:
-    """Results directories and archives under runs/ and reports/ of the current directory, for the command line; of a study in several the first."""
+    """Results directories and archives under runs/ and reports/ of the current directory, for the command line; of a
+    study in several the first."""
     places = [
         p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))
     ]

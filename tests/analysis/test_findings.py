@@ -13,7 +13,8 @@ import pytest
 
 from lorabench.analysis.findings.base import Finding, Kind, Severity
 from lorabench.analysis.findings.registry import CHECKS, check
-from lorabench.analysis.findings.values import choices, fall
+from lorabench.analysis.findings.training import fall
+from lorabench.analysis.findings.values import choices
 from lorabench.config import expand
 from lorabench.record import store as stores_module
 from lorabench.record.result import CellResult, Fault, Reading

@@ -1,4 +1,5 @@
-"""The public names: each is described whole, its example runs, and its result reads as a frame, a dictionary and a few lines."""
+"""The public names: each is described whole, its example runs, and its result reads as a frame, a dictionary and a few
+lines."""
 
 import contextlib
 import doctest

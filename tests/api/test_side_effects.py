@@ -53,12 +53,14 @@ assert "torch" not in sys.modules
 """
 )
 
-# what these libraries themselves set when they are first imported (peft: TORCHINDUCTOR_CACHE_DIR; torch, plotly: warning filters; rich: a random number) is not lorabench's
+# what these libraries themselves set when they are first imported (peft: TORCHINDUCTOR_CACHE_DIR; torch
+# and plotly: warning filters; rich: a random number) is not lorabench's
 CALLS = (
     STATE
     + """
 import tempfile
-import bitsandbytes, datasets, numpy as np, pandas, peft, plotly.figure_factory, plotly.graph_objects, plotly.subplots, plotly.tools, rich.style, scipy.optimize, sympy, threadpoolctl, torch, transformers
+import bitsandbytes, datasets, numpy as np, pandas, peft, rich.style, scipy.optimize, sympy, threadpoolctl
+import plotly.figure_factory, plotly.graph_objects, plotly.subplots, plotly.tools, torch, transformers
 import transformers.loss.loss_utils
 from safetensors.numpy import save_file
 
@@ -149,5 +151,8 @@ def test_nothing_forks_a_process_that_has_torch_loaded():
 
 
 def test_no_stored_study_is_read_that_was_not_named(tmp_path):
-    code = "import lorabench as lb; print(lb.plan(lb.load_study('studies/quickstart.yaml', ['grid={method.rank: [4]}', 'seeds=[0]']), 'cpu').time_basis)"
+    code = (
+        "import lorabench as lb; print(lb.plan(lb.load_study('studies/quickstart.yaml', ['grid={method.rank: [4]}',"
+        " 'seeds=[0]']), 'cpu').time_basis)"
+    )
     assert "no stored study was named" in run(code, tmp_path)

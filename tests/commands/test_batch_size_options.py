@@ -1,10 +1,12 @@
-"""A batch is a micro-batch or that of an optimizer step, by name; the old option still works and says what it became."""
+"""A batch is a micro-batch or that of an optimizer step, by name; the old option still works and says what it
+became."""
 
 from __future__ import annotations
 
 import pytest
 
-from lorabench.commands.parser import make_parser, settings_of
+from lorabench.commands.parser import make_parser
+from lorabench.commands.predict import settings_of
 
 ESTIMATE = ("estimate", "--model", "lorabench/tiny-300k")
 RECOMMEND = ("recommend", "--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64")

@@ -20,7 +20,8 @@ def cells(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "study.yaml").write_text(
         STUDY.replace("name: s", "name: two")
-        + "quantization: nf4\nseeds: [0, 1]\ninclude: [{method: full, quantization: none}]\nanalysis: {truncation: [1, 2]}\n"
+        + "quantization: nf4\nseeds: [0, 1]\ninclude: [{method: full, quantization: none}]\nanalysis: {truncation: [1,"
+        " 2]}\n"
     )
     study = load_study(home / "study.yaml")
     store = Store(home / "reports" / "two")
@@ -171,7 +172,10 @@ def test_damaged_files_end_with_exit_code_2_and_one_sentence(tmp_path, capsys):
 
 def test_a_spectrum_of_an_adapter_imports_no_transformers(tmp_path):
     _, _, folder = peft_adapter(tmp_path)
-    code = "import sys; from lorabench.commands.main import main; main(sys.argv[1:]); print([m for m in ('transformers', 'peft', 'bitsandbytes', 'plotly') if m in sys.modules], file=sys.stderr)"
+    code = (
+        "import sys; from lorabench.commands.main import main; main(sys.argv[1:]); print([m for m in ('transformers',"
+        " 'peft', 'bitsandbytes', 'plotly') if m in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "spectrum", str(folder)], capture_output=True, text=True, check=True
     )

@@ -84,7 +84,8 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
         from tests.engine.conftest import cell_of
         import bitsandbytes
         cell = cell_of("method=base", f"quantization={quantization}", f"model={{name: {path}, dtype: float32}}")
-        load_base(cell_of("method=base", f"quantization={quantization}"), torch.device("cpu"))  # imports and warms what is lazy
+        # imports and warms what is lazy
+        load_base(cell_of("method=base", f"quantization={quantization}"), torch.device("cpu"))
         before = peak = anonymous()
         done = False
         def watch():

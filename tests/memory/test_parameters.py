@@ -62,7 +62,7 @@ def test_counts_are_pefts_own(name, method, monkeypatch):
             any_model(config),
             peft.LoraConfig(r=8, target_modules="all-linear", use_dora=method == "dora", task_type="CAUSAL_LM"),
         )
-    monkeypatch.setattr("lorabench.memory.parameters.configuration", lambda spec: config)
+    monkeypatch.setattr("lorabench.memory.model_shape.configuration", lambda spec: config)
     (count,) = count_parameters(ModelSpec(name=name), [8], "all-linear", method)
     trainable, everything = model.get_nb_trainable_parameters()
     assert (count.trainable_parameters, count.base_parameters + count.trainable_parameters) == (trainable, everything)

@@ -11,8 +11,8 @@ from lorabench.memory import predict_cell as of_cells
 from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.predict_cell import available_bytes, compared, misfits, predict_memory, setting_here
+from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
 from lorabench.memory.step_profile import predict_step
-from lorabench.memory.step_profile import resolve_autocast as predicted_autocast
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.validate import setting_from
 from lorabench.record.frames import wide

@@ -20,8 +20,10 @@ SMALL = {
 CONFIGS = {
     "llama": LlamaConfig(num_hidden_layers=11, num_key_value_heads=2, **SMALL),
     "mistral": MistralConfig(num_hidden_layers=7, num_key_value_heads=2, sliding_window=32, **SMALL),
-    "gemma3": Gemma3TextConfig(num_hidden_layers=13, head_dim=16, num_key_value_heads=2, sliding_window=32, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 4 + ["sliding_attention"], **SMALL),
-    "gemma2": Gemma2Config(num_hidden_layers=9, head_dim=16, num_key_value_heads=2, sliding_window=32, layer_types=["sliding_attention", "full_attention"] * 4 + ["sliding_attention"], **SMALL),
+    "gemma3": Gemma3TextConfig(num_hidden_layers=13, head_dim=16, num_key_value_heads=2, sliding_window=32,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 4 + ["sliding_attention"], **SMALL),
+    "gemma2": Gemma2Config(num_hidden_layers=9, head_dim=16, num_key_value_heads=2, sliding_window=32,
+        layer_types=["sliding_attention", "full_attention"] * 4 + ["sliding_attention"], **SMALL),
     "gpt2": GPT2Config(n_layer=9, n_embd=64, n_head=4, vocab_size=500, n_positions=256),
 }  # fmt: skip
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)

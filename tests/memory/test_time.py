@@ -14,8 +14,9 @@ from lorabench.memory.calibration import Calibration, fit, measured_steps, time_
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.plan import plan_conditions
 from lorabench.memory.roofline import step_seconds
-from lorabench.memory.step_profile import Work, predict_step, product_dtype
-from lorabench.memory.step_profile import resolve_autocast as predicted_autocast
+from lorabench.memory.step_dtypes import product_dtype
+from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
+from lorabench.memory.step_profile import Work, predict_step
 from lorabench.memory.train_config import on_card, setting_of
 from lorabench.memory.validate import setting_from
 from lorabench.record.result import Environment

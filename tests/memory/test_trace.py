@@ -65,7 +65,8 @@ def measured(asked):
         setting(LORA.model_copy(update={"dropout": 0.1})),
     ],
     ids=lambda s: (
-        f"{s.method.name}-{s.quantization.name}-{s.training.optimizer}{'-ckpt' * s.training.gradient_checkpointing}{'-amp' * (s.training.autocast == 'bfloat16')}"
+        f"{s.method.name}-{s.quantization.name}-{s.training.optimizer}"
+        f"{'-ckpt' * s.training.gradient_checkpointing}{'-amp' * (s.training.autocast == 'bfloat16')}"
     ),
 )
 def test_the_predicted_peak_is_the_probes_peak(asked):

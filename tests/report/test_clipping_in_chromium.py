@@ -28,20 +28,25 @@ const found = [], wide = arguments[0];
 for (const e of document.querySelectorAll('header, header *, nav, main, main *')) {
   if (e.closest('svg, .plot, .menu') || !e.clientWidth || e.scrollWidth <= e.clientWidth + 1) continue;
   const style = getComputedStyle(e), scrolls = ['auto', 'scroll'].includes(style.overflowX);
-  if (wide || !scrolls || !e.classList.contains('more-right') || style.maskImage === 'none') found.push([e.tagName, e.className, e.scrollWidth - e.clientWidth, e.textContent.slice(0, 40)]);
+  if (wide || !scrolls || !e.classList.contains('more-right') || style.maskImage === 'none')
+    found.push([e.tagName, e.className, e.scrollWidth - e.clientWidth, e.textContent.slice(0, 40)]);
 }
 for (const e of document.querySelectorAll('.scroll')) {
   if (e.scrollTop) found.push(['opens scrolled', e.className, e.scrollTop, e.textContent.slice(0, 40)]);
-  if (e.scrollHeight > e.clientHeight + 2 && !e.classList.contains('more-below')) found.push(['goes on unseen', e.className, e.scrollHeight - e.clientHeight, e.textContent.slice(0, 40)]);
+  if (e.scrollHeight > e.clientHeight + 2 && !e.classList.contains('more-below'))
+    found.push(['goes on unseen', e.className, e.scrollHeight - e.clientHeight, e.textContent.slice(0, 40)]);
 }
 for (const box of document.querySelectorAll('.plot, .panel svg')) {
   const b = box.getBoundingClientRect();
   for (const t of box.querySelectorAll('text')) {
     const r = t.getBoundingClientRect();
-    if (r.width && (r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 || r.bottom > b.bottom + 1)) found.push(['label', box.id, t.textContent, [r.left - b.left, b.right - r.right, r.top - b.top, b.bottom - r.bottom].map(Math.round).join(' ')]);
+    if (r.width && (r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 || r.bottom > b.bottom + 1))
+      found.push(['label', box.id, t.textContent,
+        [r.left - b.left, b.right - r.right, r.top - b.top, b.bottom - r.bottom].map(Math.round).join(' ')]);
   }
   const legend = box.querySelector('.legend'), title = box.querySelector('.xtitle');
-  if (legend && title && title.getBoundingClientRect().bottom > legend.getBoundingClientRect().top + 2) found.push(['legend over title', box.id, 0, '']);
+  if (legend && title && title.getBoundingClientRect().bottom > legend.getBoundingClientRect().top + 2)
+    found.push(['legend over title', box.id, 0, '']);
 }
 return found;
 """

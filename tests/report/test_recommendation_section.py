@@ -383,7 +383,11 @@ def page_of(view: View) -> str:
 
 
 SET = """
-const set = (name, value) => { const control = document.querySelector(`.panel [name=${name}]`); control.value = value; control.dispatchEvent(new Event(control.tagName === "SELECT" ? "change" : "input")); };
+const set = (name, value) => {
+  const control = document.querySelector(`.panel [name=${name}]`);
+  control.value = value;
+  control.dispatchEvent(new Event(control.tagName === "SELECT" ? "change" : "input"));
+};
 """
 
 

@@ -20,7 +20,8 @@ from lorabench.record.spectrum import load_spectra, save_spectra
 from lorabench.record.store import Store
 from lorabench.report import spectra as of_conditions
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
-from lorabench.report.figures import Axis, Drawing, Line, draw_choice
+from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.figures import draw_choice
 from lorabench.report.heatmaps import FEW, HeatMap, Plane, draw_heat
 from lorabench.report.page import sections, write_report
 from lorabench.report.style import palette

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from lorabench.config.grid import expand
 from lorabench.errors import LorabenchError, ModelError
+from lorabench.runner.worker import is_spoilt
 from tests.runner.conftest import study_of
 
 
@@ -138,3 +140,19 @@ def test_the_result_is_of_the_very_cell_that_was_asked_for(worker, tmp_path):
     full = expand(study_of(0, more="grid: {method: [{name: full}]}\n"))[0]
     assert full.method.rank is None
     assert run(worker, full, tmp_path).cell == full
+
+
+@pytest.mark.parametrize(
+    ("result", "spoilt"),
+    [
+        ({"outcome": "finished", "faults": []}, False),
+        ({"outcome": "out_of_memory", "faults": []}, False),
+        ({"outcome": "failed", "faults": []}, True),
+        ({"outcome": "finished", "faults": [{"kind": "OutOfMemoryError"}]}, False),
+        ({"outcome": "finished", "faults": [{"kind": "AcceleratorError"}]}, True),
+    ],
+)
+def test_a_fault_on_a_gpu_ends_the_process_even_after_the_cell_has_finished(monkeypatch, result, spoilt):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True)))
+    command = {"cell": {"training": {"optimizer": "adamw"}}}
+    assert is_spoilt(command, {"result": result}) is spoilt

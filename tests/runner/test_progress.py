@@ -7,10 +7,11 @@ import io
 import pytest
 
 from lorabench.engine.events import Event
+from lorabench.formatting import duration
 from lorabench.runner import progress
 from lorabench.runner.display import Lines
 from lorabench.runner.plan import make_plan
-from lorabench.runner.progress import Tally, duration
+from lorabench.runner.progress import Tally
 from tests.runner.conftest import study_of
 from tests.synthetic import open_worker
 

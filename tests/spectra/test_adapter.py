@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from lorabench.errors import ModelError
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.analyse import analyse
-from lorabench.spectra.files import TensorFile, Weights
+from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
+from lorabench.spectra.tensor_file import TensorFile
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import dense_changes, peft_adapter
 

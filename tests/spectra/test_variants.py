@@ -63,13 +63,26 @@ def assert_change(delta, expected):
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONFIGS = {
     "plain": {},
-    "rslora and patterns": {"use_rslora": True, "rank_pattern": {"^model.layers.0.*q_proj": 2, "layers.1.mlp.up_proj": 6}, "alpha_pattern": {"layers.0.self_attn.q_proj": 3, "^model.layers.1.mlp.*": 5}},
+    "rslora and patterns": {
+        "use_rslora": True,
+        "rank_pattern": {"^model.layers.0.*q_proj": 2, "layers.1.mlp.up_proj": 6},
+        "alpha_pattern": {"layers.0.self_attn.q_proj": 3, "^model.layers.1.mlp.*": 5},
+    },
     "dora": {"use_dora": True},
     "dora rslora": {"use_dora": True, "use_rslora": True, "alpha_pattern": {"q_proj": 1}},
     "kasa": {"kasa_config": peft.tuners.lora.config.KasaConfig()},
-    "kasa patterns": {"kasa_config": peft.tuners.lora.config.KasaConfig(), "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 1}},
+    "kasa patterns": {
+        "kasa_config": peft.tuners.lora.config.KasaConfig(),
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"q_proj": 1},
+    },
     "bdlora": {"use_bdlora": peft.tuners.lora.config.BdLoraConfig(**BD)},
-    "bdlora in part": {"use_bdlora": peft.tuners.lora.config.BdLoraConfig(target_modules_bd_b=["q_proj"], nblocks=4, match_strict=False), "use_rslora": True},
+    "bdlora in part": {
+        "use_bdlora": peft.tuners.lora.config.BdLoraConfig(
+            target_modules_bd_b=["q_proj"], nblocks=4, match_strict=False
+        ),
+        "use_rslora": True,
+    },
     "velora": {"velora_config": peft.tuners.lora.config.VeloraConfig(num_groups=4)},
     "monteclora": {"monteclora_config": peft.tuners.lora.config.MontecloraConfig(num_samples=2)},
     "mica": {"init_lora_weights": "mica"},
@@ -82,7 +95,7 @@ CONFIGS = {
     "embedding dora": {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True},
     "lm_head": {"target_modules": ["lm_head", "q_proj"]},
     "trained along": {"modules_to_save": ["lm_head"], "trainable_token_indices": {"embed_tokens": [1, 5]}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)

@@ -26,10 +26,11 @@ from tests import synthetic
 from tests.advice.formula_memory import FormulaMemory
 from tests.report.stores import filled
 
-# QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank 64, 512 tokens, batch 1, checkpointing).
-# litgpt: tutorials/resource-tables.md of 2023-10, one A100-40GB, rank 8 on q and v, 1304 tokens, no checkpointing.
-# LLaMA-Factory: README, "Hardware Requirement", estimates (7B: full 120 GB, 60 GB in pure bfloat16, LoRA 16 GB; QLoRA of 7B to 70B: 6, 12, 24, 48 GB).
-# Qwen: README, "Profiling of Memory and Speed", one A100-80GB (Q-LoRA 72B: 61.4 GB at 512 tokens; LoRA 72B: 217.7 GB over four cards).
+# QLoRA: Dettmers et al. 2023, arXiv:2305.14314; figure 6: 6.9, 11.3, 24.7 and 45.0 GB for 7B, 13B, 33B and 65B (rank
+# 64, 512 tokens, batch 1, checkpointing). litgpt: tutorials/resource-tables.md of 2023-10, one A100-40GB, rank 8 on q
+# and v, 1304 tokens, no checkpointing. LLaMA-Factory: README, "Hardware Requirement", estimates (7B: full 120 GB, 60 GB
+# in pure bfloat16, LoRA 16 GB; QLoRA of 7B to 70B: 6, 12, 24, 48 GB). Qwen: README, "Profiling of Memory and Speed",
+# one A100-80GB (Q-LoRA 72B: 61.4 GB at 512 tokens; LoRA 72B: 217.7 GB over four cards).
 CASES = [
     ("llama-2-7b", "8GB", 512, "lora", "nf4", True, "QLoRA figure 6: 6.9 GB"),
     ("llama-2-7b", "rtx3060-12gb", 512, "lora", "nf4", True, "QLoRA figure 6: 6.9 GB; Qwen: Q-LoRA 7B 11.5 GB"),
@@ -105,7 +106,8 @@ def test_published_experience_is_met(model, gpu, length, method, quantization, f
 
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_full_fine_tuning_of_7b_with_adamw_does_not_fit_80_gb():
-    """LLaMA-Factory: 120 GB with float32 weights; PEFT's README: a 7B model runs out of memory on an A100-80GB. A paged 8-bit optimizer helps."""
+    """LLaMA-Factory: 120 GB with float32 weights; PEFT's README: a 7B model runs out of memory on an A100-80GB. A paged
+    8-bit optimizer helps."""
     full = entry(answer("llama-2-7b", "a100-80gb", 512).ranked, "full", "none")
     assert full is None or full.candidate.optimizer == "paged-adamw-8bit"
 
@@ -113,14 +115,16 @@ def test_full_fine_tuning_of_7b_with_adamw_does_not_fit_80_gb():
 @pytest.mark.slow
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_the_micro_batch_that_ran_out_of_memory_on_40_gb_is_not_proposed():
-    """litgpt: 7B at 1304 tokens without checkpointing takes 29.07 GB for two sequences and runs out of memory with four."""
+    """litgpt: 7B at 1304 tokens without checkpointing takes 29.07 GB for two sequences and runs out of memory with
+    four."""
     lora = entry(answer("llama-2-7b", "a100-40gb", 1304, 4).ranked, "lora", "none").candidate
     assert lora.gradient_checkpointing or lora.micro_batch_size <= 2
 
 
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
 def test_what_is_taken_is_near_what_was_measured():
-    """litgpt, 7B at 1304 tokens without checkpointing: 21.30 GB with one sequence and adapters on q and v; adapters on every layer take a little more."""
+    """litgpt, 7B at 1304 tokens without checkpointing: 21.30 GB with one sequence and adapters on q and v; adapters on
+    every layer take a little more."""
     lora = entry(answer("llama-2-7b", "rtx4090", 1304).ranked, "lora", "none")
     assert (lora.candidate.micro_batch_size, lora.candidate.gradient_checkpointing) == (1, False)
     assert 21.30e9 < lora.needs.peak_bytes < 1.2 * 21.30e9
@@ -198,7 +202,8 @@ def test_what_cannot_be_meant_is_said_before_anything_is_traced(changes, words):
     assert "\n" not in str(told.value)
 
 
-# ---- a study of one's own: synthetic cells, whose loss is 2 + 0.6 / sqrt(1 + rank) + 0.05 [nf4] + noise of 0.01, full fine-tuning at 2
+# ---- a study of one's own: synthetic cells, whose loss is 2 + 0.6 / sqrt(1 + rank) + 0.05 [nf4] + noise of 0.01, full
+# fine-tuning at 2
 
 MODEL = "lorabench/tiny-300k"
 STUDY = """
@@ -256,7 +261,9 @@ def lora(asked, quantization="none"):
         "tolerated",
         "none",
         "nf4",
-    ),  # behind full fine-tuning rank 2 is by 0.346, 8 by 0.2, 32 by 0.104, with nf4 0.05 more; behind its own best 8 is by 0.096
+        # behind full fine-tuning rank 2 is by 0.346, 8 by 0.2, 32 by 0.104, with nf4 0.05 more; behind its own best 8
+        # is by 0.096
+    ),
     [(0.45, 2, 2), (0.3, 8, 8), (0.15, 32, 8), (0.02, 32, 32)],
 )
 def test_the_rank_is_the_study_s_smallest_that_is_enough(made, tolerated, none, nf4):
@@ -296,7 +303,8 @@ def test_a_measured_quality_is_the_distance_to_full_fine_tuning(made):
 
 @pytest.mark.usefixtures("formula")
 def test_a_rank_that_is_level_with_full_fine_tuning_is_not_given_up_for_a_smaller_one_that_is_not(made):
-    """The loss that is tolerated is spent once: rank 32 is within 0.15 of full fine-tuning, rank 8 within 0.15 of rank 32 alone."""
+    """The loss that is tolerated is spent once: rank 32 is within 0.15 of full fine-tuning, rank 8 within 0.15 of rank
+    32 alone."""
     asked = ask(made(), tolerated_loss=0.15)
     first = asked.ranked[0]
     assert (first.candidate.method.name, first.candidate.method.rank, first.candidate.quantization.name) == (
@@ -429,7 +437,8 @@ def test_a_study_of_a_model_far_from_this_one_is_told(made):
 
 @pytest.mark.usefixtures("formula")
 def test_without_full_fine_tuning_ways_are_held_against_the_best_of_them(made):
-    """Rank 8 is 0.096 behind rank 32; with nf4 it is 0.146 behind it, which is not shown to be within 0.15, so 32 is taken there."""
+    """Rank 8 is 0.096 behind rank 32; with nf4 it is 0.146 behind it, which is not shown to be within 0.15, so 32 is
+    taken there."""
     asked = ask(made(Plan(full=False)), tolerated_loss=0.15)
     found = lora(asked)
     assert found.candidate.method.rank == 8

@@ -12,8 +12,8 @@ from tests.report.stores import filled
 
 TINY = ("--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64", "--global-batch-size", "2")
 SAID = {
-    "method", "rank", "alpha", "target_modules", "quantization", "micro_batch_size", "gradient_accumulation", "gradient_checkpointing", "optimizer",
-    "learning_rate", "peak_bytes", "high_bytes",
+    "method", "rank", "alpha", "target_modules", "quantization", "micro_batch_size", "gradient_accumulation",
+    "gradient_checkpointing", "optimizer", "learning_rate", "peak_bytes", "high_bytes",
 }  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("traces", "nothing_at_hand")

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "metric_absent", "failed", "diverged", "out_of_memory", "missing", "one_seed", "base_better", "rows_lost", "test_leaked", "few_test_rows",
-    "skipped", "analysis_failed", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate", "few_validation_rows", "scaling_moves", "few_items", "mixed_environments", "mixed_precision", "still_falling",
+    "metric_absent", "failed", "diverged", "out_of_memory", "missing", "one_seed", "base_better", "rows_lost",
+    "test_leaked", "few_test_rows",
+    "skipped", "analysis_failed", "at_chance", "few_seeds", "shared_rate", "untuned_rates", "edge_rate",
+    "few_validation_rows", "scaling_moves", "few_items", "mixed_environments", "mixed_precision", "still_falling",
     "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "test_rows_differ",
     "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached", "rows_changed", "rows_unmeasured",
 ]  # fmt: skip

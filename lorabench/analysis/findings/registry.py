@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lorabench.analysis.findings import cells, data, design, values
+from lorabench.analysis.findings import cells, data, design, hyperparameters, labels, training, values
 from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 
@@ -31,25 +31,25 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
     cells.analysis_failed,
     values.at_chance,
     design.few_seeds,
-    design.shared_rate,
-    design.untuned_rates,
-    design.edge_rate,
-    design.few_validation_rows,
-    design.scaling_moves,
+    hyperparameters.shared_rate,
+    hyperparameters.untuned_rates,
+    hyperparameters.edge_rate,
+    hyperparameters.few_validation_rows,
+    hyperparameters.scaling_moves,
     values.few_items,
     cells.mixed_environments,
     cells.mixed_precision,
-    values.still_falling,
+    training.still_falling,
     data.rows_dropped,
     data.responses_cut,
     data.prompts_leaked,
-    data.unseen_labels,
-    data.one_sided_labels,
+    labels.unseen_labels,
+    labels.one_sided_labels,
     data.test_rows_differ,
     # note: to know when using them
     design.no_reference,
     cells.rates_broke,
-    values.prediction_off,
+    training.prediction_off,
     cells.stored_quantised,
     cells.unreached,
     data.rows_changed,

@@ -1,0 +1,42 @@
+"""What the findings about a task's rows read: the stored counts of each condition, and the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.study import StudyAnalysis
+from lorabench.record.data import DataFacts
+
+
+class Worst(NamedTuple):
+    """The counts with the highest share, and the conditions that have any."""
+
+    share: float
+    facts: DataFacts
+    length: int
+    groups: list[Replicates]
+
+
+def worst(e: StudyAnalysis, share: Callable[[DataFacts], float]) -> Worst | None:
+    """None where no finished cell has counts."""
+    found: list[tuple[float, DataFacts, Replicates]] = []
+    for g in e.groups:
+        if (facts := facts_of(e, g)) is not None:
+            found.append((share(facts), facts, g))
+    if not found:
+        return None
+    most, facts, group = max(found, key=lambda row: row[0])
+    return Worst(most, facts, group.setting.training.sequence_length, [g for part, _, g in found if part > 0])
+
+
+def facts_of(e: StudyAnalysis, g: Replicates) -> DataFacts | None:
+    """A condition's counts: all its cells read the same rows."""
+    return next(
+        (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

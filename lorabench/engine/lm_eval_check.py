@@ -1,0 +1,32 @@
+"""Whether the lm-eval tasks that a cell names are there and can be asked, before any cell runs."""
+
+from __future__ import annotations
+
+from lorabench.config.study import Cell
+from lorabench.errors import DataError, LorabenchError, unknown
+
+
+def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
+    from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
+
+    further = further_tasks(cell)
+    if not further:
+        return None
+    if harmed := unreadable(further, cell.evaluation.include_path):
+        return "evaluation.lm_eval", harmed
+    try:
+        known = further if brings(further, cell.evaluation.include_path) else known_tasks(cell.evaluation.include_path)
+    except LorabenchError as e:
+        return "evaluation.lm_eval", str(e)
+    for name in further:
+        if name not in known:
+            near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
+            return (
+                "evaluation.lm_eval",
+                unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists",
+            )
+    try:
+        fetch_tasks(further, cell.evaluation)
+    except DataError as e:
+        return "evaluation.lm_eval", str(e)
+    return None

@@ -1,0 +1,35 @@
+"""A cell's result.json, read and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lorabench.config.study import Cell
+from lorabench.errors import StoreError
+from lorabench.record.result import CellResult
+
+
+def read_result(path: Path, cell: Cell | None = None) -> CellResult:
+    """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read.
+
+    `cell` is whose it is, where that is known: then the file's own copy need not be checked again.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("schema") != 1:
+            raise StoreError(
+                f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version"
+                " that wrote it, or run the cell again"
+            )
+        return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, AttributeError, RecursionError) as e:
+        raise StoreError(
+            f"{path} cannot be read ({first_line(e)}); delete its folder and run the study again"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

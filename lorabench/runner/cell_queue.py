@@ -1,0 +1,178 @@
+"""The queue of a run: each cell once, claimed, run by one of the workers, its result stored.
+
+Threads, each with a worker of its own, take cells from one queue; the heavy work is in the workers' processes.
+Several runners may share a results directory: a cell that another one has claimed is put back and looked at
+again, until it has a result or its claim is free.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lorabench.config.decision import deciding_metric
+from lorabench.errors import StoreError
+from lorabench.runner.worker_pool import WorkerPool
+
+if TYPE_CHECKING:
+    from lorabench.config.study import Cell
+    from lorabench.engine.events import Event
+    from lorabench.record.result import CellResult, Outcome, Phase
+    from lorabench.runner.plan import Plan
+    from lorabench.runner.progress import Progress
+    from lorabench.runner.worker_pool import Worker
+
+POLL_SECONDS = 0.5  # between looks at cells that another runner has
+
+
+def unwritable(plan: Plan, error: OSError) -> StoreError:
+    """The sentence for a full disk or missing permissions."""
+    reason = error.strerror or error
+    return StoreError(
+        f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again"
+    )
+
+
+class CellQueue:
+    """The queue of one run and the threads that empty it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        pool: WorkerPool,
+        progress: Progress | None,
+        retry: tuple[Outcome, ...],
+        skip_infeasible: bool,
+        repeat: Mapping[str, tuple[Phase, ...]] | None = None,
+    ) -> None:
+        self.skip_infeasible, self.repeat = skip_infeasible, repeat
+        self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
+        self.queue = deque(plan.pending)
+        self.marks = {c.id: self._mark(c) for c in plan.pending}
+        self.stop = threading.Event()
+        self.fault: BaseException | None = None
+
+    def run(self) -> None:
+        """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
+        count = min(self.pool.workers, len(self.queue))
+        threads = [
+            threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"worker {i}") for i in range(count)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                for thread in threads:
+                    thread.join(0.2)
+        except BaseException:
+            self.stop.set()
+            self.pool.close()
+            for thread in threads:
+                thread.join(5)
+            raise
+        if self.fault:
+            raise self.fault
+
+    def _thread(self, index: int) -> None:
+        try:
+            worker = self.pool.first if index == 0 else self.pool.another()
+            waiting = 0
+            while not self.stop.is_set():
+                try:
+                    cell = self.queue.popleft()
+                except IndexError:
+                    return
+                if self._attempt(cell, worker):
+                    waiting = 0
+                    continue
+                self.queue.append(cell)
+                waiting += 1
+                if waiting >= len(self.queue):  # all that is left is with other runners
+                    if self.progress:
+                        self.progress.wait(len(self.queue))
+                    self.stop.wait(POLL_SECONDS)
+        except BrokenPipeError as e:  # whoever read our output is gone
+            self._end(e)
+        except OSError as e:
+            self._end(unwritable(self.plan, e))
+        except BaseException as e:
+            self._end(e)
+
+    def _end(self, fault: BaseException) -> None:
+        if not self.stop.is_set():
+            self.fault = fault
+            self.stop.set()
+            self.pool.close()
+
+    def _attempt(self, cell: Cell, worker: Worker) -> bool:
+        """Runs a cell if nobody has it; False where another runner does."""
+        store = self.plan.store
+        with store.claim(cell.id) as mine:
+            from lorabench.runner.keep import keep_wanted
+
+            if not mine:
+                return False
+            if self._settled_since(cell):
+                if self.progress:
+                    self.progress.skip(cell)
+                return True
+            if self.progress:
+                self.progress.start(cell)
+            began = time.monotonic()
+            result = self._repeated(cell, worker) or self._run(cell, worker)
+            if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
+                return True
+            store.put(result)
+            planned = store.plan()  # a repetition's own plan holds only what is repeated
+            keep_wanted(
+                store,
+                planned,
+                cell,
+                deciding_metric(
+                    self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}
+                ),
+            )
+            if self.progress:
+                self.progress.end(cell, result, time.monotonic() - began)
+            return True
+
+    def _run(self, cell: Cell, worker: Worker) -> CellResult:
+        return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
+
+    def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
+        """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it
+        is to be trained."""
+        from lorabench.runner.repeat import can_repeat, lay_out, phases_of
+
+        store = self.plan.store
+        final = store.cells_folder / cell.id
+        before = store.readable(cell.id)
+        if before is None or not can_repeat(cell, final):
+            return None
+        phases = self.repeat.get(cell.id, ()) if self.repeat is not None else phases_of(cell, before, final)
+        if not phases:
+            return None
+        lay_out(final, store.partial(cell.id))
+        return worker.repeat(before, phases, cell, store.partial(cell.id), self._event)
+
+    def _event(self, event: Event) -> None:
+        if self.progress:
+            self.progress.event(event)
+
+    def _settled_since(self, cell: Cell) -> bool:
+        """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried
+        twice."""
+        from lorabench.runner.plan import is_pending
+
+        return self._mark(cell) != self.marks[cell.id] or (
+            self.repeat is None and not is_pending(self.plan.store, cell, self.retry)
+        )
+
+    def _mark(self, cell: Cell) -> int | None:
+        try:
+            return (self.plan.store.cells_folder / cell.id / "result.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None

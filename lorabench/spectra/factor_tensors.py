@@ -1,0 +1,63 @@
+"""The tensors of one module's factors in an adapter's file, checked as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from lorabench.errors import ModelError
+from lorabench.spectra.layouts import Entry
+from lorabench.spectra.tensor_file import TensorFile
+
+
+def factor_shape(file: TensorFile, entry: Entry, of_b: bool) -> tuple[int, ...]:
+    """The shape of a module's A or B as stored; ModelError where it is no matrix, or the other is of another kind."""
+    shape = file.shape(entry.b if of_b else entry.a)
+    if len(shape) < 2:
+        raise ModelError(
+            f"{file.path}: {entry.b if of_b else entry.a} is {by(shape) or 'a single number'}; a matrix of"
+            " floating-point numbers is needed"
+        )
+    dims = len(file.shape(entry.a)), len(file.shape(entry.b))
+    if (
+        entry.layout != "mlx" and dims[0] != dims[1] and not (dims[0] == 2 and set(file.shape(entry.b)[2:]) == {1})
+    ):  # old PEFT's merged B is a convolution of one point
+        raise ModelError(
+            f"{file.path}: {entry.module}: lora_A is {by(file.shape(entry.a))} and lora_B is"
+            f" {by(file.shape(entry.b))}; both of a layer or both of a convolution are needed"
+        )
+    return shape
+
+
+def own_alpha(file: TensorFile, name: str) -> float:
+    """A module's own .alpha tensor, one positive number."""
+    found = finite(file, name).flatten()
+    if found.numel() != 1 or not float(found) > 0:
+        raise ModelError(f"{file.path}: {name} is {found.tolist()[:4]}; one positive number is needed")
+    return float(found)
+
+
+def finite(file: TensorFile, name: str) -> torch.Tensor:
+    """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
+    found = file.tensor(name)
+    if not found.is_floating_point():
+        raise ModelError(
+            f"{file.path}: {name} is {by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix"
+            " of floating-point numbers is needed"
+        )
+    try:
+        found = found.float() if found.element_size() < 2 else found
+    except (RuntimeError, NotImplementedError):
+        raise ModelError(
+            f"{file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn"
+            " into numbers; save the adapter in another precision"
+        ) from None
+    if not bool(torch.isfinite(found).all()):
+        raise ModelError(f"{file.path}: {name} holds values that are not finite; the training diverged")
+    return found
+
+
+def by(shape: Iterable[int]) -> str:
+    """A shape in words, 4 x 8."""
+    return " x ".join(str(n) for n in shape)
