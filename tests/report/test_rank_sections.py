@@ -155,7 +155,8 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
         replace(curve, fit=replace(fit, levelled=False))
     )
     wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
-    assert "[1.000, 2.800], is wider than all that rank changes." in rank_curve_text.fit_sentence(
+    said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
+    assert "[1.000, 2.800], is wider than all that rank changes." in said
         replace(curve, fit=wide)
     )
 
