@@ -157,8 +157,6 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
     said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
     assert "[1.000, 2.800], is wider than all that rank changes." in said
-        replace(curve, fit=wide)
-    )
 
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
