@@ -115,4 +115,4 @@ def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, nee
 def test_no_file_is_called_utils_and_none_is_very_long():
     for file in PACKAGE.rglob("*.py"):
         assert file.stem not in ("utils", "common", "helpers", "misc")
-        assert len(file.read_text(encoding="utf-8").splitlines()) <= 380, file
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, file

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from lorabench import formatting
 from lorabench.analysis.families import common_name
 from lorabench.analysis.quantization_gap import Gap, TypeGap, quantization_gaps
-from lorabench.analysis.verdict import Comparison
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report import comparison_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
-from lorabench.report.comparison_text import margin
 from lorabench.report.drawing import Axis, Drawing, Line
 from lorabench.report.figures import draw
+from lorabench.report.quantization_gap_text import (
+    gap_words,
+    sentences,
+)
 from lorabench.report.style import Style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
@@ -66,99 +67,6 @@ _NOTE = (
 def compute(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
     return quantization_gaps(view.groups, view.summaries, view.verdicts, name)
-
-
-def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
-    """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of
-    conditions, 2 seeds): not decisive.\""""
-    m, made = metric(name), []
-    bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
-    if t.gaps:
-        pairs = (
-            formatting.plural(t.wanted, "pair")
-            if len(t.gaps) == t.wanted
-            else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
-        )
-        if t.pooled is None:
-            made.append(
-                f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them"
-                " finished."
-            )
-        else:
-            ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
-            said = _cost(t.pooled.difference, ends, m)
-            lost = (
-                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
-                " may flatter it."
-                if t.pooled.broken
-                else ""
-            )
-            if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
-                lost += (
-                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
-                    " that those that did may flatter them."
-                )
-            made.append(
-                f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}"
-            )
-    if t.bases:
-        each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
-        over = (
-            "95 % intervals over items"
-            if any(g.difference.interval for g in t.bases)
-            else "no interval: nothing is known of the items"
-        )
-        told = "; ".join(f"{said}{where}" for where, said in each)
-        made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
-    return tuple(made)
-
-
-def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
-    """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the
-    gain."""
-    verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
-    turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
-    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(turned, m)}"
-
-
-def _number(value: float, m: Metric, plus: str = "") -> str:
-    """Three decimals of a loss, however small: what is beyond them does not matter here."""
-    shown = formatting.number(abs(value), m.unit) if m.unit == "share" or abs(value) >= 10 else f"{abs(value):.3f}"
-    return shown if not float(shown.replace(",", "")) else f"{'−' if value < 0 else plus}{shown}"
-
-
-def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
-    return "" if ends is None else f" [{_number(ends[0], m)},\N{NO-BREAK SPACE}{_number(ends[1], m)}]"
-
-
-def _over(c: Comparison) -> str:
-    if c.pairs == 1:
-        return "1 seed, so no interval: how far a repetition would land is unknown"
-    if c.low is None:
-        return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
-    return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
-
-
-def _verdict(c: Comparison) -> str:
-    if c.verdict == "equivalent":
-        return f"equivalent within {margin(c)}"
-    known = c.verdict == "not decisive" and (
-        c.flattered or c.reference_broken or not c.repeated
-    )  # why, is told beside it
-    return c.verdict if known else comparison_text.verdict(c)
-
-
-def _shares(shares: Sequence[float]) -> str:
-    ends = dict.fromkeys(formatting.percent(100 * f(shares)) for f in (min, max))
-    return " to ".join(ends)
-
-
-def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
-    if len(among) == 1:
-        return ""
-    models = {x.model for x in among}
-    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.unquantized_counterpart)})"
 
 
 def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
@@ -280,11 +188,9 @@ def _line(view: View, g: Gap, m: Metric) -> str:
         if n
     ]
     lost = f" ({', '.join(parts)})" if parts else ""
-    return f"{view.label(g.condition)} − {view.label(g.unquantized_counterpart)}: {_gap(g, m)} {unit}".rstrip() + lost
-
-
-def _gap(g: Gap, m: Metric) -> str:
-    return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)
+    return (
+        f"{view.label(g.condition)} − {view.label(g.unquantized_counterpart)}: {gap_words(g, m)} {unit}".rstrip() + lost
+    )
 
 
 def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
@@ -301,7 +207,7 @@ def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
     for c in dict.fromkeys(c for gaps in by.values() for c in gaps):
         gaps = [known.get(c) for known in by.values()]
         one = next(g for g in gaps if g is not None)
-        values = [formatting.DASH if g is None else _gap(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
+        values = [formatting.DASH if g is None else gap_words(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
         seeds = (
             (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else ""))
             if view.summary(c).seeds

@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lorabench import formatting
 from lorabench.advice.selection import Option, best_of, contests, enough, options, select, tuned
-from lorabench.advice.spectral_check import SpectralCheck, spectral_check
+from lorabench.advice.spectral_check import spectral_check
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import margin_of
 from lorabench.config.fingerprint import flattened
@@ -18,7 +18,7 @@ from lorabench.config.gpus import gpus
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Choice, ChoiceGroup, Panel, Points, Section, Text
-from lorabench.report.comparison_text import amount
+from lorabench.report.recommendation_text import Recommended, bound_words, nearest, sentence
 from lorabench.report.view import View
 
 ORDER = 12
@@ -27,29 +27,6 @@ MOST_ROWS = 200  # of a panel's table
 _AT_MOST = 12  # sentences; the panel has all
 _SIZES = 8  # memory sizes of the study itself
 _FARTHEST = 100  # margins: where the range of tolerated losses ends at the latest
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """What to take of one contest, at the study's margin."""
-
-    name: str
-    """tells the contest from the others; empty where it is the only one"""
-    options: tuple[Option, ...]
-    unable: int
-    """trained conditions that did not finish whole, or lack the metric"""
-    best: Option
-    chosen: Option | None
-    margin: float | None
-    """absent where the study names none in this metric"""
-    pairs: int
-    """seeds that the bound of the chosen one is over; of the best, those of the nearest other"""
-    spectral_check: SpectralCheck | None
-
-    @property
-    def enough(self) -> tuple[Option, ...]:
-        """Those that are shown to be within the margin, the best among them."""
-        return tuple(o for o in self.options if enough(o, self.options, self.margin or 0.0))
 
 
 def section(view: View) -> Section | None:
@@ -99,7 +76,7 @@ def compute(view: View) -> tuple[Recommended, ...]:
             continue
         best = best_of(given)
         taken = select(given, margin or 0.0)
-        told = _nearest(given, best) if taken is None or taken is best else taken
+        told = nearest(given, best) if taken is None or taken is best else taken
         d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
         seen = (
             None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
@@ -110,102 +87,6 @@ def compute(view: View) -> tuple[Recommended, ...]:
             )
         )
     return tuple(made)
-
-
-def sentence(r: Recommended, m: Metric) -> str:
-    """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than
-    0.02 nats (one-sided 95 % bound ...\""""
-    best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
-    if took is not None and took is not best:
-        peak = (
-            "its train peak was not measured"
-            if took.peak_bytes is None
-            else f"train peak {formatting.size(took.peak_bytes)}"
-        )
-        why = (
-            "for fewer parameters"
-            if took.trainable_parameters < best.trainable_parameters
-            else "for less memory"
-            if _lighter(took, best)
-            else "as one of several of so few parameters"
-        )
-        return (
-            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not"
-            f" worse than {best.label}, the best, by more than {within} ({_bound(took, r.pairs, m)}); {peak}. It is"
-            f" taken {why}, not for a better {m.label}.{_alike(r)}"
-        )
-    if r.margin is None:
-        return (
-            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is"
-            " taken for it."
-        )
-    others = [o for o in r.options if o is not best]
-    if all(o.bound is None for o in others):
-        return (
-            f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean"
-            f" {m.label}, is left."
-        )
-    if not any(o.repeated for o in others):
-        return (
-            f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that"
-            " it is as good nor that it is worse, since a repetition may land elsewhere."
-        )
-    near = _nearest(r.options, best)
-    lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
-    if lucky and len(r.enough) < 2:
-        named = ", ".join(o.label for o in lucky[:3]) + (f" and {len(lucky) - 3} more" if len(lucky) > 3 else "")
-        return (
-            f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
-            f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
-        )
-    if took is None or len(r.enough) < 2:
-        named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
-        told = f" ({named}{_bound(near, r.pairs, m)})" if near else ""
-        who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
-        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
-    return (
-        f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
-        f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
-        f" taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
-    )
-
-
-def _bound(o: Option, pairs: int, m: Metric) -> str:
-    return (
-        "no noise is known"
-        if o.bound is None
-        else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
-    )
-
-
-def _nearest(given: Sequence[Option], best: Option) -> Option | None:
-    """The other option of the lowest bound."""
-    return min(
-        (o for o in given if o is not best and o.repeated and o.bound is not None),
-        key=lambda o: o.bound or 0.0,
-        default=None,
-    )
-
-
-def _lighter(one: Option, other: Option) -> bool:
-    return one.peak_bytes is not None and other.peak_bytes is not None and one.peak_bytes < other.peak_bytes
-
-
-def _alike(r: Recommended) -> str:
-    """Between those of as many parameters as the chosen one the metric decides nothing."""
-    took = r.chosen
-    alike = [
-        o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters
-    ]
-    if took is None or not alike:
-        return ""
-    names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
-    why = (
-        "takes the least memory of these"
-        if all(_lighter(took, o) for o in alike)
-        else "is preferred to these by nothing that was measured"
-    )
-    return f" As many parameters, and enough, too: {names}; {took.label} {why}."
 
 
 def panel(view: View, found: Sequence[Recommended]) -> Panel:
@@ -279,7 +160,7 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
         formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes),
         formatting.number(o.mean, m.unit),
         beside,
-        _bound(o, d.pairs, m) if d else "",
+        bound_words(o, d.pairs, m) if d else "",
     )
 
 

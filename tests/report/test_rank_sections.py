@@ -12,6 +12,7 @@ import pytest
 
 from lorabench.analysis.rank_curve import SmallestSufficientRank, Step
 from lorabench.analysis.saturation import Estimate, Fit
+from lorabench.report import rank_curve_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
 from lorabench.report.view import View, make_view
@@ -132,7 +133,7 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     curve = rank_curve.curves(view, "eval_loss")[0]
     (step,) = curve.knee.passed
     assert curve.knee.failed is not None and curve.knee.failed.bound is not None and step.bound is not None
-    said = rank_curve.sentences((curve,))
+    said = rank_curve_text.sentences((curve,))
     assert said[0].startswith(
         "LoRA: rank 8 is the smallest that is non-inferior to rank 32, the best, within 0.15 nats (one-sided 95 %"
         f" bound {step.bound:.3f}, 3 seeds); rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
@@ -140,21 +141,22 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     assert "LoRA: rank 32, the best, is the highest tried, so a higher one may do better." in said
     edge = replace(curve, knee=SmallestSufficientRank(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
     assert (
-        rank_curve.knee_sentence(edge)
+        rank_curve_text.knee_sentence(edge)
         == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3"
         " seeds)."
     )
     fit = Fit(Estimate(1.9, 1.8, 2.0), Estimate(0.5, 0.4, 0.6), Estimate(0.9, 0.7, 1.1), 0.4, "seeds", 3, True)
     assert (
-        rank_curve.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ")
+        rank_curve_text.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ")
         == "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800,"
         " 2.000] over 3 seeds."
     )
-    assert "has not levelled off by rank 32, so no floor is named" in rank_curve.fit_sentence(
+    assert "has not levelled off by rank 32, so no floor is named" in rank_curve_text.fit_sentence(
         replace(curve, fit=replace(fit, levelled=False))
     )
     wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
-    assert "[1.000, 2.800], is wider than all that rank changes." in rank_curve.fit_sentence(replace(curve, fit=wide))
+    said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
+    assert "[1.000, 2.800], is wider than all that rank changes." in said
 
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
@@ -163,9 +165,9 @@ def test_what_curves_have_in_common_is_said_once(view: View) -> None:
         for c in rank_curve.curves(view, "eval_loss")[:1]
         for f in ("a", "b", "c")
     )
-    assert rank_curve.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
+    assert rank_curve_text.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
     assert (
-        rank_curve.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
+        rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
         == "a; b: no curve is fitted, since it rained."
     )
 

@@ -23,6 +23,7 @@ from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, save_spectra
 from lorabench.report.blocks import Panel, Points, Text
+from lorabench.report.comparison_text import amount
 from lorabench.report.page import sections_page, write_report
 from lorabench.report.style import Style
 from lorabench.report.view import View, make_view
@@ -127,9 +128,9 @@ def test_without_any_noise_known_there_is_no_evidence() -> None:
 
 def test_points_are_said_of_shares() -> None:
     accuracy = metric("python-docs-cloze/acc")
-    assert recommendation.amount(0.01, accuracy) == "1 point"
-    assert recommendation.amount(0.025, accuracy) == "2.5 points"
-    assert recommendation.amount(0.02, LOSS) == "0.02 nats"
+    assert amount(0.01, accuracy) == "1 point"
+    assert amount(0.025, accuracy) == "2.5 points"
+    assert amount(0.02, LOSS) == "0.02 nats"
 
 
 def test_two_models_are_two_contests_with_names_and_short_labels(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""What is said of a rank curve: its smallest sufficient rank, its fit, and what limits either."""
+
+from __future__ import annotations
+
+from lorabench import formatting
+from lorabench.analysis.rank_curve import RankCurve, Step
+from lorabench.analysis.saturation import Fit
+from lorabench.record.metrics import Metric, metric
+from lorabench.report.comparison_text import amount
+
+_DOUBTFUL = 0.05  # p of lack of fit
+
+
+def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
+    """What can be said of each family, and once for all that share it what limits that."""
+    said = [
+        f"{c.family}: {told[:1].lower()}{told[1:]}"
+        for c in found
+        if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
+    ]
+    silent: dict[str, list[str]] = {}
+    for c in found:
+        if c.knee.rank is not None and c.at_the_edge:
+            highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
+            silent.setdefault(
+                f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []
+            ).append(c.family)
+        if c.knee.why:
+            silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
+        if c.unfitted:
+            silent.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
+    return (*said, *(f"{_listed(names, len(found))}: {why}." for why, names in silent.items()))
+
+
+def knee_sentence(c: RankCurve) -> str:
+    """ "Rank 8 is the smallest that is non-inferior to rank 16, the best, within 0.02 nats (one-sided 95 % bound 0.013,
+    3 seeds).\""""
+    knee, m = c.knee, metric(c.metric)
+    if knee.rank is None or knee.margin is None:
+        return ""
+    margin = amount(knee.margin, m)
+    if not knee.passed and knee.failed is None:
+        return (
+            f"Rank {c.best}, the lowest"
+            f" tried{'' if all(p.whole for p in c.points) else ' among those whose cells all finished'}, has the best"
+            " mean."
+        )
+    if not knee.passed and knee.failed is not None:
+        return (
+            f"Rank {c.best} has the best mean; rank {knee.failed.rank} is not shown to be within {margin} of it"
+            f" ({_why(knee.failed, m)})."
+        )
+    least = knee.passed[-1]
+    ended = f"; rank {knee.failed.rank} is not shown to be ({_why(knee.failed, m, 'bound')})" if knee.failed else ""
+    return (
+        f"Rank {least.rank} is the smallest that is non-inferior to rank {c.best}, the best, within {margin}"
+        f" ({_why(least, m)}){ended}."
+    )
+
+
+def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
+    return (
+        step.why
+        if step.bound is None
+        else f"{bound} {formatting.number(step.bound, m.unit)}, {formatting.plural(step.seeds, 'seed')}"
+    )
+
+
+def fit_sentence(c: RankCurve) -> str:
+    """ "The curve 1.210 + 0.340 r^−0.520 fits (lack of fit p = 0.4): extrapolated, its floor is 1.210 nats [1.190,
+    1.230] over 3 seeds.\""""
+    if c.fit is None:
+        return ""
+    m, fit = metric(c.metric), c.fit
+    end, unit = (
+        "floor" if m.better == "lower" else "ceiling",
+        "%" if m.unit == "share" else formatting.head_unit(m.unit),
+    )
+    interval = (
+        f" [{formatting.number(fit.c.low, m.unit)}, {formatting.number(fit.c.high, m.unit)}]"
+        if fit.c.low is not None and fit.c.high is not None
+        else ""
+    )
+    value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
+    told = fit.levelled
+    if (
+        told
+        and fit.c.low is not None
+        and fit.c.high is not None
+        and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points))
+    ):
+        told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
+    if not fit.levelled:
+        value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
+    if fit.lack_of_fit is None:
+        return (
+            f"The curve {formula(fit, m)} runs through the means{value}; with one seed it is unknown how well it fits."
+        )
+    over = (
+        ""
+        if not told
+        else (
+            " over the items of one seed, another may land elsewhere"
+            if fit.basis == "items"
+            else f" over {formatting.plural(fit.seeds, 'seed')}"
+        )
+    )
+    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
+    return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
+
+
+def formula(fit: Fit, m: Metric) -> str:
+    """ "1.210 + 0.340 r^−0.520" """
+    sign = "+" if fit.a.value >= 0 else "−"
+    return (
+        f"{formatting.number(fit.c.value, m.unit)} {sign} {formatting.number(abs(fit.a.value), m.unit)}"
+        f" r^−{formatting.decimals(fit.b.value)}".replace(" ", "\N{NO-BREAK SPACE}")
+    )
+
+
+def _listed(names: list[str], of: int) -> str:
+    """Names may hold commas."""
+    return "All curves" if len(names) == of > 2 else "; ".join(names)
