@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lorabench.memory.train_config import TrainConfig
 
 TRACING = threading.RLock()
-"""held while a model is built or a step traced: libraries' default dtype and replaced functions are the whole process's"""
+"""held while a model is built or a step traced: libraries' default dtype and replaced functions are process-wide"""
 BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
 
