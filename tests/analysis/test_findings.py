@@ -52,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "spectra", lambda cell: ())
     monkeypatch.setattr(synthetic, "directions", lambda cell: {})
     monkeypatch.setattr(synthetic, "truncations", lambda cell, learned: ())
-    monkeypatch.setattr(stores_module, "_sync", lambda path: None)
+    monkeypatch.setattr(stores_module, "sync", lambda path: None)
 
 
 def text(*changes: tuple[str, str], seeds: str = "[0]") -> str:

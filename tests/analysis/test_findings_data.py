@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "spectra", lambda cell: ())
     monkeypatch.setattr(synthetic, "directions", lambda cell: {})
     monkeypatch.setattr(synthetic, "truncations", lambda cell, learned: ())
-    monkeypatch.setattr(stores_module, "_sync", lambda path: None)
+    monkeypatch.setattr(stores_module, "sync", lambda path: None)
 
 
 def facts(
