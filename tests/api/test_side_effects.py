@@ -22,7 +22,7 @@ def state():
     if "torch" in sys.modules:
         import numpy, torch, transformers
         found |= {
-            "filters": list(map(str, warnings.filters)),
+            "filters": sorted({*map(str, warnings.filters)}),
             "scipy": transformers.utils.is_scipy_available,
             "also scipy": transformers.utils.import_utils.is_scipy_available,
             "attention": torch.nn.functional.scaled_dot_product_attention,
