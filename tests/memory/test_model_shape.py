@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.model_shape import ModelShape
-from lorabench.memory.train_config import Setting
+from lorabench.memory.train_config import TrainConfig
 from lorabench.workflows.recommend import recommend
 
 
@@ -32,7 +32,7 @@ def test_one_recommendation_makes_one_configuration(configurations, monkeypatch)
 
 
 def test_a_setting_that_is_changed_or_sent_to_another_process_keeps_its_configuration(configurations):
-    setting = Setting(
+    setting = TrainConfig(
         ModelSpec(name="smollm2-135m"), QuantizationSpec(), MethodSpec(), TrainingSpec(sequence_length=64), "cuda"
     )
     assert setting.shape.positions == 8192
@@ -42,8 +42,8 @@ def test_a_setting_that_is_changed_or_sent_to_another_process_keeps_its_configur
 
 
 def test_a_setting_of_another_model_has_another_shape():
-    one = Setting(ModelSpec(name="smollm2-135m"), QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda")
-    other = Setting(
+    one = TrainConfig(ModelSpec(name="smollm2-135m"), QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda")
+    other = TrainConfig(
         ModelSpec(name="llama-2-7b"), QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda", shape=one.shape
     )
     assert other.shape == ModelShape(ModelSpec(name="llama-2-7b")) != one.shape
