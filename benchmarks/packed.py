@@ -26,7 +26,7 @@ import peft
 import torch
 import torch.nn.functional as F
 
-from benchmarks.trainers import CUDA, WHERE, Models, Row, _empty, base, versions
+from benchmarks.trainers import CUDA, WHERE, Models, Row, base, empty_cache, versions
 
 RANK, ROWS, LENGTH = 16, 4, 128
 
@@ -97,9 +97,9 @@ def one_way(model: Any, n: int, rows: int) -> tuple[float, int | None]:
 def measure(quantization: str, n: int, models: Models) -> dict[str, Any]:
     row = Row("loop", "smollm2-135m", quantization, "lora", RANK, ROWS, LENGTH, frozenset())
     folder = models.folder(row.model)
-    _empty()
+    empty_cache()
     alone, alone_peak = one_way(sequential(base(row, folder)), 1, ROWS)
-    _empty()
+    empty_cache()
     together, together_peak = one_way(packed(base(row, folder), n), n, n * ROWS)
     return {
         "quantization": quantization,

@@ -150,7 +150,7 @@ class Models:
                 model = _transformers().AutoModelForCausalLM.from_config(_config(name), dtype=torch.bfloat16)
             model.save_pretrained(self.root)
             del model
-            _empty()
+            empty_cache()
             self.name = name
         return self.root
 
@@ -176,7 +176,7 @@ def _config(name: str) -> Any:
     return config
 
 
-def _empty() -> None:
+def empty_cache() -> None:
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()
@@ -388,7 +388,7 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
     """One row, as it is written."""
     folder = models.folder(row.model)
     began, found = time.monotonic(), {**vars(row), "options": sorted(row.options), "optimizer": row.optimizer}
-    _empty()
+    empty_cache()
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
         found["before_bytes"] = torch.cuda.memory_allocated()

@@ -1,5 +1,5 @@
-"""Pages of the documentation that the code writes: study file, commands, metrics, plug-ins, log, changes (a hook of
-mkdocs)."""
+"""Pages of the documentation that the code writes: study file, commands, metrics, plug-ins, log, changes, the
+report's picture (a hook of mkdocs)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def on_files(files: Files, config: Any) -> Files:
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
+    picture = ROOT / "reports" / "quickstart" / "report.png"
+    files.append(File.generated(config, "quickstart.png", abs_src_path=str(picture)))
     return files
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from lorabench.commands.output import note
+
+Result = TypeVar("Result")
 
 WEIGHT_SOURCES = (
     "PEFT folder, file of factors (loralib, kohya, diffusers, mlx, torchtune), cell's folder or id, condition's label "
@@ -47,13 +52,7 @@ def spectrum(options: argparse.Namespace) -> int:
         find=workflow.cell_finder(options.directory, note),
         progress=shown.counted,
     )
-    if options.html:
-        path = shown.write_page(result, options.html)
-        if not options.json:
-            print(path)
-            return 0
-    print(shown.spectrum_json(result) if options.json else shown.spectrum_text(result))
-    return 0
+    return _print(options, result, shown.write_page, shown.spectrum_json, shown.spectrum_text)
 
 
 def add_truncate_options(c: argparse.ArgumentParser) -> None:
@@ -122,12 +121,19 @@ def quantization_error(options: argparse.Namespace) -> int:
         find=workflow.cell_finder(options.directory, note),
         progress=shown.counted,
     )
-    if options.html:
-        path = shown.write_errors_page(result, options.html)
-        if not options.json:
-            print(path)
-            return 0
-    print(shown.errors_json(result) if options.json else shown.errors_text(result))
+    return _print(options, result, shown.write_errors_page, shown.errors_json, shown.errors_text)
+
+
+def _print(
+    options: argparse.Namespace,
+    result: Result,
+    write: Callable[[Result, str], Path],
+    as_json: Callable[[Result], str],
+    as_text: Callable[[Result], str],
+) -> int:
+    """With --html the page and, without --json, its path alone; else the result as JSON or text."""
+    path = write(result, options.html) if options.html else None
+    print(as_json(result) if options.json else path or as_text(result))
     return 0
 
 

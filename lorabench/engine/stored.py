@@ -29,6 +29,7 @@ from lorabench.config.checkpoint_files import weight_files
 from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
 from lorabench.engine.tensors import described, read_pickled, some
 from lorabench.errors import ModelError
+from lorabench.formatting import error_line
 from lorabench.spectra.names import plain
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
             )
         except RuntimeError as e:  # experts that cannot be merged
             lost = _gaps(tensors)
-            return Faults(missing=lost, broken=() if lost else (_line(e),))
+            return Faults(missing=lost, broken=() if lost else (error_line(e, 200),))
     faults = loading_faults(info)
     turned = [
         m
@@ -219,7 +220,3 @@ def _gaps(names: Iterable[str]) -> tuple[str, ...]:
 
 def _shape(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes)) or "()"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -25,6 +25,7 @@ from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import Stored
 from lorabench.engine.tensors import Described, some
 from lorabench.errors import ModelError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,7 +131,8 @@ def refuse_other_modules(
             quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError(
-            f"quantization_config in {folder / 'config.json'} is not what transformers takes ({_line(e)}); get it anew"
+            f"quantization_config in {folder / 'config.json'} is not what transformers takes"
+            f" ({error_line(e, 200)}); get it anew"
         ) from None
     wanted = {
         f"{n}.weight"
@@ -205,9 +207,6 @@ def _json_of(name: str, tensor: Stored | torch.Tensor) -> dict[str, Any]:
             return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
     except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(
-            f"{name} is no description of a 4-bit weight ({_line(e)}); save the checkpoint anew as safetensors"
+            f"{name} is no description of a 4-bit weight ({error_line(e, 200)});"
+            " save the checkpoint anew as safetensors"
         ) from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
+from lorabench.formatting import error_line
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 READABLE = (".safetensors", *PICKLED)
@@ -61,7 +62,7 @@ class TensorFile:
             return self._opened[name] if isinstance(self._opened, Mapping) else self._opened.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as e:
             raise ModelError(
-                f"{self.path}: {name} cannot be read ({_line(e)}); the file is damaged, get it anew"
+                f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, get it anew"
             ) from None
 
     @cached_property
@@ -73,7 +74,8 @@ class TensorFile:
             return safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as e:
             raise ModelError(
-                f"{self.path} is no whole safetensors file ({_line(e)}); it is damaged or cut off, get it anew"
+                f"{self.path} is no whole safetensors file ({error_line(e, 160)});"
+                " it is damaged or cut off, get it anew"
             ) from None
 
     def _pickled(self) -> Mapping[str, torch.Tensor]:
@@ -87,7 +89,7 @@ class TensorFile:
                     " safetensors where you trust it"
                 ) from None
             raise ModelError(
-                f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew"
+                f"{self.path} is no whole file of tensors ({error_line(e, 160)}); it is damaged or cut off, get it anew"
             ) from None
         except (
             RuntimeError,
@@ -101,7 +103,7 @@ class TensorFile:
             UnicodeDecodeError,
         ) as e:
             raise ModelError(
-                f"{self.path} is no whole file of tensors ({_line(e)}); it is damaged or cut off, get it anew"
+                f"{self.path} is no whole file of tensors ({error_line(e, 160)}); it is damaged or cut off, get it anew"
             ) from None
         for wrapper in (
             "state_dict",
@@ -117,7 +119,3 @@ class TensorFile:
         if not tensors:
             raise ModelError(f"{self.path} holds no named tensors")
         return tensors
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
