@@ -83,20 +83,31 @@ def _check_name(model: ModelSpec) -> None:
 def with_layers(config: Any, layers: int) -> Any:
     """The configuration of the same model with the first so many layers."""
     short = copy.deepcopy(config)
-    short.num_hidden_layers = layers
-    try:
-        if getattr(short, "layer_types", None):
-            short.layer_types = short.layer_types[:layers]
-    except AttributeError:  # a derived one, which follows the number of layers by itself
-        pass
+    text = short.get_text_config()
+    text.num_hidden_layers = layers
+    for field in ("layer_types", "mlp_layer_types"):
+        try:
+            if getattr(text, field, None):
+                setattr(text, field, getattr(text, field)[:layers])
+        except AttributeError:  # a derived one, which follows the number of layers by itself
+            pass
+    if getattr(text, "cross_attention_layers", None):
+        text.cross_attention_layers = [n for n in text.cross_attention_layers if n < layers]
     return short
 
 
-def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """The bare model on the meta device."""
-    from transformers import AutoModelForCausalLM
+def has_tower(config: Any) -> bool:
+    """Whether a model has an image tower beside its language model."""
+    return getattr(config, "vision_config", None) is not None
 
-    if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
+
+def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """The bare model on the meta device; of a multimodal one the whole, as its trainers load it."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    whole = has_tower(config) and type(config) in AutoModelForImageTextToText._model_mapping
+    maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+    if type(config) not in maker._model_mapping and not trust_remote_code:
         raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
     with (
         TRACING,
@@ -104,7 +115,7 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),
     ):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = maker.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.use_cache = False
     return model.requires_grad_(False)
 
@@ -119,7 +130,8 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),
     ):
-        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
+        whole = (t.AutoModelForImageTextToText,) if has_tower(config) else ()
+        for maker in (*whole, t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
             if type(config) in maker._model_mapping:
                 return maker.from_config(config, trust_remote_code=trust_remote_code)
     raise ModelError(f"transformers has no model for configurations of type {config.model_type}")

@@ -111,8 +111,7 @@ def predict_step(setting: TrainConfig, *, whole: bool = False) -> Step:
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     """The same, moment by moment."""
     config = setting.shape.config
-    text = config.get_text_config()
-    layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
+    layers, period = config.get_text_config().num_hidden_layers, None if _skips_by_number(config) else pattern(config)
     dtype = resolve_dtype(setting, config)
     autocast = resolve_autocast(setting)
     declared = setting.quantization.compute_dtype
@@ -192,9 +191,8 @@ def pattern(config: Any) -> int | None:
     where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _PERIODS:
-        kinds = list(
-            zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False)
-        )
+        declared = getattr(config.get_text_config(), "layer_types", None)
+        kinds = list(zip(declared or itertools.repeat(None), layer_kinds(config), strict=False))
         _PERIODS[key] = next(
             (p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))),
             None,
