@@ -21,8 +21,8 @@ _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one, and
-    an image tower stays as it is."""
+    """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one,
+    and an image tower stays as it is."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
