@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from lorabench.config.architectures import find_architecture
 from lorabench.formatting import aligned, count, plural, size
 
 if TYPE_CHECKING:
@@ -80,9 +81,28 @@ def as_text(
     ]
     if card is not None:
         lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
-    if told := unreached_text(left, setting):
-        lines += ["", f"note: {told}"]
+    told = (unreached_text(left, setting), tower_text(setting), preset_text(setting))
+    if any(told):
+        lines += ["", *(f"note: {sentence}" for sentence in told if sentence)]
     return "\n".join(lines)
+
+
+def tower_text(setting: TrainConfig) -> str:
+    """What was done with an image tower; empty where there is none."""
+    tower, kind = setting.shape.tower_parameters, setting.quantization.name
+    if not tower:
+        return ""
+    full = setting.method.target_modules is None
+    trained = "counts as trained, its gradients come with images alone" if full else "is held and has no adapters"
+    stored = "" if kind == "none" else f", its linear layers in {kind},"
+    left = f"the image tower ({count(tower)} parameters){stored} {trained}"
+    return f"the step is of the language model on text alone; {left}"
+
+
+def preset_text(setting: TrainConfig) -> str:
+    """What a preset's figures leave out."""
+    known = find_architecture(setting.model.name)
+    return f"{known.name} is {known.note}" if known and known.note else ""
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:

@@ -131,8 +131,8 @@ def find_architecture(name: str) -> Architecture | None:
 
 
 def _copied(name: str) -> Architecture | None:
-    """The preset that a vendor's copy has the shapes of; None where the copy's own config.json alone can tell: stored in
-    4 bits with experts, an image tower or layers left out (-unsloth-bnb-4bit)."""
+    """The preset that a vendor's copy has the shapes of; None where the copy's own config.json alone can tell: stored
+    in 4 bits with experts, an image tower or layers left out (-unsloth-bnb-4bit)."""
     vendor, _, rest = name.strip().partition("/")
     if vendor.lower() not in _COPIES or not rest:
         return None

@@ -181,6 +181,10 @@ def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_
                 _pack_4bit(module, dtype)
             elif isinstance(module, bnb.nn.Linear8bitLt):
                 _pack_8bit(module)
+            else:
+                continue
+            if module.bias is not None:  # made in float32, loaded in the model's dtype
+                module.bias = torch.nn.Parameter(_new(*module.bias.shape, dtype=dtype), requires_grad=False)
         quantizer.postprocess_model(model)
     return model.requires_grad_(False)
 
