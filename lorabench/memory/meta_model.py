@@ -35,9 +35,9 @@ BLOCK_CONSTANTS = 256
 
 
 def configuration(model: ModelSpec) -> Any:
-    """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id
-    itself."""
-    preset = find_architecture(model.name)
+    """transformers' configuration: of the directory or of the hub's local copy, else of a preset, which needs no
+    network, else of the hub id itself."""
+    preset = None if local_folder(model.name, model.revision) else find_architecture(model.name)
     if preset is None:
         _check_name(model)
         with explained(f"the configuration of {model.name} is not one that transformers takes"):

@@ -173,3 +173,19 @@ def test_biases_of_quantised_layers_are_loaded_in_the_models_dtype(tmp_path):
     built = quantised(build(config, torch.bfloat16), QuantizationSpec(name="nf4"), torch.bfloat16, torch.bfloat16)
     kinds = [{n: p.dtype for n, p in model.named_parameters()} for model in (loaded, built)]
     assert kinds[0] == kinds[1]
+
+
+def test_a_local_copy_is_believed_before_a_preset(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--Qwen--Qwen2.5-0.5B"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    Qwen2Config(num_hidden_layers=3, **SMALL).save_pretrained(cached / "snapshots" / "abc")
+    name = ModelSpec(name="Qwen/Qwen2.5-0.5B")
+    monkeypatch.setattr(
+        "lorabench.memory.meta_model.load_config",
+        lambda spec: Qwen2Config.from_pretrained(cached / "snapshots" / "abc"),
+    )  # the hub's own client has read the cache's place already
+    assert configuration(name).num_hidden_layers == 3
