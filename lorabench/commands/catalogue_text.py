@@ -101,7 +101,7 @@ def _also(known: Architecture) -> str:
     """Aliases and variants, these without the vendor that the preset shows."""
     vendor = known.name.partition("/")[0] + "/"
     names = ", ".join((*known.aliases, *(one.removeprefix(vendor) for one in known.variants)))
-    notes = [f"({known.note})"] if known.note else []
+    notes = [f"({remark})" for remark in known.remarks]
     return " ".join([names, *notes, *(["(for parameters alone)"] if known.parameters_only else [])])
 
 

@@ -100,9 +100,9 @@ def tower_text(setting: TrainConfig) -> str:
 
 
 def preset_text(setting: TrainConfig) -> str:
-    """What a preset's figures leave out."""
+    """What a preset's figures leave out, and whether its shape is from memory."""
     known = find_architecture(setting.model.name)
-    return f"{known.name} is {known.note}" if known and known.note else ""
+    return f"{known.name} is {'; '.join(known.remarks)}" if known and known.remarks else ""
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:

@@ -1,7 +1,9 @@
 """Well-known architectures, by name: configurations as facts, no weights (models/architectures/*.yaml).
 
-A file holds a family: `source`, and under `models` each hub id with its aliases, the published number of
-parameters and the fields of transformers' configuration. Other checkpoints of the same shapes are
+A file holds a family: `source`, the texts that were opened for it; `confirmed`, whether they state its fields, or
+else their number of parameters alone speaks for a shape from memory; and under `models` each hub id with its
+aliases, the published number of parameters and the fields of transformers' configuration. A model's own source and
+confirmed come before its family's. Other checkpoints of the same shapes are
 
     variants    endings that make their ids by rule: -Instruct of Mistral-7B-v0.3 is Mistral-7B-Instruct-v0.3, of
                 Llama-2-7b-hf it stands before -hf, and in the place of -pt and -Base; of the family or of one model
@@ -37,6 +39,7 @@ STORED_4BIT = {  # as unsloth's -bnb-4bit checkpoints of dense models say in the
     "bnb_4bit_use_double_quant": True,
     "bnb_4bit_compute_dtype": "bfloat16",
 }
+_FROM_MEMORY = "a shape from memory, checked by its published number of parameters alone"
 _ENDS = re.compile(r"(?P<stem>.*?)(?:-pt|-[Bb]ase(?P<date>-\d{4})?)?(?P<tail>(?:-v\d[\d.]*|-hf)*)")
 
 
@@ -55,12 +58,20 @@ class Architecture:
     parameters_only: bool
     """no causal language model: it can be counted, not traced"""
     source: str
+    """the texts that were opened for it, with their versions"""
+    confirmed: bool
+    """whether those texts state its fields; else only its number of parameters agrees with a published one"""
     variants: tuple[str, ...] = ()
     """hub ids of other checkpoints with the same configuration"""
     variant_aliases: tuple[tuple[str, str], ...] = ()
     """its aliases with the endings of variants, each with the variant's hub id"""
     note: str = ""
     """what the figures leave out, or how the hub's weights differ; empty where there is nothing to say"""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user must know of its figures; each ends a sentence that begins "it is"."""
+        return (*([self.note] if self.note else []), *([] if self.confirmed else [_FROM_MEMORY]))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -94,6 +105,7 @@ def _with_variants(name: str, entry: dict[str, Any], family: dict[str, Any]) -> 
         published_as=str(entry.get("published_as", "")),
         parameters_only=bool(entry.get("parameters_only", family.get("parameters_only", False))),
         source=entry.get("source", family["source"]),
+        confirmed=bool(entry.get("confirmed", family.get("confirmed", False))),
         variants=tuple(other for other, fields in others.items() if not fields),
         variant_aliases=tuple((alias, other) for alias, other in short if not others[other]),
         note=str(entry.get("note", "")),

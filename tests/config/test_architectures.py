@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lorabench.commands.catalogue_text import models
 from lorabench.config.architectures import architectures, find_architecture, near_names
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.settings import ModelSpec
@@ -15,16 +16,19 @@ ROUNDED = {  # how far a source's own rounding is from the configuration, where 
     "microsoft/deberta-v2-xxlarge": 0.05,
     "google-t5/t5-3b": 0.02,
     "google-t5/t5-11b": 0.03,
-    "tiiuae/falcon-180B": 0.009,
     "openai/gpt3-6.7b": 0.007,
+    "facebook/opt-6.7b": 0.007,
+    "facebook/opt-13b": 0.012,
+    "facebook/opt-30b": 0.001,
     "facebook/opt-66b": 0.005,
+    "deepseek-ai/deepseek-llm-67b-base": 0.007,
+    "mistralai/Mistral-Small-Instruct-2409": 0.0025,
     "openai/gpt3-175b": 0.0025,
     "FacebookAI/roberta-base": 0.0025,
     "FacebookAI/roberta-large": 0.0015,
     "stabilityai/stablelm-base-alpha-3b": 0.0005,
     "stabilityai/stablelm-base-alpha-7b": 0.0005,
     "deepseek-ai/DeepSeek-V3": 0.0005,
-    "stabilityai/stablelm-2-1_6b": 0.0001,
 }
 
 
@@ -76,8 +80,40 @@ def test_the_exact_count_is_the_figure_that_the_source_prints(name):
     assert preset.published_parameters == pytest.approx(printed, rel=share, abs=last_digit)
 
 
-def test_every_preset_says_where_it_is_from():
-    assert all(len(a.source) > 20 and a.published_as for a in architectures().values())
+OPENED = re.compile(r"\b(litgpt|llmfit|llm-analysis|keras-hub|transformers) \d|config\.json|README\.md")
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_a_source_names_a_text_that_was_opened_or_says_that_none_was(name):
+    preset = architectures()[name]
+    assert preset.published_as
+    assert OPENED.search(preset.source) or "recalled, not opened; only the parameter count agrees" in preset.source
+    assert preset.confirmed is not ("recalled" in preset.source)
+
+
+def test_more_than_three_hundred_names_have_shapes_that_an_opened_text_states():
+    assert sum(len(a.ids) for a in architectures().values() if a.confirmed) > 300
+
+
+@pytest.mark.parametrize("name", [a.name for a in architectures().values() if not a.confirmed])
+def test_a_shape_from_memory_is_marked_where_models_are_listed(name):
+    assert "a shape from memory, checked by its published number of parameters alone" in models(name)
+
+
+def test_a_shape_that_a_text_states_has_no_such_mark():
+    assert "from memory" not in models("qwen2.5 7b instruct")
+
+
+def test_two_image_sizes_give_the_difference_between_the_two_counts_of_the_hub():
+    base, instruct = (find_architecture(f"Llama-3.2-11B-Vision{end}") for end in ("", "-Instruct"))
+    patches = [(a.config["vision_config"]["image_size"] // 14) ** 2 for a in (base, instruct)]
+    per_patch = 1280 + (8 + 1) * 4 * 1280  # its own position, and one in each of 4 tiles for 8 aspect ratios and none
+    assert instruct.published_parameters - base.published_parameters == (patches[1] - patches[0]) * per_patch
+
+
+def test_base_models_of_granite_lack_the_rows_that_chat_added():
+    rows = {v: find_architecture(f"granite-{v}").config["vocab_size"] for v in ("3.1-8b-base", "3.1-8b-instruct")}
+    assert rows == {"3.1-8b-base": 49152, "3.1-8b-instruct": 49155}
 
 
 def test_names_are_unique_and_found_in_any_case():
