@@ -15,10 +15,10 @@ from pathlib import Path
 
 from lorabench import formatting, plugins
 from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
-from lorabench.advice.selection import Option, best_of, contests, options, select, tuned
+from lorabench.advice.selection import Option, best_option, comparison_groups, select, trained_options, tuned
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.advice.types import EvidenceItem, Quality, Shown
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.analysis.verdict import Comparison, margin_of
@@ -27,33 +27,35 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import metric as described
 
 
-def heard(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
+def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
     """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no
     loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
         return ()
     return tuple(
-        c for members in contests(source.groups) if (c := _contest(source, folder, here, members, margin)) is not None
+        c
+        for members in comparison_groups(source.groups)
+        if (c := _comparison_group(source, folder, here, members, margin)) is not None
     )
 
 
-def _contest(
+def _comparison_group(
     source: StudyAnalysis, folder: Path, here: Here, members: Sequence[Replicates], tolerated: float
 ) -> ComparisonGroup | None:
     known, of = source.by_condition, {g.condition: g for g in members}
-    given = options(members, source.summaries, source.verdicts, source.metric)
+    given = trained_options(members, source.summaries, source.verdicts, source.metric)
     if not given:
         return None
     full = [o for o in given if of[o.condition].setting.method.name == "full"]
-    best = best_of(given)
+    best = best_option(given)
     field = _Field(
         source, folder, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
     )
     keys: dict[Key, list[Option]] = {}
     for o in given:
         keys.setdefault(key_of(of[o.condition]), []).append(o)
-    ways = [_way(field, [of[o.condition] for o in among], among) for among in keys.values()]
+    ways = [_method_result(field, [of[o.condition] for o in among], among) for among in keys.values()]
     setting = members[0].setting
     distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
@@ -88,11 +90,11 @@ class _Field:
     """whether there is a full fine-tuning"""
 
 
-def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
+def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
     """`among` are the options of the members, beside the best of the whole contest."""
     source, tolerated = field.source, field.tolerated
-    own = options(members, source.summaries, source.verdicts, source.metric)
-    best, level = best_of(own), select(among, tolerated)
+    own = trained_options(members, source.summaries, source.verdicts, source.metric)
+    best, level = best_option(own), select(among, tolerated)
     took = level or select(own, tolerated) or best
     decided = took.trainable_parameters < best.trainable_parameters or (
         level is not None and took.condition != field.best.condition
@@ -213,7 +215,7 @@ def _evidence_item(
     return EvidenceItem("cells", text, str(field.folder), cells)
 
 
-def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
+def _distance(group: Replicates, s: ConditionSummary, here: Here) -> tuple[float, str]:
     there = (s.mean("total_parameters") or 0.0) - (
         0.0 if group.setting.method.rank is None else s.mean("trainable_parameters") or 0.0
     )

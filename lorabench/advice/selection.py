@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.families import apart_from, families
 from lorabench.analysis.verdict import Verdicts, leader
@@ -57,7 +57,7 @@ class Option:
     """whether it is the one that the others stand beside"""
 
 
-def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]:
+def comparison_groups(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]:
     """Conditions that may be held against each other: of one model and one task. Order of the study."""
     found: dict[str, list[Replicates]] = {}
     for g in groups:
@@ -67,8 +67,8 @@ def contests(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]
     return tuple(tuple(members) for members in found.values())
 
 
-def options(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
+def trained_options(
+    groups: Sequence[Replicates], summaries: Sequence[ConditionSummary], verdicts: Verdicts, metric: str
 ) -> tuple[Option, ...]:
     """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no
     better and worse. Order of the study."""
@@ -81,7 +81,7 @@ def options(
     return tuple(_option(g, known[g.condition], place.get(g.condition, -1), best, verdicts, metric) for g in able)
 
 
-def best_of(given: Sequence[Option]) -> Option:
+def best_option(given: Sequence[Option]) -> Option:
     """The one that the others of a contest stand beside."""
     return next(o for o in given if o.best)
 
@@ -113,7 +113,9 @@ def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
     return all(o.repeated and o.bound is not None and o.bound <= tolerated for o in between)
 
 
-def _option(g: Replicates, s: Summary, family: int, best: Summary, verdicts: Verdicts, metric: str) -> Option:
+def _option(
+    g: Replicates, s: ConditionSummary, family: int, best: ConditionSummary, verdicts: Verdicts, metric: str
+) -> Option:
     statistic, peak, sign = s.statistics[metric], s.mean(PEAK), -1.0 if described(metric).better == "higher" else 1.0
     worse, bound, repeated = sign * (statistic.mean - best.statistics[metric].mean), None, False
     if s is best:

@@ -38,7 +38,7 @@ FileOf = Callable[[str, str], Path]
 
 
 @dataclass(frozen=True)
-class Used:
+class LearnedRank:
     """What one condition learned."""
 
     label: str
@@ -104,8 +104,8 @@ class Used:
 class SpectralCheck:
     """What the spectra say of a choice."""
 
-    chosen: Used
-    highest: Used | None
+    chosen: LearnedRank
+    highest: LearnedRank | None
     """the highest rank beside it: of its family, of all where it has no rank; absent where it is that itself"""
     lower: bool
     """whether its family was tried at a lower rank"""
@@ -164,7 +164,7 @@ def spectral_check(
     return SpectralCheck(own, highest, any((o.rank or 0) < (chosen.rank or 0) for o in ranked))
 
 
-def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> Used | None:
+def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> LearnedRank | None:
     """What one option learned; None where its cells kept no spectra."""
     finished = [r for r in results(option.condition) if r.outcome == "finished"]
     cells = [found for r in finished if (found := spectra(file(r.cell.id, "spectra.safetensors")))]
@@ -176,7 +176,7 @@ def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerate
         modules.setdefault(s.module, []).append(s.energy_rank(SHARE))
     each = [float(np.mean(found)) for found in modules.values()]
     cut, short = (None, None) if tolerated is None else least_cut(finished, file, metric, tolerated)
-    return Used(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut, short)
+    return LearnedRank(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut, short)
 
 
 def least_cut(

@@ -62,7 +62,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ConditionSummary:
     """A condition: one row of every table."""
 
     condition: str
@@ -99,7 +99,7 @@ def metrics(data: pd.DataFrame) -> tuple[str, ...]:
 
 def aggregate(
     groups: Sequence[Replicates], data: pd.DataFrame, results: Mapping[str, CellResult] = MappingProxyType({})
-) -> tuple[Summary, ...]:
+) -> tuple[ConditionSummary, ...]:
     """A Summary of each condition in the study's order; `data` is record.wide(results), `results` tell how many items a
     single cell's value is over."""
     names = labels(groups)
@@ -112,7 +112,7 @@ def aggregate(
         outcomes = Outcomes(**ended, missing=len(group.cells) - sum(ended.values()))
         seeds = tuple(cell.seed for cell in group.cells) if group.trains else ()
         own = MappingProxyType(statistics.get(c, {}))
-        made.append(Summary(c, names[c], group.setting.method.name, group.ids, seeds, outcomes, own))
+        made.append(ConditionSummary(c, names[c], group.setting.method.name, group.ids, seeds, outcomes, own))
     return tuple(made)
 
 

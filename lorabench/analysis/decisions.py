@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.pareto import MEMORY
 from lorabench.analysis.verdict import Comparison, leader
 from lorabench.record.metrics import metric as described
@@ -53,7 +53,7 @@ class Decision:
 
 
 def compute_decisions(
-    summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str
+    summaries: Sequence[ConditionSummary], comparisons: Sequence[Comparison], metric: str
 ) -> tuple[Decision, ...]:
     """A Decision for each reference that conditions were compared with, in the study's order."""
     by_condition = {s.condition: s for s in summaries}
@@ -66,7 +66,7 @@ def compute_decisions(
 
 
 def _decision(
-    reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str, total: int
+    reference: str, members: Sequence[Comparison], summaries: Mapping[str, ConditionSummary], metric: str, total: int
 ) -> Decision:
     sign = 1.0 if described(metric).better == "higher" else -1.0
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import canonical_json
 
 
-def families(groups: Sequence[Replicates], summaries: Mapping[str, Summary]) -> tuple[tuple[Replicates, ...], ...]:
+def families(
+    groups: Sequence[Replicates], summaries: Mapping[str, ConditionSummary]
+) -> tuple[tuple[Replicates, ...], ...]:
     """Conditions that differ in rank, and in an alpha that may follow it; one condition for each rank of a family."""
     similar: dict[str, list[Replicates]] = {}
     for g in groups:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.verdict import LEVEL_WITH, Verdicts
 from lorabench.record.metrics import metric as described
 
@@ -28,7 +28,7 @@ MEMORY = "train_peak_bytes"
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """A condition in the plane of memory and quality."""
 
     condition: str
@@ -42,7 +42,7 @@ class Point:
     """a condition of a better mean at no more memory: better beyond doubt where this one is dominated"""
 
 
-def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tuple[Point, ...]:
+def pareto(summaries: Sequence[ConditionSummary], metric: str, verdicts: Verdicts) -> tuple[ParetoPoint, ...]:
     """A Point for each condition that has both values, by rising memory; conditions whose cells broke neither stand on
     the front nor dominate.
 
@@ -67,14 +67,14 @@ def pareto(summaries: Sequence[Summary], metric: str, verdicts: Verdicts) -> tup
     made = []
     for s, memory, value in known:
         if s.outcomes.broken:
-            made.append(Point(s.condition, memory, value.mean, value.ci_half_width, "broken"))
+            made.append(ParetoPoint(s.condition, memory, value.mean, value.ci_half_width, "broken"))
             continue
         ahead = rivals[s.condition]
         surely = next((r for r in ahead if told.get((s.condition, r)) == "worse"), None)
         level = next((r for r in ahead if told.get((s.condition, r)) in LEVEL_WITH), None)
         tier: Tier = "dominated" if surely else "level" if level else "open" if ahead else "front"
         made.append(
-            Point(
+            ParetoPoint(
                 s.condition, memory, value.mean, value.ci_half_width, tier, surely or level or next(iter(ahead), None)
             )
         )

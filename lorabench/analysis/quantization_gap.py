@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference
 from lorabench.analysis.families import apart_from
@@ -74,7 +74,7 @@ class TypeGap:
 
 
 def quantization_gaps(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
+    groups: Sequence[Replicates], summaries: Sequence[ConditionSummary], verdicts: Verdicts, metric: str
 ) -> tuple[TypeGap, ...]:
     """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the
     study's comparisons keeps its verdict there."""
@@ -138,7 +138,7 @@ def _kind(setting: Cell) -> str:
     return setting.quantization.name + (" + double quant" if setting.quantization.double_quant else "")
 
 
-def _share(ours: Summary, theirs: Summary) -> float | None:
+def _share(ours: ConditionSummary, theirs: ConditionSummary) -> float | None:
     small, large = ours.mean("weight_bytes"), theirs.mean("weight_bytes")
     return small / large if small is not None and large else None
 

@@ -45,7 +45,7 @@ _TAIL = (1 + CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ParameterEstimate:
     """A parameter with its 95 % interval, where noise is known."""
 
     value: float
@@ -57,10 +57,10 @@ class Estimate:
 class Fit:
     """y(r) = c + a r^-b."""
 
-    c: Estimate
+    c: ParameterEstimate
     """what the metric nears as rank grows"""
-    a: Estimate
-    b: Estimate
+    a: ParameterEstimate
+    b: ParameterEstimate
     lack_of_fit: float | None
     """p that points from this curve lie so far from it; None where no noise is known"""
     basis: Literal["seeds", "items"] | None
@@ -196,7 +196,7 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
             return f"its {'floor' if falls else 'ceiling'} lies too far beyond these ranks to be told"
         halves = [math.hypot(errors[0], noise.shift), *errors[1:]]
     c_, a_, b_ = (
-        Estimate(
+        ParameterEstimate(
             float(v), None if halves is None else float(v) - halves[i], None if halves is None else float(v) + halves[i]
         )
         for i, v in enumerate((c, sign * a * middle**b, b))

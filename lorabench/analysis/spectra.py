@@ -163,7 +163,7 @@ def similarity(first: NDArray[Any], second: NDArray[Any]) -> Array:
 
 
 @dataclass(frozen=True)
-class Similarity:
+class MeanSimilarity:
     """phi of one side, averaged over pairs of cells and modules."""
 
     side: Side
@@ -180,7 +180,7 @@ class Similarity:
         return tuple(row[i] for i, row in enumerate(self.phi) if i < len(row))
 
 
-def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most: int) -> Similarity | None:
+def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most: int) -> MeanSimilarity | None:
     """Over all pairs of seeds and the modules they share, up to `most` directions; None where no pair has any."""
     return _mean_similarity(
         itertools.combinations([_bases(s, side, most) for s in seeds], 2), side, most, symmetric=True
@@ -189,7 +189,7 @@ def seed_similarity(seeds: Sequence[Mapping[str, Directions]], side: Side, most:
 
 def rank_similarity(
     pairs: Sequence[tuple[Mapping[str, Directions], Mapping[str, Directions]]], side: Side, most: int
-) -> Similarity | None:
+) -> MeanSimilarity | None:
     """The same between two ranks, each pair from one seed: i counts directions of the first rank, j of the second (Hu
     et al. 2021, figure 3)."""
     return _mean_similarity(
@@ -203,7 +203,7 @@ def _bases(cell: Mapping[str, Directions], side: Side, most: int) -> dict[str, A
 
 def _mean_similarity(
     pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], side: Side, most: int, *, symmetric: bool
-) -> Similarity | None:
+) -> MeanSimilarity | None:
     """A module with fewer directions leaves the mean where it ends."""
     total, number = np.zeros((most, most)), np.zeros((most, most))
     sizes, counted = [], 0
@@ -223,6 +223,6 @@ def _mean_similarity(
         return None
     rows, columns = int((number[:, 0] > 0).sum()), int((number[0] > 0).sum())
     mean = total[:rows, :columns] / number[:rows, :columns]
-    return Similarity(
+    return MeanSimilarity(
         side, tuple(tuple(float(v) for v in row) for row in mean), float(np.mean([1 / n for n in sizes])), counted
     )

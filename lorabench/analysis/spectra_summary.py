@@ -46,7 +46,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Summary:
+class SpectraSummary:
     """The groups of a model, layers by number, types in the model's order."""
 
     layers: tuple[Group, ...]
@@ -54,13 +54,13 @@ class Summary:
     model: Group
 
 
-def summarise(spectra: Iterable[Spectrum]) -> Summary:
+def summarise(spectra: Iterable[Spectrum]) -> SpectraSummary:
     """Of at least one module."""
     known = tuple(spectra)
     at = places(s.module for s in known)
     layers = sorted({layer for layer, _ in at.values() if layer is not None})
     types = list(dict.fromkeys(kind for _, kind in at.values()))
-    return Summary(
+    return SpectraSummary(
         tuple(group(str(n), [s for s in known if at[s.module][0] == n]) for n in layers),
         tuple(group(t, [s for s in known if at[s.module][1] == t]) for t in types),
         group("all", known),

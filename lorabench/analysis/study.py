@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorabench.analysis.aggregate import Summary, aggregate, metrics
+from lorabench.analysis.aggregate import ConditionSummary, aggregate, metrics
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import Replicates, replicates
 from lorabench.analysis.pairing import Pairing
@@ -89,7 +89,7 @@ class StudyAnalysis:
         return self.wanted if able else "eval_loss"
 
     @cached_property
-    def summaries(self) -> tuple[Summary, ...]:
+    def summaries(self) -> tuple[ConditionSummary, ...]:
         """A row per condition, in the study's order."""
         return aggregate(self.groups, self.data, self.results)
 
@@ -121,7 +121,7 @@ class StudyAnalysis:
     # looked up once for each field of each table: a search would be quadratic in the conditions
 
     @cached_property
-    def by_condition(self) -> Mapping[str, Summary]:
+    def by_condition(self) -> Mapping[str, ConditionSummary]:
         """The summary of each condition."""
         return {s.condition: s for s in self.summaries}
 
@@ -137,7 +137,7 @@ class StudyAnalysis:
         """A condition's cells at the chosen rate."""
         return self._group_of[condition]
 
-    def summary(self, condition: str) -> Summary:
+    def summary(self, condition: str) -> ConditionSummary:
         """The row of a condition."""
         return self.by_condition[condition]
 

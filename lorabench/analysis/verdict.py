@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.difference import Basis, Difference, holm
 from lorabench.analysis.pairing import SEEDLESS, Pairing
 from lorabench.config.settings import ComparisonSpec
@@ -238,7 +238,7 @@ class Verdicts:
         return {(a, b): self._told.get((metric, a, b), c) for (a, b), c in made.items()}
 
 
-def candidates(summaries: Sequence[Summary], metric: str) -> tuple[Summary, ...]:
+def candidates(summaries: Sequence[ConditionSummary], metric: str) -> tuple[ConditionSummary, ...]:
     """Those whose mean may be called best: trained, no replicate broken, and as many finished ones as any has (fewer
     are no fair mean)."""
     able = [s for s in summaries if s.comparable and metric in s.statistics]
@@ -246,7 +246,7 @@ def candidates(summaries: Sequence[Summary], metric: str) -> tuple[Summary, ...]
     return tuple(s for s in able if s.statistics[metric].n == most)
 
 
-def leader(summaries: Sequence[Summary], metric: str) -> Summary | None:
+def leader(summaries: Sequence[ConditionSummary], metric: str) -> ConditionSummary | None:
     """The one that is called best, everywhere: of the best mean; of equal ones that of fewest trained parameters, then
     the study's first."""
     better = described(metric).better

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
-    from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
+    from lorabench.workflows.spectrum_results import QuantizationErrors, TruncatedAdapter
 
 
 def spectrum(
@@ -62,7 +62,7 @@ def truncate(
     per_module: bool = False,
     alpha: float | None = None,
     directory: str | Path | None = None,
-) -> Truncation:
+) -> TruncatedAdapter:
     """Writes the nearest adapter of a lower rank (by Eckart and Young, the leading singular directions) in PEFT's
     format.
 

@@ -12,7 +12,7 @@ from lorabench.formatting import DASH, aligned, count, plural, seconds, size
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.config.source import Source
-    from lorabench.memory.plan import Row
+    from lorabench.memory.plan import PlannedCondition
     from lorabench.memory.remedies import Remedies
     from lorabench.memory.roofline import Seconds
     from lorabench.memory.train_config import TrainConfig
@@ -83,7 +83,7 @@ def plan(source: Source, gpu: str, as_json: bool) -> str:
 
 def _plan_remedies(
     words: Sequence[str],
-    rows: Sequence[Row],
+    rows: Sequence[PlannedCondition],
     settings: Sequence[TrainConfig | None],
     mended: dict[TrainConfig, Remedies],
     card: Gpu,

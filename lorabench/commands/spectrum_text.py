@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorabench.report.blocks import Section
     from lorabench.report.quantization_page import ModuleError
     from lorabench.spectra.quantization_error import QuantizationError
-    from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
+    from lorabench.workflows.spectrum_results import QuantizationErrors, TruncatedAdapter
 
 Item = TypeVar("Item")
 
@@ -66,7 +66,7 @@ def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> P
     return target
 
 
-def truncation_text(written: Truncation) -> str:
+def truncation_text(written: TruncatedAdapter) -> str:
     """What is left of an adapter that was cut, notes below."""
     ranks = sorted(r for r in written.ranks.values() if r)
     span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"

@@ -43,7 +43,7 @@ class Frozen(BaseModel):
     )
 
 
-class Named(Frozen):
+class NamedSetting(Frozen):
     """A setting that may be written as its name alone: `quantization: nf4`."""
 
     @model_validator(mode="before")

@@ -20,7 +20,7 @@ from pydantic import (
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
-from lorabench.config.frozen import Frozen, Named, Number, Whole
+from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
 from lorabench.config.paths import DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
@@ -28,7 +28,7 @@ FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class ModelSpec(Named):
+class ModelSpec(NamedSetting):
     """Which pretrained model is adapted."""
 
     name: str = Field(min_length=1)
@@ -46,7 +46,7 @@ class ModelSpec(Named):
         return find_model(name, info.context)
 
 
-class QuantizationSpec(Named):
+class QuantizationSpec(NamedSetting):
     """How frozen base weights are stored."""
 
     name: str = "none"
@@ -62,7 +62,7 @@ class QuantizationSpec(Named):
         return _plugin("quantizations", name)
 
 
-class MethodSpec(Named):
+class MethodSpec(NamedSetting):
     """How the base is adapted."""
 
     name: str = "lora"
@@ -273,7 +273,7 @@ class ComparisonSpec(Frozen):
     """difference of an accuracy that does not matter: 0.01 is one point"""
 
 
-class TaskSpec(Named):
+class TaskSpec(NamedSetting):
     """What is learned; each task plug-in adds its own options to this."""
 
     name: str = Field(min_length=1)

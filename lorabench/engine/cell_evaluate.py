@@ -93,7 +93,7 @@ def decompose(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
         return
     context.clock.enter("decompose", len(adapted or linear_modules(model)))
     deltas = adapter_deltas(model, loaded.start) if adapted else full_deltas(model, cell)
-    keep(deltas, model, cell, context.folder, own_of(cell, context.folder), context.clock.heard)
+    keep(deltas, model, cell, context.folder, own_of(cell, context.folder), context.clock.record_step)
     yield from ()  # all of it lies in files
 
 

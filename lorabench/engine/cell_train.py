@@ -19,7 +19,7 @@ from lorabench.engine.domain import is_kept
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
 from lorabench.engine.saved import START, save_adapter, save_model
-from lorabench.engine.train import Diverged, Step, train
+from lorabench.engine.train import Diverged, StepRecord, train
 from lorabench.engine.weight_deltas import own_of
 from lorabench.record.cell_files import MODEL
 
@@ -104,9 +104,9 @@ def _ahead(context: CellContext, loaded: LoadedCell) -> Ahead:
     return outlook(cell, loaded.data, model, samples, own_of(cell, context.folder).is_known)
 
 
-def _write_curve(folder: Path, curve: Sequence[Step]) -> None:
+def _write_curve(folder: Path, curve: Sequence[StepRecord]) -> None:
     if curve:
         with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(f.name for f in fields(Step))
+            writer.writerow(f.name for f in fields(StepRecord))
             writer.writerows(astuple(s) for s in curve)

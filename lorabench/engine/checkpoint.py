@@ -50,7 +50,7 @@ AUTO_SHARE = 0.05  # ... the share of the time at most that writing them takes
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """One optimizer step: a row of curve.csv. Seconds run from the start of training, over all runs of the cell."""
 
     step: int
@@ -61,10 +61,10 @@ class Step:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training has come; seconds are those of its steps alone, over all runs of the cell."""
 
-    curve: list[Step] = field(default_factory=list)
+    curve: list[StepRecord] = field(default_factory=list)
     tokens: int = 0
     positions: int = 0
     """with padding"""
@@ -105,7 +105,7 @@ class Checkpoints:
         self._told = False
         self.seconds = 0.0
         """that this run spent on writing: no part of training"""
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self._peaks: tuple[int, int] | None = None
 
     @classmethod
@@ -113,7 +113,7 @@ class Checkpoints:
         """Of a training that nothing is written of."""
         return cls(Path(os.devnull), "", "never", 0, where, lambda event: None)
 
-    def resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+    def resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> TrainingProgress:
         """The progress that is written down, its state put into model, optimizer and random generators; at step 0 where
         there is none to go on from.
         """
@@ -138,7 +138,7 @@ class Checkpoints:
         self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
-    def after(self, progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         """Writes one if it is time to; after the last step if there was time for one before, so that a fault in the
         evaluation costs no training.
         """
@@ -179,7 +179,7 @@ class Checkpoints:
             )
         return step % self._every == 0 or (last and self._every < step)
 
-    def _write(self, progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    def _write(self, progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
@@ -226,7 +226,7 @@ def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def _state(
-    progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, where: torch.device
+    progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, where: torch.device
 ) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
     return {
@@ -248,7 +248,7 @@ def _state(
 @torch.no_grad()
 def _restore(
     stored: dict[str, Any],
-    progress: Progress,
+    progress: TrainingProgress,
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     where: torch.device,
@@ -261,7 +261,7 @@ def _restore(
     torch.set_rng_state(stored["torch"])
     if where.type == "cuda":
         torch.cuda.set_rng_state(stored["cuda"], where)
-    progress.curve += [Step(*row) for row in stored["curve"]]
+    progress.curve += [StepRecord(*row) for row in stored["curve"]]
     progress.tokens, progress.positions = stored["tokens"], stored["positions"]
 
 

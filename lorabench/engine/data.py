@@ -44,7 +44,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MultipleChoice:
     """A context, its possible continuations (each with its leading space), and the index of the right one."""
 
     context: str
@@ -57,7 +57,7 @@ class ChoiceSet:
     """A multiple-choice set that lm-eval scores by likelihood, under its name as an lm-eval task."""
 
     name: str
-    items: tuple[Choice, ...]
+    items: tuple[MultipleChoice, ...]
     scored: bool = False
     """whether the engine itself scores these items (engine.answers), so that lm-eval does only where it is named"""
 

@@ -23,7 +23,7 @@ from lorabench.config.study import Cell
 from lorabench.engine.weight_deltas import Factors, adapted_layers, full_deltas
 from lorabench.record.result import Reading
 from lorabench.record.truncations import Allocation, Truncation
-from lorabench.spectra.allocate import Allotment, Candidate, by_energy, uniform
+from lorabench.spectra.allocate import Allotment, ModuleCandidate, by_energy, uniform
 from lorabench.spectra.decompose import Decomposition
 from lorabench.spectra.delta import of_factors, of_start
 
@@ -62,7 +62,8 @@ def truncations(
         return
     learned = _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, _ROOM * max(ranks))
     modules = {
-        name: Candidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2) for name, c in learned.changes.items()
+        name: ModuleCandidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2)
+        for name, c in learned.changes.items()
     }
     least = int(cell.method.name == "dora")  # a module without a rank would still have its magnitudes
     for rank in (r for r in ranks if r <= learned.most):

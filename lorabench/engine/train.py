@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from lorabench.config.settings import TrainingSpec
-from lorabench.engine.checkpoint import Checkpoints, Progress, Step
+from lorabench.engine.checkpoint import Checkpoints, StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
 
@@ -95,9 +95,9 @@ def train(
     padding: int,
     where: torch.device,
     autocast: torch.dtype | None,
-    on_step: Callable[[Step, int], None],
+    on_step: Callable[[StepRecord, int], None],
     checkpoints: Checkpoints | None = None,
-) -> Progress:
+) -> TrainingProgress:
     """Takes the steps that a checkpoint has not; returns the progress at the end. Diverged where loss or gradient is
     not finite.
 
@@ -125,7 +125,7 @@ def train(
             raise Diverged(step, "gradient")
         done.tokens += sum(b.tokens for b in micro)
         done.positions += sum(b.ids.numel() for b in micro)
-        done.curve.append(Step(step, loss, rate, norm, before + clock.seconds() - checkpoints.seconds))
+        done.curve.append(StepRecord(step, loss, rate, norm, before + clock.seconds() - checkpoints.seconds))
         on_step(done.curve[-1], done.tokens)
         checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:

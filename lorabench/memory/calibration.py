@@ -24,7 +24,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds, optimizer_step_seconds
 from lorabench.memory.step_dtypes import product_dtype
-from lorabench.memory.step_profile import Step, Work
+from lorabench.memory.step_profile import StepProfile, Work
 from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
@@ -48,7 +48,7 @@ class Calibration:
     least_flops: int
     most_flops: int
 
-    def step_seconds(self, step: Step | Work) -> Seconds | None:
+    def step_seconds(self, step: StepProfile | Work) -> Seconds | None:
         """The time of an optimizer step; None where its work is not like that of the stored ones."""
         if not self.least_flops / REACH <= step.flops <= self.most_flops * REACH:
             return None
@@ -56,7 +56,7 @@ class Calibration:
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
 
 
-def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
+def time_of(step: StepProfile, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
     """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its
     data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
@@ -145,7 +145,7 @@ def is_on(card: Gpu, environment: Environment | None) -> bool:
     return card in cards_named(environment.device)
 
 
-def _work(step: Step | Work) -> tuple[float, float, float]:
+def _work(step: StepProfile | Work) -> tuple[float, float, float]:
     return float(step.flops), float(step.moved_bytes), float(step.kernels)
 
 

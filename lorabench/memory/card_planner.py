@@ -15,7 +15,7 @@ from lorabench.config.gpus import Gpu
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
 from lorabench.memory.roofline import Seconds
-from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
 from lorabench.memory.train_config import TrainConfig, on_card, traced_as
 
@@ -26,7 +26,7 @@ WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before a
 class Need:
     """Of an optimizer step."""
 
-    step: Step
+    step: StepProfile
     peak_bytes: int
     low_bytes: int
     high_bytes: int

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from lorabench.config.gpus import Gpu
 from lorabench.memory.interpolate import Reuse
-from lorabench.memory.step_profile import Step
+from lorabench.memory.step_profile import StepProfile
 from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
@@ -31,7 +31,7 @@ MOST = 65_536  # batch sizes beyond this are not looked for
 class Estimate:
     """The prediction for one setting; the last three are absent where no GPU was named."""
 
-    step: Step
+    step: StepProfile
     bytes: dict[str, int]
     """by category, and framework"""
     peak_bytes: int
@@ -80,7 +80,7 @@ def estimate(
     )
 
 
-def with_framework(step: Step, setting: TrainConfig) -> dict[str, int]:
+def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
         return {**step.parts, "framework": 0}

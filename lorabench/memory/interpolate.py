@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.tensor_tracker import BLOCK
 from lorabench.memory.train_config import TrainConfig, traced_as
 
@@ -51,7 +51,7 @@ class Reuse:
         if family(setting) != setting:
             self.corners[family(setting)] = (batch, batch + 1), (rank, rank)
 
-    def step(self, setting: TrainConfig) -> Step:
+    def step(self, setting: TrainConfig) -> StepProfile:
         """The step of a setting: between the corners of its family where it has some, else traced."""
         asked = traced_as(setting)
         return summed(self._between(asked) or self._trace(asked))

@@ -16,17 +16,17 @@ from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.meta_model import any_model, configuration
 from lorabench.memory.roofline import Seconds
-from lorabench.memory.step_profile import Step
+from lorabench.memory.step_profile import StepProfile
 from lorabench.memory.train_config import on_card, setting_of
 from lorabench.memory.validate import check
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedCondition:
     """One condition on a card; step, bytes and seconds are absent where nothing is trained."""
 
     condition: Condition
-    step: Step | None = None
+    step: StepProfile | None = None
     peak_bytes: int | None = None
     low_bytes: int | None = None
     high_bytes: int | None = None
@@ -53,7 +53,7 @@ class Row:
 
 def plan_conditions(
     conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()
-) -> tuple[Row, ...]:
+) -> tuple[PlannedCondition, ...]:
     """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that
     takes memory are traced once. LorabenchError where one cannot be."""
     settings = [
@@ -73,7 +73,7 @@ def plan_conditions(
     rows = []
     for condition, setting in zip(conditions, settings, strict=True):
         if setting is None:
-            rows.append(Row(condition, other=beside(condition, wholes)))
+            rows.append(PlannedCondition(condition, other=beside(condition, wholes)))
             continue
         step = steps[setting]
         peak = sum(with_framework(step, setting).values())
@@ -83,7 +83,7 @@ def plan_conditions(
             held = sum(step.held.values())
             other = guessed(condition, one, _sides(condition), held, gpu)
         rows.append(
-            Row(
+            PlannedCondition(
                 condition,
                 step,
                 peak,

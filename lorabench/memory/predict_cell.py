@@ -28,7 +28,7 @@ from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
-from lorabench.memory.step_profile import Step, predict_step
+from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import DeviceKind, TrainConfig, setting_of, traced_as
 from lorabench.record.memory_prediction import MemoryPrediction
 
@@ -74,7 +74,7 @@ def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         return ()
 
 
-def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step]:
+def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, StepProfile]:
     """The steps of settings that may not fit; a family whose largest fits is left out."""
     families: dict[TrainConfig, list[TrainConfig]] = {}
     for setting in settings:
@@ -123,7 +123,7 @@ def setting_here(cell: Cell, where: torch.device, longest: int) -> TrainConfig:
     return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where))
 
 
-def compared(step: Step, setting: TrainConfig, available: int) -> MemoryPrediction:
+def compared(step: StepProfile, setting: TrainConfig, available: int) -> MemoryPrediction:
     """What the step still has to allocate beside what is available, both without the CUDA context."""
     there = CONTEXT_BYTES if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
@@ -151,5 +151,5 @@ def total_bytes(where: torch.device) -> int:
 
 
 @lru_cache(maxsize=64)
-def _step(setting: TrainConfig) -> Step:
+def _step(setting: TrainConfig) -> StepProfile:
     return predict_step(setting)

@@ -19,7 +19,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
 from lorabench.memory.meta_model import any_model, build, configuration, quantised, with_layers
 from lorabench.memory.parameters import count_parameters
-from lorabench.memory.step_profile import Step, predict_step
+from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import check, used
 
@@ -138,12 +138,12 @@ def _parameters(model: ModelSpec) -> int:
     return sum(p.numel() for p in any_model(configuration(model), model.trust_remote_code).parameters())
 
 
-def _step(row: PaperRow) -> tuple[TrainConfig, Step]:
+def _step(row: PaperRow) -> tuple[TrainConfig, StepProfile]:
     setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda")
     return setting, _traced(setting)
 
 
 @cache
-def _traced(setting: TrainConfig) -> Step:
+def _traced(setting: TrainConfig) -> StepProfile:
     check(setting)
     return predict_step(setting)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from lorabench.config.gpus import Gpu
-from lorabench.memory.step_profile import Step, Work
+from lorabench.memory.step_profile import StepProfile, Work
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
 SLOW_BANDWIDTH = 0.60
@@ -50,7 +50,7 @@ class Seconds:
 
 
 def optimizer_step_seconds(
-    step: Step, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
 ) -> Seconds | None:
     """The time of so many micro-batches and one update, which a quantised base does not slow."""
     micro, update = step_seconds(step.micro_batch, gpu, products, quantised), step_seconds(step.update, gpu, products)
@@ -58,7 +58,7 @@ def optimizer_step_seconds(
 
 
 def step_seconds(
-    step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
 ) -> Seconds | None:
     """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are
     not known."""

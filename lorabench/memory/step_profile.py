@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepProfile:
     """A training step of the whole model: its highest point by category, its work, and the counts."""
 
     parts: dict[str, int]
@@ -81,7 +81,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Line:
+class SegmentProfile:
     """A segment of the whole model's step."""
 
     name: str
@@ -95,7 +95,7 @@ class Line:
 class Course:
     """A step of the whole model, moment by moment; `summed` tells its highest point."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[SegmentProfile, ...]
     counts: np.ndarray
     """total parameters, trainable parameters, bytes of the trainable ones"""
 
@@ -103,7 +103,7 @@ class Course:
 _PERIODS: dict[str, int | None] = {}  # by configuration: to see what its layers are made of, the whole model is built
 
 
-def predict_step(setting: TrainConfig, *, whole: bool = False) -> Step:
+def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
     return summed(course(setting, whole=whole))
 
@@ -163,7 +163,7 @@ def along(low: Course, high: Course, share: Fraction) -> Course | None:
     return None if summed(made).peak_at in other else made
 
 
-def summed(course: Course) -> Step:
+def summed(course: Course) -> StepProfile:
     """The highest point of a course, and its sums."""
     heights = [line.moments.sum(axis=1) for line in course.lines]
     top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
@@ -172,7 +172,7 @@ def summed(course: Course) -> Step:
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
     update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
-    return Step(
+    return StepProfile(
         parts=_named(moment),
         held=_named(held),
         peak_bytes=int(moment.sum()),
@@ -218,7 +218,9 @@ def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
 
 def _as_course(seen: Trace, saved: int) -> Course:
     lines = tuple(
-        Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object))
+        SegmentProfile(
+            s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)
+        )
         for s in seen.segments
     )
     return Course(
@@ -229,7 +231,7 @@ def _as_course(seen: Trace, saved: int) -> Course:
 def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:
     """The step of `layers` layers from traces of two and of three periods and the rest."""
     two, three = ({line.name: line for line in c.lines} for c in (short, longer))
-    lines: list[Line] = []
+    lines: list[SegmentProfile] = []
     further = layers // period - 3
     for name, line in three.items():
         phase, _, number = name.partition(" ")
@@ -248,13 +250,17 @@ class _Uneven(Exception):
     """A number lies between whole ones."""
 
 
-def _along(name: str, start: Line, low: Line, high: Line, steps: int | Fraction) -> Line:
+def _along(
+    name: str, start: SegmentProfile, low: SegmentProfile, high: SegmentProfile, steps: int | Fraction
+) -> SegmentProfile:
     """start + steps * (high - low), number by number; of segments with different operators (the update has some for
     each layer), the highest moments alone."""
     first, second, third = (line.moments for line in (start, low, high))
     if not len(first) == len(second) == len(third):
         first, second, third = (m[m.sum(axis=1).argmax()][None] for m in (first, second, third))
-    return Line(name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps))
+    return SegmentProfile(
+        name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps)
+    )
 
 
 def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int | Fraction) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabench import formatting
-from lorabench.analysis.spectra_summary import Group, Summary
+from lorabench.analysis.spectra_summary import Group, SpectraSummary
 from lorabench.record.spectrum import SHARES, Spectrum, place
 from lorabench.record.trained import Trained
 
@@ -42,7 +42,7 @@ class Examined:
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     spectra: tuple[Spectrum, ...]
-    summary: Summary
+    summary: SpectraSummary
     likeness: SubspaceSimilarity | None = None
     trained: Trained | None = None
     """of an adapter's file: what was trained beside the factors"""
@@ -182,7 +182,7 @@ def _listed(parts: Mapping[str, int]) -> str:
     return ", ".join([*(f"{name} ({formatting.count(n)})" for name, n in order[:4]), *rest])
 
 
-def grid(summary: Summary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Heads and rows of the groups; columns that no group has are left out."""
     groups = (*summary.types, *(summary.layers if layers else ()), summary.model)
     names = (*(g.name for g in summary.types), *(f"layer {g.name}" for g in (summary.layers if layers else ())), "all")

@@ -25,7 +25,7 @@ _FILL, _EDGE = "#ffffff", "#1c2024"  # of a marker that is seen on every bar and
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """One part of every bar."""
 
     label: str
@@ -46,7 +46,7 @@ class Bars:
     """title of the axis, with its unit"""
     labels: tuple[str, ...]
     """from the top"""
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
     """from the left"""
     marked: str
     """what the markers are"""
@@ -111,7 +111,7 @@ def draw_bars(info: Bars) -> go.Figure:
     return figure
 
 
-def _bar(part: Part, places: Sequence[str], thick: float) -> dict[str, Any]:
+def _bar(part: BarPart, places: Sequence[str], thick: float) -> dict[str, Any]:
     marker: dict[str, Any] = {"color": part.colour, "line": {"width": 0}}
     if part.hatched:
         marker["pattern"] = {

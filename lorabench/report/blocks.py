@@ -86,7 +86,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PanelOption:
     """A row of a panel: one option, with its numbers for the rule and the same as texts."""
 
     label: str
@@ -114,7 +114,7 @@ class ChoiceGroup:
 
     name: str
     best: str
-    rows: tuple[Choice, ...]
+    rows: tuple[PanelOption, ...]
     left_out: int = 0
     """options that no memory and no tolerated loss would choose"""
 

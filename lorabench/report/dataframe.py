@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorabench.analysis.aggregate import Outcomes, Summary
+from lorabench.analysis.aggregate import ConditionSummary, Outcomes
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import flattened
@@ -51,9 +51,9 @@ def conditions(view: View) -> pd.DataFrame:
     <metric>_verdict                       better, equivalent, non-inferior, worse or not decisive (analysis.verdict
                                            says what each needs)
     """
-    told = tuple(dict.fromkeys(c.metric for c in view.comparisons))
+    told = tuple(dict.fromkeys(c.metric for c in view.analysis.comparisons))
     further = _further(view)
-    rows = [_row(view, g, s, further, told) for g, s in zip(view.groups, view.summaries, strict=True)]
+    rows = [_row(view, g, s, further, told) for g, s in zip(view.analysis.groups, view.analysis.summaries, strict=True)]
     data = pd.DataFrame(rows)
     for name in data.columns:
         if name in _WHOLE or name.endswith("_n"):
@@ -61,7 +61,7 @@ def conditions(view: View) -> pd.DataFrame:
         elif name == "tuned":
             data[name] = data[name].astype("boolean")
         elif name in ("learning_rate", "alpha") or any(
-            name == f"{m}{end}" for m in (*view.metrics, *told) for end in _NUMBERS
+            name == f"{m}{end}" for m in (*view.analysis.metrics, *told) for end in _NUMBERS
         ):
             data[name] = data[name].astype("float64")
     return data
@@ -89,13 +89,15 @@ def _further(view: View) -> tuple[str, ...]:
         "training.batch_size",
         "training.sequence_length",
     }
-    plain = [flattened(g.declared) for g in view.groups]
+    plain = [flattened(g.declared) for g in view.analysis.groups]
     every = dict.fromkeys(f for p in plain for f in p if f not in known and not f.startswith("training.learning_rate"))
     return tuple(f for f in every if len({str(p.get(f)) for p in plain}) > 1)
 
 
-def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
-    steps = {r.steps for i in g.ids if (r := view.results.get(i)) is not None}
+def _row(
+    view: View, g: Replicates, s: ConditionSummary, further: tuple[str, ...], told: tuple[str, ...]
+) -> dict[str, Any]:
+    steps = {r.steps for i in g.ids if (r := view.analysis.results.get(i)) is not None}
     own, plain = settings(g.setting, steps.pop() if len(steps) == 1 else None), flattened(g.declared)
     rates = {c.training.rate for c in g.cells} if g.trains else set()
     row: dict[str, Any] = {"condition": s.condition, "label": s.label.text} | {
@@ -106,16 +108,18 @@ def _row(view: View, g: Replicates, s: Summary, further: tuple[str, ...], told: 
     row |= {"seeds": len({c.seed for c in g.cells}) if g.trains else 1} | {
         f.name: getattr(s.outcomes, f.name) for f in fields(Outcomes)
     }
-    reference = view.references.get(s.condition)
-    row["reference"] = None if reference is None else view.label(reference)
-    for name in dict.fromkeys((*told, *view.metrics)):  # what is compared stands first
+    reference = view.analysis.references.get(s.condition)
+    row["reference"] = None if reference is None else view.analysis.label(reference)
+    for name in dict.fromkeys((*told, *view.analysis.metrics)):  # what is compared stands first
         if name in PREDICTED_PARTS:
             continue
-        row |= _of_metric(s, name) | (_of_comparison(name, view.comparison(name, s.condition)) if name in told else {})
+        row |= _of_metric(s, name) | (
+            _of_comparison(name, view.analysis.comparison(name, s.condition)) if name in told else {}
+        )
     return row
 
 
-def _of_metric(s: Summary, name: str) -> dict[str, Any]:
+def _of_metric(s: ConditionSummary, name: str) -> dict[str, Any]:
     found = s.statistics.get(name)
     mean, std, half, n = (
         (None, None, None, 0) if found is None else (found.mean, found.std, found.ci_half_width, found.n)

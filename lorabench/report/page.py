@@ -46,12 +46,12 @@ def write_page(view: View, path: str | Path, today: date | None = None) -> Path:
 
 def page(view: View, today: date) -> str:
     """The whole page as text."""
-    finished, total = (sum(getattr(s.outcomes, n) for s in view.summaries) for n in ("finished", "total"))
+    finished, total = (sum(getattr(s.outcomes, n) for s in view.analysis.summaries) for n in ("finished", "total"))
     told = (
-        f"{formatting.plural(len(view.summaries), 'condition')}, {finished} of {formatting.plural(total, 'cell')}"
-        " finished."
+        f"{formatting.plural(len(view.analysis.summaries), 'condition')}, {finished} of"
+        f" {formatting.plural(total, 'cell')} finished."
     )
-    tried = sum(len(g.ids) for g in view.planned)
+    tried = sum(len(g.ids) for g in view.analysis.planned)
     if tried > total:
         told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
     made, first = sections(view), unfinished(view)
@@ -59,17 +59,17 @@ def page(view: View, today: date) -> str:
         made = (Section(_NOT_YET, first), *(_so_far(section) for section in made))
     elif isinstance(today, datetime):
         today = today.date()
-    return sections_page(view.study.name, told, made, today)
+    return sections_page(view.analysis.study.name, told, made, today)
 
 
 def unfinished(view: View) -> tuple[Block, ...]:
     """What a reader must know of a study whose cells have not all been run, or of the other one beside it; empty where
     all have."""
     blocks: list[Block] = []
-    for one, whose in (
-        (view, "This study"),
-        *(((view.other, f"The other study, {view.other.study.name},"),) if view.other else ()),
-    ):
+    studies = [(view.analysis, "This study")]
+    if view.other:
+        studies.append((view.other.analysis, f"The other study, {view.other.analysis.study.name},"))
+    for one, whose in studies:
         wanted = sum(len(g.ids) for g in one.planned)
         missing = [len(g.ids) - sum(i in one.results for i in g.ids) for g in one.planned]
         if not sum(missing):

@@ -104,7 +104,7 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
     if len(among) == 1:
         return ""
     models = {x.model for x in among}
-    return f" ({short_model(g.model) if len(models) == len(among) else view.label(g.unquantized_counterpart)})"
+    return f" ({short_model(g.model) if len(models) == len(among) else view.analysis.label(g.unquantized_counterpart)})"
 
 
 def gap_words(g: Gap, m: Metric) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorabench import formatting
 from lorabench.record.spectrum import Repair, place
 from lorabench.report.adapter_summary import share
-from lorabench.report.bars import Bars, Part, draw_bars
+from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
 from lorabench.report.drawing import Axis, Drawing, Line
@@ -202,7 +202,7 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
         f"{label}: {share(r / 100)} repaired, {share(b / 100)} at best"
         for label, r, b in zip(labels, repaired, best, strict=True)
     )
-    part = Part("repaired", style.colour, tuple(max(0.0, r) for r in repaired), words)
+    part = BarPart("repaired", style.colour, tuple(max(0.0, r) for r in repaired), words)
     info = Bars(
         "share of the squared error (%)",
         tuple(labels),

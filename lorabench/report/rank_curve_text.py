@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorabench import formatting
-from lorabench.analysis.rank_curve import RankCurve, Step
+from lorabench.analysis.rank_curve import RankCurve, RankDifference
 from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.comparison_text import amount
@@ -58,7 +58,7 @@ def knee_sentence(c: RankCurve) -> str:
     )
 
 
-def _why(step: Step, m: Metric, bound: str = "one-sided 95 % bound") -> str:
+def _why(step: RankDifference, m: Metric, bound: str = "one-sided 95 % bound") -> str:
     return (
         step.why
         if step.bound is None

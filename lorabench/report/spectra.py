@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lorabench.analysis import spectra as stored
-from lorabench.analysis.aggregate import Statistic, Summary
+from lorabench.analysis.aggregate import ConditionSummary, Statistic
 from lorabench.record.spectrum import Spectrum
 from lorabench.record.truncations import Directions, Truncation
 from lorabench.report.drawing import Level, Line
@@ -40,12 +40,16 @@ def truncations(view: View, condition: str) -> dict[int, tuple[Truncation, ...]]
 
 
 def _files(view: View, condition: str, name: str) -> Iterable[tuple[int, Path]]:
-    return ((r.cell.seed, view.file(r.cell.id, name)) for r in view.of_condition(condition) if r.outcome == "finished")
+    return (
+        (r.cell.seed, view.analysis.file(r.cell.id, name))
+        for r in view.analysis.of_condition(condition)
+        if r.outcome == "finished"
+    )
 
 
 def rank_of(view: View, condition: str) -> int | None:
     """The rank of a condition's adapters, None where it has none."""
-    setting = next(g.setting for g in view.groups if g.condition == condition)
+    setting = next(g.setting for g in view.analysis.groups if g.condition == condition)
     return setting.method.rank
 
 
@@ -58,18 +62,18 @@ def tops(view: View, conditions: Iterable[str]) -> tuple[str, ...]:
     """The condition of highest rank of each family."""
     families: dict[str, list[str]] = {}
     for c in conditions:
-        families.setdefault(view.summary(c).label.family, []).append(c)
+        families.setdefault(view.analysis.summary(c).label.family, []).append(c)
     return tuple(highest(view, members) for members in families.values())
 
 
 def by_rank(
-    view: View, statistic: Callable[[Summary], Statistic | None], factor: float = 1.0
+    view: View, statistic: Callable[[ConditionSummary], Statistic | None], factor: float = 1.0
 ) -> tuple[tuple[Line, ...], tuple[Level, ...]]:
     """A line against rank for each family that has two ranks or more, and a level for each condition without a rank;
     bars are 95 % intervals of the mean over seeds."""
-    families: dict[str, list[tuple[int, Summary, Statistic]]] = {}
+    families: dict[str, list[tuple[int, ConditionSummary, Statistic]]] = {}
     levels = []
-    for group, s in zip(view.groups, view.summaries, strict=True):
+    for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
         found, rank = statistic(s), group.setting.method.rank
         if found is not None and rank is not None:
             families.setdefault(s.label.family, []).append((rank, s, found))

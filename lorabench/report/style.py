@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = (
     "#0072B2",
@@ -35,7 +35,7 @@ class Style:
     symbol: str
 
 
-def styles(summaries: Sequence[Summary]) -> dict[str, Style]:
+def styles(summaries: Sequence[ConditionSummary]) -> dict[str, Style]:
     """Condition id to Style."""
     families = dict.fromkeys(s.label.family for s in summaries if s.method not in ("full", "base"))
     colours = {family: _COLOURS[i % len(_COLOURS)] for i, family in enumerate(families)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lorabench import formatting
-from lorabench.analysis.pareto import Point, pareto
+from lorabench.analysis.pareto import ParetoPoint, pareto
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
 from lorabench.report.drawing import Axis, Drawing, Line
@@ -20,7 +20,7 @@ _AT_MOST = 12  # names in a sentence
 
 def section(view: View) -> Section | None:
     """For each task a figure and what stands on the front; None where no condition has both values."""
-    tasks = view.by_task()
+    tasks = view.analysis.by_task()
     blocks = [
         b
         for i, (name, members) in enumerate(tasks.items())
@@ -29,10 +29,10 @@ def section(view: View) -> Section | None:
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
-def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[Block]:
+def _of_task(view: View, points: tuple[ParetoPoint, ...], task: str, i: int) -> list[Block]:
     if not points:
         return []
-    m = metric(view.metric)
+    m = metric(view.analysis.metric)
     corner = "upper left" if m.better == "higher" else "lower left"
     caption = (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less"
@@ -49,17 +49,19 @@ def _of_task(view: View, points: tuple[Point, ...], task: str, i: int) -> list[B
     ]
 
 
-def compute(view: View, conditions: Collection[str] | None = None) -> tuple[Point, ...]:
+def compute(view: View, conditions: Collection[str] | None = None) -> tuple[ParetoPoint, ...]:
     """The standing of every condition with both values, or of some: those of one task, since values of two do not
     compare."""
     return pareto(
-        [s for s in view.summaries if conditions is None or s.condition in conditions], view.metric, view.verdicts
+        [s for s in view.analysis.summaries if conditions is None or s.condition in conditions],
+        view.analysis.metric,
+        view.analysis.verdicts,
     )
 
 
-def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
+def drawing(view: View, points: tuple[ParetoPoint, ...]) -> Drawing:
     """The figure: the front as a line, a point for each condition, those dominated beyond doubt pale."""
-    m = metric(view.metric)
+    m = metric(view.analysis.metric)
     one, name = (1e9, "GB") if max(p.memory for p in points) >= 1e9 else (1e6, "MB")
     factor = 100.0 if m.unit == "share" else 1.0
     lines = []
@@ -80,7 +82,7 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
         hover = sentence(view, p, m)
         lines.append(
             Line(
-                view.label(p.condition),
+                view.analysis.label(p.condition),
                 view.styles[p.condition],
                 (p.memory / one,),
                 (p.value * factor,),
@@ -92,14 +94,14 @@ def drawing(view: View, points: tuple[Point, ...]) -> Drawing:
     return Drawing(Axis(f"train peak ({name})"), Axis(titled(m)), tuple(lines), mode="markers")
 
 
-def sentence(view: View, p: Point, m: Metric) -> str:
+def sentence(view: View, p: ParetoPoint, m: Metric) -> str:
     """ "LoRA r=1: held-out loss 3.483 ± 0.117 nats at 58.8 MB; dominated by LoRA r=4 nf4" """
     spread = f" ± {formatting.number(p.ci_half_width, m.unit)}" if p.ci_half_width is not None else ""
     unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
-    by = view.label(p.by) if p.by else ""
+    by = view.analysis.label(p.by) if p.by else ""
     lost = (
-        f"of {formatting.plural(view.summary(p.condition).outcomes.total, 'cell')}"
-        f" {view.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
+        f"of {formatting.plural(view.analysis.summary(p.condition).outcomes.total, 'cell')}"
+        f" {view.analysis.summary(p.condition).outcomes.broken} did not finish, so it has no place on the front"
     )
     tier = {
         "front": "on the front",
@@ -109,14 +111,14 @@ def sentence(view: View, p: Point, m: Metric) -> str:
         "broken": lost,
     }[p.tier]
     return (
-        f"{view.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip()
+        f"{view.analysis.label(p.condition)}: {m.label} {formatting.number(p.value, m.unit)}{spread} {unit}".rstrip()
         + f" at {formatting.size(p.memory)}; {tier}"
     )
 
 
-def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
+def _told(view: View, points: tuple[ParetoPoint, ...]) -> list[Block]:
     def named(tier: str) -> str:
-        names = [view.label(p.condition) for p in points if p.tier == tier]
+        names = [view.analysis.label(p.condition) for p in points if p.tier == tier]
         return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
 
     front = f"On the front (no condition has a better mean at no more memory): {named('front')}."
@@ -132,7 +134,7 @@ def _told(view: View, points: tuple[Point, ...]) -> list[Block]:
             "Without a place, since some of their cells did not finish and the mean of those that did flatters:"
             f" {named('broken')}."
         )
-    if not named("dominated") and all(s.outcomes.finished < 2 for s in view.summaries):
+    if not named("dominated") and all(s.outcomes.finished < 2 for s in view.analysis.summaries):
         return [Points(tuple(items)), Text("With one seed nothing is dominated beyond doubt.", "small")]
     return [Points(tuple(items))]
 

@@ -22,8 +22,8 @@ _DECISIONS = 3  # sentences on the first screen; a study over many models has a 
 
 def section(view: View) -> Section | None:
     """Question, decision, how sure, and below a sentence for each comparison."""
-    blocks: list[Block] = [Text(view.study.question, "question")] if view.study.question else []
-    decisions = compute_decisions(view.summaries, view.comparisons, view.metric)
+    blocks: list[Block] = [Text(view.analysis.study.question, "question")] if view.analysis.study.question else []
+    decisions = compute_decisions(view.analysis.summaries, view.analysis.comparisons, view.analysis.metric)
     blocks += [Text(verdict(view, d), "lead") for d in decisions[:_DECISIONS]]
     if len(decisions) > _DECISIONS:
         blocks.append(Text(f"{len(decisions) - _DECISIONS} more references are answered for below.", "small"))
@@ -40,7 +40,7 @@ def section(view: View) -> Section | None:
     if any(points):
         blocks.append(Points(tuple(p for p in points if p)))
     for name in _told(view):
-        found = [c for c in view.comparisons if c.metric == name]
+        found = [c for c in view.analysis.comparisons if c.metric == name]
         if found:
             more = [f"{len(found) - _AT_MOST} more stand in the table below."] if len(found) > _AT_MOST else []
             lines = (*(sentence(view, c) for c in found[:_AT_MOST]), *more)
@@ -50,7 +50,9 @@ def section(view: View) -> Section | None:
 
 def _told(view: View) -> tuple[str, ...]:
     return tuple(
-        dict.fromkeys((view.metric, *accuracies(view)[:1], *(m for m in ("forgetting",) if m in view.metrics)))
+        dict.fromkeys(
+            (view.analysis.metric, *accuracies(view)[:1], *(m for m in ("forgetting",) if m in view.analysis.metrics))
+        )
     )
 
 
@@ -58,7 +60,7 @@ def others(view: View) -> tuple[str, ...]:
     """The decision in the metrics that the answer is not about, where there is one reference."""
     made = []
     for name in _told(view)[1:]:
-        decisions = compute_decisions(view.summaries, view.comparisons, name)
+        decisions = compute_decisions(view.analysis.summaries, view.analysis.comparisons, name)
         if len(decisions) == 1:
             made.append(f"By {metric(name).label}: {verdict(view, decisions[0])}")
     return tuple(made)
@@ -83,8 +85,8 @@ def headlines(view: View) -> tuple[str, ...]:
 def verdict(view: View, d: Decision) -> str:
     """The decision in one sentence, with interval and seeds, and a second one where the reference is not whole."""
     lost = (
-        f" {formatting.plural(d.broken, 'cell')} of {view.label(d.reference)} did not finish, and those that did may"
-        " flatter it."
+        f" {formatting.plural(d.broken, 'cell')} of {view.analysis.label(d.reference)} did not finish, and those that"
+        " did may flatter it."
         if d.broken
         else ""
     )
@@ -93,7 +95,7 @@ def verdict(view: View, d: Decision) -> str:
 
 def _verdict(view: View, d: Decision) -> str:
     m = metric(d.chosen.metric)
-    ours, theirs, c = view.label(d.chosen.condition), view.label(d.reference), d.chosen
+    ours, theirs, c = view.analysis.label(d.chosen.condition), view.analysis.label(d.reference), d.chosen
     saving = (
         f", with {formatting.number(d.memory, 'share')} % of its training memory"
         if d.memory is not None and d.cheapest
@@ -167,14 +169,16 @@ def counts(view: View, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
                 )
                 if n
             ]
-            made.append(f"Of {d.compared} conditions compared with {view.label(d.reference)}: {', '.join(parts)}.")
+            made.append(
+                f"Of {d.compared} conditions compared with {view.analysis.label(d.reference)}: {', '.join(parts)}."
+            )
     return tuple(made)
 
 
 def how_sure(view: View) -> str:
     """Replicates, intervals, corrections, and the findings that weaken them, in one paragraph."""
-    numbers = sorted({s.outcomes.finished for s in view.summaries if s.seeds and s.outcomes.finished})
-    found = [c for c in view.comparisons if c.metric == view.metric]
+    numbers = sorted({s.outcomes.finished for s in view.analysis.summaries if s.seeds and s.outcomes.finished})
+    found = [c for c in view.analysis.comparisons if c.metric == view.analysis.metric]
     seeds = (
         ""
         if not numbers
@@ -206,7 +210,7 @@ def sentence(view: View, c: Comparison) -> str:
     """ "LoRA r=16 ends 0.034 nats above full in held-out loss (95 % interval −0.010 to 0.078, 2 seeds): not
     decisive.\""""
     m = metric(c.metric)
-    ours, theirs = view.label(c.condition), view.label(c.reference)
+    ours, theirs = view.analysis.label(c.condition), view.analysis.label(c.reference)
     if c.difference == 0 and c.low is None:
         return f"{ours} equals {theirs} in {m.label} ({seeds(c)})."
     where = "above" if c.difference > 0 else "below"
@@ -218,11 +222,11 @@ def sentence(view: View, c: Comparison) -> str:
 
 def best_sentence(view: View) -> str:
     """Where the base starts and which condition ends best, from the means."""
-    m = metric(view.metric)
+    m = metric(view.analysis.metric)
     unit = "%" if m.unit == "share" else formatting.head_unit(m.unit)
-    if len(view.by_task()) > 1:  # what is lowest of two tasks says nothing
+    if len(view.analysis.by_task()) > 1:  # what is lowest of two tasks says nothing
         return ""
-    bases = [(v, s) for s in view.summaries if s.method == "base" and (v := s.mean(m.name)) is not None]
+    bases = [(v, s) for s in view.analysis.summaries if s.method == "base" and (v := s.mean(m.name)) is not None]
     said = []
     if len(bases) == 1:
         said.append(
@@ -230,7 +234,7 @@ def best_sentence(view: View) -> str:
             f" {formatting.number(bases[0][0], m.unit)} {unit}".rstrip()
             + "."
         )
-    if (best := leader(view.summaries, m.name)) is not None:
+    if (best := leader(view.analysis.summaries, m.name)) is not None:
         word = "lowest" if m.better == "lower" else "highest"
         said.append(
             f"The {word} mean {m.label} is {formatting.number(best.statistics[m.name].mean, m.unit)} {unit}".rstrip()
@@ -244,9 +248,9 @@ def _article(label: str) -> str:
 
 
 def _why_none(view: View) -> str:
-    if not view.references:
+    if not view.analysis.references:
         return "There is no reference condition to compare with; name one under `reference` in the study."
-    if any(c.metric == view.metric for c in view.comparisons):
+    if any(c.metric == view.analysis.metric for c in view.analysis.comparisons):
         return (
             "Of every condition that can be compared with its reference some cells did not finish, so nothing is"
             " decided from those that did; each comparison stands below."

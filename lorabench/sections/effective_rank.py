@@ -42,7 +42,7 @@ def section(view: View) -> Section | None:
 
 
 @dataclass(frozen=True)
-class Used:
+class RankUse:
     """What a condition's changes use of the rank that they can have, averaged over modules and seeds."""
 
     condition: str
@@ -59,10 +59,10 @@ class Used:
     """entropy rank / room"""
 
 
-def compute(view: View) -> tuple[Used, ...]:
+def compute(view: View) -> tuple[RankUse, ...]:
     """One for each condition that kept spectra, in the study's order."""
     made = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         cells = spectra.spectra(view, s.condition)
         entropy, energy = (
             measured(cells, lambda x: x.entropy_rank),
@@ -72,11 +72,11 @@ def compute(view: View) -> tuple[Used, ...]:
             continue
         room, used = measured(cells, lambda x: x.rank), measured(cells, lambda x: x.rank_utilisation)
         rank = spectra.rank_of(view, s.condition)
-        made.append(Used(s.condition, s.label.text, rank, room.mean if room else None, entropy, energy, used))
+        made.append(RankUse(s.condition, s.label.text, rank, room.mean if room else None, entropy, energy, used))
     return tuple(made)
 
 
-def sentence(used: Used) -> str:
+def sentence(used: RankUse) -> str:
     """ "LoRA r=16: at rank 16 the changes use 8.1 of 16 (entropy rank); 90 % of their energy lies in 6.2
     directions.\""""
     at = f"at rank {used.rank} " if used.rank is not None else ""
@@ -91,7 +91,7 @@ def sentence(used: Used) -> str:
     )
 
 
-def compute_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
+def compute_curve(view: View, used: tuple[RankUse, ...]) -> Drawing | None:
     """Utilisation against rank, a line for each family; None where no family has two ranks."""
     found = {u.condition: u.utilisation for u in used}
     lines, levels = spectra.by_rank(view, lambda s: found.get(s.condition), 100.0)
@@ -100,7 +100,7 @@ def compute_curve(view: View, used: tuple[Used, ...]) -> Drawing | None:
     return Drawing(Axis("rank", log=True, ticks=tuple(ranks)), y, lines, levels, "lines+markers") if lines else None
 
 
-def _curve(view: View, used: tuple[Used, ...]) -> Figure | None:
+def _curve(view: View, used: tuple[RankUse, ...]) -> Figure | None:
     info = compute_curve(view, used)
     if info is None:
         return None
@@ -128,7 +128,7 @@ def compute_map(view: View) -> HeatMap | None:
     """Energy rank k(0.9) of each layer and module type, averaged over seeds: the condition of highest rank first, a
     menu for the others."""
     planes = {}
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         found = fields(spectra.spectra(view, s.condition), lambda x: float(x.energy_rank(SHARE)))
         if found.types:
             columns = tuple("none" if at is None else str(at) for at in found.layers)
@@ -185,7 +185,7 @@ class Beside:
 def compute_beside(view: View) -> tuple[Beside, ...]:
     """One for each condition whose spectra carry an alignment or intruders."""
     made = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         cells = spectra.spectra(view, s.condition)
         means = (measured(cells, measure, median if measure is _amplification else mean) for measure in _MEASURES)
         found = tuple(m.mean if m else None for m in means)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorabench import formatting
 from lorabench.analysis.importance import Effect, Importance, importances, varied_axes
 from lorabench.record.metrics import metric
-from lorabench.report.bars import Bars, Part, draw_bars
+from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Section, Text
 from lorabench.report.style import BLUE
 from lorabench.report.view import View
@@ -21,9 +21,9 @@ _TIMES = " × "
 def section(view: View) -> Section | None:
     """A sentence and a figure for each grid; a sentence alone where the grid has holes; None without a grid of two
     axes."""
-    if len(varied_axes(view.study)) < 2:  # of one axis all variance is its own
+    if len(varied_axes(view.analysis.study)) < 2:  # of one axis all variance is its own
         return None
-    found, why = importances(view.groups, view.data, view.metric, view.study)
+    found, why = importances(view.analysis.groups, view.analysis.data, view.analysis.metric, view.analysis.study)
     if not found:
         return Section(TITLE, (Text(f"The share of each axis cannot be computed yet: {why}."),))
     blocks: list[Block] = []
@@ -75,7 +75,7 @@ def sentence(info: Importance) -> str:
 def bars(info: Importance) -> Bars:
     """A bar for each axis and combination, the largest first, and beside it what noise alone would give."""
     shown = info.effects[:_MOST]
-    part = Part(
+    part = BarPart(
         "share of the variance", BLUE, tuple(100 * e.share for e in shown), tuple(words(e, info) for e in shown)
     )
     return Bars(
@@ -124,7 +124,7 @@ def _caption(view: View, info: Importance) -> str:
             f" {'; '.join(f'{_short(a, info)} {chr(44).join(v)}' for a, v in info.left_out.items())}."
         )
     said.append("Shares belong to the values that were tried: a wider range of an axis gives it a larger share.")
-    if view.tunings:
+    if view.analysis.tunings:
         said.append("Learning rates were chosen for each condition, so the learning rate is no axis.")
     return " ".join(said)
 

@@ -23,7 +23,7 @@ _MOST_LINES = 12  # with more conditions the figure shows a part, the table all
 
 def section(view: View) -> Section | None:
     """What was chosen, the curve over the rates, and every value; None where no rate is tuned."""
-    if not view.tunings:
+    if not view.analysis.tunings:
         return None
     info = bounded(drawing(view))
     caption = (
@@ -33,16 +33,16 @@ def section(view: View) -> Section | None:
         " good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may"
         " lie outside."
     )
-    if any(x.broken or x.missing for t in view.tunings for x in t.tried):
+    if any(x.broken or x.missing for t in view.analysis.tunings for x in t.tried):
         caption += (
             " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean"
             " of the seeds that are left flatters a rate."
         )
     if cut_off(info):
         caption += f" {cut_off(info)}"
-    if len(info.lines) < len(view.tunings):
-        caption += f" Of {len(view.tunings)} conditions {len(info.lines)} are drawn; the table has all."
-    words = tuple(sentence(view, t) for t in view.tunings)
+    if len(info.lines) < len(view.analysis.tunings):
+        caption += f" Of {len(view.analysis.tunings)} conditions {len(info.lines)} are drawn; the table has all."
+    words = tuple(sentence(view, t) for t in view.analysis.tunings)
     blocks: list[Block] = [
         Points(told(view)),
         Figure("learning-rates", draw(info), "validation loss against learning rate", caption, words),
@@ -81,14 +81,14 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
 def compute_by_seed(view: View) -> dict[str, Drawing]:
     """A line for each seed and a mark at the chosen rate, for each tuned condition by its label."""
     made: dict[str, Drawing] = {}
-    all_seeds = sorted({c.seed for g in view.planned for c in g.cells})
+    all_seeds = sorted({c.seed for g in view.analysis.planned for c in g.cells})
     styles = dict(zip(all_seeds, palette(len(all_seeds)), strict=True))
-    rates = tuple(sorted({x.rate for t in view.tunings for x in t.tried}))
-    groups = {g.condition: g for g in view.planned}
-    for t in view.tunings[:_MOST_BY_SEED]:
+    rates = tuple(sorted({x.rate for t in view.analysis.tunings for x in t.tried}))
+    groups = {g.condition: g for g in view.analysis.planned}
+    for t in view.analysis.tunings[:_MOST_BY_SEED]:
         points: dict[int, dict[float, float]] = {}
         for cell, i in zip(groups[t.condition].cells, groups[t.condition].ids, strict=True):
-            r = view.results.get(i)
+            r = view.analysis.results.get(i)
             value = (
                 None
                 if r is None or r.outcome != "finished"
@@ -104,7 +104,7 @@ def compute_by_seed(view: View) -> dict[str, Drawing]:
         if best is not None and best.mean is not None:
             lines.append(Line(_CHOSEN, Style(GREY, "solid", "star"), (best.rate,), (best.mean,), mode="markers"))
         if lines:
-            made[view.label(t.condition)] = Drawing(
+            made[view.analysis.label(t.condition)] = Drawing(
                 Axis("learning rate", log=True, ticks=rates),
                 Axis(f"{metric(METRIC).label} (nats)"),
                 tuple(lines),
@@ -117,13 +117,15 @@ def headline(view: View) -> tuple[str, ...]:
     """How the adapters' chosen rates stand to that of full fine-tuning of the same model and task, for the first
     screen, too."""
     tuned = {
-        t.condition: t for t in view.tunings if t.chosen and not view.summary(t.condition).outcomes.broken
+        t.condition: t
+        for t in view.analysis.tunings
+        if t.chosen and not view.analysis.summary(t.condition).outcomes.broken
     }  # a rate of survivors is no best one
-    full = {_base(view, c): t for c, t in tuned.items() if view.summary(c).method == "full"}
+    full = {_base(view, c): t for c, t in tuned.items() if view.analysis.summary(c).method == "full"}
     pairs = [
         (t, full[_base(view, c)])
         for c, t in tuned.items()
-        if view.summary(c).method != "full" and _base(view, c) in full
+        if view.analysis.summary(c).method != "full" and _base(view, c) in full
     ]
     ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)
     if not ratios:
@@ -144,19 +146,19 @@ def headline(view: View) -> tuple[str, ...]:
 
 
 def _base(view: View, condition: str) -> str:
-    declared = view.declared(condition)
+    declared = view.analysis.declared(condition)
     return canonical_json({name: declared[name] for name in ("model", "task")})
 
 
 def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, rates = [], set()
-    for t in view.tunings[:: -(-len(view.tunings) // _MOST_LINES)]:
+    for t in view.analysis.tunings[:: -(-len(view.analysis.tunings) // _MOST_LINES)]:
         known = [(x.rate, x.mean, x.ci_half_width) for x in t.tried if x.mean is not None]
         rates |= {x.rate for x in t.tried}
         if known:
             x, y, error = zip(*known, strict=True)
-            lines.append(Line(view.label(t.condition), view.styles[t.condition], x, y, error))
+            lines.append(Line(view.analysis.label(t.condition), view.styles[t.condition], x, y, error))
     return Drawing(
         Axis("learning rate", log=True, ticks=tuple(sorted(rates))),
         Axis(f"{metric(METRIC).label} (nats)"),
@@ -169,9 +171,9 @@ def told(view: View) -> tuple[str, ...]:
     """Which rates were chosen, by method, and what they say of LoRA's rate against full fine-tuning's and of the
     rank."""
     methods: dict[str, list[Tuning]] = {}
-    for t in view.tunings:
+    for t in view.analysis.tunings:
         if t.chosen is not None:
-            methods.setdefault(view.summary(t.condition).method, []).append(t)
+            methods.setdefault(view.analysis.summary(t.condition).method, []).append(t)
     made = []
     for method, found in methods.items():
         chosen = sorted({t.chosen for t in found if t.chosen is not None})
@@ -181,18 +183,18 @@ def told(view: View) -> tuple[str, ...]:
             f" {one}{' throughout' if len(chosen) == 1 and len(found) > 1 else ''}."
         )
     made += headline(view)
-    edges = [t for t in view.tunings if t.edge]
+    edges = [t for t in view.analysis.tunings if t.edge]
     if edges:
         made.append(
-            f"{len(edges)} of {len(view.tunings)} chosen learning rates end their grid: there a better one may lie"
-            " outside."
+            f"{len(edges)} of {len(view.analysis.tunings)} chosen learning rates end their grid: there a better one may"
+            " lie outside."
         )
     return tuple(made)
 
 
 def sentence(view: View, t: Tuning) -> str:
     """ "LoRA r=4: chose 0.003 of 0.001 to 0.01 (3.412 nats; 3.455 at 0.001, 3.431 at 0.01)" """
-    label = view.label(t.condition)
+    label = view.analysis.label(t.condition)
     if t.chosen is None:
         return f"{label}: no cell has finished yet"
     best = next(x for x in t.tried if x.rate == t.chosen)
@@ -205,12 +207,12 @@ def sentence(view: View, t: Tuning) -> str:
 
 def table(view: View) -> Grid:
     """Every condition's validation loss at every rate of any grid, the chosen one marked."""
-    rates = sorted({x.rate for t in view.tunings for x in t.tried})
+    rates = sorted({x.rate for t in view.analysis.tunings for x in t.tried})
     rows = []
-    for t in view.tunings:
+    for t in view.analysis.tunings:
         by_rate = {x.rate: x for x in t.tried}
         cells = [_field(by_rate[r], r == t.chosen) if r in by_rate else "" for r in rates]
-        rows.append((view.label(t.condition), *cells))
+        rows.append((view.analysis.label(t.condition), *cells))
     return Grid(("condition", *(f"{r:g}" for r in rates)), tuple(rows))
 
 

@@ -30,7 +30,7 @@ def section(view: View) -> Section | None:
         blocks.append(Points(tuple(f"{name}: {ours} here, {theirs} there" for name, ours, theirs in found.differ)))
     blocks += [Text(sentence) for sentence in warnings(view, other, found)]
     if found.twins:
-        m = metric(view.metric)
+        m = metric(view.analysis.metric)
         blocks.append(
             Grid(
                 (
@@ -53,15 +53,16 @@ def section(view: View) -> Section | None:
             )
         )
     for names, where in (
-        (found.only_here, f"only in {view.study.name}"),
-        (found.only_there, f"only in {other.study.name}"),
+        (found.only_here, f"only in {view.analysis.study.name}"),
+        (found.only_there, f"only in {other.analysis.study.name}"),
     ):
         if names:
             side = view if names is found.only_here else other
             more = f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else ""
             blocks.append(
                 Text(
-                    f"{where[:1].upper()}{where[1:]}: {'; '.join(side.label(c) for c in names[:_AT_MOST])}{more}.",
+                    f"{where[:1].upper()}{where[1:]}:"
+                    f" {'; '.join(side.analysis.label(c) for c in names[:_AT_MOST])}{more}.",
                     "small",
                 )
             )
@@ -71,10 +72,10 @@ def section(view: View) -> Section | None:
 def compute(view: View, other: View) -> Across:
     """The studies matched in this study's metric."""
     return across(
-        Side(view.groups, view.data, view.items),
-        Side(other.groups, other.data, other.items),
-        view.metric,
-        view.study.comparison,
+        Side(view.analysis.groups, view.analysis.data, view.analysis.items),
+        Side(other.analysis.groups, other.analysis.data, other.analysis.items),
+        view.analysis.metric,
+        view.analysis.study.comparison,
     )
 
 
@@ -100,7 +101,7 @@ def warnings(view: View, other: View, found: Across) -> tuple[str, ...]:
 
 def _environments(view: View) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for e in (r.environment for r in view.results.values() if r.environment):
+    for e in (r.environment for r in view.analysis.results.values() if r.environment):
         for name, value in {"device": e.device, "Python": e.python, **e.packages}.items():
             if value:
                 found.setdefault(name, set()).add(str(value))
@@ -111,7 +112,7 @@ def summary(view: View, other: View, found: Across) -> str:
     """How the matched conditions came out, in one sentence."""
     compared = [t.comparison for t in found.twins if t.comparison]
     if not found.twins:
-        return f"No condition of this study has its like in {other.study.name} ({other.folder})."
+        return f"No condition of this study has its like in {other.analysis.study.name} ({other.analysis.folder})."
     same = sum(_equal(c) for c in compared)
     counts = [(sum(c.verdict == word for c in compared if not _equal(c)), word) for word in VERDICTS]
     parts = [f"{same} equal to the last digit"] * bool(same) + [
@@ -119,15 +120,15 @@ def summary(view: View, other: View, found: Across) -> str:
     ]
     told = f": {', '.join(parts)}" if parts else ""
     return (
-        f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.study.name} ({other.folder})"
-        f" as well{told}."
+        f"{formatting.plural(len(found.twins), 'condition')} of this study stand in {other.analysis.study.name}"
+        f" ({other.analysis.folder}) as well{told}."
     )
 
 
 def _row(view: View, other: View, pair: Twin) -> tuple[str, ...]:
     c = pair.comparison
-    m = metric(view.metric)
-    each = [side.pairing.seeds(m.name, i) for side, i in ((view, pair.here), (other, pair.there))]
+    m = metric(view.analysis.metric)
+    each = [side.analysis.pairing.seeds(m.name, i) for side, i in ((view, pair.here), (other, pair.there))]
     shared = [s for s in each[0] if s in each[1]]  # as the difference has them
     values = [
         (
@@ -140,10 +141,10 @@ def _row(view: View, other: View, pair: Twin) -> tuple[str, ...]:
     said = formatting.DASH if c is None else "equal" if _equal(c) else f"{signed(c)} ({interval(c)})"
     verdict = formatting.DASH if c is None else "equal" if _equal(c) else c.verdict
     ratios = [
-        _ratio(view.summary(pair.here).mean(name), other.summary(pair.there).mean(name))
+        _ratio(view.analysis.summary(pair.here).mean(name), other.analysis.summary(pair.there).mean(name))
         for name in ("train_peak_bytes", "tokens_per_second")
     ]
-    return (view.label(pair.here), *values, said, verdict, *ratios)
+    return (view.analysis.label(pair.here), *values, said, verdict, *ratios)
 
 
 def _equal(c: Comparison) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lorabench import formatting
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
-from lorabench.report.bars import Bars, Part, draw_bars
+from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Section, Text
 from lorabench.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from lorabench.report.tables import outcome_words
@@ -26,7 +26,7 @@ _HATCHED = ("predicted_quantization_state_bytes",)  # what belongs to the base w
 
 
 @dataclass(frozen=True)
-class Pair:
+class PeakPair:
     """A condition's training peak, predicted and measured."""
 
     label: str
@@ -74,16 +74,16 @@ def section(view: View) -> Section | None:
     return Section(TITLE, blocks)
 
 
-def compute(view: View) -> tuple[Pair, ...]:
+def compute(view: View) -> tuple[PeakPair, ...]:
     """The conditions with a prediction, in the study's order."""
     found = []
-    for s in view.summaries:
-        results = view.of_condition(s.condition)
+    for s in view.analysis.summaries:
+        results = view.analysis.of_condition(s.condition)
         predicted = {r.cell.id: v for r in results if (v := r.value("predicted_train_peak_bytes")) is not None}
         if predicted:
             parts = _parts([r for r in results if r.cell.id in predicted])
             found.append(
-                Pair(
+                PeakPair(
                     s.label.text,
                     statistics.fmean(predicted.values()),
                     s.mean("train_peak_bytes"),
@@ -106,7 +106,7 @@ def _parts(results: Sequence[CellResult]) -> dict[str, float]:
     )
 
 
-def compute_bars(pairs: Sequence[Pair]) -> Bars:
+def compute_bars(pairs: Sequence[PeakPair]) -> Bars:
     """The bars of the conditions that are drawn, each part its own colour."""
     shown = drawn(pairs)
     one, unit = (1e9, "GB") if max(max(p.predicted, p.measured or 0.0) for p in shown) >= 1e9 else (1e6, "MB")
@@ -120,12 +120,14 @@ def compute_bars(pairs: Sequence[Pair]) -> Bars:
                 for p in shown
             )
             parts.append(
-                Part(label, _COLOURS[name], tuple(p.parts.get(name, 0.0) / one for p in shown), hover, name in _HATCHED)
+                BarPart(
+                    label, _COLOURS[name], tuple(p.parts.get(name, 0.0) / one for p in shown), hover, name in _HATCHED
+                )
             )
     if not all(p.parts for p in shown):
         hover = tuple(f"{p.label}: {formatting.size(p.predicted)} predicted" for p in shown)
         parts.append(
-            Part(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True)
+            BarPart(WHOLE, GREY, tuple(0.0 if p.parts else p.predicted / one for p in shown), hover, hatched=True)
         )
     return Bars(
         x=f"training peak ({unit})",
@@ -140,18 +142,18 @@ def compute_bars(pairs: Sequence[Pair]) -> Bars:
     )
 
 
-def drawn(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+def drawn(pairs: Sequence[PeakPair]) -> tuple[PeakPair, ...]:
     """All of them; of very many the least and the most of each family, and of very many families the first."""
     if len(pairs) <= MOST:
         return tuple(pairs)
-    families: dict[str, list[Pair]] = {}
+    families: dict[str, list[PeakPair]] = {}
     for pair in pairs:
         families.setdefault(pair.family, []).append(pair)
     ends = {id(end(members, key=lambda p: p.predicted)) for members in families.values() for end in (min, max)}
     return tuple(p for p in pairs if id(p) in ends)[:MOST]
 
 
-def _figure(pairs: Sequence[Pair]) -> Figure:
+def _figure(pairs: Sequence[PeakPair]) -> Figure:
     info = compute_bars(pairs)
     known = any(p.parts for p in pairs)
     made = (
@@ -174,7 +176,7 @@ def _figure(pairs: Sequence[Pair]) -> Figure:
     return Figure("predicted-memory", draw_bars(info), title, caption, tuple(_in_words(p) for p in pairs))
 
 
-def _in_words(pair: Pair) -> str:
+def _in_words(pair: PeakPair) -> str:
     """ "LoRA r=4: predicted 3.50 MB (base weights 1.32 MB, activations 1.06 MB); measured 3.47 MB (error +1.0 %)" """
     parts = ", ".join(f"{metric(name).label} {formatting.size(n)}" for name, n in pair.parts.items() if n)
     measured = (
@@ -185,7 +187,7 @@ def _in_words(pair: Pair) -> str:
     return f"{pair.label}: predicted {formatting.size(pair.predicted)}{f' ({parts})' if parts else ''}; {measured}"
 
 
-def growth(pairs: Sequence[Pair]) -> str:
+def growth(pairs: Sequence[PeakPair]) -> str:
     """Which part sets the condition of most memory apart from the one of least; empty where nothing does."""
     known = [p for p in pairs if p.parts]
     if len(known) < 2:
@@ -205,7 +207,7 @@ def growth(pairs: Sequence[Pair]) -> str:
     )
 
 
-def sentence(pairs: tuple[Pair, ...]) -> str:
+def sentence(pairs: tuple[PeakPair, ...]) -> str:
     """The errors in words."""
     errors = {p.label: abs(p.error) for p in pairs if p.error is not None}
     if not errors:

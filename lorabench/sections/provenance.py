@@ -12,7 +12,11 @@ TITLE = "Provenance"
 
 def section(view: View) -> Section | None:
     """Everything that is needed to run the study again and to walk a number back to its cell."""
-    text = (view.folder / "study.yaml").read_text(encoding="utf-8") if (view.folder / "study.yaml").is_file() else ""
+    text = (
+        (view.analysis.folder / "study.yaml").read_text(encoding="utf-8")
+        if (view.analysis.folder / "study.yaml").is_file()
+        else ""
+    )
     blocks: list[Block] = [
         Text(
             "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that"
@@ -30,7 +34,7 @@ def section(view: View) -> Section | None:
 def environments(view: View) -> tuple[Facts, ...]:
     """One block for each different machine or software that cells ran on."""
     found: dict[str, tuple[CellResult, list[str]]] = {}
-    for cell_id, result in view.results.items():
+    for cell_id, result in view.analysis.results.items():
         if result.environment:
             found.setdefault(result.environment.model_dump_json(), (result, []))[1].append(cell_id)
     made = []
@@ -57,7 +61,7 @@ def fingerprints(view: View) -> Grid:
     """Models and data, by hash."""
     seen = dict.fromkeys(
         (g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data)
-        for g in view.groups
+        for g in view.analysis.groups
     )
     return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(seen))
 
@@ -65,10 +69,10 @@ def fingerprints(view: View) -> Grid:
 def cells(view: View) -> Grid:
     """Every cell with its outcome and the reason where it did not finish."""
     rows = []
-    tuned, chosen = bool(view.tunings), {t.condition: t.chosen for t in view.tunings}
-    for group, summary in zip(view.planned, view.summaries, strict=True):
+    tuned, chosen = bool(view.analysis.tunings), {t.condition: t.chosen for t in view.analysis.tunings}
+    for group, summary in zip(view.analysis.planned, view.analysis.summaries, strict=True):
         for cell, cell_id in zip(group.cells, group.ids, strict=True):
-            result = view.results.get(cell_id)
+            result = view.analysis.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
             rate = (

@@ -29,7 +29,9 @@ _BEYOND = 0.7  # of what gaps and margin span: as far as error bars may stretch 
 def section(view: View) -> Section | None:
     """For the study's metric and the first accuracy a sentence for each type and a figure; then a table of all gaps."""
     found = {
-        name: gaps for name in dict.fromkeys((view.metric, *accuracies(view)[:1])) if (gaps := compute(view, name))
+        name: gaps
+        for name in dict.fromkeys((view.analysis.metric, *accuracies(view)[:1]))
+        if (gaps := compute(view, name))
     }
     blocks: list[Block] = []
     for i, (name, gaps) in enumerate(found.items()):
@@ -53,7 +55,7 @@ def section(view: View) -> Section | None:
 
 def headline(view: View) -> tuple[str, ...]:
     """What each type costs in the study's metric, for the first screen."""
-    return tuple(s for t in compute(view, view.metric) for s in sentences(view, t, view.metric))
+    return tuple(s for t in compute(view, view.analysis.metric) for s in sentences(view, t, view.analysis.metric))
 
 
 _NOTE = (
@@ -66,7 +68,7 @@ _NOTE = (
 
 def compute(view: View, name: str) -> tuple[TypeGap, ...]:
     """The gaps of each type of quantisation."""
-    return quantization_gaps(view.groups, view.summaries, view.verdicts, name)
+    return quantization_gaps(view.analysis.groups, view.analysis.summaries, view.analysis.verdicts, name)
 
 
 def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
@@ -81,7 +83,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     models = list(dict.fromkeys(g.model for g in shown))
     series: dict[tuple[str, str], list[Gap]] = {}
     for g in shown:
-        family = view.summary(g.unquantized_counterpart).label.family
+        family = view.analysis.summary(g.unquantized_counterpart).label.family
         rest = g.family if len(ranks) > 1 else ", ".join(p for p in family.split(", ") if p != short_model(g.model))
         series.setdefault((g.kind, rest), []).append(g)
     several = len({rest for _, rest in series}) > 1
@@ -94,7 +96,7 @@ def drawing(view: View, found: tuple[TypeGap, ...], name: str) -> Drawing:
     for i, ((kind, rest), gaps) in enumerate(series.items()):
         gaps.sort(key=lambda g: g.rank or 0)
         told = (
-            common_name([view.summary(g.unquantized_counterpart).label.family for g in gaps])
+            common_name([view.analysis.summary(g.unquantized_counterpart).label.family for g in gaps])
             if len(ranks) > 1
             else rest
         )
@@ -189,7 +191,9 @@ def _line(view: View, g: Gap, m: Metric) -> str:
     ]
     lost = f" ({', '.join(parts)})" if parts else ""
     return (
-        f"{view.label(g.condition)} − {view.label(g.unquantized_counterpart)}: {gap_words(g, m)} {unit}".rstrip() + lost
+        f"{view.analysis.label(g.condition)} − {view.analysis.label(g.unquantized_counterpart)}: {gap_words(g, m)}"
+        f" {unit}".rstrip()
+        + lost
     )
 
 
@@ -210,12 +214,12 @@ def grid(view: View, found: dict[str, tuple[TypeGap, ...]]) -> Grid:
         values = [formatting.DASH if g is None else gap_words(g, metric(n)) for n, g in zip(by, gaps, strict=True)]
         seeds = (
             (str(one.difference.pairs) + (f" ({one.broken} broke)" if one.broken else ""))
-            if view.summary(c).seeds
+            if view.analysis.summary(c).seeds
             else "untrained"
         )
         rows.append(
             (
-                view.label(c),
+                view.analysis.label(c),
                 *values,
                 seeds,
                 formatting.DASH if one.share is None else formatting.percent(100 * one.share),

@@ -48,7 +48,7 @@ class Repaired:
 def compute(view: View) -> tuple[Repaired, ...]:
     """One for each condition whose spectra carry a repair."""
     made = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         cells = spectra.spectra(view, s.condition)
         cosine = measured(cells, lambda x: x.repair.cosine if x.repair else None)
         repaired = measured(cells, lambda x: x.repair.repaired_share if x.repair else None)

@@ -30,14 +30,14 @@ _FEW = 8  # sentences of a second metric that are shown unfolded
 def section(view: View) -> Section | None:
     """For the study's metric and the first accuracy: what can be said of each family, and a figure for each model."""
     blocks: list[Block] = []
-    names = list(dict.fromkeys((view.metric, *accuracies(view)[:1])))
+    names = list(dict.fromkeys((view.analysis.metric, *accuracies(view)[:1])))
     for name in names:
         found = curves(view, name)
         if found:
             said = sentences(found)
             blocks.append(
                 Points(said)
-                if name == view.metric or len(said) <= _FEW
+                if name == view.analysis.metric or len(said) <= _FEW
                 else Points(said, f"Every curve in {metric(name).label}")
             )
             blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
@@ -47,13 +47,15 @@ def section(view: View) -> Section | None:
 def headline(view: View) -> tuple[str, ...]:
     """The smallest sufficient rank of each family in the study's metric, for the first screen."""
     return tuple(
-        f"{c.family}: {told[:1].lower()}{told[1:]}" for c in curves(view, view.metric) if (told := knee_sentence(c))
+        f"{c.family}: {told[:1].lower()}{told[1:]}"
+        for c in curves(view, view.analysis.metric)
+        if (told := knee_sentence(c))
     )
 
 
 def curves(view: View, name: str) -> tuple[RankCurve, ...]:
     """One for each family that has two ranks or more."""
-    return rank_curves(view.groups, view.summaries, view.verdicts, name)
+    return rank_curves(view.analysis.groups, view.analysis.summaries, view.analysis.verdicts, name)
 
 
 def compute(view: View, name: str, model: str | None = None) -> Drawing | None:
@@ -96,10 +98,10 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
             for p in c.points
             if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)
         ]
-    drawn, compared = {p.condition for c in found for p in c.points}, set(view.references.values())
+    drawn, compared = {p.condition for c in found for p in c.points}, set(view.analysis.references.values())
     levels = [
         Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.ci_half_width, factor))
-        for g, s in zip(view.groups, view.summaries, strict=True)
+        for g, s in zip(view.analysis.groups, view.analysis.summaries, strict=True)
         if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn))
         and (v := s.statistics.get(name))
         and model in (None, g.setting.model.name)
@@ -182,7 +184,7 @@ def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
     m = metric(name)
     return tuple(
         f"{s.label.text}: {_number(f.mean, f.ci_half_width, m)}"
-        for s in view.summaries
+        for s in view.analysis.summaries
         if (f := s.statistics.get(name)) and model in (None, _model(view, s.condition))
     )
 
@@ -203,7 +205,7 @@ def _short(label: str, model: str | None) -> str:
 
 
 def _model(view: View, condition: str) -> str:
-    return str(view.declared(condition)["model"]["name"])
+    return str(view.analysis.declared(condition)["model"]["name"])
 
 
 def _titled(m: Metric) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorabench import formatting
-from lorabench.analysis.spectra import Similarity, rank_similarity
+from lorabench.analysis.spectra import MeanSimilarity, rank_similarity
 from lorabench.record.truncations import DIRECTIONS, Directions
 from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Points, Section
@@ -26,8 +26,8 @@ class Ranks:
     family: str
     low: int
     high: int
-    right: Similarity
-    left: Similarity
+    right: MeanSimilarity
+    left: MeanSimilarity
 
 
 def section(view: View) -> Section | None:
@@ -57,7 +57,7 @@ def compute(view: View) -> tuple[Ranks, ...]:
     """Neighbouring ranks of each family whose cells kept their directions, at the seeds that both have; the first pairs
     if there are many."""
     families: dict[str, dict[int, str]] = {}
-    for group, s in zip(view.groups, view.summaries, strict=True):
+    for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
         if group.setting.method.rank is not None:
             families.setdefault(s.label.family, {})[group.setting.method.rank] = s.condition
     wanted = [

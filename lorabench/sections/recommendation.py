@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lorabench import formatting
-from lorabench.advice.selection import Option, best_of, contests, enough, options, select, tuned
+from lorabench.advice.selection import Option, best_option, comparison_groups, enough, select, trained_options, tuned
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.verdict import margin_of
@@ -17,7 +17,7 @@ from lorabench.config.fingerprint import flattened
 from lorabench.config.gpus import gpus
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
-from lorabench.report.blocks import Block, Choice, ChoiceGroup, Panel, Points, Section, Text
+from lorabench.report.blocks import Block, ChoiceGroup, Panel, PanelOption, Points, Section, Text
 from lorabench.report.recommendation_text import Recommended, bound_words, nearest, sentence
 from lorabench.report.view import View
 
@@ -35,7 +35,7 @@ def section(view: View) -> Section | None:
     found = compute(view)
     if not found:
         return None
-    m = metric(view.metric)
+    m = metric(view.analysis.metric)
     said = [sentence(r, m) for r in found]
     heard = [r.spectral_check.sentence for r in found if r.spectral_check]
     if len(found) == 1:
@@ -66,20 +66,24 @@ def section(view: View) -> Section | None:
 
 def compute(view: View) -> tuple[Recommended, ...]:
     """One for each contest of two options or more."""
-    margin = margin_of(view.metric, view.study.comparison)
+    margin = margin_of(view.analysis.metric, view.analysis.study.comparison)
     made = []
-    held = contests(view.groups)
+    held = comparison_groups(view.analysis.groups)
     for name, groups in zip(_names(held), held, strict=True):
-        given = options(groups, view.summaries, view.verdicts, view.metric)
+        given = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
         given = _short(given) if name else given
         if len(given) < 2:
             continue
-        best = best_of(given)
+        best = best_option(given)
         taken = select(given, margin or 0.0)
         told = nearest(given, best) if taken is None or taken is best else taken
-        d = None if told is None else view.verdicts.of(view.metric, told.condition, best.condition)
+        d = None if told is None else view.analysis.verdicts.of(view.analysis.metric, told.condition, best.condition)
         seen = (
-            None if taken is None else spectral_check(taken, given, view.of_condition, view.file, view.metric, margin)
+            None
+            if taken is None
+            else spectral_check(
+                taken, given, view.analysis.of_condition, view.analysis.file, view.analysis.metric, margin
+            )
         )
         made.append(
             Recommended(
@@ -91,7 +95,7 @@ def compute(view: View) -> tuple[Recommended, ...]:
 
 def panel(view: View, found: Sequence[Recommended]) -> Panel:
     """The same for any memory and any tolerated loss; the page computes it."""
-    m = metric(view.metric)
+    m = metric(view.analysis.metric)
     margin = found[0].margin or 0.0
     made = [_contest(view, r, m) for r in found]
     able = [c for contest in made for c in choosable(contest.rows)]
@@ -131,10 +135,10 @@ def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
     return ChoiceGroup(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
 
 
-def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
+def choosable(rows: Sequence[PanelOption]) -> tuple[PanelOption, ...]:
     """The rows that some memory and some tolerated loss would choose: none before takes no more memory and is good
     enough as soon."""
-    made: list[Choice] = []
+    made: list[PanelOption] = []
     for c in rows:
         peak = math.inf if c.peak is None else c.peak
         if c.needed is not None and not any(
@@ -144,12 +148,12 @@ def choosable(rows: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(made)
 
 
-def _row(view: View, r: Recommended, o: Option, m: Metric) -> Choice:
+def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
     beside = formatting.difference(o.worse, m.unit) + (
         f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else ""
     )
-    d = None if o is r.best else view.verdicts.of(view.metric, o.condition, r.best.condition)
-    return Choice(
+    d = None if o is r.best else view.analysis.verdicts.of(view.analysis.metric, o.condition, r.best.condition)
+    return PanelOption(
         o.label,
         view.styles[o.condition].colour,
         o.peak_bytes,
@@ -172,7 +176,7 @@ def needed(o: Option, given: Sequence[Option]) -> float | None:
     return bounds[at] if at < len(bounds) else None
 
 
-def _sizes(able: Sequence[Choice]) -> tuple[tuple[str, int], ...]:
+def _sizes(able: Sequence[PanelOption]) -> tuple[tuple[str, int], ...]:
     """What the choosable options take, rounded up to three digits so that each fits into its size."""
     found = sorted({_up(c.peak) for c in able if c.peak})
     kept = found if len(found) <= _SIZES else [found[round(i * (len(found) - 1) / (_SIZES - 1))] for i in range(_SIZES)]

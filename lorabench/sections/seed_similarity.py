@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorabench import formatting
-from lorabench.analysis.spectra import Similarity, seed_similarity
+from lorabench.analysis.spectra import MeanSimilarity, seed_similarity
 from lorabench.record.truncations import DIRECTIONS
 from lorabench.report import spectra
 from lorabench.report.blocks import Figure, Section
@@ -76,14 +76,14 @@ class Seeds:
 
     condition: str
     label: str
-    right: Similarity
-    left: Similarity
+    right: MeanSimilarity
+    left: MeanSimilarity
 
 
 def compute(view: View) -> tuple[Seeds, ...]:
     """One for each condition that has directions of two seeds."""
     made = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         cells = spectra.directions(view, s.condition)
         right, left = seed_similarity(cells, "right", DIRECTIONS), seed_similarity(cells, "left", DIRECTIONS)
         if right is not None and left is not None:
@@ -114,7 +114,7 @@ def drawn(view: View, found: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
     return tuple(s for s in found if s.condition in tops)
 
 
-def _upto(s: Similarity) -> tuple[float, ...]:
+def _upto(s: MeanSimilarity) -> tuple[float, ...]:
     return tuple(float(k) for k in range(1, len(s.phi) + 1))
 
 

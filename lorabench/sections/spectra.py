@@ -43,7 +43,7 @@ def section(view: View) -> Section | None:
 def not_asked(view: View) -> str | None:
     """What is missing here and in the sections after it because the study asked for less than everything; None where it
     asked for all."""
-    asked = {g.setting.analysis.spectra for g in view.groups if g.setting.training.steps}
+    asked = {g.setting.analysis.spectra for g in view.analysis.groups if g.setting.training.steps}
     if "none" in asked:
         some = "of some conditions " if len(asked) > 1 else ""
         return (
@@ -63,7 +63,7 @@ def not_asked(view: View) -> str | None:
 def compute(view: View) -> Drawing | None:
     """The mean normalised decay of each condition."""
     lines = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         mean = mean_decay([d for cell in spectra.spectra(view, s.condition) for d in decays(cell)])
         if len(mean):
             lines.append(_line(s.label.text, view.styles[s.condition], mean))
@@ -82,7 +82,11 @@ class Types:
 
 def compute_types(view: View) -> Types | None:
     """One drawing for each condition; a type of module has the same colour in all."""
-    found = {s.condition: means for s in view.summaries if (means := type_decays(spectra.spectra(view, s.condition)))}
+    found = {
+        s.condition: means
+        for s in view.analysis.summaries
+        if (means := type_decays(spectra.spectra(view, s.condition)))
+    }
     if not found:
         return None
     names = dict.fromkeys(k for means in found.values() for k in means)
@@ -90,7 +94,9 @@ def compute_types(view: View) -> Types | None:
     drawings = tuple(
         _drawing([_thinned(_line(k, kinds[k], mean)) for k, mean in means.items()]) for means in found.values()
     )
-    return Types(tuple(view.label(c) for c in found), drawings, list(found).index(spectra.highest(view, found)))
+    return Types(
+        tuple(view.analysis.label(c) for c in found), drawings, list(found).index(spectra.highest(view, found))
+    )
 
 
 def _by_type(info: Types) -> Figure:

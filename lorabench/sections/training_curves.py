@@ -57,7 +57,7 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
     )
     if any(len(s.step) >= _points(view) for c in found for s in c.seeds):
         caption += f" Long curves are averaged to {_points(view)} points."
-    trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.summaries)
+    trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.analysis.summaries)
     if trained > len(found):
         caption += f" {len(found)} of {trained} conditions are here; the others' steps are in their cells' curve.csv."
     words = tuple(
@@ -77,9 +77,9 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
 def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
     """Of the first conditions that kept curves."""
     made = []
-    for group, s in zip(view.groups, view.summaries, strict=True):
+    for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
         seeds = []
-        for r in view.of_condition(s.condition):
+        for r in view.analysis.of_condition(s.condition):
             rows = _rows(view, r.cell.id)
             if rows:
                 x = [row[0] for row in rows]
@@ -94,7 +94,7 @@ def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
 
 def _points(view: View) -> int:
     """Points of a seed's curve: fewer where there are many, so that the page stays small (about 16 bytes a point)."""
-    cells = sum(len(s.cells) for s in view.summaries[:_MOST_CONDITIONS])
+    cells = sum(len(s.cells) for s in view.analysis.summaries[:_MOST_CONDITIONS])
     return max(24, min(120, _ALL_POINTS // max(1, len(PANELS) * cells)))
 
 
@@ -123,15 +123,15 @@ def compute(view: View) -> Drawing | None:
     """The mean curve of each condition, of all its cells that trained."""
     lines: list[Line] = []
     calm: list[float] = []
-    for s in view.summaries:
-        curves = [c for r in view.of_condition(s.condition) if (c := _curve(view, r.cell.id)) is not None]
+    for s in view.analysis.summaries:
+        curves = [c for r in view.analysis.of_condition(s.condition) if (c := _curve(view, r.cell.id)) is not None]
         if curves:
             mean = pd.concat(curves).groupby("step")["loss"].mean()
             x, y = thinned([float(step) for step in mean.index], mean.tolist(), MOST_POINTS)
             lines.append(Line(s.label.text, view.styles[s.condition], x, y))
             calm.extend(() if s.outcomes.diverged else y)
     # a diverged curve climbs by powers of ten: it may leave the figure, so that the others stay readable
-    diverged = any(s.outcomes.diverged for s in view.summaries)
+    diverged = any(s.outcomes.diverged for s in view.analysis.summaries)
     span = (
         (min(calm) - 0.05 * (max(calm) - min(calm)), max(calm) + 0.1 * (max(calm) - min(calm)))
         if calm and diverged
@@ -148,7 +148,7 @@ def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
 def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | None, float | None]]:
     """(step, loss, gradient norm, learning rate) of each step whose line can be read; what is no finite number is
     absent."""
-    path = view.file(cell_id, "curve.csv")
+    path = view.analysis.file(cell_id, "curve.csv")
     if not path.is_file():
         return []
     kept = []

@@ -30,7 +30,7 @@ def section(view: View) -> Section | None:
     """A figure for the study's metric, for the held-out loss and for the first accuracy; None where no cell was
     evaluated at lower ranks."""
     blocks: list[Block] = []
-    for name in dict.fromkeys((view.metric, "eval_loss", *accuracies(view)[:1])):
+    for name in dict.fromkeys((view.analysis.metric, "eval_loss", *accuracies(view)[:1])):
         cuts = compute(view, name)
         if cuts:
             m = metric(name)
@@ -44,7 +44,7 @@ def section(view: View) -> Section | None:
 
 
 @dataclass(frozen=True)
-class Point:
+class TruncationPoint:
     """A condition's changes cut to one rank."""
 
     rank: int
@@ -59,28 +59,28 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncationCurve:
     """A condition's curve under one allocation."""
 
     condition: str
     label: str
     family: str
     allocation: Allocation
-    points: tuple[Point, ...]
+    points: tuple[TruncationPoint, ...]
     """by rising rank"""
     whole: tuple[int, Statistic] | None
     """the condition's own rank and value, where nothing is cut"""
 
 
-def compute(view: View, name: str) -> tuple[Cut, ...]:
+def compute(view: View, name: str) -> tuple[TruncationCurve, ...]:
     """The curves of every condition that has one in this metric."""
     trained = {
         (s.label.family, rank): s.condition
-        for s in view.summaries
+        for s in view.analysis.summaries
         if (rank := spectra.rank_of(view, s.condition)) is not None
     }
     made = []
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         found: dict[tuple[Allocation, int], dict[int, float]] = {}
         for seed, rows in spectra.truncations(view, s.condition).items():
             for t in rows:
@@ -100,36 +100,40 @@ def compute(view: View, name: str) -> tuple[Cut, ...]:
             )
             if points:
                 made.append(
-                    Cut(s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition))
+                    TruncationCurve(
+                        s.condition, s.label.text, s.label.family, allocation, points, _whole(view, name, s.condition)
+                    )
                 )
     return tuple(made)
 
 
-def _point(view: View, name: str, rank: int, by_seed: dict[int, float], direct: str | None) -> Point:
+def _point(view: View, name: str, rank: int, by_seed: dict[int, float], direct: str | None) -> TruncationPoint:
     value = over_seeds(list(by_seed.values()))
     assert value is not None
-    trained = view.summary(direct).statistics.get(name) if direct else None
+    trained = view.analysis.summary(direct).statistics.get(name) if direct else None
     if direct is None or trained is None:
-        return Point(rank, value)
+        return TruncationPoint(rank, value)
     other = {
         r.cell.seed: v
-        for r in view.of_condition(direct)
+        for r in view.analysis.of_condition(direct)
         if r.outcome == "finished" and (v := r.value(name)) is not None
     }
     shared = [seed for seed in by_seed if seed in other]
     sign = 1 if metric(name).better == "higher" else -1
-    return Point(rank, value, trained, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared))
+    return TruncationPoint(
+        rank, value, trained, sum(sign * (by_seed[seed] - other[seed]) > 0 for seed in shared), len(shared)
+    )
 
 
 def _whole(view: View, name: str, condition: str) -> tuple[int, Statistic] | None:
     """Unless the change can have more rank than its adapters (pissa: twice as much): then a cut to theirs is a cut
     still."""
-    rank, value = spectra.rank_of(view, condition), view.summary(condition).statistics.get(name)
+    rank, value = spectra.rank_of(view, condition), view.analysis.summary(condition).statistics.get(name)
     held = {s.rank for cell in spectra.spectra(view, condition) for s in cell if s.rank is not None}
     return (rank, value) if rank is not None and value is not None and max(held, default=rank) <= rank else None
 
 
-def drawing(view: View, name: str, cuts: tuple[Cut, ...]) -> Drawing:
+def drawing(view: View, name: str, cuts: tuple[TruncationCurve, ...]) -> Drawing:
     """The cut curves over those trained at each rank, with a level for each condition without a rank that lies near
     them."""
     m = metric(name)
@@ -161,7 +165,7 @@ def _near(level: Level, lines: Sequence[Line]) -> bool:
     return low == high or 2 * low - high <= level.y <= 2 * high - low
 
 
-def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+def drawn(view: View, cuts: tuple[TruncationCurve, ...]) -> tuple[TruncationCurve, ...]:
     """All of them while they are few; else the highest rank of each family, and where that is not enough by one
     allocation alone."""
     if len(cuts) <= MOST_LINES:
@@ -172,7 +176,7 @@ def drawn(view: View, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
     return uniform if len(kept) > MOST_LINES and uniform else kept
 
 
-def sentence(cut: Cut, name: str) -> str:
+def sentence(cut: TruncationCurve, name: str) -> str:
     """ "LoRA r=16, cut: 2.31 at rank 1, 2.25 at 4 (nats); trained at 4 2.27 (the cut one is better in 2 of 2
     seeds).\""""
     unit = formatting.head_unit(metric(name).unit)
@@ -195,7 +199,7 @@ def _number(value: Statistic, name: str) -> str:
     return formatting.number(value.mean, unit) + (f" ± {formatting.number(half, unit)}" if half is not None else "")
 
 
-def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str:
+def _caption(view: View, name: str, cuts: tuple[TruncationCurve, ...], info: Drawing) -> str:
     m, shown = metric(name), drawn(view, cuts)
     said = [
         "Open symbols: each learned change is cut to a lower rank by its singular values, without further training,"
@@ -216,7 +220,7 @@ def _caption(view: View, name: str, cuts: tuple[Cut, ...], info: Drawing) -> str
     if cut_off(info):
         said.append(cut_off(info))
     drawn_levels = {level.label for level in info.levels}
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         if (
             spectra.rank_of(view, s.condition) is None
             and s.label.text not in drawn_levels

@@ -18,7 +18,7 @@ from lorabench.record.spectrum import Values
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class ModuleCandidate:
     """One module: what its ranks bring and cost."""
 
     values: Values
@@ -44,12 +44,12 @@ class Allotment:
     """sum of the kept sigma^2, of all; 1 for a change of zero"""
 
 
-def uniform(modules: Mapping[str, Candidate], rank: int) -> Allotment:
+def uniform(modules: Mapping[str, ModuleCandidate], rank: int) -> Allotment:
     """The same rank for every module, as far as it has so many."""
     return _allotment(modules, {name: min(rank, len(c.values)) for name, c in modules.items()})
 
 
-def by_energy(modules: Mapping[str, Candidate], budget: int, least: int = 0) -> Allotment:
+def by_energy(modules: Mapping[str, ModuleCandidate], budget: int, least: int = 0) -> Allotment:
     """As much energy as a budget of parameters holds; every module has `least` ranks, whatever they bring."""
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
     left = budget - sum(modules[n].cost * r for n, r in ranks.items())
@@ -60,7 +60,7 @@ def by_energy(modules: Mapping[str, Candidate], budget: int, least: int = 0) -> 
     return _allotment(modules, ranks)
 
 
-def least_uniform(modules: Mapping[str, Candidate], share: float) -> Allotment:
+def least_uniform(modules: Mapping[str, ModuleCandidate], share: float) -> Allotment:
     """The smallest common rank that keeps a share of the energy of all modules together."""
     most = max((len(c.values) for c in modules.values()), default=0)
     for rank in range(1, most + 1):
@@ -70,7 +70,7 @@ def least_uniform(modules: Mapping[str, Candidate], share: float) -> Allotment:
     return uniform(modules, most)
 
 
-def least_by_energy(modules: Mapping[str, Candidate], share: float, least: int = 0) -> Allotment:
+def least_by_energy(modules: Mapping[str, ModuleCandidate], share: float, least: int = 0) -> Allotment:
     """About the fewest parameters, spread by energy, that keep a share of it: what greedy takes until the share is
     reached."""
     total = sum(c.energy for c in modules.values())
@@ -84,7 +84,7 @@ def least_by_energy(modules: Mapping[str, Candidate], share: float, least: int =
     return _allotment(modules, ranks)
 
 
-def _order(modules: Mapping[str, Candidate], given: Mapping[str, int]) -> Sequence[str]:
+def _order(modules: Mapping[str, ModuleCandidate], given: Mapping[str, int]) -> Sequence[str]:
     """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
     waiting = [
         (-float(c.values[i] ** 2) / c.cost, name, i)
@@ -102,7 +102,7 @@ def _order(modules: Mapping[str, Candidate], given: Mapping[str, int]) -> Sequen
     return order
 
 
-def _allotment(modules: Mapping[str, Candidate], ranks: dict[str, int]) -> Allotment:
+def _allotment(modules: Mapping[str, ModuleCandidate], ranks: dict[str, int]) -> Allotment:
     if not modules:
         raise LorabenchError("there is no adapted module to give a rank to")
     kept = sum(float(np.square(c.values[: ranks[n]]).sum()) for n, c in modules.items())

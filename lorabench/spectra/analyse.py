@@ -17,7 +17,7 @@ from lorabench.spectra.delta import Delta
 from lorabench.spectra.own import Own
 from lorabench.spectra.quantised import Quantise
 from lorabench.spectra.source import Learned
-from lorabench.spectra.subspace import Similarity, similarity
+from lorabench.spectra.subspace import SubspaceSimilarity, similarity
 
 
 def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]:
@@ -84,7 +84,7 @@ def directions_of(delta: Delta, spectrum: Spectrum) -> int:
     return spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
 
 
-def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
+def compare(one: Learned, other: Learned) -> Iterator[SubspaceSimilarity]:
     """The subspace similarity of every module that both changed; LorabenchError where they share none."""
     shared = False
     for delta in one.deltas():

@@ -45,7 +45,7 @@ _KNOWN = frozenset((
 
 
 @dataclass(frozen=True)
-class Part:
+class PipelinePart:
     """One model of a pipeline, as diffusers describes its adapter in the header."""
 
     front: str
@@ -69,7 +69,7 @@ class Declared:
     header_alpha: float | None = None
     conv_alpha: float | None = None
     """of convolutions, where the header tells it apart"""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PipelinePart, ...] = ()
 
     @property
     def is_adalora(self) -> bool:
@@ -97,7 +97,7 @@ class Declared:
         part = self._part(module)
         return bool(self.config.get("use_rslora")) or (part is not None and part.rslora)
 
-    def _part(self, module: str) -> Part | None:
+    def _part(self, module: str) -> PipelinePart | None:
         return next((p for p in self.parts if not p.front or module.startswith(f"{p.front}.")), None)
 
     def rank(self, module: str) -> int | None:
@@ -210,7 +210,7 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
         and str(header.get("use_rslora", "")).lower() in ("true", "1")
         and (told := _number(header.get("lora_alpha"))) is not None
     ):
-        return Declared(header=header, parts=(Part("", told, {}, True),))
+        return Declared(header=header, parts=(PipelinePart("", told, {}, True),))
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
@@ -236,7 +236,7 @@ def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
             else {}
         )
         if alpha is not None:
-            made.append(Part(front, alpha, patterns, bool(of.get("use_rslora"))))
+            made.append(PipelinePart(front, alpha, patterns, bool(of.get("use_rslora"))))
     return Declared(header=header, parts=tuple(made))
 
 

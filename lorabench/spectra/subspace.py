@@ -24,7 +24,7 @@ MOST = 64  # columns compared at most: a heat map shows no more
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class SubspaceSimilarity:
     """phi of two changes of one module, for all i and j up to their numerical ranks."""
 
     module: str
@@ -53,15 +53,15 @@ def phi(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return squares / torch.minimum(rows[:, None], columns[None, :])
 
 
-def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tuple[int, int]) -> Similarity:
+def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tuple[int, int]) -> SubspaceSimilarity:
     """phi of two changes, each with so many of its singular vectors as it has directions (its numerical rank), MOST at
     most."""
     i, j = (min(r, MOST) for r in ranks)
     left, right = phi(one.u[:, :i], other.u[:, :j]), phi(one.v[:, :i], other.v[:, :j])
-    return Similarity(module, left, right, one.u.shape[0], one.v.shape[0])
+    return SubspaceSimilarity(module, left, right, one.u.shape[0], one.v.shape[0])
 
 
-def mean(found: Sequence[Similarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean(found: Sequence[SubspaceSimilarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any
     direction."""
     tables = [(getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in found]

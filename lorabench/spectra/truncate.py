@@ -25,7 +25,7 @@ from lorabench.record.whole_files import write_atomically
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.adapter_config import CONFIG
 from lorabench.spectra.adapter_files import FILES
-from lorabench.spectra.allocate import Allotment, Candidate, by_energy, least_by_energy, least_uniform, uniform
+from lorabench.spectra.allocate import Allotment, ModuleCandidate, by_energy, least_by_energy, least_uniform, uniform
 from lorabench.spectra.layouts import Entry, bias_module, is_side
 from lorabench.spectra.names import unwrapped
 from lorabench.spectra.reread import PREFIX as _PREFIX
@@ -34,7 +34,7 @@ from lorabench.spectra.truncated_config import truncated_config
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncationResult:
     """What was written."""
 
     allotment: Allotment
@@ -49,7 +49,7 @@ class Cut:
 
 def truncate(
     adapter: Adapter, folder: str | Path, rank: int | None = None, energy: float | None = None, per_module: bool = False
-) -> Cut:
+) -> TruncationResult:
     """Writes the cut adapter to a folder. Either `rank` (per_module: as many parameters as that rank everywhere, spread
     by energy) or `energy`, a share of all sigma^2 to keep with the fewest ranks (per_module: the fewest parameters).
 
@@ -78,7 +78,7 @@ def truncate(
         cut = least_by_energy(found, energy, least) if per_module else least_uniform(found, energy)
     before = sum(math.prod(adapter.file.shape(n)) for n in {n for e in adapter.entries for n in (e.a, e.b)})
     left_out = _write(adapter, cut.ranks, target)
-    return Cut(cut, len(found), left_out, before, target)
+    return TruncationResult(cut, len(found), left_out, before, target)
 
 
 def groups(adapter: Adapter) -> dict[str, tuple[Entry, ...]]:
@@ -89,13 +89,13 @@ def groups(adapter: Adapter) -> dict[str, tuple[Entry, ...]]:
     return {k: tuple(v) for k, v in found.items()}
 
 
-def candidates(adapter: Adapter) -> dict[str, Candidate]:
+def candidates(adapter: Adapter) -> dict[str, ModuleCandidate]:
     """What every module's ranks bring and cost; a rank of a stack is one of each expert."""
     found = {}
     for key, members in groups(adapter).items():
         deltas = [adapter.product(e) for e in members]
         squares = sum(np.square(d.singular_values().numpy()) for d in deltas)
-        found[key] = Candidate(np.sqrt(squares), sum(d.in_features + d.out_features for d in deltas))
+        found[key] = ModuleCandidate(np.sqrt(squares), sum(d.in_features + d.out_features for d in deltas))
     return found
 
 

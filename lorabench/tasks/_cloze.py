@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from lorabench.engine.data import Choice
+from lorabench.engine.data import MultipleChoice
 
 CONTEXT_MOST, CONTEXT_LEAST = 300, 60  # characters
 APART = 70  # characters between two targets of one paragraph at least
@@ -103,7 +103,7 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-def cloze_items(train: Sequence[str], test: Sequence[str]) -> tuple[Choice, ...]:
+def cloze_items(train: Sequence[str], test: Sequence[str]) -> tuple[MultipleChoice, ...]:
     """All items that the test documents yield."""
     known = Counter(word for text in train for word in WORD.findall(text) if is_target(word))
     known = Counter({word: n for word, n in known.items() if n >= SEEN_LEAST})
@@ -116,7 +116,7 @@ def cloze_items(train: Sequence[str], test: Sequence[str]) -> tuple[Choice, ...]
         wrong = sorted(near[word], key=lambda other: _hash("distractor", context, word, other))[:3]
         texts = [" " + other for other in wrong]
         texts.insert(i % 4, " " + word)
-        items.append(Choice(context, tuple(texts), i % 4))
+        items.append(MultipleChoice(context, tuple(texts), i % 4))
     return tuple(items)
 
 

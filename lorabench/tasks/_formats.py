@@ -23,16 +23,16 @@ STATE, SPLITS = "state.json", "dataset_dict.json"  # of datasets' save_to_disk
 
 
 @dataclass
-class Table:
+class FileRows:
     """A file's rows, and what the reader did of its own accord, as sentences."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_table(file: str, form: str, separator: str | None = None, columns: Sequence[str] = ()) -> Table:
+def read_table(file: str, form: str, separator: str | None = None, columns: Sequence[str] = ()) -> FileRows:
     """All rows of a file; what its first bytes say goes before `form` (json, csv, tsv, separated)."""
-    table = Table()
+    table = FileRows()
     if Path(file).is_dir():
         table.rows = [row for part in saved_files(file) for row in read_table(str(part), "arrow").rows]
         return table

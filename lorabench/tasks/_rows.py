@@ -21,7 +21,7 @@ from lorabench.config.paths import DataFile
 from lorabench.config.settings import TaskSpec
 from lorabench.engine.data_files import foreign, table_kind
 from lorabench.errors import DataError
-from lorabench.tasks._formats import SPLITS, STATE, Table, read_table
+from lorabench.tasks._formats import SPLITS, STATE, FileRows, read_table
 from lorabench.tasks._messages import Chat
 from lorabench.tasks._row import Row, as_text
 
@@ -239,7 +239,7 @@ def _spread(rows: list[Item], most: int | None) -> list[Item]:
 
 def _read(options: RowOptions, *, train: bool) -> Any:
     if options.dataset:
-        return Table(list(_from_hub(options, options.train_split if train else options.eval_split)))
+        return FileRows(list(_from_hub(options, options.train_split if train else options.eval_split)))
     file = options.train if train else options.eval
     return None if file is None else read_table(file, file_format(options, file), options.separator, options.columns)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lorabench.engine.data import Choice, ChoiceSet, Example, TaskData
+from lorabench.engine.data import ChoiceSet, Example, MultipleChoice, TaskData
 from lorabench.errors import DataError, unknown
 from lorabench.tasks import _chat, _messages, _rows
 from lorabench.tasks._counts import fit
@@ -122,7 +122,7 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
         return Fitted(replace(choices[answer], choices=choices, answer=answer), longest)
 
     train, validation, test, facts = fit(splits, lambda p: example(p, p.response), sequence_length, read.notes, judged)
-    items = tuple(Choice(p.prompt, texts, texts.index(p.response)) for p in kept)
+    items = tuple(MultipleChoice(p.prompt, texts, texts.index(p.response)) for p in kept)
     return TaskData(
         train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts
     )

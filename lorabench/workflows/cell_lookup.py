@@ -34,7 +34,7 @@ LISTED = 8  # names in a sentence
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedCells:
     """A cell, or a condition with its cells."""
 
     store: Store
@@ -44,7 +44,7 @@ class Named:
     is_condition: bool = False
 
 
-def find(name: str, folder: str | None) -> Named:
+def find(name: str, folder: str | None) -> NamedCells:
     """What a name means in one results directory, or in all under reports/ and runs/; StoreError with the near ones
     where that is nothing or several things."""
     stores = (
@@ -52,7 +52,7 @@ def find(name: str, folder: str | None) -> Named:
         if folder is not None
         else [Store(p.parent) for place in PLACES for p in sorted(Path(place).glob("*/plan.json"))]
     )
-    found: list[Named] = []
+    found: list[NamedCells] = []
     for store in stores:
         try:
             found += _by_id(store, name) if is_id(name) else _by_words(store, name)
@@ -92,7 +92,7 @@ def find_cell(
     return named.store, taken
 
 
-def chosen(named: Named) -> tuple[Cell, ...]:
+def chosen(named: NamedCells) -> tuple[Cell, ...]:
     """The cells that a condition is reported by: those at its chosen learning rate where that is tuned."""
     if not any(c.tuned_over for c in named.cells):
         return named.cells
@@ -107,25 +107,25 @@ def is_id(name: str) -> bool:
     return 3 <= len(name) <= 12 and all(c in "0123456789abcdef" for c in name)
 
 
-def _by_id(store: Store, name: str) -> list[Named]:
+def _by_id(store: Store, name: str) -> list[NamedCells]:
     from lorabench.runner.plan import describe_cells
 
     cells = store.plan()
     near = [c for c in cells if c.id.startswith(name)]
     if near:
         words = describe_cells(cells)
-        return [Named(store, words[c.id], (c,)) for c in near]
+        return [NamedCells(store, words[c.id], (c,)) for c in near]
     return [n for n in _conditions(store) if n.cells[0].condition_id.startswith(name)]
 
 
-def _by_words(store: Store, name: str) -> list[Named]:
+def _by_words(store: Store, name: str) -> list[NamedCells]:
     """Conditions or cells that are called so; else those whose names hold all words of it."""
     asked = _words(name)
     if not asked:
         return []
     every = list(_names(store))
     for fits in (lambda own: own == asked, lambda own: not asked - own):
-        found: dict[tuple[str, ...], Named] = {}
+        found: dict[tuple[str, ...], NamedCells] = {}
         for words, named in every:
             if fits(words):
                 found.setdefault(tuple(c.id for c in named.cells), named)
@@ -135,7 +135,7 @@ def _by_words(store: Store, name: str) -> list[Named]:
     return []
 
 
-def _names(store: Store) -> Iterator[tuple[Counter[str], Named]]:
+def _names(store: Store) -> Iterator[tuple[Counter[str], NamedCells]]:
     """Each name that something in a store goes by."""
     from lorabench.runner.plan import condition_words, describe_cells
 
@@ -146,19 +146,19 @@ def _names(store: Store) -> Iterator[tuple[Counter[str], Named]]:
         if len(spoken) == 1:
             yield _words(spoken.pop()), condition
         for cell in condition.cells:
-            own = Named(store, words[cell.id], (cell,))
+            own = NamedCells(store, words[cell.id], (cell,))
             yield _words(words[cell.id]), own
             if not cell.tuned_over:
                 yield _words(f"{condition.title}, seed {cell.seed}"), own
 
 
-def _conditions(store: Store) -> list[Named]:
+def _conditions(store: Store) -> list[NamedCells]:
     from lorabench.analysis.conditions import replicates
     from lorabench.analysis.labels import labels
 
     groups = replicates(store.plan())
     names = labels(groups)
-    return [Named(store, names[g.condition].text, g.cells, is_condition=True) for g in groups]
+    return [NamedCells(store, names[g.condition].text, g.cells, is_condition=True) for g in groups]
 
 
 def _words(text: str) -> Counter[str]:
@@ -174,7 +174,7 @@ def _words(text: str) -> Counter[str]:
     return Counter(words)
 
 
-def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Sequence[Named]) -> str:
+def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Sequence[NamedCells]) -> str:
     inside = {p: ", ".join(s.folder.name for s in stores if s.folder.parent == Path(p)) for p in PLACES}
     where = (
         " and ".join(f"{p}/ ({names})" for p, names in inside.items() if names) or "reports/ and runs/ (no study yet)"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.config.source import Source
     from lorabench.memory.calibration import Calibration
-    from lorabench.memory.plan import Row
+    from lorabench.memory.plan import PlannedCondition
     from lorabench.memory.remedies import Remedies
     from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
@@ -37,7 +37,7 @@ class StudyPlan:
     seeds: int
     names: tuple[str, ...]
     """of the conditions, by what tells them apart"""
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedCondition, ...]
     settings: tuple[TrainConfig | None, ...]
     """None of a condition that trains nothing"""
     unreached: tuple[Unreached | None, ...]
@@ -155,7 +155,7 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
     return f"time: a roofline of {card.name}'s data sheet; {none} one"
 
 
-def _apart(rows: Sequence[Row]) -> list[str]:
+def _apart(rows: Sequence[PlannedCondition]) -> list[str]:
     """What tells conditions apart beside method, rank and quantization: "batch_size=4 checkpointing"."""
     plain = [r.condition.model_dump(mode="json") for r in rows]
     flat = [
@@ -174,7 +174,7 @@ def _apart(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _name(row: Row, apart: str = "") -> str:
+def _name(row: PlannedCondition, apart: str = "") -> str:
     method, quantization = row.condition.method, row.condition.quantization
     rank = f" r={method.rank}" if method.rank is not None else ""
     return (

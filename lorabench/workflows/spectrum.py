@@ -10,7 +10,7 @@ from lorabench.config import hub
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.errors import LorabenchError
 from lorabench.formatting import plural
-from lorabench.workflows.spectrum_results import QuantizationErrors, Truncation
+from lorabench.workflows.spectrum_results import QuantizationErrors, TruncatedAdapter
 
 if TYPE_CHECKING:
     from lorabench.record.spectrum import Spectrum
@@ -169,7 +169,7 @@ def truncate(
     per_module: bool = False,
     alpha: float | None = None,
     find: Find | None = None,
-) -> Truncation:
+) -> TruncatedAdapter:
     """Writes the nearest adapter of a lower rank to a folder, in PEFT's format.
 
     source      an adapter's folder or file, a cell's folder, a hub id, or what `find` knows
@@ -197,7 +197,7 @@ def truncate(
         )
     written = write_truncated(learned.adapter, output, rank, energy, per_module)
     fate = "are carried over as they are" + (" where PEFT has a place for them" if written.left_out else "")
-    return Truncation(
+    return TruncatedAdapter(
         folder=written.folder,
         ranks=dict(written.allotment.ranks),
         parameters=written.allotment.parameters,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Truncation:
+class TruncatedAdapter:
     """An adapter of a lower rank that was written."""
 
     folder: Path

@@ -81,7 +81,7 @@ def seen(folder: Path, study: str, change: Change = lambda r: r) -> tuple[View, 
 
 
 def ids(view: View, wanted: Callable[[CellResult], bool]) -> set[str]:
-    return {i for i, r in view.results.items() if wanted(r)}
+    return {i for i, r in view.analysis.results.items() if wanted(r)}
 
 
 def with_values(result: CellResult, **values: float) -> CellResult:
@@ -129,7 +129,7 @@ def test_every_kind_is_planted_below_or_among_those_of_the_data() -> None:
 def test_a_clean_study_has_no_findings(tmp_path: Path) -> None:
     view, found = seen(tmp_path, text(seeds="[0, 1, 2, 3, 4]"))
     assert found == {}
-    assert len(view.results) == 46
+    assert len(view.analysis.results) == 46
     assert section_module.section(view) is None
 
 
@@ -190,7 +190,7 @@ def test_missing_cells_count_at_every_rate_since_the_choice_waits_for_them(tmp_p
     assert missing.sentence.startswith(
         "3 of 10 cells have not been run yet, 2 of them at rates that are not the chosen ones"
     )
-    assert set(missing.cells).isdisjoint(view.results)
+    assert set(missing.cells).isdisjoint(view.analysis.results)
     assert len(missing.cells) == len(missing.conditions) == 3
     assert "base" in missing.conditions
 
@@ -271,7 +271,7 @@ def test_conditions_of_one_model_that_were_evaluated_in_different_precisions(tmp
     forgets = ids(view, lambda r: r.value("forgetting") is not None)
     assert forgets
     assert f"Forgetting of {len(forgets)} cells may be counted from a base in another precision" in sentence
-    assert set(found["mixed_precision"].cells) == set(view.results)
+    assert set(found["mixed_precision"].cells) == set(view.analysis.results)
     assert "mixed_precision" not in seen(tmp_path / "new", text(*FIXED), stored(False))[1]
     half = seen(tmp_path / "half", text(*FIXED), lambda r: stored(r.cell.method.name != "full")(r))[1][
         "mixed_precision"
@@ -303,7 +303,7 @@ def test_a_metric_that_nobody_measured(tmp_path: Path) -> None:
     sentence = found["metric_absent"].sentence
     assert "is hellaswag/acc, which none of the 4 finished cells has; the report answers with eval_loss" in sentence
     assert ACC in sentence
-    assert set(found["metric_absent"].cells) == set(view.results)
+    assert set(found["metric_absent"].cells) == set(view.analysis.results)
 
 
 def test_one_seed_and_few_seeds(tmp_path: Path) -> None:
@@ -370,7 +370,9 @@ def test_a_comparison_in_another_metric_is_none_in_the_studys_own(tmp_path: Path
     view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1]"), apart)
     assert "1 of 3 conditions share no finished seed with their reference (full)" in found["no_reference"].sentence
     assert (
-        view.comparison(ACC, next(s.condition for s in view.summaries if s.label.text.startswith("LoRA r=4")))
+        view.analysis.comparison(
+            ACC, next(s.condition for s in view.analysis.summaries if s.label.text.startswith("LoRA r=4"))
+        )
         is not None
     )
 
@@ -580,8 +582,8 @@ def test_too_few_items_say_how_many_are_needed(tmp_path: Path) -> None:
     sentence = found["few_items"].sentence
     errors = [
         max(d.item_errors)
-        for c in view.comparisons
-        if c.metric == ACC and (d := view.pairing.difference(ACC, c.condition, c.reference)) and d.item_errors
+        for c in view.analysis.comparisons
+        if c.metric == ACC and (d := view.analysis.pairing.difference(ACC, c.condition, c.reference)) and d.item_errors
     ]
     needed = 200 * (1.96 * min(errors) / 0.01) ** 2
     said = int(sentence.partition("about ")[2].partition(" ")[0].replace(",", ""))
@@ -660,7 +662,9 @@ def test_the_needed_items_follow_the_formula_of_paired_proportions(
             ("  - {method: {name: lora, rank: 16, alpha: 32}}\n", ""),
         ),
     )
-    a, b = (load_items(view.file(i, FILE))[ACC].sums for i in ids(view, lambda r: r.cell.method.name != "base"))
+    a, b = (
+        load_items(view.analysis.file(i, FILE))[ACC].sums for i in ids(view, lambda r: r.cell.method.name != "base")
+    )
     p, rho = (a.mean() + b.mean()) / 2, np.corrcoef(a, b)[0, 1]
     said = int(found["few_items"].sentence.partition("about ")[2].partition(" ")[0].replace(",", ""))
     assert said == pytest.approx(1.96**2 * 2 * p * (1 - p) * (1 - rho) / 0.005**2, rel=0.1)

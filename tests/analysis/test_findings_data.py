@@ -207,7 +207,7 @@ def test_rates_that_a_handful_of_rows_chose(tmp_path: Path) -> None:
     def kinds(folder: Path, kept: int) -> dict[str, Finding]:
         tuned = STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")
         view = make_view(filled(folder, tuned, counted(facts(validation={"read": kept}))))
-        assert view.tunings
+        assert view.analysis.tunings
         return {f.kind: f for f in view.findings}
 
     assert "few_validation_rows" not in kinds(tmp_path / "many", 60)

@@ -51,18 +51,20 @@ def test_the_lowest_mean_validation_loss_decides_whatever_the_test_says(tmp_path
         return result.model_copy(update={"readings": (*kept, Reading(metric="validation_loss", value=loss))})
 
     view = make_view(filled(tmp_path, TUNED, planted))
-    assert [t.chosen for t in view.tunings] == [3e-4] * 3
-    assert all(t.edge for t in view.tunings)
-    row = view.summaries[0]
+    assert [t.chosen for t in view.analysis.tunings] == [3e-4] * 3
+    assert all(t.edge for t in view.analysis.tunings)
+    row = view.analysis.summaries[0]
     assert len(row.cells) == 2
-    assert {view.results[i].cell.training.rate for i in row.cells} == {3e-4}
-    assert row.mean("eval_loss") == pytest.approx(sum(view.results[i].value("eval_loss") or 0 for i in row.cells) / 2)
+    assert {view.analysis.results[i].cell.training.rate for i in row.cells} == {3e-4}
+    assert row.mean("eval_loss") == pytest.approx(
+        sum(view.analysis.results[i].value("eval_loss") or 0 for i in row.cells) / 2
+    )
 
 
 def test_the_synthetic_optimum_is_found_inside_its_grid(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, TUNED))
-    assert [t.chosen for t in view.tunings] == [3e-3] * 3
-    assert not any(t.edge for t in view.tunings)
+    assert [t.chosen for t in view.analysis.tunings] == [3e-3] * 3
+    assert not any(t.edge for t in view.analysis.tunings)
     made = learning_rates.section(view)
     assert made is not None
     assert "chose 0.003 throughout" in learning_rates.told(view)[0]
@@ -73,9 +75,9 @@ def test_the_synthetic_optimum_is_found_inside_its_grid(tmp_path: Path) -> None:
 
 def test_a_rate_that_diverged_is_never_chosen(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, TUNED.replace("[1e-2,", "[2.0, 1e-2,")))
-    assert [t.chosen for t in view.tunings] == [3e-3] * 3
-    assert view.tunings[0].tried[-1].broken == 2
-    assert view.summaries[0].outcomes.broken == 0
+    assert [t.chosen for t in view.analysis.tunings] == [3e-3] * 3
+    assert view.analysis.tunings[0].tried[-1].broken == 2
+    assert view.analysis.summaries[0].outcomes.broken == 0
 
 
 def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) -> None:
@@ -94,8 +96,8 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
         return None
 
     view = make_view(filled(tmp_path, TUNED, change))
-    assert {t.chosen for t in view.tunings} == {3e-3}
-    said = learning_rates.sentence(view, view.tunings[0])
+    assert {t.chosen for t in view.analysis.tunings} == {3e-3}
+    said = learning_rates.sentence(view, view.analysis.tunings[0])
     assert re.search(r"chose 0\.003 with [\d.]+ nats \(1 without a value\);", said)
     assert said.endswith("0.100 at 0.01 (1 broke)"), "so that nobody wonders why the lower one was not taken"
     row = learning_rates.table(view).rows[0]
@@ -104,9 +106,9 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
 
 def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, TUNED, lambda r: None))
-    assert [t.chosen for t in view.tunings] == [None] * 3
-    assert view.summaries[0].outcomes.missing == 6
-    (first, *_) = tunings(view.groups, view.data)
+    assert [t.chosen for t in view.analysis.tunings] == [None] * 3
+    assert view.analysis.summaries[0].outcomes.missing == 6
+    (first, *_) = tunings(view.analysis.groups, view.analysis.data)
     assert first.tried[0].missing == 2
 
 

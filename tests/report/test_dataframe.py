@@ -125,7 +125,7 @@ def test_conditions_are_rows_of_numbers_with_the_reports_verdict(tmp_path: Path)
     store = filled(tmp_path, TUNED)
     results, view = lb.open_results(store.folder), make_view(store)
     data = results.conditions().set_index("label")
-    assert data.index.tolist() == [s.label.text for s in view.summaries]
+    assert data.index.tolist() == [s.label.text for s in view.analysis.summaries]
     wide = results.wide()
     one = data.loc["LoRA r=4"]
     values = wide[(wide["condition"] == one["condition"]) & wide["chosen"]]["eval_loss"].tolist()
@@ -147,8 +147,8 @@ def test_conditions_are_rows_of_numbers_with_the_reports_verdict(tmp_path: Path)
         3,
         "full",
     )
-    for c in (c for c in view.comparisons if c.metric == "eval_loss"):
-        row = data.loc[view.label(c.condition)]
+    for c in (c for c in view.analysis.comparisons if c.metric == "eval_loss"):
+        row = data.loc[view.analysis.label(c.condition)]
         assert (row["eval_loss_difference"], row["eval_loss_p"], row["eval_loss_verdict"]) == (
             c.difference,
             c.p_adjusted,

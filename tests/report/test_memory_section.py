@@ -13,14 +13,14 @@ import pytest
 from lorabench.config import expand
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
-from lorabench.report.bars import Bars, Part, draw_bars
+from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Figure, Grid, Section, Text
 from lorabench.report.page import write_report
 from lorabench.report.style import BLUE, GREY
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import predicted_memory
-from lorabench.sections.predicted_memory import MOST, WHOLE, Pair
+from lorabench.sections.predicted_memory import MOST, WHOLE, PeakPair
 from tests import synthetic
 from tests.report.stores import ONLY_FULL, fill, filled, renamed, study_of
 
@@ -52,8 +52,8 @@ def without_parts(result: CellResult) -> CellResult:
 
 def pair(
     label: str, predicted: float, family: str = "LoRA", measured: float | None = None, parts: tuple[float, ...] = ()
-) -> Pair:
-    return Pair(label, predicted, measured, "", family, dict(zip(PREDICTED_PARTS, parts, strict=False)))
+) -> PeakPair:
+    return PeakPair(label, predicted, measured, "", family, dict(zip(PREDICTED_PARTS, parts, strict=False)))
 
 
 # what is decided
@@ -74,10 +74,12 @@ def test_a_bar_holds_the_means_over_seeds_in_the_axis_unit(view: View) -> None:
     pairs = predicted_memory.compute(view)
     info = predicted_memory.compute_bars(pairs)
     assert info.x == "training peak (MB)"
-    assert info.labels == tuple(s.label.text for s in view.summaries if s.seeds)
+    assert info.labels == tuple(s.label.text for s in view.analysis.summaries if s.seeds)
     by_part = {part.label: part.values for part in info.parts}
     for i, label in enumerate(info.labels):
-        results = view.of_condition(next(s.condition for s in view.summaries if s.label.text == label))
+        results = view.analysis.of_condition(
+            next(s.condition for s in view.analysis.summaries if s.label.text == label)
+        )
         assert len(results) == 2
         for name in PREDICTED_PARTS:
             assert by_part[metric(name).label][i] == pytest.approx(
@@ -167,7 +169,9 @@ def test_the_traces_stack_to_the_prediction_and_the_marks_are_the_measured(view:
 def test_the_figure_grows_with_its_bars_and_few_stay_thin() -> None:
     def plot_of(n: int, label: str = "LoRA r=1") -> Any:
         numbers, words = (1.0,) * n, ("",) * n
-        return draw_bars(Bars("x", (label,) * n, (Part("a", BLUE, numbers, words),), "measured", numbers, words, words))
+        return draw_bars(
+            Bars("x", (label,) * n, (BarPart("a", BLUE, numbers, words),), "measured", numbers, words, words)
+        )
 
     one, seven, forty = (plot_of(n) for n in (1, 7, 40))
     assert (
@@ -232,4 +236,4 @@ def test_a_hostile_label_is_text_in_the_figure_and_on_the_page(tmp_path: Path) -
 
 def test_the_parts_are_no_columns_of_the_results_table(view: View) -> None:
     assert not {c.key for c in table_of(view).columns} & set(PREDICTED_PARTS)
-    assert set(PREDICTED_PARTS) <= set(view.data.columns)
+    assert set(PREDICTED_PARTS) <= set(view.analysis.data.columns)

@@ -18,7 +18,7 @@ import pytest
 
 from lorabench.report.blocks import Figure, Results, Section, Text
 from lorabench.report.page import sections_page, table_page, write_report
-from lorabench.report.table_model import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Table, TableRow, Value
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -79,7 +79,9 @@ def table_of(extra: int = 0, rows: tuple[tuple[str, float | None, float | None],
     columns += [Column(f"extra{i}", f"extra column {i}", importance=8) for i in range(extra)]
     numbers = [(name, [None if v is None else Value(v) for v in (a, b, *range(extra))]) for name, a, b in rows]
     return Table(
-        "two", tuple(columns), tuple(Row(name, ("0123456789ab",), (Value(name), *values)) for name, values in numbers)
+        "two",
+        tuple(columns),
+        tuple(TableRow(name, ("0123456789ab",), (Value(name), *values)) for name, values in numbers),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.analysis.rank_curve import SmallestSufficientRank, Step
-from lorabench.analysis.saturation import Estimate, Fit
+from lorabench.analysis.rank_curve import RankDifference, SmallestSufficientRank
+from lorabench.analysis.saturation import Fit, ParameterEstimate
 from lorabench.report import rank_curve_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
@@ -62,7 +62,7 @@ def test_a_figure_shows_means_intervals_the_knee_and_the_fit(view: View) -> None
     info = rank_curve.compute(view, "eval_loss")
     assert info is not None
     for line, curve in zip(info.lines, rank_curve.curves(view, "eval_loss"), strict=True):
-        own = [view.summary(p.condition).statistics["eval_loss"] for p in curve.points]
+        own = [view.analysis.summary(p.condition).statistics["eval_loss"] for p in curve.points]
         assert line.y == tuple(s.mean for s in own)
         assert line.error == tuple(s.ci_half_width for s in own)
         assert line.error[0] == pytest.approx(4.302653 * own[0].std / math.sqrt(3))  # type: ignore[operator]
@@ -139,13 +139,21 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
         f" bound {step.bound:.3f}, 3 seeds); rank 2 is not shown to be (bound {curve.knee.failed.bound:.3f}, 3 seeds)."
     )
     assert "LoRA: rank 32, the best, is the highest tried, so a higher one may do better." in said
-    edge = replace(curve, knee=SmallestSufficientRank(32, 0.02, (), Step(8, 0.045, 3)), fit=None)
+    edge = replace(curve, knee=SmallestSufficientRank(32, 0.02, (), RankDifference(8, 0.045, 3)), fit=None)
     assert (
         rank_curve_text.knee_sentence(edge)
         == "Rank 32 has the best mean; rank 8 is not shown to be within 0.02 nats of it (one-sided 95 % bound 0.045, 3"
         " seeds)."
     )
-    fit = Fit(Estimate(1.9, 1.8, 2.0), Estimate(0.5, 0.4, 0.6), Estimate(0.9, 0.7, 1.1), 0.4, "seeds", 3, True)
+    fit = Fit(
+        ParameterEstimate(1.9, 1.8, 2.0),
+        ParameterEstimate(0.5, 0.4, 0.6),
+        ParameterEstimate(0.9, 0.7, 1.1),
+        0.4,
+        "seeds",
+        3,
+        True,
+    )
     assert (
         rank_curve_text.fit_sentence(replace(curve, fit=fit)).replace("\N{NO-BREAK SPACE}", " ")
         == "The curve 1.900 + 0.500 r^−0.900 fits (lack of fit p = 0.4): extrapolated, its floor is 1.900 nats [1.800,"
@@ -154,7 +162,7 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     assert "has not levelled off by rank 32, so no floor is named" in rank_curve_text.fit_sentence(
         replace(curve, fit=replace(fit, levelled=False))
     )
-    wide = replace(fit, c=Estimate(1.9, 1.0, 2.8))
+    wide = replace(fit, c=ParameterEstimate(1.9, 1.0, 2.8))
     said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
     assert "[1.000, 2.800], is wider than all that rank changes." in said
 

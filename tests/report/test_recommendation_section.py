@@ -17,7 +17,7 @@ import pytest
 
 from lorabench.advice import spectral_check as second
 from lorabench.advice.selection import enough, select
-from lorabench.advice.spectral_check import SpectralCheck, Used, least_cut
+from lorabench.advice.spectral_check import LearnedRank, SpectralCheck, least_cut
 from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
@@ -108,7 +108,7 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         assert sentence(r, LOSS).startswith(
             "full, the best by its mean held-out loss: with one seed nothing is shown of any other"
         )
-        assert all(c.verdict == "not decisive" for c in view.comparisons)
+        assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
             "With one seed the bound speaks for the items alone, and nothing is shown by it."
             in recommendation.panel(view, [r]).caption
@@ -173,8 +173,8 @@ def test_a_task_with_options_names_its_contests_by_them() -> None:
 
 def used(
     rank: int | None, energy: float, room: float | None = None, cut: int | None = None, short: int | None = None
-) -> Used:
-    return Used(
+) -> LearnedRank:
+    return LearnedRank(
         f"LoRA r={rank}" if rank else "full", rank, room or rank or 64, energy, energy, energy + 1, 2, cut, short
     )
 
@@ -206,7 +206,9 @@ def used(
         (used(None, 40), None, "open"),
     ],
 )
-def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(own: Used, top: Used | None, lean: str) -> None:
+def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(
+    own: LearnedRank, top: LearnedRank | None, lean: str
+) -> None:
     found = SpectralCheck(own, top, lower=True)
     assert found.lean == lean
     said = found.sentence
@@ -239,46 +241,46 @@ def test_the_witness_reads_what_cells_learned(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
     r = only(view)
     top = next(o for o in r.options if o.label == "LoRA r=16")
-    for cell in view.of_condition(top.condition):  # one module uses 2 of 16 directions, the other 4
+    for cell in view.analysis.of_condition(top.condition):  # one module uses 2 of 16 directions, the other 4
         save_spectra(
-            view.file(cell.cell.id, "spectra.safetensors"),
+            view.analysis.file(cell.cell.id, "spectra.safetensors"),
             [Spectrum(f"layers.{i}.q", np.r_[np.ones(2 * i), np.full(16 - 2 * i, 1e-4)], 64, 64, 16) for i in (1, 2)],
         )
-    found = second.spectral_check(top, r.options, view.of_condition, view.file, "eval_loss", None)
+    found = second.spectral_check(top, r.options, view.analysis.of_condition, view.analysis.file, "eval_loss", None)
     assert found is not None
     assert (found.chosen.energy_rank, found.chosen.least, found.chosen.most, found.highest) == (3, 2, 4, None)
     assert found.lean == "less"
     cut = second.spectral_check(
-        top, r.options, view.of_condition, view.file, "eval_loss", 0.02
+        top, r.options, view.analysis.of_condition, view.analysis.file, "eval_loss", 0.02
     )  # its cuts lose more than that
     assert cut is not None
     assert (cut.chosen.cut, cut.chosen.short, cut.lean) == (None, 8, "agrees")
     low = next(o for o in r.options if o.label == "LoRA r=4")
-    beside = second.spectral_check(low, r.options, view.of_condition, view.file, "eval_loss", 0.02)
+    beside = second.spectral_check(low, r.options, view.analysis.of_condition, view.analysis.file, "eval_loss", 0.02)
     assert beside is not None
     assert beside.highest is not None
     assert (beside.highest.label, beside.lean) == ("LoRA r=16", "agrees")
-    assert second.spectral_check(low, r.options, lambda c: (), view.file, "eval_loss", 0.02) is None
+    assert second.spectral_check(low, r.options, lambda c: (), view.analysis.file, "eval_loss", 0.02) is None
 
 
 def test_the_least_cut_ends_at_the_first_that_loses_too_much(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
     top = next(o for o in only(view).options if o.label == "LoRA r=16")
-    cells = view.of_condition(top.condition)
+    cells = view.analysis.of_condition(top.condition)
     lost = {
         k: np.mean(
             [
                 t.value("eval_loss") - c.value("eval_loss")
                 for c in cells
-                for t in second.truncations(view.file(c.cell.id, "truncation.csv"))
+                for t in second.truncations(view.analysis.file(c.cell.id, "truncation.csv"))
                 if (t.allocation, t.rank) == ("uniform", k)
             ]
         )
         for k in (2, 4, 8)
     }  # type: ignore[operator]
-    assert least_cut(cells, view.file, "eval_loss", float(lost[4]) + 1e-9) == (4, 2)
-    assert least_cut(cells, view.file, "eval_loss", 1e9) == (1, None)
-    assert least_cut(cells, view.file, "eval_loss", float(lost[8]) - 1e-9) == (None, 8)
+    assert least_cut(cells, view.analysis.file, "eval_loss", float(lost[4]) + 1e-9) == (4, 2)
+    assert least_cut(cells, view.analysis.file, "eval_loss", 1e9) == (1, None)
+    assert least_cut(cells, view.analysis.file, "eval_loss", float(lost[8]) - 1e-9) == (None, 8)
 
 
 # ---- the panel's rule
@@ -290,8 +292,7 @@ def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> 
     best = given[0]
     fake: Any = SimpleNamespace(
         styles=defaultdict(lambda: Style("#000", "solid", "circle")),
-        verdicts=SimpleNamespace(of=lambda *a: None),
-        metric="eval_loss",
+        analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
     contest = recommendation._contest(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
     assert [
@@ -328,8 +329,7 @@ def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None
     given = (*given, option("best", 10**6, 0.0, worse=0.0))
     fake: Any = SimpleNamespace(
         styles=defaultdict(lambda: Style("#000", "solid", "circle")),
-        verdicts=SimpleNamespace(of=lambda *a: None),
-        metric="eval_loss",
+        analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
     r = Recommended("", given, 0, given[-1], given[-1], 0.02, 0, None)
     contest = recommendation._contest(fake, r, LOSS)

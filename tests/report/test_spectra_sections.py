@@ -48,11 +48,11 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
 
 
 def condition(view: View, label: str) -> str:
-    return next(s.condition for s in view.summaries if s.label.text == label)
+    return next(s.condition for s in view.analysis.summaries if s.label.text == label)
 
 
 def cells(view: View, label: str) -> tuple[CellResult, ...]:
-    return view.of_condition(condition(view, label))
+    return view.analysis.of_condition(condition(view, label))
 
 
 def rewritten(store: Store, change: Callable[[Path], None]) -> View:
@@ -63,7 +63,7 @@ def rewritten(store: Store, change: Callable[[Path], None]) -> View:
 
 def raw(view: View, cell: CellResult) -> dict[str, np.ndarray]:
     """The singular values as they lie on disk."""
-    return {k: v.astype(np.float64) for k, v in load_file(view.file(cell.cell.id, FILES[0])).items()}
+    return {k: v.astype(np.float64) for k, v in load_file(view.analysis.file(cell.cell.id, FILES[0])).items()}
 
 
 def k_of(values: np.ndarray, share: float) -> int:
@@ -89,7 +89,7 @@ def test_a_field_of_the_heat_map_is_the_mean_energy_rank_of_its_module(view: Vie
         for layer, shown in zip(plane.columns, row, strict=True):
             by_hand = [k_of(raw(view, c)[f"model.layers.{layer}.{kind}"], 0.9) for c in cells(view, "LoRA r=16")]
             assert shown == np.mean(by_hand)
-    assert [p.label for p in info.planes] == [s.label.text for s in view.summaries if s.seeds]
+    assert [p.label for p in info.planes] == [s.label.text for s in view.analysis.summaries if s.seeds]
 
 
 def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
@@ -155,7 +155,7 @@ def test_long_decays_keep_their_first_and_last_point() -> None:
 
 def test_the_table_beside_the_base_holds_means_of_the_norms(view: View) -> None:
     rows = {b.label: b for b in effective_rank.compute_beside(view)}
-    found = [s for c in cells(view, "LoRA r=4") for s in load_spectra(view.file(c.cell.id, FILES[0]))]
+    found = [s for c in cells(view, "LoRA r=4") for s in load_spectra(view.analysis.file(c.cell.id, FILES[0]))]
     norms = [np.linalg.norm(v) for c in cells(view, "LoRA r=4") for v in raw(view, c).values()]
     row = rows["LoRA r=4"]
     assert row.relative_norm == pytest.approx(np.mean(norms) / synthetic.BASE_NORM)
@@ -209,7 +209,7 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
     drawn = truncation.drawing(view, "eval_loss", (cut,))
     assert next(x for x in drawn.lines if x.label == "LoRA r=16, cut").error[2] == pytest.approx(half(values))
 
-    tuned = view.tunings[0].tried[0]
+    tuned = view.analysis.tunings[0].tried[0]
     assert tuned.ci_half_width == pytest.approx(half(list(tuned.losses)))
     assert learning_rates.drawing(view).lines[0].error[0] == tuned.ci_half_width
     assert f"± {tuned.ci_half_width:.3f}" in learning_rates.table(view).rows[0][1]
@@ -246,7 +246,7 @@ def test_no_section_says_standard_deviation() -> None:
 
 
 def rows_of(view: View, cell: CellResult) -> list[dict[str, str]]:
-    with view.file(cell.cell.id, FILES[2]).open() as stream:
+    with view.analysis.file(cell.cell.id, FILES[2]).open() as stream:
         return list(csv.DictReader(stream))
 
 
@@ -271,7 +271,7 @@ def test_a_cut_curve_holds_the_means_of_its_rows_and_ends_at_the_whole_change(vi
     info = truncation.drawing(view, "eval_loss", tuple(cuts.values()))
     line = next(x for x in info.lines if x.label == "LoRA r=16, cut")
     assert line.x[-1] == 16
-    assert line.y[-1] == view.summary(condition(view, "LoRA r=16")).mean("eval_loss")
+    assert line.y[-1] == view.analysis.summary(condition(view, "LoRA r=16")).mean("eval_loss")
 
 
 def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
@@ -353,7 +353,7 @@ def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> N
 
 def test_similarity_between_seeds_is_that_of_the_stored_subspaces(view: View) -> None:
     found = {s.label: s for s in seed_similarity.compute(view)}
-    one, two = (load_file(view.file(c.cell.id, FILES[1])) for c in cells(view, "LoRA r=16"))
+    one, two = (load_file(view.analysis.file(c.cell.id, FILES[1])) for c in cells(view, "LoRA r=16"))
     for side, similarity, sides in (
         ("right", found["LoRA r=16"].right, (64, 256)),
         ("left", found["LoRA r=16"].left, (64, 64)),
@@ -401,7 +401,7 @@ def test_repair_is_the_mean_over_modules_and_seeds(view: View) -> None:
     assert set(found) == {"LoRA r=1 nf4", "LoRA r=4 nf4", "LoRA r=16 nf4"}
     shares = []
     for cell in cells(view, "LoRA r=4 nf4"):
-        with safe_open(view.file(cell.cell.id, FILES[0]), framework="numpy") as file:
+        with safe_open(view.analysis.file(cell.cell.id, FILES[0]), framework="numpy") as file:
             shares += [m["repair"]["repaired_share"] for m in json.loads(file.metadata()["modules"]).values()]
     assert len(shares) == 16
     assert found["LoRA r=4 nf4"].repaired.mean == pytest.approx(np.mean(shares))
@@ -518,8 +518,10 @@ def test_every_new_figure_says_its_numbers_in_words(view: View) -> None:
         assert isinstance(s, Section)
         assert all(isinstance(b, Figure | Grid | Points | Text) for b in s.blocks)
         assert all(b.caption and b.alternative and all(b.alternative) for b in s.blocks if isinstance(b, Figure))
-    assert of_conditions.highest(view, [s.condition for s in view.summaries]) == condition(view, "LoRA r=16")
-    assert {view.label(c) for c in of_conditions.tops(view, [s.condition for s in view.summaries])} == {
+    assert of_conditions.highest(view, [s.condition for s in view.analysis.summaries]) == condition(view, "LoRA r=16")
+    assert {
+        view.analysis.label(c) for c in of_conditions.tops(view, [s.condition for s in view.analysis.summaries])
+    } == {
         "LoRA r=16",
         "LoRA r=16 nf4",
         "full",
@@ -582,7 +584,7 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     wide = found[1]
     assert (len(wide.right.phi), len(wide.right.phi[0])) == (4, 8)
     assert wide.right.pairs == 2
-    one, other = (of_conditions.directions_by_seed(view, view.summaries[i].condition)[0] for i in (2, 4))
+    one, other = (of_conditions.directions_by_seed(view, view.analysis.summaries[i].condition)[0] for i in (2, 4))
     name = next(iter(one))
     by_hand = (
         np.linalg.norm(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
-from lorabench.spectra.allocate import Candidate, by_energy, least_by_energy, least_uniform, uniform
+from lorabench.spectra.allocate import ModuleCandidate, by_energy, least_by_energy, least_uniform, uniform
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import dense_changes, peft_adapter
@@ -229,7 +229,9 @@ MODULES = st.lists(
 
 
 def made(drawn):
-    return {str(i): Candidate(np.array(sorted(values, reverse=True)), cost) for i, (values, cost) in enumerate(drawn)}
+    return {
+        str(i): ModuleCandidate(np.array(sorted(values, reverse=True)), cost) for i, (values, cost) in enumerate(drawn)
+    }
 
 
 @given(MODULES, st.integers(1, 4))
@@ -268,6 +270,6 @@ def test_the_least_that_keeps_a_share_keeps_it_and_one_less_does_not(drawn, shar
 
 
 def test_energy_beyond_the_listed_values_counts():
-    modules = {"m": Candidate(np.array([3.0, 1.0]), 10, rest=6.0)}
+    modules = {"m": ModuleCandidate(np.array([3.0, 1.0]), 10, rest=6.0)}
     assert uniform(modules, 1).kept_energy == pytest.approx(9 / 16)
     assert uniform(modules, 9).kept_energy == pytest.approx(10 / 16)

@@ -84,7 +84,7 @@ def test_of_a_condition_the_first_seed_at_the_chosen_rate_is_taken_and_said(fold
 
     told: list[str] = []
     _, result = cell_lookup.find_cell("lora rank 4", folder, told.append)
-    (tuning,) = (t for t in make_view(Store(folder)).tunings if t.condition == result.cell.condition_id)
+    (tuning,) = (t for t in make_view(Store(folder)).analysis.tunings if t.condition == result.cell.condition_id)
     assert result.cell.seed == 0 and result.cell.training.rate == tuning.chosen
     assert told == [
         f"LoRA r=4 has 4 cells; taken is seed 0 at the chosen learning rate {tuning.chosen:g} ({result.cell.id}), for"
@@ -102,15 +102,15 @@ def test_explain_shows_a_condition_with_its_means_and_its_cells(folder, capsys):
     assert cli.main(["explain", "LoRA r=1", "--in", folder]) == 0
     out = capsys.readouterr().out
     view = make_view(Store(folder))
-    summary = next(s for s in view.summaries if s.label.text == "LoRA r=1")
+    summary = next(s for s in view.analysis.summaries if s.label.text == "LoRA r=1")
     shown = next(line for line in out.splitlines() if line.startswith("  eval_loss "))
     assert (
         f"{summary.mean('eval_loss'):.4g} nats ± {summary.statistics['eval_loss'].ci_half_width:.4g} nats over 2 seeds"
         in shown
     )
     assert (
-        f"learning rate {next(t.chosen for t in view.tunings if t.condition == summary.condition):g}, chosen by"
-        " validation loss from 0.001, 0.003" in out
+        f"learning rate {next(t.chosen for t in view.analysis.tunings if t.condition == summary.condition):g}, chosen"
+        " by validation loss from 0.001, 0.003" in out
     )
     assert (
         sum(

@@ -11,7 +11,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.advice.cheapest_change import cheapest_change
-from lorabench.advice.selection import contests, options
+from lorabench.advice.selection import comparison_groups, trained_options
 from lorabench.advice.text import as_plain, as_text, epoch
 from lorabench.advice.text import quality as in_words
 from lorabench.advice.types import Candidate, Needs, Workload
@@ -326,8 +326,8 @@ def test_a_claim_rests_on_the_same_bound_as_the_report_s(made):
     assert level.enough is True
     assert "by its one-sided 95 % bound" in in_words(level)
     view = make_view(store)
-    (groups,) = contests(view.groups)
-    given = options(groups, view.summaries, view.verdicts, view.metric)
+    (groups,) = comparison_groups(view.analysis.groups)
+    given = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
     assert next(o for o in given if o.rank == 32 and "nf4" not in o.label).bound == pytest.approx(q.bound)
 
 
