@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Workload:
     """training examples"""
     tokens: int | None = None
     """training tokens in one epoch"""
+    device: DeviceKind = "cuda"
+    bf16: bool = True
+    """whether the card computes in bfloat16: other trainers are told to mix in float16 where it does not"""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,15 @@ from typing import Any
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
+from lorabench.config.precision import DtypeName
 from lorabench.emitters import _setting
 
 _NAME = "data"
+_MIXED: dict[DtypeName | None, dict[str, bool]] = {
+    "bfloat16": {"bf16": True},
+    "float16": {"fp16": True},
+    None: {"bf16": False, "fp16": False},
+}
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
@@ -41,7 +47,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "warmup_ratio": candidate.warmup,
         "weight_decay": candidate.weight_decay,
         "max_grad_norm": candidate.max_grad_norm,
-        **({"fp16": True} if model.dtype == "float16" else {"bf16": True}),
+        **_MIXED[_mixed_precision(workload, candidate)],
         "num_train_epochs": 1.0,
         "logging_steps": 10,
         "report_to": "none",
@@ -62,6 +68,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A'
         " chat model has a template of its own in place of empty.",
         *pissa,
+        *_setting.precision_notes(workload, candidate),
     )
     data = {_NAME: {"file_name": _setting.DATA, "columns": {"prompt": "prompt", "response": "response"}}}
     return {
@@ -70,11 +77,17 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     }
 
 
+def _mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
+    """float16 beside float16 weights, too."""
+    mixed = _setting.mixed_precision(workload, candidate)
+    return "float16" if mixed and workload.model.dtype == "float16" else mixed
+
+
 def _compute(workload: Workload, candidate: Candidate) -> None:
     """LLaMA-Factory takes frozen weights and 4-bit products in the dtype of mixed precision."""
-    mixed = "float16" if workload.model.dtype == "float16" else "bfloat16"
+    mixed = _mixed_precision(workload, candidate)
     compute = candidate.quantization.compute_dtype
-    if candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
+    if mixed and candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
         raise _setting.refuse(
             "llamafactory",
             f"4-bit products in {compute} beside mixed precision in {mixed}",

@@ -131,7 +131,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         **_schedule(workload, candidate, notes),
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
         "clip_grad_norm": candidate.max_grad_norm,
-        "device": "cuda",
+        "device": workload.device,
         "dtype": dtype,
         "compile": False,
         "enable_activation_checkpointing": candidate.gradient_checkpointing,
@@ -195,6 +195,13 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
 
 def _dtype(workload: Workload, candidate: Candidate) -> str:
     dtype, compute = _setting.precision(workload, candidate), candidate.quantization.compute_dtype
+    if dtype == "bfloat16" and not workload.bf16:
+        raise _setting.refuse(
+            "torchtune",
+            "training in bfloat16 on a card without it",
+            "float32 there",
+            "peft, trl, axolotl, llamafactory",
+        )
     if dtype == "float16":
         raise _setting.refuse(
             "torchtune", "training in float16", "bfloat16 and float32", "peft, trl, axolotl, llamafactory"

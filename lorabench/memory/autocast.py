@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from lorabench.memory.train_config import DeviceKind
+from lorabench.config.precision import DeviceKind
 
 T = torch.Tensor
 LOWER = {

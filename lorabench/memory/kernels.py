@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry
 
+from lorabench.config.precision import DeviceKind
 from lorabench.memory.meta_model import TRACING
-from lorabench.memory.train_config import DeviceKind
 
 NO_ANSWER = object()
 CUBLAS_WORKSPACE = (

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from lorabench.config.settings import TrainingSpec
+from lorabench.config.validity import is_paged
 
 SMALLEST_8BIT = 4096
 SMALLEST_PAGED = 100_000
@@ -28,7 +29,7 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
     found: list[torch.Tensor] = []
     for parameter in parameters:
         n = parameter.numel()
-        paged = kind.startswith("paged") and n >= SMALLEST_PAGED
+        paged = is_paged(kind) and n >= SMALLEST_PAGED
         if kind.endswith("8bit") and n >= SMALLEST_8BIT:
             if not paged:
                 found += [torch.empty(n, dtype=torch.uint8, device="meta") for _ in range(2)]

@@ -14,10 +14,9 @@ from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.interpolate import Reuse
-from lorabench.memory.meta_model import any_model, configuration
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import StepProfile
-from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.memory.validate import check
 
 
@@ -81,7 +80,7 @@ def plan_conditions(
         other = beside(condition, wholes)
         if other is None and one is not None:
             held = sum(step.held.values())
-            other = guessed(condition, one, _sides(condition), held, gpu)
+            other = guessed(condition, one, _sides(setting), held, gpu)
         rows.append(
             PlannedCondition(
                 condition,
@@ -96,8 +95,8 @@ def plan_conditions(
     return tuple(rows)
 
 
-def _sides(condition: Condition) -> list[tuple[int, int]]:
+def _sides(setting: TrainConfig) -> list[tuple[int, int]]:
     """(in, out) of the matrices whose change is decomposed."""
-    model = any_model(configuration(condition.model))
-    linear, wanted = linear_modules(model), condition.method.target_modules
-    return [linear[n] for n in (resolve_targets(model, wanted) if wanted is not None else linear) if n in linear]
+    model, modules = setting.shape.model, setting.method.target_modules
+    linear = linear_modules(model)
+    return [linear[n] for n in (resolve_targets(model, modules) if modules is not None else linear) if n in linear]

@@ -21,6 +21,7 @@ from functools import lru_cache
 
 import torch
 
+from lorabench.config.precision import DeviceKind
 from lorabench.config.study import Cell
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
@@ -29,7 +30,7 @@ from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, wi
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.step_profile import StepProfile, predict_step
-from lorabench.memory.train_config import DeviceKind, TrainConfig, setting_of, traced_as
+from lorabench.memory.train_config import TrainConfig, setting_of, traced_as
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all

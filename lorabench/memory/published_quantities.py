@@ -17,7 +17,8 @@ from lorabench.config.settings import ModelSpec
 from lorabench.engine.quantised_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
-from lorabench.memory.meta_model import any_model, build, configuration, quantised, with_layers
+from lorabench.memory.meta_model import build, quantised, with_layers
+from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import TrainConfig
@@ -38,7 +39,7 @@ def reproduce(paper: Paper) -> tuple[Reproduced, ...]:
 def trainable_parameters(row: PaperRow) -> int:
     """Trained entries, counted on the model's shapes."""
     (count,) = count_parameters(
-        _model(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name
+        _shape(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name
     )
     return count.trainable_parameters
 
@@ -56,21 +57,21 @@ def adapter_bytes(row: PaperRow) -> float:
 
 def parameter_bytes(row: PaperRow) -> float:
     """bytes_each for every parameter of the model: the arithmetic by which papers state training memory."""
-    return _parameters(_model(row)) * (row.bytes_each or 0)
+    return _shape(row).parameters * (row.bytes_each or 0)
 
 
 def weight_bytes(row: PaperRow) -> int:
     """All weights in the model's dtype, unquantised."""
     dtype = _model(row).dtype
-    return _parameters(_model(row)) * (2 if dtype == "auto" else getattr(torch, dtype).itemsize)
+    return _shape(row).parameters * (2 if dtype == "auto" else getattr(torch, dtype).itemsize)
 
 
 def bits_per_parameter(row: PaperRow) -> float:
     """What a quantised weight takes with its block constants, over all quantised matrices: 4 + 32/64 = 4.5 bits with
     one float32 constant a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantised in blocks of
     256 (Dettmers et al. 2023, section 3)."""
-    model = _model(row)
-    whole = build(with_layers(configuration(model), 1), torch.bfloat16, model.trust_remote_code)
+    shape = _shape(row)
+    whole = build(with_layers(shape.config, 1), torch.bfloat16, shape.spec.trust_remote_code)
     linear = {n: m.weight.numel() for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}
     small = quantised(whole, row.quantization, torch.bfloat16, torch.bfloat16)
     packed = {
@@ -134,12 +135,18 @@ def _model(row: PaperRow) -> ModelSpec:
     return row.model
 
 
-def _parameters(model: ModelSpec) -> int:
-    return sum(p.numel() for p in any_model(configuration(model), model.trust_remote_code).parameters())
+def _shape(row: PaperRow) -> ModelShape:
+    return _shape_of(_model(row))
+
+
+@cache
+def _shape_of(model: ModelSpec) -> ModelShape:
+    """One for all rows of a model."""
+    return ModelShape(model)
 
 
 def _step(row: PaperRow) -> tuple[TrainConfig, StepProfile]:
-    setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda")
+    setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda", shape=_shape(row))
     return setting, _traced(setting)
 
 

@@ -17,6 +17,7 @@ from lorabench import plugins
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
+from lorabench.config.validity import takes_quantized_base
 from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import HIGH, with_framework
 from lorabench.memory.train_config import TrainConfig
@@ -161,7 +162,7 @@ def _possible(setting: TrainConfig, room: CardPlanner) -> list[str]:
     training, method = setting.training, plugins.load("methods", setting.method.name)
     stored = stored_quantization(setting.model.name, setting.model.revision) is not None
     adapters = not method.TRAINS_BASE
-    smaller = setting.quantization.name == "none" and not stored and not method.UNQUANTIZED_ONLY
+    smaller = setting.quantization.name == "none" and not stored and takes_quantized_base(setting.method.name)
     states = ("adamw", "paged-adamw", "adamw-8bit", "paged-adamw-8bit")
     able = {
         "micro_batch": training.batch_size > 1,

@@ -25,7 +25,7 @@ from lorabench import plugins
 from lorabench.config.checkpoint import declared_quantization
 from lorabench.errors import ModelError
 from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
-from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
@@ -113,11 +113,7 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     config = setting.shape.config
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
-    dtype = resolve_dtype(setting, config)
-    autocast = resolve_autocast(setting)
-    declared = setting.quantization.compute_dtype
-    compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
-
+    dtype, compute, autocast = resolve_dtype(setting), resolve_compute_dtype(setting), resolve_autocast(setting)
     saved = plugins.load("methods", setting.method.name).SAVED_RANKS
 
     def of(count: int) -> Course:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lorabench.config.precision import DeviceKind
 from lorabench.memory import kernels
-from lorabench.memory.train_config import DeviceKind
 
 CATEGORIES = (
     "weights",

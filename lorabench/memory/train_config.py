@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from lorabench.config.gpus import Gpu
+from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
 from lorabench.memory.model_shape import ModelShape
 
-DeviceKind = Literal["cpu", "cuda"]
 TELLING = (
     "batch_size",
     "gradient_accumulation",

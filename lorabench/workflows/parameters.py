@@ -75,10 +75,10 @@ def parameters(
     """LorabenchError where the model, the method or a module is none that is known, or a rank is not possible."""
     hub.require_named(model)
     from lorabench.engine.experts import unreached
-    from lorabench.memory.meta_model import any_model, configuration
+    from lorabench.memory.model_shape import ModelShape
     from lorabench.memory.parameters import count_parameters
     from lorabench.memory.validate import model_from
 
-    spec = model_from(model)
-    counts = count_parameters(spec, ranks, target_modules, method)
-    return ParameterCounts(model, counts, stored_quantization(spec.name), unreached(any_model(configuration(spec))))
+    shape = ModelShape(model_from(model))
+    counts = count_parameters(shape, ranks, target_modules, method)
+    return ParameterCounts(model, counts, stored_quantization(shape.spec.name), unreached(shape.model))

@@ -80,7 +80,7 @@ def recommend(
     from lorabench.workflows.traced_memory import traced_memory
 
     base = _base_setting(model, sequence_length, card)
-    workload = Workload(base.model, sequence_length, batch_size, examples, tokens)
+    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
     train_tokens = min(amounts, default=None)
