@@ -70,8 +70,8 @@ def quality(q: Quality) -> str:
         )
 
     ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
-    said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
-    margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
+    claim = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
+    margin = "" if q.margin is None or q.low is None else f", {claim} {number(q.margin)} {unit}"
     if q.shown is not None and not q.shown.repeated:
         margin = ", one seed: not decisive"
     elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
@@ -194,7 +194,7 @@ def as_json(recommendation: Recommendation) -> str:
 
 def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
     q = r.quality
-    told = {
+    quality = {
         "basis": q.basis,
         "against": q.against,
         "metric": q.metric,
@@ -213,7 +213,7 @@ def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
         **_candidate(r.candidate),
         **_needs(r.needs, w, r.candidate),
         "headroom_bytes": r.headroom_bytes,
-        "quality": {k: v for k, v in told.items() if v not in (None, "")},
+        "quality": {k: v for k, v in quality.items() if v not in (None, "")},
         "evidence": evidence,
         "caveats": list(r.caveats),
     }

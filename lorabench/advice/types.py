@@ -164,9 +164,9 @@ class Recommendation:
 
         rows = []
         for entry in self.to_dict()["recommendations"]:
-            kept = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
+            plain = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
             quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
-            rows.append({**kept, **quality})
+            rows.append({**plain, **quality})
         return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,10 +77,10 @@ _USUAL = (  # of all families, each so that it means one group alone
 _SPELLED = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "full": "full fine-tuning"}
 
 
-def refuse(tool: str, seen: str, allowed: str, others: str = "peft") -> LorabenchError:
+def refuse(tool: str, setting: str, allowed: str, others: str = "peft") -> LorabenchError:
     """One sentence for what a tool cannot carry out."""
     return LorabenchError(
-        f"{tool} cannot carry out {seen}; it takes {allowed}; use another --emit ({others}) or another setting"
+        f"{tool} cannot carry out {setting}; it takes {allowed}; use another --emit ({others}) or another setting"
     )
 
 
@@ -117,12 +117,12 @@ def trains_base(candidate: Candidate) -> bool:
 
 def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
     """Names (or ends of names) of the adapted modules; None for all linear ones, which every tool has a word for."""
-    wanted = method.target_modules
-    if wanted is None or wanted == "all-linear":
+    target_modules = method.target_modules
+    if target_modules is None or target_modules == "all-linear":
         return None
-    if wanted in ("attention", "mlp"):
-        return _FAMILIES.get(model_type(model.name) or "", _USUAL)[wanted == "mlp"]
-    return (wanted,) if isinstance(wanted, str) else wanted
+    if target_modules in ("attention", "mlp"):
+        return _FAMILIES.get(model_type(model.name) or "", _USUAL)[target_modules == "mlp"]
+    return (target_modules,) if isinstance(target_modules, str) else target_modules
 
 
 def precision(workload: Workload, candidate: Candidate) -> DtypeName:

@@ -81,14 +81,14 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
     _setting.check("torchtune", workload, candidate)
     _setting.check_literal("torchtune", workload.model)
-    known, full = _known(workload.model), _setting.trains_base(candidate)
-    directory, files, notes = _checkpoint(workload.model, known)
+    builder, full = _builder(workload.model), _setting.trains_base(candidate)
+    directory, files, notes = _checkpoint(workload.model, builder)
     dtype = _dtype(workload, candidate)
-    tokenizer, paths = _TOKENIZERS.get(known.package, _TOKENIZERS["llama3"])
+    tokenizer, paths = _TOKENIZERS.get(builder.package, _TOKENIZERS["llama3"])
     model = (
-        {"_component_": f"torchtune.models.{known.package}.{known.builder}"}
+        {"_component_": f"torchtune.models.{builder.package}.{builder.builder}"}
         if full
-        else _adapter(candidate, known, notes)
+        else _adapter(candidate, builder, notes)
     )
     settings: dict[str, Any] = {
         "output_dir": "./model" if full else "./adapter",
@@ -104,7 +104,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
             "checkpoint_files": files,
             "recipe_checkpoint": None,
             "output_dir": "${output_dir}",
-            "model_type": known.kind,
+            "model_type": builder.kind,
         },
         "resume_from_checkpoint": False,
         **({} if full else {"save_adapter_weights_only": True}),
@@ -156,26 +156,26 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     return {"torchtune.yaml": _setting.as_yaml(opening, settings)}
 
 
-def _known(model: ModelSpec) -> _Model:
+def _builder(model: ModelSpec) -> _Model:
     word = model.name.rstrip("/").rpartition("/")[2].lower()
-    known = _MODELS.get(word) or _MODELS.get(word.removesuffix("-instruct"))
-    if known is None:
+    builder = _MODELS.get(word) or _MODELS.get(word.removesuffix("-instruct"))
+    if builder is None:
         raise _setting.refuse(
             "torchtune",
             f"the model {json.dumps(model.name)}",
             "Llama 2, 3, 3.1, 3.2 and 3.3, Mistral 7B v0.1, Gemma 2 and Qwen2.5 by their hub names",
             "peft, trl, axolotl, llamafactory",
         )
-    return known
+    return builder
 
 
-def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
+def _checkpoint(model: ModelSpec, builder: _Model) -> tuple[str, Any, list[str]]:
     """Directory, files and what to do first: torchtune reads a downloaded directory."""
     local = model_directory(model.name)
     if local is not None:
-        found = sorted(file.name for file in Path(local).glob("*.safetensors"))
-        if found:
-            return str(local), found, []
+        shards = sorted(file.name for file in Path(local).glob("*.safetensors"))
+        if shards:
+            return str(local), shards, []
     if model.revision:
         raise _setting.refuse(
             "torchtune",
@@ -186,8 +186,8 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
     directory = str(local) if local else "./" + model.name.rpartition("/")[2]
     files = (
         ["model.safetensors"]
-        if known.files == 1
-        else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{known.files:05d}"}
+        if builder.files == 1
+        else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{builder.files:05d}"}
     )
     first = [] if local else [f"First: tune download {json.dumps(model.name)} --output-dir {directory}"]
     return directory, files, first
@@ -213,17 +213,17 @@ def _dtype(workload: Workload, candidate: Candidate) -> str:
     return {"bfloat16": "bf16", "float32": "fp32"}[dtype]
 
 
-def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str, Any]:
+def _adapter(candidate: Candidate, builder: _Model, notes: list[str]) -> dict[str, Any]:
     method, quantization = candidate.method, candidate.quantization
     assert method.rank is not None
     assert method.alpha is not None
     if method.name == "pissa":
         raise _setting.refuse("torchtune", "method pissa", "lora, rslora, dora and full", "peft, axolotl, llamafactory")
     if quantization.name not in ("none", "nf4") or (quantization.name == "nf4" and not quantization.double_quant):
-        seen = f"quantization {quantization.name}" + (
+        form = f"quantization {quantization.name}" + (
             "" if quantization.double_quant or quantization.name != "nf4" else " without double_quant"
         )
-        raise _setting.refuse("torchtune", seen, "none, and nf4 with double_quant", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse("torchtune", form, "none, and nf4 with double_quant", "peft, trl, axolotl, llamafactory")
     alpha = _setting.number(method.alpha)
     if method.name == "rslora":
         alpha = method.alpha * sqrt(method.rank)
@@ -233,7 +233,7 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
         )
     nf4 = quantization.name == "nf4"
     return {
-        "_component_": f"torchtune.models.{known.package}.lora_{known.builder}",
+        "_component_": f"torchtune.models.{builder.package}.lora_{builder.builder}",
         **_targets(method.target_modules),
         "lora_rank": method.rank,
         "lora_alpha": alpha,
@@ -243,11 +243,13 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
     }
 
 
-def _targets(wanted: str | tuple[str, ...] | None) -> dict[str, Any]:
+def _targets(target_modules: str | tuple[str, ...] | None) -> dict[str, Any]:
     """torchtune's own names: any of the attention's, at least one, and the MLP as a whole."""
     groups: dict[str, set[str]] = {"all-linear": {*_ATTENTION, *_MLP}, "attention": {*_ATTENTION}, "mlp": _MLP}
     names = (
-        groups.get(wanted or "all-linear", {str(wanted)}) if wanted is None or isinstance(wanted, str) else set(wanted)
+        groups.get(target_modules or "all-linear", {str(target_modules)})
+        if target_modules is None or isinstance(target_modules, str)
+        else set(target_modules)
     )
     odd = sorted(names - set(_ATTENTION) - _MLP)
     if odd:

@@ -29,7 +29,7 @@ NO_ANSWER = object()
 CUBLAS_WORKSPACE = (
     8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
 )
-HALF = (torch.float16, torch.bfloat16)
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
@@ -56,7 +56,7 @@ def _attention(
     )  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
     if alone or emulated or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    flash = device == "cuda" and bf16 and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
+    flash = device == "cuda" and bf16 and query.dtype in HALF_PRECISION and attn_mask is None and query.shape[-1] <= 256
     if enable_gqa and device == "cuda" and not flash:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -64,18 +64,18 @@ def _attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch's own conversion, which every call makes anew
         bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -float("inf"))
     if device == "cpu":
-        made = aten._scaled_dot_product_flash_attention_for_cpu(
+        results = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
         )
     elif flash:
-        made = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
+        results = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
     else:
         if bias is not None:
             bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-        made = aten._scaled_dot_product_efficient_attention(
+        results = aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, True, dropout_p, is_causal, scale=scale
         )
-    out: torch.Tensor = made[0]
+    out: torch.Tensor = results[0]
     return out
 
 
@@ -173,5 +173,5 @@ def _int8_on_cpu(
 ) -> torch.Tensor:
     from bitsandbytes.autograd._functions import MatMul8bitFp
 
-    made: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)
-    return made
+    product: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)
+    return product

@@ -71,8 +71,8 @@ def _check_name(model: ModelSpec) -> None:
     """ModelError with the nearest preset where a name that is no path and no hub id is close to one."""
     if "/" in model.name or model_directory(model.name) is not None:
         return
-    known = [word for a in architectures().values() for word in (a.name, *a.aliases)]
-    near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
+    names = [word for a in architectures().values() for word in (a.name, *a.aliases)]
+    near = difflib.get_close_matches(model.name.lower(), names, n=1, cutoff=0.8)
     if near and local_folder(model.name, model.revision) is None:
         raise ModelError(
             f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory,"
@@ -128,8 +128,8 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
 def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
-    wanted = setting.method.target_modules
-    targets = resolve_targets(model, wanted) if wanted is not None else ()
+    modules = setting.method.target_modules
+    targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
         model = plugins.load("methods", setting.method.name).attach(
             model, setting.method, peft_targets(model, targets) if targets else []
@@ -137,7 +137,7 @@ def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype
     return model.train()
 
 
-def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def quantised(model: Any, quantization: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
     """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as
     it is for `none`.
 
@@ -148,7 +148,7 @@ def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_
     if own is not None and not own.readable:
         raise ModelError(refusal(model.config.name_or_path or model.config.model_type, own))
     if own is None:
-        config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
+        config = plugins.load("quantizations", quantization.name).config(quantization.double_quant, compute_dtype)
     else:
         declared = model.config.quantization_config
         plainly = declared if isinstance(declared, dict) else declared.to_dict()

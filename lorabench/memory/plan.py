@@ -63,12 +63,12 @@ def plan_conditions(
         )
         for c in conditions
     ]
-    wanted = list(dict.fromkeys(s for s in settings if s is not None))
-    for asked in wanted:
-        check(asked)
-    known = Reuse()
-    known.plan(wanted)
-    steps = {asked: known.step(asked) for asked in wanted}
+    distinct = list(dict.fromkeys(s for s in settings if s is not None))
+    for one_setting in distinct:
+        check(one_setting)
+    reuse = Reuse()
+    reuse.plan(distinct)
+    steps = {one_setting: reuse.step(one_setting) for one_setting in distinct}
     rows = []
     for condition, setting in zip(conditions, settings, strict=True):
         if setting is None:
@@ -79,8 +79,8 @@ def plan_conditions(
         one = time_of(step, setting, gpu, calibration)
         other = beside(condition, wholes)
         if other is None and one is not None:
-            held = sum(step.held.values())
-            other = guessed(condition, one, _sides(setting), held, gpu)
+            weight_bytes = sum(step.persistent_bytes.values())
+            other = guessed(condition, one, _sides(setting), weight_bytes, gpu)
         rows.append(
             PlannedCondition(
                 condition,
@@ -88,7 +88,7 @@ def plan_conditions(
                 peak,
                 round(LOW * peak),
                 round(HIGH * peak),
-                one.times(taken) if one and (taken := steps_of(condition)) else None,
+                one.times(optimizer_steps) if one and (optimizer_steps := steps_of(condition)) else None,
                 other,
             )
         )

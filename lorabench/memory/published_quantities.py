@@ -27,13 +27,13 @@ from lorabench.memory.validate import check, used
 
 def reproduce(paper: Paper) -> tuple[Reproduced, ...]:
     """The value of each row; LorabenchError, which names the row, where one cannot be had."""
-    made = []
+    reproduced = []
     for row in paper.rows:
         try:
-            made.append(Reproduced(row, float(QUANTITIES[row.quantity](row))))
+            reproduced.append(Reproduced(row, float(QUANTITIES[row.quantity](row))))
         except LorabenchError as e:
             raise LorabenchError(f"row '{row.name}': {e}") from None
-    return tuple(made)
+    return tuple(reproduced)
 
 
 def trainable_parameters(row: PaperRow) -> int:
@@ -81,10 +81,10 @@ def bits_per_parameter(row: PaperRow) -> float:
         raise LorabenchError(
             f"quantization {row.quantization.name} stores no weight in fewer bits; allowed: int8, fp4, nf4"
         )
-    held = sum(w.numel() * w.element_size() for w in packed.values()) + sum(
+    packed_bytes = sum(w.numel() * w.element_size() for w in packed.values()) + sum(
         t.numel() * t.element_size() for t in quantization_tensors(small)
     )
-    return 8 * held / sum(linear[n] for n in packed)
+    return 8 * packed_bytes / sum(linear[n] for n in packed)
 
 
 def peak_bytes(row: PaperRow) -> int:
@@ -100,18 +100,18 @@ def step_bytes(row: PaperRow) -> int:
 
 def base_bytes(row: PaperRow) -> int:
     """Base weights as stored, with their constants."""
-    held = _step(row)[1].held
-    return held["weights"] + held["quantization_state"]
+    between_steps = _step(row)[1].persistent_bytes
+    return between_steps["weights"] + between_steps["quantization_state"]
 
 
 def trained_bytes(row: PaperRow) -> int:
     """Adapter weights during training."""
-    return _step(row)[1].held["adapters"]
+    return _step(row)[1].persistent_bytes["adapters"]
 
 
 def optimizer_bytes(row: PaperRow) -> int:
     """The optimizer's state on the device."""
-    return _step(row)[1].held["optimizer"]
+    return _step(row)[1].persistent_bytes["optimizer"]
 
 
 def activation_bytes(row: PaperRow) -> int:

@@ -46,7 +46,7 @@ class StepProfile:
 
     parts: dict[str, int]
     """bytes by category at the peak"""
-    held: dict[str, int]
+    persistent_bytes: dict[str, int]
     """bytes by category between steps"""
     peak_bytes: int
     peak_at: str
@@ -149,14 +149,14 @@ def along(low: Course, high: Course, share: Fraction) -> Course | None:
     if [line.name for line in low.lines] != [line.name for line in high.lines]:
         return None
     try:
-        made = Course(
+        course_between = Course(
             tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)),
             _step_along(low.counts, low.counts, high.counts, share),
         )
     except _Uneven:
         return None
     other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
-    return None if summed(made).peak_at in other else made
+    return None if summed(course_between).peak_at in other else course_between
 
 
 def summed(course: Course) -> StepProfile:
@@ -164,13 +164,13 @@ def summed(course: Course) -> StepProfile:
     heights = [line.moments.sum(axis=1) for line in course.lines]
     top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
     moment = course.lines[top].moments[int(heights[top].argmax())]
-    held = next(line for line in course.lines if line.name == "held").moments[-1]
+    persistent = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
     update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
     return StepProfile(
         parts=_named(moment),
-        held=_named(held),
+        persistent_bytes=_named(persistent),
         peak_bytes=int(moment.sum()),
         peak_at=course.lines[top].name,
         flops=flops,
@@ -212,15 +212,16 @@ def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
     ]
 
 
-def _as_course(seen: Trace, saved: int) -> Course:
+def _as_course(traced: Trace, saved: int) -> Course:
     lines = tuple(
         SegmentProfile(
             s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)
         )
-        for s in seen.segments
+        for s in traced.segments
     )
     return Course(
-        lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object)
+        lines,
+        np.array([traced.total_parameters, traced.trainable_parameters, saved * traced.trainable_bytes], dtype=object),
     )
 
 
@@ -264,8 +265,8 @@ def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int
     grown = (high - low) * times
     if parts != 1 and (grown % parts).any():
         raise _Uneven
-    made: np.ndarray = start + grown // parts
-    return made
+    stepped: np.ndarray = start + grown // parts
+    return stepped
 
 
 def _named(moment: np.ndarray) -> dict[str, int]:

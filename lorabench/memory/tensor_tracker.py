@@ -103,13 +103,13 @@ class TensorTracker(TorchDispatchMode):
         category = category or self._kind(tensor)
         self._live[key] = size, category
         self._totals[PLACE[category]] += size
-        weakref.finalize(storage, self._gone, key)
+        weakref.finalize(storage, self._release, key)
 
     def _kind(self, tensor: torch.Tensor) -> str:
         width, numel = self._logits
         return "logits" if tensor.numel() == numel and tensor.shape[-1] == width else "activations"
 
-    def _gone(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         size, category = self._live.pop(key, (0, "activations"))
         self._totals[PLACE[category]] -= size
 
@@ -141,10 +141,10 @@ class TensorTracker(TorchDispatchMode):
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
     """Those among an operator's arguments or results, one list deep; torch's own tree_leaves takes a tenth of a trace
     for it."""
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found += [v for v in value if isinstance(v, torch.Tensor)]
-    return found
+            tensors += [v for v in value if isinstance(v, torch.Tensor)]
+    return tensors

@@ -62,14 +62,14 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
     setting.
     """
-    told = {f: getattr(condition.training, f) for f in TELLING}
+    fields = {f: getattr(condition.training, f) for f in TELLING}
     if sequence_length is not None:
-        told["sequence_length"] = sequence_length
+        fields["sequence_length"] = sequence_length
     alpha = None if condition.method.alpha is None else MethodSpec().alpha
     return TrainConfig(
         condition.model,
         condition.quantization,
         condition.method.model_copy(update={"alpha": alpha}),
-        TrainingSpec(**told),
+        TrainingSpec(**fields),
         device,
     )

@@ -37,15 +37,15 @@ def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> TrainCon
     The quantisation is the checkpoint's own where the model is stored quantised.
     """
     try:
-        asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
+        request = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
     kind = (
-        asked.quantization
-        if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT
-        else asked.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
+        request.quantization
+        if plugins.load("quantizations", request.quantization.name).DOUBLE_QUANT
+        else request.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
     )
-    setting = TrainConfig(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
+    setting = TrainConfig(request.model, as_stored(request.model, kind), used(request.method), request.training, device)
     check(setting)
     return setting
 

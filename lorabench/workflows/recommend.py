@@ -181,18 +181,18 @@ def _possible(
     from lorabench.memory.validate import check
     from lorabench.workflows.traced_memory import setting_of
 
-    kept, notes = [], []
+    possible, notes = [], []
     for spec in specs:
-        for tried in (spec, by_rule(spec.key)):
-            candidate = variant(tried, workload, 1, False, "adamw")
+        for option in (spec, by_rule(spec.key)):
+            candidate = variant(option, workload, 1, False, "adamw")
             try:
                 check(setting_of(candidate, workload, base))
             except LorabenchError as e:
                 notes.append(f"{title(candidate)} is left out: {e}.")
                 continue
-            kept.append(tried)
+            possible.append(option)
             break
-    return kept, list(dict.fromkeys(notes))
+    return possible, list(dict.fromkeys(notes))
 
 
 def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu) -> list[CandidateSpec]:

@@ -36,8 +36,8 @@ class TruncatedAdapter:
         return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
 
     def __repr__(self) -> str:
-        kept = f"{100 * self.kept_energy:.2f} % of the energy"
-        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {kept}"
+        energy = f"{100 * self.kept_energy:.2f} % of the energy"
+        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {energy}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain values."""
