@@ -129,8 +129,8 @@ class Fact(Frozen):
 
     @property
     def worse(self) -> Difference:
-        """How much worse the scores are than the reference's: t over the means of the draws, since pairs of one draw are not independent (cluster
-        means: Donner and Klar 2000)."""
+        """How much worse the scores are than the reference's: t over the means of the draws, since pairs of one draw
+        are not independent (cluster means: Donner and Klar 2000)."""
         places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
         scores, reference_scores = (
             np.array([np.mean([scores[i] for i in at]) for at in places.values()])

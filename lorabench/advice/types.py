@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
@@ -162,14 +162,12 @@ class Recommendation:
         be."""
         import pandas as pd
 
-        rows = []
-        for entry in self.to_dict()["recommendations"]:
-            plain = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
-            quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
-            rows.append({**plain, **quality})
+        from lorabench.advice.text import as_rows  # which is made of these types
+
+        rows = as_rows(self)
         return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench recommend --json` prints."""
         from lorabench.advice.text import as_plain  # which is made of these types
 

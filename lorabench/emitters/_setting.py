@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import safe_open
@@ -227,6 +226,6 @@ def _shown(targets: str | tuple[str, ...] | None) -> str:
     )
 
 
-def as_yaml(opening: str, settings: dict[str, Any]) -> str:
+def as_yaml(opening: str, settings: dict[str, object]) -> str:
     """The comment and the settings, in their order; ASCII alone, so that no character ends a line."""
     return opening + "\n" + yaml.safe_dump(settings, sort_keys=False, width=10**6)

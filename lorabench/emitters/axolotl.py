@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
@@ -15,7 +13,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
     dtype = _dtype(workload, candidate)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
@@ -75,13 +73,13 @@ def _dtype(workload: Workload, candidate: Candidate) -> DtypeName:
     return "float32" if dtype == "bfloat16" and _setting.mixed_precision(workload, candidate) is None else dtype
 
 
-def _quantization(candidate: Candidate) -> dict[str, Any]:
+def _quantization(candidate: Candidate) -> dict[str, object]:
     quantization = candidate.quantization
     if quantization.name == "int8":
         return {"load_in_8bit": True}
     if quantization.name == "none":
         return {}
-    bnb: dict[str, Any] = {
+    bnb: dict[str, object] = {
         "bnb_4bit_quant_type": quantization.name,
         "bnb_4bit_use_double_quant": quantization.double_quant,
     }
@@ -90,7 +88,7 @@ def _quantization(candidate: Candidate) -> dict[str, Any]:
     return {"load_in_4bit": True, "bnb_config_kwargs": bnb}
 
 
-def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
@@ -24,7 +23,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check_literal("llamafactory", workload.model)
     model, full = workload.model, _setting.trains_base(candidate)
     _compute(workload, candidate)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         "trust_remote_code": model.trust_remote_code,
@@ -100,7 +99,7 @@ def _compute(workload: Workload, candidate: Candidate) -> None:
         )
 
 
-def _quantization(candidate: Candidate) -> dict[str, Any]:
+def _quantization(candidate: Candidate) -> dict[str, object]:
     quantization = candidate.quantization
     if quantization.name == "none":
         return {}
@@ -114,7 +113,7 @@ def _quantization(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
     comma = next((name for name in names or () if "," in name), None)

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_directory
@@ -66,7 +65,7 @@ _TOKENIZERS = {
     "qwen2_5": ("qwen2_5.qwen2_5_tokenizer", {"path": "vocab.json", "merges_file": "merges.txt"}),
     "llama3": ("llama3.llama3_tokenizer", {"path": "original/tokenizer.model"}),
 }
-_OPTIMIZERS: dict[str, dict[str, Any]] = {
+_OPTIMIZERS: dict[str, dict[str, object]] = {
     "adamw": {"_component_": "torch.optim.AdamW", "fused": True},
     "adamw-8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
     "paged-adamw": {"_component_": "bitsandbytes.optim.PagedAdamW"},
@@ -90,7 +89,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         if full
         else _adapter(candidate, builder, notes)
     )
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "output_dir": "./model" if full else "./adapter",
         "model": model,
         "tokenizer": {
@@ -169,7 +168,7 @@ def _builder(model: ModelSpec) -> _Model:
     return builder
 
 
-def _checkpoint(model: ModelSpec, builder: _Model) -> tuple[str, Any, list[str]]:
+def _checkpoint(model: ModelSpec, builder: _Model) -> tuple[str, object, list[str]]:
     """Directory, files and what to do first: torchtune reads a downloaded directory."""
     local = model_directory(model.name)
     if local is not None:
@@ -213,7 +212,7 @@ def _dtype(workload: Workload, candidate: Candidate) -> str:
     return {"bfloat16": "bf16", "float32": "fp32"}[dtype]
 
 
-def _adapter(candidate: Candidate, builder: _Model, notes: list[str]) -> dict[str, Any]:
+def _adapter(candidate: Candidate, builder: _Model, notes: list[str]) -> dict[str, object]:
     method, quantization = candidate.method, candidate.quantization
     assert method.rank is not None
     assert method.alpha is not None
@@ -243,7 +242,7 @@ def _adapter(candidate: Candidate, builder: _Model, notes: list[str]) -> dict[st
     }
 
 
-def _targets(target_modules: str | tuple[str, ...] | None) -> dict[str, Any]:
+def _targets(target_modules: str | tuple[str, ...] | None) -> dict[str, object]:
     """torchtune's own names: any of the attention's, at least one, and the MLP as a whole."""
     groups: dict[str, set[str]] = {"all-linear": {*_ATTENTION, *_MLP}, "attention": {*_ATTENTION}, "mlp": _MLP}
     names = (
@@ -268,7 +267,7 @@ def _targets(target_modules: str | tuple[str, ...] | None) -> dict[str, Any]:
     }
 
 
-def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, Any]:
+def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, object]:
     """torchtune has the cosine alone, which is constant with no cycles, and counts its warm-up in steps."""
     if candidate.schedule not in ("cosine", "constant"):
         raise _setting.refuse(

@@ -49,12 +49,12 @@ class MemoryEstimate:
 
         return pd.DataFrame({"bytes": self.estimate.bytes}).rename_axis("category")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench estimate --json` prints: bytes as whole numbers, absent values left out."""
         estimate, card, mended = self.estimate, self.gpu, self.remedies
         step, quantization = estimate.step, self.setting.quantization
         least = mended.least if mended else None
-        plain: dict[str, Any] = {
+        plain: dict[str, object] = {
             "quantization": quantization.name,
             "double_quant": quantization.double_quant,
             "stored_quantized": is_stored(self.setting),
@@ -124,7 +124,7 @@ def is_stored(setting: TrainConfig) -> bool:
     return setting.quantization.name != "none" and stored is not None
 
 
-def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
+def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, object] | None:
     """What is neither quantised nor adapted; None where that is nothing."""
     if left is None:
         return None
@@ -137,7 +137,7 @@ def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, An
     }
 
 
-def remedy_dict(one: Remedy) -> dict[str, Any]:
+def remedy_dict(one: Remedy) -> dict[str, object]:
     """A change as options, as keys of a study, and what it needs."""
     return {
         "flags": one.flags,

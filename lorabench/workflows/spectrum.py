@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lorabench.config import hub
 from lorabench.config.elsewhere import unknown_choice
@@ -268,7 +269,7 @@ def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantis
     stored in leaves them as they are."""
     from lorabench import plugins
 
-    def quantise(plugin: Any, double: bool) -> Quantise:
+    def quantise(plugin: ModuleType, double: bool) -> Quantise:
         return lambda weight: (weight.float(), plugin.roundtrip(weight.float(), double))
 
     forms = {}
