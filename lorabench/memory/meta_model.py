@@ -26,6 +26,8 @@ from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
     from lorabench.memory.train_config import TrainConfig
 
 TRACING = threading.RLock()
@@ -34,7 +36,7 @@ BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
 
 
-def configuration(model: ModelSpec) -> Any:
+def configuration(model: ModelSpec) -> PretrainedConfig:
     """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id
     itself."""
     preset = find_architecture(model.name)
@@ -80,7 +82,7 @@ def _check_name(model: ModelSpec) -> None:
         )
 
 
-def with_layers(config: Any, layers: int) -> Any:
+def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The configuration of the same model with the first so many layers."""
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
@@ -92,7 +94,7 @@ def with_layers(config: Any, layers: int) -> Any:
     return short
 
 
-def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The bare model on the meta device."""
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +111,7 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
     return model.requires_grad_(False)
 
 
-def any_model(config: Any, trust_remote_code: bool = False) -> Any:
+def any_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
     import transformers as t
 
@@ -125,7 +127,9 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
 
 
-def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def adapted(
+    setting: TrainConfig, config: PretrainedConfig, dtype: torch.dtype, compute_dtype: torch.dtype
+) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
     modules = setting.method.target_modules
@@ -137,7 +141,9 @@ def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype
     return model.train()
 
 
-def quantised(model: Any, quantization: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def quantised(
+    model: PreTrainedModel, quantization: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype
+) -> PreTrainedModel:
     """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as
     it is for `none`.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lorabench import plugins
 from lorabench.config.checkpoint import stored_quantization
@@ -47,7 +46,7 @@ class Remedy:
     """A changed setting that fits, or the least that a setting can need."""
 
     setting: TrainConfig
-    changes: dict[str, Any]
+    changes: dict[str, object]
     """dotted keys of a study: what they become"""
     peak_bytes: int
     high_bytes: int
@@ -232,7 +231,7 @@ def _remedy(before: TrainConfig, after: TrainConfig, planner: CardPlanner) -> Re
     )
 
 
-def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
+def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, object]:
     old, new = _plain(before), _plain(after)
     return {
         key: value
@@ -241,7 +240,7 @@ def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
     }  # lora in place of full: its default rank needs no word
 
 
-def _plain(s: TrainConfig) -> dict[str, Any]:
+def _plain(s: TrainConfig) -> dict[str, object]:
     fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
     named = {
         "method.name": s.method.name,

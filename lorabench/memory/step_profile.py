@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def summed(course: Course) -> StepProfile:
     )
 
 
-def pattern(config: Any) -> int | None:
+def pattern(config: PretrainedConfig) -> int | None:
     """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None
     where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
@@ -198,14 +201,14 @@ def pattern(config: Any) -> int | None:
     return _PERIODS[key]
 
 
-def _skips_by_number(config: Any) -> bool:
+def _skips_by_number(config: PretrainedConfig) -> bool:
     """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
     not alike."""
     stored = declared_quantization(config.to_dict())
     return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
 
-def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
+def layer_kinds(config: PretrainedConfig) -> list[tuple[tuple[str, torch.Size], ...]]:
     """What each layer of a model is made of: names and shapes of its parameters."""
     return [
         tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))

@@ -15,9 +15,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorabench.config.precision import DeviceKind
@@ -118,7 +118,9 @@ class TensorTracker(TorchDispatchMode):
         moment[PLACE["workspace"]] += scratch
         self.segments[-1].moments.append(moment)
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: OpOverload, types: object, args: kernels.Arguments = (), kwargs: kernels.Keywords | None = None
+    ) -> object:
         kwargs = kwargs or {}
         result = kernels.answer(operator, args, kwargs)
         if result is kernels.NO_ANSWER:
@@ -138,7 +140,7 @@ class TensorTracker(TorchDispatchMode):
         return result
 
 
-def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+def _tensors(values: Iterable[object]) -> list[torch.Tensor]:
     """Those among an operator's arguments or results, one list deep; torch's own tree_leaves takes a tenth of a trace
     for it."""
     tensors = []

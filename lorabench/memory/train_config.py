@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from lorabench.config.gpus import Gpu
 from lorabench.config.precision import DeviceKind
@@ -41,7 +40,7 @@ class TrainConfig:
         if self.shape is None or self.shape.spec != self.model:
             object.__setattr__(self, "shape", ModelShape(self.model))
 
-    def trained(self, **changes: Any) -> TrainConfig:
+    def trained(self, **changes: object) -> TrainConfig:
         """The same with other fields of its training."""
         return replace(self, training=self.training.model_copy(update=changes))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,7 +31,7 @@ class Request(Frozen):
     training: TrainingSpec = TrainingSpec()
 
 
-def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> TrainConfig:
+def setting_from(words: Mapping[str, object], device: DeviceKind = "cuda") -> TrainConfig:
     """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
 
     The quantisation is the checkpoint's own where the model is stored quantised.
