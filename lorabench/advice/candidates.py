@@ -110,7 +110,7 @@ def _candidate_spec(
     quality = Quality("none", behind=parent.quality.enough is False)
     elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.result(key)))
     named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
-    caveat = f"{group.study} did not measure this storage: settings are those of {parent.option.label}{named}"
+    caveat = f"{group.study} did not measure this quantization: settings are those of {parent.option.label}{named}"
     return replace(
         family,
         quantization=stored_as(key[1]),
@@ -145,14 +145,14 @@ def _measured(
         value, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(
-            f"the rate is not {group.study}'s, which was for"
+            f"the learning rate is not {group.study}'s, which was for"
             f" {'a model far from this one' if group.distance > REACH else training.optimizer}"
         )
     else:
         sequences = training.batch_size * training.gradient_accumulation
         beside = f"for {sequences} sequences a step (here {batch_size})" if batch_size not in (None, sequences) else ""
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
-            caveats.append(f"its rate was {odd}")
+            caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return CandidateSpec(
         setting.method,

@@ -95,7 +95,7 @@ class Quality:
     shown: Shown | None = None
     """absent for what was published, and for what is held against itself"""
     behind: bool = False
-    """not measured itself, but a storage of something that is shown to be beyond the margin"""
+    """not measured itself, but a quantization of something that is shown to be beyond the margin"""
 
     @property
     def enough(self) -> bool | None:

@@ -280,7 +280,7 @@ def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dic
         )
     elif candidate.warmup:
         notes.append(
-            f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples /"
+            f"Set num_warmup_steps yourself: {100 * candidate.warmup:g} % of the steps, which are examples /"
             f" {candidate.micro_batch_size * candidate.gradient_accumulation}."
         )
     component = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"

@@ -86,7 +86,7 @@ def check(setting: TrainConfig) -> None:
     preset = find_architecture(setting.model.name)
     if preset is not None and preset.parameters_only:
         raise LorabenchError(
-            f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be"
+            f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot be"
             " predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
     if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):

@@ -89,9 +89,7 @@ class MemoryEstimate:
             f"  peak {size(estimate.peak_bytes)}, between {size(estimate.low_bytes)} and {size(estimate.high_bytes)}",
         ]
         if self.gpu is not None:
-            lines.append(
-                f"  {'fits' if estimate.fits else 'does not surely fit'} on {self.gpu.name} ({self.gpu.capacity})"
-            )
+            lines.append(f"  {'fits' if estimate.fits else 'may not fit'} on {self.gpu.name} ({self.gpu.capacity})")
         return "\n".join(lines)
 
 

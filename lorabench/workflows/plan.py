@@ -42,7 +42,7 @@ class StudyPlan:
     """None of a condition that trains nothing"""
     unreached: tuple[Unreached | None, ...]
     remedies: dict[TrainConfig, Remedies]
-    """of the first few settings that do not surely fit"""
+    """of the first few settings that may not fit"""
     time_basis: str
     """what predicted times come from"""
 

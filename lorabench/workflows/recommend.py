@@ -162,7 +162,7 @@ def _refuse_quantized(model: ModelSpec) -> None:
         "or ask estimate for a setting of this one" if stored.readable else "since this form cannot be trained on here"
     )
     raise LorabenchError(
-        f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of storage, "
+        f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of quantization, "
         f"and that is what recommend weighs; name the unquantised checkpoint, {other}"
     )
 

@@ -75,7 +75,7 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
     ):
         with pytest.raises(LorabenchError, match=sentence):
             setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}, **words})
-    with pytest.raises(LorabenchError, match="leaves no choice of storage"):
+    with pytest.raises(LorabenchError, match="leaves no choice of quantization"):
         recommend(str(tmp_path), "t4", 16)
 
 
