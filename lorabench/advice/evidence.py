@@ -85,7 +85,7 @@ class ComparisonGroup:
     """method and quantization of that"""
 
     def result(self, key: Key) -> MethodResult | None:
-        """The one of a key."""
+        """The result of a method and quantization; None where the group has none."""
         return next((r for r in self.results if r.key == key), None)
 
 

@@ -40,7 +40,7 @@ class LearningRate(Frozen):
 
 
 class Adapters(Frozen):
-    """What LoRA is set to."""
+    """Settings of LoRA that the literature recommends."""
 
     alpha: float
     """lora_alpha"""
@@ -51,7 +51,7 @@ class Adapters(Frozen):
 
 
 class LearningRates(Frozen):
-    """Learning rates."""
+    """Published learning rates, by method and size of the model."""
 
     lora: tuple[LearningRate, ...]
     """by size"""
@@ -140,7 +140,7 @@ class Fact(Frozen):
 
 
 class Rules(Frozen):
-    """All of priors.yaml."""
+    """Everything in priors.yaml."""
 
     ranks: tuple[int, ...]
     """that are thought of"""
@@ -158,7 +158,7 @@ class Rules(Frozen):
 
 @cache
 def rules() -> Rules:
-    """The shipped ones."""
+    """The rules that are shipped, read once."""
     return Rules.model_validate(yaml.safe_load(Path(__file__).with_name("priors.yaml").read_text(encoding="utf-8")))
 
 

@@ -128,7 +128,7 @@ def _fitting(spec: CandidateSpec, workload: Workload, memory: MemoryOracle) -> l
 
 
 def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: bool, optimizer: str) -> Candidate:
-    """One of them."""
+    """The candidate of a spec with a micro-batch size, checkpointing and optimizer; accumulation fills the batch."""
     return Candidate(
         spec.method,
         spec.quantization,
