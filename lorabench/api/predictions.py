@@ -77,8 +77,8 @@ def estimate(
             "autocast": autocast,
         },
     }
-    given = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
-    return workflow.estimate({part: fields for part, fields in given.items() if fields}, gpu)
+    declared = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
+    return workflow.estimate({part: fields for part, fields in declared.items() if fields}, gpu)
 
 
 def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = ()) -> StudyPlan:

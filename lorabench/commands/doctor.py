@@ -39,12 +39,12 @@ def report() -> str:
     with tempfile.TemporaryDirectory() as folder:
         running = {name: _begin(name, Path(folder)) for name in PROBES}
         rows = [*_system(), *_packages()]
-        found = {name: _finish(name, process, Path(folder)) for name, process in running.items()}
+        findings = {name: _finish(name, process, Path(folder)) for name, process in running.items()}
     rows += [
-        ("device", found["torch"]),
-        ("nf4 training", found["nf4"]),
-        ("int8 training", found["int8"]),
-        ("hub", found["hub"]),
+        ("device", findings["torch"]),
+        ("nf4 training", findings["nf4"]),
+        ("int8 training", findings["int8"]),
+        ("hub", findings["hub"]),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {line}" for name, text in rows for line in text.splitlines() or [""])
@@ -144,17 +144,17 @@ def _quantized(name: str) -> str:
     else:
         layer = layers.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
     layer = layer.to(place)
-    seen = torch.randn(4, 64, device=place, requires_grad=True)
-    layer(seen).square().sum().backward()
-    if seen.grad is None or not bool(torch.isfinite(seen.grad).all()):
+    inputs = torch.randn(4, 64, device=place, requires_grad=True)
+    layer(inputs).square().sum().backward()
+    if inputs.grad is None or not bool(torch.isfinite(inputs.grad).all()):
         return f"does not work on {place}: the gradient is not finite"
-    told = f"works on {place}: forward and backward through a frozen {name} layer"
+    finding = f"works on {place}: forward and backward through a frozen {name} layer"
     if name == "nf4" and place == "cpu" and importlib.import_module("bitsandbytes.functional").has_avx512bf16():
-        told += (
+        finding += (
             "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so"
             " that losses are those of other processors"
         )
-    return told
+    return finding
 
 
 def _hub() -> str:

@@ -105,13 +105,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         words = [*self._commands(), *(o for a in self._all_actions() for o in a.option_strings)]
-        seen = message.rpartition(": ")[2].partition(" (")[
+        value = message.rpartition(": ")[2].partition(" (")[
             0
         ]  # "argument COMMAND: invalid choice: 'rnu' (choose from ...)"
         wrong = next(
             (
                 w
-                for w in seen.replace("'", " ").replace("=", " ").split()
+                for w in value.replace("'", " ").replace("=", " ").split()
                 if w not in words and (near := _near(w, words))
             ),
             None,

@@ -96,17 +96,21 @@ def _plan_remedies(
         if setting not in mended:
             more += 1
             continue
-        found = mended[setting]
-        if found.fitting:
-            one = found.fitting[0]
-            kept = f"; {kept_method(found, setting, found.least.keys)}" if found.least is not None else ""
-            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most){kept}")
+        remedies = mended[setting]
+        if remedies.fitting:
+            one = remedies.fitting[0]
+            unchanged_method = (
+                f"; {kept_method(remedies, setting, remedies.least.keys)}" if remedies.least is not None else ""
+            )
+            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most){unchanged_method}")
         else:
-            assert found.least is not None
+            assert remedies.least is not None
+            card_name = remedies.card
+            larger = f"the smallest known card for that is {card_name}" if card_name else "no known card holds that"
             lines.append(
-                f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with"
-                f" {found.least.keys or 'the setting as it is'};"
-                f" {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}"
+                f"  {word}: nothing tried; {size(remedies.least.high_bytes)} at least with"
+                f" {remedies.least.keys or 'the setting as it is'};"
+                f" {larger}"
             )
     more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
     return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []

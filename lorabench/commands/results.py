@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import plugins, startup
-from lorabench.commands.output import drawn, emit, left_out
+from lorabench.commands.output import emit, say_unreadable, table_text
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ def add_table_options(c: argparse.ArgumentParser) -> None:
 def table(options: argparse.Namespace) -> int:
     """Prints or writes the table of conditions, or one of the literature."""
     if options.directory.endswith((".yaml", ".yml")):
-        emit(drawn(_paper(options.directory), options.format), options.output)
+        emit(table_text(_paper(options.directory), options.format), options.output)
         return 0
     from lorabench.record.store import Store
     from lorabench.report.tables import study_table
 
     store = Store.open(options.directory)
     with startup.uncollected():
-        emit(drawn(study_table(store), options.format), options.output)
-    return left_out(store)
+        emit(table_text(study_table(store), options.format), options.output)
+    return say_unreadable(store)
 
 
 def _paper(path: str) -> Table:
@@ -90,7 +90,7 @@ def report(options: argparse.Namespace) -> int:
             print(write_report(store, path, other=other))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
-    return left_out(store)
+    return say_unreadable(store)
 
 
 def add_explain_options(c: argparse.ArgumentParser) -> None:

@@ -115,7 +115,7 @@ def _header(file: Path) -> dict[str, Stored]:
             raise ModelError(damaged % f"{size:,} bytes without a header")
         try:
             entries = json.loads(stream.read(length))
-            found = {
+            tensors = {
                 n: Stored(str(e["dtype"]), tuple(e["shape"]), file) for n, e in entries.items() if n != "__metadata__"
             }
             end = max((e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"), default=0)
@@ -123,7 +123,7 @@ def _header(file: Path) -> dict[str, Stored]:
             raise ModelError(damaged % "its header is not readable") from None
     if 8 + length + end != size:
         raise ModelError(damaged % f"its header tells of {8 + length + end:,} bytes, the file has {size:,}")
-    return found
+    return tensors
 
 
 def _without_weights(folder: Path) -> str:

@@ -109,24 +109,24 @@ _PRECISIONS = {
 }
 
 
-def unknown_choice(kind: str, seen: object, allowed: Iterable[object]) -> str:
+def unknown_choice(kind: str, name: object, allowed: Iterable[object]) -> str:
     """The sentence for a name of a kind ("method", "quantization", "optimizer", "schedule", "task") that is not
     allowed.
 
     A word of another tool is answered by what it means here; any other by the nearest spelling.
     """
     names = [str(a) for a in allowed]
-    word = _squeezed(str(seen))
+    word = _squeezed(str(name))
     plain = {_squeezed(n): n for n in names}
     if kind == "quantization" and word in _PRECISIONS:
-        return f"'{seen}' is {_PRECISION.format(_PRECISIONS[word])}"
-    if word in plain and plain[word] != seen:
-        return f"{kind} '{seen}' is written {plain[word]}"
+        return f"'{name}' is {_PRECISION.format(_PRECISIONS[word])}"
+    if word in plain and plain[word] != name:
+        return f"{kind} '{name}' is written {plain[word]}"
     if called := _CALLED.get(kind, {}).get(word):
-        return f"{kind} '{seen}' is called otherwise here: {called}; allowed: {', '.join(names)}"
+        return f"{kind} '{name}' is called otherwise here: {called}; allowed: {', '.join(names)}"
     if nearest := _ABSENT.get(kind, {}).get(word):
-        return f"{kind} '{seen}' is not built into lorabench; built are {', '.join(names)}; nearest: {nearest}"
-    return unknown(kind, seen, names)
+        return f"{kind} '{name}' is not built into lorabench; built are {', '.join(names)}; nearest: {nearest}"
+    return unknown(kind, name, names)
 
 
 def _squeezed(word: str) -> str:

@@ -127,17 +127,17 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
 def model_files(directory: str) -> tuple[tuple[str, str], ...]:
     """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be
     read."""
-    found = []
+    hashes = []
     for file in sorted(Path(directory).iterdir()):
         counts = file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
         if counts and file.name not in ("generation_config.json", "pretraining.json"):
             try:
-                found.append((file.name, _hash_file(file)))
+                hashes.append((file.name, _hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
                 raise ModelError(
                     f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions"
                 ) from None
-    return tuple(found)
+    return tuple(hashes)
 
 
 @lru_cache(maxsize=256)

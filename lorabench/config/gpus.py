@@ -105,11 +105,11 @@ def find_gpu(text: str) -> Gpu:
         return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
     if size := _SIZE.fullmatch(text.strip()):
         return _of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
-    found = cards_named(text)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in found)}; say which")
+    matches = cards_named(text)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in matches)}; say which")
     several = _SEVERAL.fullmatch(text.strip())
     if several and (
         cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)
@@ -160,10 +160,10 @@ def usable_bytes(nominal_gib: float) -> int:
     return min([at_least, *above])
 
 
-def _nearest(seen: str) -> str:
+def _nearest(text: str) -> str:
     """The card whose chip is spelled most alike; empty where none is."""
     chips = {_chip(c.name): c.name for c in gpus().values()}
-    near = difflib.get_close_matches(_chip(seen), list(chips), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(_chip(text), list(chips), n=1, cutoff=0.6)
     return chips[near[0]] if near else ""
 
 

@@ -50,21 +50,21 @@ def expand(study: Study) -> tuple[Cell, ...]:
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
         for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
-            for training, rates in _rates(condition.training):
+            for training, learning_rates in _tuned(condition.training):
                 fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
-                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=rates)
+                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=learning_rates)
                 cells.setdefault(cell.id, cell)
     return tuple(cells.values())
 
 
-def _rates(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
+def _tuned(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
     """The training of each cell of a condition and seed: one, or one for each learning rate that it chooses from."""
     declared = training.learning_rate
     if not isinstance(declared, Tune):
         yield training, ()
         return
-    for rate in declared.tune:
-        yield training.model_copy(update={"learning_rate": rate}), declared.tune
+    for learning_rate in declared.tune:
+        yield training.model_copy(update={"learning_rate": learning_rate}), declared.tune
 
 
 def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
@@ -72,7 +72,7 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     place = source or Source("study", {}, {}, Path.cwd())
     _check_axes(study, place)
     base = base_of(study)
-    found: dict[str, Condition] = {}
+    by_content: dict[str, Condition] = {}
     idle = set(range(len(study.exclude)))
     for changes, origin in _points(study.grid, ("grid",)):
         merged = _merged(base, changes)
@@ -80,31 +80,32 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
         idle -= set(hit)
         if not hit:
             condition = _make(base, changes, origin, place)
-            found.setdefault(condition.model_dump_json(), condition)
+            by_content.setdefault(condition.model_dump_json(), condition)
     for i, entry in enumerate(study.include):
         own = {k: v for k, v in entry.items() if k != "grid"}
         fixed = list(own.items())
         for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
             origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
             condition = _make(base, [*fixed, *changes], origin, place)
-            found.setdefault(condition.model_dump_json(), condition)
+            by_content.setdefault(condition.model_dump_json(), condition)
     if idle:
         first = min(idle)
         raise StudyError(
             f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its"
             " values, or leave it away"
         )
-    if not found:
+    if not by_content:
         raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
     cells = len(study.seeds) * sum(
-        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values()
+        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1
+        for c in by_content.values()
     )
     if cells > MAX_CELLS:
         raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
-    made = tuple(found.values())
-    _check_rates(made, place)
-    _check_reference(study, made, place)
-    return made
+    checked = tuple(by_content.values())
+    _check_learning_rates(checked, place)
+    _check_reference(study, checked, place)
+    return checked
 
 
 def base_of(study: Study) -> dict[str, Any]:
@@ -148,21 +149,21 @@ def _names(changes: list[tuple[str, Any]], field: str) -> bool:
 def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
     """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
     try:
-        asked = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
-        held = as_stored(asked.model, asked.quantization)
-        reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
-        if reason and held.name != asked.quantization.name:
+        declared = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
+        stored = as_stored(declared.model, declared.quantization)
+        reason = plugins.load("methods", declared.method.name).UNQUANTIZED_ONLY
+        if reason and stored.name != declared.quantization.name:
             unfit = (
-                f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in"
-                f" {held.name}: {reason}"
+                f"method {declared.method.name} cannot train {model_label(declared.model.name)}, which is stored in"
+                f" {stored.name}: {reason}"
             )
             raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
-        return asked.model_copy(update={"quantization": held}).normalised()
+        return declared.model_copy(update={"quantization": stored}).normalised()
     except ValidationError as e:
         route, words = sentence(e, Condition)
         raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
     except ModelError as e:
-        at = "model" if asked.quantization.name == "none" else "quantization"
+        at = "model" if declared.quantization.name == "none" else "quantization"
         raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
         last = next(iter(reversed(origin.values())), ("method",))
@@ -252,10 +253,10 @@ def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place
                 )
 
 
-def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
+def _check_learning_rates(expanded: tuple[Condition, ...], place: Source) -> None:
     """One cell cannot belong to two grids of learning rates."""
     grids: dict[str, Tune] = {}
-    for condition in made:
+    for condition in expanded:
         tuned = condition.training.learning_rate
         if isinstance(tuned, Tune):
             key = condition.model_copy(
@@ -270,23 +271,23 @@ def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
             grids[key] = tuned
 
 
-def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -> None:
+def _check_reference(study: Study, expanded: tuple[Condition, ...], place: Source) -> None:
     if study.reference is None:
         return
-    plain = [c.model_dump(mode="json") for c in made]
+    plain = [c.model_dump(mode="json") for c in expanded]
     chosen = [p for p in plain if agrees(p, study.reference)]
     if not chosen:
-        asked = [
+        fields = [
             k
             for k in leaves(study.reference)
             if k not in ("method", "method.name", "quantization", "quantization.name")
         ]
-        ways = sorted({"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
-            :12
-        ]
+        shown = sorted(
+            {"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *fields)) for p in plain}
+        )[:12]
         raise StudyError(
             f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has"
-            f" ({'/'.join(('method', 'quantization', *asked))}) {', '.join(ways)}; name one of them, or include it"
+            f" ({'/'.join(('method', 'quantization', *fields))}) {', '.join(shown)}; name one of them, or include it"
         )
     references = References(chosen)
     for condition in plain:

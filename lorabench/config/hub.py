@@ -43,7 +43,7 @@ def answers() -> bool:
 
 
 def _ask() -> bool:
-    seen: list[bool] = []
+    answered: list[bool] = []
 
     def ask() -> None:
         from huggingface_hub import constants, get_session
@@ -52,23 +52,23 @@ def _ask() -> bool:
             get_session().head(constants.ENDPOINT, timeout=SECONDS)
         except Exception:  # the client's own classes, which differ between its versions
             return
-        seen.append(True)
+        answered.append(True)
 
     one = threading.Thread(target=ask, daemon=True)
     one.start()
     one.join(SECONDS)
-    return bool(seen)
+    return bool(answered)
 
 
 @contextmanager
-def told_offline(wanted: bool = True) -> Iterator[None]:
+def told_offline(disconnected: bool = True) -> Iterator[None]:
     """The hub's libraries told that there is no network where `wanted`, so that they look into the cache alone and try
     nothing again."""
     from huggingface_hub import constants
 
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     before = [place.HF_HUB_OFFLINE for place in places]
-    if wanted:
+    if disconnected:
         for place in places:
             place.HF_HUB_OFFLINE = True
     try:
@@ -105,20 +105,20 @@ def require_named(name: str) -> None:
     """The same for a name as it is typed, before anything slow is imported: nothing for presets, directories and what
     is no name of a model at all."""
     try:
-        found = find_model(name, {})
+        path = find_model(name, {})
     except ValueError:  # which is told where the setting is read
         return
-    if model_directory(found) is None and find_architecture(found) is None:
-        require(found)
+    if model_directory(path) is None and find_architecture(path) is None:
+        require(path)
 
 
 def absent(model: str, revision: str | None = None) -> str:
     """The sentence for a model that is not on this machine while the hub does not answer."""
     at = f" at revision {revision}" if revision else ""
-    known = find_architecture(model)
+    preset = find_architecture(model)
     near = near_names(model) or difflib.get_close_matches(model.lower(), shipped_models(), n=1)
-    if known:
-        shape = f"estimate, plan, recommend and parameters know it as the preset {known.name} and need no file"
+    if preset:
+        shape = f"estimate, plan, recommend and parameters know it as the preset {preset.name} and need no file"
     else:
         shape = (
             "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"

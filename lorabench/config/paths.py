@@ -79,9 +79,9 @@ def find_model(name: str, context: Any) -> str:
     if path and path.is_dir() and (path / "adapter_config.json").exists():
         raise ValueError(adapter_sentence(path))
     if path and looks_local:
-        seen = "holds no config.json" if path.is_dir() else "is a file"
+        reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
-            f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors"
+            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors"
             " (GGUF and bare weight files are none)"
         )
     if looks_local:

@@ -14,16 +14,16 @@ def agrees(plain: dict[str, Any], rule: Any) -> bool:
     return all(_same(get(plain, key), value) for key, value in rule.items())
 
 
-def _same(seen: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(seen, dict) and all(_same(get(seen, k), v) for k, v in wanted.items())
-    if isinstance(seen, dict):
-        return bool(_same(seen.get("name"), wanted))
-    if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
-        return sorted(map(str, seen)) == sorted(
-            map(str, wanted)
+def _same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return isinstance(value, dict) and all(_same(get(value, k), v) for k, v in expected.items())
+    if isinstance(value, dict):
+        return bool(_same(value.get("name"), expected))
+    if isinstance(value, list | tuple) and isinstance(expected, list | tuple):
+        return sorted(map(str, value)) == sorted(
+            map(str, expected)
         )  # target modules are kept in one order, whatever the study's
-    return bool(seen == wanted) or str(seen) == str(wanted)
+    return bool(value == expected) or str(value) == str(expected)
 
 
 def get(plain: Any, dotted: str) -> Any:

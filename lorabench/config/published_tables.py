@@ -46,31 +46,31 @@ class Published:
     step: float
     """one unit of the last printed digit"""
 
-    def agreement(self, ours: float) -> str:
+    def agreement(self, computed: float) -> str:
         """How our value stands to the printed one, in words."""
         if self.relation in ("over", "under"):
-            return "holds" if (ours > self.value) == (self.relation == "over") else "does not hold"
-        if round(ours / self.step) == round(self.value / self.step):
+            return "holds" if (computed > self.value) == (self.relation == "over") else "does not hold"
+        if round(computed / self.step) == round(self.value / self.step):
             return "to the digit"
-        away = abs(ours / self.value - 1)
+        away = abs(computed / self.value - 1)
         if self.relation == "about":
             return "roughly" if away <= 0.1 else "differs"
-        if int(ours / self.step) == round(self.value / self.step):
+        if int(computed / self.step) == round(self.value / self.step):
             return "cut, not rounded"
         return next((f"within {percent} %" for percent in (1, 5) if away <= percent / 100), "differs")
 
 
 def published(text: str) -> Published:
     """Reads "4.7 M", "over 780 GB", "4.127"; ValueError for other words."""
-    found = _PRINTED.fullmatch(text.strip())
-    if found is None or found.group(4) not in _SCALES:
+    match = _PRINTED.fullmatch(text.strip())
+    if match is None or match.group(4) not in _SCALES:
         raise ValueError(
             f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
             f" {', '.join(filter(None, _SCALES))})"
         )
-    scale = _SCALES[found.group(4)]
+    scale = _SCALES[match.group(4)]
     return Published(
-        text, found.group(1) or "", float(found.group(2)) * scale, scale * 10.0 ** -len(found.group(3) or "")
+        text, match.group(1) or "", float(match.group(2)) * scale, scale * 10.0 ** -len(match.group(3) or "")
     )
 
 

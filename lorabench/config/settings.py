@@ -83,21 +83,21 @@ class MethodSpec(NamedSetting):
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _some(cls, wanted: Any) -> Any:
-        if isinstance(wanted, list | tuple) and not wanted:
+    def _some(cls, modules: Any) -> Any:
+        if isinstance(modules, list | tuple) and not modules:
             raise ValueError("the list is empty; name at least one module, or write all-linear")
-        return wanted
+        return modules
 
     @field_validator("target_modules")
     @classmethod
-    def _once(cls, wanted: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    def _once(cls, modules: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         """One way to write a set of modules, so that the same ones are one condition."""
-        if wanted is None or isinstance(wanted, str):
-            return wanted if wanted in (None, *GROUPS) else (wanted,)
-        group = next((w for w in wanted if w in GROUPS), None)
+        if modules is None or isinstance(modules, str):
+            return modules if modules in (None, *GROUPS) else (modules,)
+        group = next((w for w in modules if w in GROUPS), None)
         if group is None:
-            return tuple(sorted(set(wanted)))
-        if len(wanted) == 1:
+            return tuple(sorted(set(modules)))
+        if len(modules) == 1:
             return group
         raise ValueError(
             f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module"
@@ -117,12 +117,12 @@ class Tune(Frozen):
 
     @field_validator("tune")
     @classmethod
-    def _rising(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(rates)) < 2:
+    def _rising(cls, learning_rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(learning_rates)) < 2:
             raise ValueError(
                 "there is nothing to choose from; give two or more different rates, or one alone in place of the grid"
             )
-        return tuple(sorted(set(rates)))
+        return tuple(sorted(set(learning_rates)))
 
 
 def _one_or_tuned(value: Any) -> str:

@@ -93,9 +93,9 @@ def parse_source(text: str, name: str, folder: Path) -> Source:
         reason = " ".join(str(e).split()) or "too deeply nested"
         raise StudyError(f"{name}: not valid YAML: {reason}") from None
     if not isinstance(data, dict):
-        seen = "nothing" if data is None else type(data).__name__
+        kind = "nothing" if data is None else type(data).__name__
         raise StudyError(
-            f"{name}: a study file is a mapping of keys to values, this holds {seen}; start with 'schema: 1'"
+            f"{name}: a study file is a mapping of keys to values, this holds {kind}; start with 'schema: 1'"
         )
     return Source(name, data, lines, folder)
 
@@ -109,7 +109,7 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
         for i, item in enumerate(node.value):
             _walk(item, (*route, i), lines, name)
     elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
@@ -117,9 +117,9 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
                     f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like"
                     " numbers or truth values in quotes"
                 )
-            if key.value in seen:
+            if key.value in keys:
                 raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")
-            seen.add(key.value)
+            keys.add(key.value)
             lines[(*route, key.value)] = key.start_mark.line + 1
             _walk(value, (*route, key.value), lines, name)
 
@@ -167,8 +167,8 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
             ("training", "epochs"),
         ):  # one stands in place of the other
             place.pop("epochs" if route[-1] == "steps" else "steps", None)
-        for known in [k for k in lines if k[: len(route)] == route]:
-            del lines[known]
+        for replaced in [k for k in lines if k[: len(route)] == route]:
+            del lines[replaced]
         lines[route] = 0  # 0: from the command line
     return Source(source.name, data, lines, source.folder)
 

@@ -66,10 +66,10 @@ def read_books(folder: Path) -> tuple[list[str], list[str]]:
     if not files:
         raise SystemExit(f"no .txt files in {folder}; --data takes a folder of plain text files")
     train = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name not in HELD_OUT]
-    held = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name in HELD_OUT]
-    if not held:
+    held_out = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name in HELD_OUT]
+    if not held_out:
         raise SystemExit(f"none of the held-out files {HELD_OUT} is in {folder}; they are needed for evaluation")
-    return train, held
+    return train, held_out
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -118,16 +118,16 @@ def build(size: Size, layers: int | None = None) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def stacked(half: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
+def stacked(shallow: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
     """A model of twice the layers: 0 1 become 0 0 1 1."""
-    layers = 2 * len(half.model.layers)
+    layers = 2 * len(shallow.model.layers)
     whole = build(size, layers)
-    state = {k: v for k, v in half.state_dict().items() if ".layers." not in k}
+    state = {k: v for k, v in shallow.state_dict().items() if ".layers." not in k}
     for i in range(layers):
         prefix = f"model.layers.{i // 2}."
         state |= {
             f"model.layers.{i}.{k.removeprefix(prefix)}": v
-            for k, v in half.state_dict().items()
+            for k, v in shallow.state_dict().items()
             if k.startswith(prefix)
         }
     whole.load_state_dict(state)
@@ -183,8 +183,8 @@ def pretrain(
     train_texts, held_texts = read_books(data)
     out.mkdir(parents=True, exist_ok=True)
     shipped = FOLDER / "tiny-300k"
-    made = (shipped / "tokenizer.json").exists()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(shipped) if made else train_tokenizer(train_texts)
+    has_tokenizer = (shipped / "tokenizer.json").exists()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shipped) if has_tokenizer else train_tokenizer(train_texts)
     tokenizer.save_pretrained(out)
     train_ids, held_ids = encode(tokenizer, train_texts), encode(tokenizer, held_texts)
     held_bytes = sum(len(t.encode()) for t in held_texts)
@@ -248,12 +248,12 @@ def pretrain(
     parameters = sum(p.numel() for p in model.parameters())
     model = model.to("cpu").to(torch.bfloat16)
     model.save_pretrained(out)
-    seen = before["tokens"] + steps * TOKENS_PER_STEP
+    tokens_trained = before["tokens"] + steps * TOKENS_PER_STEP
     facts = {
         "name": f"tiny-{name}",
         "parameters": parameters,
-        "tokens": seen,
-        "tokens_per_parameter": round(seen / parameters, 1),
+        "tokens": tokens_trained,
+        "tokens_per_parameter": round(tokens_trained / parameters, 1),
         "held_out_bits_per_byte": round(held_out_bits_per_byte(model.float(), held_ids, held_bytes), 4),
         "held_out_files": list(HELD_OUT),
         "seconds": round(before["seconds"] + seconds + time.perf_counter() - began),

@@ -160,9 +160,11 @@ class Spectrum:
     def amplification(self) -> float | None:
         """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its
         first directions; None for a zero change."""
-        found = self.alignment
+        alignment = self.alignment
         return (
-            found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
+            alignment.change_norm / alignment.projected_norm
+            if alignment and alignment.projected_norm and alignment.change_norm
+            else None
         )
 
     @property
@@ -215,12 +217,12 @@ def place(module: str) -> tuple[int | None, str]:
 def places(modules: Iterable[str]) -> dict[str, tuple[int | None, str]]:
     """(layer, type) of every name; where layers stand in several places (encoder and decoder), the type begins with the
     place."""
-    known = list(modules)
-    found = {m: place(m) for m in known}
-    fronts = {m: _front(m) for m in known if found[m][0] is not None}
+    names = list(modules)
+    positions = {m: place(m) for m in names}
+    fronts = {m: _front(m) for m in names if positions[m][0] is not None}
     if len(set(fronts.values())) < 2:
-        return found
-    return {m: (layer, f"{fronts[m]}.{kind}" if m in fronts else kind) for m, (layer, kind) in found.items()}
+        return positions
+    return {m: (layer, f"{fronts[m]}.{kind}" if m in fronts else kind) for m, (layer, kind) in positions.items()}
 
 
 def _front(module: str) -> str:
@@ -242,14 +244,14 @@ def save_spectra(path: str | Path, spectra: Iterable[Spectrum]) -> None:
     """Writes spectra.safetensors: a float32 vector a module, all else as JSON in the file's metadata."""
     from safetensors.numpy import save_file
 
-    kept = list(spectra)
+    listed = list(spectra)
     facts = {
         s.module: (
             {f: getattr(s, f) for f in _FACTS} | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None}
         )
-        for s in kept
+        for s in listed
     }
-    values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in kept}
+    values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in listed}
     save_file(values, path, metadata={"schema": "1", "modules": json.dumps(facts)})
 
 
@@ -260,13 +262,13 @@ def load_spectra(path: str | Path) -> tuple[Spectrum, ...]:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("modules", "{}"))
-            found = [
+            spectra = [
                 _spectrum(name, np.asarray(file.get_tensor(name), dtype=np.float64).ravel(), facts.get(name, {}))
                 for name in file.keys()  # noqa: SIM118
             ]
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); run the cell again") from None
-    return tuple(sorted((s for s in found if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))
+    return tuple(sorted((s for s in spectra if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))
 
 
 def _spectrum(name: str, values: Values, facts: dict[str, Any]) -> Spectrum:

@@ -99,8 +99,8 @@ class Store:
         plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
-        if known := [e.model_dump(mode="json") for e in earlier]:
-            plan["earlier"] = known
+        if changes := [e.model_dump(mode="json") for e in earlier]:
+            plan["earlier"] = changes
         write_atomically(self.folder / "plan.json", _dump(plan))
 
     def inputs(self) -> Inputs | None:
@@ -122,12 +122,12 @@ class Store:
 
     def left_behind(self) -> tuple[str, ...]:
         """Ids of results in cells/ that the plan does not ask for: of earlier forms of the study, shown in no table."""
-        wanted = {c.id for c in self.plan()}
+        planned = {c.id for c in self.plan()}
         return tuple(
             sorted(
                 p.parent.name
                 for p in self.cells_folder.glob("*/result.json")
-                if p.parent.name not in wanted and "." not in p.parent.name
+                if p.parent.name not in planned and "." not in p.parent.name
             )
         )
 
@@ -162,18 +162,18 @@ class Store:
 
     def results(self) -> tuple[CellResult, ...]:
         """The results of the wanted cells that have one which can be read, in the study's order."""
-        found = []
+        results = []
         for cell in self.plan():
             read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
             result = self.readable(cell.id, cell)
             if result is not None and read_at is not None:
-                found.append(result)
+                results.append(result)
                 self._sound[cell.id] = read_at
-        return tuple(found)
+        return tuple(results)
 
     def unreadable(self) -> tuple[str, ...]:
         """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
-        told = []
+        sentences = []
         for cell in self.plan():
             try:
                 if cell.id not in self._sound or self._sound[cell.id] != stamp(
@@ -181,8 +181,8 @@ class Store:
                 ):
                     self.get(cell.id, cell)
             except StoreError as e:
-                told.append(str(e))
-        return tuple(told)
+                sentences.append(str(e))
+        return tuple(sentences)
 
     def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
