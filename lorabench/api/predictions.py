@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.advice.types import Priority, Recommendation
@@ -64,7 +64,7 @@ def estimate(
     """
     from lorabench.workflows import estimate as workflow
 
-    settings: dict[str, dict[str, Any]] = {
+    settings: dict[str, dict[str, object]] = {
         "model": {"name": model, "dtype": dtype},
         "quantization": {"name": quantization, "double_quant": double_quant},
         "method": {"name": method, "rank": rank, "target_modules": _modules(target_modules)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TypedDict
 
 MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
 
@@ -23,7 +23,14 @@ class Renamed(argparse.Action):
         print(f"note: {option_string} is now --{self.dest.replace('_', '-')}: {self.metavar}", file=sys.stderr)
 
 
-OLD_NAME: dict[str, Any] = {"action": Renamed, "help": argparse.SUPPRESS}
+class _OldName(TypedDict):
+    """Arguments of add_argument that all old names share."""
+
+    action: type[argparse.Action]
+    help: str
+
+
+OLD_NAME: _OldName = {"action": Renamed, "help": argparse.SUPPRESS}
 
 
 def whole_number(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench import plugins
 from lorabench.config.architectures import architectures, near_names, search
@@ -182,7 +182,7 @@ def schema() -> str:
 
     plain = Study.model_json_schema(by_alias=True)
     definitions = plain.setdefault("$defs", {})
-    tasks: list[dict[str, Any]] = [{"enum": list(plugins.names("tasks"))}]
+    tasks: list[dict[str, object]] = [{"enum": list(plugins.names("tasks"))}]
     for name in plugins.names("tasks"):
         own = plugins.load("tasks", name).Options.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
         definitions.update(own.pop("$defs", {}))

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 PACKAGES = (
     "torch",
@@ -137,7 +136,7 @@ def _devices() -> str:
 def _quantized(name: str) -> str:
     import torch
 
-    layers: Any = importlib.import_module("bitsandbytes.nn")  # untyped
+    layers = importlib.import_module("bitsandbytes.nn")
     place = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "nf4":
         layer = layers.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32)

@@ -129,10 +129,10 @@ def outcome_of(store: Store, cell_id: str, result: CellResult | None = None) -> 
     reason = f": {reason_of(result)}{where}" if result.error else ""
     if result.outcome in ("failed", "out_of_memory") and result.is_trained:
         reason += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell_id}"
-    return result.outcome, reason + _later(result, where)
+    return result.outcome, reason + _later_failures(result, where)
 
 
-def _later(result: CellResult, where: str) -> str:
+def _later_failures(result: CellResult, where: str) -> str:
     """What failed after the evaluation, which ends no cell."""
     from lorabench.runner.progress import AFTERWARDS
 

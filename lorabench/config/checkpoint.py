@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.config.paths import model_directory, model_label
@@ -56,7 +56,7 @@ class CheckpointQuantization:
         return QuantizationSpec(name=self.form, double_quant=self.double_quant, compute_dtype=self.compute_dtype)
 
 
-def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization | None:
+def declared_quantization(config: Mapping[str, object]) -> CheckpointQuantization | None:
     """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it
     says is no object."""
     nested = [
@@ -78,12 +78,13 @@ def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization |
     return None
 
 
-def _read(section: Mapping[str, Any]) -> CheckpointQuantization:
+def _read(section: Mapping[str, object]) -> CheckpointQuantization:
     eight, four = (bool(section.get(f"load_in_{n}bit", section.get(f"_load_in_{n}bit"))) for n in (8, 4))
     method = str(section.get("quant_method") or ("bitsandbytes" if eight or four else "an unnamed method"))
     if method != "bitsandbytes":
         return CheckpointQuantization(method, None)
-    skipped = tuple(str(name) for name in section.get("llm_int8_skip_modules") or ())
+    names = section.get("llm_int8_skip_modules")
+    skipped = tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
     if eight and not four and not section.get("llm_int8_has_fp16_weight"):
         return CheckpointQuantization(method, "int8", skipped=skipped)
     form = str(section.get("bnb_4bit_quant_type", "fp4"))
@@ -105,7 +106,7 @@ def refusal(model: str, stored: CheckpointQuantization) -> str:
     )
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder: str | Path) -> dict[str, object]:
     """config.json of a checkpoint's folder; ModelError where it is missing or no JSON object."""
     path = Path(folder) / "config.json"
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import types
 import typing
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
@@ -38,7 +38,7 @@ def sentence(error: ValidationError, root: type[BaseModel] = Study) -> tuple[Rou
     same = [d for d in details if _fields_only(d["loc"]) == route]
     # of a union's several complaints our own sentence tells most, then a list of allowed values
     best = min(same, key=lambda d: {"value_error": 0, "literal_error": 1}.get(d["type"], 2))
-    return route, _say(best, route, root)
+    return route, _sentence_for(best, route, root)
 
 
 def _fields_only(location: tuple[str | int, ...]) -> Route:
@@ -48,7 +48,7 @@ def _fields_only(location: tuple[str | int, ...]) -> Route:
     return tuple(p for p in location if not (isinstance(p, str) and (p in exact or p.lower().startswith(odd))))
 
 
-def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
+def _sentence_for(detail: ErrorDetails, route: Route, root: type[BaseModel]) -> str:
     key = ".".join(str(p) for p in route)
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx") or {}
     if kind == "extra_forbidden":
@@ -101,20 +101,19 @@ def _say(detail: Any, route: Route, root: type[BaseModel]) -> str:
 
 def _keys(root: type[BaseModel], route: Route) -> list[str]:
     """The keys that are allowed where the last part of a route stands, dotted like the route."""
-    model: Any = root
+    model: type[BaseModel] | None = root
     for part in route[:-1]:
         if part == "task":  # its options come from the plug-in, whose name the error does not carry
             every = {f for n in plugins.names("tasks") for f in plugins.load("tasks", n).Options.model_fields}
             return [".".join([*map(str, route[:-1]), f]) for f in sorted(every)]
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
+        if model is None or str(part) not in model.model_fields:
             return []
-        model = _model_in(field.annotation)
-    fields = getattr(model, "model_fields", {})
+        model = _model_in(model.model_fields[str(part)].annotation)
+    fields = {} if model is None else model.model_fields
     return [".".join([*map(str, route[:-1]), f.alias or n]) for n, f in fields.items()]
 
 
-def _model_in(annotation: Any) -> Any:
+def _model_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):

@@ -104,7 +104,7 @@ def find_gpu(text: str) -> Gpu:
 
         return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
     if size := _SIZE.fullmatch(text.strip()):
-        return _of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
+        return _card_of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
     matches = cards_named(text)
     if len(matches) == 1:
         return matches[0]
@@ -137,7 +137,7 @@ def find_gpu(text: str) -> Gpu:
     )
 
 
-def _of_size(name: str, gib: float, exact: bool) -> Gpu:
+def _card_of_size(name: str, gib: float, exact: bool) -> Gpu:
     if not 2**-30 <= gib <= MOST_GIB:  # a byte at least; infinite for 400 digits, and nan is neither
         raise LorabenchError(
             f"a gpu of {_short(name)} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,6 +26,8 @@ from lorabench.config.study import Cell, Condition, Study
 from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
 
 MAX_CELLS = 100_000
+_Axes = Mapping[str, Sequence[object]]  # of a grid: dotted path to values
+_Changes = list[tuple[str, object]]  # (dotted path, value) over the base setting
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
@@ -84,7 +85,7 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     for i, entry in enumerate(study.include):
         own = {k: v for k, v in entry.items() if k != "grid"}
         fixed = list(own.items())
-        for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
+        for changes, origin in _points(_grid_of(entry, i, place), ("include", i, "grid")):
             origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
             condition = _make(base, [*fixed, *changes], origin, place)
             by_content.setdefault(condition.model_dump_json(), condition)
@@ -108,13 +109,13 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     return checked
 
 
-def base_of(study: Study) -> dict[str, Any]:
+def base_of(study: Study) -> dict[str, object]:
     """The study's base setting as plain data."""
     plain = study.model_dump(mode="json")
     return {name: plain[name] for name in SETTINGS if plain[name] is not None}
 
 
-def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str, Any]], dict[str, Route]]]:
+def _points(grid: _Axes, place: Route) -> Iterator[tuple[_Changes, dict[str, Route]]]:
     """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
     axes = list(grid)
     for picks in itertools.product(*(range(len(grid[a])) for a in axes)):
@@ -124,7 +125,7 @@ def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str
         )
 
 
-def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
+def _merged(base: dict[str, object], changes: _Changes) -> dict[str, object]:
     plain = dict(base)
     for dotted, value in changes:
         lay(plain, dotted.split("."), value)
@@ -142,11 +143,11 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
     return plain
 
 
-def _names(changes: list[tuple[str, Any]], field: str) -> bool:
+def _names(changes: _Changes, field: str) -> bool:
     return any(field in leaves({dotted: value}) for dotted, value in changes)
 
 
-def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
+def _make(base: dict[str, object], changes: _Changes, origin: dict[str, Route], place: Source) -> Condition:
     """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
     try:
         declared = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
@@ -181,19 +182,14 @@ def _origin(route: Route, origin: dict[str, Route]) -> Route:
 
 def _check_axes(study: Study, place: Source) -> None:
     allowed = paths_of()
-    grids: list[tuple[Route, Any]] = [(("grid",), study.grid)]
+    grids: list[tuple[Route, _Axes]] = [(("grid",), study.grid)]
     for i, entry in enumerate(study.include):
         for key in entry:
             if key != "grid" and key not in allowed and not key.startswith("task."):
                 raise StudyError(
                     f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}"
                 )
-        own = entry.get("grid", {})
-        if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
-            raise StudyError(
-                f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value"
-            )
-        grids.append((("include", i, "grid"), own))
+        grids.append((("include", i, "grid"), _grid_of(entry, i, place)))
     for route, grid in grids:
         for axis in grid:
             if axis in ("seed", "seeds"):
@@ -221,7 +217,7 @@ def _check_axes(study: Study, place: Source) -> None:
         _check_clashes(
             ("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place
         )
-    rules: list[tuple[Route, dict[str, Any]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
+    rules: list[tuple[Route, dict[str, object]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
     rules += [(("reference",), study.reference)] if study.reference else []
     rules += [
         (("published", i, "rows", j, "at"), row.at)
@@ -242,7 +238,17 @@ def _check_axes(study: Study, place: Source) -> None:
             raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
 
 
-def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place: Source) -> None:
+def _grid_of(entry: Mapping[str, object], index: int, place: Source) -> _Axes:
+    """The grid of a study's include; StudyError where it is none."""
+    own = entry.get("grid", {})
+    if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
+        raise StudyError(
+            f"{place.at(('include', index, 'grid'))}: grid must map dotted names to lists of at least one value"
+        )
+    return own
+
+
+def _check_clashes(route: Route, names: list[str], values: _Axes, place: Source) -> None:
     """Two axes that set the same field: one of them would be lost."""
     for short in names:
         for long in names:

@@ -6,8 +6,9 @@ as an absolute path, so that a stored study runs from anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
@@ -15,6 +16,8 @@ from lorabench.config.checkpoint_files import adapter_sentence
 
 SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
+Context = Mapping[str, Sequence[Path]]
+"""what validation needs beside the data: `folders` that relative paths are looked up from; none for a stored cell"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -45,22 +48,22 @@ def short_model(name: str) -> str:
     return model_label(name).removeprefix("lorabench/")
 
 
-def find_file(name: str, context: Any) -> str | None:
+def find_file(name: str, context: Context | None) -> str | None:
     """The absolute path of an existing file or folder, None where there is none."""
     path = _resolve(name, context)
     return str(path) if path else None
 
 
-def _resolve(name: str, context: Any) -> Path | None:
+def _resolve(name: str, context: Context | None) -> Path | None:
     folders = (context or {}).get("folders", ())
     for folder in (Path.cwd(), *folders):
-        path = (Path(folder) / Path(name).expanduser()).resolve()
+        path = (folder / Path(name).expanduser()).resolve()
         if path.exists():
             return path
     return None
 
 
-def find_model(name: str, context: Any) -> str:
+def find_model(name: str, context: Context | None) -> str:
     """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
     if context is None:  # a stored cell: what was found then may be elsewhere by now
         return name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -130,10 +130,11 @@ def read_paper(source: Source) -> Paper:
     for key in data:
         if key not in (*_HEAD, *_BASE):
             raise StudyError(f"{source.at((key,))}: {unknown('key', key, [*_HEAD, *_BASE])}")
-    if not isinstance(data["rows"], list) or not data["rows"] or not all(isinstance(r, dict) for r in data["rows"]):
+    entries = data["rows"]
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise StudyError(f"{source.at(('rows',))}: rows must be a list of mappings, at least one")
     base = {key: data[key] for key in _BASE if key in data}
-    rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(data["rows"]))
+    rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(entries))
     if len({UNITS.get(r.quantity, "bytes") for r in rows}) > 1:
         raise StudyError(
             f"{source.at(('rows',))}: the rows' quantities have several units; put them into files of their own"
@@ -144,7 +145,7 @@ def read_paper(source: Source) -> Paper:
     return Paper(name=str(data["name"]), question=str(data["question"]), source=str(data["source"]), rows=rows)
 
 
-def _row(base: dict[str, Any], entry: dict[str, Any], index: int, source: Source) -> PaperRow:
+def _row(base: dict[str, object], entry: dict[str, object], index: int, source: Source) -> PaperRow:
     plain = dict(base)
     allowed = paths_of(PaperRow)
     for dotted, value in entry.items():

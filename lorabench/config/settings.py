@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -58,7 +58,7 @@ class QuantizationSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _exists(cls, name: str) -> str:
+    def _is_plugin(cls, name: str) -> str:
         return _plugin("quantizations", name)
 
 
@@ -78,19 +78,19 @@ class MethodSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _exists(cls, name: str) -> str:
+    def _is_plugin(cls, name: str) -> str:
         return _plugin("methods", name)
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _some(cls, modules: Any) -> Any:
+    def _nonempty(cls, modules: object) -> object:
         if isinstance(modules, list | tuple) and not modules:
             raise ValueError("the list is empty; name at least one module, or write all-linear")
         return modules
 
     @field_validator("target_modules")
     @classmethod
-    def _once(cls, modules: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    def _canonical_modules(cls, modules: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         """One way to write a set of modules, so that the same ones are one condition."""
         if modules is None or isinstance(modules, str):
             return modules if modules in (None, *GROUPS) else (modules,)
@@ -125,7 +125,7 @@ class Tune(Frozen):
         return tuple(sorted(set(learning_rates)))
 
 
-def _one_or_tuned(value: Any) -> str:
+def _learning_rate_kind(value: object) -> str:
     return "Tune" if isinstance(value, dict | Tune) else "float"
 
 
@@ -148,7 +148,7 @@ class TrainingSpec(Frozen):
     sequence_length: Whole = Field(256, ge=2, le=10**7)
     """tokens of a training sequence at most"""
     learning_rate: Annotated[
-        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_one_or_tuned)
+        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_learning_rate_kind)
     ] = 2e-4
     """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -171,7 +171,7 @@ class TrainingSpec(Frozen):
     bfloat16: 6 bytes a parameter), twice while it is replaced"""
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainingSpec:
+    def _steps_or_epochs(self) -> TrainingSpec:
         if self.epochs is not None and self.steps != type(self).model_fields["steps"].default:
             raise ValueError(f"steps {self.steps} and epochs {self.epochs:g} are both given; keep one of the two")
         return self
@@ -229,7 +229,7 @@ class EvaluationSpec(Frozen):
 
     @field_validator("forgetting", mode="before")
     @classmethod
-    def _word(cls, value: Any) -> Any:
+    def _none_as_word(cls, value: object) -> object:
         return "none" if value is None or value is False else value
 
 

@@ -7,9 +7,9 @@ executed. Two differences from YAML 1.1: `1e-3` is a number, and a key that stan
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -36,7 +36,7 @@ class Source:
     """The plain data of a study file, and where each part of it stands."""
 
     name: str
-    data: dict[str, Any]
+    data: dict[str, object]
     lines: dict[Route, int] = field(repr=False)
     folder: Path
 
@@ -124,7 +124,7 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
             _walk(value, (*route, key.value), lines, name)
 
 
-def parse_override(text: str) -> tuple[Route, Any]:
+def parse_override(text: str) -> tuple[tuple[str, ...], object]:
     """ "training.steps=50" as route and value, the value read as YAML."""
     key, equals, value = text.partition("=")
     route = tuple(part for part in key.strip().split("."))
@@ -138,17 +138,17 @@ def parse_override(text: str) -> tuple[Route, Any]:
 
 def override(source: Source, settings: tuple[str, ...]) -> Source:
     """The source with each KEY=VALUE set over it, in order; a key of the grid is replaced there."""
-    data, lines = _copy(source.data), dict(source.lines)
+    data, lines = _copied(source.data), dict(source.lines)
     for text in settings:
         route, value = parse_override(text)
-        dotted = ".".join(map(str, route))
+        dotted = ".".join(route)
         grid = data.get("grid")
         if isinstance(grid, dict) and dotted in grid:
             raise StudyError(
                 f"--set {text}: {dotted} is an axis of the grid; set grid.{dotted} to a list, or edit the file"
             )
         if route[0] == "grid" and len(route) > 1:
-            route = ("grid", ".".join(map(str, route[1:])))
+            route = ("grid", ".".join(route[1:]))
         place = data
         for i, part in enumerate(route[:-1]):
             below = place.get(part)
@@ -157,15 +157,11 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
             if below is None:
                 below = place[part] = {}
             if not isinstance(below, dict):
-                raise StudyError(
-                    f"--set {text}: {'.'.join(map(str, route[: i + 1]))} is {below!r}, which has no fields to set"
-                )
+                raise StudyError(f"--set {text}: {'.'.join(route[: i + 1])} is {below!r}, which has no fields to set")
             place = below
         place[route[-1]] = value
-        if value is not None and route in (
-            ("training", "steps"),
-            ("training", "epochs"),
-        ):  # one stands in place of the other
+        # one stands in place of the other
+        if value is not None and route in (("training", "steps"), ("training", "epochs")):
             place.pop("epochs" if route[-1] == "steps" else "steps", None)
         for replaced in [k for k in lines if k[: len(route)] == route]:
             del lines[replaced]
@@ -173,7 +169,12 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
     return Source(source.name, data, lines, source.folder)
 
 
-def _copy(value: Any) -> Any:
+def _copied(plain: Mapping[str, object]) -> dict[str, object]:
+    """The same in new mappings and lists, also where YAML's aliases share one."""
+    return {key: _copied_value(value) for key, value in plain.items()}
+
+
+def _copied_value(value: object) -> object:
     if isinstance(value, dict):
-        return {k: _copy(v) for k, v in value.items()}
-    return [_copy(v) for v in value] if isinstance(value, list) else value
+        return _copied(value)
+    return [_copied_value(v) for v in value] if isinstance(value, list) else value

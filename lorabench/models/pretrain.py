@@ -22,7 +22,6 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -164,17 +163,17 @@ def sequence_length_at(share: float, stages: tuple[tuple[float, int], ...]) -> i
 
 def pretrain(
     data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None, again: bool = False
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Trains one size from its first token (again: from the finished model in `out`), or on from its checkpoint there.
 
     Writes a transformers directory with `pretraining.json`, whose counts are those of all cycles.
     """
     size = SIZES[name]
     budget = tokens or size.tokens
-    before: dict[str, Any] = (
-        json.loads((out / "pretraining.json").read_text()) if again else {"tokens": 0, "seconds": 0, "cycles": []}
-    )
+    tokens_before, seconds_before, cycles = 0, 0.0, []
     if again:
+        former = json.loads((out / "pretraining.json").read_text())
+        tokens_before, seconds_before, cycles = former["tokens"], former["seconds"], former["cycles"]
         size = replace(size, tokens=budget, learning_rate=AGAIN_LEARNING_RATE * size.learning_rate, stack_at=())
     stages = STAGES_AGAIN if again else STAGES
     if threads:
@@ -214,7 +213,7 @@ def pretrain(
             optimizer = make_optimizer(model, size)
         length = sequence_length_at(step / steps, stages)
         generator = torch.Generator().manual_seed(
-            before["tokens"] // TOKENS_PER_STEP + step
+            tokens_before // TOKENS_PER_STEP + step
         )  # a resumed run draws what an undisturbed one draws
         starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
         labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
@@ -248,7 +247,7 @@ def pretrain(
     parameters = sum(p.numel() for p in model.parameters())
     model = model.to("cpu").to(torch.bfloat16)
     model.save_pretrained(out)
-    tokens_trained = before["tokens"] + steps * TOKENS_PER_STEP
+    tokens_trained = tokens_before + steps * TOKENS_PER_STEP
     facts = {
         "name": f"tiny-{name}",
         "parameters": parameters,
@@ -256,10 +255,10 @@ def pretrain(
         "tokens_per_parameter": round(tokens_trained / parameters, 1),
         "held_out_bits_per_byte": round(held_out_bits_per_byte(model.float(), held_ids, held_bytes), 4),
         "held_out_files": list(HELD_OUT),
-        "seconds": round(before["seconds"] + seconds + time.perf_counter() - began),
+        "seconds": round(seconds_before + seconds + time.perf_counter() - began),
         "device": device,
         "torch": torch.__version__,
-        "cycles": [*before["cycles"], asdict(size)],
+        "cycles": [*cycles, asdict(size)],
     }
     (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)

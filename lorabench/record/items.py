@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.floating[Any]]
+Vector = NDArray[np.floating[Any]]  # numpy's own name for any precision
 FILE = "items.safetensors"
 
 

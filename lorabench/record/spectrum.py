@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ Values = NDArray[np.float64]
 def stable_rank(values: Values, missed: float = 0.0) -> float:
     """sum sigma^2 / sigma_1^2; between 1 and the rank. `missed` is the root of the sum of sigma^2 that are not
     listed."""
-    return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _some(values) else 0.0
+    return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _is_nonzero(values) else 0.0
 
 
 def entropy_rank(values: Values) -> float:
     """exp of the Shannon entropy of sigma / sum sigma; between 1 and the rank."""
-    if not _some(values):
+    if not _is_nonzero(values):
         return 0.0
     p = values / values.sum()
     p = p[p > 0]
@@ -52,7 +52,7 @@ def entropy_rank(values: Values) -> float:
 
 def participation_ratio(values: Values) -> float:
     """(sum sigma^2)^2 / sum sigma^4; between 1 and the rank."""
-    if not _some(values):
+    if not _is_nonzero(values):
         return 0.0
     squares = np.square(values / values[0])
     return float(squares.sum() ** 2 / np.square(squares).sum())
@@ -61,19 +61,19 @@ def participation_ratio(values: Values) -> float:
 def energy_rank(values: Values, share: float, missed: float = 0.0) -> int:
     """Least k whose k largest sigma^2 hold a share of all; in 0 ... n, and n + 1 where those that are not listed are
     needed, too."""
-    return _least(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _some(values) else 0
+    return _least_count(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _is_nonzero(values) else 0
 
 
 def nuclear_rank(values: Values, share: float) -> int:
     """The same of sigma instead of sigma^2."""
-    return _least(values / values[0], share) if _some(values) else 0
+    return _least_count(values / values[0], share) if _is_nonzero(values) else 0
 
 
-def _some(values: Values) -> bool:
+def _is_nonzero(values: Values) -> bool:
     return len(values) > 0 and bool(values[0] > 0)
 
 
-def _least(parts: Values, share: float, rest: float = 0.0) -> int:
+def _least_count(parts: Values, share: float, rest: float = 0.0) -> int:
     sums = np.cumsum(parts)
     return (
         int(np.searchsorted(sums, share * (sums[-1] + rest) * (1 - 1e-12))) + 1
@@ -237,7 +237,7 @@ def by_layer(module: str) -> list[int | str]:
 
 
 _FACTS = ("in_features", "out_features", "rank", "noise", "missed")
-_PARTS: Mapping[str, Any] = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
+_PARTS = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
 
 
 def save_spectra(path: str | Path, spectra: Iterable[Spectrum]) -> None:

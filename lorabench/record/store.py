@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -59,7 +59,7 @@ class Store:
         self.cells_folder = self.folder / "cells"
         self.claims_folder = self.folder / "claims"
         self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
-        self._sound: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
+        self._read_stamps: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -147,7 +147,7 @@ class Store:
             state = path.stat()
             written = (state.st_mtime_ns, state.st_size, state.st_ino)
             if self._known is None or self._known[0] != written:
-                plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                plan = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
                     raise StoreError(
                         f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the"
@@ -168,7 +168,7 @@ class Store:
             result = self.readable(cell.id, cell)
             if result is not None and read_at is not None:
                 results.append(result)
-                self._sound[cell.id] = read_at
+                self._read_stamps[cell.id] = read_at
         return tuple(results)
 
     def unreadable(self) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ class Store:
         sentences = []
         for cell in self.plan():
             try:
-                if cell.id not in self._sound or self._sound[cell.id] != stamp(
+                if cell.id not in self._read_stamps or self._read_stamps[cell.id] != stamp(
                     f"{self.cells_folder}/{cell.id}/result.json"
                 ):
                     self.get(cell.id, cell)

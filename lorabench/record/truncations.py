@@ -12,27 +12,26 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorabench.errors import StoreError
+from lorabench.record.items import Vector
 from lorabench.record.result import Reading
 
 DIRECTIONS = 8  # singular vectors of a module that are kept: 0.3 MB a 4096 x 4096 change
 Allocation = Literal["uniform", "energy"]
 """how a truncated change spreads its rank: the same k everywhere, or as many parameters, where the energy is"""
-Vectors = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Directions:
     """The first singular vectors of one module's change."""
 
-    left: Vectors
+    left: Vector
     """(out, k): U, of what it writes"""
-    right: Vectors
+    right: Vector
     """(in, k): V, of what it reads"""
 
 
