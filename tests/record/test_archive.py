@@ -46,9 +46,9 @@ def test_what_is_opened_from_an_archive_is_what_was_packed(store, tmp_path):
     with opened(tmp_path / "kept") as again:
         assert again.plan() == store.plan()
         assert again.results() == store.results()
-        ours, theirs = (make_view(s) for s in (again, store))
-        assert [s.statistics["eval_loss"].mean for s in ours.summaries] == [
-            s.statistics["eval_loss"].mean for s in theirs.summaries
+        unpacked, original = (make_view(s).analysis for s in (again, store))
+        assert [s.statistics["eval_loss"].mean for s in unpacked.summaries] == [
+            s.statistics["eval_loss"].mean for s in original.summaries
         ]
 
 
