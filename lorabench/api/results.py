@@ -191,8 +191,8 @@ class StudyResults:
         return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
-        """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of
-        rates that were rejected."""
+        """Tidy: a row per cell and metric. Where learning rates were tuned, average `frame[frame.chosen]`: other
+        rows are of learning rates that were rejected."""
         from lorabench.analysis.study import analyse
         from lorabench.analysis.tuning import chosen
         from lorabench.record.frames import frame
@@ -201,8 +201,8 @@ class StudyResults:
         return frame(analysis.results.values(), chosen(analysis.planned, analysis.results))
 
     def wide(self) -> pd.DataFrame:
-        """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates
-        that were rejected."""
+        """A row per cell, as in cells.csv. Where learning rates were tuned, average `wide[wide.chosen]`: other rows are
+        of learning rates that were rejected."""
         return cells_frame(self.store)
 
     def conditions(self) -> pd.DataFrame:

@@ -150,7 +150,7 @@ def reason_of(result: CellResult) -> str:
 
 def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
     """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was
-    asked for, or diverged at a rate that was one of several to try."""
+    asked for, or diverged at a learning rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
         word, reason = outcome_of(plan.store, cell.id, results.get(cell.id))

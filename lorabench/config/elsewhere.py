@@ -48,7 +48,7 @@ _CALLED: dict[str, dict[str, str]] = {
     "schedule": {
         **dict.fromkeys(("cosineannealing", "cosinedecay", "cosinewithwarmup"), "cosine"),
         **dict.fromkeys(("constantwithwarmup", "none"),
-            "constant (training.warmup is the share of steps in which the rate rises)"),
+            "constant (training.warmup is the share of steps in which the learning rate rises)"),
         **dict.fromkeys(("lineardecay", "linearwithwarmup"), "linear"),
     },
     "task": {

@@ -37,8 +37,8 @@ def canonical_json(value: object) -> str:
 
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then
-    stands for the whole grid."""
+    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned learning
+    rate then stands for the whole grid."""
     parts = counted(cell)
     parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
     if cell.tuned_over and not with_seed:

@@ -39,7 +39,7 @@ _VENDOR = re.compile(r"nvidia|amd|tesla|geforce|instinct|gpu|generation|graphics
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a card has; rates are absent where only a size was given."""
+    """What a card has; bandwidth and FLOP/s are absent where only a size was given."""
 
     name: str
     memory_bytes: int

@@ -272,7 +272,7 @@ def _check_learning_rates(expanded: tuple[Condition, ...], place: Source) -> Non
                 one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
                 raise StudyError(
                     f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single"
-                    " grid with all rates"
+                    " grid with all learning rates"
                 )
             grids[key] = tuned
 

@@ -113,14 +113,15 @@ class Tune(Frozen):
     seeds."""
 
     tune: tuple[Rate, ...]
-    """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
+    """one cell for each learning rate and seed; what is reported comes from the test split, at the chosen one"""
 
     @field_validator("tune")
     @classmethod
     def _rising(cls, learning_rates: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(learning_rates)) < 2:
             raise ValueError(
-                "there is nothing to choose from; give two or more different rates, or one alone in place of the grid"
+                "there is nothing to choose from; give two or more different learning rates, or one alone in place of"
+                " the grid"
             )
         return tuple(sorted(set(learning_rates)))
 
@@ -154,7 +155,7 @@ class TrainingSpec(Frozen):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """course of the learning rate after warm-up; cosine and linear end at zero"""
     warmup: Number = Field(0.05, ge=0, lt=1)
-    """share of the steps in which the rate rises from zero"""
+    """share of the steps in which the learning rate rises from zero"""
     optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "sgd"] = "adamw"
     """8-bit and paged ones are bitsandbytes' own"""
     weight_decay: Number = Field(0.0, ge=0)
@@ -190,7 +191,7 @@ class TrainingSpec(Frozen):
 
     @property
     def rate(self) -> float:
-        """The learning rate of a cell, which is one number: `expand` makes a cell for each rate of a grid."""
+        """The learning rate of a cell, which is one number: `expand` makes a cell for each of a grid."""
         assert not isinstance(self.learning_rate, Tune)
         return self.learning_rate
 

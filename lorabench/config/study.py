@@ -120,11 +120,11 @@ class Cell(Condition):
     seed: int
     fingerprints: Fingerprints
     tuned_over: tuple[float, ...] = ()
-    """the grid that its condition chooses the learning rate from; empty where the rate was given"""
+    """the grid that its condition chooses the learning rate from; empty where the learning rate was given"""
 
     @property
     def condition(self) -> Condition:
-        """As the study declares it, with the grid of rates in place of the cell's own."""
+        """As the study declares it, with the grid of learning rates in place of the cell's own."""
         declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
         if not self.tuned_over:
             return declared

@@ -1,9 +1,9 @@
 """Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv).
 
-Where learning rates were tuned each rate is a cell with a row of its own. `chosen` says which count: true at the rate
-that was chosen for the condition, false at its others, empty while the choice is open (a cell of the condition has no
-result yet, or none finished); true where nothing was tuned. Average over `data[data.chosen]`: over all rows a mean
-holds the rates that were rejected.
+Where learning rates were tuned, each is a cell with a row of its own. `chosen` says which count: true at the learning
+rate that was chosen for the condition, false at its others, empty while the choice is open (a cell of the condition
+has no result yet, or none finished); true where nothing was tuned. Average over `data[data.chosen]`: a mean over all
+rows includes the learning rates that were rejected.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _cell_columns(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, o
 
 def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
     """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count; `chosen` is by cell id, of
-    those whose rate is tuned.
+    those whose learning rate is tuned.
 
     A cell without readings (a failed one) has one row whose metric is absent.
     """
@@ -83,7 +83,7 @@ def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingPro
 
 def wide(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
     """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss; `chosen` is
-    by cell id, of those whose rate is tuned."""
+    by cell id, of those whose learning rate is tuned."""
     rows: list[dict[str, object]] = []
     extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:

@@ -21,10 +21,10 @@ class RateRecord:
 
 
 def best_learning_rate(records: Mapping[float, RateRecord]) -> float:
-    """Of the rates with most finished cells those with fewest broken ones, of these the lowest mean validation loss,
-    then the lower rate.
+    """The learning rate with most finished cells; among equals that with fewest broken cells, then with the lowest mean
+    validation loss, then the lower one.
 
-    Fewer seeds, or survivors alone, are no fair mean. `tried` has at least one rate.
+    Fewer seeds, or survivors alone, are no fair mean. `records` has at least one learning rate.
     """
 
     def key(learning_rate: float) -> tuple[float, ...]:
