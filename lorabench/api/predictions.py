@@ -131,7 +131,7 @@ def recommend(
         studies: results directories to learn from; quality is from the literature where there is none.
         task: kind of task, as studies name it.
         priority: accuracy, memory or speed.
-        tolerated_loss: how much worse than the best is as good, in the unit of the studies' metric.
+        tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
     Returns:
         Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
     Raises:

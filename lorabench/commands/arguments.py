@@ -39,7 +39,7 @@ def whole_number(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on; write it out, such as 2048")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, such as 2048")
     return number
 
 
@@ -52,7 +52,7 @@ def amount(text: str) -> int:
     try:
         return round(float(number.replace(",", "").replace("_", "")) * scale)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount; write it as 20000, 20K or 6M") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount; write it as 20000, 20K or 6M") from None
 
 
 def modules(text: str | None) -> str | tuple[str, ...] | None:

@@ -151,14 +151,14 @@ def _quantized(name: str) -> str:
     if name == "nf4" and place == "cpu" and importlib.import_module("bitsandbytes.functional").has_avx512bf16():
         finding += (
             "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so"
-            " that losses are those of other processors"
+            " that losses agree with those of other processors"
         )
     return finding
 
 
 def _hub() -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return "not asked: HF_HUB_OFFLINE is set; shipped models, local directories and cached hub models work"
+        return "not checked: HF_HUB_OFFLINE is set; shipped models, local directories and cached hub models work"
     import urllib.error
     import urllib.request
 

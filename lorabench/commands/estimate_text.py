@@ -136,7 +136,7 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
         return lines
     assert mended.least is not None
     lines = [
-        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
+        f"nothing that was tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
         f" {mended.least.flags or 'the setting as it is'}"
     ]
     lines.append(

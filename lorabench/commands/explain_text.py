@@ -42,8 +42,8 @@ def explain_condition(named: NamedCells) -> str:
     if tuning is not None and tuning.chosen is not None:
         candidates = ", ".join(f"{t.rate:g}" for t in tuning.tried)
         parts.append(
-            f"learning rate {tuning.chosen:g}, chosen by validation loss from {candidates}; the metrics are of its"
-            " cells"
+            f"learning rate {tuning.chosen:g}, chosen by validation loss from {candidates}; the metrics are those"
+            " of its cells"
         )
     parts.append(
         block(
@@ -69,7 +69,7 @@ def explain_condition(named: NamedCells) -> str:
     )
     parts.append("cells")
     parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
-    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    parts.append(f"everything about one of them: lorabench explain {named.cells[0].id} --in {store.folder}")
     return "\n".join(parts)
 
 

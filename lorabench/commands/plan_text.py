@@ -74,7 +74,7 @@ def plan(source: Source, gpu: str, as_json: bool) -> str:
             *filter(None, (total, planned.time_basis)),
             *notes,
             (
-                "memory and time of training are predicted, none is measured; an evaluation with many sequences at once"
+                "memory and training time are predicted, not measured; an evaluation with many sequences at once"
                 " (evaluation.batch_size) may need more memory"
             ),
         ]
@@ -108,11 +108,11 @@ def _plan_remedies(
             card_name = remedies.card
             larger = f"the smallest known card for that is {card_name}" if card_name else "no known card holds that"
             lines.append(
-                f"  {word}: nothing tried; {size(remedies.least.high_bytes)} at least with"
+                f"  {word}: nothing that was tried; it needs {size(remedies.least.high_bytes)} with"
                 f" {remedies.least.keys or 'the setting as it is'};"
                 f" {larger}"
             )
-    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
+    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate shows it for each"] if more else []
     return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []
 
 

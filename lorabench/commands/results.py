@@ -73,12 +73,14 @@ def add_report_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("directory", metavar="DIR")
     c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
     c.add_argument(
-        "--compare", metavar="OTHER_DIR", help="another results directory whose like conditions are held beside these"
+        "--compare",
+        metavar="OTHER_DIR",
+        help="another results directory, whose matching conditions are shown beside these",
     )
 
 
 def report(options: argparse.Namespace) -> int:
-    """Writes the HTML report anew."""
+    """Rewrites the HTML report."""
     from lorabench.api import write_report
     from lorabench.record.store import Store
 
@@ -108,7 +110,7 @@ def add_explain_options(c: argparse.ArgumentParser) -> None:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Prints all that is known of a cell, or of a condition."""
+    """Prints everything about a cell or a condition."""
     from lorabench.commands import explain_text
     from lorabench.workflows import cell_lookup
 

@@ -79,7 +79,7 @@ def truncation_text(written: TruncatedAdapter) -> str:
     if written.left_out:
         more = " ..." if len(written.left_out) > 3 else ""
         notes.append(
-            "left out, since without adapter_config.json nobody knows what they mean: "
+            "left out, since their meaning is not known without adapter_config.json: "
             f"{', '.join(written.left_out[:3])}{more}"
         )
     energy = f"{100 * written.kept_energy:.2f} % of the energy"

@@ -109,7 +109,7 @@ def _left_behind(store: Store) -> list[str]:
         return []
     lines = [
         f"{plural(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to"
-        " earlier forms of this study, which no table or report shows"
+        " earlier versions of this study; no table or report shows them"
     ]
     lines += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
     return lines

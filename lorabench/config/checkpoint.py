@@ -107,7 +107,7 @@ def refusal(model: str, stored: CheckpointQuantization) -> str:
 
 
 def read_config(folder: str | Path) -> dict[str, object]:
-    """config.json of a checkpoint's folder; ModelError where it is missing or no JSON object."""
+    """config.json of a checkpoint's folder; ModelError where it is missing or not a JSON object."""
     path = Path(folder) / "config.json"
     try:
         refuse_pointer(path)
@@ -117,9 +117,9 @@ def read_config(folder: str | Path) -> dict[str, object]:
             f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights"
         ) from None
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew") from None
+        raise ModelError(f"{path} is not readable JSON ({' '.join(str(e).split())[:120]}); download it again") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object; get it anew")
+        raise ModelError(f"{path} does not hold a JSON object; download it again")
     return config
 
 
@@ -173,9 +173,9 @@ def matched(model: str, stored: CheckpointQuantization, requested: QuantizationS
             " with double quantisation" if requested.double_quant and requested.name != "int8" else ""
         )
         raise ModelError(
-            f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is"
-            f" gone; allowed: quantization {own.name}, or none, which means as stored; or take the unquantised"
-            " checkpoint"
+            f"{model_label(model)} is stored in {stored.words}, which cannot be turned into {wish}: the precision"
+            f" that its codes dropped is lost; allowed: quantization {own.name}, or none, which means as"
+            " stored; or take the unquantised checkpoint"
         )
     return (
         own

@@ -76,10 +76,10 @@ def refuse_pointer(file: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError as e:
-        raise ModelError(f"{file} cannot be read ({e.strerror}); mend its permissions") from None
+        raise ModelError(f"{file} cannot be read ({e.strerror}); fix its permissions") from None
     if start == _POINTER:
         raise ModelError(
-            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew"
+            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it again"
         )
 
 
@@ -97,16 +97,16 @@ def _files_of_index(index: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if any(Path(name).name != name for name in names):
-            raise ModelError(f"{index} names files outside its folder; get it anew")
+            raise ModelError(f"{index} names files outside its folder; download it again")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ModelError(f"{index} cannot be read ({' '.join(str(e).split())[:120]}); get it anew") from None
+        raise ModelError(f"{index} cannot be read ({' '.join(str(e).split())[:120]}); download it again") from None
     if not names:
-        raise ModelError(f"{index} names no file; get it anew")
+        raise ModelError(f"{index} lists no files; download it again")
     return tuple(index.parent / name for name in names)
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    damaged = f"{file} is no whole safetensors file (%s); it is damaged or cut off, get it anew"
+    damaged = f"{file} is not a complete safetensors file (%s); it is damaged or truncated, download it again"
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -122,7 +122,7 @@ def _header(file: Path) -> dict[str, Stored]:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise ModelError(damaged % "its header is not readable") from None
     if 8 + length + end != size:
-        raise ModelError(damaged % f"its header tells of {8 + length + end:,} bytes, the file has {size:,}")
+        raise ModelError(damaged % f"its header describes {8 + length + end:,} bytes, the file has {size:,}")
     return tensors
 
 

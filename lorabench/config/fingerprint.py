@@ -135,7 +135,7 @@ def model_files(directory: str) -> tuple[tuple[str, str], ...]:
                 hashes.append((file.name, _hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
                 raise ModelError(
-                    f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions"
+                    f"{file} cannot be read ({e.strerror}); download the model again, or fix its permissions"
                 ) from None
     return tuple(hashes)
 
@@ -211,8 +211,8 @@ class References:
             two = [near[i][1] for _, i in scored[:2]]
             differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
             raise LorabenchError(
-                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in"
-                " the reference"
+                f"the reference matches several conditions that differ in {', '.join(differ)}; say in the"
+                " reference which value is meant"
             )
         return near[scored[0][1]][0]
 

@@ -92,11 +92,11 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     if idle:
         first = min(idle)
         raise StudyError(
-            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its"
-            " values, or leave it away"
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; correct"
+            " its values, or remove it"
         )
     if not by_content:
-        raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
+        raise StudyError(f"{place.at(('exclude',))}: exclude removes every condition of the grid; keep at least one")
     cells = len(study.seeds) * sum(
         len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1
         for c in by_content.values()
@@ -194,15 +194,15 @@ def _check_axes(study: Study, place: Source) -> None:
         for axis in grid:
             if axis in ("seed", "seeds"):
                 raise StudyError(
-                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0,"
-                    " 1, 2]"
+                    f"{place.at((*route, axis))}: seeds are not an axis; write them at the top of the study, as seeds:"
+                    " [0, 1, 2]"
                 )
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
         if {"training.steps", "training.epochs"} <= {*grid}:
             raise StudyError(
-                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one"
-                " stands in place of the other; keep one of the two"
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, but one"
+                " replaces the other; keep one of the two"
             )
         _check_clashes(
             route,
@@ -255,7 +255,7 @@ def _check_clashes(route: Route, names: list[str], values: _Axes, place: Source)
             inside = long.removeprefix(short + ".")
             if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
                 raise StudyError(
-                    f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two"
+                    f"{place.at((*route, long))}: {long} is also set by {short}; name it in one of the two"
                 )
 
 

@@ -126,7 +126,7 @@ def absent(model: str, revision: str | None = None) -> str:
             + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
         )
     return (
-        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and"
+        f"{model}{at} cannot be loaded: it is not a shipped model, not a directory and not in the local cache, and"
         f" {why_not()}; give the path of a local copy as the model (in a study: --set model=/path/to/directory);"
         f" {shape} (lorabench models SEARCH lists them)"
     )

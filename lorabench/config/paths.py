@@ -85,7 +85,7 @@ def find_model(name: str, context: Context | None) -> str:
         reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
             f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors"
-            " (GGUF and bare weight files are none)"
+            " (not GGUF, nor a weight file alone)"
         )
     if looks_local:
         raise ValueError(
@@ -100,7 +100,7 @@ def _find_file(name: str, info: ValidationInfo) -> str:
         return name
     path = _resolve(name, info.context)
     if path is None:
-        raise ValueError(f"there is no file or folder {name} (looked from {Path.cwd()} and from the study's folder)")
+        raise ValueError(f"there is no file or folder {name} (looked in {Path.cwd()} and in the study's folder)")
     return str(path)
 
 

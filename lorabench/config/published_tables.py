@@ -65,7 +65,7 @@ def published(text: str) -> Published:
     match = _PRINTED.fullmatch(text.strip())
     if match is None or match.group(4) not in _SCALES:
         raise ValueError(
-            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
+            f"'{text}' is not a published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
             f" {', '.join(filter(None, _SCALES))})"
         )
     scale = _SCALES[match.group(4)]
@@ -137,7 +137,7 @@ def read_paper(source: Source) -> Paper:
     rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(entries))
     if len({UNITS.get(r.quantity, "bytes") for r in rows}) > 1:
         raise StudyError(
-            f"{source.at(('rows',))}: the rows' quantities have several units; put them into files of their own"
+            f"{source.at(('rows',))}: the rows' quantities have several units; give each unit a file of its own"
         )
     missing = [key for key in ("schema", "name", "question", "source") if not data.get(key)]
     if missing:

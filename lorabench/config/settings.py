@@ -100,8 +100,8 @@ class MethodSpec(NamedSetting):
         if len(modules) == 1:
             return group
         raise ValueError(
-            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module"
-            " names alone"
+            f"{group} stands for many modules and cannot be combined with other names; write target_modules: {group},"
+            " or module names alone"
         )
 
 

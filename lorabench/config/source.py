@@ -1,7 +1,7 @@
 """A study file as text: YAML read safely, with the line of every value.
 
 `yaml.compose` gives the tree with its marks and `SafeLoader` builds plain values from it, so nothing is
-executed. Two differences from YAML 1.1: `1e-3` is a number, and a key that stands twice is an error.
+executed. Two differences from YAML 1.1: `1e-3` is a number, and a key that appears twice is an error.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_source(path: str | Path) -> Source:
             f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file"
         ) from None
     if len(raw) > MAX_BYTES:
-        raise StudyError(f"{path}: {len(raw):,} bytes are more than a study file may have ({MAX_BYTES:,})")
+        raise StudyError(f"{path}: the study file has {len(raw):,} bytes; at most {MAX_BYTES:,} are allowed")
     try:
         return parse_source(raw.decode("utf-8"), str(path), path.resolve().parent)
     except UnicodeDecodeError as e:
@@ -118,7 +118,7 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
                     " numbers or truth values in quotes"
                 )
             if key.value in keys:
-                raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")
+                raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' appears twice; keep one")
             keys.add(key.value)
             lines[(*route, key.value)] = key.start_mark.line + 1
             _walk(value, (*route, key.value), lines, name)
@@ -160,7 +160,7 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
                 raise StudyError(f"--set {text}: {'.'.join(route[: i + 1])} is {below!r}, which has no fields to set")
             place = below
         place[route[-1]] = value
-        # one stands in place of the other
+        # one replaces the other
         if value is not None and route in (("training", "steps"), ("training", "epochs")):
             place.pop("epochs" if route[-1] == "steps" else "steps", None)
         for replaced in [k for k in lines if k[: len(route)] == route]:

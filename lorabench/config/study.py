@@ -72,7 +72,7 @@ class Condition(Frozen):
         unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
-                raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
+                raise LorabenchError(f"method {self.method.name} needs a value for method.{field}, not null")
         changes: dict[str, object] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(

@@ -66,7 +66,7 @@ def unpack(path: Path, target: Path) -> None:
         (target / "plan.json").write_text(json.dumps(plain["plan"]), encoding="utf-8")
         for cell_id, result in results.items():
             if not cell_id.isalnum():  # a file's name, from a file that anyone may have made
-                raise ValueError(f"{cell_id!r} is no cell's id")
+                raise ValueError(f"{cell_id!r} is not a cell's id")
             folder = target / "cells" / cell_id
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
@@ -82,5 +82,5 @@ def unpack(path: Path, target: Path) -> None:
         AttributeError,
     ) as e:
         raise StoreError(
-            f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again"
+            f"{path} cannot be read ({' '.join(str(e).split())[:200]}); get it from its source again"
         ) from None

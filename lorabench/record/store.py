@@ -70,7 +70,7 @@ class Store:
             hint = (
                 f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
             )
-            raise StoreError(f"{folder} is no results directory (it has no plan.json){hint}")
+            raise StoreError(f"{folder} is not a results directory (it has no plan.json){hint}")
         return store
 
     def exists(self) -> bool:
@@ -121,7 +121,8 @@ class Store:
             return absent
 
     def left_behind(self) -> tuple[str, ...]:
-        """Ids of results in cells/ that the plan does not ask for: of earlier forms of the study, shown in no table."""
+        """Ids of results in cells/ that the plan does not ask for, of earlier versions of the study; no table shows
+        them."""
         planned = {c.id for c in self.plan()}
         return tuple(
             sorted(
@@ -156,7 +157,7 @@ class Store:
                 self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
-            raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to write it anew") from None
+            raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to rewrite it") from None
 
     # results
 
