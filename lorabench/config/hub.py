@@ -20,7 +20,7 @@ from lorabench.config.paths import find_model, model_directory, shipped_models
 from lorabench.errors import ModelError
 
 SECONDS = 5.0  # until a hub that does not answer counts as absent
-KEPT = 60.0  # seconds that an answer is taken for the present one: a worker lives for days, a network comes back
+ANSWER_SECONDS = 60.0  # seconds that an answer is taken for the present one: a worker lives for days, a network comes back
 _ANSWER: list[tuple[float, bool]] = []
 _LOCK = threading.Lock()
 
@@ -37,7 +37,7 @@ def answers() -> bool:
     if switched_off():
         return False
     with _LOCK:
-        if not _ANSWER or time.monotonic() - _ANSWER[-1][0] > KEPT:
+        if not _ANSWER or time.monotonic() - _ANSWER[-1][0] > ANSWER_SECONDS:
             _ANSWER[:] = [(time.monotonic(), _ask())]
         return _ANSWER[-1][1]
 
@@ -61,9 +61,9 @@ def _ask() -> bool:
 
 
 @contextmanager
-def told_offline(disconnected: bool = True) -> Iterator[None]:
-    """The hub's libraries told that there is no network where `wanted`, so that they look into the cache alone and try
-    nothing again."""
+def offline(disconnected: bool = True) -> Iterator[None]:
+    """Tells the hub's libraries, where `disconnected`, that there is no network: they look into the cache alone and
+    try nothing again."""
     from huggingface_hub import constants
 
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
@@ -79,12 +79,12 @@ def told_offline(disconnected: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def asked_for(model: str) -> Iterator[None]:
+def hub_access(model: str) -> Iterator[None]:
     """Around the loading of a model: nothing where it is a directory, offline where the hub does not answer."""
     if model_directory(model) is not None:
         yield
         return
-    with told_offline(not answers()):
+    with offline(not answers()):
         yield
 
 

@@ -190,7 +190,7 @@ class TrainingSpec(Frozen):
         return self.model_copy(update={"steps": math.ceil(self.epochs * each), "epochs": None})
 
     @property
-    def rate(self) -> float:
+    def fixed_learning_rate(self) -> float:
         """The learning rate of a cell, which is one number: `expand` makes a cell for each of a grid."""
         assert not isinstance(self.learning_rate, Tune)
         return self.learning_rate

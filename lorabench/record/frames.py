@@ -50,7 +50,7 @@ def settings(cell: Cell, steps: int | None) -> dict[str, object]:
         "quantization": cell.quantization.name,
         "double_quant": cell.quantization.double_quant,
         "target_modules": targets if targets is None or isinstance(targets, str) else ",".join(targets),
-        "learning_rate": cell.training.rate if trains else None,
+        "learning_rate": cell.training.fixed_learning_rate if trains else None,
         "steps": steps,
         "epochs": cell.training.epochs,
         "batch_size": cell.training.batch_size,
