@@ -55,7 +55,7 @@ _PIPELINE = frozenset(
 )
 
 
-Held = Callable[[torch.Tensor], torch.Tensor]
+AsTrained = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Adapter:
@@ -101,35 +101,35 @@ class Adapter:
         """Whether its modules are named by the part of a diffusers pipeline first."""
         if self.config or not {e.module.split(".")[0] for e in self.entries} <= _PIPELINE:
             return False
-        said = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
-        return said or any(
+        is_declared = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
+        return is_declared or any(
             not e.module.startswith("transformer.") or "transformer_blocks." in e.module for e in self.entries
         )  # some language models begin with transformer., too
 
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
-        told = []
+        notes = []
         if self.alpha is None and any(self._alpha(e) is None for e in self.entries) and self.declared.scale is None:
             why = "as diffusers takes it" if self.is_pipeline else "is assumed; say it with --alpha"
-            told.append(
+            notes.append(
                 f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}"
             )
         if self.is_kasa:
-            told.append(
+            notes.append(
                 "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base"
                 " MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
             )
         if any(e.layout == "torchtune" for e in self.entries):
-            told.append(
+            notes.append(
                 "torchtune's own names and order of rows in query and key: values are those of the change, but it"
                 " cannot be held against a checkpoint of transformers"
             )
         if passed := self.passed_over():
-            told.append(
+            notes.append(
                 f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''},"
                 " whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
             )
-        return (*told, *self.declared.notes())
+        return (*notes, *self.declared.notes())
 
     def passed_over(self) -> tuple[str, ...]:
         """The modules that have factors in the file, and that PEFT would not adapt by the configuration beside it."""
@@ -173,7 +173,7 @@ class Adapter:
         a, b, scaling, _ = self._factors(entry)
         return a, b, scaling
 
-    def delta(self, entry: Entry, base: Weights | None = None, held: Held = lambda weight: weight) -> Delta:
+    def delta(self, entry: Entry, base: Weights | None = None, as_trained: AsTrained = lambda weight: weight) -> Delta:
         """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A
         alone.
 
@@ -192,7 +192,9 @@ class Adapter:
             )
         a, b, scaling, _ = self._factors(entry)
         if entry.diag:
-            whole = replace(of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry)), noise=product.noise)
+            whole = replace(
+                of_kasa(entry.module, as_trained(weight), a, b, scaling, self.rank(entry)), noise=product.noise
+            )
         else:
             assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
@@ -201,7 +203,7 @@ class Adapter:
                     f"{self.file.path}: {entry.magnitude} is {by(magnitude.shape)}; {b.shape[0]} finite magnitudes are"
                     " needed"
                 )
-            whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
+            whole = of_dora(entry.module, as_trained(weight), a, b, scaling, magnitude)
         return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
 
     def product(self, entry: Entry) -> Delta:
@@ -215,10 +217,10 @@ class Adapter:
             origin=origin(entry.module, self.config),
         )
 
-    def deltas(self, base: Weights | None = None, held: Held = lambda weight: weight) -> Iterator[Delta]:
+    def deltas(self, base: Weights | None = None, as_trained: AsTrained = lambda weight: weight) -> Iterator[Delta]:
         """The changes of all modules, in the model's order of layers, one in memory at a time."""
         for entry in self.entries:
-            yield self.delta(entry, base, held)
+            yield self.delta(entry, base, as_trained)
 
     def _factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float, float]:
         """The same with the precision (eps) that they are stored in."""
@@ -240,10 +242,10 @@ class Adapter:
             )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
         groups = self._groups(entry, a, b)
-        if (said := self.declared.rank(entry.key)) is not None and rank != said:
+        if (declared_rank := self.declared.rank(entry.key)) is not None and rank != declared_rank:
             raise ModelError(
-                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different"
-                " adapters"
+                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {declared_rank}; the two belong to"
+                " different adapters"
             )
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
@@ -274,11 +276,11 @@ class Adapter:
 
     def _blocks(self, entry: Entry) -> tuple[int, int]:
         """Blocks of a block-diagonal A and B (BD-LoRA); 1 for a plain one."""
-        said = self.config.get("use_bdlora")
-        if not said:
+        bdlora = self.config.get("use_bdlora")
+        if not bdlora:
             return 1, 1
-        hits = [any(p in entry.module for p in said.get(f"target_modules_bd_{side}") or []) for side in "ab"]
-        blocks = int(said.get("nblocks", 1))
+        hits = [any(p in entry.module for p in bdlora.get(f"target_modules_bd_{side}") or []) for side in "ab"]
+        blocks = int(bdlora.get("nblocks", 1))
         return (blocks, 1) if hits[0] else (1, blocks) if hits[1] else (1, 1)
 
     def _alpha(self, entry: Entry) -> float | None:
@@ -293,8 +295,8 @@ class Adapter:
         name = entry.b if of_b else entry.a
         if self._last.get(of_b, ("",))[0] != name:  # experts ask for one pair of factors many times
             self._last[of_b] = (name, finite(self.file, name), torch.finfo(self.file.tensor(name).dtype).eps)
-        _, found, eps = self._last[of_b]
+        _, factor, eps = self._last[of_b]
         if entry.layout == "mlx":
-            found = found.flatten(0, -2) if found.dim() > 2 else found
-            return (found if entry.experts > 1 else found.T), eps
-        return found.flatten(1), eps
+            factor = factor.flatten(0, -2) if factor.dim() > 2 else factor
+            return (factor if entry.experts > 1 else factor.T), eps
+        return factor.flatten(1), eps

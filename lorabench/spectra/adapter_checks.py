@@ -23,11 +23,11 @@ def check_adapter(adapter: Adapter) -> None:
 def _check_alphas(adapter: Adapter) -> None:
     for entry in adapter.entries:
         if entry.alpha is not None and adapter.config and adapter.alpha is None:
-            own, said = own_alpha(adapter.file, entry.alpha), adapter.declared.alpha(entry.key)
-            if said is not None and abs(own - said) > 1e-2 * said:
+            own_value, declared_alpha = own_alpha(adapter.file, entry.alpha), adapter.declared.alpha(entry.key)
+            if declared_alpha is not None and abs(own_value - declared_alpha) > 1e-2 * declared_alpha:
                 raise ModelError(
-                    f"{adapter.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with"
-                    " --alpha"
+                    f"{adapter.file.path}: {entry.alpha} is {own_value:g}, {CONFIG} says {declared_alpha:g}; choose one"
+                    " with --alpha"
                 )
 
 
@@ -52,9 +52,9 @@ def _check_shapes(adapter: Adapter) -> None:
                 f"{adapter.file.path}: {entry.module}: lora_A is {by(a)} and lora_B is {by(b)}; the rows of A must"
                 f" be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
             )
-        if entry.magnitude is not None and math.prod(found := adapter.file.shape(entry.magnitude)) != out:
+        if entry.magnitude is not None and math.prod(shape := adapter.file.shape(entry.magnitude)) != out:
             raise ModelError(
-                f"{adapter.file.path}: {entry.magnitude} is {by(found)}; {out} finite magnitudes are needed"
+                f"{adapter.file.path}: {entry.magnitude} is {by(shape)}; {out} finite magnitudes are needed"
             )
 
 

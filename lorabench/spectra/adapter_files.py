@@ -34,22 +34,22 @@ def adapter_file(place: Path) -> Path:
     """The file of factors that a path means; ModelError where a folder has none or several."""
     if place.is_file():
         return place
-    found = [place / f for f in (*FILES, _OF_MLX, *OF_DIFFUSERS) if (place / f).is_file()][:1] or _numbered(place)
-    if len(found) > 1:
+    files = [place / f for f in (*FILES, _OF_MLX, *OF_DIFFUSERS) if (place / f).is_file()][:1] or _numbered(place)
+    if len(files) > 1:
         raise ModelError(
-            f"{place} holds the adapters of several epochs ({', '.join(p.name for p in found)}); name one of the files"
+            f"{place} holds the adapters of several epochs ({', '.join(p.name for p in files)}); name one of the files"
         )
-    if not found:
+    if not files:
         inside = sorted(p.parent.name for p in place.glob(f"*/{CONFIG}"))
-        files = sorted(p.name for p in place.iterdir() if p.is_file() and p.suffix in READABLE)
+        readable = sorted(p.name for p in place.iterdir() if p.is_file() and p.suffix in READABLE)
         where = (
             f"; its folders {', '.join(inside[:4])} do: name one of them"
             if inside
-            else f"; it holds {', '.join(files[:4])}: name the file itself"
-            if files
+            else f"; it holds {', '.join(readable[:4])}: name the file itself"
+            if readable
             else ""
         )
         raise ModelError(
             f"{place} holds no adapter's factors; allowed: {', '.join((*FILES, _OF_MLX, *OF_DIFFUSERS))}{where}"
         )
-    return found[0]
+    return files[0]

@@ -64,9 +64,9 @@ def least_uniform(modules: Mapping[str, ModuleCandidate], share: float) -> Allot
     """The smallest common rank that keeps a share of the energy of all modules together."""
     most = max((len(c.values) for c in modules.values()), default=0)
     for rank in range(1, most + 1):
-        found = uniform(modules, rank)
-        if found.kept_energy >= share * (1 - 1e-12):
-            return found
+        allotment = uniform(modules, rank)
+        if allotment.kept_energy >= share * (1 - 1e-12):
+            return allotment
     return uniform(modules, most)
 
 
@@ -75,21 +75,21 @@ def least_by_energy(modules: Mapping[str, ModuleCandidate], share: float, least:
     reached."""
     total = sum(c.energy for c in modules.values())
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
-    kept = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())
+    kept_energy = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())
     for name in _order(modules, ranks):
-        if kept >= share * total * (1 - 1e-12):
+        if kept_energy >= share * total * (1 - 1e-12):
             break
-        kept += float(modules[name].values[ranks[name]] ** 2)
+        kept_energy += float(modules[name].values[ranks[name]] ** 2)
         ranks[name] += 1
     return _allotment(modules, ranks)
 
 
-def _order(modules: Mapping[str, ModuleCandidate], given: Mapping[str, int]) -> Sequence[str]:
+def _order(modules: Mapping[str, ModuleCandidate], ranks: Mapping[str, int]) -> Sequence[str]:
     """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
     waiting = [
         (-float(c.values[i] ** 2) / c.cost, name, i)
         for name, c in modules.items()
-        if (i := given[name]) < len(c.values) and c.values[i] > 0
+        if (i := ranks[name]) < len(c.values) and c.values[i] > 0
     ]
     heapq.heapify(waiting)
     order = []
@@ -105,6 +105,6 @@ def _order(modules: Mapping[str, ModuleCandidate], given: Mapping[str, int]) -> 
 def _allotment(modules: Mapping[str, ModuleCandidate], ranks: dict[str, int]) -> Allotment:
     if not modules:
         raise LorabenchError("there is no adapted module to give a rank to")
-    kept = sum(float(np.square(c.values[: ranks[n]]).sum()) for n, c in modules.items())
+    kept_energy = sum(float(np.square(c.values[: ranks[n]]).sum()) for n, c in modules.items())
     total = sum(c.energy for c in modules.values())
-    return Allotment(ranks, sum(c.cost * ranks[n] for n, c in modules.items()), kept / total if total else 1.0)
+    return Allotment(ranks, sum(c.cost * ranks[n] for n, c in modules.items()), kept_energy / total if total else 1.0)

@@ -14,13 +14,13 @@ from lorabench.spectra.files import Weights
 
 def changes(before: Weights, after: Weights) -> Iterator[Delta]:
     """Of every weight matrix that both have, in the model's order of layers."""
-    found = False
+    has_shared = False
     for module in sorted((n.removesuffix(".weight") for n in after.names() if n.endswith(".weight")), key=by_layer):
         delta = change(before, after, module)
         if delta is not None:
-            found = True
+            has_shared = True
             yield delta
-    if not found:
+    if not has_shared:
         raise ModelError(
             f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one"
             " architecture"
@@ -43,9 +43,9 @@ def unlike(before: Weights, after: Weights) -> list[str]:
     """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or
     stacks of matrices."""
     shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
-    found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
+    names_before = {n: before.find(n.removesuffix(".weight")) for n in shapes}
     return [
         n
         for n, shape in shapes.items()
-        if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)
+        if len(shape) > 1 and (len(shape) > 2 or (b := names_before[n]) is None or before.shape(b) != shape)
     ]

@@ -31,7 +31,7 @@ _MOVES_BASE = re.compile(
     r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE
 )  # starts that are taken off the base weights
 # fields of peft.LoraConfig and peft.AdaLoraConfig that are read here, or change nothing about the change
-_KNOWN = frozenset((
+_LORA_FIELDS = frozenset((
     "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
     "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora",
     "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
@@ -112,42 +112,46 @@ class Declared:
         config, targets = self.config, self.config.get("target_modules")
         if not targets or targets == "all-linear" or config.get("ensure_weight_tying"):
             return ()
-        found = tuple(
+        untargeted = tuple(
             m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0]))
         )  # nn.MultiheadAttention is adapted with the layer in it
         # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of
         # the rest
-        return () if isinstance(targets, str) and len(found) == len(modules) else found
+        return () if isinstance(targets, str) and len(untargeted) == len(modules) else untargeted
 
     def notes(self) -> tuple[str, ...]:
         """What to know of the configuration before believing the numbers."""
-        told, config = [], self.config
+        notes, config = [], self.config
         if self.moves_base:
-            told.append(
+            notes.append(
                 f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A"
                 " against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change"
             )
         if config.get("alora_invocation_tokens"):
-            told.append("aLoRA: the change holds only from its invocation tokens on; before them the model is the base")
+            notes.append(
+                "aLoRA: the change holds only from its invocation tokens on; before them the model is the base"
+            )
         if config.get("monteclora_config"):
-            told.append(
+            notes.append(
                 "MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random"
                 " changes of A"
             )
         if isinstance(start := config.get("init_lora_weights"), str) and start.lower() == "mica":
-            told.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
+            notes.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
         if config.get("ensure_weight_tying"):
-            told.append(
+            notes.append(
                 "ensure_weight_tying: layers that share a weight with an adapted one are changed in the same way"
             )
         if unknown := sorted(
-            k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []
+            k
+            for k, v in config.items()
+            if k not in _LORA_FIELDS and v not in (None, False, "", 0) and v != {} and v != []
         ):
-            told.append(
+            notes.append(
                 f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here:"
                 " where it changes the formula scaling * B @ A, the values are others"
             )
-        return tuple(told)
+        return tuple(notes)
 
 
 def declared(folder: Path, file: Path) -> Declared:
@@ -208,9 +212,9 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     if (
         alpha is None
         and str(header.get("use_rslora", "")).lower() in ("true", "1")
-        and (told := _number(header.get("lora_alpha"))) is not None
+        and (rslora_alpha := _number(header.get("lora_alpha"))) is not None
     ):
-        return Declared(header=header, parts=(PipelinePart("", told, {}, True),))
+        return Declared(header=header, parts=(PipelinePart("", rslora_alpha, {}, True),))
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
@@ -218,26 +222,26 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 
-def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
+def _of_parts(metadata: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
     """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of
     one model alone without its name."""
     fronts = sorted(
-        (k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"),
+        (k.removesuffix("lora_alpha").rstrip(".") for k in metadata if k.split(".")[-1] == "lora_alpha"),
         key=len,
         reverse=True,
     )
-    made = []
+    parts = []
     for front in fronts:
-        of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
-        alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
+        of = {k.removeprefix(f"{front}.") if front else k: v for k, v in metadata.items()}
+        alpha, declared_patterns = _number(of["lora_alpha"]), of.get("alpha_pattern")
         patterns = (
-            {k: v for k, v in said.items() if _number(v) is not None and is_expression(k)}
-            if isinstance(said, dict)
+            {k: v for k, v in declared_patterns.items() if _number(v) is not None and is_expression(k)}
+            if isinstance(declared_patterns, dict)
             else {}
         )
         if alpha is not None:
-            made.append(PipelinePart(front, alpha, patterns, bool(of.get("use_rslora"))))
-    return Declared(header=header, parts=tuple(made))
+            parts.append(PipelinePart(front, alpha, patterns, bool(of.get("use_rslora"))))
+    return Declared(header=header, parts=tuple(parts))
 
 
 def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
@@ -260,10 +264,10 @@ def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> De
 
 def _number(value: object) -> float | None:
     try:
-        found = float(str(value))
+        number = float(str(value))
     except ValueError:
         return None
-    return found if 0 < found < math.inf else None
+    return number if 0 < number < math.inf else None
 
 
 def _json(text: str) -> object:

@@ -75,19 +75,19 @@ class Delta:
         absent."""
         if self.a is None or self.b is None:
             return decompose_dense(self._dense(), most)
-        found = decompose_factors(self.a, self.b, self.scaling)
-        return found if most is None else found.truncated(most)
+        decomposition = decompose_factors(self.a, self.b, self.scaling)
+        return decomposition if most is None else decomposition.truncated(most)
 
-    def spectrum_of(self, found: Decomposition) -> Spectrum:
+    def spectrum_of(self, decomposition: Decomposition) -> Spectrum:
         """What is kept of its decomposition: singular values and sizes."""
         return Spectrum(
             self.module,
-            found.values.cpu().numpy(),
+            decomposition.values.cpu().numpy(),
             self.in_features,
             self.out_features,
             self.rank,
             self.noise,
-            missed=found.missed,
+            missed=decomposition.missed,
         )
 
     def singular_values(self) -> torch.Tensor:
@@ -151,11 +151,11 @@ def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off
     it; a holds the diagonal."""
     u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
-    kept = max(len(values) - rank, 0)
+    start = max(len(values) - rank, 0)
     return of_factors(
         module,
-        torch.cat([a.double(), vh[kept:]]),
-        torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1),
+        torch.cat([a.double(), vh[start:]]),
+        torch.cat([scaling * b.double(), -u[:, start:] * values[start:]], dim=1),
         1.0,
     )
 

@@ -178,10 +178,10 @@ def _four_bits(stored: Codes, read: Read) -> torch.Tensor:
 
 
 def _state(stored: Codes, read: Read) -> Mapping[str, Any]:
-    found = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
-    if not isinstance(found, dict):
+    state = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
+    if not isinstance(state, dict):
         raise ValueError("its quant_state is no JSON object")
-    return found
+    return state
 
 
 def _scaled(stored: Codes, read: Read, block: tuple[int, int] | None) -> torch.Tensor:

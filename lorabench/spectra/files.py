@@ -62,15 +62,15 @@ class Weights:
     def names(self) -> tuple[str, ...]:
         """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones
         are not listed."""
-        constants = {c for found in self._constants.values() for c in found}
+        constants = {c for group in self._constants.values() for c in group}
         return tuple(sorted(n for n in self._stored if n not in constants))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight as it is meant, (out, in) of a layer's matrix; codes are not read."""
-        stored, found = self._codes(name), self._shape(name)
+        stored, shape = self._codes(name), self._shape(name)
         if stored is not None:
-            found = logical_shape(stored, found, self._read)
-        return found[::-1] if self._is_turned(name, len(found)) else found
+            shape = logical_shape(stored, shape, self._read)
+        return shape[::-1] if self._is_turned(name, len(shape)) else shape
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of
@@ -78,8 +78,8 @@ class Weights:
         stored = self._codes(name)
         if stored is not None:
             return dequantised(stored, self._read, self._block, self.place)
-        found = self._read(name)
-        if found.dtype in FLOAT8 or not found.is_floating_point():
+        tensor = self._read(name)
+        if tensor.dtype in FLOAT8 or not tensor.is_floating_point():
             scale = next(
                 (n for n in self._stored if n.startswith(f"{name}_") and "scale" in n.removeprefix(name)), None
             )
@@ -87,7 +87,7 @@ class Weights:
                 raise ModelError(
                     f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}"
                 )
-        return found.float() if found.dtype in FLOAT8 else found
+        return tensor.float() if tensor.dtype in FLOAT8 else tensor
 
     def find(self, module: str) -> str | None:
         """The name of a module's weight: checkpoints may leave out the first parts of a module's name, or have one
@@ -105,28 +105,28 @@ class Weights:
         name = self.find(module)
         if name is None:
             return None
-        found = self.tensor(name)
-        if found.dim() != 2:
+        weight = self.tensor(name)
+        if weight.dim() != 2:
             return None
-        if not bool(torch.isfinite(found).all()):
+        if not bool(torch.isfinite(weight).all()):
             raise ModelError(
                 f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training"
                 " diverged"
             )
         if self._is_turned(name, 2):
-            found = found.T
-        return found if shape is None or tuple(found.shape) == shape else None
+            weight = weight.T
+        return weight if shape is None or tuple(weight.shape) == shape else None
 
     @cached_property
     def form(self) -> str | None:
         """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where
         they are plain numbers."""
-        found = {
+        forms = {
             c.form + (" with double quantisation" if c.double_quant else "")
             for n in self._constants
             if (c := self._codes(n))
         }
-        return " and ".join(sorted(found)) or None
+        return " and ".join(sorted(forms)) or None
 
     def _codes(self, name: str) -> Codes | None:
         return (
@@ -155,17 +155,17 @@ class Weights:
 
 def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, str]]:
     """Each tensor by the name that the model itself has for it: its file, and its name there."""
-    found: dict[str, tuple[TensorFile, str]] = {}
+    tensors: dict[str, tuple[TensorFile, str]] = {}
     for file in files:
         for own in file.names():
             name = plain(own)
-            if name in found and found[name][1] != own:
+            if name in tensors and tensors[name][1] != own:
                 raise ModelError(
-                    f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the"
+                    f"{file.path}: {tensors[name][1]} and {own} are both {name} once what training wrapped around the"
                     " model is taken off; the checkpoint holds two models, save one of them alone"
                 )
-            found[name] = file, own
-    return found
+            tensors[name] = file, own
+    return tensors
 
 
 def checkpoint_directory(name: str, revision: str | None = None, download: bool = False) -> Path | None:
@@ -207,7 +207,7 @@ def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | N
         for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config")))
         if isinstance(p, Mapping)
     ]
-    found: Mapping[str, Any] = next(
+    quantization: Mapping[str, Any] = next(
         (
             f
             for p in places
@@ -217,11 +217,11 @@ def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | N
         {},
     )
     if method == "compressed-tensors":
-        groups = found.get("config_groups") or {}
+        groups = quantization.get("config_groups") or {}
         weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}
         shared = weights.get("block_structure") or (1, weights.get("group_size") or 0)
     else:
-        shared = found.get("weight_block_size", BLOCK)
+        shared = quantization.get("weight_block_size", BLOCK)
     return (int(shared[0]), int(shared[1])) if isinstance(shared, list | tuple) and len(shared) == 2 else None
 
 

@@ -46,12 +46,12 @@ def quantization_errors(
     weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None
 ) -> Iterator[QuantizationError]:
     """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
-    found = False
+    has_weight = False
     for module in modules:
         weight = weights.weight(module)
         if weight is None:
             continue
-        found = True
+        has_weight = True
         delta = learned.delta(module) if learned is not None else None
         for form, quantise in forms.items():
             loaded, back = quantise(weight)
@@ -61,7 +61,7 @@ def quantization_errors(
                 else None
             )
             yield _error(module, form, loaded, back, undone)
-    if not found:
+    if not has_weight:
         raise ModelError(
             f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads"
             " as it is"
@@ -74,7 +74,7 @@ def _error(
     weight = loaded.double()
     error = back.double() - weight
     norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))
-    found = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
+    decomposition = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
     alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
     return QuantizationError(
         module,
@@ -84,11 +84,11 @@ def _error(
         signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
         spectrum=Spectrum(
             module,
-            found.values.numpy(),
+            decomposition.values.numpy(),
             weight.shape[1],
             weight.shape[0],
             min(weight.shape),
-            missed=found.missed,
+            missed=decomposition.missed,
             alignment=alignment,
         ),
         repair=undone,

@@ -49,7 +49,7 @@ class Learned:
     def deltas(self) -> Iterator[Delta]:
         """The change of every module; ModelError where only singular values were kept."""
         if self.adapter is not None:
-            return self.adapter.deltas(self.base, self._held)
+            return self.adapter.deltas(self.base, self._as_trained)
         if self.after is not None and self.base is not None:
             return changes(self.base, self.after)
         raise ModelError(_NO_WEIGHTS.format(self.title))
@@ -61,7 +61,7 @@ class Learned:
             if entry is None:  # one name in the base's version, another in the adapter's
                 others = set(near_names(module))
                 entry = next((e for e in self.adapter.entries if e.module in others), None)
-            return None if entry is None else self.adapter.delta(entry, self.base, self._held)
+            return None if entry is None else self.adapter.delta(entry, self.base, self._as_trained)
         if self.after is not None and self.base is not None:
             return change(self.base, self.after, module)
         raise ModelError(_NO_WEIGHTS.format(self.title))
@@ -71,7 +71,7 @@ class Learned:
         none of that name and size."""
         return weight_of(self.base, delta) if self.base is not None else None
 
-    def _held(self, weight: torch.Tensor) -> torch.Tensor:
+    def _as_trained(self, weight: torch.Tensor) -> torch.Tensor:
         """A base weight as training saw it."""
         return weight if self.quantise is None else self.quantise(weight)[1]
 
@@ -167,27 +167,29 @@ def open_base(name: str) -> Weights:
     path = Path(name).expanduser()
     if path.exists():
         return Weights(path)
-    found = checkpoint_directory(name) or (checkpoint_directory(name, download=True) if _looks_like_hub(name) else None)
-    if found is None and _looks_like_hub(name) and not hub.answers():
+    directory = checkpoint_directory(name) or (
+        checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
+    )
+    if directory is None and _looks_like_hub(name) and not hub.answers():
         raise ModelError(f"the base {hub.absent(name)}")
-    if found is None:
+    if directory is None:
         raise ModelError(
             f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}),"
             " and not in the local cache of the hub; give the path of a local copy"
         )
-    return Weights(found)
+    return Weights(directory)
 
 
 def _inside(path: Path) -> str:
     """What a folder holds that could have been meant: folders of adapters and checkpoints, files of tensors."""
     if not path.is_dir():
         return ""
-    found = [
+    names = [
         p.name
         for p in sorted(path.iterdir())
         if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)
     ]
-    return f"; it holds {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}: name one of them" if found else ""
+    return f"; it holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}: name one of them" if names else ""
 
 
 def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:
@@ -202,14 +204,16 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    made_here = (
+    is_quantised_here = (
         result.resolved and not result.resolved.stored_quantised
     )  # of a quantised checkpoint nobody knows the weights it was made from
-    held = (
-        quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
+    quantise = (
+        quantiser(cell.quantization, getattr(torch, result.resolved.dtype))
+        if is_quantised_here and result.resolved
+        else None
     )
     if (folder / "adapter").is_dir():
-        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
+        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, quantise)
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
         raise ModelError(
@@ -218,8 +222,10 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
             " analysis.spectra: full in another folder"
         )
     spectra = load_spectra(folder / "spectra.safetensors")
-    kept = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
-    return Learned(title, base, None, result, spectra, notes=(f"{kept}: what is shown was computed when the cell ran",))
+    reason = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
+    return Learned(
+        title, base, None, result, spectra, notes=(f"{reason}: what is shown was computed when the cell ran",)
+    )
 
 
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
@@ -230,12 +236,12 @@ def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
         )
     after = Weights(path)
     odd = unlike(base, after)
-    told = (
+    note = (
         f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}"
         if odd
         else ""
     )
-    return Learned(str(path), base, notes=(told,) if told else (), after=after)
+    return Learned(str(path), base, notes=(note,) if note else (), after=after)
 
 
 def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
@@ -251,7 +257,11 @@ def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
 
 
 def _of_adapter(
-    title: str, adapter: Adapter, base: Weights | None, result: CellResult | None = None, held: Quantise | None = None
+    title: str,
+    adapter: Adapter,
+    base: Weights | None,
+    result: CellResult | None = None,
+    quantise: Quantise | None = None,
 ) -> Learned:
     if base is not None and adapter.config.get("fan_in_fan_out"):
         base.transposed = True  # a file of weights alone does not say so
@@ -270,7 +280,7 @@ def _of_adapter(
                 " base, it is another one"
             ),
         )
-    return Learned(title, base, adapter, result, quantise=held, notes=notes)
+    return Learned(title, base, adapter, result, quantise=quantise, notes=notes)
 
 
 def _looks_like_path(name: str) -> bool:

@@ -14,20 +14,20 @@ from lorabench.spectra.layouts import Entry
 from lorabench.spectra.tensor_file import TensorFile
 
 
-def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> tuple[Entry, ...]:
+def with_experts(entries: Iterable[Entry], file: TensorFile, declared: Declared) -> tuple[Entry, ...]:
     """The same with an entry an expert in place of each stack; ModelError where it cannot be told which parameter a
     pair of factors adapts."""
-    made: list[Entry] = []
-    known = tuple(entries)
-    wrappers = Counter(e.module for e in known)
-    for entry in known:
+    unstacked: list[Entry] = []
+    all_entries = tuple(entries)
+    wrappers = Counter(e.module for e in all_entries)
+    for entry in all_entries:
         if entry.layout == "mlx":
             shape = file.shape(entry.b)
-            made += _split(entry, shape[0], None) if len(shape) == 3 else [entry]
+            unstacked += _split(entry, shape[0], None) if len(shape) == 3 else [entry]
             continue
-        rows, rank = next(iter(file.shape(entry.a)), 0), said.rank(entry.module)
+        rows, rank = next(iter(file.shape(entry.a)), 0), declared.rank(entry.module)
         named = _parameters(
-            entry.module, said.config.get("target_parameters") or [], unnamed=entry.nest > 0 or rows != rank
+            entry.module, declared.config.get("target_parameters") or [], unnamed=entry.nest > 0 or rows != rank
         )
         if not named:
             if wrappers[entry.module] > 1 or entry.nest:
@@ -35,7 +35,7 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
                     f"{file.path}: {entry.module} has {wrappers[entry.module]} pairs of factors, and its configuration"
                     " names no target_parameters that they could belong to"
                 )
-            made.append(entry)
+            unstacked.append(entry)
             continue
         if len(named) != wrappers[entry.module]:
             raise ModelError(
@@ -52,10 +52,10 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, said: Declared) -> 
         ordered = ["gate_up_proj", "down_proj"] if len(named) > 1 else named
         parameter = ordered[len(ordered) - 1 - entry.nest]
         entry = replace(entry, parameter=parameter)
-        rank = said.rank(entry.key)
+        rank = declared.rank(entry.key)
         stacked = rank is not None and rank > 0 and rows % rank == 0 and rows > rank
-        made += _split(entry, rows // (rank or 1), f"{entry.module}.{parameter}") if stacked else [entry]
-    return tuple(made)
+        unstacked += _split(entry, rows // (rank or 1), f"{entry.module}.{parameter}") if stacked else [entry]
+    return tuple(unstacked)
 
 
 def origin(module: str, config: Mapping[str, Any]) -> str | None:
@@ -89,9 +89,9 @@ def _split(entry: Entry, experts: int, stack: str | None) -> list[Entry]:
 def _parameters(module: str, targets: Iterable[str], unnamed: bool) -> list[str]:
     """The parameters of a module that target_parameters names, as PEFT matches them; `unnamed`: also those named
     without any module."""
-    found = []
+    parameters = []
     for target in targets:
         front, _, last = target.rpartition(".")
         if module == front or (module.endswith(f".{front}") if front else unnamed):
-            found.append(last)
-    return sorted(set(found))
+            parameters.append(last)
+    return sorted(set(parameters))

@@ -30,12 +30,12 @@ class TensorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.suffix not in READABLE:
-            known = (
+            reason = (
                 "holds weights as GGUF, which are not read here"
                 if self.path.suffix == ".gguf"
                 else "is no file of tensors"
             )
-            raise ModelError(f"{path} {known}; allowed: {', '.join(READABLE)}")
+            raise ModelError(f"{path} {reason}; allowed: {', '.join(READABLE)}")
         if not self.path.is_file():
             raise ModelError(f"there is no file {path}")
         refuse_pointer(self.path)
@@ -81,7 +81,7 @@ class TensorFile:
     def _pickled(self) -> Mapping[str, torch.Tensor]:
         try:
             zipped = zipfile.is_zipfile(self.path)  # the format since torch 1.6: only that can be mapped
-            found = torch.load(self.path, weights_only=True, map_location="cpu", mmap=zipped)
+            content = torch.load(self.path, weights_only=True, map_location="cpu", mmap=zipped)
         except pickle.UnpicklingError as e:
             if "weights_only" in str(e).lower() or "Unsupported" in str(e):
                 raise ModelError(
@@ -111,10 +111,10 @@ class TensorFile:
             "model",
             "module",
         ):  # training scripts and DeepSpeed wrap them
-            if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-                found = found[wrapper]
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
         tensors = (
-            {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
+            {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
         )
         if not tensors:
             raise ModelError(f"{self.path} holds no named tensors")

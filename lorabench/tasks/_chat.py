@@ -12,11 +12,10 @@ turn, which shows its place; the special token after it ends the turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lorabench.errors import DataError
-from lorabench.tasks._messages import Chat
+from lorabench.tasks._messages import Chat, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 PLAIN = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 OTHER = "\u2418another answer\u2418"  # which no conversation holds
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Way = Literal["tokenizer", "plain"]
+ChatFormat = Literal["tokenizer", "plain"]
 """how a conversation is written: by the tokenizer's chat template, or as lines User: ... and Assistant: ..."""
 
 
@@ -36,15 +35,15 @@ class Marked(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-def unheard(chat: Chat, text: str) -> bool:
+def drops_system(chat: Chat, text: str) -> bool:
     """Whether the template leaves the system's words out, as Mistral's does where a conversation ends with an
     answer."""
     return any(m["role"] == "system" and m["content"].strip() not in text for m in chat.messages)
 
 
-def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, way: Way, where: str) -> Marked:
+def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat, where: str) -> Marked:
     """The text of a conversation and the assistant's turns in it; DataError where the template does not tell them."""
-    if way == "plain":
+    if chat_format == "plain":
         return _plain(chat, tokenizer, where)
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
@@ -59,8 +58,8 @@ def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, way: Way, where: str)
     if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(
         spoken
     ):
-        kept = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
-        return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in kept))
+        learned = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
+        return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in learned))
     return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))
 
 
@@ -76,16 +75,16 @@ class _Renderer:
         )
 
     def __call__(self, turns: int, *, opened: bool) -> str:
-        return str(self._ask(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
+        return str(self._render(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
 
     def place(self, i: int, whole: str) -> tuple[int, int] | None:
         """Where the content of the i-th turn stands in the whole text: with another content the text differs there
         alone.
         """
         others = [*self.messages[:i], {**self.messages[i], "content": OTHER}, *self.messages[i + 1 :]]
-        before, found, after = str(self._ask(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
+        before, marker, after = str(self._render(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
         apart = (
-            found
+            marker
             and OTHER not in after
             and whole.startswith(before)
             and whole.endswith(after)
@@ -95,7 +94,7 @@ class _Renderer:
 
     def marks(self) -> list[tuple[int, int]]:
         """The spans that the template itself marks as generated, as far as whole tokens tell."""
-        out = self._ask(
+        out = self._render(
             self.messages,
             tokenize=True,
             return_dict=True,
@@ -110,12 +109,10 @@ class _Renderer:
             last = bool(mark)
         return spans
 
-    def _ask(self, messages: list[Any], **options: Any) -> Any:
-        return self._told(lambda: self.tokenizer.apply_chat_template(messages, tools=self.tools, **options))
-
-    def _told(self, ask: Callable[[], Any]) -> Any:
+    def _render(self, messages: list[Message], **options: Any) -> Any:
+        """What apply_chat_template gives: a text, or tokens with their masks and offsets."""
         try:
-            return ask()
+            return self.tokenizer.apply_chat_template(messages, tools=self.tools, **options)
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
             reason = " ".join(str(e).split())[:200] or type(e).__name__
             raise DataError(
@@ -179,10 +176,10 @@ def _plain(chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> Marked
                 "a chat template, or take the row out"
             )
         text += f"{PLAIN[message['role']]}:"
-        said = f" {str(message['content']).strip()}"
+        content = f" {str(message['content']).strip()}"
         if message["role"] == "assistant":
             if i not in chat.unlearned:
-                spans.append((len(text), len(text) + len(said + end)))
-            said += end
-        text += said + "\n"
+                spans.append((len(text), len(text) + len(content + end)))
+            content += end
+        text += content + "\n"
     return Marked(text[:-1], tuple(spans))

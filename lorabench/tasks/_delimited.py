@@ -42,8 +42,8 @@ def _delimiter(text: str) -> tuple[str, str]:
     its place.
     """
     first, _, rest = text.partition("\n")
-    if (said := re.fullmatch(r'"?sep=(.)"?\s*', first)) and (said[1] == "," or said[1] in DELIMITERS):
-        return rest, said[1]
+    if (declared := re.fullmatch(r'"?sep=(.)"?\s*', first)) and (declared[1] == "," or declared[1] in DELIMITERS):
+        return rest, declared[1]
     head = next((line for line in text.splitlines() if line.strip()), "")
     bare = re.sub(r'"[^"]*"', "", head)
     if "," in bare:
@@ -119,8 +119,8 @@ def _named(
                 f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give "
                 "task.format: csv"
             )
-        seen = [name for i, name in enumerate(names) if i not in left_out]
-        if len(set(seen)) < len(seen) or "" in seen:
+        column_names = [name for i, name in enumerate(names) if i not in left_out]
+        if len(set(column_names)) < len(column_names) or "" in column_names:
             raise DataError(
                 f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column "
                 "a name of its own there "
@@ -146,9 +146,9 @@ def _named(
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:
     """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the
     end."""
-    found = set()
+    unnamed = set()
     if names and not names[0] and len(names) > 1 and _counted(lines):
-        found.add(0)
+        unnamed.add(0)
         notes.append(f"{Path(file).name} has an index in its first column, which has no name: it was left out")
     last = len(names) - 1
     if (
@@ -156,8 +156,8 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
         and not names[last]
         and all(len(fields) != len(names) or not fields[last].strip() for _, fields in lines)
     ):
-        found.add(last)
-    return found
+        unnamed.add(last)
+    return unnamed
 
 
 def _counted(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:

@@ -88,17 +88,17 @@ def blocks(
         return ()
     ids, n_bytes = np.concatenate([p.ids for p in parts]), np.concatenate([p.n_bytes for p in parts])
     begin = np.asarray(begin_ids(tokenizer), dtype=np.int32)
-    room = sequence_length - len(begin)
-    made: list[Example] = []
-    for at in range(0, len(ids), room):
-        block = np.concatenate([begin, ids[at : at + room]])
-        if len(block) < 2 or (len(block) < sequence_length and made and not keep_last):
+    capacity = sequence_length - len(begin)
+    examples: list[Example] = []
+    for at in range(0, len(ids), capacity):
+        block = np.concatenate([begin, ids[at : at + capacity]])
+        if len(block) < 2 or (len(block) < sequence_length and examples and not keep_last):
             continue
         predicted = np.ones(len(block), dtype=bool)
         predicted[0] = False
         unpredicted = 0 if len(begin) else n_bytes[at]
-        made.append(Example(block, predicted, int(n_bytes[at : at + room].sum() - unpredicted)))
-    return tuple(made)
+        examples.append(Example(block, predicted, int(n_bytes[at : at + capacity].sum() - unpredicted)))
+    return tuple(examples)
 
 
 class Fitted(NamedTuple):

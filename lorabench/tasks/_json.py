@@ -31,10 +31,10 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
     if documents is None:
         yield from _json_lines(lines, file)
     elif len(documents) > 1 or isinstance(documents[0], list):
-        found = documents[0] if len(documents) == 1 else documents
-        if not all(isinstance(record, dict) for record in found):
+        rows = documents[0] if len(documents) == 1 else documents
+        if not all(isinstance(record, dict) for record in rows):
             raise DataError(f"{file}:1: a list, not an object; write one JSON object a line, or one list of objects")
-        yield from records(found, f"{file}, row ")
+        yield from records(rows, f"{file}, row ")
     else:
         yield from records(_within(documents[0], file), f"{file}, row ")
 
@@ -48,8 +48,8 @@ def _parses(text: str) -> object:
 
 
 def _whole_object(line: str) -> bool:
-    found = _parses(line)
-    return isinstance(found, dict) and not _lists(found) and not _frames(found)
+    value = _parses(line)
+    return isinstance(value, dict) and not _lists(value) and not _frames(value)
 
 
 def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
@@ -90,20 +90,20 @@ def _documents(text: str, file: str) -> list[Any] | None:
     """All JSON values of a text, one after the other; None where that is not what it is."""
     decoder, at = json.JSONDecoder(), len(text) - len(text.lstrip("\ufeff \t\r\n"))
     end = len(text.rstrip())
-    found: list[Any] = []
+    documents: list[Any] = []
     while at < end:
         try:
             value, at = decoder.raw_decode(text, at)
         except RecursionError:
             return None
         except json.JSONDecodeError as e:
-            if found or "\n" not in text.strip():
+            if documents or "\n" not in text.strip():
                 return None
             raise DataError(f"{file}:{e.lineno}: not JSON ({e.msg}); {_hint(text, e, True)}") from None
-        found.append(value)
+        documents.append(value)
         while at < end and text[at] in " \t\r\n\x1e":
             at += 1
-    return found or None
+    return documents or None
 
 
 def _lists(data: Record) -> dict[str, list[Record]]:

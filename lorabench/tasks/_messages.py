@@ -33,8 +33,8 @@ class Chat(NamedTuple):
 
 def exchange(prompt: str, response: str, system: str | None = None) -> Chat:
     """A prompt and its response as one turn of the user and one of the assistant."""
-    told = [{"role": "system", "content": system}] if system and system.strip() else []
-    return Chat((*told, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
+    system_turns = [{"role": "system", "content": system}] if system and system.strip() else []
+    return Chat((*system_turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
 
 
 def is_conversation(value: object) -> TypeGuard[list[Message]]:
@@ -56,13 +56,13 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
     understood.
     """
     turns = _turns(field, fields, where)
-    given = len(turns)
+    prompt_turns = len(turns)
     if completion is not None:
         turns += _turns(completion, fields, where)
     messages = [_message(turn, f"{where}, turn {n}") for n, turn in enumerate(turns, 1)]
     unlearned = {i for i, turn in enumerate(turns) if turn.get("weight") == 0 or turn.get("train") is False}
     if completion is not None:
-        unlearned |= set(range(given))
+        unlearned |= set(range(prompt_turns))
     if fields.get("system", "").strip() and messages[0]["role"] not in ("system", "developer"):
         messages.insert(0, {"role": "system", "content": fields["system"]})
         unlearned = {i + 1 for i in unlearned}
@@ -80,7 +80,7 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
     return chat
 
 
-def given_and_last(chat: Chat) -> tuple[str, str]:
+def prompt_and_answer(chat: Chat) -> tuple[str, str]:
     """(all before the last answer, the last answer) as text, by which rows are compared and held out."""
     last = max(i for i, m in enumerate(chat.messages) if m["role"] == "assistant")
     return json.dumps([chat.tools, *chat.messages[:last]], ensure_ascii=False, default=str), str(
@@ -95,35 +95,35 @@ def _turns(field: str, fields: dict[str, str], where: str) -> list[Message]:
         )
     turns = _parsed(fields[field])
     if not is_conversation(turns):
-        seen = fields[field][:40]
+        start = fields[field][:40]
         python = (
             "; it is written as Python writes a list: save the rows as JSON lines"
-            if seen.startswith(("[{'", "[ {'", "[{\"role': '"))
+            if start.startswith(("[{'", "[ {'", "[{\"role': '"))
             else ""
         )
         raise DataError(
-            f"{where}: {field} is no conversation ({seen!r}{'...' if len(fields[field]) > 40 else ''}); a "
+            f"{where}: {field} is no conversation ({start!r}{'...' if len(fields[field]) > 40 else ''}); a "
             f"list of objects with role and content is needed{python}"
         )
     return list(turns)
 
 
 def _message(turn: Message, where: str) -> Message:
-    said = str(turn.get("role", turn.get("from"))).lower()
-    if said not in ROLES:
-        raise DataError(f"{where}: {unknown('role', said, ROLES)}")
+    written_role = str(turn.get("role", turn.get("from"))).lower()
+    if written_role not in ROLES:
+        raise DataError(f"{where}: {unknown('role', written_role, ROLES)}")
     if turn.get("function_call"):
         raise DataError(f"{where}: function_call is OpenAI's old way to call a tool; write it as tool_calls")
-    role = ROLES[said]
+    role = ROLES[written_role]
     content = _content(turn.get("content", turn.get("value")), where)
-    kept = {
+    rest = {
         k: v
         for k, v in turn.items()
         if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
     }
-    if role == "assistant" and not content.strip() and not kept.get("tool_calls"):
+    if role == "assistant" and not content.strip() and not rest.get("tool_calls"):
         raise DataError(f"{where}: the assistant says nothing; fill its content or take the row out")
-    return {"role": role, "content": content, **kept}
+    return {"role": role, "content": content, **rest}
 
 
 def _content(content: object, where: str) -> str:

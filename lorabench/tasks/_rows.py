@@ -130,7 +130,7 @@ class Splits(NamedTuple):
 
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def file_format(options: RowOptions, file: str) -> str:
@@ -144,8 +144,8 @@ def file_format(options: RowOptions, file: str) -> str:
         return form
     if Path(file).is_dir():
         return "arrow"
-    if said := foreign(file):
-        raise ValueError(said)
+    if reason := foreign(file):
+        raise ValueError(reason)
     raise ValueError(f"the name of {file} does not say its format; give format: jsonl, csv or tsv, or a separator")
 
 
@@ -166,43 +166,43 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     the first n of them are a fair sample even of a sorted file.
     """
     read = _read(options, train=True)
-    given = _read(options, train=False)
+    test_rows = _read(options, train=False)
     if not read.rows:
         raise DataError(
             f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset"
         )
     train = each(_spread(read.rows, options.max_train), make)
     key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
-    if given is None:
+    if test_rows is None:
         train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, key)
     else:
-        test = each(_spread(given.rows, options.max_eval), make)
+        test = each(_spread(test_rows.rows, options.max_eval), make)
     if not test:
         raise DataError(
             f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with "
             "rows as task.eval"
         )
     test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
-    wanted = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
-    rest, validation = hold_out(train, wanted, key)
+    count = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
+    rest, validation = hold_out(train, count, key)
     if not rest:
         raise DataError(
             f"{options.train or options.dataset} holds too few different rows to train, validate and test on; "
             "give more rows"
         )
-    return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
+    return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(test_rows.notes if test_rows else ())])))
 
 
-def hold_out(rows: list[Item], wanted: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
+def hold_out(rows: list[Item], count: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
     """(the rest in their order, whole groups of equal key in hash order until there are `wanted` rows)."""
     hashes = [hashlib.sha256(key(row).encode()).digest() for row in rows]
-    held: list[int] = []
+    indices: list[int] = []
     for _, group in groupby(sorted(range(len(rows)), key=lambda i: (hashes[i], i)), key=lambda i: hashes[i]):
-        if len(held) >= wanted:
+        if len(indices) >= count:
             break
-        held += group
-    out = set(held)
-    return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in held]
+        indices += group
+    out = set(indices)
+    return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in indices]
 
 
 def _prompt(pair: Pair) -> str:
@@ -213,15 +213,15 @@ def _whole(pair: Pair) -> str:
     return f"{pair.prompt}\0{pair.response}"
 
 
-def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
+def each(rows: Sequence[Item], make: Callable[[Item], Result]) -> list[Result]:
     """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there
     are.
     """
-    made: list[Made] = []
+    results: list[Result] = []
     faults: list[str] = []
     for row in rows:
         try:
-            made.append(make(row))
+            results.append(make(row))
         except DataError as e:
             faults.append(str(e))
     if faults:
@@ -229,7 +229,7 @@ def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
             f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
         )
         raise DataError(f"{faults[0]}{others}")
-    return made
+    return results
 
 
 def _spread(rows: list[Item], most: int | None) -> list[Item]:

@@ -84,8 +84,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
             f"{both} is among the training files and in task.eval, so it would be tested on what was trained; "
             "take it out of one of them"
         )
-    held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
-    parts = split(_read(options.train), [share / 100 for share in held])
+    shares = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
+    parts = split(_read(options.train), [share / 100 for share in shares])
     test = _read(options.eval) if options.eval else parts[2]
     train = blocks(tokenizer, parts[0], sequence_length, keep_last=False)
     validation = blocks(tokenizer, parts[1], sequence_length, keep_last=True)
@@ -144,12 +144,14 @@ def _head(file: Path) -> str:
 def _files(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
-        found = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
-        if not found:
+        matches = (
+            sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
+        )
+        if not matches:
             raise DataError(
                 f"{path} holds no text file; allowed: {' and '.join(SUFFIXES)} files in a folder, or a file by its name"
             )
-        files += found
+        files += matches
     return files
 
 

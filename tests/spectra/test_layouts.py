@@ -329,7 +329,7 @@ def test_peft_files_with_kohyas_alpha_tensors(tmp_path):
     )
     assert only(file).scaling == 0.5
     written(tmp_path / "f" / "adapter_model.safetensors", load_file(file), config={"r": 4, "lora_alpha": 16})
-    with pytest.raises(ModelError, match=r"to_q.alpha is 2, adapter_config.json says 16; say which holds with --alpha"):
+    with pytest.raises(ModelError, match=r"to_q.alpha is 2, adapter_config.json says 16; choose one with --alpha"):
         Adapter(tmp_path / "f")
     assert only(tmp_path / "f", alpha=16).scaling == 4.0
 
