@@ -19,18 +19,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lorabench.errors import ModelError
 from lorabench.spectra import layouts
 from lorabench.spectra.adapter_checks import check_adapter
-from lorabench.spectra.adapter_config import CONFIG
-from lorabench.spectra.adapter_files import OF_DIFFUSERS, adapter_file
+from lorabench.spectra.adapter_config import CONFIG, PeftConfig
+from lorabench.spectra.adapter_files import OF_DIFFUSERS, AdapterFiles, adapter_files
 from lorabench.spectra.declared import Declared, declared
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_kasa
 from lorabench.spectra.factor_tensors import by, factor_shape, finite, own_alpha
@@ -41,39 +40,31 @@ from lorabench.spectra.stacks import origin, with_experts
 from lorabench.spectra.tensor_file import TensorFile
 
 _LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
-_PIPELINE = frozenset(
-    (
-        "unet",
-        "transformer",
-        "transformer_2",
-        "text_encoder",
-        "text_encoder_2",
-        "text_encoder_3",
-        "diffusion_model",
-        "prior",
-    )
-)
-
+_PIPELINE = frozenset((
+    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "diffusion_model",
+    "prior",
+))  # fmt: skip
 
 AsTrained = Callable[[torch.Tensor], torch.Tensor]
+"""a base weight (out, in) to the one that training saw: the same, or its quantised form given back"""
 
 
 class Adapter:
     """An adapter on disk; its tensors are read when they are asked for."""
 
-    def __init__(self, place: str | Path, alpha: float | None = None) -> None:
+    def __init__(self, source: str | Path | AdapterFiles, alpha: float | None = None) -> None:
         if alpha is not None and not 0 < alpha < math.inf:
             raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
-        self.place = Path(place)
-        self.file = TensorFile(adapter_file(self.place))
-        self.declared: Declared = declared(self.place if self.place.is_dir() else self.place.parent, self.file.path)
+        files = source if isinstance(source, AdapterFiles) else adapter_files(Path(source))
+        self.place, self.file = files.place, TensorFile(files.factors)
+        self.declared: Declared = declared(files)
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
         self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
         check_adapter(self)
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> PeftConfig:
         """PEFT's own configuration; {} where there is none."""
         return self.declared.config
 
@@ -279,9 +270,11 @@ class Adapter:
         bdlora = self.config.get("use_bdlora")
         if not bdlora:
             return 1, 1
-        hits = [any(p in entry.module for p in bdlora.get(f"target_modules_bd_{side}") or []) for side in "ab"]
         blocks = int(bdlora.get("nblocks", 1))
-        return (blocks, 1) if hits[0] else (1, blocks) if hits[1] else (1, 1)
+        in_a, in_b = bdlora.get("target_modules_bd_a") or [], bdlora.get("target_modules_bd_b") or []
+        if any(part in entry.module for part in in_a):
+            return blocks, 1
+        return (1, blocks) if any(part in entry.module for part in in_b) else (1, 1)
 
     def _alpha(self, entry: Entry) -> float | None:
         """What the files say of a module's alpha: its own tensor first, which mlx and PEFT do not write."""

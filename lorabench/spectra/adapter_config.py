@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from lorabench.errors import ModelError
 
@@ -24,9 +24,47 @@ _REFUSED = {
 }
 
 
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+class BlockDiagonal(TypedDict, total=False):
+    """use_bdlora: in which modules A or B is block-diagonal, and in how many blocks."""
+
+    target_modules_bd_a: list[str] | None
+    target_modules_bd_b: list[str] | None
+    nblocks: int
+
+
+class PeftConfig(TypedDict, total=False):
+    """The fields of peft.LoraConfig and peft.AdaLoraConfig that are read here; a file may hold more."""
+
+    peft_type: str
+    task_type: str | None
+    base_model_name_or_path: str | None
+    r: int
+    init_r: int
+    lora_alpha: float
+    rank_pattern: dict[str, int] | None
+    alpha_pattern: dict[str, float] | None
+    target_modules: list[str] | str | None
+    exclude_modules: list[str] | str | None
+    layers_to_transform: list[int] | int | None
+    layers_pattern: list[str] | str | None
+    target_parameters: list[str] | None
+    modules_to_save: list[str] | None
+    layer_replication: list[list[int]] | None
+    bias: str
+    init_lora_weights: object
+    use_bdlora: BlockDiagonal | None
+    use_rslora: bool
+    use_dora: bool
+    fan_in_fan_out: bool
+    ensure_weight_tying: bool
+    enable_lora: object
+    kasa_config: object
+    monteclora_config: object
+    alora_invocation_tokens: object
+
+
+def read_adapter_config(path: Path) -> dict[str, object]:
+    """The object in adapter_config.json, of PEFT or mlx; ModelError where it holds none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
@@ -36,7 +74,9 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
+def check_adapter_config(config: Mapping[str, object], path: Path) -> PeftConfig:
+    """The same as PEFT's configuration; ModelError where a field has another form than PEFT gives it, or stands for a
+    change that cannot be computed from factors."""
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind not in ("LORA", "ADALORA"):
         raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; {_ALLOWED}")
@@ -64,9 +104,10 @@ def check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
         elif not _names(config.get(name)):
             raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names or one regular expression is needed")
     _check_shapes(config, path)
+    return cast(PeftConfig, config)  # as checked above; further fields are kept
 
 
-def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
+def _check_shapes(config: Mapping[str, object], path: Path) -> None:
     """The fields that are followed here have the shape that PEFT gives them."""
     blocks = config.get("use_bdlora")
     if blocks and not (

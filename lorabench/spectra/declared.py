@@ -19,12 +19,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
-from lorabench.spectra.adapter_config import CONFIG, check_adapter_config, is_expression, read_adapter_config
+from lorabench.spectra.adapter_config import (
+    CONFIG,
+    PeftConfig,
+    check_adapter_config,
+    is_expression,
+    read_adapter_config,
+)
+from lorabench.spectra.adapter_files import AdapterFiles
 from lorabench.spectra.names import plain, unwrapped_pattern
 
 _MOVES_BASE = re.compile(
@@ -44,13 +51,16 @@ _LORA_FIELDS = frozenset((
 ))  # fmt: skip
 
 
+Number = TypeVar("Number", int, float)
+
+
 @dataclass(frozen=True)
 class PipelinePart:
     """One model of a pipeline, as diffusers describes its adapter in the header."""
 
     front: str
     alpha: float
-    alpha_pattern: Mapping[str, Any]
+    alpha_pattern: Mapping[str, float]
     rslora: bool
 
 
@@ -58,7 +68,7 @@ class PipelinePart:
 class Declared:
     """What stands beside the factors; empty where nothing does."""
 
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: PeftConfig = field(default_factory=PeftConfig)
     """PEFT's own configuration, {} where there is none"""
     scale: float | None = None
     """mlx: the scaling itself"""
@@ -154,26 +164,26 @@ class Declared:
         return tuple(notes)
 
 
-def declared(folder: Path, file: Path) -> Declared:
-    """What is said of an adapter's file in its folder and its header; ModelError where that cannot be meant."""
-    header = _header(file)
-    config = read_adapter_config(folder / CONFIG)
+def declared(files: AdapterFiles) -> Declared:
+    """What an adapter's configuration and the header of its factors say; ModelError where that cannot be meant."""
+    header = _header(files.factors)
+    if files.config is None:
+        return _of_header(header)
+    config = read_adapter_config(files.config)
     if "lora_parameters" in config or ("fine_tune_type" in config and "peft_type" not in config):
-        return _mlx(config, folder / CONFIG, header)
-    if config:
-        check_adapter_config(config, folder / CONFIG)
-        return Declared(config, base=str(config.get("base_model_name_or_path") or "") or None, header=header)
-    return _of_header(header, file)
+        return _mlx(config, files.config, header)
+    peft = check_adapter_config(config, files.config)
+    return Declared(peft, base=str(peft.get("base_model_name_or_path") or "") or None, header=header)
 
 
-def by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+def by_pattern(patterns: Mapping[str, Number], module: str, otherwise: Number) -> Number:
     """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
     return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({unwrapped_pattern(p)})$", module)), otherwise)
 
 
-def _targeted(config: Mapping[str, Any], module: str) -> bool:
+def _targeted(config: PeftConfig, module: str) -> bool:
     """Whether target_modules, layers_to_transform and exclude_modules mean a module."""
-    if not _named(config["target_modules"], module) or _named(config.get("exclude_modules") or (), module):
+    if not _named(config["target_modules"] or (), module) or _named(config.get("exclude_modules") or (), module):
         return False
     layers = config.get("layers_to_transform")
     if isinstance(config["target_modules"], str) or layers is None or layers == []:
@@ -203,7 +213,7 @@ def _header(file: Path) -> dict[str, str]:
         return {}  # told where the tensors are read
 
 
-def _of_header(header: Mapping[str, str], file: Path) -> Declared:
+def _of_header(header: Mapping[str, str]) -> Declared:
     for text in (header.get("lora_adapter_metadata"), *header.values()):
         fields = _json(text or "")
         if isinstance(fields, dict) and any(k.split(".")[-1] == "lora_alpha" for k in fields):
@@ -222,7 +232,7 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 
-def _of_parts(metadata: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
+def _of_parts(metadata: Mapping[str, object], header: Mapping[str, str]) -> Declared:
     """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of
     one model alone without its name."""
     fronts = sorted(
@@ -235,7 +245,7 @@ def _of_parts(metadata: Mapping[str, Any], header: Mapping[str, str]) -> Declare
         of = {k.removeprefix(f"{front}.") if front else k: v for k, v in metadata.items()}
         alpha, declared_patterns = _number(of["lora_alpha"]), of.get("alpha_pattern")
         patterns = (
-            {k: v for k, v in declared_patterns.items() if _number(v) is not None and is_expression(k)}
+            {k: a for k, v in declared_patterns.items() if (a := _number(v)) is not None and is_expression(k)}
             if isinstance(declared_patterns, dict)
             else {}
         )
@@ -244,7 +254,7 @@ def _of_parts(metadata: Mapping[str, Any], header: Mapping[str, str]) -> Declare
     return Declared(header=header, parts=tuple(parts))
 
 
-def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
+def _mlx(config: Mapping[str, object], path: Path, header: Mapping[str, str]) -> Declared:
     if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
         raise ModelError(
             f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora,"
@@ -257,9 +267,8 @@ def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> De
             f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the"
             " change by"
         )
-    return Declared(
-        scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header
-    )
+    model = config.get("model")
+    return Declared(scale=float(scale), base=model if isinstance(model, str) else None, header=header)
 
 
 def _number(value: object) -> float | None:

@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -54,6 +54,16 @@ _FOREIGN = {
 }  # fmt: skip
 
 Read = Callable[[str], torch.Tensor]
+
+
+class QuantState(TypedDict):
+    """bitsandbytes' state of a 4-bit weight; the nested fields where its constants are quantised, too."""
+
+    shape: list[int]
+    blocksize: int
+    dtype: str
+    nested_blocksize: int
+    nested_offset: float
 
 
 @dataclass(frozen=True)
@@ -177,8 +187,8 @@ def _four_bits(stored: Codes, read: Read) -> torch.Tensor:
     return padded.flatten()[:count].view(shape).to(getattr(torch, str(state["dtype"])))
 
 
-def _state(stored: Codes, read: Read) -> Mapping[str, Any]:
-    state = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
+def _state(stored: Codes, read: Read) -> QuantState:
+    state: QuantState = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
     if not isinstance(state, dict):
         raise ValueError("its quant_state is no JSON object")
     return state

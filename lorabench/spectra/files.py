@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,7 +49,7 @@ class Weights:
         self._stored = _by_plain_name(files)
         declared = declared_quantization(config)
         self._method = declared.method if declared else None
-        self._block = _block(config, self._method)
+        self._block = _block(declared.fields if declared else {}, self._method)
         other = foreign(self._stored) or (self._method if self._method not in (None, *METHODS) else None)
         if other is not None:
             raise ModelError(f"{self.place} holds weights quantised by {other}, which are not read here; {ADVICE}")
@@ -199,26 +198,13 @@ _TRANSPOSED_TYPES = (
 )  # their Conv1D stores weights as (in, out)
 
 
-def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
-    """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None
-    where each scale has a whole side."""
-    places = [
-        p
-        for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config")))
-        if isinstance(p, Mapping)
-    ]
-    quantization: Mapping[str, Any] = next(
-        (
-            f
-            for p in places
-            for k in ("quantization_config", "compression_config")
-            if isinstance(f := p.get(k), Mapping) and f
-        ),
-        {},
-    )
+def _block(quantization: Mapping[str, object], method: str | None) -> tuple[int, int] | None:
+    """The rows and columns that share a scale, as quantization_config declares them; DeepSeek-V3's where it says
+    nothing, None where each scale has a whole side."""
     if method == "compressed-tensors":
-        groups = quantization.get("config_groups") or {}
-        weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}
+        groups = quantization.get("config_groups")
+        group = next(iter(groups.values())) if isinstance(groups, Mapping) and len(groups) == 1 else {}
+        weights = group.get("weights") or {}
         shared = weights.get("block_structure") or (1, weights.get("group_size") or 0)
     else:
         shared = quantization.get("weight_block_size", BLOCK)

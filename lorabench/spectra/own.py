@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -129,7 +128,7 @@ def _value_count(matrix: torch.Tensor, most: int) -> int:
     return min(max(FEWEST, 1 << max(most - 1, 0).bit_length()), *matrix.shape)
 
 
-def _open(path: Path | None) -> Any | None:
+def _open(path: Path | None) -> safe_open | None:
     if path is None or not path.is_file():
         return None
     try:

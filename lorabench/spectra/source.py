@@ -17,7 +17,7 @@ from lorabench.record.result import CellResult
 from lorabench.record.result_file import read_result
 from lorabench.record.spectrum import Spectrum, load_spectra
 from lorabench.spectra.adapter import Adapter
-from lorabench.spectra.adapter_files import is_adapter
+from lorabench.spectra.adapter_files import AdapterFiles, adapter_files, is_adapter
 from lorabench.spectra.checkpoint_change import change, changes, unlike
 from lorabench.spectra.delta import Delta
 from lorabench.spectra.files import Weights, checkpoint_directory
@@ -85,7 +85,7 @@ PathKind = Literal["cell", "results", "checkpoint", "adapter", "unknown", "absen
 
 @dataclass(frozen=True)
 class SourcePath:
-    """What lies at a source, told once: every reader asks this value and not the disk."""
+    """What lies at a source, looked up once: every reader asks this value and not the disk."""
 
     name: str
     """as the user wrote it"""
@@ -94,11 +94,16 @@ class SourcePath:
     """a cell's folder, a whole results directory, a folder of transformers, an adapter (PEFT, mlx, diffusers,
     torchtune, or a file of tensors such as loralib's and kohya's), something else that exists, or nothing on this disk
     (it may be a hub id)"""
+    adapter: AdapterFiles | None = None
+    """the files of an adapter; None for every other kind"""
 
 
 def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
-    """What a path or, through `find`, the id of a cell or the label of a condition means; LorabenchError where nothing
-    is named."""
+    """What a path or, through `find`, the id of a cell or the label of a condition means.
+
+    LorabenchError where nothing is named; ModelError where an adapter's folder has no factors, or those of several
+    epochs.
+    """
     if not name.strip():
         raise LorabenchError(
             "no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint"
@@ -106,7 +111,8 @@ def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
     path = Path(name).expanduser()
     if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
         path = find(name)
-    return SourcePath(name, path, _kind(path))
+    kind = _kind(path)
+    return SourcePath(name, path, kind, adapter_files(path) if kind == "adapter" else None)
 
 
 def _kind(path: Path) -> PathKind:
@@ -141,7 +147,8 @@ def open_learned(
         case "checkpoint":
             return _of_checkpoint(at.path, weights)
         case "adapter":
-            return _of_adapter(at.name, Adapter(at.path, alpha), weights)
+            assert at.adapter is not None
+            return _of_adapter(at.name, Adapter(at.adapter, alpha), weights)
         case "absent":
             return _of_hub(at.name, weights, alpha)
         case "results":

@@ -4,11 +4,11 @@ layers made of others (layer_replication)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from lorabench.errors import ModelError
+from lorabench.spectra.adapter_config import PeftConfig
 from lorabench.spectra.declared import Declared
 from lorabench.spectra.layouts import Entry
 from lorabench.spectra.tensor_file import TensorFile
@@ -58,7 +58,7 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, declared: Declared)
     return tuple(unstacked)
 
 
-def origin(module: str, config: Mapping[str, Any]) -> str | None:
+def origin(module: str, config: PeftConfig) -> str | None:
     """With layer_replication [[0, 4], [2, 5]] the layers are 0 1 2 3 2 3 4 of the base: the name there of a module's
     weight; None where it is its own."""
     spans = config.get("layer_replication")

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,8 @@ from lorabench.formatting import error_line
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 READABLE = (".safetensors", *PICKLED)
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # of training scripts and DeepSpeed
+_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)  # of torch.load
 
 
 class TensorFile:
@@ -66,10 +67,9 @@ class TensorFile:
             ) from None
 
     @cached_property
-    def _opened(self) -> Any:
-        return self._safe() if self.path.suffix == ".safetensors" else self._pickled()
-
-    def _safe(self) -> Any:
+    def _opened(self) -> safe_open | Mapping[str, torch.Tensor]:
+        if self.path.suffix != ".safetensors":
+            return read_pickled(self.path)
         try:
             return safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as e:
@@ -78,44 +78,34 @@ class TensorFile:
                 " it is damaged or cut off, get it anew"
             ) from None
 
-    def _pickled(self) -> Mapping[str, torch.Tensor]:
-        try:
-            zipped = zipfile.is_zipfile(self.path)  # the format since torch 1.6: only that can be mapped
-            content = torch.load(self.path, weights_only=True, map_location="cpu", mmap=zipped)
-        except pickle.UnpicklingError as e:
-            if "weights_only" in str(e).lower() or "Unsupported" in str(e):
-                raise ModelError(
-                    f"{self.path} holds more than tensors; reading it would run code that stands in it: convert it to"
-                    " safetensors where you trust it"
-                ) from None
+
+def read_pickled(path: Path, device: str = "cpu", unwrap: bool = True) -> dict[str, torch.Tensor]:
+    """Name to tensor of a pickled file, mapped and not read where its format allows (that of torch since 1.6).
+
+    device     "meta" gives shapes and dtypes alone
+    unwrap     also looks into the state_dict that a training script or DeepSpeed puts around the tensors
+    ModelError where the file is damaged, holds anything that would have to be run, or no named tensors.
+    """
+    try:
+        mapped = device == "cpu" and zipfile.is_zipfile(path)
+        content = torch.load(path, weights_only=True, map_location=device, mmap=mapped)
+    except (*_UNREADABLE, pickle.UnpicklingError) as e:
+        if isinstance(e, pickle.UnpicklingError) and ("weights_only" in str(e).lower() or "Unsupported" in str(e)):
             raise ModelError(
-                f"{self.path} is no whole file of tensors ({error_line(e, 160)}); it is damaged or cut off, get it anew"
+                f"{path} holds more than tensors, and reading it would run code from the file; if you trust it, convert"
+                " it to safetensors"
             ) from None
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            UnicodeDecodeError,
-        ) as e:
-            raise ModelError(
-                f"{self.path} is no whole file of tensors ({error_line(e, 160)}); it is damaged or cut off, get it anew"
-            ) from None
-        for wrapper in (
-            "state_dict",
-            "model_state_dict",
-            "model",
-            "module",
-        ):  # training scripts and DeepSpeed wrap them
-            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-        tensors = (
-            {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
-        )
-        if not tensors:
-            raise ModelError(f"{self.path} holds no named tensors")
-        return tensors
+        raise ModelError(
+            f"{path} is not a complete file of tensors ({error_line(e, 160)}); it is damaged or cut off, download it"
+            " again"
+        ) from None
+    for wrapper in _WRAPPERS if unwrap else ():
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    )
+    if not tensors:
+        where = "" if unwrap else " at its top; save the model with save_pretrained"
+        raise ModelError(f"{path} holds no named tensors{where}")
+    return tensors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.names import unwrapped, unwrapped_pattern
@@ -24,7 +23,7 @@ _VARIANTS: Mapping[str, object] = {
 }
 
 
-def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
+def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, object]:
     """The adapter's own configuration where it has one, with ranks and alphas such that every scaling is 1."""
     own = adapter.config
     remaining = {m: r for m, r in ranks.items() if r}
@@ -36,7 +35,7 @@ def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]
         for m, r in sorted(remaining.items(), key=lambda k: -len(k[0]))
         if r != common
     }
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": adapter.base,
@@ -48,13 +47,13 @@ def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]
     }
     if not own and rest:
         config |= {"modules_to_save": rest, "task_type": "SEQ_CLS"}
-    if own.get("modules_to_save"):
-        config["modules_to_save"] = [unwrapped(n) for n in own["modules_to_save"]]
+    if whole_modules := own.get("modules_to_save"):
+        config["modules_to_save"] = [unwrapped(n) for n in whole_modules]
     stacks = {e.key for e in adapter.entries if e.parameter}
     targets = own.get("target_modules")
     plain = [unwrapped_pattern(str(t)) == t for t in ([targets] if isinstance(targets, str) else targets or [])]
     everywhere = len(remaining) == len(ranks) and (all(plain) if plain else bool(stacks))
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, object] = {}
     if not everywhere:
         chosen = {
             "target_modules": sorted(m.removeprefix(strip) for m in remaining if m not in stacks),
