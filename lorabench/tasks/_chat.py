@@ -12,6 +12,7 @@ turn, which shows its place; the special token after it ends the turn.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lorabench.errors import DataError
@@ -55,9 +56,9 @@ def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, chat_format: ChatForm
     render = _Renderer(chat, tokenizer, where)
     spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
     whole = render(len(chat.messages), opened=False)
-    if MARKS.search(str(tokenizer.get_chat_template(tools=render.tools))) and len(spans := render.marks()) == len(
-        spoken
-    ):
+    if MARKS.search(str(tokenizer.get_chat_template(tools=list(render.tools) or None))) and len(
+        spans := render.marks()
+    ) == len(spoken):
         learned = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
         return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in learned))
     return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))
@@ -67,12 +68,7 @@ class _Renderer:
     """What the tokenizer's template makes of a conversation's first turns."""
 
     def __init__(self, chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-        self.messages, self.tools, self.tokenizer, self.where = (
-            list(chat.messages),
-            list(chat.tools) or None,
-            tokenizer,
-            where,
-        )
+        self.messages, self.tools, self.tokenizer, self.where = list(chat.messages), chat.tools, tokenizer, where
 
     def __call__(self, turns: int, *, opened: bool) -> str:
         return str(self._render(self.messages[:turns], add_generation_prompt=opened, tokenize=False))
@@ -101,6 +97,7 @@ class _Renderer:
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"return_offsets_mapping": True},
         )
+        assert isinstance(out, Mapping)  # with return_dict
         spans: list[tuple[int, int]] = []
         last = False
         for (start, end), mark in zip(out["offset_mapping"], out["assistant_masks"], strict=True):
@@ -109,10 +106,10 @@ class _Renderer:
             last = bool(mark)
         return spans
 
-    def _render(self, messages: list[Message], **options: Any) -> Any:
+    def _render(self, messages: list[Message], **options: Any) -> object:
         """What apply_chat_template gives: a text, or tokens with their masks and offsets."""
         try:
-            return self.tokenizer.apply_chat_template(messages, tools=self.tools, **options)
+            return self.tokenizer.apply_chat_template(messages, tools=list(self.tools) or None, **options)
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
             reason = " ".join(str(e).split())[:200] or type(e).__name__
             raise DataError(

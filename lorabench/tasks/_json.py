@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from lorabench.errors import DataError
 from lorabench.tasks._messages import is_conversation
@@ -31,10 +30,11 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
     if documents is None:
         yield from _json_lines(lines, file)
     elif len(documents) > 1 or isinstance(documents[0], list):
-        rows = documents[0] if len(documents) == 1 else documents
-        if not all(isinstance(record, dict) for record in rows):
+        rows = documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
+        objects = [row for row in rows if isinstance(row, dict)]
+        if len(objects) < len(rows):
             raise DataError(f"{file}:1: a list, not an object; write one JSON object a line, or one list of objects")
-        yield from records(rows, f"{file}, row ")
+        yield from records(objects, f"{file}, row ")
     else:
         yield from records(_within(documents[0], file), f"{file}, row ")
 
@@ -86,11 +86,11 @@ def _hint(text: str, error: Exception, last: bool) -> str:
     return "write one JSON object a line, or one list of objects"
 
 
-def _documents(text: str, file: str) -> list[Any] | None:
+def _documents(text: str, file: str) -> list[object] | None:
     """All JSON values of a text, one after the other; None where that is not what it is."""
     decoder, at = json.JSONDecoder(), len(text) - len(text.lstrip("\ufeff \t\r\n"))
     end = len(text.rstrip())
-    documents: list[Any] = []
+    documents: list[object] = []
     while at < end:
         try:
             value, at = decoder.raw_decode(text, at)

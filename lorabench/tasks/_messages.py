@@ -7,10 +7,10 @@ conversations    [{"from": "human", "value": "..."}, ...]                  Share
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from lorabench.errors import DataError, unknown
-from lorabench.tasks._row import json_kind
+from lorabench.tasks._row import JsonObject, json_kind
 
 FIELDS = ("messages", "conversations", "conversation")
 ROLES = {
@@ -18,7 +18,7 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-Message = dict[str, Any]
+Message = JsonObject
 """one turn: its role, its content, and what a template may ask for, such as tool_calls"""
 
 
@@ -26,7 +26,7 @@ class Chat(NamedTuple):
     """A conversation as chat templates take it."""
 
     messages: tuple[Message, ...]
-    tools: tuple[Any, ...] = ()
+    tools: tuple[JsonObject, ...] = ()
     unlearned: frozenset[int] = frozenset()
     """assistant's turns that are given, not learned (OpenAI's weight: 0)"""
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from lorabench.errors import DataError
 
-Record = dict[str, Any]
-"""a row as a file holds it: values of any kind by field"""
+JsonObject = dict[str, Any]
+"""an object as json and pyarrow read it: values of any kind by name"""
+Record = JsonObject
+"""a row as a file holds it, by field"""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -165,13 +165,13 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     Test pairs come in the hash's order:
     the first n of them are a fair sample even of a sorted file.
     """
-    read = _read(options, train=True)
-    test_rows = _read(options, train=False)
-    if not read.rows:
+    train_rows = _read(options, options.train, options.train_split)
+    test_rows = _read(options, options.eval, options.eval_split)
+    if train_rows is None or not train_rows.rows:
         raise DataError(
             f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset"
         )
-    train = each(_spread(read.rows, options.max_train), make)
+    train = each(_spread(train_rows.rows, options.max_train), make)
     key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
     if test_rows is None:
         train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, key)
@@ -190,7 +190,9 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
             f"{options.train or options.dataset} holds too few different rows to train, validate and test on; "
             "give more rows"
         )
-    return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(test_rows.notes if test_rows else ())])))
+    return Splits(
+        rest, validation, test, tuple(dict.fromkeys([*train_rows.notes, *(test_rows.notes if test_rows else ())]))
+    )
 
 
 def hold_out(rows: list[Item], count: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
@@ -237,10 +239,10 @@ def _spread(rows: list[Item], most: int | None) -> list[Item]:
     return rows if most is None or most >= n else [rows[i * n // most] for i in range(most)]
 
 
-def _read(options: RowOptions, *, train: bool) -> Any:
+def _read(options: RowOptions, file: str | None, split: str) -> FileRows | None:
+    """The rows of a split of the hub's data set, or of a file; None where there is neither."""
     if options.dataset:
-        return FileRows(list(_from_hub(options, options.train_split if train else options.eval_split)))
-    file = options.train if train else options.eval
+        return FileRows(list(_from_hub(options, split)))
     return None if file is None else read_table(file, file_format(options, file), options.separator, options.columns)
 
 
