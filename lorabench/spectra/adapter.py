@@ -50,13 +50,18 @@ AsTrained = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Adapter:
-    """An adapter on disk; its tensors are read when they are asked for."""
+    """An adapter on disk; its tensors are read when they are asked for.
+
+    source     a folder or file, or the files that it was resolved to
+    alpha      lora_alpha, over what the files say
+    ModelError where the files are damaged, do not belong together, or change more than factors can tell.
+    """
 
     def __init__(self, source: str | Path | AdapterFiles, alpha: float | None = None) -> None:
         if alpha is not None and not 0 < alpha < math.inf:
-            raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
+            raise ModelError(f"alpha {alpha:g} is not a scaling; give a positive number")
         files = source if isinstance(source, AdapterFiles) else adapter_files(Path(source))
-        self.place, self.file = files.place, TensorFile(files.factors)
+        self.place, self.file = files.place, TensorFile(files.factor_file)
         self.declared: Declared = declared(files)
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
@@ -75,16 +80,17 @@ class Adapter:
 
     @property
     def is_dora(self) -> bool:
+        """Whether any module has DoRA's magnitudes."""
         return any(e.magnitude for e in self.entries)
 
     @property
     def is_kasa(self) -> bool:
+        """Whether any module has KaSA's diagonal."""
         return any(e.diag for e in self.entries)
 
     @property
     def moves_base(self) -> str | None:
-        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the
-        base as it is."""
+        """The start (PiSSA and the like) that changed the base; None for what fits onto the base as it is."""
         return self.declared.moves_base
 
     @property
@@ -101,9 +107,9 @@ class Adapter:
         """What to know before believing the numbers."""
         notes = []
         if self.alpha is None and any(self._alpha(e) is None for e in self.entries) and self.declared.scale is None:
-            why = "as diffusers takes it" if self.is_pipeline else "is assumed; say it with --alpha"
+            why = "as diffusers takes it" if self.is_pipeline else "is assumed; give it with --alpha"
             notes.append(
-                f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}"
+                f"no {CONFIG}, no alpha in the file or its header: alpha is unknown, scaling 1 (alpha = rank) {why}"
             )
         if self.is_kasa:
             notes.append(
@@ -113,12 +119,12 @@ class Adapter:
         if any(e.layout == "torchtune" for e in self.entries):
             notes.append(
                 "torchtune's own names and order of rows in query and key: values are those of the change, but it"
-                " cannot be held against a checkpoint of transformers"
+                " cannot be compared with a transformers checkpoint"
             )
         if passed := self.passed_over():
             notes.append(
                 f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''},"
-                " whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
+                " whose factors are in the file: PEFT ignores them, so a loaded model lacks this change"
             )
         return (*notes, *self.declared.notes())
 
@@ -165,11 +171,8 @@ class Adapter:
         return a, b, scaling
 
     def delta(self, entry: Entry, base: Weights | None = None, as_trained: AsTrained = lambda weight: weight) -> Delta:
-        """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A
-        alone.
-
-        `held` gives a base weight as training saw it, where that was quantised.
-        """
+        """The change of one module; of DoRA and KaSA the whole one where the base is there (`as_trained` gives its
+        weights as training saw them), else scaling * B @ A alone; ModelError where the base lacks the weight."""
         product = self.product(entry)
         if base is None or not (entry.magnitude or entry.diag):
             return product
@@ -178,8 +181,8 @@ class Adapter:
         if weight is None:
             kind = "DoRA" if entry.magnitude else "KaSA"
             raise ModelError(
-                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights:"
-                " without --base the values of scaling * B @ A alone are shown"
+                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} depends on the base's"
+                " weights; without --base the values of scaling * B @ A alone are shown"
             )
         a, b, scaling, _ = self._factors(entry)
         if entry.diag:
@@ -228,8 +231,8 @@ class Adapter:
         of_a, of_b = self._blocks(entry)
         if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}, which does"
-                f" not go into the {max(of_a, of_b)} blocks of use_bdlora"
+                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}, which cannot"
+                f" be split into the {max(of_a, of_b)} blocks of use_bdlora"
             )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
         groups = self._groups(entry, a, b)
@@ -244,7 +247,7 @@ class Adapter:
             diagonal = finite(self.file, name).flatten()
             if diagonal.numel() != a.shape[0]:
                 raise ModelError(
-                    f"{self.file.path}: {name} is {by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}"
+                    f"{self.file.path}: {name} is {by(diagonal.shape)}; one number per rank is needed, {a.shape[0]}"
                 )
             a = diagonal[:, None].double() * a.double()
         return a, b, self.scaling(entry), max(eps, eps_b)

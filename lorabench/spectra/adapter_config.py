@@ -20,7 +20,7 @@ _ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
 # switches whose change is not to be had from the file
 _REFUSED = {
     "use_qalora": "QA-LoRA pools the input in groups whose number is not in the file",
-    "arrow_config": "Arrow routes every token to other adapters, so that there is no one change",
+    "arrow_config": "Arrow routes every token to other adapters, so there is no single change",
 }
 
 
@@ -68,9 +68,9 @@ def read_adapter_config(path: Path) -> dict[str, object]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get it anew") from None
+        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get a fresh copy") from None
     if not isinstance(config, dict) or not config:
-        raise ModelError(f"{path} is no PEFT configuration; an object with peft_type, r and lora_alpha is needed")
+        raise ModelError(f"{path} is not a PEFT configuration; an object with peft_type, r and lora_alpha is needed")
     return config
 
 
@@ -150,6 +150,7 @@ def _names(value: object) -> bool:
 
 
 def is_expression(pattern: str) -> bool:
+    """Whether a text is a valid regular expression."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
@@ -160,5 +161,6 @@ def is_expression(pattern: str) -> bool:
 def _expression(pattern: object, name: str, path: Path) -> None:
     if not is_expression(rf"(.*\.)?({pattern})$"):
         raise ModelError(
-            f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it"
+            f"{path}: {name} has {pattern!r}, which is not a valid regular expression; PEFT matches module names with"
+            " it"
         )

@@ -100,5 +100,6 @@ def compare(one: Learned, other: Learned) -> Iterator[SubspaceSimilarity]:
         yield similarity(delta.module, *changes, ranks)
     if not shared:
         raise LorabenchError(
-            f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model"
+            f"{one.title} and {other.title} have no module of the same name and size in common; both must come from"
+            " the same model"
         )

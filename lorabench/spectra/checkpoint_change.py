@@ -13,7 +13,7 @@ from lorabench.spectra.files import Weights
 
 
 def changes(before: Weights, after: Weights) -> Iterator[Delta]:
-    """Of every weight matrix that both have, in the model's order of layers."""
+    """Of every weight matrix that both have, in the model's order of layers; ModelError where they share none."""
     has_shared = False
     for module in sorted((n.removesuffix(".weight") for n in after.names() if n.endswith(".weight")), key=by_layer):
         delta = change(before, after, module)
@@ -22,12 +22,13 @@ def changes(before: Weights, after: Weights) -> Iterator[Delta]:
             yield delta
     if not has_shared:
         raise ModelError(
-            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one"
-            " architecture"
+            f"{after.place} and {before.place} share no weight matrix of the same name and size; they must have the"
+            " same architecture"
         )
 
 
 def change(before: Weights, after: Weights, module: str) -> Delta | None:
+    """The change (out, in) of one weight matrix; None where the two have no such matrix of one size."""
     name = after.find(module)
     old_name = before.find(module)
     if name is None or old_name is None or len(after.shape(name)) != 2 or before.shape(old_name) != after.shape(name):

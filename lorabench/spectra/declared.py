@@ -83,6 +83,7 @@ class Declared:
 
     @property
     def is_adalora(self) -> bool:
+        """Whether peft_type is ADALORA."""
         return str(self.config.get("peft_type", "LORA")).upper() == "ADALORA"
 
     @property
@@ -158,15 +159,15 @@ class Declared:
             if k not in _LORA_FIELDS and v not in (None, False, "", 0) and v != {} and v != []
         ):
             notes.append(
-                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here:"
-                " where it changes the formula scaling * B @ A, the values are others"
+                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which lorabench does"
+                " not know: if it changes the formula scaling * B @ A, the values are different"
             )
         return tuple(notes)
 
 
 def declared(files: AdapterFiles) -> Declared:
     """What an adapter's configuration and the header of its factors say; ModelError where that cannot be meant."""
-    header = _header(files.factors)
+    header = _header(files.factor_file)
     if files.config is None:
         return _of_header(header)
     config = read_adapter_config(files.config)
@@ -257,15 +258,14 @@ def _of_parts(metadata: Mapping[str, object], header: Mapping[str, str]) -> Decl
 def _mlx(config: Mapping[str, object], path: Path, header: Mapping[str, str]) -> Declared:
     if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
         raise ModelError(
-            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora,"
-            " dora"
+            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds full weights, not factors; allowed: lora, dora"
         )
     inner = config.get("lora_parameters")
     scale = inner.get("scale", 20.0) if isinstance(inner, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
         raise ModelError(
-            f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the"
-            " change by"
+            f"{path}: lora_parameters.scale is {scale!r}; it must be a positive number, by which mlx multiplies the"
+            " change"
         )
     model = config.get("model")
     return Declared(scale=float(scale), base=model if isinstance(model, str) else None, header=header)

@@ -52,10 +52,12 @@ class Delta:
 
     @property
     def out_features(self) -> int:
+        """Rows of the change."""
         return int((self.b if self.b is not None else self._dense()).shape[0])
 
     @property
     def in_features(self) -> int:
+        """Columns of the change."""
         return int((self.a if self.a is not None else self._dense()).shape[1])
 
     @property
@@ -91,13 +93,13 @@ class Delta:
         )
 
     def singular_values(self) -> torch.Tensor:
-        """Descending, float64."""
+        """Singular values (k,), descending, in float64."""
         if self.a is None or self.b is None:
             return dense_singular_values(self._dense())
         return factor_singular_values(self.a, self.b, self.scaling)
 
     def spectrum(self) -> Spectrum:
-        """The same without vectors, which is quicker."""
+        """Singular values and sizes, computed without vectors, which is quicker."""
         if self.a is None and min(self.in_features, self.out_features) > GRAM:
             return self.spectrum_of(self.decompose())
         return Spectrum(
@@ -132,7 +134,7 @@ def of_start(
 
 
 def of_weights(module: str, before: torch.Tensor, after: torch.Tensor) -> Delta:
-    """after - before, in float64."""
+    """after - before of two (out, in) weights, in float64."""
     eps = max(torch.finfo(before.dtype).eps, torch.finfo(after.dtype).eps)
     return Delta(module, dense=after.double() - before.double(), noise=_rounding(after, eps))
 

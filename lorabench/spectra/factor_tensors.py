@@ -25,7 +25,7 @@ def factor_shape(file: TensorFile, entry: Entry, of_b: bool) -> tuple[int, ...]:
     ):  # old PEFT's merged B is a convolution of one point
         raise ModelError(
             f"{file.path}: {entry.module}: lora_A is {by(file.shape(entry.a))} and lora_B is"
-            f" {by(file.shape(entry.b))}; both of a layer or both of a convolution are needed"
+            f" {by(file.shape(entry.b))}; both must belong to a linear layer, or both to a convolution"
         )
     return shape
 

@@ -52,7 +52,9 @@ class Weights:
         self._block = _block(declared.fields if declared else {}, self._method)
         other = foreign(self._stored) or (self._method if self._method not in (None, *METHODS) else None)
         if other is not None:
-            raise ModelError(f"{self.place} holds weights quantised by {other}, which are not read here; {ADVICE}")
+            raise ModelError(
+                f"{self.place} holds weights quantised by {other}, which lorabench does not read; {ADVICE}"
+            )
         self._constants: dict[str, list[str]] = {}
         for name in self._stored:
             if (of := beside(name, self._stored)) is not None:
@@ -84,7 +86,8 @@ class Weights:
             )
             if scale is not None:
                 raise ModelError(
-                    f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}"
+                    f"{self.place}: {name} holds codes that {scale} belongs to, a form that lorabench does not know;"
+                    f" {ADVICE}"
                 )
         return tensor.float() if tensor.dtype in FLOAT8 else tensor
 
@@ -160,8 +163,8 @@ def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, s
             name = plain(own)
             if name in tensors and tensors[name][1] != own:
                 raise ModelError(
-                    f"{file.path}: {tensors[name][1]} and {own} are both {name} once what training wrapped around the"
-                    " model is taken off; the checkpoint holds two models, save one of them alone"
+                    f"{file.path}: {tensors[name][1]} and {own} are both {name} once the wrappers of training are"
+                    " removed; the checkpoint holds two models, save only one of them"
                 )
             tensors[name] = file, own
     return tensors

@@ -142,8 +142,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
         key = _place(module)
         if (other := name_of_part.setdefault((key, part, adapter), name)) != name:
             raise ModelError(
-                f"{path}: {other} and {name} are one tensor under two names; save the adapter anew, from the unwrapped"
-                " model"
+                f"{path}: {other} and {name} are the same tensor under two names; save the adapter again, from the"
+                " unwrapped model"
             )
         parts_by_module[key].setdefault(part, name)
         if part in ("a", "b"):
@@ -151,7 +151,7 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
             adapters.add(adapter)
     if len(adapters) > 1:
         raise ModelError(
-            f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save one of them alone"
+            f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save only one of them"
         )
     whole = {k: parts for k, parts in parts_by_module.items() if k in layout}
     _refuse_others(all_names, whole, path)
@@ -165,7 +165,7 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
     for (module, nest), parts in whole.items():
         if not {"a", "b"} <= set(parts):
             raise ModelError(
-                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is not whole, get it anew"
+                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is incomplete, get a fresh copy"
             )
         embedding = "lora_embedding_" in parts["a"] or (
             layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings")
@@ -228,11 +228,11 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
         module, _, last = name.rpartition(".")
         if last in _FACTORS and _place(unwrapped(module)) in whole:
             raise ModelError(
-                f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known"
-                " here, so that the change cannot be told"
+                f"{path} has a tensor {name} beside the factors: lorabench does not know whether it multiplies them,"
+                " so the change cannot be computed"
             )
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
             raise ModelError(
-                f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be"
-                " told"
+                f"{path} has a tensor {name}: lorabench does not know what {unknown} does to the change, so it cannot"
+                " be computed"
             )

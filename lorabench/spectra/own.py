@@ -74,8 +74,8 @@ class TensorCache:
             temporary.chmod(0o644)
             os.replace(temporary, self.path)
             print(
-                f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the"
-                " next cell need not compute it"
+                f"measures of the base's weights alone are saved in {self.path} ({size / 1e6:.1f} MB), so that the"
+                " next cell does not compute them again"
             )
         except (OSError, SafetensorError) as e:
             temporary.unlink(missing_ok=True)

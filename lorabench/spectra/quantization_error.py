@@ -63,8 +63,8 @@ def quantization_errors(
             yield _error(module, form, loaded, back, undone)
     if not has_weight:
         raise ModelError(
-            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads"
-            " as it is"
+            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers can"
+            " load as it is"
         )
 
 

@@ -38,7 +38,7 @@ class ExpectedModule:
 
 
 def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor]) -> None:
-    """`wanted` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads
+    """`expected` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads
     another change than was meant."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # PEFT draws factors before it reads them
         warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[
             RecursionError,
         ) as e:
             raise ModelError(
-                f"{folder}: PEFT does not load what was written ({' '.join(str(e).split())[:240]})"
+                f"{folder}: PEFT cannot load what was written ({' '.join(str(e).split())[:240]})"
             ) from None
     for name, one in expected.items():
         for expert, (a, b) in enumerate(one.factors):
@@ -73,8 +73,8 @@ def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[
             )  # of the empty layers, which PEFT casts to
             if not missed <= 2 * eps * size:
                 raise ModelError(
-                    f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g}"
-                    f" where its factors are of size {size:.3g}"
+                    f"{folder}: {name} was written, but PEFT reads a different change: it is off by {missed:.3g}"
+                    f" where its factors have the norm {size:.3g}"
                 )
 
 

@@ -17,7 +17,7 @@ from lorabench.record.result import CellResult
 from lorabench.record.result_file import read_result
 from lorabench.record.spectrum import Spectrum, load_spectra
 from lorabench.spectra.adapter import Adapter
-from lorabench.spectra.adapter_files import AdapterFiles, adapter_files, is_adapter
+from lorabench.spectra.adapter_files import AdapterFiles, adapter_files
 from lorabench.spectra.checkpoint_change import change, changes, unlike
 from lorabench.spectra.delta import Delta
 from lorabench.spectra.files import Weights, checkpoint_directory
@@ -26,7 +26,7 @@ from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
 from lorabench.spectra.tensor_file import READABLE
 
-_NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
+_NO_WEIGHTS = "{} stores its singular values, not its weights; give an adapter, or a checkpoint with its base"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ class Learned:
 
     @property
     def has_weights(self) -> bool:
+        """Whether changes can be computed; False where only singular values were stored."""
         return self.adapter is not None or self.after is not None
 
 
@@ -99,11 +100,8 @@ class SourcePath:
 
 
 def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
-    """What a path or, through `find`, the id of a cell or the label of a condition means.
-
-    LorabenchError where nothing is named; ModelError where an adapter's folder has no factors, or those of several
-    epochs.
-    """
+    """What a path or, through `find`, the id of a cell or the label of a condition means; LorabenchError where nothing
+    is named."""
     if not name.strip():
         raise LorabenchError(
             "no adapter is named; give a PEFT folder, a file of factors, a cell's folder or id, or a checkpoint"
@@ -111,20 +109,16 @@ def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
     path = Path(name).expanduser()
     if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
         path = find(name)
-    kind = _kind(path)
-    return SourcePath(name, path, kind, adapter_files(path) if kind == "adapter" else None)
-
-
-def _kind(path: Path) -> PathKind:
     if (path / "result.json").is_file():
-        return "cell"
+        return SourcePath(name, path, "cell")
     if (path / "plan.json").is_file():
-        return "results"
+        return SourcePath(name, path, "results")
     if not path.exists():
-        return "absent"
-    if is_adapter(path):
-        return "adapter"
-    return "checkpoint" if path.is_dir() and (path / "config.json").is_file() else "unknown"
+        return SourcePath(name, path, "absent")
+    files = adapter_files(path)
+    if files.is_adapter:
+        return SourcePath(name, path, "adapter", files)
+    return SourcePath(name, path, "checkpoint" if (path / "config.json").is_file() else "unknown")
 
 
 def open_learned(
@@ -157,7 +151,7 @@ def open_learned(
             raise StoreError(f"{at.name} is a whole results directory; name one of its cells, such as {cells}")
         case "unknown":
             raise ModelError(
-                f"{at.name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or"
+                f"{at.name} is not an adapter, cell or checkpoint; allowed: a folder with adapter_config.json or"
                 f" config.json, a file of tensors, a cell's folder or id{_inside(at.path)}"
             )
 
@@ -181,8 +175,8 @@ def open_base(name: str) -> Weights:
         raise ModelError(f"the base {hub.absent(name)}")
     if directory is None:
         raise ModelError(
-            f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}),"
-            " and not in the local cache of the hub; give the path of a local copy"
+            f"the base {name} cannot be found: it is not a directory, a shipped model ({', '.join(shipped_models())})"
+            " or in the local cache of the hub; give the path of a local copy"
         )
     return Weights(directory)
 
@@ -194,7 +188,8 @@ def _inside(path: Path) -> str:
     names = [
         p.name
         for p in sorted(path.iterdir())
-        if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)
+        if (p.is_dir() and (adapter_files(p).is_adapter or (p / "config.json").is_file()))
+        or (p.is_file() and p.suffix in READABLE)
     ]
     return f"; it holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}: name one of them" if names else ""
 
@@ -206,7 +201,7 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
         raise ModelError(f"{title} is the untouched base: nothing was learned in it")
     if result.outcome != "finished":
         raise ModelError(
-            f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed"
+            f"{title} has not finished ({result.outcome.replace('_', ' ')}): it saved nothing that could be decomposed"
         )
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
@@ -224,12 +219,12 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
         raise ModelError(
-            f"{title} kept nothing of what it learned: its weights were not kept (save.{key}:"
+            f"{title} saved nothing of what it learned: its weights were not saved (save.{key}:"
             f" {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with"
             " analysis.spectra: full in another folder"
         )
     spectra = load_spectra(folder / "spectra.safetensors")
-    reason = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
+    reason = "full fine-tuning saves no weights" if cell.method.target_modules is None else "its adapter was not saved"
     return Learned(
         title, base, None, result, spectra, notes=(f"{reason}: what is shown was computed when the cell ran",)
     )
@@ -238,13 +233,13 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
     if base is None:
         raise ModelError(
-            f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their"
+            f"{path} is a whole checkpoint; name the model that it was trained from with --base MODEL, so that the"
             " difference can be taken"
         )
     after = Weights(path)
     odd = unlike(base, after)
     note = (
-        f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}"
+        f"left out: {len(odd)} weights that are not matrices of the same size in both checkpoints, such as {odd[0]}"
         if odd
         else ""
     )
@@ -255,12 +250,11 @@ def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
     place = checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
     if place is None:
         raise LorabenchError(
-            f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names"
-            " another place), and no hub id that can be reached"
+            f"there is no adapter, cell or checkpoint {name}: it is not a path, a cell under reports/ (--in DIR names"
+            " another place) or a hub id that can be reached"
         )
-    if not is_adapter(place):
-        return _of_checkpoint(place, base)
-    return _of_adapter(name, Adapter(place, alpha), base)
+    files = adapter_files(place)
+    return _of_adapter(name, Adapter(files, alpha), base) if files.is_adapter else _of_checkpoint(place, base)
 
 
 def _of_adapter(
@@ -283,8 +277,8 @@ def _of_adapter(
     elif adapter.is_dora and result is None:
         notes += (
             (
-                "DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised"
-                " base, it is another one"
+                "DoRA: the change is against the base's weights as they are stored; if it was trained on a quantised"
+                " base, the change is different"
             ),
         )
     return Learned(title, base, adapter, result, quantise=quantise, notes=notes)

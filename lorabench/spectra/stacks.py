@@ -44,8 +44,8 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, declared: Declared)
             )
         if len(named) > 1 and set(named) != {"gate_up_proj", "down_proj"}:
             raise ModelError(
-                f"{file.path}: {entry.module} adapts {', '.join(named)}; which of its pairs of factors is whose hangs"
-                " on the model's code, which is not in the file"
+                f"{file.path}: {entry.module} adapts {', '.join(named)}; which pair of factors belongs to which"
+                " depends on the model's code, which is not in the file"
             )
         # PEFT wraps parameters in the model's own order, and each wrapper stands around the one before: the innermost
         # is the first

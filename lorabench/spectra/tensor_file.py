@@ -32,9 +32,9 @@ class TensorFile:
         self.path = Path(path)
         if self.path.suffix not in READABLE:
             reason = (
-                "holds weights as GGUF, which are not read here"
+                "holds GGUF weights, which lorabench does not read"
                 if self.path.suffix == ".gguf"
-                else "is no file of tensors"
+                else "is not a file of tensors"
             )
             raise ModelError(f"{path} {reason}; allowed: {', '.join(READABLE)}")
         if not self.path.is_file():
@@ -63,7 +63,7 @@ class TensorFile:
             return self._opened[name] if isinstance(self._opened, Mapping) else self._opened.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as e:
             raise ModelError(
-                f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, get it anew"
+                f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, get a fresh copy"
             ) from None
 
     @cached_property
@@ -74,8 +74,8 @@ class TensorFile:
             return safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as e:
             raise ModelError(
-                f"{self.path} is no whole safetensors file ({error_line(e, 160)});"
-                " it is damaged or cut off, get it anew"
+                f"{self.path} is not a complete safetensors file ({error_line(e, 160)}); it is damaged or cut off,"
+                " get a fresh copy"
             ) from None
 
 
@@ -96,8 +96,8 @@ def read_pickled(path: Path, device: str = "cpu", unwrap: bool = True) -> dict[s
                 " it to safetensors"
             ) from None
         raise ModelError(
-            f"{path} is not a complete file of tensors ({error_line(e, 160)}); it is damaged or cut off, download it"
-            " again"
+            f"{path} is not a complete file of tensors ({error_line(e, 160)}); it is damaged or cut off, get a fresh"
+            " copy"
         ) from None
     for wrapper in _WRAPPERS if unwrap else ():
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -56,19 +56,19 @@ def truncate(
     LorabenchError where both or none are given, where one is out of range, or the folder holds something.
     """
     if (rank is None) == (energy is None):
-        raise LorabenchError("say either --rank K or --energy SHARE")
+        raise LorabenchError("give either --rank K or --energy SHARE")
     if rank is not None and rank < 1:
         raise LorabenchError(f"rank {rank} leaves nothing; at least 1 is needed")
     if energy is not None and not 0 < energy <= 1:
-        raise LorabenchError(f"energy {energy:g} is no share; more than 0 and at most 1 is needed, such as 0.95")
+        raise LorabenchError(f"energy {energy:g} is not a share; give a number above 0 and at most 1, such as 0.95")
     _refuse(adapter)
     target, least = Path(folder), int(adapter.is_dora)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
+        raise LorabenchError(f"{target} already exists and is not empty; choose another folder with -o DIR")
     modules = candidates(adapter)
     if not any(c.energy for c in modules.values()):
         raise LorabenchError(
-            f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank"
+            f"{adapter.place} is a change of zero (it was never trained), so there is nothing to truncate"
         )
     if rank is not None:
         level = uniform(modules, rank)
@@ -104,51 +104,51 @@ def _refuse(adapter: Adapter) -> None:
     layout = {e.layout for e in adapter.entries}
     if adapter.moves_base:
         raise LorabenchError(
-            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither;"
-            " convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
+            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a truncated copy fits"
+            " neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if adapter.is_kasa:
         raise LorabenchError(
             f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a"
-            " cut of it would belong to another base"
+            " truncated copy would belong to another base"
         )
     if "kohya" in layout and any("." not in e.module for e in adapter.entries):
         raise LorabenchError(
-            f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not"
-            " certain; convert it to PEFT's or diffusers' format first"
+            f"{adapter.place} has kohya's names, with _ for every dot: it is uncertain which module each name means;"
+            " convert it to PEFT's or diffusers' format first"
         )
     if "torchtune" in layout:
         raise LorabenchError(
-            f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune"
-            " writes in PEFT's format beside it"
+            f"{adapter.place} has torchtune's own names and order of rows; truncate the adapter_model file that"
+            " torchtune writes in PEFT's format beside it"
         )
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
         raise LorabenchError(
             f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a"
-            " folder each; save one of them alone"
+            " folder each; save only one of them"
         )
     if passed := adapter.passed_over():
         raise LorabenchError(
-            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass"
-            " over them; let target_modules (layers_to_transform, exclude_modules) name what was trained"
+            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would ignore"
+            " them; make target_modules (layers_to_transform, exclude_modules) name what was trained"
         )
     for e in adapter.entries:
         if adapter.is_merged(e):
             what = (
-                "a convolution in groups, whose nearest change of a lower rank has none"
+                "a grouped convolution, whose nearest change of a lower rank is not grouped"
                 if len(adapter.file.shape(e.a)) > 2
-                else "merged of several projections; which rows of the layer they are is not in the file"
+                else "merged from several projections; the file does not say which rows of the layer they are"
             )
             raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
         if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
             raise LorabenchError(
                 f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention);"
-                " such a pair cannot be cut here"
+                " such a pair cannot be truncated"
             )
         if e.layout == "mlx" and e.experts > 1:
             raise LorabenchError(
-                f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of"
-                " transformers is not certain"
+                f"{adapter.place}: {e.owner} is a stack of experts in mlx's layout, whose place in a transformers"
+                " model is uncertain"
             )
 
 

@@ -48,10 +48,9 @@ def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, chat_format: ChatForm
         return _plain(chat, tokenizer, where)
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
-            f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat "
-            "template (as a rule a base model has none); take the chat model, "
-            "save its chat_template.jinja in the model's folder, or give task.chat_template: plain (lines "
-            "User: ... and Assistant: ...)"
+            f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat template"
+            " (base models usually have none); use the chat model, save its chat_template.jinja in the model's"
+            " folder, or give task.chat_template: plain (lines User: ... and Assistant: ...)"
         )
     render = _Renderer(chat, tokenizer, where)
     spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
@@ -113,8 +112,8 @@ class _Renderer:
         except Exception as e:  # jinja's errors, the template's own complaints, and whatever its expressions meet
             reason = " ".join(str(e).split())[:200] or type(e).__name__
             raise DataError(
-                f"{self.where}: the tokenizer's chat template does not take this conversation ({reason}); mend "
-                "the row, or take it out"
+                f"{self.where}: the tokenizer's chat template rejects this conversation ({reason}); fix the row, or"
+                " remove it"
             ) from None
 
 
@@ -131,9 +130,9 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: PreTrainedTokenizerB
     ends = re.compile(rf"\s*(?:{ending})").match(whole, place[1]) if place and ending else None
     if place is None or ends is None:
         raise DataError(
-            f"{render.where}, turn {i + 1}: where the assistant's turn begins and ends cannot be told from "
-            "the tokenizer's chat template; "
-            "mark it there with {% generation %} and {% endgeneration %}, or give task.chat_template: plain"
+            f"{render.where}, turn {i + 1}: the tokenizer's chat template does not show where the assistant's turn"
+            " begins and ends; mark it there with {% generation %} and {% endgeneration %}, or give"
+            " task.chat_template: plain"
         )
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
@@ -169,8 +168,8 @@ def _plain(chat: Chat, tokenizer: PreTrainedTokenizerBase, where: str) -> Marked
     for i, message in enumerate(chat.messages):
         if message["role"] not in PLAIN or message.get("tool_calls"):
             raise DataError(
-                f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; take a tokenizer with "
-                "a chat template, or take the row out"
+                f"{where}, turn {i + 1}: task.chat_template: plain has no place for tools; use a tokenizer with a"
+                " chat template, or remove the row"
             )
         text += f"{PLAIN[message['role']]}:"
         content = f" {str(message['content']).strip()}"

@@ -41,9 +41,9 @@ def fit(
     for name, split in (("training", facts[0]), ("test", facts[2])):
         if not split.kept:
             raise DataError(
-                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} "
-                "without room for a response; "
-                f"{split.whole_at:,} keeps 95 % of its rows whole: raise it, or shorten the prompts"
+                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length}"
+                f" without room for a response; {split.whole_at:,} keeps 95 % of its rows whole: raise it to that, or"
+                " shorten the prompts"
             )
     train, validation, test = facts
     train_texts, validation_texts = _texts(splits.train), _texts(splits.validation)

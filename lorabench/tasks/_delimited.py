@@ -25,6 +25,13 @@ DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 def delimited_rows(
     text: str, form: str, file: str, separator: str | None, columns: Sequence[str], notes: list[str]
 ) -> Iterator[Row]:
+    """The rows of a file's text; what the reader did of its own accord is appended to `notes`.
+
+    form         csv, tsv or separated
+    separator    text between two fields, of separated alone
+    columns      names of the fields, where no header line has them
+    DataError, with file and line, for a row or header that does not fit.
+    """
     if form == "csv":
         text, delimiter = _delimiter(text)
         if delimiter != ",":
@@ -91,8 +98,8 @@ def _named(
         names = list(columns)
         if [n.casefold() for n in first] == [n.casefold() for n in names]:
             raise DataError(
-                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make "
-                "a row; leave task.columns away"
+                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would read as"
+                " a row; remove task.columns"
             )
         if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
             if first[0].isdigit():
@@ -101,8 +108,8 @@ def _named(
                     f"columns: [index, {', '.join(names)}]"
                 )
             raise DataError(
-                f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns "
-                "away, and it is left out"
+                f"{file}:{number}: the first column is pandas' index, and the line a header; remove task.columns, and"
+                " it is left out"
             )
     else:
         names, lines = first, lines[1:]
@@ -111,8 +118,8 @@ def _named(
         left_out = _unnamed(names, lines, file, notes)
         if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
             raise DataError(
-                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give "
-                "task.format: csv, which finds the tabs by itself"
+                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give"
+                " task.format: csv, which detects the tabs"
             )
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
             raise DataError(
@@ -122,16 +129,15 @@ def _named(
         column_names = [name for i, name in enumerate(names) if i not in left_out]
         if len(set(column_names)) < len(column_names) or "" in column_names:
             raise DataError(
-                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column "
-                "a name of its own there "
-                "(task.columns is for files without a header: it would make this line a row)"
+                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column a"
+                " name of its own there (task.columns is for files without a header: it would read this line as a"
+                " row)"
             )
     for at, fields in lines:
         if len(fields) != len(names):
             raise DataError(
-                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are "
-                f"{', '.join(names)}; "
-                "mend the row, or give the right separator, format or columns"
+                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are"
+                f" {', '.join(names)}; fix the row, or give the right separator, format or columns"
             )
         yield Row(
             f"{file}:{at}",

@@ -33,7 +33,7 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
         rows = documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
         objects = [row for row in rows if isinstance(row, dict)]
         if len(objects) < len(rows):
-            raise DataError(f"{file}:1: a list, not an object; write one JSON object a line, or one list of objects")
+            raise DataError(f"{file}:1: a list, not an object; write one JSON object per line, or one list of objects")
         yield from records(objects, f"{file}, row ")
     else:
         yield from records(_within(documents[0], file), f"{file}, row ")
@@ -62,7 +62,7 @@ def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as e:
             raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, e, number == len(lines))}") from None
         if not isinstance(data, dict):
-            raise DataError(f"{where}: {json_kind(data)}, not an object; write one JSON object a line")
+            raise DataError(f"{where}: {json_kind(data)}, not an object; write one JSON object per line")
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})
 
 
@@ -74,16 +74,16 @@ def _hint(text: str, error: Exception, last: bool) -> str:
     """What to do about text that is no JSON, in which a decoder failed."""
     bare, at = text.strip(), getattr(error, "pos", 0)
     if re.match(r"\[?\s*\{\s*'", bare):
-        return "it is written as Python writes a dict: write it with json.dumps, one object a line"
+        return "it is a Python dict, not JSON: write it with json.dumps, one object per line"
     if re.search(r",\s*$", text[:at]) and text[at : at + 1] in ("}", "]"):
-        return "a comma stands before the closing bracket: take it out"
+        return "a comma stands before the closing bracket: remove it"
     if bare.endswith("},"):
-        return "a comma stands between objects: take the commas out, or put [ ] around all"
+        return "a comma stands between objects: remove the commas, or put [ ] around all"
     if last and (
         (bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))
     ):
-        return "it ends before its brackets are closed: get the file anew, or take that row out"
-    return "write one JSON object a line, or one list of objects"
+        return "it ends before its brackets are closed: get a fresh copy of the file, or remove that row"
+    return "write one JSON object per line, or one list of objects"
 
 
 def _documents(text: str, file: str) -> list[object] | None:
@@ -147,7 +147,7 @@ def _within(data: object, file: str) -> Sequence[Record]:
     """The rows of a file that is one object."""
     if not isinstance(data, dict):
         raise DataError(
-            f"{file}:1: {json_kind(data)}, not an object; write one JSON object a line, or one list of objects"
+            f"{file}:1: {json_kind(data)}, not an object; write one JSON object per line, or one list of objects"
         )
     if framed := _frames(data):
         return framed
@@ -156,8 +156,8 @@ def _within(data: object, file: str) -> Sequence[Record]:
         return [row["row"] for row in lists["rows"]]
     if len(lists) > 1:
         raise DataError(
-            f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file "
-            "of its own, one JSON object a line"
+            f"{file} holds several lists of rows ({', '.join(lists)}); save the one you mean as a file of its own,"
+            " one JSON object per line"
         )
     if not lists:
         return [data]

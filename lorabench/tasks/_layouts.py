@@ -58,8 +58,8 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
     if "text" in has and not has & {"label", "labels"}:
         if chat:
             raise DataError(
-                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: "
-                "chat away, or give task.prompt and task.response"
+                f"{row.where}: the rows are text alone, which has no question to put into a chat; remove template:"
+                " chat, or give task.prompt and task.response"
             )
         return "text, all of it predicted", _filled(row, "", "{text}")
     if has & set(_messages.FIELDS):  # something is amiss with it, which is said
@@ -75,8 +75,8 @@ def _written(options: Options, row: Row, layout: str, prompt: str, response: str
     question, answer = pair.prompt.strip(), pair.response.strip()
     if not question:
         raise DataError(
-            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the "
-            "column or take the row out"
+            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column"
+            " or remove the row"
         )
     chat = _messages.exchange(question, answer, options.system or row.fields.get("system"))
     return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", pair._replace(chat=chat)
@@ -97,8 +97,8 @@ def _unknown_layout(fields: dict[str, str]) -> str:
     if {"chosen", "rejected"} <= fields.keys():
         prompt = "{prompt}\\n" if "prompt" in names else ""
         return (
-            f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}"'
-            ' and response: "{chosen}"'
+            "the rows are pairs of a better and a worse answer, of which only one can be learned; give prompt:"
+            f' "{prompt}" and response: "{{chosen}}"'
         )
     shown = ", ".join(names[:COLUMNS_SHOWN]) + (
         f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
@@ -124,5 +124,5 @@ def _filled(row: Row, prompt: str, response: str) -> Pair:
     response_text = fill(response, row.fields, row.where)
     prompt_text = fill(prompt, row.fields, row.where)
     if not response_text.strip():
-        raise DataError(f"{row.where}: the response {response!r} is empty; fill the column or take the row out")
+        raise DataError(f"{row.where}: the response {response!r} is empty; fill the column or remove the row")
     return Pair(row.where, prompt_text, response_text)

@@ -69,13 +69,13 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
     tools = _parsed(fields["tools"]) if fields.get("tools", "").strip() else []
     if not isinstance(tools, list):
         raise DataError(
-            f"{where}: tools is no list of tools; give the list that the chat template takes, or leave the field away"
+            f"{where}: tools is not a list of tools; give the list that the chat template takes, or remove the field"
         )
     chat = Chat(tuple(messages), tuple(tools), frozenset(unlearned))
     if not any(m["role"] == "assistant" and i not in unlearned for i, m in enumerate(messages)):
         raise DataError(
-            f"{where}: the conversation in {field} has no turn of the assistant to learn from; take the row "
-            "out, or add the answer"
+            f"{where}: the conversation in {field} has no assistant turn to learn from; remove the row, or add the"
+            " answer"
         )
     return chat
 
@@ -97,13 +97,13 @@ def _turns(field: str, fields: dict[str, str], where: str) -> list[Message]:
     if not is_conversation(turns):
         start = fields[field][:40]
         python = (
-            "; it is written as Python writes a list: save the rows as JSON lines"
+            "; it is a Python list, not JSON: save the rows as JSON lines"
             if start.startswith(("[{'", "[ {'", "[{\"role': '"))
             else ""
         )
         raise DataError(
-            f"{where}: {field} is no conversation ({start!r}{'...' if len(fields[field]) > 40 else ''}); a "
-            f"list of objects with role and content is needed{python}"
+            f"{where}: {field} is not a conversation ({start!r}{'...' if len(fields[field]) > 40 else ''}); a list of"
+            f" objects with role and content is needed{python}"
         )
     return list(turns)
 
@@ -113,7 +113,7 @@ def _message(turn: Message, where: str) -> Message:
     if written_role not in ROLES:
         raise DataError(f"{where}: {unknown('role', written_role, ROLES)}")
     if turn.get("function_call"):
-        raise DataError(f"{where}: function_call is OpenAI's old way to call a tool; write it as tool_calls")
+        raise DataError(f"{where}: function_call is OpenAI's old format for tool calls; use tool_calls instead")
     role = ROLES[written_role]
     content = _content(turn.get("content", turn.get("value")), where)
     rest = {
@@ -122,7 +122,7 @@ def _message(turn: Message, where: str) -> Message:
         if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
     }
     if role == "assistant" and not content.strip() and not rest.get("tool_calls"):
-        raise DataError(f"{where}: the assistant says nothing; fill its content or take the row out")
+        raise DataError(f"{where}: the assistant says nothing; fill its content or remove the row")
     return {"role": role, "content": content, **rest}
 
 
@@ -149,10 +149,10 @@ def _content(content: object, where: str) -> str:
             return "".join(map(str, parts))
         kinds = sorted({str(part.get("type")) for part in content if isinstance(part, dict)} - {"text"})
         raise DataError(
-            f"{where}: the content has parts that are no text ({', '.join(kinds) or 'unnamed'}), which a "
-            "language model cannot take; take the row out"
+            f"{where}: the content has parts that are not text ({', '.join(kinds) or 'unnamed'}), which a language"
+            " model cannot read; remove the row"
         )
-    raise DataError(f"{where}: the content is {json_kind(content)}, not text; write it in quotes")
+    raise DataError(f"{where}: the content is {json_kind(content)}, not text; put it in quotes")
 
 
 def _parsed(text: str) -> object:

@@ -41,8 +41,8 @@ def _one_file(path: str) -> str:
     if (folder / SPLITS).is_file():
         parts = sorted(part.name for part in folder.iterdir() if (part / STATE).is_file())
         raise ValueError(
-            f"{path} holds the splits {', '.join(parts)}; give the folder of one: "
-            f"{path}/{parts[0] if parts else 'train'}"
+            f"{path} holds the splits {', '.join(parts)}; give the folder of one split:"
+            f" {path}/{parts[0] if parts else 'train'}"
         )
     raise ValueError(
         f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by "
@@ -99,7 +99,7 @@ class RowOptions(TaskSpec):
             )
         if self.train is not None and self.train == self.eval:
             raise ValueError(
-                "train and eval are the same file, so nothing would be held out; leave eval away, or give another file"
+                "train and eval are the same file, so nothing would be held out; remove eval, or give another file"
             )
         for file in (self.train, self.eval):
             if file is None or not (SUFFIXES.keys() & set(Path(file).suffixes) or Path(file).exists()):
@@ -196,7 +196,7 @@ def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
 
 
 def hold_out(rows: list[Item], count: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
-    """(the rest in their order, whole groups of equal key in hash order until there are `wanted` rows)."""
+    """(the rest in their order, whole groups of equal key in hash order until there are `count` rows)."""
     hashes = [hashlib.sha256(key(row).encode()).digest() for row in rows]
     indices: list[int] = []
     for _, group in groupby(sorted(range(len(rows)), key=lambda i: (hashes[i], i)), key=lambda i: hashes[i]):
@@ -228,7 +228,9 @@ def each(rows: Sequence[Item], make: Callable[[Item], Result]) -> list[Result]:
             faults.append(str(e))
     if faults:
         others = (
-            f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
+            f" (the same or a similar fault in {len(faults):,} of {len(rows):,} rows)"
+            if 1 < len(faults) < len(rows)
+            else ""
         )
         raise DataError(f"{faults[0]}{others}")
     return results
@@ -267,13 +269,13 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
             ) from None
         if "Config name is missing" in first or "BuilderConfig" in first:
             raise DataError(
-                f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name "
-                "one as task.subset"
+                f"data set {options.dataset} has several configurations: {' '.join(str(e).split())[:300]}; name one"
+                " as task.subset"
             ) from None
         raise DataError(
-            f"data set {options.dataset} (split {split}) cannot be loaded: "
-            f"{first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
-            "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
+            f"data set {options.dataset} (split {split}) cannot be loaded:"
+            f" {first if answers else f'it is not in the local cache, and {hub.why_not()}'}; save it as JSON lines or"
+            " Parquet and give the files as task.train and task.eval instead of task.dataset"
         ) from None
     for number, data in enumerate(rows, 1):
         where = f"{options.dataset}/{split}:{number}"

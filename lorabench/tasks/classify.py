@@ -50,8 +50,8 @@ def _label(value: object) -> str:
 def _distinct(choices: dict[str, str]) -> dict[str, str]:
     if len(set(choices.values())) < 2:
         raise ValueError(
-            f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; "
-            "give two texts at least"
+            f"all labels have the text {next(iter(choices.values()))!r}, so no two can be distinguished; give at"
+            " least two texts"
         )
     return choices
 
@@ -140,12 +140,14 @@ class _Reader:
 
     @property
     def notes(self) -> list[str]:
+        """What the rows said in place of defaults, as sentences."""
         notes = (
             [f"the column {self.column} is read as the text, since there is no column sentence"] if self.column else []
         )
         return notes + ([f"labels are read as their own words: {', '.join(self.choices)}"] if self.open else [])
 
     def pair(self, row: Row) -> Pair:
+        """A row's prompt and its label's text; DataError where a column or the label is unknown."""
         fields, options = row.fields, self.options
         if options.label not in fields:
             raise DataError(
@@ -166,8 +168,8 @@ class _Reader:
             self.choices.setdefault(label, f" {label.strip()}")
         if label not in self.choices:
             raise DataError(
-                f"{row.where}: {unknown('label', label, list(self.choices)[:20])}; add it to task.choices or mend "
-                "the row"
+                f"{row.where}: {unknown('label', label, list(self.choices)[:20])}; add it to task.choices or fix the"
+                " row"
             )
         return Pair(row.where, prompt, self.choices[label], label=label)
 
@@ -195,7 +197,7 @@ def _refuse_prefixes(pair: Pair, texts: tuple[str, ...], choices: tuple[Example,
         for j, long in enumerate(ids):
             if i != j and long[: len(short)] == short:
                 raise DataError(
-                    f"{pair.where}: the text {texts[i]!r} begins the text {texts[j]!r}, so it is always the "
-                    "likelier answer; "
-                    "give texts of which none begins another as task.choices, such as words for numbers"
+                    f"{pair.where}: the text {texts[i]!r} is a prefix of the text {texts[j]!r}, so it is always the"
+                    " likelier answer; give texts of which none is a prefix of another as task.choices, such as words"
+                    " for numbers"
                 )

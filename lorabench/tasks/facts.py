@@ -98,9 +98,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
         ids = np.concatenate([prompt_ids, *(tokens.ids for tokens in learned)]).astype(np.int32)
         if len(ids) > sequence_length:
             raise DataError(
-                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, "
-                f"training.sequence_length is {sequence_length}; "
-                "raise it, or lower task.attributes"
+                f"the sequence of {person.name} takes {len(ids)} tokens, and training.sequence_length is"
+                f" {sequence_length}; raise it, or lower task.attributes"
             )
         examples.append(
             Example(ids, np.arange(len(ids)) >= len(prompt_ids), sum(int(tokens.n_bytes.sum()) for tokens in learned))

@@ -94,7 +94,7 @@ class Options(RowOptions):
                 "system is written by the chat template; give template: chat, too, or write it into prompt"
             )
         if self.answer_pattern is not None and self.metric != "exact_match":
-            raise ValueError("answer_pattern is of generated answers; give metric: exact_match, too")
+            raise ValueError("answer_pattern applies to generated answers; give metric: exact_match, too")
         if self.answer_pattern not in (None, "gsm8k"):
             _one_group(self.answer_pattern)
         return self
@@ -126,12 +126,13 @@ def _one_group(pattern: str) -> None:
         groups = re.compile(pattern).groups
     except re.error as e:
         raise ValueError(
-            f"answer_pattern {pattern!r} is no regular expression ({e}); write one such as '#### (.+)', or gsm8k"
+            f"answer_pattern {pattern!r} is not a valid regular expression ({e}); write one such as '#### (.+)', or"
+            " gsm8k"
         ) from None
     if groups != 1:
         raise ValueError(
-            f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: "
-            "'#### (.+)' (others as (?:...))"
+            f"answer_pattern {pattern!r} has {groups} groups; put only the answer into parentheses: '#### (.+)'"
+            " (others as (?:...))"
         )
 
 
@@ -179,8 +180,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
             return row
         if generation is not None and extracted(answer, generation) is None:
             raise DataError(
-                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the "
-                "pattern or the row, or take the row out of the test"
+                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; fix the"
+                " pattern or the row, or remove the row from the test"
             )
         prompt_length = row.example.given or int(row.example.predicted.argmax())
         return Fitted(replace(row.example, given=prompt_length, reference=answer), row.length)

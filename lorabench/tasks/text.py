@@ -60,7 +60,7 @@ class Options(TaskSpec):
         both = next((file for file in self.eval if file in self.train), None)
         if both is not None:
             raise ValueError(
-                f"{both} is in train and in eval, so nothing would be held out; leave eval away, or give another file"
+                f"{both} is in train and in eval, so nothing would be held out; remove eval, or give another file"
             )
         return self
 
@@ -81,8 +81,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     both = next((file for file in _files(options.eval) if file in files), None)
     if both is not None:
         raise DataError(
-            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; "
-            "take it out of one of them"
+            f"{both} is among the training files and in task.eval, so the test would be on training text; remove it"
+            " from one of them"
         )
     shares = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
     parts = split(_read(options.train), [share / 100 for share in shares])
@@ -93,7 +93,7 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
             raise DataError(
-                f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares"
+                f"the {name} text of {', '.join(options.train)} holds no tokens; give longer files or other shares"
             )
     return TaskData(
         train,

@@ -132,7 +132,7 @@ def test_every_module_of_the_papers_own_adapter_has_the_values_of_a_dense_svd(re
     adapter = Adapter(real)
     state = torch.load(real, weights_only=True, map_location="cpu")
     assert len(adapter.entries) == 24
-    assert "alpha is not known" in adapter.notes()[0]
+    assert "alpha is unknown" in adapter.notes()[0]
     for delta in adapter.deltas():
         a, b = (state[f"{delta.module}.lora_{part}"].double() for part in "AB")
         dense = torch.linalg.svdvals(b @ a)[:8].numpy()
@@ -193,8 +193,8 @@ def planted(**tensors):
             planted(x__lora_A__weight=torch.ones(4, 8), x__lora_B__weight=torch.ones(8, 3)),
             "lora_A is 4 x 8 and lora_B is 8 x 3; the rows of A must be the columns of B",
         ),
-        (planted(x__lora_A__weight=torch.ones(4, 8)), "x has no lora_B; the file is not whole"),
-        (planted(x__lora_B__weight=torch.ones(4, 8)), "x has no lora_A; the file is not whole"),
+        (planted(x__lora_A__weight=torch.ones(4, 8)), "x has no lora_B; the file is incomplete"),
+        (planted(x__lora_B__weight=torch.ones(4, 8)), "x has no lora_A; the file is incomplete"),
         (
             planted(x__lora_A__weight=torch.ones(4), x__lora_B__weight=torch.ones(8, 4)),
             "a matrix of floating-point numbers is needed",
@@ -225,7 +225,7 @@ def test_wrong_shapes_and_contents_are_one_sentence(state, words, tmp_path):
     ("config", "words"),
     [
         ("{", "cannot be read"),
-        ("[]", "is no PEFT configuration"),
+        ("[]", "is not a PEFT configuration"),
         ('{"peft_type": "IA3"}', "the adapter's type is IA3"),
         ('{"r": 8, "lora_alpha": "much"}', "lora_alpha is 'much'; a positive number is needed"),
         ('{"r": 16, "lora_alpha": 8}', "has rank 4, adapter_config.json says 16"),
@@ -254,7 +254,7 @@ def test_an_unconverted_pissa_adapter_says_what_its_values_are(tmp_path):
 
 def test_files_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ModelError, match=r"no file of tensors; allowed: .safetensors"):
+    with pytest.raises(ModelError, match=r"not a file of tensors; allowed: .safetensors"):
         TensorFile(tmp_path / "a.txt")
     with pytest.raises(ModelError, match="there is no file"):
         TensorFile(tmp_path / "b.bin")

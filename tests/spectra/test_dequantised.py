@@ -242,7 +242,7 @@ def test_other_quantisations_are_refused_by_name(tensors, quantization, words, t
         (
             {"m.weight": torch.zeros(6, 6).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(4, 1)},
             {"quant_method": "fp8"},
-            "do not belong together",
+            "the constants beside them do not match",
         ),
         ({"m.weight": torch.zeros(6, 6, dtype=torch.int8), "m.SCB": torch.ones(4)}, {}, "4 row constants for 6 rows"),
         (
@@ -252,7 +252,7 @@ def test_other_quantisations_are_refused_by_name(tensors, quantization, words, t
                 "m.weight_format": torch.tensor(2, dtype=torch.uint8),
             },
             {},
-            "tiled for one kind of card",
+            "tiled for one kind of GPU",
         ),
     ],
 )

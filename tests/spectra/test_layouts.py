@@ -61,7 +61,7 @@ def test_kohyas_factors_with_alpha_as_a_tensor_or_in_the_header(metadata, tensor
     delta = only(file)
     assert delta.module == name
     torch.testing.assert_close(delta.matrix(), scaling * B.double() @ A.double())
-    assert any("alpha is not known" in n for n in Adapter(file).notes()) == (
+    assert any("alpha is unknown" in n for n in Adapter(file).notes()) == (
         not tensors and metadata != {"ss_network_alpha": "2", "ss_network_dim": "4"}
     )
     torch.testing.assert_close(only(file, alpha=16).matrix(), 4 * B.double() @ A.double())
@@ -264,7 +264,7 @@ def test_mlx_with_dora_is_whole_beside_its_base(tmp_path):
         {"embed_tokens.lora_a": A.T, "embed_tokens.lora_b": B.T, "embed_tokens.m": torch.ones(12)},
         config=MLX | {"fine_tune_type": "dora"},
     )
-    with pytest.raises(ModelError, match="a magnitude a row, as mlx has it"):
+    with pytest.raises(ModelError, match="one magnitude per row, as mlx writes them"):
         Adapter(tmp_path / "e")
 
 
@@ -283,14 +283,14 @@ def test_mlx_experts_share_two_tensors(flat, tmp_path):
     assert len(found) == 3
     for e, delta in enumerate(found):
         torch.testing.assert_close(delta.matrix().float(), 20 * b[e] @ a[e], rtol=1e-4, atol=1e-4)
-    with pytest.raises(LorabenchError, match="a stack of experts as mlx has it"):
+    with pytest.raises(LorabenchError, match="a stack of experts in mlx's layout"):
         truncate(Adapter(tmp_path / "mlx"), tmp_path / "cut", rank=2)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (MLX | {"fine_tune_type": "full"}, "fine_tune_type is 'full', whose file holds whole weights"),
+        (MLX | {"fine_tune_type": "full"}, "fine_tune_type is 'full', whose file holds full weights"),
         (MLX | {"lora_parameters": {"scale": "big"}}, "lora_parameters.scale is 'big'"),
         (MLX | {"lora_parameters": None}, "lora_parameters.scale is None"),
     ],
@@ -344,7 +344,7 @@ def test_merged_projections_are_read_and_not_cut(tmp_path):
         file = written(tmp_path / f"{name}.safetensors", tensors)
         by_hand = nn.functional.conv1d(a.unsqueeze(0), b.unsqueeze(-1), groups=2).squeeze(0) * (2 / 4)
         torch.testing.assert_close(only(file, alpha=2).matrix().float(), by_hand)
-        with pytest.raises(LorabenchError, match="merged of several projections"):
+        with pytest.raises(LorabenchError, match="merged from several projections"):
             truncate(Adapter(file, 2), tmp_path / "cut", rank=2)
 
 

@@ -206,7 +206,7 @@ def test_what_peft_would_read_otherwise_is_no_success(tmp_path, monkeypatch):
         return real(folder, wanted, others)
 
     monkeypatch.setattr(reread, "_loaded", damaged)
-    with pytest.raises(ModelError, match="PEFT reads another change of it"):
+    with pytest.raises(ModelError, match="PEFT reads a different change"):
         truncate(Adapter(folder), tmp_path / "cut", rank=2)
     assert not (tmp_path / "cut").exists()
 

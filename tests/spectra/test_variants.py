@@ -223,7 +223,7 @@ def test_a_convolution_in_groups_changes_its_output_as_peft_does(tmp_path):
         x, delta.matrix().float().reshape(12, 8, 3, 3)
     )  # A reads all channels, B alone is grouped
     torch.testing.assert_close(changed, layer(x), rtol=1e-4, atol=1e-4)
-    with pytest.raises(LorabenchError, match="a convolution in groups"):
+    with pytest.raises(LorabenchError, match="a grouped convolution"):
         truncate(Adapter(tmp_path), tmp_path / "cut", rank=2)
 
 

@@ -308,7 +308,7 @@ def test_labels_that_mean_one_text_are_one_choice(tmp_path, words):
     options = classify.Options(train=file, prompt="{s}", choices={"0": " c", "1": " d", "no": " c"})
     items = classify.load(options, words, 8).choice_sets[0].items
     assert {item.choices for item in items} == {(" c", " d")} and {item.answer for item in items} == {0, 1}
-    with pytest.raises(ValidationError, match="all labels have the text ' c', so none can be told from another"):
+    with pytest.raises(ValidationError, match="all labels have the text ' c', so no two can be distinguished"):
         classify.Options(train=file, choices={"0": " c", "1": " c"})
 
 
@@ -371,7 +371,9 @@ def test_rows_of_other_names_need_no_more_than_the_file(tmp_path, tokenizer):
 def test_a_label_that_begins_another_is_refused(tmp_path, words):
     """Its likelihood is a factor of the other's, so that it would win always."""
     file = write(tmp_path / "t.jsonl", "".join(f'{{"s": "a b{i}", "label": "{i % 2}"}}\n' for i in range(9)))
-    with pytest.raises(DataError, match="the text ' c' begins the text ' c d', so it is always the likelier answer"):
+    with pytest.raises(
+        DataError, match="the text ' c' is a prefix of the text ' c d', so it is always the likelier answer"
+    ):
         classify.load(classify.Options(train=file, prompt="{s}", choices={"0": " c", "1": " c d"}), words, 16)
 
 
@@ -380,13 +382,13 @@ def test_a_label_that_begins_another_is_refused(tmp_path, words):
     [
         (
             {"answer_pattern": "x(.)", "metric": "eval_loss"},
-            "answer_pattern is of generated answers; give metric: exact_match",
+            "answer_pattern applies to generated answers; give metric: exact_match",
         ),
         (
             {"answer_pattern": "####", "metric": "exact_match"},
-            r"answer_pattern '####' has 0 groups; put the answer, and it alone, into parentheses",
+            r"answer_pattern '####' has 0 groups; put only the answer into parentheses",
         ),
-        ({"answer_pattern": "(", "metric": "exact_match"}, r"answer_pattern '\(' is no regular expression"),
+        ({"answer_pattern": "(", "metric": "exact_match"}, r"answer_pattern '\(' is not a valid regular expression"),
         ({"system": "Be brief."}, "system is written by the chat template; give template: chat"),
     ],
 )
@@ -404,8 +406,8 @@ def test_a_reference_without_an_answer_is_told_with_its_row(tmp_path, words):
     with pytest.raises(
         DataError,
         match=(
-            r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*\(so it is, or alike, in 10 of"
-            r" 20 rows\)"
+            r"copy\.jsonl:\d+: task.answer_pattern finds nothing in the reference 'b'.*"
+            r"\(the same or a similar fault in 10 of 20 rows\)"
         ),
     ):
         instruct.load(options, words, 16)
