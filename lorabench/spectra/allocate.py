@@ -52,11 +52,11 @@ def uniform(modules: Mapping[str, ModuleCandidate], rank: int) -> Allotment:
 def by_energy(modules: Mapping[str, ModuleCandidate], budget: int, least: int = 0) -> Allotment:
     """As much energy as a budget of parameters holds; every module has `least` ranks, whatever they bring."""
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
-    left = budget - sum(modules[n].cost * r for n, r in ranks.items())
+    remaining = budget - sum(modules[n].cost * r for n, r in ranks.items())
     for name in _order(modules, ranks):
-        if (cost := modules[name].cost) <= left and ranks[name] < len(modules[name].values):
+        if (cost := modules[name].cost) <= remaining and ranks[name] < len(modules[name].values):
             ranks[name] += 1
-            left -= cost
+            remaining -= cost
     return _allotment(modules, ranks)
 
 
@@ -86,19 +86,19 @@ def least_by_energy(modules: Mapping[str, ModuleCandidate], share: float, least:
 
 def _order(modules: Mapping[str, ModuleCandidate], ranks: Mapping[str, int]) -> Sequence[str]:
     """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
-    waiting = [
+    heap = [
         (-float(c.values[i] ** 2) / c.cost, name, i)
         for name, c in modules.items()
         if (i := ranks[name]) < len(c.values) and c.values[i] > 0
     ]
-    heapq.heapify(waiting)
+    heapq.heapify(heap)
     order = []
-    while waiting:
-        _, name, i = heapq.heappop(waiting)
+    while heap:
+        _, name, i = heapq.heappop(heap)
         order.append(name)
         values, cost = modules[name].values, modules[name].cost
         if i + 1 < len(values) and values[i + 1] > 0:
-            heapq.heappush(waiting, (-float(values[i + 1] ** 2) / cost, name, i + 1))
+            heapq.heappush(heap, (-float(values[i + 1] ** 2) / cost, name, i + 1))
     return order
 
 

@@ -55,12 +55,12 @@ def quantization_errors(
         delta = learned.delta(module) if learned is not None else None
         for form, quantise in forms.items():
             loaded, back = quantise(weight)
-            undone = (
+            weight_repair = (
                 repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back)
                 if delta is not None
                 else None
             )
-            yield _error(module, form, loaded, back, undone)
+            yield _error(module, form, loaded, back, weight_repair)
     if not has_weight:
         raise ModelError(
             f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers can"
@@ -69,7 +69,7 @@ def quantization_errors(
 
 
 def _error(
-    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None
+    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, weight_repair: Repair | None
 ) -> QuantizationError:
     weight = loaded.double()
     error = back.double() - weight
@@ -91,5 +91,5 @@ def _error(
             missed=decomposition.missed,
             alignment=alignment,
         ),
-        repair=undone,
+        repair=weight_repair,
     )

@@ -43,7 +43,7 @@ def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # PEFT draws factors before it reads them
         warnings.simplefilter("ignore")
         try:
-            loaded = _loaded(folder, expected, others)
+            loaded = _load(folder, expected, others)
         except (
             ValueError,
             TypeError,
@@ -78,7 +78,7 @@ def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[
                 )
 
 
-def _loaded(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _load(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """PEFT's own layers by the name of their module, with the adapter loaded into them."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # bitsandbytes, which PEFT imports, tells of kernels that nothing here uses

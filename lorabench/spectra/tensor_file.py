@@ -43,31 +43,31 @@ class TensorFile:
 
     def names(self) -> tuple[str, ...]:
         """The names of its tensors, sorted."""
-        return tuple(sorted(self._opened.keys()))
+        return tuple(sorted(self._reader.keys()))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it where the format allows."""
-        if isinstance(self._opened, Mapping):
-            return tuple(self._opened[name].shape)
-        return tuple(self._opened.get_slice(name).get_shape())
+        if isinstance(self._reader, Mapping):
+            return tuple(self._reader[name].shape)
+        return tuple(self._reader.get_slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a tensor, as `shape`."""
-        if isinstance(self._opened, Mapping):
-            return self._opened[name].dtype
-        return self._opened.get_slice(name)[:0].dtype if self.shape(name) else self.tensor(name).dtype
+        if isinstance(self._reader, Mapping):
+            return self._reader[name].dtype
+        return self._reader.get_slice(name)[:0].dtype if self.shape(name) else self.tensor(name).dtype
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor by name, on the CPU."""
         try:
-            return self._opened[name] if isinstance(self._opened, Mapping) else self._opened.get_tensor(name)
+            return self._reader[name] if isinstance(self._reader, Mapping) else self._reader.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as e:
             raise ModelError(
                 f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, get a fresh copy"
             ) from None
 
     @cached_property
-    def _opened(self) -> safe_open | Mapping[str, torch.Tensor]:
+    def _reader(self) -> safe_open | Mapping[str, torch.Tensor]:
         if self.path.suffix != ".safetensors":
             return read_pickled(self.path)
         try:

@@ -156,7 +156,7 @@ def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[st
     others, left_out = _others(adapter, ranks)
     remaining = {key: members for key, members in groups(adapter).items() if ranks[key]}
     expected = dict(
-        _cut(adapter, members, ranks[key], _nest(members[0], remaining)) for key, members in remaining.items()
+        _truncated(adapter, members, ranks[key], _nest(members[0], remaining)) for key, members in remaining.items()
     )
     tensors = {_PREFIX + n: t for n, t in others.items()}
     for name, one in expected.items():
@@ -232,7 +232,7 @@ def _nest(entry: Entry, groups: Mapping[str, tuple[Entry, ...]]) -> int:
     )
 
 
-def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, ExpectedModule]:
+def _truncated(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, ExpectedModule]:
     """(the module's name in PEFT's file, what it is cut to)."""
     first = members[0]
     factors = tuple(adapter.product(e).decompose(rank).factors() for e in members)

@@ -53,14 +53,14 @@ def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, chat_format: ChatForm
             " folder, or give task.chat_template: plain (lines User: ... and Assistant: ...)"
         )
     render = _Renderer(chat, tokenizer, where)
-    spoken = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
+    assistant_turns = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]
     whole = render(len(chat.messages), opened=False)
     if MARKS.search(str(tokenizer.get_chat_template(tools=list(render.tools) or None))) and len(
         spans := render.marks()
-    ) == len(spoken):
-        learned = [span for i, span in zip(spoken, spans, strict=True) if i not in chat.unlearned]
+    ) == len(assistant_turns):
+        learned = [span for i, span in zip(assistant_turns, spans, strict=True) if i not in chat.unlearned]
         return Marked(whole, tuple(_without_tail(whole, span, tokenizer) for span in learned))
-    return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in spoken if i not in chat.unlearned))
+    return Marked(whole, tuple(_turn(whole, i, render, tokenizer) for i in assistant_turns if i not in chat.unlearned))
 
 
 class _Renderer:
@@ -78,14 +78,14 @@ class _Renderer:
         """
         others = [*self.messages[:i], {**self.messages[i], "content": OTHER}, *self.messages[i + 1 :]]
         before, marker, after = str(self._render(others, add_generation_prompt=False, tokenize=False)).partition(OTHER)
-        apart = (
+        is_unique = (
             marker
             and OTHER not in after
             and whole.startswith(before)
             and whole.endswith(after)
             and len(before) + len(after) < len(whole)
         )
-        return (len(before), len(whole) - len(after)) if apart else None
+        return (len(before), len(whole) - len(after)) if is_unique else None
 
     def marks(self) -> list[tuple[int, int]]:
         """The spans that the template itself marks as generated, as far as whole tokens tell."""
@@ -124,7 +124,9 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: PreTrainedTokenizerB
     if before is not None and opened:
         after = render(i + 1, opened=False)
         if whole.startswith(after) and len(after) > len(before):
-            return _without_tail(whole, (len(before), _ended(after, render(i + 1, opened=True), tokenizer)), tokenizer)
+            return _without_tail(
+                whole, (len(before), _turn_end(after, render(i + 1, opened=True), tokenizer)), tokenizer
+            )
     place = render.place(i, whole)
     ending = "|".join(map(re.escape, _special(tokenizer)))
     ends = re.compile(rf"\s*(?:{ending})").match(whole, place[1]) if place and ending else None
@@ -137,7 +139,7 @@ def _turn(whole: str, i: int, render: _Renderer, tokenizer: PreTrainedTokenizerB
     return (min(len(before), place[0]) if before is not None and opened else place[0]), ends.end()
 
 
-def _ended(closed: str, opened: str, tokenizer: PreTrainedTokenizerBase) -> int:
+def _turn_end(closed: str, opened: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the turn ends that ends a conversation: one more token, with which Phi-3 closes the whole and which is gone
     where another turn opens, is none of its.
     """

@@ -65,10 +65,10 @@ def fit(
 
 def block_facts(train: Examples, validation: Examples, test: Examples, notes: Sequence[str] = ()) -> DataFacts:
     """The blocks of running text, and how many held-out ones stand in the training text word for word."""
-    train_runs = np.sort(_runs(_joined(train)))
+    train_runs = np.sort(_runs(_concatenated(train)))
 
     def split(blocks: Examples) -> SplitFacts:
-        runs = _runs(_joined(blocks))
+        runs = _runs(_concatenated(blocks))
         if not len(runs) or not len(train_runs):
             return SplitFacts(read=len(blocks))
         hits = np.concatenate(
@@ -92,7 +92,7 @@ def block_facts(train: Examples, validation: Examples, test: Examples, notes: Se
     )
 
 
-def _joined(blocks: Examples) -> np.ndarray:
+def _concatenated(blocks: Examples) -> np.ndarray:
     return np.concatenate([b.ids for b in blocks]) if blocks else np.zeros(0, dtype=np.int32)
 
 
@@ -113,7 +113,7 @@ def whole_at(lengths: Sequence[int]) -> int | None:
 
 def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) -> SplitFacts:
     texts = _all(pairs)
-    left = Counter(
+    labels = Counter(
         pair.label for pair, row in zip(pairs, rows, strict=True) if pair.label is not None and row.example is not None
     )
     return SplitFacts(
@@ -122,7 +122,7 @@ def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) 
         cut=sum(row.cut(sequence_length) for row in rows),
         repeated=len(texts) - len(set(texts)),
         empty_prompts=sum(not prompt for prompt, _ in texts),
-        labels=dict(sorted(left.items())),
+        labels=dict(sorted(labels.items())),
         whole_at=whole_at([row.length for row in rows]),
     )
 

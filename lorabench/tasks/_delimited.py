@@ -62,16 +62,16 @@ def _csv_lines(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list
     with _long_fields():
         spaced = re.search(rf'"{re.escape(delimiter)} +"', text.partition("\n")[0]) is not None  # "question", "answer"
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
-        began = 1
+        row_start = 1
         try:
             for fields in reader:
                 yield reader.line_num, fields
-                began = reader.line_num + 1
+                row_start = reader.line_num + 1
         except csv.Error as e:
             if "unexpected end of data" in str(e):
                 raise DataError(
-                    f"{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within"
-                    ' a field twice: "so ""quoted"""'
+                    f"{file}:{row_start}: a quote that opens in this row is never closed; close it, or double the"
+                    ' quotes within a field: "so ""quoted"""'
                 ) from None
             raise DataError(f'{file}:{reader.line_num}: {e}; a field with quotes is written "so ""quoted"""') from None
 
@@ -101,7 +101,7 @@ def _named(
                 f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would read as"
                 " a row; remove task.columns"
             )
-        if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
+        if _is_index(lines[1:], once=True) and len(first) == len(names) + 1:
             if first[0].isdigit():
                 raise DataError(
                     f"{file}:{number}: the first column is an index, which task.columns does not name; give "
@@ -153,7 +153,7 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
     """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the
     end."""
     unnamed = set()
-    if names and not names[0] and len(names) > 1 and _counted(lines):
+    if names and not names[0] and len(names) > 1 and _is_index(lines):
         unnamed.add(0)
         notes.append(f"{Path(file).name} has an index in its first column, which has no name: it was left out")
     last = len(names) - 1
@@ -166,7 +166,7 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
     return unnamed
 
 
-def _counted(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:
+def _is_index(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:
     """Whether the first fields are whole numbers, as a frame's index is: each once, unless frames were joined."""
     values = [fields[0].strip() for _, fields in lines if fields]
     return bool(values) and all(v.isdigit() for v in values) and (not once or len(set(values)) == len(values))

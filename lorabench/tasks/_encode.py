@@ -56,8 +56,8 @@ def covered_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
     to = position[until[first]]
     start = np.concatenate([[0], to[:-1]])
     nth = np.arange(1, len(until) + 1) - np.repeat(first, size)
-    reached = np.repeat(start, size) + np.repeat(to - start, size) * nth // np.repeat(size, size)
-    return np.asarray(reached - np.concatenate([[0], reached[:-1]]), dtype=np.int64)
+    covered = np.repeat(start, size) + np.repeat(to - start, size) * nth // np.repeat(size, size)
+    return np.asarray(covered - np.concatenate([[0], covered[:-1]]), dtype=np.int64)
 
 
 def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

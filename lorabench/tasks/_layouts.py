@@ -34,7 +34,7 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
         return _conversation(row, options.messages)
     chat = options.template == "chat"
     if not options.layout_is_open or {"question", "answer"} <= has:
-        return _written(
+        return _templated(
             options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response
         )
     for field in _messages.FIELDS:
@@ -45,31 +45,31 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
             row.fields["completion"]
         ):
             return _conversation(row, "prompt", "completion")
-        return _written(options, row, "prompt and completion", "{prompt}", "{completion}")
+        return _templated(options, row, "prompt and completion", "{prompt}", "{completion}")
     for more, answer in (("input", "output"), ("context", "response")):
         if {"instruction", answer} <= has:
             whole = bool(row.fields.get(more, "").strip())
             prompt = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
-            return _written(
+            return _templated(
                 options, row, f"instruction, {more} and {answer}{'' if chat else ALPACAS}", prompt, f"{{{answer}}}"
             )
     if {"prompt", "response"} <= has:
-        return _written(options, row, "prompt and response", "{prompt}", "{response}")
+        return _templated(options, row, "prompt and response", "{prompt}", "{response}")
     if "text" in has and not has & {"label", "labels"}:
         if chat:
             raise DataError(
                 f"{row.where}: the rows are text alone, which has no question to put into a chat; remove template:"
                 " chat, or give task.prompt and task.response"
             )
-        return "text, all of it predicted", _filled(row, "", "{text}")
+        return "text, all of it predicted", _fill_pair(row, "", "{text}")
     if has & set(_messages.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _messages.FIELDS if field in has))
     raise DataError(f"{row.where}: {_unknown_layout(row.fields)}")
 
 
-def _written(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
+def _templated(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
     """(the layout, the row's pair): as the two texts, or as two turns of a chat."""
-    pair = _filled(row, prompt, response)
+    pair = _fill_pair(row, prompt, response)
     if options.template == "plain":
         return layout, pair
     question, answer = pair.prompt.strip(), pair.response.strip()
@@ -120,7 +120,7 @@ def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[
     return f"{layout}, the loss is on the assistant's turns", Pair(row.where, *_messages.prompt_and_answer(chat), chat)
 
 
-def _filled(row: Row, prompt: str, response: str) -> Pair:
+def _fill_pair(row: Row, prompt: str, response: str) -> Pair:
     response_text = fill(response, row.fields, row.where)
     prompt_text = fill(prompt, row.fields, row.where)
     if not response_text.strip():

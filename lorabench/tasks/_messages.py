@@ -48,7 +48,7 @@ def is_conversation(value: object) -> TypeGuard[list[Message]]:
 
 def holds_conversation(text: str) -> bool:
     """Whether a field's text is a conversation as JSON."""
-    return text.startswith("[") and is_conversation(_parsed(text))
+    return text.startswith("[") and is_conversation(_parse_json(text))
 
 
 def read_chat(field: str, fields: dict[str, str], where: str, completion: str | None = None) -> Chat:
@@ -66,7 +66,7 @@ def read_chat(field: str, fields: dict[str, str], where: str, completion: str | 
     if fields.get("system", "").strip() and messages[0]["role"] not in ("system", "developer"):
         messages.insert(0, {"role": "system", "content": fields["system"]})
         unlearned = {i + 1 for i in unlearned}
-    tools = _parsed(fields["tools"]) if fields.get("tools", "").strip() else []
+    tools = _parse_json(fields["tools"]) if fields.get("tools", "").strip() else []
     if not isinstance(tools, list):
         raise DataError(
             f"{where}: tools is not a list of tools; give the list that the chat template takes, or remove the field"
@@ -93,7 +93,7 @@ def _turns(field: str, fields: dict[str, str], where: str) -> list[Message]:
         raise DataError(
             f"{where}: {unknown('column', field, fields)}; name the one that holds the conversation as task.messages"
         )
-    turns = _parsed(fields[field])
+    turns = _parse_json(fields[field])
     if not is_conversation(turns):
         start = fields[field][:40]
         python = (
@@ -155,7 +155,7 @@ def _content(content: object, where: str) -> str:
     raise DataError(f"{where}: the content is {json_kind(content)}, not text; put it in quotes")
 
 
-def _parsed(text: str) -> object:
+def _parse_json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
