@@ -83,7 +83,7 @@ def test_dora_is_whole_with_its_base_and_the_product_alone_without(tmp_path):
         ModelError,
         match=(
             r"has no weight model.layers.0.mlp.down_proj of 32 x 48 \(its names are like model.x.weight\); the change"
-            r" of DoRA hangs on"
+            r" of DoRA depends on"
         ),
     ):
         list(adapter.deltas(Weights(small)))
