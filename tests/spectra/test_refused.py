@@ -15,7 +15,7 @@ from lorabench.spectra.source import open_learned
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import peft_adapter
-from tests.spectra.test_variants import merged
+from tests.spectra.peft_variants import merged
 
 
 @pytest.mark.parametrize(

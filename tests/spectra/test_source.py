@@ -1,6 +1,7 @@
 """Cells, adapters and checkpoints are found and read; what is none of them is one sentence."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,3 +209,17 @@ def test_what_lies_at_a_path_is_told_once(tmp_path):
     kinds = {n: resolve(str(tmp_path / n)).kind for n in ("model", "adapter", "kohya.safetensors", "cell", "gone")}
     assert list(kinds.values()) == ["checkpoint", "adapter", "adapter", "cell", "absent"]
     assert resolve("3fc2", lambda name: tmp_path / "cell").kind == "cell"
+
+
+def test_an_adapters_files_are_looked_up_once(tmp_path, monkeypatch):
+    _, _, folder = peft_adapter(tmp_path / "adapter")
+    at = resolve(str(folder))
+
+    def look(*_):
+        raise AssertionError("looked at the folder again")
+
+    for name in ("exists", "is_dir", "iterdir", "glob"):
+        monkeypatch.setattr(Path, name, look)
+    learned = open_learned(at)
+    assert learned.adapter.place == folder
+    assert learned.adapter.file.path == folder / "adapter_model.safetensors"

@@ -13,7 +13,7 @@ from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import peft_adapter
-from tests.spectra.test_variants import CONFIGS, LINEAR, Convolutions, merged, mixtral, randomised
+from tests.spectra.peft_variants import CONFIGS, LINEAR, Convolutions, merged, mixtral, randomised
 
 NAMES = {
     "compiled outside": lambda k: f"_orig_mod.{k}",
