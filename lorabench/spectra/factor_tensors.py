@@ -31,7 +31,7 @@ def factor_shape(file: TensorFile, entry: Entry, of_b: bool) -> tuple[int, ...]:
 
 
 def own_alpha(file: TensorFile, name: str) -> float:
-    """A module's own .alpha tensor, one positive number."""
+    """A module's own .alpha tensor; ModelError where it is not one positive number."""
     alpha = finite(file, name).flatten()
     if alpha.numel() != 1 or not float(alpha) > 0:
         raise ModelError(f"{file.path}: {name} is {alpha.tolist()[:4]}; one positive number is needed")
@@ -39,7 +39,8 @@ def own_alpha(file: TensorFile, name: str) -> float:
 
 
 def finite(file: TensorFile, name: str) -> torch.Tensor:
-    """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
+    """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it. ModelError
+    where it holds other numbers."""
     tensor = file.tensor(name)
     if not tensor.is_floating_point():
         raise ModelError(

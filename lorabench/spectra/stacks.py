@@ -60,7 +60,7 @@ def with_experts(entries: Iterable[Entry], file: TensorFile, declared: Declared)
 
 def origin(module: str, config: PeftConfig) -> str | None:
     """With layer_replication [[0, 4], [2, 5]] the layers are 0 1 2 3 2 3 4 of the base: the name there of a module's
-    weight; None where it is its own."""
+    weight; None where it is its own. ModelError where there are not so many layers."""
     spans = config.get("layer_replication")
     if not spans:
         return None

@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """A text's tokens without special ones added."""
+    """A text's tokens without special ones added; ModelError where the tokenizer has no offset mapping."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"the tokenizer of {tokenizer.name_or_path} has no offset mapping; "

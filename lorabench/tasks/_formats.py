@@ -31,7 +31,8 @@ class FileRows:
 
 
 def read_table(file: str, form: str, separator: str | None = None, columns: Sequence[str] = ()) -> FileRows:
-    """All rows of a file; what its first bytes say goes before `form` (json, csv, tsv, separated)."""
+    """All rows of a file; what its first bytes say goes before `form` (json, csv, tsv, separated). DataError where it
+    is damaged or holds no rows of that form."""
     table = FileRows()
     if Path(file).is_dir():
         table.rows = [row for part in saved_files(file) for row in read_table(str(part), "arrow").rows]
@@ -57,7 +58,8 @@ def read_table(file: str, form: str, separator: str | None = None, columns: Sequ
 
 
 def saved_files(folder: str) -> list[Path]:
-    """The Arrow files of a data set that datasets' save_to_disk wrote, in their order."""
+    """The Arrow files of a data set that datasets' save_to_disk wrote, in their order; DataError where its
+    state.json cannot be read."""
     try:
         state = json.loads((Path(folder) / STATE).read_text(encoding="utf-8"))
         return [Path(folder) / part["filename"] for part in state["_data_files"]]

@@ -16,7 +16,8 @@ from lorabench.tasks._row import Record, Row, as_text, json_kind, records
 
 
 def json_rows(text: str, file: str) -> Iterator[Row]:
-    """Line by line where the first line is a whole object; else as one document, or several in a row."""
+    """Line by line where the first line is a whole object; else as one document, or several in a row. DataError, with
+    file and line, for what is not JSON or not objects."""
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
     bare = first.strip().rstrip(",")

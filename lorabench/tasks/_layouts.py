@@ -28,7 +28,7 @@ WITH, WITHOUT = (
 
 
 def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
-    """(the layout in words where it was found, the row's prompt and response)."""
+    """(the layout in words where it was found, the row's prompt and response); DataError where no layout fits."""
     has = row.fields.keys()
     if options.messages is not None:
         return _conversation(row, options.messages)

@@ -160,10 +160,10 @@ def fingerprint(options: RowOptions) -> str:
 def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     """Training, validation and test pairs.
 
-    Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt
-    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too.
-    Test pairs come in the hash's order:
-    the first n of them are a fair sample even of a sorted file.
+    Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt is on both sides
+    and the draw does not depend on the file's order; where all have the same, the response counts, too. Test pairs come
+    in the hash's order: the first n of them are a fair sample even of a sorted file. DataError where a split would be
+    empty, or `make` cannot use a row.
     """
     train_rows = _read(options, options.train, options.train_split)
     test_rows = _read(options, options.eval, options.eval_split)

@@ -142,7 +142,7 @@ def fingerprint(options: Options) -> str:
 
 
 def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
-    """Examples of the three splits, one a row."""
+    """Examples of the three splits, one a row; DataError where a row fits no layout, or training or test loses all."""
     layouts: dict[str, None] = {}
 
     def read(row: Row) -> Pair:
