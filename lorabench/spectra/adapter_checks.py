@@ -75,7 +75,7 @@ def _check_variants(adapter: Adapter) -> None:
         if odd is not None and is_on:
             raise ModelError(
                 f"{adapter.file.path}: {CONFIG} sets {switch}, but {odd.module} has no tensor for it; the file is"
-                " incomplete, get a fresh copy"
+                " incomplete, download it again"
             )
         if odd is not None:
             raise ModelError(

@@ -68,7 +68,7 @@ def read_adapter_config(path: Path) -> dict[str, object]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get a fresh copy") from None
+        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); download it again") from None
     if not isinstance(config, dict) or not config:
         raise ModelError(f"{path} is not a PEFT configuration; an object with peft_type, r and lora_alpha is needed")
     return config

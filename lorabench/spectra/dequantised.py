@@ -156,7 +156,7 @@ def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place:
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as e:
         raise ModelError(
             f"{place}: the codes of {stored.name} and the constants beside them do not match"
-            f" ({' '.join(str(e).split())[:120]}); get a fresh copy of the checkpoint"
+            f" ({' '.join(str(e).split())[:120]}); download the checkpoint again"
         ) from None
 
 

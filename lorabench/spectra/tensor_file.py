@@ -63,7 +63,7 @@ class TensorFile:
             return self._reader[name] if isinstance(self._reader, Mapping) else self._reader.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as e:
             raise ModelError(
-                f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, get a fresh copy"
+                f"{self.path}: {name} cannot be read ({error_line(e, 160)}); the file is damaged, download it again"
             ) from None
 
     @cached_property
@@ -75,7 +75,7 @@ class TensorFile:
         except (SafetensorError, OSError) as e:
             raise ModelError(
                 f"{self.path} is not a complete safetensors file ({error_line(e, 160)}); it is damaged or cut off,"
-                " get a fresh copy"
+                " download it again"
             ) from None
 
 
