@@ -165,7 +165,8 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
     for (module, nest), parts in whole.items():
         if not {"a", "b"} <= set(parts):
             raise ModelError(
-                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is incomplete, download it again"
+                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is incomplete, download it"
+                " again"
             )
         embedding = "lora_embedding_" in parts["a"] or (
             layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings")
