@@ -104,7 +104,7 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
             "is stored in nf4 with double quantisation, which cannot be turned into int8",
         ),
         (("int8", False), ["method=full"], "method full cannot be combined with quantization int8, in which"),
-        (("int8", False), ["method=pissa"], "is stored in int8"),
+        (("int8", False), ["method=pissa"], "with quantization int8, in which .* is stored: it begins"),
     ],
 )
 def test_what_it_cannot_be_is_said_before_any_cell(stored, form, settings, words):
