@@ -227,7 +227,7 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     assert [view.other.analysis.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
     twin = next(t for t in found.twins if view.analysis.label(t.here) == "LoRA r=4")
     ours = [view.analysis.results[i].value("eval_loss") or 0 for i in view.analysis.summary(twin.here).cells]
-    theirs = [view.other.results[i].value("eval_loss") or 0 for i in view.other.summary(twin.there).cells]
+    theirs = [view.other.analysis.results[i].value("eval_loss") or 0 for i in view.other.analysis.summary(twin.there).cells]
     assert twin.comparison and twin.comparison.difference == pytest.approx(
         sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3
     )
