@@ -12,7 +12,7 @@ from lorabench.report.drawing import Drawing, cut_off
 _DOUBTFUL = 0.05  # p of lack of fit
 
 
-def curve_sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
+def sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
     """What can be said of each family, and once for all that share it what limits that."""
     of_family = [
         f"{c.family}: {words[:1].lower()}{words[1:]}"

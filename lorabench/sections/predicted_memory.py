@@ -60,7 +60,7 @@ def _row(view: View, p: PeakPair) -> tuple[str, ...]:
 
 def compute_bars(pairs: Sequence[PeakPair]) -> Bars:
     """The bars of the conditions that are drawn, each part its own colour."""
-    shown = drawn(pairs)
+    shown = shown_pairs(pairs)
     one, unit = (1e9, "GB") if max(max(p.predicted, p.measured or 0.0) for p in shown) >= 1e9 else (1e6, "MB")
     parts = []
     for name in PREDICTED_PARTS:
@@ -94,7 +94,7 @@ def compute_bars(pairs: Sequence[PeakPair]) -> Bars:
     )
 
 
-def drawn(pairs: Sequence[PeakPair]) -> tuple[PeakPair, ...]:
+def shown_pairs(pairs: Sequence[PeakPair]) -> tuple[PeakPair, ...]:
     """All of them; of very many the least and the most of each family, and of very many families the first."""
     if len(pairs) <= MOST:
         return tuple(pairs)

@@ -35,7 +35,7 @@ def section(view: View) -> Section | None:
     for name in names:
         of_metric = curves(view, name)
         if of_metric:
-            sentences = text.curve_sentences(of_metric)
+            sentences = text.sentences(of_metric)
             folded = name != view.analysis.metric and len(sentences) > _FEW
             blocks.append(Points(sentences, f"Every curve in {metric(name).label}" if folded else ""))
             blocks += _figures(view, name, of_metric, sum(isinstance(b, Figure) for b in blocks))
