@@ -25,8 +25,8 @@ def families(
         if len(part) == 1:
             left.setdefault(summaries[part[0].condition].label.family, []).extend(part)
     place = {g.condition: i for i, g in enumerate(groups)}
-    made = [*(p for p in parts if len(p) > 1), *left.values()]
-    return tuple(tuple(p) for p in sorted(made, key=lambda p: min(place[g.condition] for g in p)))
+    curves = [*(p for p in parts if len(p) > 1), *left.values()]
+    return tuple(tuple(p) for p in sorted(curves, key=lambda p: min(place[g.condition] for g in p)))
 
 
 def apart_from(group: Replicates, *fields: str) -> str:
@@ -46,12 +46,12 @@ def _one_for_each_rank(members: list[Replicates]) -> list[list[Replicates]]:
     """All of them, or a part for each alpha, or for each alpha / rank where that makes fewer."""
     if len({g.setting.method.rank for g in members}) == len(members):
         return [members]
-    ways: list[dict[float, list[Replicates]]] = [{}, {}]
+    splits: list[dict[float, list[Replicates]]] = [{}, {}]
     for g in members:
         rank, alpha = g.setting.method.rank or 1, g.setting.method.alpha or 0.0
-        ways[0].setdefault(alpha, []).append(g)
-        ways[1].setdefault(alpha / rank, []).append(g)
-    return list(min(ways, key=len).values())
+        splits[0].setdefault(alpha, []).append(g)
+        splits[1].setdefault(alpha / rank, []).append(g)
+    return list(min(splits, key=len).values())
 
 
 def common_name(names: Sequence[str]) -> str:

@@ -49,8 +49,10 @@ def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
     """Condition id to Label."""
     settings = {g.condition: flattened(g.declared) for g in groups}
     shown = _telling(settings)
-    made = {c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()}
-    return _unique(made)
+    by_condition = {
+        c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()
+    }
+    return _unique(by_condition)
 
 
 def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
@@ -99,11 +101,11 @@ def _words(field: str, value: Any) -> str:
     return shown if field in _BARE else f"{_NAMED.get(field, field.rpartition('.')[2])}={shown}"
 
 
-def _unique(made: dict[str, Label]) -> dict[str, Label]:
+def _unique(by_condition: dict[str, Label]) -> dict[str, Label]:
     """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition
     id."""
-    often = Counter(label.text for label in made.values())
+    often = Counter(label.text for label in by_condition.values())
     return {
         c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]")
-        for c, label in made.items()
+        for c, label in by_condition.items()
     }
