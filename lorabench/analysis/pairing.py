@@ -56,8 +56,8 @@ class Pairing:
             self._differences[key] = self._difference(metric, left, right)
         return self._differences[key]
 
-    def _difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
-        a, b = self._table(metric).get(ours, {}), self._table(metric).get(theirs, {})
+    def _difference(self, metric: str, condition: str, reference: str) -> Difference | None:
+        a, b = self._table(metric).get(condition, {}), self._table(metric).get(reference, {})
         shared = [s for s in a if s in b]
         if not shared:
             return None

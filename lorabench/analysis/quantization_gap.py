@@ -1,4 +1,4 @@
-"""What quantisation costs: each quantised condition against its unquantised counterpart, and all pairs of a type pooled.
+"""What quantisation costs: each quantised condition against its unquantised counterpart, all pairs of a type pooled.
 
     gap        = value(quantised) - value(counterpart)
                counterpart: the same setting but for the quantisation (a tuned rate: the same grid)
