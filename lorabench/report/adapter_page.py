@@ -15,20 +15,23 @@ from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 
 
-def examined_sections(found: Examined) -> tuple[Section, ...]:
+def examined_sections(examined: Examined) -> tuple[Section, ...]:
     """The page's sections."""
-    first: list[Block] = [Text(lead(found.summary.model), "lead"), Facts(found.facts)]
-    if found.notes:
-        first.append(Points(found.notes))
-    made = [Section("What it learned", tuple(first)), Section("Singular values", (_decay(found), *_heat(found)))]
-    if found.likeness is not None:
-        made.append(Section("Beside the other", _alike(found.likeness)))
-    heads, rows = grid(found.summary)
-    modules = tuple(_module_row(s) for s in found.spectra)
+    first: list[Block] = [Text(lead(examined.summary.model), "lead"), Facts(examined.facts)]
+    if examined.notes:
+        first.append(Points(examined.notes))
+    sections = [
+        Section("What it learned", tuple(first)),
+        Section("Singular values", (_decay(examined), *_heat(examined))),
+    ]
+    if examined.likeness is not None:
+        sections.append(Section("Beside the other", _alike(examined.likeness)))
+    heads, rows = grid(examined.summary)
+    modules = tuple(_module_row(s) for s in examined.spectra)
     every = ("module", "norm", "stable rank", "entropy rank", "k(0.9)", "k(0.99)", "numerical rank", "utilisation")
-    made.append(Section("Summed up", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
-    made.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
-    return tuple(made)
+    sections.append(Section("Summed up", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+    sections.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
+    return tuple(sections)
 
 
 def _module_row(s: Spectrum) -> tuple[str, ...]:
@@ -44,8 +47,8 @@ def _module_row(s: Spectrum) -> tuple[str, ...]:
     )
 
 
-def _decay(found: Examined) -> Figure:
-    means = type_decays([found.spectra])
+def _decay(examined: Examined) -> Figure:
+    means = type_decays([examined.spectra])
     lines = tuple(
         Line(name, style, tuple(float(i + 1) for i in range(len(mean))), tuple(map(float, mean)))
         for (name, mean), style in zip(means.items(), palette(len(means)), strict=True)
@@ -59,19 +62,19 @@ def _decay(found: Examined) -> Figure:
     return Figure("decay", draw(drawing), "decay by module type", caption, words)
 
 
-def _heat(found: Examined) -> tuple[Figure, ...]:
-    info = fields([found.spectra], lambda s: float(s.energy_rank(0.9)))
-    if len([n for n in info.layers if n is not None]) < 2:
+def _heat(examined: Examined) -> tuple[Figure, ...]:
+    field_means = fields([examined.spectra], lambda s: float(s.energy_rank(0.9)))
+    if len([n for n in field_means.layers if n is not None]) < 2:
         return ()
-    columns = tuple("none" if n is None else str(n) for n in info.layers)
-    plane = Plane(found.title, columns, info.types, info.values)
+    columns = tuple("none" if n is None else str(n) for n in field_means.layers)
+    plane = Plane(examined.title, columns, field_means.types, field_means.values)
     caption = (
         "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that"
         " need more than the others: a rank there is worth more."
     )
     words = tuple(
         f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None)
-        for kind, row in zip(info.types, info.values, strict=True)
+        for kind, row in zip(field_means.types, field_means.values, strict=True)
     )
     return (
         Figure(
@@ -84,11 +87,11 @@ def _heat(found: Examined) -> tuple[Figure, ...]:
     )
 
 
-def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
-    blocks: list[Block] = [Text(likeness_words(found))]
-    for side, table, random, told in (
-        ("right", found.right, found.random_right, "what is read"),
-        ("left", found.left, found.random_left, "what is written"),
+def _alike(similarity: SubspaceSimilarity) -> tuple[Block, ...]:
+    blocks: list[Block] = [Text(likeness_words(similarity))]
+    for side, table, random, role in (
+        ("right", similarity.right, similarity.random_right, "what is read"),
+        ("left", similarity.left, similarity.random_left, "what is written"),
     ):
         if not table.size:
             continue
@@ -97,7 +100,7 @@ def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
             side, names[1], names[0], tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table)
         )
         caption = (
-            f"phi(i, j) of the first i and j {side} singular vectors ({told}), mean over modules: 1 where the smaller"
+            f"phi(i, j) of the first i and j {side} singular vectors ({role}), mean over modules: 1 where the smaller"
             f" subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
         )
         words = tuple(f"phi({i + 1}, {i + 1}) = {table[i, i]:.3f}" for i in range(min(table.shape)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,9 @@ class Examined:
 
         return pd.DataFrame([row(s) for s in self.spectra])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench spectrum --json` prints: every module and every group; what is not known is left out."""
-        plain: dict[str, Any] = {
+        plain: dict[str, object] = {
             "source": dict(self.facts)["source"],
             "base": dict(self.facts)["base"],
             "notes": list(self.notes),
@@ -109,8 +109,8 @@ class Examined:
         )
 
 
-def _module_dict(s: Spectrum) -> dict[str, Any]:
-    plain: dict[str, Any] = {
+def _module_dict(s: Spectrum) -> dict[str, object]:
+    plain: dict[str, object] = {
         "module": s.module,
         "in_features": s.in_features,
         "out_features": s.out_features,
@@ -134,7 +134,7 @@ def _module_dict(s: Spectrum) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if v is not None}
 
 
-def _group_dict(group: Group) -> dict[str, Any]:
+def _group_dict(group: Group) -> dict[str, object]:
     return {k: v for k, v in asdict(group).items() if v is not None}
 
 
@@ -142,37 +142,37 @@ def lead(model: Group) -> str:
     """The whole in two sentences."""
     if not model.frobenius_norm:
         return "The change is zero: nothing was learned."
-    said = (
+    words = (
         f"On average {model.energy_rank['0.9']:.3g} singular directions of a matrix hold 90 % of the energy of its"
         f" change, {model.energy_rank['0.99']:.3g} hold 99 %."
     )
     if model.rank_utilisation is not None:
-        said += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
-    return said
+        words += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
+    return words
 
 
-def trained_words(found: Trained) -> str:
+def trained_words(counts: Trained) -> str:
     """How many numbers were trained and where, on one line."""
-    if not found.outside:
-        return f"{formatting.count(found.adapters)} numbers, all of them in the adapters"
+    if not counts.outside:
+        return f"{formatting.count(counts.adapters)} numbers, all of them in the adapters"
     return (
-        f"{formatting.count(found.total)} numbers: {formatting.count(found.adapters)} in the adapters,"
-        f" {_listed(found.elsewhere)}"
+        f"{formatting.count(counts.total)} numbers: {formatting.count(counts.adapters)} in the adapters,"
+        f" {_listed(counts.elsewhere)}"
     )
 
 
-def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
+def trained_notes(counts: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
     """What no singular value shows: what was trained beside the factors, and what is in the file without having been
     trained."""
-    told = []
-    if found.outside:
-        told.append(
-            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the"
-            f" adapters, and {fate}: {_listed(found.elsewhere)}"
+    notes = []
+    if counts.outside:
+        notes.append(
+            f"{formatting.count(counts.outside)} of {formatting.count(counts.total)} trained numbers are outside of the"
+            f" adapters, and {fate}: {_listed(counts.elsewhere)}"
         )
-    if found.saved_along:
-        told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
-    return tuple(told)
+    if counts.saved_along:
+        notes.append(f"saved along and, as far as the configuration tells, not trained: {_listed(counts.saved_along)}")
+    return tuple(notes)
 
 
 def _listed(parts: Mapping[str, int]) -> str:
@@ -202,8 +202,8 @@ def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...],
         ("repaired", [share(g.repaired_share) for g in groups]),
         ("at best", [share(g.best_share) for g in groups]),
     ]
-    kept = [(head, fields) for head, fields in columns if set(fields) != {formatting.DASH}]
-    return tuple(h for h, _ in kept), tuple(zip(*(f for _, f in kept), strict=True))
+    filled = [(head, fields) for head, fields in columns if set(fields) != {formatting.DASH}]
+    return tuple(h for h, _ in filled), tuple(zip(*(f for _, f in filled), strict=True))
 
 
 def share(value: float | None) -> str:
@@ -217,22 +217,21 @@ def _number(value: float | None) -> str:
     return formatting.DASH if value is None else f"{value:.3g}".replace("-", "−")
 
 
-def likeness_words(found: SubspaceSimilarity) -> str:
+def likeness_words(similarity: SubspaceSimilarity) -> str:
     """One sentence on each side."""
-    if not found.left.size:
-        return (
-            f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is"
-            " zero: there is nothing to compare."
-        )
+    if not similarity.left.size:
+        shared = formatting.plural(similarity.shared, "module")
+        return f"In each of the {shared} that both adapt, one of the two changes is zero: there is nothing to compare."
     sides = (
-        ("what is read (right)", found.right, found.random_right),
-        ("what is written (left)", found.left, found.random_left),
+        ("what is read (right)", similarity.right, similarity.random_right),
+        ("what is written (left)", similarity.left, similarity.random_left),
     )
-    told = "; ".join(
+    words = "; ".join(
         f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})"
         for name, t, r in sides
     )
-    return f"Beside {found.other}, mean over {formatting.plural(found.modules, 'module')}. {told[0].upper()}{told[1:]}."
+    modules = formatting.plural(similarity.modules, "module")
+    return f"Beside {similarity.other}, mean over {modules}. {words[0].upper()}{words[1:]}."
 
 
 def last(table: NDArray[np.float64]) -> float:

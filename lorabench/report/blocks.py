@@ -6,9 +6,12 @@ A name out of a study (a model called <script>) can therefore not become markup,
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lorabench.report.table_model import Table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,7 @@ class Figure:
 
     name: str
     """id in the page"""
-    plot: Any
-    """plotly.graph_objects.Figure"""
+    plot: go.Figure
     title: str
     caption: str
     alternative: tuple[str, ...]
@@ -144,7 +146,7 @@ class Panel:
     contests: tuple[ChoiceGroup, ...]
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, object]:
         """What the script reads."""
         return asdict(self)
 

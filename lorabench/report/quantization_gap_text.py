@@ -17,7 +17,7 @@ from lorabench.report.view import View
 def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
     """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of
     conditions, 2 seeds): not decisive.\""""
-    m, made = metric(name), []
+    m, texts = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
         pairs = (
@@ -26,26 +26,26 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
             else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
         )
         if t.pooled is None:
-            made.append(
+            texts.append(
                 f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them"
                 " finished."
             )
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
-            said = _cost(t.pooled.difference, ends, m)
-            lost = (
+            cost = _cost(t.pooled.difference, ends, m)
+            caution = (
                 f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
                 " may flatter it."
                 if t.pooled.broken
                 else ""
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
-                lost += (
+                caution += (
                     f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
                     " that those that did may flatter them."
                 )
-            made.append(
-                f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}"
+            texts.append(
+                f"{t.kind} {bytes_}{cost} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{caution}"
             )
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
@@ -54,9 +54,9 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
             if any(g.difference.interval for g in t.bases)
             else "no interval: nothing is known of the items"
         )
-        told = "; ".join(f"{said}{where}" for where, said in each)
-        made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
-    return tuple(made)
+        costs = "; ".join(f"{cost}{where}" for where, cost in each)
+        texts.append(f"{t.kind} {'' if t.gaps else bytes_}without training {costs} ({over}).")
+    return tuple(texts)
 
 
 def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
@@ -89,10 +89,10 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    known = c.verdict == "not decisive" and (
+    explained = c.verdict == "not decisive" and (
         c.flattered or c.reference_broken or not c.repeated
     )  # why, is told beside it
-    return c.verdict if known else comparison_text.verdict(c)
+    return c.verdict if explained else comparison_text.verdict(c)
 
 
 def _shares(shares: Sequence[float]) -> str:

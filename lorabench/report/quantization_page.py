@@ -91,26 +91,26 @@ def quantization_sections(
     first: list[Block] = [Text(sentence, "lead" if i == 0 else "plain") for i, sentence in enumerate(lead(errors))]
     if note:
         first.append(Text(f"Note: {note}."))
-    made = [Section("What quantisation loses", (*first, by_type(errors), *by_layer(errors)))]
+    sections = [Section("What quantisation loses", (*first, by_type(errors), *by_layer(errors)))]
     if any(e.repair for e in errors):
-        made.append(Section("What the adapter repairs", (Text(_repair_words(errors, adapter)), _repair(errors))))
-    made.append(Section("By module type", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+        sections.append(Section("What the adapter repairs", (Text(_repair_words(errors, adapter)), _repair(errors))))
+    sections.append(Section("By module type", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
     every = ("module", "quantization", "relative error", "maximum", "SNR (dB)", "stable rank")
-    made.append(Section("Every module", (Grid(every, tuple(_row(e) for e in errors)),)))
-    return tuple(made)
+    sections.append(Section("Every module", (Grid(every, tuple(_row(e) for e in errors)),)))
+    return tuple(sections)
 
 
 def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     """The forms against each other, and where the error is largest."""
     means = {form: statistics.fmean(e.relative for e in errors if e.form == form) for form in forms(errors)}
     order = sorted(means, key=lambda f: means[f])
-    told = "; ".join(f"{form} by {share(means[form])}" for form in order)
+    losses = "; ".join(f"{form} by {share(means[form])}" for form in order)
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
         (
             f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed"
-            f" {told} of their norm.{least}"
+            f" {losses} of their norm.{least}"
         ),
         (
             f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this"
@@ -121,8 +121,8 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
 
 def by_type(errors: Sequence[ModuleError]) -> Figure:
     """Mean relative error of each type of module, points of the forms beside each other."""
-    types, made = kinds(errors), forms(errors)
-    styles = dict(zip(made, palette(len(made)), strict=True))
+    types, names = kinds(errors), forms(errors)
+    styles = dict(zip(names, palette(len(names)), strict=True))
     lines = tuple(
         Line(
             form,
@@ -134,7 +134,7 @@ def by_type(errors: Sequence[ModuleError]) -> Figure:
             ),
             mode="markers",
         )
-        for form in made
+        for form in names
     )
     drawing = Drawing(Axis("", names=types), Axis("relative error (%)"), lines, mode="markers", beside=True)
     words = tuple(
@@ -157,13 +157,13 @@ def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
     )
     planes = []
     for form in forms(errors):
-        found = {place(e.module): 100 * e.relative for e in errors if e.form == form}
+        percent = {place(e.module): 100 * e.relative for e in errors if e.form == form}
         planes.append(
             Plane(
                 form,
                 tuple(str(n) for n in layers),
                 types,
-                tuple(tuple(found.get((n, k)) for n in layers) for k in types),
+                tuple(tuple(percent.get((n, k)) for n in layers) for k in types),
             )
         )
     caption = "Relative error (%) of each weight by its layer." + (
@@ -192,11 +192,11 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
     labels, repaired, best = [], [], []
     for form in forms(errors):
         for kind in kinds(errors):
-            found = [e.repair for e in errors if e.repair and e.form == form and place(e.module)[1] == kind]
-            if found:
+            repairs = [e.repair for e in errors if e.repair and e.form == form and place(e.module)[1] == kind]
+            if repairs:
                 labels.append(f"{form}, {kind}")
-                repaired.append(100 * statistics.fmean(r.repaired_share for r in found))
-                best.append(100 * statistics.fmean(r.best_share for r in found))
+                repaired.append(100 * statistics.fmean(r.repaired_share for r in repairs))
+                best.append(100 * statistics.fmean(r.best_share for r in repairs))
     style = palette(1)[0]
     words = tuple(
         f"{label}: {share(r / 100)} repaired, {share(b / 100)} at best"
@@ -221,16 +221,16 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
 
 
 def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
-    told = []
+    parts = []
     for form in forms(errors):
-        found = [e.repair for e in errors if e.repair and e.form == form]
-        if found:
-            told.append(
-                f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at"
-                f" best {share(statistics.fmean(r.best_share for r in found))}), cosine"
-                f" {statistics.fmean(r.cosine for r in found):.3g}".replace("-", "−")
+        repairs = [e.repair for e in errors if e.repair and e.form == form]
+        if repairs:
+            parts.append(
+                f"{form}: {share(statistics.fmean(r.repaired_share for r in repairs))} of the squared error is undone"
+                f" (at best {share(statistics.fmean(r.best_share for r in repairs))}), cosine"
+                f" {statistics.fmean(r.cosine for r in repairs):.3g}".replace("-", "−")
             )
-    return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(told)}."
+    return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(parts)}."
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:

@@ -11,15 +11,15 @@ from lorabench.report.comparison_text import amount
 _DOUBTFUL = 0.05  # p of lack of fit
 
 
-def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
+def sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
     """What can be said of each family, and once for all that share it what limits that."""
-    said = [
-        f"{c.family}: {told[:1].lower()}{told[1:]}"
-        for c in found
-        if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
+    texts = [
+        f"{c.family}: {words[:1].lower()}{words[1:]}"
+        for c in curves
+        if (words := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
     ]
     silent: dict[str, list[str]] = {}
-    for c in found:
+    for c in curves:
         if c.knee.rank is not None and c.at_the_edge:
             highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
             silent.setdefault(
@@ -29,7 +29,7 @@ def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
             silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
             silent.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
-    return (*said, *(f"{_listed(names, len(found))}: {why}." for why, names in silent.items()))
+    return (*texts, *(f"{_listed(names, len(curves))}: {why}." for why, names in silent.items()))
 
 
 def knee_sentence(c: RankCurve) -> str:
@@ -82,14 +82,14 @@ def fit_sentence(c: RankCurve) -> str:
         else ""
     )
     value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
-    told = fit.levelled
+    floor_named = fit.levelled
     if (
-        told
+        floor_named
         and fit.c.low is not None
         and fit.c.high is not None
         and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points))
     ):
-        told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
+        floor_named, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
     if not fit.levelled:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
@@ -98,7 +98,7 @@ def fit_sentence(c: RankCurve) -> str:
         )
     over = (
         ""
-        if not told
+        if not floor_named
         else (
             " over the items of one seed, another may land elsewhere"
             if fit.basis == "items"

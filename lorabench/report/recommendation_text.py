@@ -38,24 +38,24 @@ class Recommended:
 def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than
     0.02 nats (one-sided 95 % bound ...\""""
-    best, took, within = r.best, r.chosen, amount(r.margin or 0.0, m)
-    if took is not None and took is not best:
+    best, chosen, within = r.best, r.chosen, amount(r.margin or 0.0, m)
+    if chosen is not None and chosen is not best:
         peak = (
             "its train peak was not measured"
-            if took.peak_bytes is None
-            else f"train peak {formatting.size(took.peak_bytes)}"
+            if chosen.peak_bytes is None
+            else f"train peak {formatting.size(chosen.peak_bytes)}"
         )
         why = (
             "for fewer parameters"
-            if took.trainable_parameters < best.trainable_parameters
+            if chosen.trainable_parameters < best.trainable_parameters
             else "for less memory"
-            if _lighter(took, best)
+            if _lighter(chosen, best)
             else "as one of several of so few parameters"
         )
         return (
-            f"{took.label}: the fewest trained parameters ({formatting.count(took.trainable_parameters)}) that are not"
-            f" worse than {best.label}, the best, by more than {within} ({bound_words(took, r.pairs, m)}); {peak}."
-            f" It is taken {why}, not for a better {m.label}.{_alike(r)}"
+            f"{chosen.label}: the fewest trained parameters ({formatting.count(chosen.trainable_parameters)}) that are"
+            f" not worse than {best.label}, the best, by more than {within} ({bound_words(chosen, r.pairs, m)});"
+            f" {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
         return (
@@ -81,11 +81,11 @@ def sentence(r: Recommended, m: Metric) -> str:
             f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
             f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
         )
-    if took is None or len(r.enough) < 2:
+    if chosen is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
-        told = f" ({named}{bound_words(near, r.pairs, m)})" if near else ""
+        nearest_words = f" ({named}{bound_words(near, r.pairs, m)})" if near else ""
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
-        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{told}."
+        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{nearest_words}."
     return (
         f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
         f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
@@ -101,10 +101,10 @@ def bound_words(o: Option, pairs: int, m: Metric) -> str:
     )
 
 
-def nearest(given: Sequence[Option], best: Option) -> Option | None:
+def nearest(options: Sequence[Option], best: Option) -> Option | None:
     """The other option of the lowest bound."""
     return min(
-        (o for o in given if o is not best and o.repeated and o.bound is not None),
+        (o for o in options if o is not best and o.repeated and o.bound is not None),
         key=lambda o: o.bound or 0.0,
         default=None,
     )
@@ -116,16 +116,18 @@ def _lighter(one: Option, other: Option) -> bool:
 
 def _alike(r: Recommended) -> str:
     """Between those of as many parameters as the chosen one the metric decides nothing."""
-    took = r.chosen
+    chosen = r.chosen
     alike = [
-        o for o in tuned(r.enough) if took and o is not took and o.trainable_parameters == took.trainable_parameters
+        o
+        for o in tuned(r.enough)
+        if chosen and o is not chosen and o.trainable_parameters == chosen.trainable_parameters
     ]
-    if took is None or not alike:
+    if chosen is None or not alike:
         return ""
     names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
     why = (
         "takes the least memory of these"
-        if all(_lighter(took, o) for o in alike)
+        if all(_lighter(chosen, o) for o in alike)
         else "is preferred to these by nothing that was measured"
     )
-    return f" As many parameters, and enough, too: {names}; {took.label} {why}."
+    return f" As many parameters, and enough, too: {names}; {chosen.label} {why}."

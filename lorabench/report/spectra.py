@@ -18,8 +18,8 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 def spectra(view: View, condition: str) -> tuple[tuple[Spectrum, ...], ...]:
     """Of each finished cell that has any."""
-    found = (stored.spectra(path) for _, path in _files(view, condition, "spectra.safetensors"))
-    return tuple(s for s in found if s)
+    cells = (stored.spectra(path) for _, path in _files(view, condition, "spectra.safetensors"))
+    return tuple(s for s in cells if s)
 
 
 def directions(view: View, condition: str) -> tuple[Mapping[str, Directions], ...]:
@@ -29,14 +29,14 @@ def directions(view: View, condition: str) -> tuple[Mapping[str, Directions], ..
 
 def directions_by_seed(view: View, condition: str) -> dict[int, Mapping[str, Directions]]:
     """The same by seed."""
-    found = ((seed, stored.directions(path)) for seed, path in _files(view, condition, "directions.safetensors"))
-    return {seed: d for seed, d in found if d}
+    by_seed = ((seed, stored.directions(path)) for seed, path in _files(view, condition, "directions.safetensors"))
+    return {seed: d for seed, d in by_seed if d}
 
 
 def truncations(view: View, condition: str) -> dict[int, tuple[Truncation, ...]]:
     """Of each finished cell that has any, by its seed."""
-    found = ((seed, stored.truncations(path)) for seed, path in _files(view, condition, "truncation.csv"))
-    return {seed: t for seed, t in found if t}
+    by_seed = ((seed, stored.truncations(path)) for seed, path in _files(view, condition, "truncation.csv"))
+    return {seed: t for seed, t in by_seed if t}
 
 
 def _files(view: View, condition: str, name: str) -> Iterable[tuple[int, Path]]:
@@ -74,12 +74,12 @@ def by_rank(
     families: dict[str, list[tuple[int, ConditionSummary, Statistic]]] = {}
     levels = []
     for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
-        found, rank = statistic(s), group.setting.method.rank
-        if found is not None and rank is not None:
-            families.setdefault(s.label.family, []).append((rank, s, found))
-        elif found is not None:
+        value, rank = statistic(s), group.setting.method.rank
+        if value is not None and rank is not None:
+            families.setdefault(s.label.family, []).append((rank, s, value))
+        elif value is not None:
             levels.append(
-                Level(s.label.text, view.styles[s.condition], factor * found.mean, scaled(over_seeds(found), factor))
+                Level(s.label.text, view.styles[s.condition], factor * value.mean, scaled(over_seeds(value), factor))
             )
     lines = []
     for i, (family, members) in enumerate(families.items()):

@@ -39,14 +39,14 @@ def styles(summaries: Sequence[ConditionSummary]) -> dict[str, Style]:
     """Condition id to Style."""
     families = dict.fromkeys(s.label.family for s in summaries if s.method not in ("full", "base"))
     colours = {family: _COLOURS[i % len(_COLOURS)] for i, family in enumerate(families)}
-    seen: dict[str, int] = {}
-    made = {}
+    counts: dict[str, int] = {}
+    by_condition = {}
     for summary in summaries:
         colour = {"full": PURPLE, "base": GREY}.get(summary.method) or colours[summary.label.family]
-        i = seen.setdefault(colour, 0)
-        seen[colour] += 1
-        made[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
-    return made
+        i = counts.setdefault(colour, 0)
+        counts[colour] += 1
+        by_condition[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
+    return by_condition
 
 
 def palette(n: int) -> tuple[Style, ...]:
