@@ -143,7 +143,7 @@ class Panel:
     """memory sizes at which the study's options part: name, bytes"""
     cards: tuple[tuple[str, int], ...]
     """known cards: name, usable bytes"""
-    contests: tuple[ChoiceGroup, ...]
+    groups: tuple[ChoiceGroup, ...]
 
     @property
     def data(self) -> dict[str, object]:
