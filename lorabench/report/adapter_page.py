@@ -6,7 +6,7 @@ import numpy as np
 
 from lorabench.analysis.spectra import fields, type_decays
 from lorabench.record.spectrum import Spectrum
-from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, likeness_words, share
+from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, share, similarity_words
 from lorabench.report.blocks import Block, Facts, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
 from lorabench.report.drawing import Axis, Drawing, Line
@@ -22,10 +22,10 @@ def examined_sections(examined: Examined) -> tuple[Section, ...]:
         first.append(Points(examined.notes))
     sections = [
         Section("What it learned", tuple(first)),
-        Section("Singular values", (_decay(examined), *_heat(examined))),
+        Section("Singular values", (_decay(examined), *_energy_rank_map(examined))),
     ]
-    if examined.likeness is not None:
-        sections.append(Section("Beside the other", _alike(examined.likeness)))
+    if examined.similarity is not None:
+        sections.append(Section("Beside the other", _similarity_blocks(examined.similarity)))
     heads, rows = grid(examined.summary)
     modules = tuple(_module_row(s) for s in examined.spectra)
     every = ("module", "norm", "stable rank", "entropy rank", "k(0.9)", "k(0.99)", "numerical rank", "utilisation")
@@ -62,7 +62,7 @@ def _decay(examined: Examined) -> Figure:
     return Figure("decay", draw(drawing), "decay by module type", caption, words)
 
 
-def _heat(examined: Examined) -> tuple[Figure, ...]:
+def _energy_rank_map(examined: Examined) -> tuple[Figure, ...]:
     field_means = fields([examined.spectra], lambda s: float(s.energy_rank(0.9)))
     if len([n for n in field_means.layers if n is not None]) < 2:
         return ()
@@ -87,8 +87,8 @@ def _heat(examined: Examined) -> tuple[Figure, ...]:
     )
 
 
-def _alike(similarity: SubspaceSimilarity) -> tuple[Block, ...]:
-    blocks: list[Block] = [Text(likeness_words(similarity))]
+def _similarity_blocks(similarity: SubspaceSimilarity) -> tuple[Block, ...]:
+    blocks: list[Block] = [Text(similarity_words(similarity))]
     for side, table, random, role in (
         ("right", similarity.right, similarity.random_right, "what is read"),
         ("left", similarity.left, similarity.random_left, "what is written"),

@@ -43,7 +43,7 @@ class Examined:
     facts: tuple[tuple[str, str], ...]
     spectra: tuple[Spectrum, ...]
     summary: SpectraSummary
-    likeness: SubspaceSimilarity | None = None
+    similarity: SubspaceSimilarity | None = None
     trained: Trained | None = None
     """of an adapter's file: what was trained beside the factors"""
 
@@ -90,13 +90,13 @@ class Examined:
                 "elsewhere": dict(counts.elsewhere),
                 "saved_along": dict(counts.saved_along),
             }
-        if (alike := self.likeness) is not None:
+        if (similarity := self.similarity) is not None:
             plain["similarity"] = {
-                "other": alike.other,
-                "modules": alike.modules,
-                "shared": alike.shared,
+                "other": similarity.other,
+                "modules": similarity.modules,
+                "shared": similarity.shared,
                 **{
-                    side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
+                    side: [[None if v != v else v for v in row] for row in getattr(similarity, side).tolist()]
                     for side in ("right", "left", "random_right", "random_left")
                 },
             }
@@ -195,10 +195,10 @@ def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...],
         ("entropy rank", [f"{g.entropy_rank:.2f}" for g in groups]),
         *((f"k({q})", [f"{g.energy_rank[q]:.1f}" for g in groups]) for q in ("0.5", "0.9", "0.99")),
         ("utilisation", [share(g.rank_utilisation) for g in groups]),
-        ("amplification", [_number(g.amplification) for g in groups]),
-        ("intruders", [_number(g.intruders) for g in groups]),
+        ("amplification", [three_digits(g.amplification) for g in groups]),
+        ("intruders", [three_digits(g.intruders) for g in groups]),
         ("their energy", [share(g.intruder_energy) for g in groups]),
-        ("repair cosine", [_number(g.repair_cosine) for g in groups]),
+        ("repair cosine", [three_digits(g.repair_cosine) for g in groups]),
         ("repaired", [share(g.repaired_share) for g in groups]),
         ("at best", [share(g.best_share) for g in groups]),
     ]
@@ -213,11 +213,12 @@ def share(value: float | None) -> str:
     return f"{'−' if value < 0 else ''}{formatting.percent(abs(100 * value))}"
 
 
-def _number(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
+    """ "0.123", with a true minus sign; a dash where there is none."""
     return formatting.DASH if value is None else f"{value:.3g}".replace("-", "−")
 
 
-def likeness_words(similarity: SubspaceSimilarity) -> str:
+def similarity_words(similarity: SubspaceSimilarity) -> str:
     """One sentence on each side."""
     if not similarity.left.size:
         shared = formatting.plural(similarity.shared, "module")

@@ -21,7 +21,7 @@ from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import flattened
 from lorabench.record.frames import settings
 from lorabench.record.metrics import PREDICTED_PARTS, metric
-from lorabench.report.table_model import Column, Table, Value, column_name, heading, shown
+from lorabench.report.table_model import Column, Table, Value, column_name, heading, mean_value, shown
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View
 
@@ -127,18 +127,14 @@ def _row(
 
 
 def _of_metric(s: ConditionSummary, name: str) -> dict[str, object]:
-    statistic = s.statistics.get(name)
-    mean, std, half, n = (
-        (None, None, None, 0)
-        if statistic is None
-        else (statistic.mean, statistic.std, statistic.ci_half_width, statistic.n)
-    )
-    low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
-    if low is not None and high is not None and metric(name).unit == "share":
-        low, high = max(0.0, low), min(1.0, high)
-    if metric(name).unit in _PLAIN:
-        return {f"{name}_mean": mean}
-    return {f"{name}_mean": mean, f"{name}_ci_low": low, f"{name}_ci_high": high, f"{name}_std": std, f"{name}_n": n}
+    statistic, unit = s.statistics.get(name), metric(name).unit
+    if unit in _PLAIN:
+        return {f"{name}_mean": None if statistic is None else statistic.mean}
+    if statistic is None:
+        return {**{f"{name}_{part}": None for part in ("mean", "ci_low", "ci_high", "std")}, f"{name}_n": 0}
+    value = mean_value(statistic, unit)
+    parts = {"mean": value.value, "ci_low": value.low, "ci_high": value.high, "std": value.std, "n": statistic.n}
+    return {f"{name}_{part}": number for part, number in parts.items()}
 
 
 def _of_comparison(name: str, c: Comparison | None) -> dict[str, object]:

@@ -10,7 +10,7 @@ from lorabench.analysis.verdict import Comparison
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import comparison_text
-from lorabench.report.comparison_text import margin
+from lorabench.report.comparison_text import difference_unit, margin
 from lorabench.report.view import View
 
 
@@ -64,8 +64,8 @@ def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
     gain."""
     verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
     turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
-    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(turned, m)}"
+    amount = f"{_number(abs(value), m)} {difference_unit(m.unit)}".rstrip()
+    return f"{verb} {amount} of {m.label}{_interval(turned, m)}"
 
 
 def _number(value: float, m: Metric, plus: str = "") -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lorabench import formatting
 from lorabench.record.spectrum import Repair, place
-from lorabench.report.adapter_summary import share
+from lorabench.report.adapter_summary import share, three_digits
 from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
@@ -62,11 +62,7 @@ def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tu
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
                 row += [
-                    (
-                        f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−")
-                        if repairs
-                        else formatting.DASH
-                    )
+                    three_digits(statistics.fmean(getattr(r, field) for r in repairs) if repairs else None)
                     for field in ("cosine", "repaired_share", "best_share")
                 ]
             rows.append(tuple(row))
@@ -228,7 +224,7 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
             parts.append(
                 f"{form}: {share(statistics.fmean(r.repaired_share for r in repairs))} of the squared error is undone"
                 f" (at best {share(statistics.fmean(r.best_share for r in repairs))}), cosine"
-                f" {statistics.fmean(r.cosine for r in repairs):.3g}".replace("-", "−")
+                f" {three_digits(statistics.fmean(r.cosine for r in repairs))}"
             )
     return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(parts)}."
 

@@ -9,7 +9,8 @@ from lorabench import formatting
 from lorabench.advice.selection import Option, enough, tuned
 from lorabench.advice.spectral_check import SpectralCheck
 from lorabench.record.metrics import Metric
-from lorabench.report.comparison_text import amount
+from lorabench.report.comparison_text import amount, one_sided_bound
+from lorabench.report.value_text import first_names
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def sentence(r: Recommended, m: Metric) -> str:
     near = nearest(r.options, best)
     lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
     if lucky and len(r.enough) < 2:
-        named = ", ".join(o.label for o in lucky[:3]) + (f" and {len(lucky) - 3} more" if len(lucky) > 3 else "")
+        named = first_names([o.label for o in lucky], 3)
         return (
             f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
             f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
@@ -94,11 +95,9 @@ def sentence(r: Recommended, m: Metric) -> str:
 
 
 def bound_words(o: Option, pairs: int, m: Metric) -> str:
-    return (
-        "no noise is known"
-        if o.bound is None
-        else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
-    )
+    """ "one-sided 95 % bound 0.013, 3 seeds", over as many pairs."""
+    seeds = "" if o.bound is None else f", {formatting.plural(pairs, 'seed')}"
+    return one_sided_bound(o.bound, m) + seeds
 
 
 def nearest(options: Sequence[Option], best: Option) -> Option | None:
@@ -124,7 +123,7 @@ def _alike(r: Recommended) -> str:
     ]
     if chosen is None or not alike:
         return ""
-    names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
+    names = first_names([o.label for o in alike], 3)
     why = (
         "takes the least memory of these"
         if all(_lighter(chosen, o) for o in alike)

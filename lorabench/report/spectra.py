@@ -10,10 +10,8 @@ from lorabench.analysis.aggregate import ConditionSummary, Statistic
 from lorabench.record.spectrum import Spectrum
 from lorabench.record.truncations import Directions, Truncation
 from lorabench.report.drawing import Level, Line
-from lorabench.report.style import Style
+from lorabench.report.style import family_style
 from lorabench.report.view import View
-
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 def spectra(view: View, condition: str) -> tuple[tuple[Spectrum, ...], ...]:
@@ -85,13 +83,9 @@ def by_rank(
     for i, (family, members) in enumerate(families.items()):
         members.sort(key=lambda m: m[0])
         if len({rank for rank, _, _ in members}) > 1:
-            style = Style(
-                view.styles[members[0][1].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
-            )  # dashes are for what has no rank
-            y, error = (
-                tuple(factor * f.mean for _, _, f in members),
-                tuple(scaled(over_seeds(f), factor) for _, _, f in members),
-            )
+            style = family_style(view.styles[members[0][1].condition].colour, i)
+            y = tuple(factor * f.mean for _, _, f in members)
+            error = tuple(scaled(over_seeds(f), factor) for _, _, f in members)
             lines.append(Line(family, style, tuple(float(rank) for rank, _, _ in members), y, error))
     return tuple(lines), tuple(levels)
 

@@ -11,6 +11,7 @@ from typing import Literal
 from lorabench import formatting
 from lorabench.analysis.aggregate import Statistic
 from lorabench.record.metrics import Direction
+from lorabench.report.value_text import plus_minus
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,7 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
     main = formatting.number(value.value, column.unit)
     return (
         main,
-        (
-            f"± {formatting.number(value.ci_half_width, column.unit)}"
-            if column.spread and value.ci_half_width is not None
-            else ""
-        ),
+        (plus_minus(value.ci_half_width, column.unit).strip() if column.spread else ""),
     )
 
 
