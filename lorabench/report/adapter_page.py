@@ -16,7 +16,8 @@ from lorabench.report.style import palette
 
 
 def examined_sections(examined: Examined) -> tuple[Section, ...]:
-    """The page's sections."""
+    """The page's sections: what was learned, its singular values, the comparison with another one where that was asked
+    for, and a table of groups and of modules."""
     first: list[Block] = [Text(lead(examined.summary.model), "lead"), Facts(examined.facts)]
     if examined.notes:
         first.append(Points(examined.notes))
@@ -25,11 +26,11 @@ def examined_sections(examined: Examined) -> tuple[Section, ...]:
         Section("Singular values", (_decay(examined), *_energy_rank_map(examined))),
     ]
     if examined.similarity is not None:
-        sections.append(Section("Beside the other", _similarity_blocks(examined.similarity)))
+        sections.append(Section("Compared with the other", _similarity_blocks(examined.similarity)))
     heads, rows = grid(examined.summary)
     modules = tuple(_module_row(s) for s in examined.spectra)
     every = ("module", "norm", "stable rank", "entropy rank", "k(0.9)", "k(0.99)", "numerical rank", "utilisation")
-    sections.append(Section("Summed up", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+    sections.append(Section("Summary", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
     sections.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
     return tuple(sections)
 
@@ -69,8 +70,8 @@ def _energy_rank_map(examined: Examined) -> tuple[Figure, ...]:
     columns = tuple("none" if n is None else str(n) for n in field_means.layers)
     plane = Plane(examined.title, columns, field_means.types, field_means.values)
     caption = (
-        "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that"
-        " need more than the others: a rank there is worth more."
+        "Smallest number of singular directions that hold 90 % of the energy of a change. Look for layers and modules"
+        " that need more than the others: rank is worth more there."
     )
     words = tuple(
         f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None)
@@ -101,7 +102,7 @@ def _similarity_blocks(similarity: SubspaceSimilarity) -> tuple[Block, ...]:
         )
         caption = (
             f"phi(i, j) of the first i and j {side} singular vectors ({role}), mean over modules: 1 where the smaller"
-            f" subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
+            f" subspace lies in the larger, {last(random):.3f} expected of random ones with all directions."
         )
         words = tuple(f"phi({i + 1}, {i + 1}) = {table[i, i]:.3f}" for i in range(min(table.shape)))
         blocks.append(

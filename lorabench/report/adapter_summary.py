@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SubspaceSimilarity:
-    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to
-    have."""
+    """Mean phi(i, j) = ||U1_i^T U2_j||_F^2 / min(i, j) over the modules that two changes share (Hu et al. 2022, LoRA,
+    equation 4), and what random subspaces of those sizes are expected to have.
+
+    Of each side a table: row i - 1 and column j - 1 hold phi(i, j), NaN where no module has so many directions.
+    """
 
     other: str
     modules: int
@@ -36,7 +39,7 @@ class SubspaceSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """All that is shown."""
+    """What `lorabench spectrum` shows of one adapter, cell or checkpoint."""
 
     title: str
     notes: tuple[str, ...]
@@ -139,7 +142,7 @@ def _group_dict(group: Group) -> dict[str, object]:
 
 
 def lead(model: Group) -> str:
-    """The whole in two sentences."""
+    """The means over all modules in two sentences; one where nothing was learned."""
     if not model.frobenius_norm:
         return "The change is zero: nothing was learned."
     words = (
@@ -147,7 +150,7 @@ def lead(model: Group) -> str:
         f" change, {model.energy_rank['0.99']:.3g} hold 99 %."
     )
     if model.rank_utilisation is not None:
-        words += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
+        words += f" By entropy rank, {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
     return words
 
 
@@ -167,11 +170,13 @@ def trained_notes(counts: Trained, fate: str = "no value here shows them") -> tu
     notes = []
     if counts.outside:
         notes.append(
-            f"{formatting.count(counts.outside)} of {formatting.count(counts.total)} trained numbers are outside of the"
+            f"{formatting.count(counts.outside)} of {formatting.count(counts.total)} trained numbers are outside the"
             f" adapters, and {fate}: {_listed(counts.elsewhere)}"
         )
     if counts.saved_along:
-        notes.append(f"saved along and, as far as the configuration tells, not trained: {_listed(counts.saved_along)}")
+        notes.append(
+            f"saved with the adapter and, as far as the configuration tells, not trained: {_listed(counts.saved_along)}"
+        )
     return tuple(notes)
 
 
@@ -183,7 +188,8 @@ def _listed(parts: Mapping[str, int]) -> str:
 
 
 def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Heads and rows of the groups; columns that no group has are left out."""
+    """Heads and rows of the groups as texts: module types, layers unless `layers` is False, all; columns that no group
+    has are left out."""
     groups = (*summary.types, *(summary.layers if layers else ()), summary.model)
     names = (*(g.name for g in summary.types), *(f"layer {g.name}" for g in (summary.layers if layers else ())), "all")
     columns: list[tuple[str, list[str]]] = [
@@ -219,7 +225,7 @@ def three_digits(value: float | None) -> str:
 
 
 def similarity_words(similarity: SubspaceSimilarity) -> str:
-    """One sentence on each side."""
+    """Both sides against random subspaces: phi of the first directions, and of all."""
     if not similarity.left.size:
         shared = formatting.plural(similarity.shared, "module")
         return f"In each of the {shared} that both adapt, one of the two changes is zero: there is nothing to compare."
@@ -232,7 +238,7 @@ def similarity_words(similarity: SubspaceSimilarity) -> str:
         for name, t, r in sides
     )
     modules = formatting.plural(similarity.modules, "module")
-    return f"Beside {similarity.other}, mean over {modules}. {words[0].upper()}{words[1:]}."
+    return f"Compared with {similarity.other}, mean over {modules}. {words[0].upper()}{words[1:]}."
 
 
 def last(table: NDArray[np.float64]) -> float:

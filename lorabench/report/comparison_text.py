@@ -53,15 +53,10 @@ def verdict(c: Comparison) -> str:
     if not c.repeated:
         return "not decisive (one seed)"
     if c.flattered:
-        return (
-            f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish and those that did"
-            " flatter it"
-        )
+        return f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish, which flatters it"
     if c.of_those_that_finished == "worse":
-        return (
-            f"not decisive, since {formatting.plural(c.reference_broken, 'cell')} of the reference did not finish and"
-            " those that did flatter it"
-        )
+        broken = formatting.plural(c.reference_broken, "cell")
+        return f"not decisive, since {broken} of the reference did not finish, which flatters it"
     return "not decisive among so many comparisons" if c.p_value is not None and c.p_value < LEVEL else "not decisive"
 
 
@@ -72,7 +67,7 @@ def bound(c: Comparison) -> str:
 
 def one_sided_bound(value: float | None, m: Metric) -> str:
     """The same of a value in the metric's unit; None where no noise is known."""
-    return "no noise is known" if value is None else f"one-sided 95 % bound {formatting.number(value, m.unit)}"
+    return "the noise is unknown" if value is None else f"one-sided 95 % bound {formatting.number(value, m.unit)}"
 
 
 def seeds(c: Comparison) -> str:

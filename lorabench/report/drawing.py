@@ -117,7 +117,7 @@ def bounded(drawing: Drawing) -> Drawing:
 
 def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
     """The drawing with the levels that its y axis was not made for: it grows to those that are near, and the others are
-    named at its edge, for which it has a line of room each."""
+    named at its edge, which grows by a line of letters for each."""
     if drawing.y.span is None or not far:
         return drawing
     low, high = drawing.y.span
@@ -136,7 +136,7 @@ def cut_off(drawing: Drawing) -> str:
     """The sentence for a caption where error bars go on beyond the edge; else empty."""
     span = drawing.y.span
     beyond = span and any(low < span[0] or high > span[1] for low, high in _bar_ends(drawing))
-    return "Bars that reach the edge go on beyond it." if beyond else ""
+    return "Bars that reach the edge continue beyond it." if beyond else ""
 
 
 def _bar_ends(drawing: Drawing) -> list[tuple[float, float]]:

@@ -294,7 +294,7 @@
     const within = memory === null ? "With no memory limit" : `Within ${limit}`;
     if (!picked) {
       const near = rows.filter((row) => fits(row, memory) && row.needed !== null).sort((a, b) => a.needed - b.needed)[0];
-      const left = rows.some((row) => fits(row, memory)) ? "Of what fits nothing is known to be near it." : "Nothing fits.";
+      const left = rows.some((row) => fits(row, memory)) ? "Nothing that fits is shown to be near it." : "Nothing fits.";
       return `${within}, nothing is shown to be within ${loss(tolerated)} of ${best}, the best. ` + (near ? `The nearest that fits is ${near.label}: within ${loss(upwards(near.needed))}.` : left);
     }
     const about = `${picked.label} (${picked.parameters} trained parameters, train peak ${picked.memory})`;
@@ -357,27 +357,27 @@
       const letters = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > letters ? picked.label.slice(0, letters - 1) + "…" : picked.label;
       marks.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
     }
-    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...made);
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...marks);
   }
 
   function panel(box) {
-    const panel = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = panel;
-    let memory = null, limit = "", tolerated = panel.tolerated;
-    const loss = (value) => `${digits(value * factor, 6)} ${panel.unit === "points" && value * factor === 1 ? "point" : panel.unit}`.trim();
+    const settings = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = settings;
+    let memory = null, limit = "", tolerated = settings.tolerated;
+    const loss = (value) => `${digits(value * factor, 6)} ${settings.unit === "points" && value * factor === 1 ? "point" : settings.unit}`.trim();
     const entries = (pairs, title) => (pairs.length ? [make("optgroup", { label: title }, ...pairs.map(([name], i) => make("option", { value: `${title} ${i}` }, name)))] : []);
-    const choices = [["In this study", panel.sizes], ["Cards", panel.cards]];
+    const choices = [["In this study", settings.sizes], ["Cards", settings.cards]];
     const group = make("select", { name: "group" }, ...groups.map((c) => make("option", {}, c.name)));
-    const card = make("select", { name: "card" }, make("option", { value: "none" }, "no limit"), ...known.flatMap(([title, pairs]) => entries(pairs, title)), make("option", { value: "own" }, "as typed"));
+    const card = make("select", { name: "card" }, make("option", { value: "none" }, "no limit"), ...choices.flatMap(([title, pairs]) => entries(pairs, title)), make("option", { value: "own" }, "as typed"));
     const size = make("input", { type: "number", name: "size", min: 0, step: "any", inputmode: "decimal", placeholder: "no limit", "aria-label": "Memory size" });
     const unit = make("select", { name: "unit", "aria-label": "Unit of the memory size" }, make("option", {}, "MB"), make("option", {}, "GB"));
     const range = make("input", { type: "range", name: "range", min: 0, max: 1, step: 0.005, "aria-label": "Tolerated loss, as a slider" });
-    const amount = make("input", { type: "number", name: "tolerated", min: 0, step: "any", inputmode: "decimal", "aria-label": `Tolerated loss${panel.unit ? ` in ${panel.unit}` : ""}` });
+    const amount = make("input", { type: "number", name: "tolerated", min: 0, step: "any", inputmode: "decimal", "aria-label": `Tolerated loss${settings.unit ? ` in ${settings.unit}` : ""}` });
     const answer = make("p", { class: "answer", role: "status", "aria-live": "polite" }), place = make("div", { class: "plane" });
-    const heads = ["option", "at these settings", "trained", "train peak", panel.metric, `worse by [bound]${panel.unit ? `, ${panel.unit}` : ""}`];
+    const heads = ["option", "at these settings", "trained", "train peak", settings.metric, `worse by [bound]${settings.unit ? `, ${settings.unit}` : ""}`];
     const body = make("tbody"), head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col", class: "left" }, name)));
     const table = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Options" }, make("table", { class: "grid" }, make("thead", {}, head), body));
     const field = (name, ...parts) => make("label", {}, make("span", {}, name), ...parts);
-    const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${panel.unit ? ` (${panel.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
+    const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${settings.unit ? ` (${settings.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
     box.querySelector("figcaption").before(make("div", { class: "controls" }, ...(groups.length > 1 ? [field("Of", group)] : []), ...controls), answer, make("div", { class: "shown" }, place, table));
 
     let width = 0, touched = false;
@@ -398,7 +398,7 @@
         const above = row.offsetTop - head.offsetHeight, below = row.offsetTop + row.offsetHeight - table.clientHeight;
         table.scrollTop = Math.min(above, Math.max(below, table.scrollTop));
       }
-      place.replaceChildren(plane(panel, now.rows, picked, memory, tolerated, width));
+      place.replaceChildren(plane(settings, now.rows, picked, memory, tolerated, width));
     }
     const slide = () => { range.value = Math.sqrt(Math.min(1, tolerated / most)); range.setAttribute("aria-valuetext", loss(tolerated)); };
     group.addEventListener("change", draw);

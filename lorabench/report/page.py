@@ -52,7 +52,7 @@ def page(view: View, today: date) -> str:
     )
     planned = sum(len(g.ids) for g in view.analysis.planned)
     if planned > total:
-        subtitle = f"{subtitle[:-1]} at the learning rates that were chosen; {planned} cells in all."
+        subtitle = f"{subtitle[:-1]} at the chosen learning rates; {planned} cells in all."
     blocks, first = sections(view), unfinished(view)
     if first:
         blocks = (Section(_NOT_YET, first), *(_so_far(section) for section in blocks))
@@ -77,7 +77,7 @@ def unfinished(view: View) -> tuple[Block, ...]:
         broken = sum(r.outcome in BROKEN for r in ended)
         parts = [
             f"{sum(r.outcome == 'finished' for r in ended)} of {formatting.plural(planned, 'cell')} have finished",
-            f"{broken} ended otherwise" if broken else "",
+            f"{broken} ended without finishing" if broken else "",
             f"{sum(missing)} have no result yet",
         ]
         waiting = [
@@ -85,9 +85,8 @@ def unfinished(view: View) -> tuple[Block, ...]:
         ]
         more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
         again = (
-            "Whatever is said of these conditions below is provisional and may change. Make the report again when more"
-            " cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which"
-            " makes it, too."
+            "Everything below about these conditions is provisional. Rebuild the report when more cells have finished"
+            " (lorabench report DIR); lorabench run resumes a study that was stopped and rebuilds the report itself."
         )
         blocks.append(
             Notice(

@@ -34,15 +34,14 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             cost = _cost(t.pooled.difference, ends, m)
             caution = (
-                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
-                " may flatter it."
+                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, which may flatter it."
                 if t.pooled.broken
                 else ""
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
                 caution += (
-                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
-                    " that those that did may flatter them."
+                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, which"
+                    " may flatter them."
                 )
             texts.append(
                 f"{t.kind} {bytes_}{cost} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{caution}"
@@ -52,7 +51,7 @@ def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[s
         over = (
             "95 % intervals over items"
             if any(g.difference.interval for g in t.bases)
-            else "no interval: nothing is known of the items"
+            else "no interval: nothing is known about the items"
         )
         costs = "; ".join(f"{cost}{where}" for where, cost in each)
         texts.append(f"{t.kind} {'' if t.gaps else bytes_}without training {costs} ({over}).")
@@ -80,7 +79,7 @@ def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
 
 def _over(c: Comparison) -> str:
     if c.pairs == 1:
-        return "1 seed, so no interval: how far a repetition would land is unknown"
+        return "1 seed, so no interval: the noise between seeds is unknown"
     if c.low is None:
         return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
     return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
@@ -108,4 +107,5 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
 
 
 def gap_words(g: Gap, m: Metric) -> str:
+    """ "+0.007 [−0.001, 0.015]": quantised minus unquantised, positive where the metric rises."""
     return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)

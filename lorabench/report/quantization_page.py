@@ -82,7 +82,8 @@ def kinds(errors: Sequence[ModuleError]) -> tuple[str, ...]:
 def quantization_sections(
     errors: Sequence[ModuleError], adapter: str | None = None, note: str | None = None
 ) -> tuple[Section, ...]:
-    """The page's sections."""
+    """The page's sections: the errors by type and layer, what an adapter repairs of them where that was measured
+    (`adapter` names it), and a table of groups and of modules; `note` stands below the first sentences."""
     heads, rows = group_rows(errors)
     first: list[Block] = [Text(sentence, "lead" if i == 0 else "plain") for i, sentence in enumerate(lead(errors))]
     if note:
@@ -100,17 +101,19 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     """The forms against each other, and where the error is largest."""
     means = {form: statistics.fmean(e.relative for e in errors if e.form == form) for form in forms(errors)}
     order = sorted(means, key=lambda f: means[f])
-    losses = "; ".join(f"{form} by {share(means[form])}" for form in order)
+    losses = ", ".join(
+        f"{share(means[form])}{' of their norm' if i == 0 else ''} with {form}" for i, form in enumerate(order)
+    )
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
         (
-            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed"
-            f" {losses} of their norm.{least}"
+            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, quantisation changes the"
+            f" weights by {losses}.{least}"
         ),
         (
-            f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this"
-            " is the error of the stored weights alone, not of what the model says."
+            f"{worst.module} in {worst.form} has the largest error: {share(worst.relative)}. Nothing was trained: this"
+            " is the error of the stored weights alone, not of the model's outputs."
         ),
     )
 
@@ -163,7 +166,7 @@ def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
             )
         )
     caption = "Relative error (%) of each weight by its layer." + (
-        " Choose a quantisation above the figure; the colours have one scale in all." if len(planes) > 1 else ""
+        " Choose a quantisation above the figure; all share one colour scale." if len(planes) > 1 else ""
     )
     values = [v for p in planes for row in p.values for v in row if v is not None]
     words = tuple(
@@ -203,15 +206,15 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
         "share of the squared error (%)",
         tuple(labels),
         (part,),
-        "the most that a change of this rank could",
+        "the most that a change of this rank could remove",
         tuple(best),
         words,
         tuple(share(r / 100) for r in repaired),
     )
     caption = (
-        "Share of the squared error of quantisation that adding the adapter's change takes off, mean over layers; a"
-        " number below zero beside no bar adds to the error. The diamond is what the best change of the same rank would"
-        " take off (Eckart and Young 1936)."
+        "Share of the squared error of quantisation that adding the adapter's change removes, mean over layers; a"
+        " negative number without a bar means that the change adds to the error. The diamond is what the best change of"
+        " the same rank would remove (Eckart and Young 1936)."
     )
     return Figure("repair", draw_bars(info), "the adapter's repair by module type", caption, words)
 
@@ -226,7 +229,7 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
                 f" (at best {share(statistics.fmean(r.best_share for r in repairs))}), cosine"
                 f" {three_digits(statistics.fmean(r.cosine for r in repairs))}"
             )
-    return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(parts)}."
+    return f"What {adapter or 'the adapter'} learned, compared with the error of quantisation: {'; '.join(parts)}."
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:

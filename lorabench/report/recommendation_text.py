@@ -15,10 +15,10 @@ from lorabench.report.value_text import first_names
 
 @dataclass(frozen=True)
 class Recommended:
-    """What to take of one contest, at the study's margin."""
+    """What is chosen of one comparison group, at the study's margin."""
 
     name: str
-    """tells the contest from the others; empty where it is the only one"""
+    """tells the group from the others; empty where it is the only one"""
     options: tuple[Option, ...]
     unable: int
     """trained conditions that did not finish whole, or lack the metric"""
@@ -51,28 +51,28 @@ def sentence(r: Recommended, m: Metric) -> str:
             if chosen.trainable_parameters < best.trainable_parameters
             else "for less memory"
             if _lighter(chosen, best)
-            else "as one of several of so few parameters"
+            else "as one of several with equally few parameters"
         )
         return (
             f"{chosen.label}: the fewest trained parameters ({formatting.count(chosen.trainable_parameters)}) that are"
             f" not worse than {best.label}, the best, by more than {within} ({bound_words(chosen, r.pairs, m)});"
-            f" {peak}. It is taken {why}, not for a better {m.label}.{_alike(r)}"
+            f" {peak}. It is chosen {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
         return (
-            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is"
-            " taken for it."
+            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing"
+            " smaller is chosen."
         )
     others = [o for o in r.options if o is not best]
     if all(o.bound is None for o in others):
         return (
-            f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean"
-            f" {m.label}, is left."
+            f"No evidence: the noise of the differences is unknown, which leaves {best.label}, the best by its mean"
+            f" {m.label}."
         )
     if not any(o.repeated for o in others):
         return (
-            f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that"
-            " it is as good nor that it is worse, since a repetition may land elsewhere."
+            f"{best.label}, the best by its mean {m.label}: one seed shows nothing about the others, neither that"
+            " they are as good nor that they are worse, since a repetition may differ."
         )
     near = nearest(r.options, best)
     lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
@@ -80,7 +80,7 @@ def sentence(r: Recommended, m: Metric) -> str:
         named = first_names([o.label for o in lucky], 3)
         return (
             f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
-            f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
+            f" within {within} of it, but not every higher rank of the same family is, so nothing smaller is chosen."
         )
     if chosen is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
@@ -90,7 +90,7 @@ def sentence(r: Recommended, m: Metric) -> str:
     return (
         f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
         f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
-        f" taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
+        f" chosen for fewer parameters, not because its {m.label} is shown to be better than theirs."
     )
 
 
@@ -125,8 +125,8 @@ def _alike(r: Recommended) -> str:
         return ""
     names = first_names([o.label for o in alike], 3)
     why = (
-        "takes the least memory of these"
+        f"{chosen.label} takes the least memory of these"
         if all(_lighter(chosen, o) for o in alike)
-        else "is preferred to these by nothing that was measured"
+        else f"no measurement prefers {chosen.label} to them"
     )
-    return f" As many parameters, and enough, too: {names}; {chosen.label} {why}."
+    return f" Also good enough with as many parameters: {names}; {why}."

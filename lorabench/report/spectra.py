@@ -15,13 +15,13 @@ from lorabench.report.view import View
 
 
 def spectra(view: View, condition: str) -> tuple[tuple[Spectrum, ...], ...]:
-    """Of each finished cell that has any."""
+    """The spectra of the modules, of each finished cell of a condition that stored any."""
     cells = (stored.spectra(path) for _, path in _files(view, condition, "spectra.safetensors"))
     return tuple(s for s in cells if s)
 
 
 def directions(view: View, condition: str) -> tuple[Mapping[str, Directions], ...]:
-    """Of each finished cell that has any."""
+    """The leading singular directions by module, of each finished cell of a condition that stored any."""
     return tuple(directions_by_seed(view, condition).values())
 
 
@@ -32,7 +32,7 @@ def directions_by_seed(view: View, condition: str) -> dict[int, Mapping[str, Dir
 
 
 def truncations(view: View, condition: str) -> dict[int, tuple[Truncation, ...]]:
-    """Of each finished cell that has any, by its seed."""
+    """The evaluations at lower ranks by seed, of each finished cell of a condition that has any."""
     by_seed = ((seed, stored.truncations(path)) for seed, path in _files(view, condition, "truncation.csv"))
     return {seed: t for seed, t in by_seed if t}
 

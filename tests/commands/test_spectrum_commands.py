@@ -48,7 +48,7 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
         "amplification",
         "repair cosine",
         "intruders",
-        f"Beside cell {ids[1]}",
+        f"Compared with cell {ids[1]}",
         "phi(1, 1)",
     ):
         assert words in text

@@ -86,17 +86,17 @@ def test_zero_effect_gives_the_choice_of_fewest_parameters_and_claims_no_prefere
         " full, the best, by more than 0.02 nats (one-sided"
     )
     assert "4 seeds); train peak" in said
-    assert "It is taken for fewer parameters, not for a better held-out loss." in said
+    assert "It is chosen for fewer parameters, not for a better held-out loss." in said
     (twin,) = (o for o in r.enough if o.trainable_parameters == r.chosen.trainable_parameters and o is not r.chosen)
     assert (
-        f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was"
-        " measured." in said
+        f"Also good enough with as many parameters: {twin.label}; no measurement prefers {r.chosen.label} to them."
+        in said
     )
-    assert "It is taken as one of several of so few parameters, not for a better" in sentence(
+    assert "It is chosen as one of several with equally few parameters, not for a better" in sentence(
         replace(r, best=twin), LOSS
     )
     swapped = replace(r, best=r.chosen)
-    assert "that its held-out loss is better than theirs is not claimed." in sentence(swapped, LOSS)
+    assert "not because its held-out loss is shown to be better than theirs." in sentence(swapped, LOSS)
 
 
 def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         r = only(view)
         assert r.chosen is r.best and r.enough == (r.best,)
         assert sentence(r, LOSS).startswith(
-            "full, the best by its mean held-out loss: with one seed nothing is shown of any other"
+            "full, the best by its mean held-out loss: one seed shows nothing about the others"
         )
         assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
@@ -120,8 +120,8 @@ def test_without_any_noise_known_there_is_no_evidence() -> None:
     r = Recommended("", (best, other), 0, best, best, 0.02, 0, None)
     assert (
         sentence(r, LOSS)
-        == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss,"
-        " is left."
+        == "No evidence: the noise of the differences is unknown, which leaves best, the best by its mean held-out"
+        " loss."
     )
     assert "tolerates no loss" in sentence(replace(r, margin=None), LOSS)
 
@@ -475,7 +475,9 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
         " r.cells[1].textContent)"
     )
     assert set(words) == {"does not fit"}
-    assert browser.execute_script("return document.querySelector('.panel .answer').getAttribute('aria-live')") == "polite"
+    assert (
+        browser.execute_script("return document.querySelector('.panel .answer').getAttribute('aria-live')") == "polite"
+    )
     unlabelled = (
         "return [...document.querySelectorAll('.panel :is(input, select)')].filter(e => !e.ariaLabel &&"
         " !e.labels.length).length"
