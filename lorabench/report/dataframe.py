@@ -17,6 +17,7 @@ import pandas as pd
 
 from lorabench.analysis.aggregate import ConditionSummary, Outcomes
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import flattened
 from lorabench.record.frames import settings
@@ -27,6 +28,8 @@ from lorabench.report.view import View
 
 _OF_A_CELL = ("cell", "seed", "learning_rate")
 _WHOLE = ("rank", "seeds", "steps", "batch_size", "sequence_length", *(f.name for f in fields(Outcomes)))
+_NUMBERS = ("_mean", "_std", "_ci_low", "_ci_high", "_difference", "_difference_ci_low", "_difference_ci_high", "_p")
+_PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")  # units of metrics that have their mean alone
 _PARTS = ("std", "low", "high")
 
 
@@ -51,11 +54,10 @@ def conditions(view: View) -> pd.DataFrame:
     <metric>_verdict                       better, equivalent, non-inferior, worse or not decisive (analysis.verdict
                                            says what each needs)
     """
-    compared = tuple(dict.fromkeys(c.metric for c in view.analysis.comparisons))
-    further = _further(view)
-    rows = [
-        _row(view, g, s, further, compared) for g, s in zip(view.analysis.groups, view.analysis.summaries, strict=True)
-    ]
+    analysis = view.analysis
+    compared = tuple(dict.fromkeys(c.metric for c in analysis.comparisons))
+    further = _further(analysis)
+    rows = [_row(analysis, g, s, further, compared) for g, s in zip(analysis.groups, analysis.summaries, strict=True)]
     data = pd.DataFrame(rows)
     for name in data.columns:
         if name in _WHOLE or name.endswith("_n"):
@@ -63,19 +65,13 @@ def conditions(view: View) -> pd.DataFrame:
         elif name == "tuned":
             data[name] = data[name].astype("boolean")
         elif name in ("learning_rate", "alpha") or any(
-            name == f"{m}{end}" for m in (*view.analysis.metrics, *compared) for end in _NUMBERS
+            name == f"{m}{end}" for m in (*analysis.metrics, *compared) for end in _NUMBERS
         ):
             data[name] = data[name].astype("float64")
     return data
 
 
-_NUMBERS = ("_mean", "_std", "_ci_low", "_ci_high", "_difference", "_difference_ci_low", "_difference_ci_high", "_p")
-
-
-_PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")
-
-
-def _further(view: View) -> tuple[str, ...]:
+def _further(analysis: StudyAnalysis) -> tuple[str, ...]:
     """Dotted fields that differ between conditions and have no column of their own."""
     own_columns = {
         "model.name",
@@ -91,7 +87,7 @@ def _further(view: View) -> tuple[str, ...]:
         "training.batch_size",
         "training.sequence_length",
     }
-    plain = [flattened(g.declared) for g in view.analysis.groups]
+    plain = [flattened(g.declared) for g in analysis.groups]
     every = dict.fromkeys(
         f for p in plain for f in p if f not in own_columns and not f.startswith("training.learning_rate")
     )
@@ -99,9 +95,9 @@ def _further(view: View) -> tuple[str, ...]:
 
 
 def _row(
-    view: View, g: Replicates, s: ConditionSummary, further: tuple[str, ...], compared: tuple[str, ...]
+    analysis: StudyAnalysis, g: Replicates, s: ConditionSummary, further: tuple[str, ...], compared: tuple[str, ...]
 ) -> dict[str, object]:
-    steps = {r.steps for i in g.ids if (r := view.analysis.results.get(i)) is not None}
+    steps = {r.steps for i in g.ids if (r := analysis.results.get(i)) is not None}
     own, plain = settings(g.setting, steps.pop() if len(steps) == 1 else None), flattened(g.declared)
     learning_rates = {c.training.rate for c in g.cells} if g.trains else set()
     row: dict[str, object] = {"condition": s.condition, "label": s.label.text} | {
@@ -115,13 +111,13 @@ def _row(
     row |= {"seeds": len({c.seed for c in g.cells}) if g.trains else 1} | {
         f.name: getattr(s.outcomes, f.name) for f in fields(Outcomes)
     }
-    reference = view.analysis.references.get(s.condition)
-    row["reference"] = None if reference is None else view.analysis.label(reference)
-    for name in dict.fromkeys((*compared, *view.analysis.metrics)):  # what is compared stands first
+    reference = analysis.references.get(s.condition)
+    row["reference"] = None if reference is None else analysis.label(reference)
+    for name in dict.fromkeys((*compared, *analysis.metrics)):  # what is compared stands first
         if name in PREDICTED_PARTS:
             continue
         row |= _of_metric(s, name) | (
-            _of_comparison(name, view.analysis.comparison(name, s.condition)) if name in compared else {}
+            _of_comparison(name, analysis.comparison(name, s.condition)) if name in compared else {}
         )
     return row
 
@@ -138,20 +134,9 @@ def _of_metric(s: ConditionSummary, name: str) -> dict[str, object]:
 
 
 def _of_comparison(name: str, c: Comparison | None) -> dict[str, object]:
-    values = (None, None, None, None, None) if c is None else (c.difference, c.low, c.high, c.p_adjusted, c.verdict)
-    return dict(
-        zip(
-            (
-                f"{name}_difference",
-                f"{name}_difference_ci_low",
-                f"{name}_difference_ci_high",
-                f"{name}_p",
-                f"{name}_verdict",
-            ),
-            values,
-            strict=True,
-        )
-    )
+    ends = ("difference", "difference_ci_low", "difference_ci_high", "p", "verdict")
+    values = (None,) * len(ends) if c is None else (c.difference, c.low, c.high, c.p_adjusted, c.verdict)
+    return {f"{name}_{end}": value for end, value in zip(ends, values, strict=True)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -512,8 +512,8 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(
     show(browser, path, width, dark)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     wider = (
-        "return [...document.querySelectorAll('.panel :is(svg, .controls *, .answer, .scroll, figcaption)')].filter(e =>"
-        " e.getBoundingClientRect().right > window.innerWidth + 1).length"
+        "return [...document.querySelectorAll('.panel :is(svg, .controls *, .answer, .scroll, figcaption)')]"
+        ".filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).length"
     )
     assert browser.execute_script(wider) == 0
     assert browser.execute_script("return document.querySelectorAll('.panel svg circle').length") > 6
