@@ -9,13 +9,13 @@ from lorabench import formatting
 from lorabench.advice.selection import Option, enough, tuned
 from lorabench.advice.spectral_check import SpectralCheck
 from lorabench.record.metrics import Metric
+from lorabench.report.blocks import ChoiceGroup
 from lorabench.report.comparison_text import amount, one_sided_bound
-from lorabench.report.value_text import first_names
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """What is chosen of one comparison group, at the study's margin."""
+    """What to take of one comparison group, at the study's margin."""
 
     name: str
     """tells the group from the others; empty where it is the only one"""
@@ -75,18 +75,19 @@ def sentence(r: Recommended, m: Metric) -> str:
             " they are as good nor that they are worse, since a repetition may differ."
         )
     near = nearest(r.options, best)
-    lucky = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
-    if lucky and len(r.enough) < 2:
-        named = first_names([o.label for o in lucky], 3)
+    within_margin = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
+    if within_margin and len(r.enough) < 2:
+        named = formatting.first_names([o.label for o in within_margin], 3)
         return (
-            f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(lucky) == 1 else 'are'} shown to be"
-            f" within {within} of it, but not every higher rank of the same family is, so nothing smaller is chosen."
+            f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(within_margin) == 1 else 'are'} shown"
+            f" to be within {within} of it, but not every higher rank of the same family is, so nothing smaller is"
+            " chosen."
         )
     if chosen is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
-        nearest_words = f" ({named}{bound_words(near, r.pairs, m)})" if near else ""
+        evidence = f" ({named}{bound_words(near, r.pairs, m)})" if near else ""
         who = f"{others[0].label} is not shown" if len(others) == 1 else f"none of the {len(others)} others is shown"
-        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{nearest_words}."
+        return f"{best.label}, the best by its mean {m.label}: {who} to be within {within} of it{evidence}."
     return (
         f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
         f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
@@ -98,6 +99,16 @@ def bound_words(o: Option, pairs: int, m: Metric) -> str:
     """ "one-sided 95 % bound 0.013, 3 seeds", over as many pairs."""
     seeds = "" if o.bound is None else f", {formatting.plural(pairs, 'seed')}"
     return one_sided_bound(o.bound, m) + seeds
+
+
+def second_witness(choices: Sequence[Recommended]) -> str:
+    """With how many of several choices the spectra agree."""
+    leans = [r.spectral_check.lean for r in choices if r.spectral_check]
+    agree, silent = leans.count("agrees"), leans.count("open")
+    return (
+        f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')},"
+        f" disagrees with {len(leans) - agree - silent}"
+    )
 
 
 def nearest(options: Sequence[Option], best: Option) -> Option | None:
@@ -123,10 +134,42 @@ def _alike(r: Recommended) -> str:
     ]
     if chosen is None or not alike:
         return ""
-    names = first_names([o.label for o in alike], 3)
+    names = formatting.first_names([o.label for o in alike], 3)
     why = (
         f"{chosen.label} takes the least memory of these"
         if all(_lighter(chosen, o) for o in alike)
         else f"no measurement prefers {chosen.label} to them"
     )
     return f" Also good enough with as many parameters: {names}; {why}."
+
+
+def caption(choices: Sequence[Recommended], groups: Sequence[ChoiceGroup]) -> str:
+    """Of the panel."""
+    sentences = [
+        "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar"
+        " ends at the one-sided 95 % bound. It is good enough where that bound lies within the tolerated loss, and so"
+        " do those of the higher ranks of its family, up to the family's best. Of those that are good enough and fit,"
+        " the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. The"
+        " grey line joins the Pareto front of those that fit. A card needs some memory beside the peak, for its context"
+        " and for fragmentation."
+    ]
+    if any(not o.repeated and o.bound is not None for r in choices for o in r.options):
+        sentences.append("With one seed the bound speaks for the items alone, and shows nothing.")
+    if any(len(tuned(r.options)) < len(r.options) for r in choices):
+        sentences.append(
+            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"
+            " mean is shown."
+        )
+    if any(o.peak_bytes is None for r in choices for o in r.options):
+        sentences.append("Where no peak was measured there is no point.")
+    if unable := sum(r.unable for r in choices):
+        sentences.append(
+            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and"
+            f" {'is' if unable == 1 else 'are'} left out."
+        )
+    if left := sum(c.left_out for c in groups):
+        sentences.append(
+            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss"
+            f" {'is' if left == 1 else 'are'} not shown."
+        )
+    return " ".join(sentences)

@@ -1,67 +1,13 @@
-"""The files that tell what a condition learned, for the sections that show them; and which condition stands for all."""
+"""Statistics of what was learned as lines and levels of a drawing over rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
-from lorabench.analysis import spectra as stored
 from lorabench.analysis.aggregate import ConditionSummary, Statistic
-from lorabench.record.spectrum import Spectrum
-from lorabench.record.truncations import Directions, Truncation
 from lorabench.report.drawing import Level, Line
 from lorabench.report.style import family_style
 from lorabench.report.view import View
-
-
-def spectra(view: View, condition: str) -> tuple[tuple[Spectrum, ...], ...]:
-    """The spectra of the modules, of each finished cell of a condition that stored any."""
-    cells = (stored.spectra(path) for _, path in _files(view, condition, "spectra.safetensors"))
-    return tuple(s for s in cells if s)
-
-
-def directions(view: View, condition: str) -> tuple[Mapping[str, Directions], ...]:
-    """The leading singular directions by module, of each finished cell of a condition that stored any."""
-    return tuple(directions_by_seed(view, condition).values())
-
-
-def directions_by_seed(view: View, condition: str) -> dict[int, Mapping[str, Directions]]:
-    """The same by seed."""
-    by_seed = ((seed, stored.directions(path)) for seed, path in _files(view, condition, "directions.safetensors"))
-    return {seed: d for seed, d in by_seed if d}
-
-
-def truncations(view: View, condition: str) -> dict[int, tuple[Truncation, ...]]:
-    """The evaluations at lower ranks by seed, of each finished cell of a condition that has any."""
-    by_seed = ((seed, stored.truncations(path)) for seed, path in _files(view, condition, "truncation.csv"))
-    return {seed: t for seed, t in by_seed if t}
-
-
-def _files(view: View, condition: str, name: str) -> Iterable[tuple[int, Path]]:
-    return (
-        (r.cell.seed, view.analysis.file(r.cell.id, name))
-        for r in view.analysis.of_condition(condition)
-        if r.outcome == "finished"
-    )
-
-
-def rank_of(view: View, condition: str) -> int | None:
-    """The rank of a condition's adapters, None where it has none."""
-    setting = next(g.setting for g in view.analysis.groups if g.condition == condition)
-    return setting.method.rank
-
-
-def highest(view: View, conditions: Iterable[str]) -> str:
-    """The one of highest rank, the first in the study's order among several; without any rank the first."""
-    return max(conditions, key=lambda c: rank_of(view, c) or 0)
-
-
-def tops(view: View, conditions: Iterable[str]) -> tuple[str, ...]:
-    """The condition of highest rank of each family."""
-    families: dict[str, list[str]] = {}
-    for c in conditions:
-        families.setdefault(view.analysis.summary(c).label.family, []).append(c)
-    return tuple(highest(view, members) for members in families.values())
 
 
 def by_rank(

@@ -11,7 +11,7 @@ from typing import Literal
 from lorabench import formatting
 from lorabench.analysis.aggregate import Statistic
 from lorabench.record.metrics import Direction
-from lorabench.report.value_text import plus_minus
+from lorabench.report.metric_text import plus_minus
 
 
 @dataclass(frozen=True)

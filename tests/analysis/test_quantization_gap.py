@@ -21,6 +21,7 @@ from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
+from lorabench.report import quantization_gap_text as text
 from lorabench.report.blocks import Figure
 from lorabench.report.view import make_view
 from lorabench.sections import quantization_gap as section
@@ -231,12 +232,10 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     found = section.compute(view, "eval_loss")
     assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
-        assert section.sentences(view, t, "eval_loss")[0].endswith(
+        assert text.type_sentences(view, t, "eval_loss")[0].endswith(
             "1 cell of the unquantised counterparts did not finish, which may flatter them."
         )
-    (shown,) = {
-        section._line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken
-    }
+    (shown,) = {text.line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken}
     assert shown.endswith("(1 cell of the counterpart did not finish)")
 
 

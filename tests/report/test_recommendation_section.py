@@ -22,13 +22,15 @@ from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.report import recommendation_text
 from lorabench.report.blocks import Panel, Points, Text
 from lorabench.report.comparison_text import amount
 from lorabench.report.page import sections_page, write_report
+from lorabench.report.recommendation_text import Recommended, sentence
 from lorabench.report.style import Style
 from lorabench.report.view import View, make_view
 from lorabench.sections import recommendation
-from lorabench.sections.recommendation import MOST_ROWS, Recommended, choosable, needed, sentence
+from lorabench.sections.recommendation import MOST_ROWS, choosable, needed
 from tests.advice.test_selection import option, random_options
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
 from tests.report.test_page_in_chromium import HOSTILE, browser, emulate, pytestmark, show  # noqa: F401  (a fixture)
@@ -294,7 +296,7 @@ def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> 
         styles=defaultdict(lambda: Style("#000", "solid", "circle")),
         analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
-    contest = recommendation._contest(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
+    contest = recommendation._group(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
     assert [
         o
         for o in given
@@ -332,12 +334,12 @@ def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None
         analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
     r = Recommended("", given, 0, given[-1], given[-1], 0.02, 0, None)
-    contest = recommendation._contest(fake, r, LOSS)
+    contest = recommendation._group(fake, r, LOSS)
     assert (len(contest.rows), contest.left_out) == (MOST_ROWS, 401 - MOST_ROWS)
-    every = recommendation._contest(fake, replace(r, options=given), LOSS).rows
+    every = recommendation._group(fake, replace(r, options=given), LOSS).rows
     assert set(choosable(every)) <= set(contest.rows)
     assert len(json.dumps(asdict(contest))) < 70_000
-    assert f"{401 - MOST_ROWS} more conditions that would not be chosen" in recommendation._caption([r], [contest])
+    assert f"{401 - MOST_ROWS} more conditions that would not be chosen" in recommendation_text.caption([r], [contest])
 
 
 def test_sizes_are_rounded_up_so_that_what_takes_them_fits() -> None:

@@ -59,4 +59,4 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
 
 def check(study: StudyAnalysis) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
-    return tuple(found for one in CHECKS if (found := one(study)) is not None)
+    return tuple(finding for rule in CHECKS if (finding := rule(study)) is not None)
