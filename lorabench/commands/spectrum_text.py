@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 def spectrum_text(found: Examined) -> str:
     """The groups as an aligned table, notes below."""
-    from lorabench.report.adapter_summary import grid, lead, likeness_words
+    from lorabench.report.adapter_summary import grid, lead, similarity_words
     from lorabench.report.column_legend import legend
 
     heads, rows = grid(found.summary)
@@ -35,8 +35,8 @@ def spectrum_text(found: Examined) -> str:
         "",
         lead(found.summary.model),
     ]
-    if found.likeness is not None:
-        lines += ["", likeness_words(found.likeness)]
+    if found.similarity is not None:
+        lines += ["", similarity_words(found.similarity)]
     lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
     return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)]).rstrip()
 

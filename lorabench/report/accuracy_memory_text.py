@@ -37,7 +37,7 @@ def standings(view: View, points: tuple[ParetoPoint, ...]) -> tuple[str, ...]:
 
     def named(tier: str) -> str:
         names = [view.analysis.label(p.condition) for p in points if p.tier == tier]
-        return ", ".join(names[:_AT_MOST]) + (f" and {len(names) - _AT_MOST} more" if len(names) > _AT_MOST else "")
+        return formatting.first_names(names, _AT_MOST)
 
     heads = {
         "front": "On the front (no condition has a better mean at no more memory)",

@@ -74,9 +74,8 @@ def difference_words(across: Across) -> tuple[str, ...]:
 
 def only_in(view: View, conditions: Sequence[str]) -> str:
     """The conditions that one of the studies has alone."""
-    more = f" and {len(conditions) - _AT_MOST} more" if len(conditions) > _AT_MOST else ""
-    labels = "; ".join(view.analysis.label(c) for c in conditions[:_AT_MOST])
-    return f"Only in {view.analysis.study.name}: {labels}{more}."
+    labels = formatting.first_names([view.analysis.label(c) for c in conditions], _AT_MOST, "; ")
+    return f"Only in {view.analysis.study.name}: {labels}."
 
 
 NOTE = (

@@ -10,8 +10,8 @@ from lorabench.analysis.verdict import Comparison
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import comparison_text
-from lorabench.report.comparison_text import margin
-from lorabench.report.drawing import Drawing
+from lorabench.report.comparison_text import difference_unit, margin
+from lorabench.report.drawing import Drawing, cut_off
 from lorabench.report.view import View
 
 
@@ -35,15 +35,14 @@ def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tu
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
             cost = _cost(t.pooled.difference, ends, m)
             caution = (
-                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
-                " may flatter it."
+                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, which may flatter it."
                 if t.pooled.broken
                 else ""
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
                 caution += (
-                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
-                    " that those that did may flatter them."
+                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, which"
+                    " may flatter them."
                 )
             sentences.append(
                 f"{t.kind} {bytes_}{cost} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{caution}"
@@ -53,7 +52,7 @@ def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tu
         over = (
             "95 % intervals over items"
             if any(g.difference.interval for g in t.bases)
-            else "no interval: nothing is known of the items"
+            else "no interval: nothing is known about the items"
         )
         costs = "; ".join(f"{cost}{where}" for where, cost in each)
         sentences.append(f"{t.kind} {'' if t.gaps else bytes_}without training {costs} ({over}).")
@@ -65,8 +64,8 @@ def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
     gain."""
     verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
     turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
-    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(turned, m)}"
+    amount = f"{_number(abs(value), m)} {difference_unit(m.unit)}".rstrip()
+    return f"{verb} {amount} of {m.label}{_interval(turned, m)}"
 
 
 def _number(value: float, m: Metric, plus: str = "") -> str:
@@ -81,7 +80,7 @@ def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
 
 def _over(c: Comparison) -> str:
     if c.pairs == 1:
-        return "1 seed, so no interval: how far a repetition would land is unknown"
+        return "1 seed, so no interval: the noise between seeds is unknown"
     if c.low is None:
         return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
     return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
@@ -109,7 +108,7 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
 
 
 def gap_words(g: Gap, m: Metric) -> str:
-    """ "+0.012 [0.003, 0.021]" """
+    """ "+0.012 [0.003, 0.021]": quantised minus unquantised, positive where the metric rises."""
     return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)
 
 
@@ -137,13 +136,8 @@ def caption(types: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
         "Look whether the intervals leave zero"
         + (", and whether the gap changes with rank." if info.x.title == "rank" else ".")
     )
-    span = info.y.span
-    if span and any(
-        not (span[0] <= y - (b or 0) and y + (a or 0) <= span[1])
-        for line in info.lines
-        for y, a, b in zip(line.y, line.error, line.below, strict=True)
-    ):
-        sentences.append("Bars that reach the edge go on beyond it.")
+    if cut_off(info):
+        sentences.append(cut_off(info))
     bases = {g.difference.basis for t in types for g in t.gaps}
     if "items" in bases:
         which = (

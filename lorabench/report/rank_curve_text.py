@@ -83,14 +83,15 @@ def fit_sentence(c: RankCurve) -> str:
         else ""
     )
     value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
-    asymptote = fit.levelled
+    floor_named = fit.levelled
     if (
-        asymptote
+        floor_named
         and fit.c.low is not None
         and fit.c.high is not None
         and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points))
     ):
-        asymptote, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
+        floor_named = False
+        value = f", but the interval of its {end},{interval}, is wider than the whole effect of rank"
     if not fit.levelled:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
@@ -99,14 +100,14 @@ def fit_sentence(c: RankCurve) -> str:
         )
     over = (
         ""
-        if not asymptote
+        if not floor_named
         else (
-            " over the items of one seed, another may land elsewhere"
+            " over the items of one seed; another seed may differ"
             if fit.basis == "items"
             else f" over {formatting.plural(fit.seeds, 'seed')}"
         )
     )
-    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
+    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits poorly"
     return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorabench import formatting
 from lorabench.analysis.rank_use import SHARE, RankUse
 from lorabench.report.heatmaps import HeatMap
-from lorabench.report.metric_text import share_spread
+from lorabench.report.metric_text import plus_minus
 
 
 def sentence(used: RankUse) -> str:
@@ -29,7 +29,7 @@ def utilisation_sentence(used: RankUse) -> str:
         return ""
     return (
         f"{sentence(used).removesuffix('.')}: a utilisation of"
-        f" {formatting.number(used.utilisation.mean, 'share')}{share_spread(used.utilisation)} %."
+        f" {formatting.number(used.utilisation.mean, 'share')}{plus_minus(used.utilisation.ci_half_width, 'share')} %."
     )
 
 

@@ -10,7 +10,7 @@ from lorabench.advice.selection import Option, enough, tuned
 from lorabench.advice.spectral_check import SpectralCheck
 from lorabench.record.metrics import Metric
 from lorabench.report.blocks import ChoiceGroup
-from lorabench.report.comparison_text import amount
+from lorabench.report.comparison_text import amount, one_sided_bound
 
 
 @dataclass(frozen=True)
@@ -51,40 +51,37 @@ def sentence(r: Recommended, m: Metric) -> str:
             if chosen.trainable_parameters < best.trainable_parameters
             else "for less memory"
             if _lighter(chosen, best)
-            else "as one of several of so few parameters"
+            else "as one of several with equally few parameters"
         )
         return (
             f"{chosen.label}: the fewest trained parameters ({formatting.count(chosen.trainable_parameters)}) that are"
-            " not"
-            f" worse than {best.label}, the best, by more than {within} ({bound_words(chosen, r.pairs, m)}); {peak}."
-            f" It is taken {why}, not for a better {m.label}.{_alike(r)}"
+            f" not worse than {best.label}, the best, by more than {within} ({bound_words(chosen, r.pairs, m)});"
+            f" {peak}. It is chosen {why}, not for a better {m.label}.{_alike(r)}"
         )
     if r.margin is None:
         return (
-            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing less is"
-            " taken for it."
+            f"{best.label} has the best mean {m.label}; the study tolerates no loss in this metric, so nothing"
+            " smaller is chosen."
         )
     others = [o for o in r.options if o is not best]
     if all(o.bound is None for o in others):
         return (
-            f"No evidence: nothing is known of the noise of any difference, so {best.label}, the best by its mean"
-            f" {m.label}, is left."
+            f"No evidence: the noise of the differences is unknown, which leaves {best.label}, the best by its mean"
+            f" {m.label}."
         )
     if not any(o.repeated for o in others):
         return (
-            f"{best.label}, the best by its mean {m.label}: with one seed nothing is shown of any other, neither that"
-            " it is as good nor that it is worse, since a repetition may land elsewhere."
+            f"{best.label}, the best by its mean {m.label}: one seed shows nothing about the others, neither that"
+            " they are as good nor that they are worse, since a repetition may differ."
         )
     near = nearest(r.options, best)
     within_margin = [o for o in others if o.repeated and o.bound is not None and o.bound <= r.margin]
     if within_margin and len(r.enough) < 2:
-        named = ", ".join(o.label for o in within_margin[:3]) + (
-            f" and {len(within_margin) - 3} more" if len(within_margin) > 3 else ""
-        )
+        named = formatting.first_names([o.label for o in within_margin], 3)
         return (
             f"{best.label}, the best by its mean {m.label}: {named} {'is' if len(within_margin) == 1 else 'are'} shown"
-            " to be"
-            f" within {within} of it, but not every higher rank of the same family, so nothing less is taken."
+            f" to be within {within} of it, but not every higher rank of the same family is, so nothing smaller is"
+            " chosen."
         )
     if chosen is None or len(r.enough) < 2:
         named = "" if len(others) == 1 or near is None else f"the nearest by its bound, {near.label}: "
@@ -94,17 +91,14 @@ def sentence(r: Recommended, m: Metric) -> str:
     return (
         f"{best.label}: the fewest trained parameters ({formatting.count(best.trainable_parameters)}) of the"
         f" {len(r.enough)} conditions that are shown to be within {within} of the best mean, which it has, too. It is"
-        f" taken for fewer parameters: that its {m.label} is better than theirs is not claimed."
+        f" chosen for fewer parameters, not because its {m.label} is shown to be better than theirs."
     )
 
 
 def bound_words(o: Option, pairs: int, m: Metric) -> str:
-    """ "one-sided 95 % bound 0.013, 3 seeds" """
-    return (
-        "no noise is known"
-        if o.bound is None
-        else f"one-sided 95 % bound {formatting.number(o.bound, m.unit)}, {formatting.plural(pairs, 'seed')}"
-    )
+    """ "one-sided 95 % bound 0.013, 3 seeds", over as many pairs."""
+    seeds = "" if o.bound is None else f", {formatting.plural(pairs, 'seed')}"
+    return one_sided_bound(o.bound, m) + seeds
 
 
 def second_witness(choices: Sequence[Recommended]) -> str:
@@ -140,13 +134,13 @@ def _alike(r: Recommended) -> str:
     ]
     if chosen is None or not alike:
         return ""
-    names = ", ".join(o.label for o in alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
+    names = formatting.first_names([o.label for o in alike], 3)
     why = (
-        "takes the least memory of these"
+        f"{chosen.label} takes the least memory of these"
         if all(_lighter(chosen, o) for o in alike)
-        else "is preferred to these by nothing that was measured"
+        else f"no measurement prefers {chosen.label} to them"
     )
-    return f" As many parameters, and enough, too: {names}; {chosen.label} {why}."
+    return f" Also good enough with as many parameters: {names}; {why}."
 
 
 def caption(choices: Sequence[Recommended], groups: Sequence[ChoiceGroup]) -> str:
@@ -160,7 +154,7 @@ def caption(choices: Sequence[Recommended], groups: Sequence[ChoiceGroup]) -> st
         " and for fragmentation."
     ]
     if any(not o.repeated and o.bound is not None for r in choices for o in r.options):
-        sentences.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
+        sentences.append("With one seed the bound speaks for the items alone, and shows nothing.")
     if any(len(tuned(r.options)) < len(r.options) for r in choices):
         sentences.append(
             "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"

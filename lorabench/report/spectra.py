@@ -6,10 +6,8 @@ from collections.abc import Callable
 
 from lorabench.analysis.aggregate import ConditionSummary, Statistic
 from lorabench.report.drawing import Level, Line
-from lorabench.report.style import Style
+from lorabench.report.style import family_style
 from lorabench.report.view import View
-
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 def by_rank(
@@ -20,24 +18,20 @@ def by_rank(
     families: dict[str, list[tuple[int, ConditionSummary, Statistic]]] = {}
     levels = []
     for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
-        found, rank = statistic(s), group.setting.method.rank
-        if found is not None and rank is not None:
-            families.setdefault(s.label.family, []).append((rank, s, found))
-        elif found is not None:
+        value, rank = statistic(s), group.setting.method.rank
+        if value is not None and rank is not None:
+            families.setdefault(s.label.family, []).append((rank, s, value))
+        elif value is not None:
             levels.append(
-                Level(s.label.text, view.styles[s.condition], factor * found.mean, scaled(over_seeds(found), factor))
+                Level(s.label.text, view.styles[s.condition], factor * value.mean, scaled(over_seeds(value), factor))
             )
     lines = []
     for i, (family, members) in enumerate(families.items()):
         members.sort(key=lambda m: m[0])
         if len({rank for rank, _, _ in members}) > 1:
-            style = Style(
-                view.styles[members[0][1].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
-            )  # dashes are for what has no rank
-            y, error = (
-                tuple(factor * f.mean for _, _, f in members),
-                tuple(scaled(over_seeds(f), factor) for _, _, f in members),
-            )
+            style = family_style(view.styles[members[0][1].condition].colour, i)
+            y = tuple(factor * f.mean for _, _, f in members)
+            error = tuple(scaled(over_seeds(f), factor) for _, _, f in members)
             lines.append(Line(family, style, tuple(float(rank) for rank, _, _ in members), y, error))
     return tuple(lines), tuple(levels)
 

@@ -10,7 +10,7 @@ from lorabench.report import accuracy_memory_text as text
 from lorabench.report.blocks import Block, Figure, Points, Section, Text
 from lorabench.report.drawing import Axis, Drawing, Line
 from lorabench.report.figures import draw
-from lorabench.report.metric_text import axis_title
+from lorabench.report.metric_text import axis_factor, axis_title
 from lorabench.report.spectra import scaled
 from lorabench.report.style import GREY, Style
 from lorabench.report.view import View
@@ -63,7 +63,7 @@ def drawing(view: View, points: tuple[ParetoPoint, ...]) -> Drawing:
     """The figure: the front as a line, a point for each condition, those dominated beyond doubt pale."""
     m = metric(view.analysis.metric)
     one, name = (1e9, "GB") if max(p.memory for p in points) >= 1e9 else (1e6, "MB")
-    factor = 100.0 if m.unit == "share" else 1.0
+    factor = axis_factor(m)
     lines = []
     front = [p for p in points if p.tier == "front"]
     if len(front) > 1:

@@ -11,7 +11,7 @@ from lorabench.report import predicted_memory_text as text
 from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Section, Text
 from lorabench.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from lorabench.report.tables import outcome_words
+from lorabench.report.table_text import outcome_words
 from lorabench.report.view import View
 
 ORDER = 45

@@ -11,16 +11,15 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import metric
 from lorabench.report import quantization_gap_text as text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
-from lorabench.report.drawing import Axis, Drawing, Line
+from lorabench.report.drawing import Axis, Drawing, Line, bounded
 from lorabench.report.figures import draw
-from lorabench.report.style import Style, palette
+from lorabench.report.metric_text import axis_factor, with_unit
+from lorabench.report.style import family_style, palette
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 55
 TITLE = "Quantisation gap"
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
-_BEYOND = 0.7  # of what gaps and margin span: as far as error bars may stretch the y axis
 
 
 def section(view: View) -> Section | None:
@@ -57,7 +56,7 @@ def compute(view: View, name: str) -> tuple[TypeGap, ...]:
 def drawing(view: View, types: tuple[TypeGap, ...], name: str) -> Drawing:
     """Gaps against rank; by model where fewer than two ranks are there to be told apart."""
     m = metric(name)
-    factor = 100.0 if m.unit == "share" else 1.0
+    factor = axis_factor(m)
     trained = [g for t in types for g in t.gaps]
     ranks = sorted({g.rank for g in trained if g.rank is not None})
     shown = (
@@ -87,7 +86,7 @@ def drawing(view: View, types: tuple[TypeGap, ...], name: str) -> Drawing:
         lines.append(
             Line(
                 f"{kind}, {others}" if several else kind,
-                Style(colours[i], "solid", _SYMBOLS[i % len(_SYMBOLS)]),
+                family_style(colours[i], i),
                 tuple(float(ranks.index(g.rank or 0) if len(ranks) > 1 else models.index(g.model)) for g in gaps),
                 tuple(factor * g.difference.value for g in gaps),
                 tuple(factor * (e[1] - g.difference.value) for g, e in zip(gaps, ends, strict=True)),
@@ -99,38 +98,20 @@ def drawing(view: View, types: tuple[TypeGap, ...], name: str) -> Drawing:
     limit = next((factor * t.pooled.margin for t in types if t.pooled and t.pooled.margin), None)
     names = tuple(map(str, ranks)) if len(ranks) > 1 else _names(models)
     x = Axis("rank" if len(ranks) > 1 else "model", names=names, span=(-0.5, len(names) - 0.5))
-    y = Axis(f"gap ({unit})" if unit else "gap", span=_span(lines, limit))
-    return Drawing(
+    info = Drawing(
         x,
-        y,
+        Axis(with_unit("gap", unit)),
         tuple(lines),
         mode="lines+markers" if len(ranks) > 1 else "markers",
         band=(-limit, limit) if limit else (0.0, 0.0),
         beside=len(lines) > 1,
     )
+    return bounded(info)
 
 
 def _names(models: Sequence[str]) -> tuple[str, ...]:
     short = tuple(map(short_model, models))
     return short if len(set(short)) == len(models) else tuple(models)
-
-
-def _span(lines: Sequence[Line], limit: float | None) -> tuple[float, float] | None:
-    core = [y for line in lines for y in line.y] + [0.0, limit or 0.0, -(limit or 0.0)]
-    low, high = min(core), max(core)
-    ends = [
-        (y - b, y + a)
-        for line in lines
-        for y, a, b in zip(line.y, line.error, line.below, strict=True)
-        if a is not None and b is not None
-    ]
-    headroom = _BEYOND * (high - low)
-    low, high = (
-        max(min([low, *(e[0] for e in ends)]), low - headroom),
-        min(max([high, *(e[1] for e in ends)]), high + headroom),
-    )
-    pad = 0.06 * (high - low)
-    return (low - pad, high + pad) if pad else None
 
 
 def grid(view: View, types: dict[str, tuple[TypeGap, ...]]) -> Grid:
@@ -139,7 +120,7 @@ def grid(view: View, types: dict[str, tuple[TypeGap, ...]]) -> Grid:
     units = {name: formatting.head_unit(metric(name).unit, signed=True) for name in types}
     heads = [
         "condition",
-        *(f"Δ {metric(n).label}" + (f" ({u})" if u else "") for n, u in units.items()),
+        *(with_unit(f"Δ {metric(n).label}", u) for n, u in units.items()),
         "seeds",
         "weights",
     ]

@@ -6,7 +6,7 @@ from lorabench import formatting
 from lorabench.analysis.quantization_repair import QuantizationRepair, compute_repair
 from lorabench.report import quantization_repair_text as text
 from lorabench.report.blocks import Grid, Section, Text
-from lorabench.report.metric_text import share_spread
+from lorabench.report.metric_text import plus_minus
 from lorabench.report.view import View
 
 ORDER = 78
@@ -31,6 +31,6 @@ def compute(view: View) -> tuple[QuantizationRepair, ...]:
 
 def _row(r: QuantizationRepair) -> tuple[str, ...]:
     error = formatting.DASH if r.error is None else formatting.percent(100 * r.error.mean)
-    repaired = f"{formatting.number(r.repaired.mean, 'share')}{share_spread(r.repaired)} %"
+    repaired = f"{formatting.number(r.repaired.mean, 'share')}{plus_minus(r.repaired.ci_half_width, 'share')} %"
     best = f"{formatting.number(r.best.mean, 'share')} %"
     return (r.label, error, text.signed(r.cosine.mean), repaired, best, str(r.cosine.n))

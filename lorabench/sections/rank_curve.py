@@ -15,15 +15,14 @@ from lorabench.report import rank_curve_text as text
 from lorabench.report.blocks import Block, Figure, Points, Section
 from lorabench.report.drawing import Axis, Drawing, Level, Line, Ring, Trend, bounded, with_beyond
 from lorabench.report.figures import draw
-from lorabench.report.metric_text import axis_title, value_words
+from lorabench.report.metric_text import axis_factor, axis_title, value_words
 from lorabench.report.spectra import scaled
-from lorabench.report.style import Style
+from lorabench.report.style import family_style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 50
 TITLE = "Rank"
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 _SMOOTH = 48  # points of a fitted curve
 _FEW = 8  # sentences of a second metric that are shown unfolded
 
@@ -65,12 +64,10 @@ def compute(view: View, name: str, model: str | None = None) -> Drawing | None:
 def drawing(view: View, name: str, of_metric: tuple[RankCurve, ...], model: str | None = None) -> Drawing:
     """The same of given curves."""
     m = metric(name)
-    factor = 100.0 if m.unit == "share" else 1.0
+    factor = axis_factor(m)
     lines, trends, rings = [], [], []
     for i, c in enumerate(of_metric):
-        style = Style(
-            view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
-        )  # dashes are for what has no rank
+        style = family_style(view.styles[c.points[0].condition].colour, i)
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
         hover = tuple(
             f"{c.family}, rank {p.rank}: {value_words(p.mean, p.ci_half_width, m)}"

@@ -19,6 +19,7 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import recommendation_text as text
 from lorabench.report.blocks import Block, ChoiceGroup, Panel, PanelOption, Points, Section, Text
+from lorabench.report.metric_text import axis_factor
 from lorabench.report.recommendation_text import Recommended
 from lorabench.report.view import View
 
@@ -88,7 +89,7 @@ def panel(view: View, choices: Sequence[Recommended]) -> Panel:
     )
     most = max(2 * margin, min(1.1 * spread, _FARTHEST * margin if margin else math.inf))
     cards = tuple((f"{g.name} ({formatting.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
-    unit, factor = formatting.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
+    unit, factor = formatting.head_unit(m.unit, signed=True), axis_factor(m)
     return Panel(
         "choice",
         "Choice by memory and tolerated loss",

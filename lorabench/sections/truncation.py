@@ -14,7 +14,7 @@ from lorabench.report import truncation_text as text
 from lorabench.report.blocks import Block, Figure, Section
 from lorabench.report.drawing import Axis, Drawing, Level, Line, bounded, cut_off
 from lorabench.report.figures import draw
-from lorabench.report.metric_text import axis_title
+from lorabench.report.metric_text import axis_factor, axis_title
 from lorabench.report.spectra import by_rank, over_seeds, scaled
 from lorabench.report.style import Style
 from lorabench.report.tables import accuracies
@@ -51,7 +51,7 @@ def drawing(view: View, name: str, cuts: tuple[TruncationCurve, ...]) -> Drawing
     """The cut curves over those trained at each rank, with a level for each condition without a rank that lies near
     them."""
     m = metric(name)
-    factor = 100.0 if m.unit == "share" else 1.0
+    factor = axis_factor(m)
     direct, levels = by_rank(view, lambda s: s.statistics.get(name), factor)
     curves = shown(view, cuts)
     families = {c.family for c in curves}

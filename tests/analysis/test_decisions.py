@@ -183,9 +183,7 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
     c = view.analysis.comparison("eval_loss", hit)
     assert c is not None and c.decisive and c.difference < 0
     assert c.verdict == "not decisive", "of survivors nothing good is said"
-    assert answer_text.sentence(view, c).endswith(
-        "not decisive, since 1 cell of it did not finish and those that did flatter it."
-    )
+    assert answer_text.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish, which flatters it.")
     assert view.analysis.summary(hit).mean(MEMORY) is not None
 
 
@@ -399,7 +397,7 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
         assert c.verdict == "not decisive" and not c.beyond(0.0), (
             "full lost a cell as well, and what is left of it flatters it"
         )
-        lost = ": not decisive, since 1 cell of the reference did not finish and those that did flatter it."
+        lost = ": not decisive, since 1 cell of the reference did not finish, which flatters it."
         assert answer_text.sentence(view, c).endswith(
             (lost, ": not decisive among so many comparisons.", ": not decisive.")
         )

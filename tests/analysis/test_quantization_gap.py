@@ -233,7 +233,7 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
         assert text.type_sentences(view, t, "eval_loss")[0].endswith(
-            "1 cell of the unquantised counterparts did not finish, so that those that did may flatter them."
+            "1 cell of the unquantised counterparts did not finish, which may flatter them."
         )
     (shown,) = {text.line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken}
     assert shown.endswith("(1 cell of the counterpart did not finish)")

@@ -164,7 +164,7 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     )
     wide = replace(fit, c=ParameterEstimate(1.9, 1.0, 2.8))
     said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
-    assert "[1.000, 2.800], is wider than all that rank changes." in said
+    assert "[1.000, 2.800], is wider than the whole effect of rank." in said
 
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
@@ -193,7 +193,7 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
     (gap,) = quantization_gap.compute(one, "eval_loss")
     trained, base = quantization_gap_text.type_sentences(one, gap, "eval_loss")
     assert trained.endswith(
-        "(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive."
+        "(4 pairs of conditions, 1 seed, so no interval: the noise between seeds is unknown): not decisive."
     )
     assert re.fullmatch(
         r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
