@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -20,6 +19,7 @@ from lorabench.analysis.pairing import ItemsOf, Pairing
 from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.settings import ComparisonSpec
+from lorabench.record.items import Items
 
 _THERE = "there:"
 _LEARNING_RATE = "training.learning_rate"
@@ -97,7 +97,7 @@ def _matched(
     return {c: keys[k] for c, s in left.items() if (k := _key(s, apart)) in keys}
 
 
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(plain: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in plain.items():
         if isinstance(value, dict) and f"{prefix}{key}" != _LEARNING_RATE:  # a grid of rates is one value
@@ -130,7 +130,7 @@ def _key(setting: Mapping[str, str], apart: set[str]) -> str:
 def _joined(here: Side, there: Side) -> Pairing:
     other = there.data.assign(cell=_THERE + there.data["cell"], condition=_THERE + there.data["condition"])
 
-    def items(cell: str) -> Any:
+    def items(cell: str) -> Mapping[str, Items]:
         return there.items(cell.removeprefix(_THERE)) if cell.startswith(_THERE) else here.items(cell)
 
     return Pairing(pd.concat([here.data, other], ignore_index=True), items)

@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ _PLACES = (
 )  # of the percentiles among the sorted
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 Basis = Literal["seeds", "items", "seeds and items"]
 
 

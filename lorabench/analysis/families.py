@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
@@ -33,11 +32,11 @@ def apart_from(group: Replicates, *fields: str) -> str:
     """What a condition is but for these fields, as a key; model and data count by their bytes, too."""
     plain = deepcopy(group.declared)
     for field in fields:
-        *parents, last = field.split(".")
-        part: Any = plain
-        for parent in parents:
-            part = part[parent]
-        part.pop(last, None)
+        part, _, name = field.partition(".")
+        if name:
+            plain[part].pop(name, None)
+        else:
+            plain.pop(part, None)
     marks = group.setting.fingerprints
     return canonical_json([plain, marks.model, marks.data])
 

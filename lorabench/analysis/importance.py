@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,12 +110,12 @@ def importances(
     return tuple(rows), "" if rows else why
 
 
-def varied_axes(study: Study) -> dict[str, tuple[Any, ...]]:
+def varied_axes(study: Study) -> dict[str, tuple[object, ...]]:
     """The axes of the grid that vary something else than the task."""
     return {a: tuple(v) for a, v in study.grid.items() if len(v) > 1 and a.partition(".")[0] != "task"}
 
 
-def _of_base(group: Replicates, base: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
+def _of_base(group: Replicates, base: Mapping[str, object], grid: Mapping[str, object]) -> bool:
     """Whether a condition differs from the base setting in nothing but axes and what they leave unused: `include` may
     have put others beside the grid."""
     own = flattened({k: group.declared[k] for k in _SETTINGS if group.trains or k != "training"})
@@ -134,7 +133,7 @@ class _Whole:
 
 
 def _of_grid(
-    groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]
+    groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[object]]
 ) -> _Whole | str:
     """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where
     none is left."""
@@ -160,7 +159,7 @@ def _of_grid(
     return _Whole(dict(zip(axes, places, strict=True)), y)
 
 
-def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
+def _whole_part(sizes: Sequence[int], present: Collection[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several
     the last. Greedy: a larger whole part may exist."""
     places = [list(range(n)) for n in sizes]
@@ -180,7 +179,7 @@ def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
             return [() for _ in sizes]
 
 
-def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], whole: _Whole) -> Importance:
+def _importance(metric: str, within: str, axes: Mapping[str, Sequence[object]], whole: _Whole) -> Importance:
     varied = [a for a, k in whole.places.items() if len(k) > 1]
     seeds = whole.y.shape[-1]
     means = whole.y.mean(axis=-1)
@@ -232,7 +231,7 @@ def _noise(y: Values) -> float | None:
     return float(np.square(rest).sum() / ((flat.shape[0] - 1) * (flat.shape[1] - 1)))
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A value of an axis as a word."""
     if isinstance(value, Mapping):
         rest = ", ".join(f"{k}={_name(v)}" for k, v in value.items() if k != "name")

@@ -8,9 +8,8 @@ the label without its rank: figures give one colour to each family.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import flattened
@@ -55,7 +54,7 @@ def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
     return _unique(by_condition)
 
 
-def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+def _telling(settings: dict[str, dict[str, object]]) -> dict[str, tuple[str, ...]]:
     """For each method the further fields that its labels name: those that differ where labels would be the same."""
     several = [f for f in ("model.name", "task.name") if len({s.get(f) for s in settings.values()}) > 1]
     shown: dict[str, dict[str, None]] = {str(s["method.name"]): dict.fromkeys(several) for s in settings.values()}
@@ -68,7 +67,7 @@ def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     fields = [f for f in every if f not in _HEAD and any(len(values[m, f]) > 1 for m in shown)]
     # one field at a time, most telling first: a field that follows from those already named stays out
     for field in sorted(fields, key=lambda f: list(_SHORT).index(f) if f in _SHORT else len(_SHORT)):
-        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, str], list[dict[str, object]]] = {}
         for s in settings.values():
             method = str(s["method.name"])
             groups.setdefault((method, _label(s, shown[method]).text), []).append(s)
@@ -78,18 +77,18 @@ def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {method: tuple(names) for method, names in shown.items()}
 
 
-def _label(setting: dict[str, Any], fields: Any) -> Label:
+def _label(setting: dict[str, object], fields: Iterable[str]) -> Label:
     method = str(setting["method.name"])
     head = [method_label(method)]
     rank = setting.get("method.rank")
     stored = setting.get("quantization.name")
-    tail = [stored] if stored not in (None, "none") else []
+    tail = [str(stored)] if stored not in (None, "none") else []
     extra = [words for f in fields if (words := _words(f, setting.get(f)))]
     ranked = [f"r={rank}"] if rank is not None else []
     return Label(", ".join([" ".join([*head, *ranked, *tail]), *extra]), ", ".join([" ".join([*head, *tail]), *extra]))
 
 
-def _words(field: str, value: Any) -> str:
+def _words(field: str, value: object) -> str:
     if value is None:
         return ""
     if field in _FLAGS:

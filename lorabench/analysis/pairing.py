@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,14 +94,15 @@ class Pairing:
         stderr = f"{metric}_stderr"
         errors = present[stderr].astype("float64") if stderr in present else pd.Series(np.nan, index=present.index)
         readings: dict[str, dict[int, _Reading]] = {}
-        columns: Any = (
-            present["condition"],
-            present["seed"],
-            present["cell"],
-            present[metric].astype("float64"),
-            errors,
+        rows = zip(
+            present["condition"].tolist(),
+            present["seed"].tolist(),
+            present["cell"].tolist(),
+            present[metric].astype("float64").tolist(),
+            errors.tolist(),
+            strict=True,
         )
-        for condition, seed, cell, value, error in zip(*(c.tolist() for c in columns), strict=True):
+        for condition, seed, cell, value, error in rows:
             key = SEEDLESS if pd.isna(seed) else int(seed)
             readings.setdefault(condition, {})[key] = _Reading(
                 str(cell), float(value), None if np.isnan(error) else float(error)

@@ -28,7 +28,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from scipy import optimize, special
 
 from lorabench.analysis.difference import CONFIDENCE, SAME
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 FEWEST = 4  # ranks that a curve of three parameters is fitted to
 MISFIT = 0.01  # p below which a curve does not fit, or is not monotone
 _EXPONENTS = (0.02, 8.0)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from lorabench.record.whole_files import stamp
 
 Side = Literal["left", "right"]
 Measure = Callable[[Spectrum], float | None]
-Middle = Callable[[list[float]], Any]
+Middle = Callable[[list[float]], float | np.floating]
 Array = NDArray[np.float64]
 SMALLEST = 1e-6  # of the largest singular value: below is float32 rounding
 MOST_VALUES = 512  # of a decay; what a figure can show
@@ -145,7 +145,7 @@ def type_decays(cells: Sequence[Sequence[Spectrum]]) -> dict[str, Array]:
     return {kind: mean for kind, members in kinds.items() if len(mean := mean_decay(decays(members)))}
 
 
-def orthonormal(columns: NDArray[Any]) -> Array:
+def orthonormal(columns: NDArray[np.floating]) -> Array:
     """Orthonormal columns whose first k span what the first k stored ones do (float16 leaves them so to 1e-3); it stops
     before a zero column."""
     plain = np.asarray(columns, dtype=np.float64)
@@ -155,7 +155,7 @@ def orthonormal(columns: NDArray[Any]) -> Array:
     return np.asarray(np.linalg.qr(plain[:, :keep]).Q)
 
 
-def similarity(first: NDArray[Any], second: NDArray[Any]) -> Array:
+def similarity(first: Array, second: Array) -> Array:
     """phi(i, j) for every i, j of orthonormal columns: entry [i - 1, j - 1]."""
     overlap = np.square(first.T @ second).cumsum(axis=0).cumsum(axis=1)
     i, j = np.indices(overlap.shape) + 1

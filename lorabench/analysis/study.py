@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -149,7 +148,7 @@ class StudyAnalysis:
         """What people call them."""
         return tuple(self.label(g.condition) for g in groups)
 
-    def declared(self, condition: str) -> Mapping[str, Any]:
+    def declared(self, condition: str) -> Mapping[str, dict[str, object]]:
         """A condition's setting as plain data."""
         return self.group(condition).declared
 
