@@ -21,7 +21,8 @@ def seed_caption(conditions: int, shown: int) -> str:
     )
     if shown < conditions:
         words += (
-            f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others stand below"
+            f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others are listed"
+            " below"
             " in words."
         )
     return words
