@@ -53,6 +53,7 @@ def standings(view: View, points: tuple[ParetoPoint, ...]) -> tuple[str, ...]:
 
 
 def caption(m: Metric) -> str:
+    """Of the figure in one metric."""
     corner = "upper left" if m.better == "higher" else "lower left"
     return (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less"

@@ -184,6 +184,7 @@ def _article(label: str) -> str:
 
 
 def why_no_decision(view: View) -> str:
+    """Why no comparison decides the question."""
     if not view.analysis.references:
         return "There is no reference condition to compare with; name one under `reference` in the study."
     if any(c.metric == view.analysis.metric for c in view.analysis.comparisons):

@@ -16,6 +16,7 @@ def failed(number: int, total: int, kinds: Counter[str]) -> str:
 
 
 def analysis_failed(phases: Mapping[str, int], message: str) -> str:
+    """`phases`: cells by the phase that failed; `message`: of the first fault."""
     why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in phases.items()])
     return (
         f"A phase after training failed ({why}; {message}), and its numbers are absent."
@@ -24,6 +25,7 @@ def analysis_failed(phases: Mapping[str, int], message: str) -> str:
 
 
 def diverged(number: int, total: int, learning_rates: Collection[float], at_first_step: int) -> str:
+    """`at_first_step`: cells that diverged there."""
     why = f"Their learning rate ({_joined(learning_rates)}) is too high for the setting: lower it."
     if at_first_step:  # nothing was updated yet
         why = (
@@ -34,6 +36,7 @@ def diverged(number: int, total: int, learning_rates: Collection[float], at_firs
 
 
 def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
+    """`batch_sizes`: those of the cells."""
     sizes = ", ".join(map(str, sorted(batch_sizes)))
     return (
         f"{cells_of(number, total)} did not fit into memory. A batch smaller than theirs ({sizes}) or gradient"
@@ -42,6 +45,7 @@ def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
 
 
 def skipped(number: int, total: int) -> str:
+    """`number`: cells that were not run, of so many in total."""
     return (
         f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, since predicted not to fit into memory."
         " Run the study without --skip-infeasible to try anyway."
@@ -62,6 +66,7 @@ def missing(number: int, total: int, not_chosen: int) -> str:
 
 
 def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[float]) -> str:
+    """`outcomes`: cells by what became of them; `total`: all cells of the plan."""
     how = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in outcomes.most_common())
     again = " Run the study again to retry those that failed: their rates may be better." if outcomes["failed"] else ""
     return (

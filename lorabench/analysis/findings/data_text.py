@@ -30,6 +30,7 @@ def rows_lost(facts: DataFacts, length: int) -> str:
 
 
 def test_leaked(test: SplitFacts, share: float) -> str:
+    """`share`: of the test rows, 0 to 1."""
     return (
         f"{test.in_training:,} of {test.read:,} test rows ({percent(share)}) are also training rows, prompt and"
         " response: on them a low loss or a right answer is memorization, and a higher rank memorizes more."
@@ -38,6 +39,7 @@ def test_leaked(test: SplitFacts, share: float) -> str:
 
 
 def few_test_rows(rows: int, least: int) -> str:
+    """`rows`: of the test; `least`: how many there should be."""
     return (
         f"The held-out loss is measured on {rows:,} rows; other rows could rank the conditions"
         f" differently. Use at least {least} test rows, better a few hundred."
@@ -45,6 +47,7 @@ def few_test_rows(rows: int, least: int) -> str:
 
 
 def rows_dropped(facts: DataFacts, length: int) -> str:
+    """`length`: the sequence length."""
     items = facts.items
     apart = (
         f" The loss leaves them out ({facts.test.kept:,} test rows), the accuracy does not ({items:,})."
@@ -58,6 +61,7 @@ def rows_dropped(facts: DataFacts, length: int) -> str:
 
 
 def responses_cut(facts: DataFacts, length: int) -> str:
+    """`length`: the sequence length."""
     return (
         f"At {length} tokens the response of {_each(facts, 'cut')} is cut at its end, where the answer often"
         f" is, and loses the end-of-text token. {_longer(facts)}"
@@ -65,6 +69,7 @@ def responses_cut(facts: DataFacts, length: int) -> str:
 
 
 def prompts_leaked(test: SplitFacts, validation: SplitFacts) -> str:
+    """Of the two splits each count that is not 0."""
     parts = [
         (
             f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row"
@@ -104,6 +109,7 @@ def test_rows_differ(tests: Sequence[tuple[int, int, int, Sequence[str]]]) -> st
 
 
 def rows_unmeasured(measured: int, rows: int) -> str:
+    """`measured`: of so many rows of the test."""
     return (
         f"Every metric of the task is over the first {measured:,} of {rows:,} test rows, a fair sample of them"
         " (evaluation.max_sequences). With all of them the intervals over rows would be"

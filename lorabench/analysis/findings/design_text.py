@@ -67,6 +67,7 @@ def few_seeds(seeds: Sequence[tuple[str, int]], trained: int, quantile: float, e
 
 
 def only_condition(label: str) -> str:
+    """No reference, since there is one condition."""
     return (
         f"{label} is the only condition: there is nothing to compare it with. Include full"
         " fine-tuning, or another condition as `reference`."
@@ -74,6 +75,7 @@ def only_condition(label: str) -> str:
 
 
 def without_reference(labels: Sequence[str], conditions: int) -> str:
+    """`labels`: of the conditions that have no reference."""
     return (
         f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). Name one"
         " condition under `reference`."
@@ -81,6 +83,7 @@ def without_reference(labels: Sequence[str], conditions: int) -> str:
 
 
 def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> str:
+    """`references`: labels of those whose seeds are not the conditions'."""
     return (
         f"{number} of {conditions} conditions share no finished seed with their reference ({listed(references)}),"
         " so they are compared with nothing. Complete the reference's cells, or name a trained condition under"
@@ -89,6 +92,7 @@ def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> s
 
 
 def shared_rate(methods: Sequence[str], learning_rates: Sequence[float]) -> str:
+    """`methods`: those that share the learning rates."""
     shown = ", ".join(f"{x:g}" for x in learning_rates)
     if "full" in methods:
         shared = (
@@ -141,6 +145,7 @@ def edge_rate(at_edge: Sequence[ChosenAtEdge], tuned: int) -> str:
 
 
 def few_validation_rows(number: int, tuned: int, rows: int) -> str:
+    """`rows`: at most so many chose any of the rates; `tuned`: conditions that chose one."""
     return (
         f"{number} of {tuned} learning rates were chosen by no more than"
         f" {rows} validation rows, too few to tell two rates apart: a larger"
@@ -164,6 +169,7 @@ class MovingScale:
 
 
 def scaling_moves(families: Sequence[MovingScale]) -> str:
+    """`families`: those whose scaling moves with the rank."""
     parts = [
         f"{f.family}: alpha {f.alpha:g}, {'alpha / sqrt(rank)' if f.root else 'alpha / rank'} from {f.low_scaling:.3g}"
         " at"
