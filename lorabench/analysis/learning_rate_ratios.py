@@ -36,7 +36,9 @@ def learning_rate_ratios(study: StudyAnalysis) -> LearningRateRatios | None:
     ratios = sorted(a.chosen / f.chosen for a, f in pairs if a.chosen and f.chosen)
     if not ratios:
         return None
-    step = max(b.rate / a.rate for pair in pairs for t in pair for a, b in itertools.pairwise(t.tried))
+    step = max(
+        b.learning_rate / a.learning_rate for pair in pairs for t in pair for a, b in itertools.pairwise(t.results)
+    )
     return LearningRateRatios(ratios[0], ratios[-1], len(pairs), step, sum(a.edge or f.edge for a, f in pairs))
 
 

@@ -40,7 +40,7 @@ def explain_condition(named: NamedCells) -> str:
     ]
     tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
-        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        tried = ", ".join(f"{t.learning_rate:g}" for t in tuning.results)
         parts.append(
             f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells"
         )

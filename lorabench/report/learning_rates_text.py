@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lorabench import formatting
 from lorabench.analysis.learning_rate_ratios import LearningRateRatios
-from lorabench.analysis.tuning import Tried, Tuning
+from lorabench.analysis.tuning import LearningRateResult, Tuning
 from lorabench.report.drawing import Line
 from lorabench.report.view import View
 
@@ -20,7 +20,7 @@ def caption(tunings: Sequence[Tuning], shown: int, cut: str) -> str:
         " good still favours lucky runs a little). Look for curves whose lowest point ends the grid: a better rate may"
         " lie outside."
     )
-    if any(x.broken or x.missing for t in tunings for x in t.tried):
+    if any(x.broken or x.missing for t in tunings for x in t.results):
         words += (
             " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean"
             " of the seeds that are left flatters a rate."
@@ -89,22 +89,22 @@ def sentence(view: View, t: Tuning) -> str:
     label = view.analysis.label(t.condition)
     if t.chosen is None:
         return f"{label}: no cell has finished yet"
-    best = next(x for x in t.tried if x.rate == t.chosen)
-    others = ", ".join(f"{_loss(x.mean)} at {x.rate:g}{_incomplete(x)}" for x in t.tried if x is not best)
+    best = next(x for x in t.results if x.learning_rate == t.chosen)
+    others = ", ".join(f"{_loss(x.mean)} at {x.learning_rate:g}{_incomplete(x)}" for x in t.results if x is not best)
     return (
         f"{label}: chose {t.chosen:g}{', the edge of its grid,' if t.edge else ''} with {_loss(best.mean)}"
         f" nats{_incomplete(best)}; {others}"
     )
 
 
-def tried_words(tried: Tried, chosen: bool) -> str:
-    spread = f" ± {formatting.decimals(tried.ci_half_width)}" if tried.ci_half_width is not None else ""
-    return f"{'→ ' if chosen else ''}{_loss(tried.mean)}{spread}{_incomplete(tried)}"
+def result_words(result: LearningRateResult, chosen: bool) -> str:
+    spread = f" ± {formatting.decimals(result.ci_half_width)}" if result.ci_half_width is not None else ""
+    return f"{'→ ' if chosen else ''}{_loss(result.mean)}{spread}{_incomplete(result)}"
 
 
-def _incomplete(tried: Tried) -> str:
+def _incomplete(result: LearningRateResult) -> str:
     """ " (1 broke, 2 without a value)": what the mean is not over."""
-    parts = [f"{n} {word}" for n, word in ((tried.broken, "broke"), (tried.missing, "without a value")) if n]
+    parts = [f"{n} {word}" for n, word in ((result.broken, "broke"), (result.missing, "without a value")) if n]
     return f" ({', '.join(parts)})" if parts else ""
 
 

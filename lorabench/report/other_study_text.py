@@ -47,8 +47,8 @@ def environments(view: View) -> dict[str, set[str]]:
 
 def summary(view: View, other: View, across: Across) -> str:
     """How the matched conditions came out, in one sentence."""
-    compared = [t.comparison for t in across.twins if t.comparison]
-    if not across.twins:
+    compared = [t.comparison for t in across.matches if t.comparison]
+    if not across.matches:
         return f"No condition of this study has its like in {other.analysis.study.name} ({other.analysis.folder})."
     same = sum(is_equal(c) for c in compared)
     counts = [(sum(c.verdict == word for c in compared if not is_equal(c)), word) for word in VERDICTS]
@@ -57,7 +57,7 @@ def summary(view: View, other: View, across: Across) -> str:
     ]
     outcomes = f": {', '.join(parts)}" if parts else ""
     return (
-        f"{formatting.plural(len(across.twins), 'condition')} of this study stand in {other.analysis.study.name}"
+        f"{formatting.plural(len(across.matches), 'condition')} of this study stand in {other.analysis.study.name}"
         f" ({other.analysis.folder}) as well{outcomes}."
     )
 

@@ -22,9 +22,9 @@ def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tu
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
         pairs = (
-            formatting.plural(t.wanted, "pair")
-            if len(t.gaps) == t.wanted
-            else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
+            formatting.plural(t.expected, "pair")
+            if len(t.gaps) == t.expected
+            else f"{len(t.gaps)} of {formatting.plural(t.expected, 'pair')}"
         )
         if t.pooled is None:
             sentences.append(

@@ -109,8 +109,10 @@ def _reference_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> Iter
 
 
 def _metric_notes(analysis: StudyAnalysis) -> Iterable[str]:
-    if analysis.metric != analysis.wanted and analysis.results:
-        yield f"The study's metric {analysis.wanted} cannot be judged here; {analysis.metric} stands in for it."
+    if analysis.metric != analysis.requested_metric and analysis.results:
+        yield (
+            f"The study's metric {analysis.requested_metric} cannot be judged here; {analysis.metric} stands in for it."
+        )
 
 
 def _learning_rate_notes(analysis: StudyAnalysis) -> Iterable[str]:

@@ -69,7 +69,7 @@ def compute_by_seed(view: View) -> dict[str, Drawing]:
     drawings: dict[str, Drawing] = {}
     all_seeds = sorted({c.seed for g in view.analysis.planned for c in g.cells})
     styles = dict(zip(all_seeds, palette(len(all_seeds)), strict=True))
-    learning_rates = tuple(sorted({x.rate for t in view.analysis.tunings for x in t.tried}))
+    learning_rates = tuple(sorted({x.learning_rate for t in view.analysis.tunings for x in t.results}))
     groups = {g.condition: g for g in view.analysis.planned}
     for t in view.analysis.tunings[:_MOST_BY_SEED]:
         points: dict[int, dict[float, float]] = {}
@@ -86,9 +86,11 @@ def compute_by_seed(view: View) -> dict[str, Drawing]:
             Line(f"seed {seed}", styles[seed], tuple(sorted(losses)), tuple(losses[x] for x in sorted(losses)))
             for seed, losses in sorted(points.items())
         ]
-        best = next((x for x in t.tried if x.rate == t.chosen), None)
+        best = next((x for x in t.results if x.learning_rate == t.chosen), None)
         if best is not None and best.mean is not None:
-            lines.append(Line(_CHOSEN, Style(GREY, "solid", "star"), (best.rate,), (best.mean,), mode="markers"))
+            lines.append(
+                Line(_CHOSEN, Style(GREY, "solid", "star"), (best.learning_rate,), (best.mean,), mode="markers")
+            )
         if lines:
             drawings[view.analysis.label(t.condition)] = Drawing(
                 Axis("learning rate", log=True, ticks=learning_rates),
@@ -103,8 +105,8 @@ def drawing(view: View) -> Drawing:
     """A line for each condition; rates at which no cell finished have no point."""
     lines, learning_rates = [], set()
     for t in view.analysis.tunings[:: -(-len(view.analysis.tunings) // _MOST_LINES)]:
-        points = [(x.rate, x.mean, x.ci_half_width) for x in t.tried if x.mean is not None]
-        learning_rates |= {x.rate for x in t.tried}
+        points = [(x.learning_rate, x.mean, x.ci_half_width) for x in t.results if x.mean is not None]
+        learning_rates |= {x.learning_rate for x in t.results}
         if points:
             x, y, error = zip(*points, strict=True)
             lines.append(Line(view.analysis.label(t.condition), view.styles[t.condition], x, y, error))
@@ -118,10 +120,10 @@ def drawing(view: View) -> Drawing:
 
 def table(view: View) -> Grid:
     """Every condition's validation loss at every rate of any grid, the chosen one marked."""
-    learning_rates = sorted({x.rate for t in view.analysis.tunings for x in t.tried})
+    learning_rates = sorted({x.learning_rate for t in view.analysis.tunings for x in t.results})
     rows = []
     for t in view.analysis.tunings:
-        by_rate = {x.rate: x for x in t.tried}
-        cells = [text.tried_words(by_rate[r], r == t.chosen) if r in by_rate else "" for r in learning_rates]
+        by_rate = {x.learning_rate: x for x in t.results}
+        cells = [text.result_words(by_rate[r], r == t.chosen) if r in by_rate else "" for r in learning_rates]
         rows.append((view.analysis.label(t.condition), *cells))
     return Grid(("condition", *(f"{r:g}" for r in learning_rates)), tuple(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from lorabench import formatting
-from lorabench.analysis.cross_study import Across, Side, Twin, across
+from lorabench.analysis.cross_study import Across, MatchedCondition, Side, across
 from lorabench.record.metrics import metric
 from lorabench.report import other_study_text as text
 from lorabench.report.blocks import Block, Grid, Points, Section, Text
@@ -27,7 +27,7 @@ def section(view: View) -> Section | None:
     if across.differ:
         blocks.append(Points(text.difference_words(across)))
     blocks += [Text(sentence) for sentence in text.warnings(view, other, across)]
-    if across.twins:
+    if across.matches:
         heads = (
             "condition",
             f"{metric(view.analysis.metric).label} here",
@@ -37,7 +37,7 @@ def section(view: View) -> Section | None:
             "train peak here / there",
             "tokens/s here / there",
         )
-        blocks += [Grid(heads, tuple(_row(view, other, t) for t in across.twins)), Text(text.NOTE, "small")]
+        blocks += [Grid(heads, tuple(_row(view, other, t) for t in across.matches)), Text(text.NOTE, "small")]
     for side, conditions in ((view, across.only_here), (other, across.only_there)):
         if conditions:
             blocks.append(Text(text.only_in(side, conditions), "small"))
@@ -54,7 +54,7 @@ def compute(view: View, other: View) -> Across:
     )
 
 
-def _row(view: View, other: View, pair: Twin) -> tuple[str, ...]:
+def _row(view: View, other: View, pair: MatchedCondition) -> tuple[str, ...]:
     c = pair.comparison
     m = metric(view.analysis.metric)
     each = [side.analysis.pairing.seeds(m.name, i) for side, i in ((view, pair.here), (other, pair.there))]

@@ -180,7 +180,7 @@ def _names(by_group: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
     if len(by_group) == 1:
         return ("",)
     flat = [
-        flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]})
+        flattened({"model": short_model(str(g[0].declared["model"]["name"])), "task": g[0].declared["task"]})
         for g in by_group
     ]
     differing = [

@@ -122,7 +122,7 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
         for p in accuracy_memory.compute(view):
-            told = None if p.by is None else view.analysis.verdicts.told(view.analysis.metric, p.condition, p.by)
+            told = None if p.by is None else view.analysis.verdicts.own(view.analysis.metric, p.condition, p.by)
             if told is not None and p.tier in ("dominated", "level", "open"):
                 assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.tier
         for curve in rank_curve.curves(view, view.analysis.metric):
@@ -137,7 +137,7 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             if (
                 len(gap.gaps) == 1
                 and (
-                    c := view.analysis.verdicts.told(
+                    c := view.analysis.verdicts.own(
                         view.analysis.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart
                     )
                 )

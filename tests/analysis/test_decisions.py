@@ -211,8 +211,8 @@ def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> 
     assert view.other is not None
     found = other_study.compute(view, view.other)
     assert found.differ == ()
-    assert len(found.twins) == 8
-    assert all(t.comparison and t.comparison.difference == 0 for t in found.twins)
+    assert len(found.matches) == 8
+    assert all(t.comparison and t.comparison.difference == 0 for t in found.matches)
     assert "8 equal to the last digit" in other_study_text.summary(view, view.other, found)
 
 
@@ -224,7 +224,7 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     assert found.differ == (("training.steps", "40", "60"),)
     assert [view.analysis.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
     assert [view.other.analysis.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
-    twin = next(t for t in found.twins if view.analysis.label(t.here) == "LoRA r=4")
+    twin = next(t for t in found.matches if view.analysis.label(t.here) == "LoRA r=4")
     ours = [view.analysis.results[i].value("eval_loss") or 0 for i in view.analysis.summary(twin.here).cells]
     theirs = [
         view.other.analysis.results[i].value("eval_loss") or 0 for i in view.other.analysis.summary(twin.there).cells
@@ -301,7 +301,7 @@ def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     view = make_view(here, fill(tmp_path / "b", study, other))
     assert view.other is not None
     found = other_study.compute(view, view.other)
-    assert len(found.changed) == len(found.twins) == 8
+    assert len(found.changed) == len(found.matches) == 8
     assert "8 conditions have other bytes" in other_study_text.warnings(view, view.other, found)[0]
 
 

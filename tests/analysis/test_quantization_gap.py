@@ -103,7 +103,7 @@ def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
 def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(cells: tuple[Cell, ...]) -> None:
     both = (*cells, *renamed(cells, "hub/large"))
     gaps = found(both, noisy(0, {}))
-    assert {k: (len(t.gaps), len(t.bases), t.wanted) for k, t in gaps.items()} == {
+    assert {k: (len(t.gaps), len(t.bases), t.expected) for k, t in gaps.items()} == {
         "int8": (4, 0, 4),
         "nf4": (4, 2, 4),
         "nf4 + double quant": (4, 0, 4),
@@ -197,7 +197,7 @@ def test_only_seeds_at_which_all_pairs_finished_are_pooled(cells: tuple[Cell, ..
     assert pooled.pairs == 2
     assert pooled.difference == pytest.approx(np.mean(per_seed(cells, value, "nf4", (0, 2))))
     broken = found(cells, lambda c: None if (c.method.rank, kind(c)) == (4, "nf4") else value(c))["nf4"]
-    assert (len(broken.gaps), broken.wanted) == (1, 2)
+    assert (len(broken.gaps), broken.expected) == (1, 2)
     torn = found(
         cells,
         lambda c: None if kind(c) == "nf4" and (c.method.rank == 4) == (c.seed == 0) and c.training.steps else value(c),

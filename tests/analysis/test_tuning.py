@@ -77,7 +77,7 @@ def test_the_synthetic_optimum_is_found_inside_its_grid(tmp_path: Path) -> None:
 def test_a_rate_that_diverged_is_never_chosen(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, TUNED.replace("[1e-2,", "[2.0, 1e-2,")))
     assert [t.chosen for t in view.analysis.tunings] == [3e-3] * 3
-    assert view.analysis.tunings[0].tried[-1].broken == 2
+    assert view.analysis.tunings[0].results[-1].broken == 2
     assert view.analysis.summaries[0].outcomes.broken == 0
 
 
@@ -110,7 +110,7 @@ def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:
     assert [t.chosen for t in view.analysis.tunings] == [None] * 3
     assert view.analysis.summaries[0].outcomes.missing == 6
     (first, *_) = tunings(view.analysis.groups, view.analysis.data)
-    assert first.tried[0].missing == 2
+    assert first.results[0].missing == 2
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_task_with_options_names_its_contests_by_them() -> None:
         ]
 
     assert recommendation._names([group(1), group(2)]) == ("planted, rank=1", "planted, rank=2")
-    assert recommendation._names([group(1), group(1)]) == ("contest (1)", "contest (2)")
+    assert recommendation._names([group(1), group(1)]) == ("group (1)", "group (2)")
     assert recommendation._names([group(1)]) == ("",)
 
 

@@ -211,7 +211,7 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
     drawn = truncation.drawing(view, "eval_loss", (cut,))
     assert next(x for x in drawn.lines if x.label == "LoRA r=16, cut").error[2] == pytest.approx(half(values))
 
-    tuned = view.analysis.tunings[0].tried[0]
+    tuned = view.analysis.tunings[0].results[0]
     assert tuned.ci_half_width == pytest.approx(half(list(tuned.losses)))
     assert learning_rates.drawing(view).lines[0].error[0] == tuned.ci_half_width
     assert f"± {tuned.ci_half_width:.3f}" in learning_rates.table(view).rows[0][1]

@@ -15,7 +15,7 @@ ENOUGH_SEEDS = 5  # t(0.975) is 12.7 with 2 seeds, 4.3 with 3, 2.8 with 5
 def metric_absent(e: StudyAnalysis) -> Finding | None:
     """The study names a metric that no finished cell has, or some trained conditions have not, or of which nobody knows
     what is better."""
-    requested, among = e.wanted, list(e.groups)
+    requested, among = e.requested_metric, list(e.groups)
     some = requested == e.metric
     if some:
         among = [g for g in e.trained if e.by_condition[g.condition].mean(requested) is None]

@@ -92,7 +92,7 @@ def edge_rate(e: StudyAnalysis) -> Finding | None:
     if not hit:
         return None
     at_edge = [
-        text.ChosenAtEdge(e.label(t.condition), t.chosen, t.tried[0].rate, t.tried[-1].rate)
+        text.ChosenAtEdge(e.label(t.condition), t.chosen, t.results[0].learning_rate, t.results[-1].learning_rate)
         for t in hit
         if t.chosen is not None
     ]
