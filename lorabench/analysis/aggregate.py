@@ -53,6 +53,7 @@ class Outcomes:
 
     @property
     def total(self) -> int:
+        """All replicates, whatever became of them."""
         return self.finished + self.diverged + self.out_of_memory + self.failed + self.skipped + self.missing
 
     @property

@@ -49,6 +49,7 @@ class Decision:
 
     @property
     def undecided(self) -> int:
+        """Comparisons of which nothing is shown."""
         return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 

@@ -95,6 +95,7 @@ class PeakGrowth:
 
     @property
     def total_bytes(self) -> float:
+        """By how much the whole prediction grows."""
         return self.most.predicted - self.least.predicted
 
 

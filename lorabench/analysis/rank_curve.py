@@ -160,7 +160,7 @@ def _knee(
     if best is None:
         return SmallestSufficientRank(None, margin, why="no rank finished whole")
     if best.n < 2:
-        return SmallestSufficientRank(None, margin, why="with one seed it is unknown how far a repetition would land")
+        return SmallestSufficientRank(None, margin, why="with one seed the noise between seeds is unknown")
     passed: list[RankDifference] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)

@@ -36,6 +36,7 @@ class LearningRateResult:
 
     @property
     def mean(self) -> float | None:
+        """Mean validation loss over seeds, in nats; None where no cell finished."""
         return float(np.mean(self.losses)) if self.losses else None
 
     @property

@@ -44,19 +44,20 @@ def standings(view: View, points: tuple[ParetoPoint, ...]) -> tuple[str, ...]:
         "level": "Behind the front by the mean, but shown to be within the margin",
         "open": "Behind the front by the mean, but not beyond doubt",
         "dominated": "Dominated beyond doubt",
-        "broken": ("Without a place, since some of their cells did not finish and the mean of those that did flatters"),
+        "broken": "Not placed, since some of their cells did not finish and the mean of the others flatters them",
     }
     sentences = [f"{head}: {named(tier)}." for tier, head in heads.items() if named(tier)]
     if not named("front"):
-        sentences.insert(0, "Nothing stands on the front, since no trained condition finished whole.")
+        sentences.insert(0, "No condition is on the front: every trained one has cells that did not finish.")
     return tuple(sentences)
 
 
 def caption(m: Metric) -> str:
+    """Of the figure in one metric."""
     corner = "upper left" if m.better == "higher" else "lower left"
     return (
         f"Each point is a condition, its bar the 95 % interval of the mean. Look to the {corner}: better at less"
         " memory. The grey line joins the Pareto front by the means. Pale points are dominated beyond doubt: another"
-        " condition takes no more memory and is better by more than does not matter (paired by seed, corrected by"
+        " condition takes no more memory and is shown to be better (paired by seed, corrected by"
         " Holm); or some of their cells did not finish."
     )

@@ -46,7 +46,7 @@ def _decided(view: View, d: Decision) -> str:
     if d.kind == "near":
         return (
             f"{condition} is not worse than {reference} by more than {margin(c)} ({comparison_text.bound(c)}){saving}:"
-            f" {m.label} {signed(c)} ({interval(c)}); nothing more is shown of the two.{among}"
+            f" {m.label} {signed(c)} ({interval(c)}); nothing more is shown about the two.{among}"
         )
     if d.kind == "level":
         doubt = " (a difference from zero is not decisive)" if not c.decisive else ""
@@ -63,9 +63,8 @@ def _decided(view: View, d: Decision) -> str:
         )
     if not c.repeated:
         return (
-            f"Not decisive: {condition} ends {signed(c)} from {reference} in {m.label} ({interval(c)}), and with one"
-            " seed"
-            " nobody knows how far a repetition would land."
+            f"Not decisive: {condition} ends {signed(c)} from {reference} in {m.label} ({interval(c)}), and one seed"
+            " says nothing about the noise between seeds."
         )
     many = (
         f" once corrected for {d.family} comparisons"
@@ -121,7 +120,7 @@ def how_sure(view: View) -> str:
         if len(numbers) == 1
         else f"{numbers[0]} to {numbers[-1]} seeds"
     )
-    parts = [f"{seeds} a condition" if seeds else "nothing was trained, so there are no seeds"]
+    parts = [f"{seeds} per condition" if seeds else "nothing was trained, so there are no seeds"]
     if comparisons:
         bases = dict.fromkeys(c.basis for c in comparisons if c.basis)
         parts.append(
@@ -185,6 +184,7 @@ def _article(label: str) -> str:
 
 
 def why_no_decision(view: View) -> str:
+    """Why no comparison decides the question."""
     if not view.analysis.references:
         return "There is no reference condition to compare with; name one under `reference` in the study."
     if any(c.metric == view.analysis.metric for c in view.analysis.comparisons):

@@ -35,7 +35,9 @@ def sentence(info: Importance) -> str:
     )
     undistinguished = [axes(e, info) for e in alone if e.p_value is not None and e.p_value >= _LEVEL]
     if undistinguished:
-        words += f" Not told from the noise between seeds (F test, p ≥ {_LEVEL:g}): {', '.join(undistinguished)}."
+        words += (
+            f" Not distinguishable from the noise between seeds (F test, p ≥ {_LEVEL:g}): {', '.join(undistinguished)}."
+        )
     return words
 
 

@@ -20,7 +20,8 @@ def warnings(view: View, other: View, across: Across) -> tuple[str, ...]:
     sentences = []
     if across.changed:
         sentences.append(
-            f"Weights or data of {formatting.plural(len(across.changed), 'condition')} have other bytes there under the"
+            f"Weights or data of {formatting.plural(len(across.changed), 'condition')} differ in their bytes there"
+            " under the"
             " same names: differences may come from them."
         )
     here, there = (environments(side) for side in (view, other))
@@ -49,7 +50,7 @@ def summary(view: View, other: View, across: Across) -> str:
     """How the matched conditions came out, in one sentence."""
     compared = [t.comparison for t in across.matches if t.comparison]
     if not across.matches:
-        return f"No condition of this study has its like in {other.analysis.study.name} ({other.analysis.folder})."
+        return f"No condition of this study has a match in {other.analysis.study.name} ({other.analysis.folder})."
     same = sum(is_equal(c) for c in compared)
     counts = [(sum(c.verdict == word for c in compared if not is_equal(c)), word) for word in VERDICTS]
     parts = [f"{same} equal to the last digit"] * bool(same) + [
@@ -57,7 +58,7 @@ def summary(view: View, other: View, across: Across) -> str:
     ]
     outcomes = f": {', '.join(parts)}" if parts else ""
     return (
-        f"{formatting.plural(len(across.matches), 'condition')} of this study stand in {other.analysis.study.name}"
+        f"{formatting.plural(len(across.matches), 'condition')} of this study are in {other.analysis.study.name}"
         f" ({other.analysis.folder}) as well{outcomes}."
     )
 

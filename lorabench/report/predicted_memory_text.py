@@ -62,7 +62,7 @@ def caption(pairs: Sequence[PeakPair], shown: int) -> str:
     if shown < len(pairs):
         words += (
             f" Of {len(pairs)} conditions {shown} are drawn: those with the least and the most memory of each family;"
-            " the words below tell them all."
+            " the text below has all."
         )
     return words
 

@@ -145,11 +145,9 @@ def caption(types: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
             if bases == {"items"}
             else "Intervals of pairs with one seed are over its items alone"
         )
-        sentences.append(f"{which}: how far a repetition would land is unknown.")
+        sentences.append(f"{which}: the noise between seeds is unknown.")
     if any(t.gaps and not any(g.difference.interval for g in t.gaps) for t in types):
-        sentences.append(
-            "Points without a bar have no interval: one seed does not tell how far a repetition would land."
-        )
+        sentences.append("Points without a bar have no interval: one seed says nothing about the noise between seeds.")
     return " ".join(sentences)
 
 

@@ -44,6 +44,7 @@ def utilisation_caption(cut: str) -> str:
 
 
 def map_caption(info: HeatMap) -> str:
+    """Of the map of energy ranks."""
     several = " (choose another above it)" if len(info.planes) > 1 else ""
     return (
         f"How many singular directions hold {100 * SHARE:.0f} % of the energy of each module's change, mean over seeds."

@@ -21,13 +21,15 @@ def seed_caption(conditions: int, shown: int) -> str:
     )
     if shown < conditions:
         words += (
-            f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others stand below"
+            f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others are listed"
+            " below"
             " in words."
         )
     return words
 
 
 def seed_map_caption(label: str) -> str:
+    """Of the map of one condition between its seeds."""
     return (
         f"φ(i, j) of {label}: how much of the first i directions of one seed lies within the first j of another, or"
         " the other way round. The figure opens with the right side (choose the left above it). Look at the first row:"
@@ -36,6 +38,7 @@ def seed_map_caption(label: str) -> str:
 
 
 def rank_map_caption(r: RankSimilarity) -> str:
+    """Of the map between two ranks."""
     return (
         f"How much of the first i right singular vectors of rank {r.low} lies within the first j of rank {r.high},"
         " or the other way round: φ(i, j) = ‖U₁ᵀU₂‖² / min(i, j), mean over seeds and modules (Hu et al. 2021,"

@@ -53,8 +53,8 @@ def caption(
         "Open symbols: each learned change is cut to a lower rank by its singular values, without further training,"
         " and evaluated again; mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained"
         f" at that rank. Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one:"
-        " there it pays to train at a high rank and cut. And from which rank on it is flat: what is cut off there,"
-        " this metric does not miss."
+        " there it pays to train at a high rank and cut. And from which rank on it is flat: what is cut off there"
+        " does not matter for this metric."
     ]
     if any(c.allocation == "energy" for c in shown):
         sentences.append(
@@ -62,7 +62,8 @@ def caption(
         )
     if len(shown) < len(cuts):
         sentences.append(
-            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others stand below in"
+            f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others are listed"
+            " below in"
             " words."
         )
     if cut:

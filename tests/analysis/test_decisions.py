@@ -173,7 +173,7 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
     )
     (listed,) = (b for b in shown.blocks if isinstance(b, Points))
     assert (
-        "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1."
+        "Not placed, since some of their cells did not finish and the mean of the others flatters them: LoRA r=1."
         in listed.items[-1]
     )
     front = next(
@@ -404,4 +404,4 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
     front = accuracy_memory.section(view)
     assert front is not None
     (listed,) = (b for b in front.blocks if isinstance(b, Points))
-    assert listed.items[0] == "Nothing stands on the front, since no trained condition finished whole."
+    assert listed.items[0] == "No condition is on the front: every trained one has cells that did not finish."

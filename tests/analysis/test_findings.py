@@ -202,7 +202,7 @@ def test_cells_that_broke_at_other_rates_are_a_note_and_nothing_worse(tmp_path: 
     view, found = seen(tmp_path, text(seeds="[0, 1]"), odd)
     broke = found["rates_broke"]
     assert broke.sentence.startswith(
-        "4 of 19 cells broke at rates that were not chosen (2 failed, 2 diverged; rates 0.03)."
+        "4 of 19 cells broke at learning rates that were not chosen (2 failed, 2 diverged; rates 0.03)."
     )
     assert "retry" in broke.sentence
     assert set(broke.cells) == ids(view, lambda r: r.cell.training.rate == 3e-2)
@@ -228,7 +228,7 @@ def test_different_environments_are_told_apart_by_what_differs(tmp_path: Path) -
         return r.model_copy(update={"environment": r.environment.model_copy(update={"packages": packages})})
 
     view, found = seen(tmp_path, text(*FIXED), moved)
-    assert "Cells ran in 2 environments, told apart by torch (2.8: 3, 2.9: 1)" in found["mixed_environments"].sentence
+    assert "Cells ran in 2 environments, which differ in torch (2.8: 3, 2.9: 1)" in found["mixed_environments"].sentence
     assert "peft" not in found["mixed_environments"].sentence
     assert set(found["mixed_environments"].cells) == ids(view, lambda r: r.cell.method.name == "full")
 
@@ -335,7 +335,7 @@ def test_one_condition_with_many_seeds_silences_no_warning_about_the_others(tmp_
 def test_conditions_with_one_seed_are_named_beside_others_with_more(tmp_path: Path) -> None:
     view, found = seen(tmp_path, text(*FIXED, seeds="[0, 1, 2, 3, 4]"), keep_seeds(full=1, four=3))
     assert found["one_seed"].sentence.startswith(
-        "1 of 3 trained conditions has a single finished seed (full), so how far a repetition would land is unknown: no"
+        "1 of 3 trained conditions has a single finished seed (full), so the noise between seeds is unknown: no"
         " difference of theirs"
     )
     assert set(found["one_seed"].cells) == ids(view, lambda r: r.cell.method.name == "full")
@@ -440,7 +440,7 @@ def test_a_rate_at_the_edge_says_on_which_side(tmp_path: Path) -> None:
         tmp_path, text(("[3e-4, 3e-3, 3e-2]", "[3e-4, 1e-3, 3e-3]"), ("[1e-4, 1e-3, 1e-2]", "[1e-3, 1e-2, 3e-2]"))
     )
     finding = found["edge_rate"]
-    assert finding.sentence.startswith("3 of 3 chosen learning rates end their grid")
+    assert finding.sentence.startswith("3 of 3 chosen learning rates are at the edge of their grid")
     assert "the lowest was chosen by full (0.001 of 0.001 to 0.03): try lower ones" in finding.sentence
     assert "(0.003 of 0.0003 to 0.003)" in finding.sentence
     assert "try higher ones" in finding.sentence
@@ -694,7 +694,7 @@ def test_a_checkpoint_that_was_quantised_already_is_told(tmp_path: Path) -> None
         )
 
     view, found = seen(tmp_path, text(*FIXED), planted)
-    assert "lorabench/tiny-300k (none) is stored quantised and was read so" in found["stored_quantised"].sentence
+    assert "lorabench/tiny-300k (none) is stored quantised and was loaded as such" in found["stored_quantised"].sentence
     assert set(found["stored_quantised"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
 
 

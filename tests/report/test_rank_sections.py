@@ -185,8 +185,8 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
     section = rank_curve.section(one)
     said = [s for b in blocks(section, Points) for s in b.items]  # type: ignore[union-attr]
     assert (
-        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition"
-        " would land." in said
+        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed the noise between seeds is"
+        " unknown." in said
     )
     info = rank_curve.compute(one, "eval_loss")
     assert info is not None and info.rings == ()

@@ -16,6 +16,7 @@ def failed(number: int, total: int, kinds: Counter[str]) -> str:
 
 
 def analysis_failed(phases: Mapping[str, int], message: str) -> str:
+    """`phases`: cells by the phase that failed; `message`: of the first fault."""
     why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in phases.items()])
     return (
         f"A phase after training failed ({why}; {message}), and its numbers are absent."
@@ -24,16 +25,18 @@ def analysis_failed(phases: Mapping[str, int], message: str) -> str:
 
 
 def diverged(number: int, total: int, learning_rates: Collection[float], at_first_step: int) -> str:
+    """`at_first_step`: cells that diverged there."""
     why = f"Their learning rate ({_joined(learning_rates)}) is too high for the setting: lower it."
     if at_first_step:  # nothing was updated yet
         why = (
-            f"{at_first_step} of them at the first step, which no learning rate has a part in: look at the base, its"
-            " dtype and the data." + (f" {why}" if at_first_step < number else "")
+            f"{at_first_step} of them did so at the first step, before any update, so the learning rate is not the"
+            " cause: check the base, its dtype and the data." + (f" {why}" if at_first_step < number else "")
         )
-    return f"{cells_of(number, total)} lost a finite loss and have no results. {why}"
+    return f"{cells_of(number, total)} diverged: the loss is no longer finite, and there are no results. {why}"
 
 
 def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
+    """`batch_sizes`: those of the cells."""
     sizes = ", ".join(map(str, sorted(batch_sizes)))
     return (
         f"{cells_of(number, total)} did not fit into memory. A batch smaller than theirs ({sizes}) or gradient"
@@ -42,9 +45,10 @@ def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
 
 
 def skipped(number: int, total: int) -> str:
+    """`number`: cells that were not run, of so many in total."""
     return (
         f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, since predicted not to fit into memory."
-        " Run the study without --skip-infeasible to try."
+        " Run the study without --skip-infeasible to try anyway."
     )
 
 
@@ -62,11 +66,12 @@ def missing(number: int, total: int, not_chosen: int) -> str:
 
 
 def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[float]) -> str:
+    """`outcomes`: cells by what became of them; `total`: all cells of the plan."""
     how = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in outcomes.most_common())
     again = " Run the study again to retry those that failed: their rates may be better." if outcomes["failed"] else ""
     return (
-        f"{cells_of(outcomes.total(), total)} broke at rates that were not chosen ({how}; rates"
-        f" {listed([f'{x:g}' for x in sorted(learning_rates)])}). No number comes from them.{again}"
+        f"{cells_of(outcomes.total(), total)} broke at learning rates that were not chosen ({how}; rates"
+        f" {listed([f'{x:g}' for x in sorted(learning_rates)])}). No reported number comes from them.{again}"
     )
 
 
@@ -78,7 +83,7 @@ def mixed_environments(environments: int, differing: Mapping[str, Counter[str]],
         for name, values in differing.items()
     ]
     return (
-        f"Cells ran in {environments} environments, told apart by {listed(parts)}; the numbers count cells. Times and"
+        f"Cells ran in {environments} environments, which differ in {listed(parts)}; the numbers count cells. Times and"
         f" memory are not comparable between them. Run the {odd} that differ from the most common one again, or"
         " compare quality alone."
     )
@@ -89,8 +94,8 @@ def stored_quantised(bases: Sequence[tuple[str, str, bool]]) -> str:
     names = [f"{model} ({kind}{' with double quantisation' if double else ''})" for model, kind, double in bases]
     return (
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} stored quantised and"
-        f" {'was' if len(names) == 1 else 'were'} read so: nothing was quantised here, and what that quantisation lost"
-        " is in no number. Compare with the unquantised checkpoint to see it."
+        f" {'was' if len(names) == 1 else 'were'} loaded as such: nothing was quantised here, and no number includes"
+        " what that quantisation cost. Compare with the unquantised checkpoint to see it."
     )
 
 
@@ -108,7 +113,7 @@ def mixed_precision(by_dtype: Counter[str], shared_base: int) -> str:
         each = ", ".join(f"{dtype}: {n}" for dtype, n in sorted(by_dtype.items()))
         sentences.append(
             f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that"
-            " differences hold what precision alone makes."
+            " differences include the effect of precision alone."
         )
     if shared_base:
         sentences.append(

@@ -24,27 +24,30 @@ def percent(share: float) -> str:
 def rows_lost(facts: DataFacts, length: int) -> str:
     """`length`: the sequence length."""
     return (
-        f"{_each(facts, 'dropped')} have no room for a response in {length} tokens and were dropped: the"
-        f" numbers are about the short rest. {_longer(facts)}"
+        f"{_each(facts, 'dropped')} leave no room for a response in {length} tokens and were dropped: the"
+        f" numbers are about the short ones that are left. {_longer(facts)}"
     )
 
 
 def test_leaked(test: SplitFacts, share: float) -> str:
+    """`share`: of the test rows, 0 to 1."""
     return (
-        f"{test.in_training:,} of {test.read:,} test rows ({percent(share)}) are training rows, too, prompt and"
-        " response: for them a low loss and a right answer are memory, and more rank remembers more. Take them out of"
-        " the training rows or of the test."
+        f"{test.in_training:,} of {test.read:,} test rows ({percent(share)}) are also training rows, prompt and"
+        " response: on them a low loss or a right answer is memorization, and a higher rank memorizes more."
+        " Remove them from the training rows or from the test."
     )
 
 
 def few_test_rows(rows: int, least: int) -> str:
+    """`rows`: of the test; `least`: how many there should be."""
     return (
-        f"The held-out loss is measured on {rows:,} rows; other rows could order the conditions"
-        f" otherwise. Give {least} test rows at the very least, better some hundred."
+        f"The held-out loss is measured on {rows:,} rows; other rows could rank the conditions"
+        f" differently. Use at least {least} test rows, better a few hundred."
     )
 
 
 def rows_dropped(facts: DataFacts, length: int) -> str:
+    """`length`: the sequence length."""
     items = facts.items
     apart = (
         f" The loss leaves them out ({facts.test.kept:,} test rows), the accuracy does not ({items:,})."
@@ -52,19 +55,21 @@ def rows_dropped(facts: DataFacts, length: int) -> str:
         else ""
     )
     return (
-        f"{_each(facts, 'dropped')} have no room for a response in {length} tokens and were dropped.{apart}"
+        f"{_each(facts, 'dropped')} leave no room for a response in {length} tokens and were dropped.{apart}"
         f" {_longer(facts)}"
     )
 
 
 def responses_cut(facts: DataFacts, length: int) -> str:
+    """`length`: the sequence length."""
     return (
-        f"At {length} tokens the response of {_each(facts, 'cut')} loses its end, where an answer often"
-        f" stands, and the end-of-text token with it. {_longer(facts)}"
+        f"At {length} tokens the response of {_each(facts, 'cut')} is cut at its end, where the answer often"
+        f" is, and loses the end-of-text token. {_longer(facts)}"
     )
 
 
 def prompts_leaked(test: SplitFacts, validation: SplitFacts) -> str:
+    """Of the two splits each count that is not 0."""
     parts = [
         (
             f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row"
@@ -85,7 +90,8 @@ def prompts_leaked(test: SplitFacts, validation: SplitFacts) -> str:
             else ""
         ),
     ]
-    return f"{'; '.join(p for p in parts if p)}. What is measured on them is partly memory: take them out of one side."
+    shared = "; ".join(p for p in parts if p)
+    return f"{shared}. What is measured on them is partly memorization: remove them from one side."
 
 
 def test_rows_differ(tests: Sequence[tuple[int, int, int, Sequence[str]]]) -> str:
@@ -97,15 +103,16 @@ def test_rows_differ(tests: Sequence[tuple[int, int, int, Sequence[str]]]) -> st
     ]
     return (
         f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may"
-        " be one of the rows. Give all conditions one training.sequence_length that keeps the test rows whole, and one"
+        " come from the rows. Give all conditions one training.sequence_length that keeps the test rows whole, and one"
         " evaluation.max_sequences."
     )
 
 
 def rows_unmeasured(measured: int, rows: int) -> str:
+    """`measured`: of so many rows of the test."""
     return (
         f"Every metric of the task is over the first {measured:,} of {rows:,} test rows, a fair sample of them"
-        " (evaluation.max_sequences). All of them would make the intervals over rows"
+        " (evaluation.max_sequences). With all of them the intervals over rows would be"
         f" {math.sqrt(rows / measured):.1f} times as narrow."
     )
 
@@ -121,8 +128,8 @@ def rows_changed(facts: DataFacts, counts: Sequence[str]) -> str:
 def unseen_labels(rows: int, test_rows: int, labels: Sequence[str]) -> str:
     """`rows`: of the test that have such a label."""
     return (
-        f"{rows:,} of {test_rows:,} test rows have a label that no training row has ({listed(labels)}), and"
-        " cannot be learned. Give training rows of every label, or take those out of the test."
+        f"{rows:,} of {test_rows:,} test rows have a label that no training row has ({listed(labels)}), which"
+        " cannot be learned. Add training rows of every label, or remove those from the test."
     )
 
 

@@ -46,10 +46,7 @@ def one_seed(alone: Sequence[str], trained: int, enough: int, *, some: bool) -> 
         else f"None of the {trained} trained conditions has more than one finished seed"
     )
     which = "no difference of theirs" if some else "no difference"
-    return (
-        f"{who}, so how far a repetition would land is unknown: {which} can be called decisive. Give {enough}"
-        " seeds or more."
-    )
+    return f"{who}, so the noise between seeds is unknown: {which} can be called decisive. Use {enough} or more seeds."
 
 
 def few_seeds(seeds: Sequence[tuple[str, int]], trained: int, quantile: float, enough: int, *, alike: bool) -> str:
@@ -66,10 +63,11 @@ def few_seeds(seeds: Sequence[tuple[str, int]], trained: int, quantile: float, e
             f" {enough - 1} finished seeds ({each}), which {'gives' if one else 'give'} wide intervals"
             f" ({factor} with {least} against 2.0 with many)"
         )
-    return f"{wide}. {enough} or more seeds tell small differences apart."
+    return f"{wide}. Use {enough} or more seeds to resolve small differences."
 
 
 def only_condition(label: str) -> str:
+    """No reference, since there is one condition."""
     return (
         f"{label} is the only condition: there is nothing to compare it with. Include full"
         " fine-tuning, or another condition as `reference`."
@@ -77,6 +75,7 @@ def only_condition(label: str) -> str:
 
 
 def without_reference(labels: Sequence[str], conditions: int) -> str:
+    """`labels`: of the conditions that have no reference."""
     return (
         f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). Name one"
         " condition under `reference`."
@@ -84,6 +83,7 @@ def without_reference(labels: Sequence[str], conditions: int) -> str:
 
 
 def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> str:
+    """`references`: labels of those whose seeds are not the conditions'."""
     return (
         f"{number} of {conditions} conditions share no finished seed with their reference ({listed(references)}),"
         " so they are compared with nothing. Complete the reference's cells, or name a trained condition under"
@@ -92,11 +92,12 @@ def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> s
 
 
 def shared_rate(methods: Sequence[str], learning_rates: Sequence[float]) -> str:
+    """`methods`: those that share the learning rates."""
     shown = ", ".join(f"{x:g}" for x in learning_rates)
     if "full" in methods:
         shared = (
             f"Adapters and full fine-tuning share one learning rate ({shown}). LoRA's best rate is about ten times full"
-            " fine-tuning's, so at least one of them is likely ill served."
+            " fine-tuning's, so the rate is likely a poor one for at least one of them."
         )
     else:
         shared = (
@@ -137,16 +138,18 @@ def edge_rate(at_edge: Sequence[ChosenAtEdge], tuned: int) -> str:
             each = listed([f"{c.label} ({c.chosen:g} of {c.lowest:g} to {c.highest:g})" for c in members])
             parts.append(f"the {side} was chosen by {each}: try {beyond} ones")
     return (
-        f"{len(at_edge)} of {tuned} chosen learning rates end their grid, and a better one may lie outside:"
+        f"{len(at_edge)} of {tuned} chosen learning rates are at the edge of their grid, and a better one may lie"
+        " outside:"
         f" {'; '.join(parts)}."
     )
 
 
 def few_validation_rows(number: int, tuned: int, rows: int) -> str:
+    """`rows`: at most so many chose any of the rates; `tuned`: conditions that chose one."""
     return (
         f"{number} of {tuned} learning rates were chosen by no more than"
-        f" {rows} validation rows, on which two rates may not be told apart: task.validation_percent takes"
-        " more of the training data."
+        f" {rows} validation rows, too few to tell two rates apart: a larger"
+        " task.validation_percent takes more of the training data."
     )
 
 
@@ -166,6 +169,7 @@ class MovingScale:
 
 
 def scaling_moves(families: Sequence[MovingScale]) -> str:
+    """`families`: those whose scaling moves with the rank."""
     parts = [
         f"{f.family}: alpha {f.alpha:g}, {'alpha / sqrt(rank)' if f.root else 'alpha / rank'} from {f.low_scaling:.3g}"
         " at"
@@ -173,7 +177,7 @@ def scaling_moves(families: Sequence[MovingScale]) -> str:
         for f in families
     ]
     return (
-        "Alpha stays while the rank varies, so rank and scaling change together and the effect of one cannot be told"
+        "Alpha is fixed while the rank varies, so rank and scaling change together and the effect of one cannot be told"
         f" from the other's ({listed(parts, '; ')}). Let alpha grow with the rank, or vary alpha too."
     )
 
@@ -183,7 +187,7 @@ def prediction_off(errors: Sequence[tuple[str, float]], conditions: int, tolerat
     each = listed([f"{label} {'+' if error > 0 else '−'}{100 * abs(error):.1f} %" for label, error in errors])
     return (
         f"The predicted training peak is off by more than {100 * tolerated:g} % in {len(errors)} of {conditions}"
-        f" conditions ({each}). Plan memory for their like with a reserve of that size; the measured peaks are none the"
+        f" conditions ({each}). Leave that much headroom when planning similar runs; the measured peaks are none the"
         " worse."
     )
 
@@ -193,6 +197,6 @@ def still_falling(falls: Sequence[tuple[str, float]], trained: int, margin: floa
     each = listed([f"{label} by {nats:.3f} nats" for label, nats in falls])
     return (
         f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats"
-        f" in {len(falls)} of {trained} trained conditions ({each}). What is compared is who learns faster, not"
+        f" in {len(falls)} of {trained} trained conditions ({each}). The comparison shows which learns faster, not"
         " where each would end: train for more steps."
     )

@@ -29,7 +29,7 @@ def base_better(worse: Sequence[BesideBase], conditions: int, trained: int) -> s
     ]
     return (
         f"{conditions} of {trained} trained conditions are worse than the untrained base by a 95 % interval"
-        f" ({listed(parts, '; ')}). Training harmed them there: look at the learning rate, the steps and the data"
+        f" ({listed(parts, '; ')}). Training made them worse: check the learning rate, the steps and the data"
         " before comparing them."
     )
 
