@@ -21,7 +21,7 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     """Condition id to the id of the condition it is compared with; the references themselves are left out."""
     rule = study.reference if study.reference is not None else _FULL
     plain = {g.condition: g.declared for g in groups}
-    chosen = [p for p in plain.values() if agrees(p, rule)]
+    chosen: list[dict[str, object]] = [dict(p) for p in plain.values() if agrees(p, rule)]
     by_setting = {canonical_json(p): c for c, p in plain.items() if agrees(p, rule)}
     candidates = References(chosen)
     reference_of: dict[str, str] = {}

@@ -73,7 +73,11 @@ def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, .
             continue
         results = []
         for learning_rate in grid:
-            ids = [i for cell, i in zip(group.cells, group.ids, strict=True) if cell.training.rate == learning_rate]
+            ids = [
+                i
+                for cell, i in zip(group.cells, group.ids, strict=True)
+                if cell.training.fixed_learning_rate == learning_rate
+            ]
             losses = tuple(loss[i] for i in ids if outcome.get(i) == "finished" and i in loss)
             broken = sum(outcome.get(i) in ("diverged", "out_of_memory", "failed") for i in ids)
             results.append(LearningRateResult(learning_rate, losses, broken, len(ids) - len(losses) - broken))
@@ -97,7 +101,7 @@ def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> 
         if t.chosen is not None
     }
     return {
-        i: cell.training.rate == learning_rates[g.condition]
+        i: cell.training.fixed_learning_rate == learning_rates[g.condition]
         for g in tuned
         if g.condition in learning_rates
         for cell, i in zip(g.cells, g.ids, strict=True)
@@ -113,7 +117,7 @@ def chosen_cells(groups: Sequence[Replicates], tuned: Sequence[Tuning]) -> tuple
         members = [
             (c, i)
             for c, i in zip(group.cells, group.ids, strict=True)
-            if learning_rate is None or c.training.rate == learning_rate
+            if learning_rate is None or c.training.fixed_learning_rate == learning_rate
         ]
         rows.append(Replicates(group.condition, tuple(c for c, _ in members), tuple(i for _, i in members)))
     return tuple(rows)

@@ -114,7 +114,7 @@ def _value(key: str, summary: ConditionSummary, analysis: StudyAnalysis) -> Valu
 def _learning_rate(summary: ConditionSummary, analysis: StudyAnalysis) -> Value | None:
     """Of a trained condition whose results so far all have the same one."""
     results = analysis.of_condition(summary.condition) if summary.seeds else ()
-    learning_rates = {r.cell.training.rate for r in results}
+    learning_rates = {r.cell.training.fixed_learning_rate for r in results}
     return Value(f"{min(learning_rates):g}") if len(learning_rates) == 1 else None
 
 

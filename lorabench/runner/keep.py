@@ -44,11 +44,13 @@ def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str
 
 def _kept(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
     best: dict[float, str] = {}
-    for rate in {c.training.rate for c in cells}:
+    for rate in {c.training.fixed_learning_rate for c in cells}:
         able = [
             r
             for c in cells
-            if c.training.rate == rate and (r := results.get(c.id)) is not None and r.outcome == "finished"
+            if c.training.fixed_learning_rate == rate
+            and (r := results.get(c.id)) is not None
+            and r.outcome == "finished"
         ]
         if able:
             best[rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
@@ -68,7 +70,7 @@ def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: S
     """The learning rate that the condition is reported at."""
     tried = {}
     for rate in rates:
-        own = [results[c.id] for c in cells if c.training.rate == rate and c.id in results]
+        own = [results[c.id] for c in cells if c.training.fixed_learning_rate == rate and c.id in results]
         losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
         tried[rate] = RateRecord(losses, sum(r.outcome in BROKEN for r in own))
     return best_learning_rate(tried)

@@ -75,12 +75,10 @@ def cells(view: View) -> Grid:
             result = view.analysis.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
-            learning_rate = (
-                (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",)
-                if tuned
-                else ()
-            )
-            rows.append((summary.label.text, *learning_rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
+            learning_rate = cell.training.fixed_learning_rate
+            mark = " (chosen)" if chosen.get(group.condition) == learning_rate else ""
+            shown = (f"{learning_rate:g}{mark}",) if tuned else ()
+            rows.append((summary.label.text, *shown, str(cell.seed) if group.trains else "–", outcome, cell_id))
     return Grid(
         ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True
     )

@@ -42,7 +42,7 @@ def diverged(e: StudyAnalysis) -> Finding | None:
     groups, cells, total = _ended(e, "diverged")
     if not cells:
         return None
-    learning_rates = {e.results[i].cell.training.rate for i in cells}
+    learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in cells}
     at_first_step = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
     sentence = text.diverged(len(cells), total, learning_rates, at_first_step)
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
@@ -82,7 +82,7 @@ def rates_broke(e: StudyAnalysis) -> Finding | None:
     broken = {i: o for g in e.planned for i in g.ids if i not in at_chosen and (o := e.outcome(i)) in _BROKEN}
     if not broken:
         return None
-    learning_rates = {e.results[i].cell.training.rate for i in broken}
+    learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in broken}
     sentence = text.rates_broke(Counter(broken.values()), sum(len(g.ids) for g in e.planned), learning_rates)
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
     return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))

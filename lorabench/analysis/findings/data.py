@@ -48,10 +48,10 @@ def test_leaked(e: StudyAnalysis) -> Finding | None:
 
 def few_test_rows(e: StudyAnalysis) -> Finding | None:
     """A test split of a handful of rows."""
-    rows = worst(e, lambda f: 1 / f.test.kept if f.unit == "rows" else 0.0)
-    if rows is None or not rows.share or rows.facts.test.kept >= LEAST_ROWS:
+    rows = worst(e, lambda f: 1 / f.test.rows if f.unit == "rows" else 0.0)
+    if rows is None or not rows.share or rows.facts.test.rows >= LEAST_ROWS:
         return None
-    sentence = text.few_test_rows(rows.facts.test.kept, LEAST_ROWS)
+    sentence = text.few_test_rows(rows.facts.test.rows, LEAST_ROWS)
     return Finding(
         "few_test_rows",
         "grave",
@@ -117,7 +117,7 @@ def test_rows_differ(e: StudyAnalysis) -> Finding | None:
     tests: dict[str, dict[tuple[int, int, int], list[Replicates]]] = {}
     for g in e.groups:
         if (facts := facts_of(e, g)) is not None and facts.unit == "rows":
-            rows = (min(facts.test.kept, g.setting.evaluation.max_sequences), facts.test.kept, facts.test.cut)
+            rows = (min(facts.test.rows, g.setting.evaluation.max_sequences), facts.test.rows, facts.test.cut)
             tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(rows, []).append(g)
     differing = [row for by_rows in tests.values() if len(by_rows) > 1 for row in by_rows.items()]
     if not differing:
@@ -141,13 +141,13 @@ def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
         for g in e.groups
         if (facts := facts_of(e, g)) is not None
         and facts.unit == "rows"
-        and facts.test.kept > g.setting.evaluation.max_sequences
+        and facts.test.rows > g.setting.evaluation.max_sequences
     ]
     if not partly_measured:
         return None
-    group, facts = min(partly_measured, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
+    group, facts = min(partly_measured, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.rows)
     most = group.setting.evaluation.max_sequences
-    sentence = text.rows_unmeasured(most, facts.test.kept)
+    sentence = text.rows_unmeasured(most, facts.test.rows)
     groups = [g for g, _ in partly_measured]
     return Finding(
         "rows_unmeasured", "note", "A part of the test rows is measured", sentence, e.labels(groups), e.finished(groups)

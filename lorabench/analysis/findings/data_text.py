@@ -50,7 +50,7 @@ def rows_dropped(facts: DataFacts, length: int) -> str:
     """`length`: the sequence length."""
     items = facts.items
     apart = (
-        f" The loss leaves them out ({facts.test.kept:,} test rows), the accuracy does not ({items:,})."
+        f" The loss leaves them out ({facts.test.rows:,} test rows), the accuracy does not ({items:,})."
         if items is not None and facts.test.dropped
         else ""
     )

@@ -20,7 +20,7 @@ def unseen_labels(e: StudyAnalysis) -> Finding | None:
         return None
     labels = _unseen(rows.facts)
     number = sum(rows.facts.test.labels[label] for label in labels)
-    sentence = text.unseen_labels(number, rows.facts.test.kept, labels)
+    sentence = text.unseen_labels(number, rows.facts.test.rows, labels)
     return Finding(
         "unseen_labels",
         "caution",
@@ -42,14 +42,14 @@ def one_sided_labels(e: StudyAnalysis) -> Finding | None:
     ]  # of other items the labels say nothing
     best = max((v for summary, name in accuracies if (v := summary.mean(name)) is not None), default=None)
     chance = 2 * math.sqrt(
-        share * (1 - share) / rows.facts.test.kept
+        share * (1 - share) / rows.facts.test.rows
     )  # two standard errors of a share: the accuracy may be of other rows of the test
     even = (
         share <= 1 / len(rows.facts.test.labels) + chance
     )  # then an accuracy that low is one of guessing: at_chance says so
     if share < ONE_SIDED and (even or best is None or best > share + chance):
         return None
-    sentence = text.one_sided_labels(label, share, rows.facts.test.kept, best)
+    sentence = text.one_sided_labels(label, share, rows.facts.test.rows, best)
     return Finding(
         "one_sided_labels",
         "caution",
