@@ -150,11 +150,11 @@ def caption(choices: Sequence[Recommended], groups: Sequence[ChoiceGroup]) -> st
         " ends at the one-sided 95 % bound. It is good enough where that bound lies within the tolerated loss, and so"
         " do those of the higher ranks of its family, up to the family's best. Of those that are good enough and fit,"
         " the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. The"
-        " grey line joins the Pareto front of those that fit. A card needs some memory beside the peak, for its context"
+        " grey line joins the Pareto front of those that fit. A card needs some memory beyond the peak, for its context"
         " and for fragmentation."
     ]
     if any(not o.repeated and o.bound is not None for r in choices for o in r.options):
-        sentences.append("With one seed the bound speaks for the items alone, and shows nothing.")
+        sentences.append("With one seed the bound is over the items alone and shows nothing.")
     if any(len(tuned(r.options)) < len(r.options) for r in choices):
         sentences.append(
             "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"

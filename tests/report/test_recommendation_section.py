@@ -32,8 +32,8 @@ from lorabench.report.view import View, make_view
 from lorabench.sections import recommendation
 from lorabench.sections.recommendation import MOST_ROWS, choosable, needed
 from tests.advice.test_selection import option, random_options
+from tests.report.chromium import HOSTILE, emulate, pytestmark, show
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
-from tests.report.test_page_in_chromium import HOSTILE, browser, emulate, pytestmark, show  # noqa: F401  (a fixture)
 
 chromium = pytestmark
 del pytestmark  # the sentences are tested without it
@@ -112,7 +112,7 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         )
         assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
-            "With one seed the bound speaks for the items alone, and nothing is shown by it."
+            "With one seed the bound is over the items alone and shows nothing."
             in recommendation.panel(view, [r]).caption
         )
 
@@ -397,7 +397,7 @@ const set = (name, value) => {
 @chromium
 @pytest.mark.slow
 def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored
@@ -429,7 +429,7 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
 
 
 @chromium
-def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tuple[View, Path]) -> None:
     view, path = stored
     show(browser, path, 1440)
     panel = next(b for b in recommendation.section(view).blocks if isinstance(b, Panel))  # type: ignore[union-attr]
@@ -453,7 +453,7 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
 
 @chromium
 def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_rows_in_words(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored
@@ -488,7 +488,7 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
 
 
 @chromium
-def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     show(browser, stored[1], 1440)
@@ -505,7 +505,7 @@ def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View,
 @chromium
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
 def test_the_panel_fits_its_page_and_asks_for_nothing(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
     width: int,
     dark: bool,
@@ -526,7 +526,7 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(
 
 
 @chromium
-def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any, stored: tuple[View, Path]) -> None:
     show(browser, stored[1], 1440)
     emulate(browser, media="print")
     browser.execute_cdp_cmd(
@@ -540,7 +540,7 @@ def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any,
 
 
 @chromium
-def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> None:
     study = study_of(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"))
     cells = expand(study)
     path = tmp_path / "page.html"
@@ -558,7 +558,7 @@ def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> No
 
 @chromium
 def test_without_a_script_the_sentence_stands_and_there_is_nothing_to_operate(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored
