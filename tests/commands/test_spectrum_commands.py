@@ -48,7 +48,7 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
         "amplification",
         "repair cosine",
         "intruders",
-        f"Beside cell {ids[1]}",
+        f"Compared with cell {ids[1]}",
         "phi(1, 1)",
     ):
         assert words in text
@@ -193,7 +193,7 @@ def test_the_python_interface_gives_a_frame(cells, monkeypatch):
     assert len(frame) == 28
     assert frame["energy_rank_0.9"].between(1, 4).all()
     assert (frame["entropy_rank"] / frame["rank"] - frame["rank_utilisation"]).abs().max() < 1e-12
-    assert found.likeness.modules == 28
+    assert found.similarity.modules == 28
     with pytest.raises(lb.LorabenchError):
         lb.spectrum("nowhere", directory=results)
 

@@ -66,7 +66,7 @@ def test_it_is_told_in_text_json_and_page_and_by_truncate(tmp_path, capsys):
     )
     model.save_pretrained(tmp_path / "a")
     head = sum(p.numel() for p in small_model("roberta").classifier.parameters())
-    words = f"{head:,} of {head + 512:,} trained numbers are outside of the adapters"
+    words = f"{head:,} of {head + 512:,} trained numbers are outside the adapters"
     assert cli.main(["spectrum", str(tmp_path / "a")]) == 0
     text = capsys.readouterr().out
     assert f"trained  {head + 512:,} numbers: 512 in the adapters, classifier ({head:,})" in text
