@@ -34,6 +34,7 @@ OLD_NAME: _OldName = {"action": Renamed, "help": argparse.SUPPRESS}
 
 
 def whole_number(text: str) -> int:
+    """ "2,048" is 2048; ArgumentTypeError below 1 and for other words."""
     try:
         number = int(text.replace(",", "").replace("_", ""))
     except ValueError:

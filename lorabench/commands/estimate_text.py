@@ -86,6 +86,7 @@ def as_text(
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
+    """The sentence on weights that are neither quantised nor adapted; empty where there are none."""
     return (
         left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
         if left

@@ -104,6 +104,7 @@ class Parser(argparse.ArgumentParser):
     """One sentence and exit code 2, with the nearest name where a word is unknown."""
 
     def error(self, message: str) -> NoReturn:
+        """Prints the sentence, with the nearest name where a word is unknown, and exits with code 2."""
         words = [*self._commands(), *(o for a in self._all_actions() for o in a.option_strings)]
         value = message.rpartition(": ")[2].partition(" (")[
             0

@@ -116,6 +116,8 @@ def _left_behind(store: Store) -> list[str]:
 
 
 def outcome_of(store: Store, cell_id: str, result: CellResult | None = None) -> tuple[str, str]:
+    """A cell's outcome (also running, missing, unreadable) and its reason with the path of its log, empty where
+    there is none; `result` is the cell's, where it was read already."""
     try:
         result = result or store.get(cell_id)
     except StoreError as e:
@@ -141,6 +143,7 @@ def _later_failures(result: CellResult, where: str) -> str:
 
 
 def reason_of(result: CellResult) -> str:
+    """Why a result that has an error did not finish, with the step."""
     error = result.error
     assert error is not None
     kind = "" if error.kind in error.message else f"{error.kind}: "
@@ -165,6 +168,7 @@ def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool
 
 
 def in_unit(value: float, unit: str) -> str:
+    """A metric's value with its unit: "1.23 GB", "0.1234 nats"."""
     if unit == "bytes":
         for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
             if value >= size:

@@ -20,9 +20,7 @@ from lorabench.config.paths import find_model, model_directory, shipped_models
 from lorabench.errors import ModelError
 
 SECONDS = 5.0  # until a hub that does not answer counts as absent
-ANSWER_SECONDS = (
-    60.0  # seconds that an answer is taken for the present one: a worker lives for days, a network comes back
-)
+ANSWER_SECONDS = 60.0  # that an answer is taken for the present one: a worker lives for days, a network comes back
 _ANSWER: list[tuple[float, bool]] = []
 _LOCK = threading.Lock()
 

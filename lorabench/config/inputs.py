@@ -45,6 +45,7 @@ class Inputs(Frozen):
 
     @property
     def day(self) -> str:
+        """The date of reading: YYYY-MM-DD."""
         return self.read_at[:10]
 
 

@@ -158,6 +158,7 @@ def held_out_bits_per_byte(model: LlamaForCausalLM, ids: torch.Tensor, n_bytes: 
 
 
 def sequence_length_at(share: float, stages: tuple[tuple[float, int], ...]) -> int:
+    """Tokens of a training window once this share (0 to below 1) of the tokens was trained on."""
     return next(length for until, length in stages if share < until)
 
 
@@ -267,6 +268,7 @@ def pretrain(
 
 
 def main() -> None:
+    """The command python -m lorabench.models.pretrain."""
     parser = argparse.ArgumentParser(prog="python -m lorabench.models.pretrain", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of plain text files")
     parser.add_argument("--size", choices=SIZES, required=True)

@@ -183,14 +183,17 @@ class Spectrum:
 
     @property
     def stable_rank(self) -> float:
+        """sum sigma^2 / sigma_1^2 (Rudelson and Vershynin 2007); 0 for a change of zero."""
         return stable_rank(self.measured, self.missed)
 
     @property
     def entropy_rank(self) -> float:
+        """exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007); 0 for a change of zero."""
         return entropy_rank(self.measured)
 
     @property
     def participation_ratio(self) -> float:
+        """1 / sum e_i^2 of the energies (Gao et al. 2017); 0 for a change of zero."""
         return participation_ratio(self.measured)
 
     @property

@@ -92,7 +92,7 @@ def test_a_full_cell_and_a_results_directory(cells, monkeypatch, capsys):
     home, ids = cells
     monkeypatch.chdir(home)
     assert cli.main(["spectrum", ids[2]]) == 0
-    assert "keeps no weights" in capsys.readouterr().out
+    assert "saves no weights" in capsys.readouterr().out
     assert cli.main(["spectrum", "reports/two"]) == 2
     assert "is a whole results directory; name one of its cells" in capsys.readouterr().err
     assert cli.main(["truncate", ids[2], "--rank", "2", "-o", "x"]) == 2
@@ -112,7 +112,7 @@ def test_truncate_a_cell_and_look_at_what_was_written(cells, monkeypatch, capsys
     assert cli.main(["spectrum", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["model"]["entropy_rank"] < 4
     assert cli.main(["truncate", ids[0], "--rank", "1", "-o", str(out)]) == 2
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
 
 
 def test_quantization_error_with_what_a_cell_learned(cells, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.trained import trained
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
-from tests.spectra.test_variants import randomised
+from tests.spectra.peft_variants import randomised
 
 LLAMA = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 CASES = {
