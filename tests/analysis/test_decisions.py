@@ -302,7 +302,7 @@ def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     assert view.other is not None
     found = other_study.compute(view, view.other)
     assert len(found.changed) == len(found.matches) == 8
-    assert "8 conditions have other bytes" in other_study_text.warnings(view, view.other, found)[0]
+    assert "8 conditions differ in their bytes" in other_study_text.warnings(view, view.other, found)[0]
 
 
 def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path: Path) -> None:

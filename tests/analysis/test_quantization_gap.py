@@ -247,9 +247,9 @@ def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
     for keep, said in (
         (
             lambda c: c.method.rank != 4 or c.seed == 0,
-            "Intervals of pairs with one seed are over its items alone: how far",
+            "Intervals of pairs with one seed are over its items alone: the noise",
         ),
-        (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: how far"),
+        (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: the noise"),
     ):
         view = make_view(
             filled(
