@@ -40,7 +40,7 @@ def explain_condition(named: NamedCells) -> str:
     ]
     tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
-        candidates = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        candidates = ", ".join(f"{t.learning_rate:g}" for t in tuning.results)
         parts.append(
             f"learning rate {tuning.chosen:g}, chosen by validation loss from {candidates}; the metrics are those"
             " of its cells"

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 def spectrum_text(adapter: Examined) -> str:
     """The groups as an aligned table, notes below."""
-    from lorabench.report.adapter_summary import grid, lead, likeness_words
+    from lorabench.report.adapter_summary import grid, lead, similarity_words
     from lorabench.report.column_legend import legend
 
     heads, rows = grid(adapter.summary)
@@ -35,8 +35,8 @@ def spectrum_text(adapter: Examined) -> str:
         "",
         lead(adapter.summary.model),
     ]
-    if adapter.likeness is not None:
-        lines += ["", likeness_words(adapter.likeness)]
+    if adapter.similarity is not None:
+        lines += ["", similarity_words(adapter.similarity)]
     lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
     return "\n".join([*lines, *(f"note: {one_line(n)}" for n in adapter.notes)]).rstrip()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -38,6 +38,8 @@ class CheckpointQuantization:
     """bnb_4bit_compute_dtype; auto for int8 and for what is none of ours"""
     skipped: tuple[str, ...] = ()
     """llm_int8_skip_modules: parts of modules' names that are stored unquantised"""
+    fields: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """quantization_config as it is written"""
 
     @property
     def readable(self) -> bool:
@@ -66,7 +68,7 @@ def declared_quantization(config: Mapping[str, object]) -> CheckpointQuantizatio
         for key in ("quantization_config", "compression_config"):
             section = place.get(key)
             if isinstance(section, Mapping) and section:
-                return _read(section)
+                return replace(_read(section), fields=section)
             if section:
                 raise ModelError(
                     f"{key} in config.json is {section!r}, not a JSON object; take the config.json that the checkpoint"

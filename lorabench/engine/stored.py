@@ -27,10 +27,11 @@ from transformers.pytorch_utils import Conv1D
 from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import weight_files
 from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
-from lorabench.engine.tensors import described, read_pickled, some
+from lorabench.engine.tensors import described, some
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
 from lorabench.spectra.names import plain
+from lorabench.spectra.tensor_file import read_pickled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,7 +134,7 @@ def renamed(folder: Path, names: Names) -> dict[str, Any]:
     if files[0].suffix == ".safetensors":
         opened = [safe_open(f, framework="pt", device="cpu") for f in files]
         return {_with(n, names): file.get_slice(n) for file in opened for n in file.keys()}  # noqa: SIM118  (no mapping)
-    return {_with(n, names): tensor for f in files for n, tensor in read_pickled(f).items()}
+    return {_with(n, names): tensor for f in files for n, tensor in read_pickled(f, unwrap=False).items()}
 
 
 def _with(name: str, names: Names) -> str:

@@ -21,7 +21,7 @@ from lorabench.record.truncations import DIRECTIONS, Directions, save_directions
 from lorabench.spectra.analyse import beside_base, decomposed
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
-from lorabench.spectra.own import Kept, Own
+from lorabench.spectra.own import Own, TensorCache
 from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -189,4 +189,6 @@ def own_of(cell: Cell, folder: Path) -> Own:
     base = (cell.fingerprints.model, str(device()))
     held = (cell.quantization.name, cell.quantization.double_quant)
     stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
-    return Own(Kept(place, "weights", *base, *stored), Kept(place, "errors", *base, *held, resolve_dtype(cell)))
+    return Own(
+        TensorCache(place, "weights", *base, *stored), TensorCache(place, "errors", *base, *held, resolve_dtype(cell))
+    )

@@ -12,6 +12,7 @@ from lorabench.analysis.tuning import METRIC, tunings
 from lorabench.config import expand
 from lorabench.errors import StudyError
 from lorabench.record.result import CellResult, Reading
+from lorabench.report import learning_rates_text
 from lorabench.report.page import write_report
 from lorabench.report.view import make_view
 from lorabench.sections import learning_rates
@@ -67,7 +68,7 @@ def test_the_synthetic_optimum_is_found_inside_its_grid(tmp_path: Path) -> None:
     assert not any(t.edge for t in view.analysis.tunings)
     made = learning_rates.section(view)
     assert made is not None
-    assert "chose 0.003 throughout" in learning_rates.told(view)[0]
+    assert "chose 0.003 throughout" in learning_rates_text.choices(view)[0]
     assert "→" in learning_rates.table(view).rows[0][2]
     text = write_report(filled(tmp_path / "page", TUNED), tmp_path / "r.html").read_text()
     assert "Learning rates were tuned" in text
@@ -76,7 +77,7 @@ def test_the_synthetic_optimum_is_found_inside_its_grid(tmp_path: Path) -> None:
 def test_a_rate_that_diverged_is_never_chosen(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, TUNED.replace("[1e-2,", "[2.0, 1e-2,")))
     assert [t.chosen for t in view.analysis.tunings] == [3e-3] * 3
-    assert view.analysis.tunings[0].tried[-1].broken == 2
+    assert view.analysis.tunings[0].results[-1].broken == 2
     assert view.analysis.summaries[0].outcomes.broken == 0
 
 
@@ -97,7 +98,7 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
 
     view = make_view(filled(tmp_path, TUNED, change))
     assert {t.chosen for t in view.analysis.tunings} == {3e-3}
-    said = learning_rates.sentence(view, view.analysis.tunings[0])
+    said = learning_rates_text.sentence(view, view.analysis.tunings[0])
     assert re.search(r"chose 0\.003 with [\d.]+ nats \(1 without a value\);", said)
     assert said.endswith("0.100 at 0.01 (1 broke)"), "so that nobody wonders why the lower one was not taken"
     row = learning_rates.table(view).rows[0]
@@ -109,7 +110,7 @@ def test_before_any_cell_finished_nothing_is_chosen(tmp_path: Path) -> None:
     assert [t.chosen for t in view.analysis.tunings] == [None] * 3
     assert view.analysis.summaries[0].outcomes.missing == 6
     (first, *_) = tunings(view.analysis.groups, view.analysis.data)
-    assert first.tried[0].missing == 2
+    assert first.results[0].missing == 2
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
         "amplification",
         "repair cosine",
         "intruders",
-        f"Beside cell {ids[1]}",
+        f"Compared with cell {ids[1]}",
         "phi(1, 1)",
     ):
         assert words in text
@@ -92,7 +92,7 @@ def test_a_full_cell_and_a_results_directory(cells, monkeypatch, capsys):
     home, ids = cells
     monkeypatch.chdir(home)
     assert cli.main(["spectrum", ids[2]]) == 0
-    assert "keeps no weights" in capsys.readouterr().out
+    assert "saves no weights" in capsys.readouterr().out
     assert cli.main(["spectrum", "reports/two"]) == 2
     assert "is a whole results directory; name one of its cells" in capsys.readouterr().err
     assert cli.main(["truncate", ids[2], "--rank", "2", "-o", "x"]) == 2
@@ -112,7 +112,7 @@ def test_truncate_a_cell_and_look_at_what_was_written(cells, monkeypatch, capsys
     assert cli.main(["spectrum", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["model"]["entropy_rank"] < 4
     assert cli.main(["truncate", ids[0], "--rank", "1", "-o", str(out)]) == 2
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
 
 
 def test_quantization_error_with_what_a_cell_learned(cells, monkeypatch, capsys):
@@ -193,7 +193,7 @@ def test_the_python_interface_gives_a_frame(cells, monkeypatch):
     assert len(frame) == 28
     assert frame["energy_rank_0.9"].between(1, 4).all()
     assert (frame["entropy_rank"] / frame["rank"] - frame["rank_utilisation"]).abs().max() < 1e-12
-    assert found.likeness.modules == 28
+    assert found.similarity.modules == 28
     with pytest.raises(lb.LorabenchError):
         lb.spectrum("nowhere", directory=results)
 

@@ -83,7 +83,7 @@ def test_what_cannot_be_planted_is_told_before_the_first_cell(task, place, words
 
 
 def test_ranks_by_module_and_targets_exclude_each_other():
-    with pytest.raises(LorabenchError, match="leave targets away"):
+    with pytest.raises(LorabenchError, match="remove targets"):
         cell_of("task={name: planted, rank: {q_proj: 2}, targets: [v_proj]}")
 
 

@@ -17,7 +17,8 @@ from lorabench.memory.step_profile import predict_step
 from lorabench.memory.validate import setting_from
 from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
-from tests.spectra.test_dequantised import FORMS, plain, stored  # noqa: F401  (plain is a fixture)
+from tests.spectra.conftest import plain  # noqa: F401  (a fixture)
+from tests.spectra.test_dequantised import FORMS, stored
 
 
 @pytest.mark.parametrize(("kind", "form"), [("llama", f) for f in FORMS] + [("gpt2", "nf4")])

@@ -121,7 +121,7 @@ def test_empty_prompts_are_counted(tmp_path, words):
 def test_faulty_rows_are_counted_with_the_first_of_them(tmp_path, words):
     rows = [{"q": f"a{i}", "a": "" if i in (3, 7, 8) else "b"} for i in range(20)]
     with pytest.raises(
-        DataError, match=r"t\.jsonl:4: the response .* is empty.*\(so it is, or alike, in 3 of 20 rows\)"
+        DataError, match=r"t\.jsonl:4: the response .* is empty.*\(the same or a similar fault in 3 of 20 rows\)"
     ):
         instruct.load(instruct.Options(train=put(tmp_path, "t.jsonl", rows), **OPTIONS), words, 64)
     del rows[5]["q"]

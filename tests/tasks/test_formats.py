@@ -98,7 +98,9 @@ def test_arrow_files_and_what_datasets_saved(tmp_path):
     made.save_to_disk(tmp_path / "saved", num_shards=2)
     assert [row.fields for row in table(str(tmp_path / "saved")).rows] == ROWS
     datasets.DatasetDict({"train": made, "dev": made}).save_to_disk(tmp_path / "splits")
-    with pytest.raises(ValidationError, match=r"holds the splits dev, train; give the folder of one: .*splits/dev"):
+    with pytest.raises(
+        ValidationError, match=r"holds the splits dev, train; give the folder of one split: .*splits/dev"
+    ):
         instruct.Options(train=str(tmp_path / "splits"))
     with pytest.raises(ValidationError, match=r"is a folder; give one \.jsonl"):
         instruct.Options(train=str(tmp_path))
@@ -190,7 +192,7 @@ def workbook(path):
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
         ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* a comma stands before the closing bracket"),
         ("t.jsonl", ",\n".join(json.dumps(r) for r in ROWS), r"t\.jsonl:1: not JSON .* a comma stands between objects"),
-        ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* as Python writes a dict"),
+        ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* a Python dict, not JSON"),
         ("t.jsonl", "[" * 100_000, "nested too deeply"),
         ("t.csv", "question,answer\n", r"has a header \(question, answer\) and no row below it"),
         ("t.csv", 'question,answer\na,b\n"c,d\ne,f\n', r"t\.csv:3: a quote that opens in this row is never closed"),
@@ -224,7 +226,7 @@ def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
 @pytest.mark.parametrize("content", [FRAME.to_csv(index=False), FRAME.to_csv()])
 def test_columns_over_a_header_never_make_it_a_row(tmp_path, content):
     file = put(tmp_path, "t.csv", content)
-    with pytest.raises(DataError, match=r"leave task\.columns away"):
+    with pytest.raises(DataError, match=r"remove task\.columns"):
         read_file(instruct.Options(train=file, columns=("question", "answer")), file)
 
 
