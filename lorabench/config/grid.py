@@ -134,9 +134,8 @@ def _merged(base: dict[str, object], changes: _Changes) -> dict[str, object]:
             and get(plain, "training.epochs") is not None
             and not _names(changes, "training.steps")
         ):
-            lay(
-                plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default
-            )  # epochs stand in place of the base's steps
+            # epochs replace the base's steps
+            lay(plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default)
         elif "training.steps" in named and not _names(changes, "training.epochs"):
             lay(plain, ["training", "epochs"], None)
     return plain
@@ -279,11 +278,8 @@ def _check_reference(study: Study, expanded: tuple[Condition, ...], place: Sourc
     plain = [c.model_dump(mode="json") for c in expanded]
     chosen = [p for p in plain if agrees(p, study.reference)]
     if not chosen:
-        fields = [
-            k
-            for k in leaves(study.reference)
-            if k not in ("method", "method.name", "quantization", "quantization.name")
-        ]
+        shown_anyway = ("method", "method.name", "quantization", "quantization.name")
+        fields = [k for k in leaves(study.reference) if k not in shown_anyway]
         shown = sorted(
             {"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *fields)) for p in plain}
         )[:12]
