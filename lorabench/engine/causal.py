@@ -90,8 +90,10 @@ def _rows(model: Any) -> torch.Tensor:
     tell positions by them.
     """
     config = model.config.get_text_config()
-    said = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
-    special = {i for ids in said for i in (ids if isinstance(ids, list | tuple) else [ids])}  # Llama 3 has several ends
+    declared_ids = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
+    special = {
+        i for ids in declared_ids for i in (ids if isinstance(ids, list | tuple) else [ids])
+    }  # Llama 3 has several ends
     words = [i for i in range(min(model.get_input_embeddings().weight.shape[0], 512)) if i not in special]
     chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([words[int(chosen[i % len(words)])] for i in range(_LENGTH)]).repeat(1 + len(_AT), 1)

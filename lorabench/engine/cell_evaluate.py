@@ -54,9 +54,11 @@ class Scorer:
         return own + readings, own_items | items
 
 
-def evaluate_cell(context: CellContext, loaded: LoadedCell, scorer: Scorer, known: Sequence[Reading]) -> PhaseRun[None]:
-    """Held-out loss, lm-eval, validation, forgetting; `known` are the readings until now. Diverged where a loss is not
-    finite.
+def evaluate_cell(
+    context: CellContext, loaded: LoadedCell, scorer: Scorer, earlier: Sequence[Reading]
+) -> PhaseRun[None]:
+    """Held-out loss, lm-eval, validation, forgetting; `earlier` are the readings until now. Diverged where a loss is
+    not finite.
     """
     cell, model, data = context.cell, loaded.model, loaded.data
     steps, domain = cell.training.over(len(data.train)).steps, loaded.domain
@@ -71,7 +73,7 @@ def evaluate_cell(context: CellContext, loaded: LoadedCell, scorer: Scorer, know
         if steps and not any(r.metric == "eval_loss" for r in scores):
             raise Diverged(steps, "held-out loss")  # left out, it would leave the mean to the other seeds
         yield from scores
-        yield from per_parameter([*known, *scores])
+        yield from per_parameter([*earlier, *scores])
         if cell.tuned_over:
             validation = _losses(context, loaded, data.validation[: cell.evaluation.max_sequences], loaded.loss)
             if not math.isfinite(validation.mean):
@@ -108,8 +110,8 @@ def truncate(context: CellContext, loaded: LoadedCell, scorer: Scorer, scores: S
     cuts = len(analysis.truncation) * (1 + analysis.per_module)
     context.clock.enter("truncate", cuts * rows if rows else None)
     with context.clock.rows(loaded.model):
-        made = truncations(loaded.model, cell, loaded.start, lambda: scorer.score()[0], list(scores))
-        save_truncations(context.folder / "truncation.csv", made)
+        results = truncations(loaded.model, cell, loaded.start, lambda: scorer.score()[0], list(scores))
+        save_truncations(context.folder / "truncation.csv", results)
     yield from ()  # all of it lies in a file
 
 

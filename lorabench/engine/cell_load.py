@@ -86,7 +86,7 @@ def domain_of(context: CellContext, base: CausalModel, tokenizer: PreTrainedToke
 
 def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     """The base and its data; where attaching changes the base, its own text is drawn before."""
-    cell, evaluates = context.cell, "evaluate" in context.wanted
+    cell, evaluates = context.cell, "evaluate" in context.phases
     context.clock.enter("load")
     tokenizer = load_tokenizer(cell.model)
     data = task_data(cell, tokenizer)
@@ -106,5 +106,5 @@ def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
 
 
 def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:
-    asked = cell.method.target_modules
-    return resolve_targets(model, asked) if asked is not None else ()
+    target_modules = cell.method.target_modules
+    return resolve_targets(model, target_modules) if target_modules is not None else ()

@@ -102,7 +102,7 @@ class Checkpoints:
         )
         self._last = time.monotonic()
         self._cost = 0.0
-        self._told = False
+        self._write_fault_reported = False
         self.seconds = 0.0
         """that this run spent on writing: no part of training"""
         self.progress = TrainingProgress()
@@ -125,17 +125,17 @@ class Checkpoints:
                     raise OSError(f"{harmed} is damaged")
             stored = torch.load(self._file, map_location="cpu", weights_only=True)
             if odd := self._foreign(stored, model):
-                self._say(warning=f"its checkpoint is {odd}; training starts at step 0")
+                self._report_event(warning=f"its checkpoint is {odd}; training starts at step 0")
                 return self.progress
             _restore(stored, self.progress, model, optimizer, self._where)
             self._peaks = stored["peaks"]
         except Exception:
             traceback.print_exc()
             optimizer.state.clear()
-            self._say(warning="its checkpoint cannot be read; training starts at step 0")
+            self._report_event(warning="its checkpoint cannot be read; training starts at step 0")
             return self.progress
         self._last = time.monotonic()
-        self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
+        self._report_event(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
     def after(self, progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
@@ -149,14 +149,14 @@ class Checkpoints:
             self._write(progress, model, optimizer)
         except Exception as e:  # a full disk, most likely
             traceback.print_exc()
-            if not self._told:
-                self._say(
+            if not self._write_fault_reported:
+                self._report_event(
                     warning=(
                         "its checkpoint cannot be written "
                         f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
                     )
                 )
-            self._told = True
+            self._write_fault_reported = True
         self._last = time.monotonic()
         self._cost = self._last - began
         self.seconds += self._cost
@@ -215,14 +215,14 @@ class Checkpoints:
         now = torch.cuda.max_memory_allocated(self._where), torch.cuda.max_memory_reserved(self._where)
         return now if self._peaks is None else (max(now[0], self._peaks[0]), max(now[1], self._peaks[1]))
 
-    def _say(self, *, warning: str | None = None, note: str | None = None) -> None:
+    def _report_event(self, *, warning: str | None = None, note: str | None = None) -> None:
         self._report(Event(self._cell, "train", warning=warning, note=note))
 
 
 def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What training changes in a model, by name: trainable parameters, and buffers of numbers with a fraction."""
-    found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+    trainable = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    return trainable | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
 def _state(

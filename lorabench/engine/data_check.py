@@ -41,12 +41,12 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
             ),
         )
-    known = facts.test.in_training + facts.test.in_validation
-    if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
+    trained_on = facts.test.in_training + facts.test.in_validation
+    if trained_on >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
         return (
             "task",
             (
-                f"{known:,} of {facts.test.read:,} test {facts.unit} are "
+                f"{trained_on:,} of {facts.test.read:,} test {facts.unit} are "
                 f"{'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; "
                 f"{_another(cell)}"
             ),
@@ -54,7 +54,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.kept > 1:
             (label,) = split.labels
-            others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
+            others = ", ".join(choice for choice in getattr(cell.task, "choices", ()) if choice != label)
             return (
                 "task",
                 (
@@ -77,13 +77,13 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     accord."""
     task, length = cell.task.name, cell.training.sequence_length
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
-    measured, told = min(facts.test.kept, cell.evaluation.max_sequences), ""
+    measured, limit_note = min(facts.test.kept, cell.evaluation.max_sequences), ""
     if measured < facts.test.kept:
-        told = (
+        limit_note = (
             f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} "
             "(evaluation.max_sequences)"
         )
-    yield f"data of {task} at {length} tokens: {splits}{told}"
+    yield f"data of {task} at {length} tokens: {splits}{limit_note}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
     if cell.tuned_over and facts.validation.kept < FEW_VALIDATION:
         yield (

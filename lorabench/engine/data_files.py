@@ -95,12 +95,12 @@ def read_content(path: str | Path) -> Content:
 
 def read_text(path: str | Path) -> str:
     """The text of a file; DataError where it is none."""
-    found = read_content(path)
-    if found.kind != "text":
+    content = read_content(path)
+    if content.kind != "text":
         raise DataError(
-            f"{path} is a table ({found.kind}), not text; give a text file, or read its rows with the task instruct"
+            f"{path} is a table ({content.kind}), not text; give a text file, or read its rows with the task instruct"
         )
-    return found.text
+    return content.text
 
 
 def table_kind(path: str | Path) -> Literal["parquet", "arrow"] | None:
@@ -137,8 +137,8 @@ def refuse(path: str | Path, data: bytes) -> None:
     if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf"):
         kind = "is empty" if not data else "holds nothing but blanks"
         raise DataError(f"{path} {kind}; was it saved, or its download cut off? Give a file with rows or text")
-    if said := foreign(path, data):
-        raise DataError(said)
+    if sentence := foreign(path, data):
+        raise DataError(sentence)
 
 
 def foreign(path: str | Path, data: bytes | None = None) -> str | None:
@@ -187,11 +187,11 @@ def _without_mark(data: bytes) -> str:
     tell.
     """
     head = data[:HEAD]
-    half = len(head) // 2
-    if half >= 2:
-        if head[1::2].count(0) > 0.4 * half and not head[::2].count(0):
+    n_pairs = len(head) // 2
+    if n_pairs >= 2:
+        if head[1::2].count(0) > 0.4 * n_pairs and not head[::2].count(0):
             return "utf-16-le"
-        if head[::2].count(0) > 0.4 * half and not head[1::2].count(0):
+        if head[::2].count(0) > 0.4 * n_pairs and not head[1::2].count(0):
             return "utf-16-be"
     return "utf-8"
 
@@ -221,13 +221,13 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
     if error.end == len(data) and error.reason == "unexpected end of data":
         return f"{path} ends within a character, at byte {error.start}; it was cut off, get it anew"
     line = data.count(b"\n", 0, error.start) + 1
-    seen = f"{path} is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, line {line})"
+    fault = f"{path} is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, line {line})"
     if two := _two_bytes(path, data):
-        return f"{seen}; {two}"
+        return f"{fault}; {two}"
     odd = sum(data.count(byte) for byte in range(0x80, 0x100))
     if odd > 0.3 * len(data):
         return (
-            f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in "
+            f"{fault}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in "
             "an older encoding of its language; convert it to UTF-8"
         )
     western = not any(byte in data for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
@@ -237,6 +237,6 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
         else "it is not CP1252 (Windows, Western European) either"
     )
     return (
-        f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f "
+        f"{fault}; convert it to UTF-8 from the encoding that it was saved in: iconv -f "
         f"{'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"
     )

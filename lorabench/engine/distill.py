@@ -44,29 +44,29 @@ class Teacher:
 
     def divergence(self, student: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
         """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
-        length) table; train.token_loss's twin.
+        length) table; the counterpart of train.token_loss.
         """
         with torch.no_grad():
-            wanted = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
-        given = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
+            teacher_log_probs = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
+        student_log_probs = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
         counted = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
-        each = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1) * counted
+        each = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(-1) * counted
         return each if reduction == "none" else each.sum()
 
     def readings(
         self, student: PreTrainedModel, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device
     ) -> tuple[list[Reading], dict[str, Items]]:
         """What is left between the two on held-out text, and its items; nothing where it is not finite."""
-        seen = losses(student, examples, batch_size, padding, where, self.divergence)
-        if not math.isfinite(seen.mean):
+        divergences = losses(student, examples, batch_size, padding, where, self.divergence)
+        if not math.isfinite(divergences.mean):
             return [], {}
-        items = Items(seen.nats, seen.tokens.astype(float))
+        items = Items(divergences.nats, divergences.tokens.astype(float))
         return [
             Reading(
                 metric="divergence",
-                value=seen.mean,
-                stderr=ratio_stderr(seen.nats, seen.tokens),
-                count=int(seen.tokens.sum()),
+                value=divergences.mean,
+                stderr=ratio_stderr(divergences.nats, divergences.tokens),
+                count=int(divergences.tokens.sum()),
             )
         ], {"divergence": items}
 
@@ -102,8 +102,8 @@ def plant(model: Any, planted: Planted) -> dict[str, int]:
     """
     generator = torch.Generator().manual_seed(planted.seed)
     done = {}
-    for wanted, rank in planted.ranks:
-        for name in resolve_targets(model, wanted):
+    for target, rank in planted.ranks:
+        for name in resolve_targets(model, target):
             weight = model.get_submodule(name).weight
             if odd := beyond(rank, name, *weight.shape):
                 raise ModelError(f"task.{odd}")

@@ -70,21 +70,21 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
         1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation
     )
     domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
-    asked = _lm_eval_positions(data, cell)
+    lm_eval = _lm_eval_positions(data, cell)
     ahead: Ahead = {"save": (0.3, 0.0)}
     if samples:
         ahead["sample"] = (0.0, (ONE_BY_ONE + 1) * domain / step)
-    if asked is None or asked:
+    if lm_eval is None or lm_eval:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
-    if asked is not None:
+    if lm_eval is not None:
         held_out = _read(
             [one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size
         ) + _generated(data, cell)
         validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
-        ahead["evaluate"] = (0.0, (held_out + asked + validated + domain) / step)
+        ahead["evaluate"] = (0.0, (held_out + lm_eval + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
         if cuts:
-            ahead["truncate"] = (0.0, cuts * (held_out + asked) / step)
+            ahead["truncate"] = (0.0, cuts * (held_out + lm_eval) / step)
     if cell.analysis.spectra != "none":
         ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
     if next(model.parameters()).device.type == "cpu":
@@ -170,13 +170,13 @@ def _timed(where: torch.device | str) -> tuple[float, float]:
     matrix = torch.randn(SIDE, SIDE, dtype=torch.float64, device=where, generator=torch.Generator(where).manual_seed(0))
     leading(matrix, 16, 16)  # imports and first calls
     took = []
-    for made in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
-        each = []
+    for product in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
+        seconds = []
         for _ in range(TRIES):
             began = time.perf_counter()
-            float(made()[0].sum())
-            each.append((time.perf_counter() - began) / SIDE**3)
-        took.append(min(each))
+            float(product()[0].sum())
+            seconds.append((time.perf_counter() - began) / SIDE**3)
+        took.append(min(seconds))
     return took[0], max(took[1] - took[0], 0.0)
 
 
@@ -203,8 +203,8 @@ def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None
-    return float(sum(_told(own[n][: spec.limit]) for n in names))
+    return float(sum(_choice_positions(own[n][: spec.limit]) for n in names))
 
 
-def _told(items: Iterable[Any]) -> float:
+def _choice_positions(items: Iterable[Any]) -> float:
     return sum(math.ceil((len(i.context) + len(c)) / BYTES_PER_TOKEN) + 1 for i in items for c in i.choices)

@@ -67,13 +67,13 @@ class PhaseClock:
     @contextmanager
     def rows(self, model: nn.Module) -> Iterator[None]:
         """Counts the rows that go through a model meanwhile as the phase's progress."""
-        seen = 0
+        rows_done = 0
 
         def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, Any]) -> None:
-            nonlocal seen
+            nonlocal rows_done
             batch = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
-            self.record_step(seen)
-            seen += len(batch) if batch is not None else 0
+            self.record_step(rows_done)
+            rows_done += len(batch) if batch is not None else 0
 
         hook = model.register_forward_pre_hook(count, with_kwargs=True)
         try:

@@ -20,6 +20,7 @@ from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.errors import LorabenchError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +66,7 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
         with torch.no_grad():
             small(input_ids=ids)
         config = plugins.load("quantizations", name).config(cell.quantization.double_quant, torch.float32)
-        made = type(small).from_pretrained(
+        quantised = type(small).from_pretrained(
             None,
             config=unquantised(small.config),
             state_dict=small.state_dict(),
@@ -76,12 +77,12 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
     if name != "int8":
-        keep_4bit_right(made)
+        keep_4bit_right(quantised)
     try:
         with torch.no_grad():
-            made(input_ids=ids)
+            quantised(input_ids=ids)
     except Exception as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        reason = error_line(e, 200)
         return (
             f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, "
             "or another model"
@@ -105,11 +106,11 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
             small(input_ids=ids)
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
-    kept = tuple(t for t in targets if _has(small, t))
+    present = tuple(t for t in targets if _has(small, t))
     try:
         with torch.random.fork_rng(devices=[]):
             adapted = plugins.load("methods", cell.method.name).attach(
-                small.requires_grad_(False), cell.method, peft_targets(small, kept) if kept else []
+                small.requires_grad_(False), cell.method, peft_targets(small, present) if present else []
             )
             adapted.train()
             if cell.training.gradient_checkpointing:
@@ -122,7 +123,7 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     except Exception as e:
         return (
             f"a training step of {cell.method.name} on this model fails: "
-            f"{' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method "
+            f"{error_line(e, 300)}; take other target_modules, another method "
             "or another model"
         )
     return None

@@ -58,11 +58,11 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
         if name in quantised or not CONSTANTS.search(name):
             dtype = _dtype(tensor)
             if name not in quantised and dtype is None and name.endswith("weight"):
-                seen = f"{name} as {_dtype_name(tensor)}"
+                description = f"{name} as {_dtype_name(tensor)}"
                 raise ModelError(
-                    undeclared(folder, [seen])
+                    undeclared(folder, [description])
                     if stored is None
-                    else f"the weights in {folder} lack the constants that {seen} is scaled by; take the "
+                    else f"the weights in {folder} lack the constants that {description} is scaled by; take the "
                     "checkpoint whole"
                 )
             weights[name] = torch.empty(
@@ -76,11 +76,11 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
     nested = {"weight.nested_absmax", "weight.nested_quant_map"} if stored.double_quant else set()
     four = {"weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{stored.form}"} | nested
     needed = {"SCB"} if stored.form == "int8" else four
-    kept: dict[str, set[str]] = {}
+    kinds_of: dict[str, set[str]] = {}
     for name in constants:
         owner = owner_of(name)
-        kept.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
-    for owner, kinds in sorted(kept.items()):
+        kinds_of.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
+    for owner, kinds in sorted(kinds_of.items()):
         if kinds - {"weight_format"} != needed:
             odd = (
                 f"has {some(kinds - needed - {'weight_format'})}"
@@ -124,38 +124,40 @@ def refuse_other_modules(
 
     from lorabench.engine.library_messages import quiet
 
-    made = copy.deepcopy(model)
+    converted = copy.deepcopy(model)
     try:
         quantizer = AutoHfQuantizer.from_config(dict(quantization_of(model.config)), pre_quantized=True)
         with torch.device("meta"), quiet():
-            quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+            quantizer.preprocess_model(model=converted, device_map={"": "cpu"}, dtype=torch.float32)
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError(
             f"quantization_config in {folder / 'config.json'} is not what transformers takes"
             f" ({error_line(e, 200)}); get it anew"
         ) from None
-    wanted = {
+    expected = {
         f"{n}.weight"
-        for n, m in made.named_modules()
+        for n, m in converted.named_modules()
         if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)
     }
     renamings = [
-        r for r in get_model_conversion_mapping(made) if isinstance(r, WeightRenaming)
+        r for r in get_model_conversion_mapping(converted) if isinstance(r, WeightRenaming)
     ]  # checkpoints keep names that transformers gave up
-    quantised = {n if n in wanted else apply_renamings(n, renamings) for n in quantised}
+    quantised = {n if n in expected else apply_renamings(n, renamings) for n in quantised}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
-    alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
-    if odd := sorted(wanted ^ alike):
-        how = "stored unquantised" if odd[0] in wanted else "stored quantised"
+    alike = {
+        n if n in expected else prefix + n if prefix + n in expected else n.removeprefix(prefix) for n in quantised
+    }
+    if odd := sorted(expected ^ alike):
+        how = "stored unquantised" if odd[0] in expected else "stored quantised"
         raise ModelError(
             f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) "
             "it is not; take the config.json that belongs to the weights"
         )
 
 
-def undeclared(folder: Path | str, seen: list[str]) -> str:
+def undeclared(folder: Path | str, names: list[str]) -> str:
     return (
-        f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say "
+        f"the weights in {folder} are stored quantised ({some(names)}), but its config.json does not say "
         "how (quantization_config); "
         "take the config.json that belongs to them, or the unquantised checkpoint"
     )
@@ -173,8 +175,8 @@ def _dtype_name(tensor: Stored | torch.Tensor) -> str:
 
 def owner_of(constant: str) -> str:
     """The weight that a constant of bitsandbytes belongs to."""
-    kept = CONSTANTS.sub("", constant)
-    return f"{kept}.weight"
+    stem = CONSTANTS.sub("", constant)
+    return f"{stem}.weight"
 
 
 def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantization) -> dict[str, tuple[int, ...]]:
@@ -187,10 +189,10 @@ def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantiz
             continue
         state = _json_of(name, tensor)
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
-            seen = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
+            form = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but "
-                f"{owner_of(name)} is in {seen}; take the config.json that belongs to them"
+                f"{owner_of(name)} is in {form}; take the config.json that belongs to them"
             )
         shapes[owner_of(name)] = tuple(state["shape"])
     return shapes

@@ -36,7 +36,7 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
     holds anything that would have to be run.
     """
     try:
-        found = torch.load(
+        content = torch.load(
             file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu"
         )
     except pickle.UnpicklingError:
@@ -46,7 +46,9 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
-    tensors = {str(n): t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}
+    tensors = (
+        {str(n): t for n, t in content.items() if isinstance(t, torch.Tensor)} if isinstance(content, dict) else {}
+    )
     if not tensors:
         raise ModelError(f"{file} holds no named tensors at its top; save the model with save_pretrained")
     return tensors
@@ -77,9 +79,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) -> str:
     """The sentence for weights that are not finite."""
-    held = f" in {dtype}" if dtype else ""
+    precision = f" in {dtype}" if dtype else ""
     return (
-        f"{model} holds weights that are not finite{held} ({some(names)}); the checkpoint is damaged, its "
+        f"{model} holds weights that are not finite{precision} ({some(names)}); the checkpoint is damaged, its "
         "training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
     )
 

@@ -114,9 +114,9 @@ def train(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     before, clock = done.seconds, Clock(where)
     for step in range(done.step + 1, spec.steps + 1):
-        rate = learning_rate(spec, step)
+        lr = learning_rate(spec, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         micro = [collate(next(rows), padding, where) for _ in range(spec.gradient_accumulation)]
         loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
@@ -125,7 +125,7 @@ def train(
             raise Diverged(step, "gradient")
         done.tokens += sum(b.tokens for b in micro)
         done.positions += sum(b.ids.numel() for b in micro)
-        done.curve.append(StepRecord(step, loss, rate, norm, before + clock.seconds() - checkpoints.seconds))
+        done.curve.append(StepRecord(step, loss, lr, norm, before + clock.seconds() - checkpoints.seconds))
         on_step(done.curve[-1], done.tokens)
         checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def broken_json(folder: Path) -> str | None:
         except ModelError as e:
             return str(e)
         except (OSError, ValueError) as e:
-            return f"{file} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew"
+            return f"{file} is no readable JSON ({error_line(e, 120)}); get it anew"
     return None
 
 

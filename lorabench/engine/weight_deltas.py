@@ -25,7 +25,7 @@ from lorabench.spectra.own import Kept, Own
 from lorabench.spectra.quantised import quantiser
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 Before = Callable[[str], torch.Tensor | None]
 """a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
 
@@ -109,22 +109,22 @@ def keep(
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
     turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
-    held = held_weights(model) if turned is not None else {}
+    live_weights = held_weights(model) if turned is not None else {}
 
     def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
         if not full:
             return delta.spectrum(), None
-        change, live = decomposed(delta), held.get(delta.module)
+        change, live = decomposed(delta), live_weights.get(delta.module)
         back = turned if live is None else lambda loaded: (loaded.to(resolve_dtype(cell)), live().to(loaded.device))
         spectrum = beside_base(delta, change, weight, back, own=own)
         k = min(DIRECTIONS, spectrum.numerical_rank)
         return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
 
     spectra, directions = [], {}
-    for spectrum, found in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
+    for spectrum, leading in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
         spectra.append(spectrum)
-        if found is not None:
-            directions[spectrum.module] = found
+        if leading is not None:
+            directions[spectrum.module] = leading
         done(len(spectra))
     save_spectra(folder / "spectra.safetensors", spectra)
     if directions:
@@ -147,7 +147,9 @@ def held_weights(model: torch.nn.Module) -> dict[str, Callable[[], torch.Tensor]
     }
 
 
-def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], where: torch.device) -> Iterator[Made]:
+def side_by_side(
+    work: Callable[..., Result], each: Iterable[tuple[object, ...]], where: torch.device
+) -> Iterator[Result]:
     """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
 
     Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait
@@ -155,23 +157,23 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], 
     """
     threads = torch.get_num_threads() if where.type == "cpu" else 1
     if threads < 2:
-        yield from (work(*given) for given in each)
+        yield from (work(*arguments) for arguments in each)
         return
     from threadpoolctl import threadpool_limits
 
     @torch.no_grad()
-    def alone(given: tuple[object, ...]) -> Made:
-        return work(*given)
+    def alone(arguments: tuple[object, ...]) -> Result:
+        return work(*arguments)
 
-    given = iter(each)
+    arguments = iter(each)
     try:
         torch.set_num_threads(1)
         with (
             threadpool_limits(1),
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
-            waiting: deque[Future[Made]] = deque()
-            for one in given:  # a few at a time: changes of full fine-tuning are as large as the model
+            waiting: deque[Future[Result]] = deque()
+            for one in arguments:  # a few at a time: changes of full fine-tuning are as large as the model
                 waiting.append(pool.submit(alone, one))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
@@ -187,6 +189,8 @@ def own_of(cell: Cell, folder: Path) -> Own:
     """
     place = folder.parent.parent / "base"
     base = (cell.fingerprints.model, str(device()))
-    held = (cell.quantization.name, cell.quantization.double_quant)
-    stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
-    return Own(Kept(place, "weights", *base, *stored), Kept(place, "errors", *base, *held, resolve_dtype(cell)))
+    quantization = (cell.quantization.name, cell.quantization.double_quant)
+    stored = (
+        quantization if check_stored(cell) is not None else ()
+    )  # then the weights themselves are what the codes give back
+    return Own(Kept(place, "weights", *base, *stored), Kept(place, "errors", *base, *quantization, resolve_dtype(cell)))

@@ -61,7 +61,7 @@ class LocalWorker:
         except BrokenPipeError:
             pass
         raise errors.LorabenchError(
-            f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}"
+            f"the worker process {_end_words(self._process.wait())} before the first cell{self._last_line()}"
         )
 
     def run(
@@ -97,7 +97,7 @@ class LocalWorker:
         from lorabench.record.result import CellResult
 
         started = time.time()
-        seen: Event | None = None
+        last_event: Event | None = None
         if self._process.poll() is not None:
             self._start()
         try:
@@ -106,12 +106,12 @@ class LocalWorker:
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
                 if "event" in reply:
-                    seen = Event(**reply["event"])
-                    on_event(seen)
+                    last_event = Event(**reply["event"])
+                    on_event(last_event)
                 elif "result" in reply:
                     return CellResult.model_validate(reply["result"])
                 elif "fault" in reply:
-                    return _failed(cell, folder, started, seen, reply["fault"]["kind"], reply["fault"]["message"])
+                    return _failed(cell, folder, started, last_event, reply["fault"]["kind"], reply["fault"]["message"])
         except BrokenPipeError:
             pass
         code = self._process.wait()
@@ -121,7 +121,14 @@ class LocalWorker:
             )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
         kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
-        return _failed(cell, folder, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
+        return _failed(
+            cell,
+            folder,
+            started,
+            last_event,
+            kind,
+            f"the worker process {_end_words(code)}{_phase_words(last_event)}{hint}",
+        )
 
     def close(self) -> None:
         """Ends the process at once, in the middle of a cell if need be."""
@@ -163,7 +170,7 @@ class LocalWorker:
 
     def _replies(self) -> Iterator[dict[str, Any]]:
         """Replies until the process is dead. Its end is asked for, too: a grandchild may hold the pipe open."""
-        held = b""
+        unfinished = b""
         while True:
             dead = self._process.poll() is not None  # before looking, so that nothing it wrote last is missed
             if not select.select([self._from], [], [], 0 if dead else 0.5)[0]:
@@ -173,10 +180,10 @@ class LocalWorker:
             data = self._from.read(1 << 16) or b""
             if not data:
                 return
-            *lines, held = (held + data).split(b"\n")
+            *lines, unfinished = (unfinished + data).split(b"\n")
             yield from (json.loads(line) for line in lines)
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         self._early.seek(0)
         lines = [line for line in self._early.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return f": {lines[-1].strip()}" if lines else ""
@@ -197,14 +204,14 @@ def _environment(threads: int | None) -> dict[str, str]:
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
-def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: str, message: str) -> CellResult:
+def _failed(cell: Cell, folder: Path, started: float, last_event: Event | None, kind: str, message: str) -> CellResult:
     from datetime import UTC, datetime
 
     from lorabench.record.cell_files import TRAINED, read_trained
     from lorabench.record.result import CellResult, Fault
 
-    phase = seen.phase if seen else None
-    fault = Fault(kind=kind, message=message, step=seen.step if seen else None, phase=phase)
+    phase = last_event.phase if last_event else None
+    fault = Fault(kind=kind, message=message, step=last_event.step if last_event else None, phase=phase)
     if (
         phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None
     ):  # what training read and saved is not lost
@@ -218,7 +225,7 @@ def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: 
     )
 
 
-def _death(code: int) -> str:
+def _end_words(code: int) -> str:
     return f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
 
 
@@ -229,7 +236,7 @@ def _signal_name(number: int) -> str:
         return "unnamed"
 
 
-def _where(seen: Event | None) -> str:
-    if seen is None:
+def _phase_words(last_event: Event | None) -> str:
+    if last_event is None:
         return " before the model was loaded"
-    return f" in the phase '{seen.phase}'" + (f" after step {seen.step}" if seen.step else "")
+    return f" in the phase '{last_event.phase}'" + (f" after step {last_event.step}" if last_event.step else "")

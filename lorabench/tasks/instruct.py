@@ -173,7 +173,7 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
             )
             if made.example is None or last.example is None:
                 return Fitted(None, made.length)
-            made = Fitted(replace(made.example, given=int(last.example.predicted.argmax())), made.length)
+            made = Fitted(replace(made.example, prompt_length=int(last.example.predicted.argmax())), made.length)
             answer = _without_special(tokenizer, text[slice(*spans[-1])])
         if made.example is None:
             return made
@@ -182,8 +182,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
                 f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the "
                 "pattern or the row, or take the row out of the test"
             )
-        given = made.example.given or int(made.example.predicted.argmax())
-        return Fitted(replace(made.example, given=given, reference=answer), made.length)
+        given = made.example.prompt_length or int(made.example.predicted.argmax())
+        return Fitted(replace(made.example, prompt_length=given, reference=answer), made.length)
 
     generation = options.generation
     splits = read_splits(options, pair)

@@ -89,7 +89,7 @@ def test_same_seed_same_numbers_and_another_seed_others(folder):
 def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, monkeypatch):
     cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
     events = []
-    monkeypatch.setattr("lorabench.engine.domain._KEPT", {})  # whatever ran before in this process
+    monkeypatch.setattr("lorabench.engine.domain._DOMAINS", {})  # whatever ran before in this process
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
     for metric in (
@@ -315,7 +315,7 @@ def test_forgetting_is_against_the_same_text_and_loss_whenever_it_is_sampled(fol
 
     seen = []
     for stays in (True, False):
-        domain._KEPT.clear()
+        domain._DOMAINS.clear()
         monkeypatch.setattr(CellContext, "base_survives", stays)
         seen.append(run_cell(cell_of("evaluation.forgetting=self"), folder).value("forgetting"))
     assert seen[0] == seen[1]
