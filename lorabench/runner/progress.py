@@ -7,15 +7,13 @@ runner.live_display) draw them.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from lorabench.errors import StoreError
 from lorabench.formatting import duration, plural
 from lorabench.record.metrics import metric
 from lorabench.runner.phase_seconds import Measured, stored
-from lorabench.runner.timing import Clockwork, Running
+from lorabench.runner.timing import Running, TimeEstimator
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -66,19 +64,19 @@ class Tally:
     done: int
     left: list[Cell]
     workers: int = 1
-    clockwork: Clockwork = field(default_factory=Clockwork)
+    estimator: TimeEstimator = field(default_factory=TimeEstimator)
     running: dict[str, Running] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan, workers: int) -> Tally:
         """At the beginning of a run, with what earlier ones measured in its store."""
-        return cls(plan, plan.done, list(plan.pending), workers, Clockwork(_measured(plan)))
+        return cls(plan, plan.done, list(plan.pending), workers, TimeEstimator(_measured(plan)))
 
     def start(self, cell: Cell) -> Running:
         self.left = [c for c in self.left if c.id != cell.id]
-        taken, now = self.done + len(self.running) + 1, time.monotonic()
+        number, now = self.done + len(self.running) + 1, time.monotonic()
         self.running[cell.id] = Running(
-            taken, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.clockwork.begin(cell)
+            number, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.estimator.begin(cell)
         )
         self.workers = max(self.workers, len(self.running))
         return self.running[cell.id]
@@ -92,7 +90,7 @@ class Tally:
         self.done += 1
         now = self.running.pop(cell.id)
         if finished:
-            self.clockwork.finished(now, seconds, time.monotonic())
+            self.estimator.finished(now, seconds, time.monotonic())
         return now
 
     def skip(self, cell: Cell) -> None:
@@ -105,22 +103,18 @@ class Tally:
         if not self.left and not self.running:
             return ""
         workers = min(self.workers, len(self.left) + len(self.running))
-        found = self.clockwork.left(tuple(self.running.values()), self.left, workers, time.monotonic())
-        if found is None:
+        remaining = self.estimator.left(tuple(self.running.values()), self.left, workers, time.monotonic())
+        if remaining is None:
             return UNKNOWN
-        seconds, whole = found
+        seconds, whole = remaining
         return f"{'about' if whole else 'more than'} {duration(max(1.0, seconds))} left"
 
 
 def _measured(plan: Plan) -> list[Measured]:
     """What the cells that have a result took."""
-    pending, found = {c.id for c in plan.pending}, []
-    for cell in plan.cells:
-        with suppress(StoreError, OSError):
-            result = plan.store.get(cell.id, cell) if cell.id not in pending else None
-            if result is not None and (measured := stored(result)) is not None:
-                found.append(measured)
-    return found
+    pending = {c.id for c in plan.pending}
+    results = (plan.results.get(c.id) for c in plan.cells if c.id not in pending)
+    return [measured for result in results if result is not None and (measured := stored(result)) is not None]
 
 
 def headline(plan: Plan) -> str:

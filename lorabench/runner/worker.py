@@ -208,9 +208,9 @@ def _printing_to(path: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for kept, descriptor in zip(before, (1, 2), strict=True):
-            os.dup2(kept, descriptor)
-            os.close(kept)
+        for duplicate, descriptor in zip(before, (1, 2), strict=True):
+            os.dup2(duplicate, descriptor)
+            os.close(duplicate)
 
 
 if __name__ == "__main__":
