@@ -8,13 +8,14 @@ in both halves of a block), and a regular expression where only the place tells 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.settings import GROUPS, MethodSpec
 from lorabench.errors import ModelError, unknown
 from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -109,7 +110,15 @@ def is_adapter(parameter: str) -> bool:
     return "lora_" in parameter
 
 
-def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
+def attach_lora(
+    model: PreTrainedModel,
+    spec: MethodSpec,
+    targets: list[str] | str,
+    *,
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    init_lora_weights: Literal[True, "pissa"] = True,
+) -> PeftModel:
     """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
     import peft
 
@@ -121,7 +130,9 @@ def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | s
         target_modules=targets,
         task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
         fan_in_fan_out=_is_transposed(model),
-        **variant,
+        use_dora=use_dora,
+        use_rslora=use_rslora,
+        init_lora_weights=init_lora_weights,
     )
     refuse_misread(model, targets)
     try:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lorabench.config.settings import EvaluationSpec
 from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
+from lorabench.engine.train import CausalModel
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
@@ -123,7 +124,7 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    model: Any,
+    model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Example],
     max_new_tokens: int,

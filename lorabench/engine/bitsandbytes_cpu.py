@@ -23,7 +23,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -49,9 +49,11 @@ def keep_int8_constants(model: PreTrainedModel) -> None:
     """
     import bitsandbytes
 
-    def restore(layer: Any, inputs: Any) -> None:
-        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
-            layer.weight.CB = None
+    def restore(layer: bitsandbytes.nn.Linear8bitLt, inputs: object) -> None:
+        weight = layer.weight
+        assert isinstance(weight, bitsandbytes.nn.Int8Params)
+        if weight.CB is not None and weight.SCB is None and layer.state.SCB is not None:
+            weight.CB = None
 
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear8bitLt):
@@ -66,14 +68,14 @@ def _mend_dequantization() -> torch.library.Library:
     own = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 
     def dequantize(
-        keys: Any,
+        keys: torch.DispatchKeySet,
         packed: torch.Tensor,
         absmax: torch.Tensor,
         blocksize: int,
         kind: str,
         shape: Sequence[int],
         dtype: torch.dtype,
-    ) -> Any:
+    ) -> torch.Tensor:
         if shape[-1] % blocksize == 0:
             return own.call_boxed(keys, packed, absmax, blocksize, kind, shape, dtype)
         return own.call_boxed(keys, packed, absmax, blocksize, kind, (1, math.prod(shape)), dtype).reshape(shape)

@@ -18,11 +18,12 @@ configuration and class, before any cell runs, and of the loaded model, since la
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.engine.rehearsal import small_copy
+from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _changes(model: PreTrainedModel) -> tuple[float, float]:
     return (before, after) if bool(torch.isfinite(logits).all()) else (math.nan, math.nan)
 
 
-def _rows(model: Any) -> torch.Tensor:
+def _rows(model: PreTrainedModel) -> torch.Tensor:
     """A row of tokens, and the same with one replaced, for each place; special tokens are left out, since some models
     tell positions by them.
     """
@@ -94,7 +95,7 @@ def _rows(model: Any) -> torch.Tensor:
     special = {
         i for ids in declared_ids for i in (ids if isinstance(ids, list | tuple) else [ids])
     }  # Llama 3 has several ends
-    words = [i for i in range(min(model.get_input_embeddings().weight.shape[0], 512)) if i not in special]
+    words = [i for i in range(min(embedding_rows(model), 512)) if i not in special]
     chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([words[int(chosen[i % len(words)])] for i in range(_LENGTH)]).repeat(1 + len(_AT), 1)
     for row, at in enumerate(_AT, start=1):

@@ -31,7 +31,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -79,6 +79,24 @@ class TrainingProgress:
         return self.curve[-1].seconds if self.curve else 0.0
 
 
+class TrainingState(TypedDict):
+    """What a checkpoint holds beside its head and its memory peaks."""
+
+    curve: list[tuple[int, float, float, float, float]]
+    """the fields of each StepRecord"""
+    tokens: int
+    positions: int
+    tensors: dict[str, torch.Tensor]
+    """trainable parameters and buffers, by name"""
+    optimizer: list[dict[str, object]]
+    """the state of each parameter, in the optimizer's order"""
+    torch: torch.Tensor
+    """the state of its random generator, as the three below"""
+    cuda: torch.Tensor | None
+    python: tuple[object, ...]
+    numpy: tuple[str, list[int], int, int, float]
+
+
 class Checkpoints:
     """The checkpoint of one cell, in the folder that it is written to while it runs; a fault in it never ends the
     cell."""
@@ -92,14 +110,8 @@ class Checkpoints:
         where: torch.device,
         report: Callable[[Event], None],
     ) -> None:
-        self._file, self._cell, self._every, self._steps, self._where, self._report = (
-            folder / CHECKPOINT,
-            cell,
-            every,
-            steps,
-            where,
-            report,
-        )
+        self._file, self._cell, self._every, self._steps = folder / CHECKPOINT, cell, every, steps
+        self._where, self._report = where, report
         self._last = time.monotonic()
         self._cost = 0.0
         self._write_fault_reported = False
@@ -150,12 +162,8 @@ class Checkpoints:
         except Exception as e:  # a full disk, most likely
             traceback.print_exc()
             if not self._write_fault_reported:
-                self._report_event(
-                    warning=(
-                        "its checkpoint cannot be written "
-                        f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
-                    )
-                )
+                reason = getattr(e, "strerror", None) or type(e).__name__
+                self._report_event(warning=f"its checkpoint cannot be written ({reason}); training goes on without it")
             self._write_fault_reported = True
         self._last = time.monotonic()
         self._cost = self._last - began
@@ -183,10 +191,8 @@ class Checkpoints:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
-                torch.save(
-                    self._head() | _state(progress, model, optimizer, self._where) | {"peaks": self._peaks_now()},
-                    stream,
-                )
+                state = _state(progress, model, optimizer, self._where)
+                torch.save({**self._head(), **state, "peaks": self._peaks_now()}, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(new, self._file)
@@ -227,8 +233,10 @@ def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _state(
     progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, where: torch.device
-) -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
+) -> TrainingState:
+    numpy_state = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
+    assert isinstance(numpy_state, tuple)
+    name, keys, position, has_gauss, gauss = numpy_state
     return {
         "curve": [astuple(s) for s in progress.curve],
         "tokens": progress.tokens,
@@ -241,13 +249,13 @@ def _state(
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(where) if where.type == "cuda" else None,
         "python": random.getstate(),
-        "numpy": (numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]),
+        "numpy": (name, keys.tolist(), position, has_gauss, gauss),
     }
 
 
 @torch.no_grad()
 def _restore(
-    stored: dict[str, Any],
+    stored: TrainingState,
     progress: TrainingProgress,
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
@@ -257,9 +265,10 @@ def _restore(
     for name, tensor in _changing(model).items():
         tensor.copy_(stored["tensors"][name])
     random.setstate(stored["python"])
-    np.random.set_state(stored["numpy"])  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = stored["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(stored["torch"])
-    if where.type == "cuda":
+    if where.type == "cuda" and stored["cuda"] is not None:
         torch.cuda.set_rng_state(stored["cuda"], where)
     progress.curve += [StepRecord(*row) for row in stored["curve"]]
     progress.tokens, progress.positions = stored["tokens"], stored["positions"]

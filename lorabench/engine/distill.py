@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,7 @@ def distilled(
 
 
 @torch.no_grad()
-def plant(model: Any, planted: Planted) -> dict[str, int]:
+def plant(model: PreTrainedModel, planted: Planted) -> dict[str, int]:
     """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a
     module's smaller side.
     """
@@ -104,12 +104,12 @@ def plant(model: Any, planted: Planted) -> dict[str, int]:
     done = {}
     for target, rank in planted.ranks:
         for name in resolve_targets(model, target):
-            weight = model.get_submodule(name).weight
+            weight = model.get_parameter(f"{name}.weight")
             if odd := beyond(rank, name, *weight.shape):
                 raise ModelError(f"task.{odd}")
             change = _change(weight.shape, rank, generator)
             change *= planted.scale * weight.double().norm().cpu() / change.norm()
-            weight += change.to(weight.device, weight.dtype)
+            weight.add_(change.to(weight.device, weight.dtype))
             done[name] = rank or min(weight.shape)
     return done
 

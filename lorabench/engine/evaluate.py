@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from lorabench.engine.data import Example, TaskData
 from lorabench.engine.data_files import read_text
-from lorabench.engine.train import Loss, collate, token_loss
+from lorabench.engine.train import CausalModel, Loss, collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
@@ -158,7 +158,7 @@ def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
 
 @torch.no_grad()
 def base_text(
-    model: Any,
+    model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     where: torch.device,
@@ -198,7 +198,7 @@ def base_text(
     return tuple(_example(row, tokenizer) for row in rows)
 
 
-def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:
+def file_text(path: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> tuple[Example, ...]:
     """Windows spread evenly over a text file of the base's domain."""
     try:
         text = read_text(path)
@@ -212,7 +212,7 @@ def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example,
     return tuple(_example(ids[s : s + length], tokenizer) for s in starts)
 
 
-def _example(ids: np.ndarray, tokenizer: Any) -> Example:
+def _example(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Example:
     predicted = np.ones(len(ids), dtype=bool)
     predicted[0] = False
-    return Example(ids, predicted, len(tokenizer.decode(ids[1:]).encode()))
+    return Example(ids, predicted, len(str(tokenizer.decode(ids[1:])).encode()))

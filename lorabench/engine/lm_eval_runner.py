@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -31,6 +31,8 @@ from lorabench.record.result import Reading
 from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.result_schema import EvalResults
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -105,12 +107,10 @@ class LmEvalRunner:
                 f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {error_line(e, 200)}; "
                 "use tasks with local data"
             ) from e
-        readings = [
-            r
-            for task, values in (results or {"results": {}})["results"].items()
-            for r in _readings(task, values, results)
-        ]
-        return readings, {r.metric: items for r in readings if (items := _items(r, results or {})) is not None}
+        if results is None:  # of all processes but the first, where there are several
+            return [], {}
+        readings = [r for task, values in results["results"].items() for r in _readings(task, values, results)]
+        return readings, {r.metric: items for r in readings if (items := _items(r, results)) is not None}
 
 
 def further_tasks(cell: Cell) -> list[str]:
@@ -180,7 +180,7 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
     _FETCHED.add(key)
 
 
-def _make_first_question(task: Any, shots: int | None) -> None:
+def _make_first_question(task: ConfigurableTask, shots: int | None) -> None:
     if not (task.has_test_docs() or task.has_validation_docs()):
         raise ValueError("it has neither a test nor a validation split")
     doc = next(iter(task.eval_docs), None)
@@ -253,7 +253,7 @@ def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> T
     return TaskManager(include_path=folders or None, include_defaults=not own_only)
 
 
-def _readings(task: str, values: Mapping[str, object], results: dict[str, Any]) -> list[Reading]:
+def _readings(task: str, values: Mapping[str, object], results: EvalResults) -> list[Reading]:
     count = results.get("n-samples", {}).get(task, {}).get("effective")
     readings = []
     for key, value in values.items():
@@ -273,7 +273,7 @@ def _readings(task: str, values: Mapping[str, object], results: dict[str, Any]) 
     return readings
 
 
-def _items(reading: Reading, results: dict[str, Any]) -> Items | None:
+def _items(reading: Reading, results: EvalResults) -> Items | None:
     """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity,
     a filtered answer).
     """

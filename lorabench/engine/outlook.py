@@ -22,13 +22,13 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.data import Example, TaskData
+from lorabench.engine.data import Example, MultipleChoice, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
@@ -206,5 +206,5 @@ def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
     return float(sum(_choice_positions(own[n][: spec.limit]) for n in names))
 
 
-def _choice_positions(items: Iterable[Any]) -> float:
+def _choice_positions(items: Iterable[MultipleChoice]) -> float:
     return sum(math.ceil((len(i.context) + len(c)) / BYTES_PER_TOKEN) + 1 for i in items for c in i.choices)

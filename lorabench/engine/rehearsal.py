@@ -9,7 +9,7 @@ or lengths (a kernel without a derivative, axial positions of one length) so end
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,11 +19,12 @@ from lorabench.engine.adapt import peft_targets
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
+from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import LorabenchError
 from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
@@ -90,11 +91,11 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     return None
 
 
-def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
+def step_fault(cell: Cell, small: PreTrainedModel, targets: tuple[str, ...]) -> str | None:
     """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not
     even its forward pass does.
     """
-    count = small.get_input_embeddings().weight.shape[0]
+    count = embedding_rows(small)
     ids = torch.randint(
         min(8, count - 1),
         count,
@@ -129,7 +130,7 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     return None
 
 
-def _shorten(config: Any) -> None:
+def _shorten(config: PreTrainedConfig) -> None:
     if config.get_text_config() is not config:
         raise ValueError("of several parts")
     config.vocab_size = min(config.vocab_size, _VOCABULARY)

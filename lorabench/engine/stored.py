@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -120,14 +120,24 @@ def sentence(folder: Path | str, faults: Faults, names: Iterable[str] = ()) -> s
     )
 
 
-def loading_faults(info: Mapping[str, Any]) -> Faults:
+class LoadingInfo(TypedDict):
+    """What transformers' from_pretrained returns beside the model with output_loading_info."""
+
+    missing_keys: Collection[str]
+    unexpected_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+    """name, shape in the file, shape by the configuration"""
+    error_msgs: Collection[str]
+
+
+def loading_faults(info: LoadingInfo) -> Faults:
     """transformers' account of a loading (output_loading_info) without what is computed anew."""
     unexpected = tuple(sorted(n for n in info["unexpected_keys"] if not _COMPUTED.search(n)))
     mismatched = tuple(sorted((n, tuple(stored), tuple(expected)) for n, stored, expected in info["mismatched_keys"]))
     return Faults(tuple(sorted(info["missing_keys"])), unexpected, mismatched, tuple(info["error_msgs"]))
 
 
-def renamed(folder: Path, names: Names) -> dict[str, Any]:
+def renamed(folder: Path, names: Names) -> dict[str, object]:
     """The tensors of a folder under other names, none of them read yet."""
     files = weight_files(folder)
     if files[0].suffix == ".safetensors":

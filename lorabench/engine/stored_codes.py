@@ -16,7 +16,7 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -28,7 +28,7 @@ from lorabench.errors import ModelError
 from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 CONSTANTS = re.compile(
@@ -93,13 +93,13 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
             )
 
 
-def quantization_of(config: Any) -> dict[str, Any]:
+def quantization_of(config: PreTrainedConfig) -> dict[str, object]:
     """The quantization_config of transformers' configuration, or of its text model's."""
     own = getattr(config, "quantization_config", None)
     return own if own is not None else config.get_text_config().quantization_config
 
 
-def unquantised(config: Any) -> Any:
+def unquantised(config: PreTrainedConfig) -> PreTrainedConfig:
     """A configuration without what it says of quantised weights, for models that are made of numbers."""
     config = copy.deepcopy(config)
     for part in (config, config.get_text_config()):
@@ -183,11 +183,11 @@ def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantiz
     """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names
     another form than config.json.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in described.items():
         if ".quant_state.bitsandbytes__" not in name:
             continue
-        state = _json_of(name, tensor)
+        state = _packed_weight(name, tensor)
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
             form = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
             raise ModelError(
@@ -198,7 +198,16 @@ def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantiz
     return shapes
 
 
-def _json_of(name: str, tensor: Stored | torch.Tensor) -> dict[str, Any]:
+class _PackedWeight(TypedDict):
+    """What is used of the JSON beside a 4-bit weight."""
+
+    quant_type: NotRequired[str]
+    shape: list[int]
+    nested_blocksize: NotRequired[int]
+    """with double quantisation alone"""
+
+
+def _packed_weight(name: str, tensor: Stored | torch.Tensor) -> _PackedWeight:
     if not isinstance(tensor, Stored):
         raise ModelError(
             f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint "
@@ -206,7 +215,10 @@ def _json_of(name: str, tensor: Stored | torch.Tensor) -> dict[str, Any]:
         )
     try:
         with safe_open(tensor.file, framework="pt", device="cpu") as file:
-            return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
+            packed: _PackedWeight = json.loads(bytes(file.get_tensor(name).tolist()).decode())
+        if not isinstance(packed, dict) or not isinstance(packed.get("shape"), list):
+            raise ValueError("it has no shape")
+        return packed
     except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(
             f"{name} is no description of a 4-bit weight ({error_line(e, 200)});"

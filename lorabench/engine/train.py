@@ -81,6 +81,8 @@ def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> 
 
 
 CausalModel = Any
+"""a transformers model that generates text, or PEFT's PeftModel around one, which passes on its attributes: no type
+of either library says so"""
 Loss = Callable[..., torch.Tensor]
 """token_loss, or another of its parameters"""
 

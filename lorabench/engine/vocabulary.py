@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
@@ -45,7 +47,7 @@ def broken_json(folder: Path) -> str | None:
     return None
 
 
-def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> None:
+def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
     """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no
     offsets.
     """
@@ -60,7 +62,7 @@ def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> N
             f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its "
             "tokenizer.json beside the weights"
         )
-    rows, media = model.get_input_embeddings().weight.shape[0], _media(tokenizer)
+    rows, media = embedding_rows(model), _media(tokenizer)
     beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
     if beyond:
         highest = max(beyond)
@@ -70,6 +72,13 @@ def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> N
             "take the tokenizer that the model was trained with, or enlarge the embedding first "
             "(model.resize_token_embeddings(len(tokenizer)), then save both)"
         )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many ids a model's input embedding has a row for."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
 
 
 def _media(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -5,11 +5,11 @@ result.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
 import torch
 
@@ -24,10 +24,34 @@ from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.own import Kept, Own
 from lorabench.spectra.quantised import quantiser
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 Result = TypeVar("Result")
 Before = Callable[[str], torch.Tensor | None]
 """a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
+
+
+class AdaptedLayer(Protocol):
+    """What is used of PEFT's LoraLayer; each mapping is by the adapter's name."""
+
+    in_features: int
+    out_features: int
+    lora_A: Mapping[str, torch.nn.Linear]
+    """(rank, in)"""
+    lora_B: Mapping[str, torch.nn.Linear]
+    """(out, rank)"""
+    r: Mapping[str, int]
+    scaling: Mapping[str, float]
+    use_dora: Mapping[str, bool]
+    lora_magnitude_vector: Mapping[str, torch.nn.Linear]
+    """DoRA's, weight (out,)"""
+    fan_in_fan_out: bool
+    """whether the base weight is stored as (in, out); not all of PEFT's layers have it"""
+
+    def get_base_layer(self) -> torch.nn.Linear: ...
 
 
 def start_factors(model: torch.nn.Module) -> Factors:
@@ -39,11 +63,15 @@ def start_factors(model: torch.nn.Module) -> Factors:
     }
 
 
-def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
     """(full name within the base, PEFT's layer) of every adapted module."""
     for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {}):
+        if _is_adapted(module):
             yield name.removeprefix("base_model.model."), module
+
+
+def _is_adapted(module: torch.nn.Module) -> TypeGuard[AdaptedLayer]:
+    return hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {})
 
 
 def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
@@ -72,7 +100,7 @@ def adapter_deltas(model: torch.nn.Module, start: Factors) -> Iterator[Delta]:
             yield of_factors(name, a, b, scaling)
 
 
-def _base_weight(layer: Any) -> torch.Tensor:
+def _base_weight(layer: AdaptedLayer) -> torch.Tensor:
     from peft.utils.integrations import dequantize_module_weight
 
     weight = dequantize_module_weight(layer.get_base_layer()).float()
@@ -80,15 +108,15 @@ def _base_weight(layer: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
+def full_deltas(model: PreTrainedModel, cell: Cell) -> Iterator[Delta]:
     """The same for full fine-tuning: the weights as they are against those that were loaded."""
     from transformers.pytorch_utils import Conv1D
 
-    base: Any = load_base(cell, torch.device("cpu"))  # never two whole models on the device
+    base = load_base(cell, torch.device("cpu"))  # never two whole models on the device
     for name in linear_modules(base):
-        module, before = model.get_submodule(name), base.get_submodule(name).weight.to(model.device)
-        after = module.weight
-        yield of_weights(name, before.T, after.T) if isinstance(module, Conv1D) else of_weights(name, before, after)
+        before, after = base.get_parameter(f"{name}.weight").to(model.device), model.get_parameter(f"{name}.weight")
+        turned = isinstance(model.get_submodule(name), Conv1D)
+        yield of_weights(name, before.T, after.T) if turned else of_weights(name, before, after)
 
 
 @torch.no_grad()

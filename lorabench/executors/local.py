@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench import errors
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
     from lorabench.record.result import CellResult, Phase
+    from lorabench.runner.messages import Command, Reply
 
 ENGINE = "lorabench.engine"
 PREDICTOR = "lorabench.memory.predict_cell"
@@ -47,13 +48,13 @@ class LocalWorker:
 
     def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
         """What keeps these cells from running, as far as the models themselves can tell."""
-        from lorabench.engine.events import Problem
+        from lorabench.engine.events import read_problems
 
         try:
             self._send({"do": "check", "cells": [c.model_dump(mode="json") for c in cells]})
             for reply in self._replies():
                 if "problems" in reply:
-                    return tuple(Problem(**p) for p in reply["problems"])
+                    return read_problems(reply["problems"])
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
@@ -92,8 +93,8 @@ class LocalWorker:
             return before.model_copy(update={"error": result.error.model_copy(update={"phase": "evaluate"})})
         return result
 
-    def _ask(self, command: dict[str, Any], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
-        from lorabench.engine.events import Event
+    def _ask(self, command: Command, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        from lorabench.engine.events import read_event
         from lorabench.record.result import CellResult
 
         started = time.time()
@@ -101,12 +102,13 @@ class LocalWorker:
         if self._process.poll() is not None:
             self._start()
         try:
-            self._send({**command, "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
+            command["cell"], command["folder"] = cell.model_dump(mode="json"), str(folder.resolve())
+            self._send(command)
             for reply in self._replies():
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
                 if "event" in reply:
-                    last_event = Event(**reply["event"])
+                    last_event = read_event(reply["event"])
                     on_event(last_event)
                 elif "result" in reply:
                     return CellResult.model_validate(reply["result"])
@@ -163,12 +165,12 @@ class LocalWorker:
             os.close(commands)
             os.close(replies)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Command) -> None:
         rest = memoryview((json.dumps(message) + "\n").encode())
         while rest:
             rest = rest[self._to.write(rest) or 0 :]
 
-    def _replies(self) -> Iterator[dict[str, Any]]:
+    def _replies(self) -> Iterator[Reply]:
         """Replies until the process is dead. Its end is asked for, too: a grandchild may hold the pipe open."""
         unfinished = b""
         while True:
