@@ -64,7 +64,7 @@ def resolve_targets(model: PreTrainedModel, target_modules: str | tuple[str, ...
         chosen = tuple(n for n in linear if inside[n] and bool(_ATTENTION.search(n)) == (target_modules == "attention"))
         if not chosen:
             raise ModelError(
-                f"the model has no linear modules that belong to {target_modules}; name them, or take all-linear"
+                f"the model has no linear modules that belong to {target_modules}; name them, or use all-linear"
             )
         return chosen
     names = (target_modules,) if isinstance(target_modules, str) else target_modules
@@ -168,7 +168,7 @@ def refuse_misread(model: PreTrainedModel, targets: list[str] | str) -> None:
     missed = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in adapted} & _names_in(targets))
     raise ModelError(
         f"PEFT takes {', '.join(missed) or 'these modules'} of a {model.config.model_type} model for its "
-        "experts (their names under transformers 4), and would adapt those in place of the modules that "
+        "experts (their names under transformers 4), and would adapt those instead of the modules that "
         "are meant; "
         "allowed: target_modules: attention, or names without these"
     )

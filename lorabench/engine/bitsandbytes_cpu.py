@@ -3,18 +3,14 @@
 Two faults of bitsandbytes 0.50 on processors with AVX-512, both without a word:
 
 Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode
-for a kernel of its
-own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are
-rounded to bfloat16
-(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the
-weight (memory probe,
-spectra, merge) reads another one. It is switched off in each layer that is loaded.
+for a kernel of its own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer),
+its constants are rounded to bfloat16 (losses differ from those of other processors), it needs a number of rows that 32
+divides, and what later reads the weight (memory probe, spectra, merge) reads another one. It is switched off in each
+layer that is loaded.
 
 Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
-read as if each row
-began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in
-place of 9 % for
-64 x 96). The operator gets such a matrix as one long row instead.
+read as if each row began a new one: the weights that training, evaluation, DoRA and merges see are others than were
+stored (25 % off in place of 9 % for 64 x 96). The operator gets such a matrix as one long row instead.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 modules, rows against templates.
 
 Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead
-(engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta
-device. No weight is read.
+(engine.causal), its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless
+copy on the meta device. No weight is read.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     for spec, own in first.items():
         name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
-            sentences.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
+            sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantised again")
         if left is not None:
             words = left.words(
                 quantised=any(c.quantization.name != "none" for c in own),
@@ -188,7 +187,7 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                     cell.id,
                     "model",
                     f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task "
-                    f"({error_line(e)}); take one that knows a token for what is not in its vocabulary",
+                    f"({error_line(e)}); use one with a token for text that is not in its vocabulary",
                 )
             )
     return tuple(reversed(problems))
@@ -201,7 +200,7 @@ def _fault(cell: Cell, fault_cache: dict[str, str | None]) -> tuple[str, str] | 
         return (
             "training.sequence_length",
             (
-                f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
+                f"sequence_length {cell.training.sequence_length} exceeds the model's {positions} positions; at "
                 f"most {positions} is allowed"
             ),
         )
@@ -247,7 +246,7 @@ def _rank_fault(cell: Cell, model: PreTrainedModel, targets: tuple[str, ...]) ->
     return (
         "method.rank",
         (
-            f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
+            f"rank {rank} is more than {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
             "leave that module out of target_modules"
         ),
     )
@@ -262,7 +261,7 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
             "task",
             (
                 f"task {cell.task.name} plants its teacher into unquantised weights, and "
-                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
+                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; use the unquantised "
                 "checkpoint"
             ),
         )
@@ -277,6 +276,6 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
             if odd := beyond(rank, name, n_out, n_in):
                 return "task.rank", odd
             if name in planted_modules:
-                return "task.rank", f"{name} is named twice; give each module one rank"
+                return "task.rank", f"{name} is named twice; give each module a single rank"
             planted_modules.add(name)
     return None

@@ -2,23 +2,18 @@
 digit.
 
 What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes
-them), the
-optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own:
-the seed alone
-decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs:
-curve, tokens,
-positions, seconds, memory peaks. Frozen weights are not in it: loading and attaching make them again.
+them), the optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state
+of its own: the seed alone decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies
+what the result needs: curve, tokens, positions, seconds, memory peaks. Frozen weights are not in it: loading and
+attaching make them again.
 
 Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8
-adapter of a model
-of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it
-replaces the
-former, so that there is room for two to be found.
+adapter of a model of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on
+the disk before it replaces the former, so that there is room for two to be found.
 
 Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and
-not used: a GPU's
-numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers
-are not in it.
+not used: a GPU's numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules
+that are no buffers are not in it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """What a task's counts (record.data) say before a cell runs: lines that show them, and the faults that end a study.
 
 A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS
-left (below some
-thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or
-test, of which
-there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of
-the report (analysis.doubts_data).
+left (below some thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone
+in training or test, of which there is nothing to learn or to measure; a test that was trained on whole. What is merely
+worth knowing is a finding of the report (analysis.findings.data).
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 "training.sequence_length",
                 (
                     f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
-                    "others have no room for a response; "
+                    "others leave no room for a response; "
                     f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
                 ),
             )
@@ -68,8 +66,8 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
 def _another(cell: Cell) -> str:
     """What to do about a test that was trained on."""
     if getattr(cell.task, "eval", None):
-        return "leave task.eval away, or give another file"
-    return "the data repeat themselves: give others, or a file of its own as task.eval"
+        return "leave out task.eval, or give another file"
+    return "the data repeat themselves: use other data, or give a separate file as task.eval"
 
 
 def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
@@ -88,7 +86,7 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     if cell.tuned_over and facts.validation.kept < FEW_VALIDATION:
         yield (
             f"learning rates are chosen by {facts.validation.kept} validation {facts.unit}, which may not "
-            "tell two rates apart; "
+            "tell two learning rates apart; "
             "task.validation_percent takes more of the training data"
         )
 

@@ -3,9 +3,8 @@
     delta = sigma * U V^T,   U (out, K) and V (in, K) with orthonormal columns,   sigma = scale * ||W||_F / sqrt(K)
 
 so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian,
-scaled to that norm.
-The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over
-the vocabulary.
+scaled to that norm. The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1),
+KL(teacher || student), summed over the vocabulary.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def beyond(rank: int | None, name: str, n_out: int, n_in: int) -> str:
     """The sentence for a rank that a module cannot hold; empty where it can."""
     most = min(n_out, n_in)
     return (
-        f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {most}, or full"
+        f"rank {rank} is more than {name} ({n_out} x {n_in}) allows; at most {most}, or full"
         if rank is not None and rank > most
         else ""
     )

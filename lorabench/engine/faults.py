@@ -35,7 +35,7 @@ def fault_of(error: Exception, phase: Phase, step: int | None = None) -> Fault:
     text = error_line(error, None if isinstance(error, LorabenchError | Diverged) else 500)
     if not isinstance(error, FORESEEN):
         text = (
-            f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or in a library; see the "
+            f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or a library; see the "
             "traceback in the cell's log.txt)"
         )
     return Fault(kind=type(error).__name__, message=text, step=step, phase=phase)

@@ -146,7 +146,7 @@ def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
                 pass
         except yaml.YAMLError as e:
             if path.stem in names or any(f"task: {n}" in text for n in names):
-                return f"{path} is no YAML ({error_line(e, 200)}); mend it"
+                return f"{path} is not valid YAML ({error_line(e, 200)}); fix it"
     return None
 
 
@@ -174,8 +174,8 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
                     _make_first_question(task, spec.num_fewshot)
                 except Exception as e:
                     raise DataError(
-                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: "
-                        f"{error_line(e, 200)}); mend the task's file or its data"
+                        f"lm-eval task {task_name}: no question can be made from its first row ({type(e).__name__}: "
+                        f"{error_line(e, 200)}); fix the task's file or its data"
                     ) from e
     _FETCHED.add(key)
 
@@ -195,7 +195,7 @@ def _make_first_question(task: ConfigurableTask, shots: int | None) -> None:
             (target if isinstance(target, list) else [target]) if plain else ()
         ):  # lm-eval counts a missing answer as a wrong one
             if not (answer in choices if isinstance(answer, str) else 0 <= int(answer) < len(choices)):
-                raise ValueError(f"its answer {answer!r} is none of its {len(choices)} choices")
+                raise ValueError(f"its answer {answer!r} is not one of its {len(choices)} choices")
     n_examples = shots if shots is not None else (task.config.num_fewshot or 0)
     if n_examples:
         n_rows = len(list(task.fewshot_docs() or ()))
@@ -209,18 +209,18 @@ def _loading_sentence(error: BaseException, offline: str) -> str:
     """Why a task cannot be loaded, and what to do; `offline`: why the hub cannot be reached, empty where it can."""
     line = error_line(error, 200)
     if isinstance(error, ImportError) and "for function" in str(error):  # lm-eval's words for its !function
-        return f"it cannot be loaded ({line}); mend its file"
+        return f"it cannot be loaded ({line}); fix its file"
     if isinstance(error, ImportError):
         return f"it needs a package that is not installed ({line}); install it, or leave the task out"
     if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(error):  # datasets' data_files
-        return f"its data cannot be had ({line}); mend its data_files"
+        return f"its data cannot be found ({line}); fix its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
         reason = f"they are not in the local cache, and {offline}" if offline else line
         return (
-            f"its data cannot be loaded: {reason}; download them on a machine with a network, or take a task "
+            f"its data cannot be loaded: {reason}; download them on a machine with a network, or use a task "
             "with local data (evaluation.include_path)"
         )
-    return f"it cannot be loaded ({type(error).__name__}: {line}); mend its file, or leave the task out"
+    return f"it cannot be loaded ({type(error).__name__}: {line}); fix its file, or leave the task out"
 
 
 def write_task(choices: ChoiceSet, folder: Path) -> None:

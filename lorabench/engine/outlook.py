@@ -2,16 +2,12 @@
 counts all of them.
 
 Whatever runs the model is told in optimizer steps of the cell itself, whose pace the runner sees. With T positions in a
-step, padding
-included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the forward one for the
-activations'
-gradients and once more for the weights', so c = 3 where the base is trained, 2 where it is frozen, and 1 more where
-activations are recomputed.
-Decomposing is told in seconds, from the time of one Gram matrix and one eigendecomposition that are made here to see
-how fast they are:
-a module of (out, in), n the smaller side, takes n n m for the one and n^3 for the other, as often as matrices are
-decomposed.
-A guess within a factor of two, replaced by what was measured as soon as a cell is through.
+step, padding included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the
+forward one for the activations' gradients and once more for the weights', so c = 3 where the base is trained, 2 where
+it is frozen, and 1 more where activations are recomputed. Decomposing is told in seconds, from the time of one Gram
+matrix and one eigendecomposition that are made here to see how fast they are: a module of (out, in), n the smaller
+side, takes n n m for the one and n^3 for the other, as often as matrices are decomposed. A guess within a factor of
+two, replaced by what was measured as soon as a cell is through.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 derivatives.
 
 The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on
-some devices
-or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
+some devices or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     except Exception as e:
         reason = error_line(e, 200)
         return (
-            f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, "
+            f"a {small.config.model_type} model does not run in {name} ({reason}); use unquantised weights, "
             "or another model"
         )
     return None
@@ -124,7 +123,7 @@ def step_fault(cell: Cell, small: PreTrainedModel, targets: tuple[str, ...]) -> 
     except Exception as e:
         return (
             f"a training step of {cell.method.name} on this model fails: "
-            f"{error_line(e, 300)}; take other target_modules, another method "
+            f"{error_line(e, 300)}; use other target_modules, another method "
             "or another model"
         )
     return None

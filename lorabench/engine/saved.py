@@ -93,7 +93,7 @@ def restored(
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the "
-            "study again, with save.adapter: all"
+            "study again with save.adapter: all"
         )
     weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
     doubled, own = method.SAVED_RANKS == 2, weights
@@ -146,8 +146,8 @@ def _on_residual(model: torch.nn.Module, start: Factors) -> torch.nn.Module:
 def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> PreTrainedModel:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
-            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "
-            "removing the cell's folder"
+            "no weights of this full fine-tuning were kept; remove the cell's folder and run the study again "
+            "with save.full: all"
         )
     spec = cell.model.model_copy(update={"name": str((folder / MODEL).resolve()), "revision": None})
     trained = load_base(

@@ -1,14 +1,11 @@
 """Whether a checkpoint's tensors are those of its model, told by names and shapes before any weight is read.
 
 transformers fills what it does not find with random numbers and drops what it does not know; it says so in a log, not
-by an
-error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its renamings and
-merged
-experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
+by an error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its
+renamings and merged experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
 
 Names that a wrapper left (spectra.names), a prefix that all names share (Lightning's model.) and a doubled first part
-are put right
-where the model then fits to the last tensor.
+are put right where the model then fits to the last tensor.
 """
 
 from __future__ import annotations
@@ -87,7 +84,7 @@ def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuanti
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the "
-            "adapter's base with both; move one of them to a folder of its own"
+            "adapter's base with both; move one of them to its own folder"
         )
     headers = described(files)
     weights = as_weights(headers, folder, stored)
@@ -109,14 +106,14 @@ def sentence(folder: Path | str, faults: Faults, names: Iterable[str] = ()) -> s
     """What is wrong with the weights, and what to do."""
     if adapters := [n for n in names if ".lora_" in n]:
         return (
-            f"the weights in {folder} hold an adapter that is not merged ({some(adapters)}); merge it first "
+            f"the weights in {folder} contain an unmerged adapter ({some(adapters)}); merge it first "
             "(PEFT: merge_and_unload, save_pretrained), or give the base as the model"
         )
     if foreign := [n for n in names if _FOREIGN.search(n)]:
         return undeclared(folder, foreign)
     return (
-        f"the weights in {folder} are not those of its config.json: {faults.words}; take weights and "
-        "config.json of one checkpoint, and all of it"
+        f"the weights in {folder} do not match its config.json: {faults.words}; use weights and "
+        "config.json of the same, complete checkpoint"
     )
 
 

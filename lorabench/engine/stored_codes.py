@@ -6,8 +6,7 @@
                with double quantisation also weight.nested_absmax and weight.nested_quant_map
 
 transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the
-type from
-the file. So the two must agree, weight by weight.
+type from the file. So the two must agree, weight by weight.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
         raise ModelError(undeclared(folder, constants))
     if stored is not None and not constants:
         raise ModelError(
-            f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; "
-            "remove quantization_config from it, or take the files that belong to it"
+            f"config.json in {folder} says that the weights are stored in {stored.words}, but they are not; "
+            "remove quantization_config from it, or use the files that belong to it"
         )
     if stored is not None:
         _refuse_other_constants(constants, folder, stored)
@@ -62,8 +61,8 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
                 raise ModelError(
                     undeclared(folder, [description])
                     if stored is None
-                    else f"the weights in {folder} lack the constants that {description} is scaled by; take the "
-                    "checkpoint whole"
+                    else f"the weights in {folder} lack the constants that {description} is scaled by; use the "
+                    "complete checkpoint"
                 )
             weights[name] = torch.empty(
                 shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta"
@@ -89,7 +88,7 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
             )
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; "
-                "take weights and config.json of one checkpoint, and all of it"
+                "use weights and config.json of the same, complete checkpoint"
             )
 
 
@@ -131,8 +130,8 @@ def refuse_other_modules(
             quantizer.preprocess_model(model=converted, device_map={"": "cpu"}, dtype=torch.float32)
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError(
-            f"quantization_config in {folder / 'config.json'} is not what transformers takes"
-            f" ({error_line(e, 200)}); get it anew"
+            f"quantization_config in {folder / 'config.json'} is not valid for transformers"
+            f" ({error_line(e, 200)}); download it again"
         ) from None
     expected = {
         f"{n}.weight"
@@ -150,8 +149,8 @@ def refuse_other_modules(
     if odd := sorted(expected ^ alike):
         how = "stored unquantised" if odd[0] in expected else "stored quantised"
         raise ModelError(
-            f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) "
-            "it is not; take the config.json that belongs to the weights"
+            f"{odd[0]} in {folder} is {how}, but by its config.json ({stored.words}, llm_int8_skip_modules) "
+            "it is not; use the config.json that belongs to the weights"
         )
 
 
@@ -159,7 +158,7 @@ def undeclared(folder: Path | str, names: list[str]) -> str:
     return (
         f"the weights in {folder} are stored quantised ({some(names)}), but its config.json does not say "
         "how (quantization_config); "
-        "take the config.json that belongs to them, or the unquantised checkpoint"
+        "use the config.json that belongs to them, or the unquantised checkpoint"
     )
 
 
@@ -192,7 +191,7 @@ def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantiz
             form = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but "
-                f"{owner_of(name)} is in {form}; take the config.json that belongs to them"
+                f"{owner_of(name)} is in {form}; use the config.json that belongs to them"
             )
         shapes[owner_of(name)] = tuple(state["shape"])
     return shapes
@@ -210,8 +209,8 @@ class _PackedWeight(TypedDict):
 def _packed_weight(name: str, tensor: Stored | torch.Tensor) -> _PackedWeight:
     if not isinstance(tensor, Stored):
         raise ModelError(
-            f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint "
-            "anew as safetensors"
+            f"{name} is in a pickled file (.bin), from which 4-bit weights are not read; save the checkpoint "
+            "as safetensors"
         )
     try:
         with safe_open(tensor.file, framework="pt", device="cpu") as file:
@@ -221,6 +220,5 @@ def _packed_weight(name: str, tensor: Stored | torch.Tensor) -> _PackedWeight:
         return packed
     except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(
-            f"{name} is no description of a 4-bit weight ({error_line(e, 200)});"
-            " save the checkpoint anew as safetensors"
+            f"{name} does not describe a 4-bit weight ({error_line(e, 200)}); save the checkpoint again as safetensors"
         ) from None

@@ -1,8 +1,8 @@
 """Tensors of a checkpoint's files as they lie: what headers say of them, and whether a stored number is finite.
 
-safetensors are described by their headers alone (spec.checkpoint_files). Pickled files (.bin) are read with
-weights_only=True, which
-refuses everything that is no tensor, and are mapped, so that what is not asked for is not read.
+safetensors are described by their headers alone (config.checkpoint_files). Pickled files (.bin) are read with
+weights_only=True, which refuses everything that is no tensor, and are mapped, so that what is not asked for is not
+read.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
         )
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; "
-            "take safetensors"
+            f"{file} is damaged, or holds more than tensors, and loading it would run the code in it; use safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
-        raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
+        raise ModelError(
+            f"{file} is not a complete file of tensors; it is damaged or truncated, download it again"
+        ) from None
     tensors = (
         {str(n): t for n, t in content.items() if isinstance(t, torch.Tensor)} if isinstance(content, dict) else {}
     )
     if not tensors:
-        raise ModelError(f"{file} holds no named tensors at its top; save the model with save_pretrained")
+        raise ModelError(f"{file} holds no named tensors at its top level; save the model with save_pretrained")
     return tensors
 
 
@@ -82,7 +83,7 @@ def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) 
     precision = f" in {dtype}" if dtype else ""
     return (
         f"{model} holds weights that are not finite{precision} ({some(names)}); the checkpoint is damaged, its "
-        "training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
+        "training diverged, or its values exceed the range of the dtype: use another checkpoint or model.dtype"
     )
 
 

@@ -38,7 +38,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int, what: str) -> None:
         remedy = (
-            "which no learning rate had a part in: the base, its dtype or the data are at fault"
+            "before any learning rate took effect: the base, its dtype or the data are at fault"
             if step == 1
             else "a lower learning rate is the usual remedy"
         )

@@ -27,8 +27,7 @@ def refuse_missing(folder: Path) -> None:
     files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
     if not files:
         raise ModelError(
-            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it "
-            "was made from"
+            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer files of the model it was made from"
         )
     for file in files:
         refuse_pointer(file)
@@ -43,7 +42,7 @@ def broken_json(folder: Path) -> str | None:
         except ModelError as e:
             return str(e)
         except (OSError, ValueError) as e:
-            return f"{file} is no readable JSON ({error_line(e, 120)}); get it anew"
+            return f"{file} is not readable JSON ({error_line(e, 120)}); download it again"
     return None
 
 
@@ -69,7 +68,7 @@ def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, nam
         raise ModelError(
             f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the "
             f"{rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
-            "take the tokenizer that the model was trained with, or enlarge the embedding first "
+            "use the tokenizer that the model was trained with, or enlarge the embedding first "
             "(model.resize_token_embeddings(len(tokenizer)), then save both)"
         )
 

@@ -1,7 +1,7 @@
 """this machine: one worker process that imports the engine once and is replaced when a cell kills it
 
-Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The
-module imports nothing that takes time, so that the process starts before the study is even read.
+Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The module imports
+nothing that takes time, so that the process starts before the study is even read.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     """The sentence for a full disk or missing permissions."""
     reason = error.strerror or error
     return StoreError(
-        f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again"
+        f"{plan.store.folder} cannot be written ({reason}); free some space or fix its permissions, then run again"
     )
 
 

@@ -25,7 +25,7 @@ from lorabench.record.store import Earlier, Store
 from lorabench.runner.cell_pairs import pairs_of, settings_of
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
-SHOWN = "the table and the report show what is asked for now"
+SHOWN = "the table and the report show what the study asks for now"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     rest = [c for c in dropped if c.id not in matched and c.id in finished]
     if rest:
         words.append(
-            f"{plural(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
+            f"{plural(len(rest), 'finished cell')} {_is(rest)} no longer part of the study and {_stay(rest)} in"
             f" cells/; {SHOWN}"
         )
     return Changes(tuple(words), tuple(c.id for c in dropped if c.id in finished))

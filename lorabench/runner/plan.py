@@ -65,7 +65,7 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     """The cells of a study and those that are to be run; writes nothing."""
     if out is not None and not str(out).strip():
         raise StoreError(
-            "the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>"
+            "the results directory has an empty name; give --out DIR, or leave it out for reports/<study name>"
         )
     cells = expand(study)
     refuse_metric(study, cells)
@@ -112,13 +112,13 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     if name in of_a_task and of_a_task[name] not in own:
         tasks = ", ".join(sorted({c.task.name for c in cells}))
         remedy = (
-            "take the task classify"
+            "use the task classify"
             if of_a_task[name] == "accuracy"
             else "task.metric: exact_match has an instruct task measure it"
         )
         raise StudyError(
             f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or"
-            " leave comparison.metric away"
+            " leave out comparison.metric"
         )
 
 
@@ -140,7 +140,7 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         if inside and not set(inside) & {"cells", "cells.csv", "table.md"}:
             contents = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
             raise StoreError(
-                f"{store.folder} is not empty and no results directory (it holds {contents}); choose a new or an empty"
+                f"{store.folder} is not empty and not a results directory (it holds {contents}); choose a new or empty"
                 " folder with --out DIR"
             )
         return ()
@@ -229,7 +229,7 @@ def problem_sentence(
     cell = next(c for c in cells if c.id == first.cell)
     place = source.at(place_of(study, source, cell, first.field)) if source else f"study {study.name}"
     others = len({p.cell for p in problems} - {first.cell})
-    more = f" ({others} other condition{'s have' if others > 1 else ' has'} a problem, too)" if others else ""
+    more = f" ({others} other condition{'s have' if others > 1 else ' has'} a problem as well)" if others else ""
     return f"{place}: {first.message}{more}"
 
 

@@ -156,7 +156,7 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
     notices += large[:SHOWN_LARGE]
     if len(large) > SHOWN_LARGE:
         notices.append(
-            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too"
+            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
     return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large))
 

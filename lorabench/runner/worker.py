@@ -2,10 +2,9 @@
 
     python -m lorabench.runner.worker COMMANDS REPLIES ENGINE PREDICTOR
 
-COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error
-belong to whatever the libraries print, and go to the log.txt of the cell that runs.
-ENGINE is the package with `check.check_cells`, `cell.run_cell` and `cell.repeat_cell`, PREDICTOR the module
-with `predict_memory`.
+COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error belong to
+whatever the libraries print, and go to the log.txt of the cell that runs. ENGINE is the package with
+`check.check_cells`, `cell.run_cell` and `cell.repeat_cell`, PREDICTOR the module with `predict_memory`.
 """
 
 from __future__ import annotations

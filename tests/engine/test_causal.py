@@ -28,7 +28,9 @@ def test_models_that_see_later_tokens_are_refused_before_any_cell_and_when_loade
     cell = cell_of(f"model={path}")
     (problem,) = check_cells((cell,))
     assert problem.fatal
-    assert "is no causal language model: a later token changes what it predicts at earlier places" in problem.message
+    assert (
+        "is not a causal language model: a later token changes what it predicts at earlier positions" in problem.message
+    )
     with pytest.raises(ModelError, match="is no causal language model"):
         load_base(cell, CPU)
 
