@@ -71,6 +71,7 @@ class TrainingProgress:
 
     @property
     def seconds(self) -> float:
+        """of the steps taken"""
         return self.curve[-1].seconds if self.curve else 0.0
 
 

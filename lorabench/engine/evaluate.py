@@ -47,10 +47,12 @@ class Losses:
 
     @property
     def mean(self) -> float:
+        """nats per predicted token"""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
+        """bits per UTF-8 byte of the predicted text"""
         return float(self.nats.sum() / math.log(2) / self.n_bytes.sum())
 
 

@@ -134,6 +134,7 @@ class _Int8Cast(logging.Filter):
 
 
 def silence_int8_cast() -> None:
+    """Lets bitsandbytes' message about casts to float16 through once a process."""
     for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.default.ops", "bitsandbytes"):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _Int8Cast) for f in logger.filters):

@@ -7,6 +7,9 @@ from lorabench.errors import DataError, LorabenchError, unknown
 
 
 def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
+    """(dotted setting, sentence) where a task that a cell names is not installed, cannot be read or has no data; None
+    where all can be asked.
+    """
     from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
 
     further = further_tasks(cell)

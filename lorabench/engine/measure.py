@@ -32,6 +32,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
+        """Waits for the device first."""
         self._synchronise()
         return time.perf_counter() - self._start
 

@@ -155,6 +155,7 @@ def refuse_other_modules(
 
 
 def undeclared(folder: Path | str, names: list[str]) -> str:
+    """The sentence for quantised weights that config.json does not declare, which these tensors show."""
     return (
         f"the weights in {folder} are stored quantised ({some(names)}), but its config.json does not say "
         "how (quantization_config); "

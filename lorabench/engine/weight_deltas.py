@@ -51,7 +51,8 @@ class AdaptedLayer(Protocol):
     fan_in_fan_out: bool
     """whether the base weight is stored as (in, out); not all of PEFT's layers have it"""
 
-    def get_base_layer(self) -> torch.nn.Linear: ...
+    def get_base_layer(self) -> torch.nn.Linear:
+        """The layer that is adapted, transformers' or bitsandbytes'."""
 
 
 def start_factors(model: torch.nn.Module) -> Factors:

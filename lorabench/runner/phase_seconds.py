@@ -123,6 +123,7 @@ def _work(cell: Cell, phase: str) -> float:
 
 
 def likeness(one: Cell, other: Cell) -> tuple[bool, ...]:
+    """Which traits two cells share, the most telling first; the larger tuple is the closer likeness."""
     return tuple(a == b for a, b in zip(_traits(one.id, one), _traits(other.id, other), strict=True))
 
 

@@ -47,13 +47,26 @@ AFTERWARDS = {
 class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
 
-    def begin(self, plan: Plan, workers: int = 1) -> None: ...
-    def start(self, cell: Cell) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def end(self, cell: Cell, result: CellResult, seconds: float) -> None: ...
-    def skip(self, cell: Cell) -> None: ...
-    def wait(self, cells: int) -> None: ...
-    def close(self) -> None: ...
+    def begin(self, plan: Plan, workers: int = 1) -> None:
+        """A run begins; called first, once."""
+
+    def start(self, cell: Cell) -> None:
+        """A worker takes a cell."""
+
+    def event(self, event: Event) -> None:
+        """A running cell reports its phase or its step."""
+
+    def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
+        """A cell has ended, well or not, after so many seconds."""
+
+    def skip(self, cell: Cell) -> None:
+        """Another runner has finished a pending cell."""
+
+    def wait(self, cells: int) -> None:
+        """All cells that are left, so many, are with other runners."""
+
+    def close(self) -> None:
+        """The run is over or was stopped; called last, once."""
 
 
 @dataclass
@@ -73,6 +86,7 @@ class Tally:
         return cls(plan, plan.done, list(plan.pending), workers, TimeEstimator(_measured(plan)))
 
     def start(self, cell: Cell) -> Running:
+        """Counts a cell as running."""
         self.left = [c for c in self.left if c.id != cell.id]
         number, now = self.done + len(self.running) + 1, time.monotonic()
         self.running[cell.id] = Running(
@@ -87,6 +101,7 @@ class Tally:
         return now, now is not None and now.see(event, time.monotonic())
 
     def end(self, cell: Cell, seconds: float, finished: bool = True) -> Running:
+        """Counts a running cell as done; only a finished one's seconds tell how long others take."""
         self.done += 1
         now = self.running.pop(cell.id)
         if finished:
@@ -94,6 +109,7 @@ class Tally:
         return now
 
     def skip(self, cell: Cell) -> None:
+        """Counts a pending cell as done by another runner."""
         self.left = [c for c in self.left if c.id != cell.id]
         self.done += 1
 
