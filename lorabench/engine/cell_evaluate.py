@@ -21,7 +21,7 @@ from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.outlook import rows_evaluated
 from lorabench.engine.precision import evaluated
 from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss
-from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, full_deltas, keep, own_of
+from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, base_cache, full_deltas, save_deltas
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.result import Reading
 from lorabench.record.truncations import save_truncations
@@ -95,7 +95,7 @@ def decompose(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
         return
     context.clock.enter("decompose", len(adapted or linear_modules(model)))
     deltas = adapter_deltas(model, loaded.start) if adapted else full_deltas(model, cell)
-    keep(deltas, model, cell, context.folder, own_of(cell, context.folder), context.clock.record_step)
+    save_deltas(deltas, model, cell, context.folder, base_cache(cell, context.folder), context.clock.record_step)
     yield from ()  # all of it lies in files
 
 

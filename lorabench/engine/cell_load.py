@@ -97,12 +97,12 @@ def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     with PhaseMeter(context.device) as loading:
         model = load_base(cell, context.device)
     yield from reading("weight_bytes", weight_bytes(model))
-    beyond = unreached(model)
+    left = unreached(model)
     domain = None
     if evaluates and not context.base_survives:
         domain = domain_of(context, model, tokenizer)
         context.clock.enter("load")
-    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), beyond, loading.seconds)
+    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, loading.seconds)
 
 
 def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, res
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
 from lorabench.engine.data_check import data_fault, data_lines
-from lorabench.engine.distill import beyond
+from lorabench.engine.distill import excess_rank
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
@@ -65,7 +65,7 @@ def _model_fault(cell: Cell, fault_cache: dict[ModelSpec, str | None]) -> tuple[
     key = cell.model.model_copy(update={"dtype": "auto"})
     if key not in fault_cache:
         try:
-            _look_at(cell.model)
+            _check_model(cell.model)
         except ModelError as e:
             fault_cache[key] = str(e)
         else:
@@ -80,7 +80,7 @@ def _model_fault(cell: Cell, fault_cache: dict[ModelSpec, str | None]) -> tuple[
     return None
 
 
-def _look_at(spec: ModelSpec) -> None:
+def _check_model(spec: ModelSpec) -> None:
     model, name = meta_model(spec), model_label(spec.name)
     if sees_ahead(model):
         raise ModelError(sentence(name))
@@ -273,7 +273,7 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
             return "task", str(e)
         for name in modules:
             n_in, n_out = shapes[name]
-            if odd := beyond(rank, name, n_out, n_in):
+            if odd := excess_rank(rank, name, n_out, n_in):
                 return "task.rank", odd
             if name in planted_modules:
                 return "task.rank", f"{name} is named twice; give each module a single rank"

@@ -104,7 +104,7 @@ def plant(model: PreTrainedModel, planted: Planted) -> dict[str, int]:
     for target, rank in planted.ranks:
         for name in resolve_targets(model, target):
             weight = model.get_parameter(f"{name}.weight")
-            if odd := beyond(rank, name, *weight.shape):
+            if odd := excess_rank(rank, name, *weight.shape):
                 raise ModelError(f"task.{odd}")
             change = _change(weight.shape, rank, generator)
             change *= planted.scale * weight.double().norm().cpu() / change.norm()
@@ -113,7 +113,7 @@ def plant(model: PreTrainedModel, planted: Planted) -> dict[str, int]:
     return done
 
 
-def beyond(rank: int | None, name: str, n_out: int, n_in: int) -> str:
+def excess_rank(rank: int | None, name: str, n_out: int, n_in: int) -> str:
     """The sentence for a rank that a module cannot hold; empty where it can."""
     most = min(n_out, n_in)
     return (

@@ -110,7 +110,7 @@ def train(
     rows = batches(examples, spec.batch_size, seed)
     checkpoints = checkpoints or Checkpoints.none(where)
     done = checkpoints.resume(model, optimizer)
-    pass_over(rows, done.step * spec.gradient_accumulation)
+    skip_batches(rows, done.step * spec.gradient_accumulation)
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -213,7 +213,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> 
     return getattr(bitsandbytes.optim, kind)(groups, lr=spec.rate)
 
 
-def pass_over(rows: Iterator[list[Example]], count: int) -> None:
+def skip_batches(rows: Iterator[list[Example]], count: int) -> None:
     """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the
     state there is.
     """

@@ -55,19 +55,19 @@ def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, nam
             f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a "
             "tokenizer.json"
         )
-    words = tokenizer.get_vocab()
-    if len(words) <= len(tokenizer.get_added_vocab()):
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.get_added_vocab()):
         raise ModelError(
-            f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its "
+            f"{name} has no tokenizer of its own ({len(vocabulary)} tokens, all of them special); put its "
             "tokenizer.json beside the weights"
         )
     rows, media = embedding_rows(model), _media(tokenizer)
-    beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
-    if beyond:
-        highest = max(beyond)
+    excess = {i: token for token, i in vocabulary.items() if i >= rows and token not in media}
+    if excess:
+        highest = max(excess)
         raise ModelError(
-            f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the "
-            f"{rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
+            f"the tokenizer of {name} has {len(excess):,} token{'s' if len(excess) > 1 else ''} beyond the "
+            f"{rows:,} rows of the model's embedding (up to id {highest:,}, {excess[highest]!r}); "
             "use the tokenizer that the model was trained with, or enlarge the embedding first "
             "(model.resize_token_embeddings(len(tokenizer)), then save both)"
         )

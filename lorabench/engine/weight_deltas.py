@@ -121,7 +121,7 @@ def full_deltas(model: PreTrainedModel, cell: Cell) -> Iterator[Delta]:
 
 
 @torch.no_grad()
-def keep(
+def save_deltas(
     deltas: Iterator[Delta],
     model: torch.nn.Module,
     cell: Cell,
@@ -212,7 +212,7 @@ def side_by_side(
         torch.set_num_threads(threads)
 
 
-def own_of(cell: Cell, folder: Path) -> Own:
+def base_cache(cell: Cell, folder: Path) -> Own:
     """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and
     quantisation.
     """

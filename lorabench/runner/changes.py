@@ -147,7 +147,7 @@ def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: I
     before = then.data.get(old.fingerprints.data) if then else None
     after = now.data.get(new.fingerprints.data) if now else None
     if then is None or before is None or after is None:
-        files = [i for i in _quietly(new) if i.field.startswith("task.")]
+        files = [i for i in _readable_inputs(new) if i.field.startswith("task.")]
         return f"what the task {new.task.name} reads{f' ({_files(files)})' if files else ''} has changed"
     parts = []
     here = {(i.field, i.path) for i in after}
@@ -236,7 +236,7 @@ def _path(path: str) -> str:
     return path
 
 
-def _quietly(cell: Cell) -> tuple[Input, ...]:
+def _readable_inputs(cell: Cell) -> tuple[Input, ...]:
     try:
         return data_inputs(cell)
     except (LorabenchError, OSError):

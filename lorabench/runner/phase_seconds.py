@@ -85,7 +85,7 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
             continue
         best = max(likeness(cell, m.cell) for m in some)
         each = [
-            m.seconds[phase] / _work(m.cell, phase) * _again(phase, m.new_base, base_is_new)
+            m.seconds[phase] / _work(m.cell, phase) * _base_factor(phase, m.new_base, base_is_new)
             for m in some
             if likeness(cell, m.cell) == best
         ][-LATEST:]
@@ -93,7 +93,7 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
     return seconds
 
 
-def _again(phase: str, was_new: bool, is_new: bool) -> float:
+def _base_factor(phase: str, was_new: bool, is_new: bool) -> float:
     if phase != "decompose" or was_new == is_new:
         return 1.0
     return LESS if was_new else 1 / LESS
