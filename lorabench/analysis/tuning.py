@@ -72,7 +72,9 @@ def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, .
             continue
         tried = []
         for rate in grid:
-            ids = [i for cell, i in zip(group.cells, group.ids, strict=True) if cell.training.rate == rate]
+            ids = [
+                i for cell, i in zip(group.cells, group.ids, strict=True) if cell.training.fixed_learning_rate == rate
+            ]
             losses = tuple(loss[i] for i in ids if outcome.get(i) == "finished" and i in loss)
             broken = sum(outcome.get(i) in ("diverged", "out_of_memory", "failed") for i in ids)
             tried.append(Tried(rate, losses, broken, len(ids) - len(losses) - broken))
@@ -96,7 +98,7 @@ def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> 
         if t.chosen is not None
     }
     return {
-        i: cell.training.rate == rates[g.condition]
+        i: cell.training.fixed_learning_rate == rates[g.condition]
         for g in tuned
         if g.condition in rates
         for cell, i in zip(g.cells, g.ids, strict=True)
@@ -109,6 +111,10 @@ def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple
     made = []
     for group in groups:
         rate = rates.get(group.condition)
-        kept = [(c, i) for c, i in zip(group.cells, group.ids, strict=True) if rate is None or c.training.rate == rate]
+        kept = [
+            (c, i)
+            for c, i in zip(group.cells, group.ids, strict=True)
+            if rate is None or c.training.fixed_learning_rate == rate
+        ]
         made.append(Replicates(group.condition, tuple(c for c, _ in kept), tuple(i for _, i in kept)))
     return tuple(made)

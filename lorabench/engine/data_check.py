@@ -21,16 +21,16 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     """(dotted setting, sentence) of the first fault of a task's data, None where a cell can learn and be measured."""
     length = cell.training.sequence_length
     for name, split in (("training", facts.train), ("test", facts.test)):
-        if 2 * split.dropped > split.read and split.kept < LEAST_ROWS:
+        if 2 * split.dropped > split.read and split.rows < LEAST_ROWS:
             return (
                 "training.sequence_length",
                 (
-                    f"{split.kept:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
+                    f"{split.rows:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
                     "others leave no room for a response; "
                     f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
                 ),
             )
-    if cell.tuned_over and not facts.validation.kept:
+    if cell.tuned_over and not facts.validation.rows:
         return (
             "training.sequence_length",
             (
@@ -50,13 +50,13 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             ),
         )
     for name, split in (("training", facts.train), ("test", facts.test)):
-        if len(split.labels) == 1 and split.kept > 1:
+        if len(split.labels) == 1 and split.rows > 1:
             (label,) = split.labels
             others = ", ".join(choice for choice in getattr(cell.task, "choices", ()) if choice != label)
             return (
                 "task",
                 (
-                    f"all {split.kept:,} {name} rows have the label {label} (of {others} there is none), so nothing "
+                    f"all {split.rows:,} {name} rows have the label {label} (of {others} there is none), so nothing "
                     f"can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
                 ),
             )
@@ -75,17 +75,17 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     accord."""
     task, length = cell.task.name, cell.training.sequence_length
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
-    measured, limit_note = min(facts.test.kept, cell.evaluation.max_sequences), ""
-    if measured < facts.test.kept:
+    measured, limit_note = min(facts.test.rows, cell.evaluation.max_sequences), ""
+    if measured < facts.test.rows:
         limit_note = (
-            f"; measured are the first {measured:,} of the {facts.test.kept:,} test {facts.unit} "
+            f"; measured are the first {measured:,} of the {facts.test.rows:,} test {facts.unit} "
             "(evaluation.max_sequences)"
         )
     yield f"data of {task} at {length} tokens: {splits}{limit_note}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
-    if cell.tuned_over and facts.validation.kept < FEW_VALIDATION:
+    if cell.tuned_over and facts.validation.rows < FEW_VALIDATION:
         yield (
-            f"learning rates are chosen by {facts.validation.kept} validation {facts.unit}, which may not "
+            f"learning rates are chosen by {facts.validation.rows} validation {facts.unit}, which may not "
             "tell two learning rates apart; "
             "task.validation_percent takes more of the training data"
         )

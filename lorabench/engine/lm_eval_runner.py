@@ -163,7 +163,7 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
     _quieten()
     own_only = brings(names, spec.include_path)
     offline = "" if hub.answers() else hub.why_not()
-    with hub.told_offline(bool(offline)):
+    with hub.offline(bool(offline)):
         for name in names:
             try:
                 tasks = _manager(None, spec.include_path, own_only).load([name])["tasks"]

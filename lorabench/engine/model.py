@@ -77,7 +77,7 @@ def load_config(model: ModelSpec) -> Any:
 
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     hub.require(model.name, model.revision)
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         return AutoConfig.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -93,7 +93,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     if directory is not None:
         refuse_missing(directory)
     hub.require(model.name, model.revision)
-    with explained(model, TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
+    with explained(model, TOKENIZER, (Exception,)), hub.hub_access(model.name):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -130,7 +130,7 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     folder = _fetched(spec)
     built: Any = meta_model(spec)  # the hints of from_pretrained forget output_loading_info
     names = fitting_names(built, folder, stored)
-    with explained(spec), quiet(), loadable(folder), hub.asked_for(spec.name):
+    with explained(spec), quiet(), loadable(folder), hub.hub_access(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -187,7 +187,7 @@ def _fetched(model: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
             try:
                 folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))

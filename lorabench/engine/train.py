@@ -190,10 +190,10 @@ def learning_rate(spec: TrainingSpec, step: int) -> float:
     """
     warm = round(spec.warmup * spec.steps)
     if step <= warm:
-        return spec.rate * step / warm
+        return spec.fixed_learning_rate * step / warm
     done = (step - 1 - warm) / max(1, spec.steps - warm)
     course = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[spec.schedule]
-    return spec.rate * course
+    return spec.fixed_learning_rate * course
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
@@ -202,15 +202,15 @@ def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> 
     groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.rate, fused=True)
+        return torch.optim.AdamW(groups, lr=spec.fixed_learning_rate, fused=True)
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=spec.rate)
+        return torch.optim.SGD(groups, lr=spec.fixed_learning_rate)
     import bitsandbytes
 
     kind = {"adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW", "paged-adamw-8bit": "PagedAdamW8bit"}[
         spec.optimizer
     ]
-    return getattr(bitsandbytes.optim, kind)(groups, lr=spec.rate)
+    return getattr(bitsandbytes.optim, kind)(groups, lr=spec.fixed_learning_rate)
 
 
 def skip_batches(rows: Iterator[list[Example]], count: int) -> None:

@@ -99,7 +99,7 @@ def _row(
 ) -> dict[str, Any]:
     steps = {r.steps for i in g.ids if (r := view.analysis.results.get(i)) is not None}
     own, plain = settings(g.setting, steps.pop() if len(steps) == 1 else None), flattened(g.declared)
-    rates = {c.training.rate for c in g.cells} if g.trains else set()
+    rates = {c.training.fixed_learning_rate for c in g.cells} if g.trains else set()
     row: dict[str, Any] = {"condition": s.condition, "label": s.label.text} | {
         k: v for k, v in own.items() if k not in (*_OF_A_CELL, "condition")
     }

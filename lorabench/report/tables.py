@@ -141,7 +141,11 @@ def _value(key: str, summary: ConditionSummary, view: View) -> Value | None:
 
 def _rate(summary: ConditionSummary, view: View) -> Value | None:
     rates = (
-        {view.analysis.results[i].cell.training.rate for i in summary.cells if i in view.analysis.results}
+        {
+            view.analysis.results[i].cell.training.fixed_learning_rate
+            for i in summary.cells
+            if i in view.analysis.results
+        }
         if summary.seeds
         else set()
     )

@@ -52,9 +52,9 @@ def _values(leaves: Iterable[Leaves], key: str) -> dict[str, int]:
 def settings_of(cell: Cell) -> dict[str, object]:
     """The settings that make a cell what it is, in one level."""
     marks = cell.fingerprints.model_dump(exclude={"large"})
-    plain = counted(cell) | {"seed": cell.seed, "fingerprints": marks}
-    if plain["evaluation"]["forgetting"] == "file":
-        plain["evaluation"]["forgetting"] = "a file"
-    plain["model"] = {"dtype": plain["model"]["dtype"]}
-    plain["training"]["learning_rate is tuned"] = bool(cell.tuned_over)
-    return flattened(plain)
+    parts = counted(cell)
+    if parts["evaluation"]["forgetting"] == "file":
+        parts["evaluation"]["forgetting"] = "a file"
+    parts["model"] = {"dtype": parts["model"]["dtype"]}
+    parts["training"]["learning_rate is tuned"] = bool(cell.tuned_over)
+    return flattened({**parts, "seed": cell.seed, "fingerprints": marks})

@@ -50,11 +50,13 @@ def remove_unneeded_weights(store: Store, cells: Sequence[Cell], cell: Cell, dec
 
 def _best_cells(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
     best: dict[float, str] = {}
-    for learning_rate in {c.training.rate for c in cells}:
+    for learning_rate in {c.training.fixed_learning_rate for c in cells}:
         able = [
             r
             for c in cells
-            if c.training.rate == learning_rate and (r := results.get(c.id)) is not None and r.outcome == "finished"
+            if c.training.fixed_learning_rate == learning_rate
+            and (r := results.get(c.id)) is not None
+            and r.outcome == "finished"
         ]
         if able:
             best[learning_rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
@@ -76,7 +78,7 @@ def _selected_learning_rate(
     """The learning rate that the condition is reported at."""
     records = {}
     for learning_rate in learning_rates:
-        own = [results[c.id] for c in cells if c.training.rate == learning_rate and c.id in results]
+        own = [results[c.id] for c in cells if c.training.fixed_learning_rate == learning_rate and c.id in results]
         losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
         records[learning_rate] = RateRecord(losses, sum(r.outcome in BROKEN for r in own))
     return best_learning_rate(records)

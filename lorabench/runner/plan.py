@@ -241,10 +241,11 @@ def _products(study: Study) -> Iterator[dict[str, list[tuple[object, Route]]]]:
         fixed: dict[str, list[tuple[object, Route]]] = {
             k: [(v, ("include", n, k))] for k, v in entry.items() if k != "grid"
         }
-        own = entry.get("grid") or {}
+        own = entry.get("grid")
+        grid = own if isinstance(own, dict) else {}
         yield {
             **fixed,
-            **{k: [(v, ("include", n, "grid", k, i)) for i, v in enumerate(values)] for k, values in own.items()},
+            **{k: [(v, ("include", n, "grid", k, i)) for i, v in enumerate(values)] for k, values in grid.items()},
         }
 
 

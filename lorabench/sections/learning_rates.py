@@ -95,7 +95,7 @@ def compute_by_seed(view: View) -> dict[str, Drawing]:
                 else next((x.value for x in r.readings if x.metric == METRIC), None)
             )
             if value is not None:
-                points.setdefault(cell.seed, {})[cell.training.rate] = value
+                points.setdefault(cell.seed, {})[cell.training.fixed_learning_rate] = value
         lines = [
             Line(f"seed {seed}", styles[seed], tuple(sorted(found)), tuple(found[rate] for rate in sorted(found)))
             for seed, found in sorted(points.items())

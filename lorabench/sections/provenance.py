@@ -75,12 +75,11 @@ def cells(view: View) -> Grid:
             result = view.analysis.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
-            rate = (
-                (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",)
-                if tuned
-                else ()
-            )
-            rows.append((summary.label.text, *rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
+            learning_rate: tuple[str, ...] = ()
+            if tuned:
+                own = cell.training.fixed_learning_rate
+                learning_rate = (f"{own:g}{' (chosen)' if chosen.get(group.condition) == own else ''}",)
+            rows.append((summary.label.text, *learning_rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
     return Grid(
         ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True
     )

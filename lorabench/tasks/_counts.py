@@ -39,7 +39,7 @@ def fit(
     made = [each(splits.train, make), each(splits.validation, make), each(splits.test, make_test or make)]
     facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], made, strict=True)]
     for name, split in (("training", facts[0]), ("test", facts[2])):
-        if not split.kept:
+        if not split.rows:
             raise DataError(
                 f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} "
                 "without room for a response; "

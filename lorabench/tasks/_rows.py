@@ -254,7 +254,7 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
 
     answers = hub.answers()
     try:
-        with hub.told_offline(not answers):
+        with hub.offline(not answers):
             rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]

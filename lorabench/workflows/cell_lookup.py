@@ -84,7 +84,9 @@ def find_cell(
         )
     taken = results[0]
     if len(named.cells) > 1:
-        rate = f" at the chosen learning rate {taken.cell.training.rate:g}" if taken.cell.tuned_over else ""
+        rate = (
+            f" at the chosen learning rate {taken.cell.training.fixed_learning_rate:g}" if taken.cell.tuned_over else ""
+        )
         say(
             f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for"
             " another one give its id"

@@ -183,7 +183,7 @@ def test_skipped_cells_are_a_caution(tmp_path: Path) -> None:
 
 def test_missing_cells_count_at_every_rate_since_the_choice_waits_for_them(tmp_path: Path) -> None:
     def leave_out(r: CellResult) -> CellResult | None:
-        return None if r.cell.method.name == "base" or r.cell.training.rate == 3e-2 else r
+        return None if r.cell.method.name == "base" or r.cell.training.fixed_learning_rate == 3e-2 else r
 
     view, found = seen(tmp_path, text(), leave_out)
     missing = found["missing"]
@@ -197,7 +197,11 @@ def test_missing_cells_count_at_every_rate_since_the_choice_waits_for_them(tmp_p
 
 def test_cells_that_broke_at_other_rates_are_a_note_and_nothing_worse(tmp_path: Path) -> None:
     def odd(r: CellResult) -> CellResult:
-        return ended(r, "failed" if r.cell.method.rank == 4 else "diverged") if r.cell.training.rate == 3e-2 else r
+        return (
+            ended(r, "failed" if r.cell.method.rank == 4 else "diverged")
+            if r.cell.training.fixed_learning_rate == 3e-2
+            else r
+        )
 
     view, found = seen(tmp_path, text(seeds="[0, 1]"), odd)
     broke = found["rates_broke"]
@@ -205,7 +209,7 @@ def test_cells_that_broke_at_other_rates_are_a_note_and_nothing_worse(tmp_path: 
         "4 of 19 cells broke at rates that were not chosen (2 failed, 2 diverged; rates 0.03)."
     )
     assert "retry" in broke.sentence
-    assert set(broke.cells) == ids(view, lambda r: r.cell.training.rate == 3e-2)
+    assert set(broke.cells) == ids(view, lambda r: r.cell.training.fixed_learning_rate == 3e-2)
     assert broke.severity == "note"
     assert not {"failed", "diverged"} & set(found)
 
@@ -446,7 +450,10 @@ def test_a_rate_at_the_edge_says_on_which_side(tmp_path: Path) -> None:
     assert "try higher ones" in finding.sentence
     assert set(finding.cells) == ids(
         view,
-        lambda r: r.cell.tuned_over != () and r.cell.training.rate == (1e-3 if r.cell.method.name == "full" else 3e-3),
+        lambda r: (
+            r.cell.tuned_over != ()
+            and r.cell.training.fixed_learning_rate == (1e-3 if r.cell.method.name == "full" else 3e-3)
+        ),
     )
 
 

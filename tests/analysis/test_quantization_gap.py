@@ -125,7 +125,11 @@ def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(c
 
 def test_a_twin_with_a_tuned_rate_may_have_chosen_another_one(tmp_path: Path) -> None:
     tuned = expand(study_of(tmp_path, STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")))
-    chosen = tuple(c for c in tuned if not c.training.steps or c.training.rate == (1e-3 if kind(c) == "none" else 3e-3))
+    chosen = tuple(
+        c
+        for c in tuned
+        if not c.training.steps or c.training.fixed_learning_rate == (1e-3 if kind(c) == "none" else 3e-3)
+    )
     assert {k: len(t.gaps) for k, t in found(chosen, noisy(0, {})).items()} == {
         "int8": 2,
         "nf4": 2,

@@ -26,10 +26,10 @@ def test_a_tuned_condition_has_a_cell_for_each_rate_and_seed(tmp_path: Path) -> 
     cells = expand(study_of(tmp_path, TUNED))
     groups = replicates(cells)
     assert [len(g.cells) for g in groups] == [6, 6, 6, 2, 1]
-    assert {c.training.rate for c in groups[0].cells} == {3e-4, 3e-3, 1e-2}
+    assert {c.training.fixed_learning_rate for c in groups[0].cells} == {3e-4, 3e-3, 1e-2}
     assert len({c.id for c in cells}) == 21
     assert groups[0].declared["training"]["learning_rate"] == {"tune": [3e-4, 3e-3, 1e-2]}
-    assert cells[0].condition.training.learning_rate != cells[0].training.rate
+    assert cells[0].condition.training.learning_rate != cells[0].training.fixed_learning_rate
 
 
 def test_a_larger_grid_keeps_the_cells_it_had_and_a_given_rate_is_another_cell(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_lowest_mean_validation_loss_decides_whatever_the_test_says(tmp_path
         if not result.cell.tuned_over:
             return result
         loss = {3e-4: 2.0, 3e-3: 3.0, 1e-2: 1.9 + 0.3 * result.cell.seed}[
-            result.cell.training.rate
+            result.cell.training.fixed_learning_rate
         ]  # 1e-2 is lowest in one seed, not in the mean
         kept = [r for r in result.readings if r.metric != "validation_loss"]
         return result.model_copy(update={"readings": (*kept, Reading(metric="validation_loss", value=loss))})
@@ -55,7 +55,7 @@ def test_the_lowest_mean_validation_loss_decides_whatever_the_test_says(tmp_path
     assert all(t.edge for t in view.analysis.tunings)
     row = view.analysis.summaries[0]
     assert len(row.cells) == 2
-    assert {view.analysis.results[i].cell.training.rate for i in row.cells} == {3e-4}
+    assert {view.analysis.results[i].cell.training.fixed_learning_rate for i in row.cells} == {3e-4}
     assert row.mean("eval_loss") == pytest.approx(
         sum(view.analysis.results[i].value("eval_loss") or 0 for i in row.cells) / 2
     )
@@ -84,9 +84,9 @@ def test_of_rates_with_as_many_seeds_survivors_are_not_chosen(tmp_path: Path) ->
     """At 1e-2 one seed diverged and the other has the best validation loss; at 3e-3 one has not been run yet."""
 
     def change(r: CellResult) -> CellResult | None:
-        if r.cell.training.rate == 3e-3 and r.cell.seed == 0:
+        if r.cell.training.fixed_learning_rate == 3e-3 and r.cell.seed == 0:
             return r
-        if r.cell.training.rate == 1e-2:
+        if r.cell.training.fixed_learning_rate == 1e-2:
             readings = tuple(x.model_copy(update={"value": 0.1}) if x.metric == METRIC else x for x in r.readings)
             return (
                 r.model_copy(update={"outcome": "diverged", "readings": ()})

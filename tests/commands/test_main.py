@@ -133,7 +133,7 @@ def test_status_table_report_explain(ran, capsys, tmp_path):
     assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", str(ran)]) == 0
     capsys.readouterr()
     assert cli.main(["report", str(ran), "-o", str(tmp_path / "two.html"), "--compare", "nowhere"]) == 2
-    assert "nowhere is no results directory" in capsys.readouterr().err
+    assert "nowhere is not a results directory" in capsys.readouterr().err
     assert "equal to the last digit" in (tmp_path / "two.html").read_text(encoding="utf-8")
     cell = json.loads((ran / "plan.json").read_text())["cells"]
     from lorabench.record.store import Store
@@ -184,10 +184,10 @@ def test_explain_looks_through_reports(ran, monkeypatch, capsys):
         (["run", str(STUDY), "--wrokers", "2"], "did you mean --workers?"),
         (["rnu"], "did you mean run?"),
         ([], "required"),
-        (["status", "nowhere"], "nowhere is no results directory"),
-        (["table", "nowhere", "--format", "md"], "nowhere is no results directory"),
-        (["report", "nowhere"], "nowhere is no results directory"),
-        (["explain", "abc", "--in", "nowhere"], "nowhere is no results directory"),
+        (["status", "nowhere"], "nowhere is not a results directory"),
+        (["table", "nowhere", "--format", "md"], "nowhere is not a results directory"),
+        (["report", "nowhere"], "nowhere is not a results directory"),
+        (["explain", "abc", "--in", "nowhere"], "nowhere is not a results directory"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments, words, capsys):
@@ -255,7 +255,7 @@ def test_models_and_tasks_are_searched_by_words_of_other_tools(capsys):
     assert cli.main(["models", "zzz"]) == 2
     assert "no preset matches 'zzz'" in capsys.readouterr().err
     assert cli.main(["tasks", "gsm8k"]) == 2
-    assert "called otherwise here: instruct" in capsys.readouterr().err
+    assert "has another name here: instruct" in capsys.readouterr().err
 
 
 def test_a_task_has_all_its_options_with_their_defaults(capsys):

@@ -187,11 +187,28 @@ def test_the_python_interface_gives_a_frame(cells, monkeypatch):
 
     home, ids = cells
     monkeypatch.chdir(home)
-    found = lb.spectrum(ids[0], compare=home / "reports" / "two" / "cells" / ids[1])
+    results = home / "reports" / "two"
+    found = lb.spectrum(ids[0], compare=results / "cells" / ids[1], directory=results)
     frame = found.frame()
     assert len(frame) == 28
     assert frame["energy_rank_0.9"].between(1, 4).all()
     assert (frame["entropy_rank"] / frame["rank"] - frame["rank_utilisation"]).abs().max() < 1e-12
     assert found.likeness.modules == 28
     with pytest.raises(lb.LorabenchError):
-        lb.spectrum("nowhere")
+        lb.spectrum("nowhere", directory=results)
+
+
+@pytest.mark.parametrize("call", ["spectrum", "compare", "truncate", "quantization_error"])
+def test_the_python_interface_looks_no_id_up_where_no_directory_is_named(cells, monkeypatch, tmp_path, call):
+    import lorabench as lb
+
+    home, ids = cells
+    monkeypatch.chdir(home)  # where the command line finds the cell
+    calls = {
+        "spectrum": lambda: lb.spectrum(ids[0]),
+        "compare": lambda: lb.spectrum(home / "reports" / "two" / "cells" / ids[1], compare=ids[0]),
+        "truncate": lambda: lb.truncate(ids[0], tmp_path / "cut", rank=1),
+        "quantization_error": lambda: lb.quantization_error("lorabench/tiny-300k", adapter=ids[0]),
+    }
+    with pytest.raises(lb.LorabenchError, match=f"there is no file or folder {ids[0]}; .* name it with directory="):
+        calls[call]()

@@ -59,7 +59,7 @@ def test_a_quantised_cell_trains_and_its_adapter_loads_onto_the_quantised_base(q
 def test_a_tuned_cell_is_validated_on_a_split_of_its_own_and_tested_as_any_other(folder):
     low, high = cells_of("training.learning_rate={tune: [1e-3, 5e-3]}")
     (given,) = cells_of("training.learning_rate=5e-3")
-    assert high.training.rate == 5e-3
+    assert high.training.fixed_learning_rate == 5e-3
     tuned, plain = run_cell(high, folder), run_cell(given, folder)
     assert tuned.value("eval_loss") == plain.value("eval_loss")
     assert plain.value("validation_loss") is None

@@ -141,8 +141,8 @@ def test_tokenizer_and_configuration_are_one_sentence(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda p: (p / "config.json").write_text("{"), "config.json is no readable JSON"),
-        (lambda p: (p / "config.json").write_text("[]"), "holds no JSON object"),
+        (lambda p: (p / "config.json").write_text("{"), "config.json is not readable JSON"),
+        (lambda p: (p / "config.json").write_text("[]"), "does not hold a JSON object"),
         (lfs("config.json"), "config.json is a Git LFS pointer"),
         (lambda p: (p / "config.json").unlink(), "holds no config.json; a local model is a transformers directory"),
     ],

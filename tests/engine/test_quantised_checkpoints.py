@@ -92,13 +92,17 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
 @pytest.mark.parametrize(
     ("form", "settings", "words"),
     [
-        (("int8", False), ["quantization=nf4"], "is stored in int8, which cannot become nf4"),
+        (("int8", False), ["quantization=nf4"], "is stored in int8, which cannot be turned into nf4"),
         (
             ("nf4", False),
             ["quantization={name: nf4, double_quant: true}"],
-            "is stored in nf4, which cannot become nf4 with double quantisation",
+            "is stored in nf4, which cannot be turned into nf4 with double quantisation",
         ),
-        (("nf4", True), ["quantization=int8"], "is stored in nf4 with double quantisation, which cannot become int8"),
+        (
+            ("nf4", True),
+            ["quantization=int8"],
+            "is stored in nf4 with double quantisation, which cannot be turned into int8",
+        ),
         (("int8", False), ["method=full"], "method full cannot train"),
         (("int8", False), ["method=pissa"], "is stored in int8"),
     ],

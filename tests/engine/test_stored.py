@@ -179,8 +179,8 @@ def code(path):
             "holds an adapter (adapter_config.json) beside a model",
         ),
         (pointer, "is a Git LFS pointer"),
-        (truncated, "is no whole safetensors file"),
-        (lambda p: (p / "model.safetensors").write_bytes(b""), "is no whole safetensors file"),
+        (truncated, "is not a complete safetensors file"),
+        (lambda p: (p / "model.safetensors").write_bytes(b""), "is not a complete safetensors file"),
         (gguf, "holds weights as GGUF"),
         (
             lambda p: (p / "model.safetensors").rename(p / "consolidated.safetensors"),

@@ -70,7 +70,7 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
         " stored in int8" in capsys.readouterr().out
     )
     for words, sentence in (
-        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"),
+        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot be turned into nf4"),
         ({"method": "full"}, "cannot be combined with quantization int8, in which"),
     ):
         with pytest.raises(LorabenchError, match=sentence):

@@ -82,7 +82,7 @@ def test_status_tells_of_it_before_the_run_and_of_what_was_left_behind_after_it(
     assert cli.main(["status", "reports/mine"]) == 0
     out = capsys.readouterr().out
     assert (
-        "4 further results in reports/mine/cells belong to earlier forms of this study" in out
+        "4 further results in reports/mine/cells belong to earlier versions of this study" in out
         and "data/test.jsonl has changed" in out
     )
     assert "the next run makes" not in out

@@ -55,9 +55,9 @@ def test_the_better_seed_keeps_its_weights_and_all_or_none_does_as_it_says(tmp_p
 def test_the_chosen_rate_is_known_when_all_cells_are_there(tmp_path):
     losses = {(1e-4, 0): (2.0, 1.0), (1e-4, 1): (2.0, 1.1), (1e-3, 0): (1.0, 1.9), (1e-3, 1): (1.2, 1.8)}
     study = read_study(parse_source(STUDY.format(rate="{tune: [1e-4, 1e-3]}", full="best"), "s.yaml", Path.cwd()))
-    order = [losses[(c.training.rate, c.seed)] for c in expand(study)]
+    order = [losses[(c.training.fixed_learning_rate, c.seed)] for c in expand(study)]
     _, cells, kept = stored(tmp_path, order, rate="{tune: [1e-4, 1e-3]}")
-    best = next(c.id for c in cells if (c.training.rate, c.seed) == (1e-3, 1))
+    best = next(c.id for c in cells if (c.training.fixed_learning_rate, c.seed) == (1e-3, 1))
     assert kept[-1] == [best], "lowest validation loss of the rates, lowest test loss of its seeds"
 
 

@@ -46,7 +46,7 @@ def diverged(e: StudyAnalysis) -> Finding | None:
     groups, cells, share = _ended(e, "diverged")
     if not cells:
         return None
-    rates = ", ".join(f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in cells}))
+    rates = ", ".join(f"{r:g}" for r in sorted({e.results[i].cell.training.fixed_learning_rate for i in cells}))
     early = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
     why = f"Their learning rate ({rates}) is too high for the setting: lower it."
     if early:  # nothing was updated yet
@@ -109,7 +109,7 @@ def rates_broke(e: StudyAnalysis) -> Finding | None:
         return None
     total = sum(len(g.ids) for g in e.planned)
     how = ", ".join(f"{n} {o.replace('_', ' ')}" for o, n in Counter(broken.values()).most_common())
-    rates = listed([f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in broken})])
+    rates = listed([f"{r:g}" for r in sorted({e.results[i].cell.training.fixed_learning_rate for i in broken})])
     again = (
         " Run the study again to retry those that failed: their rates may be better."
         if "failed" in broken.values()

@@ -56,11 +56,11 @@ def test_leaked(e: StudyAnalysis) -> Finding | None:
 
 def few_test_rows(e: StudyAnalysis) -> Finding | None:
     """A test split of a handful of rows."""
-    found = worst(e, lambda f: 1 / f.test.kept if f.unit == "rows" else 0.0)
-    if found is None or not found.share or found.facts.test.kept >= LEAST_ROWS:
+    found = worst(e, lambda f: 1 / f.test.rows if f.unit == "rows" else 0.0)
+    if found is None or not found.share or found.facts.test.rows >= LEAST_ROWS:
         return None
     sentence = (
-        f"The held-out loss is measured on {found.facts.test.kept:,} rows; other rows could order the conditions"
+        f"The held-out loss is measured on {found.facts.test.rows:,} rows; other rows could order the conditions"
         f" otherwise. Give {LEAST_ROWS} test rows at the very least, better some hundred."
     )
     return Finding(
@@ -80,7 +80,7 @@ def rows_dropped(e: StudyAnalysis) -> Finding | None:
         return None
     items = found.facts.items
     apart = (
-        f" The loss leaves them out ({found.facts.test.kept:,} test rows), the accuracy does not ({items:,})."
+        f" The loss leaves them out ({found.facts.test.rows:,} test rows), the accuracy does not ({items:,})."
         if items is not None and found.facts.test.dropped
         else ""
     )
@@ -167,7 +167,7 @@ def test_rows_differ(e: StudyAnalysis) -> Finding | None:
     tests: dict[str, dict[tuple[int, int, int], list[Replicates]]] = {}
     for g in e.groups:
         if (facts := facts_of(e, g)) is not None and facts.unit == "rows":
-            seen = (min(facts.test.kept, g.setting.evaluation.max_sequences), facts.test.kept, facts.test.cut)
+            seen = (min(facts.test.rows, g.setting.evaluation.max_sequences), facts.test.rows, facts.test.cut)
             tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(seen, []).append(g)
     parts, groups = [], []
     for by_rows in (rows for rows in tests.values() if len(rows) > 1):
@@ -201,16 +201,16 @@ def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
         for g in e.groups
         if (facts := facts_of(e, g)) is not None
         and facts.unit == "rows"
-        and facts.test.kept > g.setting.evaluation.max_sequences
+        and facts.test.rows > g.setting.evaluation.max_sequences
     ]
     if not found:
         return None
-    group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
+    group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.rows)
     most = group.setting.evaluation.max_sequences
     sentence = (
-        f"Every metric of the task is over the first {most:,} of {facts.test.kept:,} test rows, a fair sample of them"
+        f"Every metric of the task is over the first {most:,} of {facts.test.rows:,} test rows, a fair sample of them"
         " (evaluation.max_sequences). All of them would make the intervals over rows"
-        f" {math.sqrt(facts.test.kept / most):.1f} times as narrow."
+        f" {math.sqrt(facts.test.rows / most):.1f} times as narrow."
     )
     groups = [g for g, _ in found]
     return Finding(

@@ -22,7 +22,7 @@ def shared_rate(e: StudyAnalysis) -> Finding | None:
     found = _fixed(e).shared
     if not found:
         return None
-    rates = ", ".join(f"{r:g}" for r in sorted({g.setting.training.rate for g in found}))
+    rates = ", ".join(f"{r:g}" for r in sorted({g.setting.training.fixed_learning_rate for g in found}))
     methods = list(dict.fromkeys(g.setting.method.name for g in found))
     if "full" in methods:
         said = (
@@ -52,7 +52,7 @@ def untuned_rates(e: StudyAnalysis) -> Finding | None:
         return None
     rates: dict[str, set[float]] = {}
     for g in found:
-        rates.setdefault(g.setting.method.name, set()).add(g.setting.training.rate)
+        rates.setdefault(g.setting.method.name, set()).add(g.setting.training.fixed_learning_rate)
     each = "; ".join(
         f"{method_label(method)} {', '.join(f'{r:g}' for r in sorted(values))}" for method, values in rates.items()
     )
@@ -85,13 +85,13 @@ def _fixed(e: StudyAnalysis) -> _Fixed:
     rates: dict[str, set[float]] = {}
     untuned = [(g, _without(g, "training.learning_rate")) for g in e.trained if not g.setting.tuned_over]
     for g, key in untuned:
-        rates.setdefault(key, set()).add(g.setting.training.rate)
+        rates.setdefault(key, set()).add(g.setting.training.fixed_learning_rate)
     fixed = [g for g, key in untuned if len(rates[key]) == 1]
     shared: set[str] = set()
     for marks in {g.setting.fingerprints for g in fixed}:  # methods compete on one model and one task
         here = [g for g in fixed if g.setting.fingerprints == marks]
-        common = _common({(g.setting.method.name, g.setting.training.rate) for g in here})
-        shared |= {g.condition for g in here if g.setting.training.rate in common}
+        common = _common({(g.setting.method.name, g.setting.training.fixed_learning_rate) for g in here})
+        shared |= {g.condition for g in here if g.setting.training.fixed_learning_rate in common}
     return _Fixed(
         tuple(g for g in fixed if g.condition in shared), tuple(g for g in fixed if g.condition not in shared)
     )
@@ -135,7 +135,7 @@ def few_validation_rows(e: StudyAnalysis) -> Finding | None:
     few: dict[str, int] = {}
     for t in e.tunings:
         rows = [
-            r.resolved.data.validation.kept
+            r.resolved.data.validation.rows
             for i in e.group(t.condition).ids
             if (r := e.results.get(i)) and r.resolved and r.resolved.data
         ]

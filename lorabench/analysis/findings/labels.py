@@ -20,7 +20,7 @@ def unseen_labels(e: StudyAnalysis) -> Finding | None:
     labels = _unseen(found.facts)
     rows = sum(found.facts.test.labels[label] for label in labels)
     sentence = (
-        f"{rows:,} of {found.facts.test.kept:,} test rows have a label that no training row has ({listed(labels)}), and"
+        f"{rows:,} of {found.facts.test.rows:,} test rows have a label that no training row has ({listed(labels)}), and"
         " cannot be learned. Give training rows of every label, or take those out of the test."
     )
     return Finding(
@@ -44,7 +44,7 @@ def one_sided_labels(e: StudyAnalysis) -> Finding | None:
     ]  # of other items the labels say nothing
     best = max((v for summary, name in named if (v := summary.mean(name)) is not None), default=None)
     chance = 2 * math.sqrt(
-        share * (1 - share) / found.facts.test.kept
+        share * (1 - share) / found.facts.test.rows
     )  # two standard errors of a share: the accuracy may be of other rows of the test
     even = (
         share <= 1 / len(found.facts.test.labels) + chance
@@ -53,7 +53,7 @@ def one_sided_labels(e: StudyAnalysis) -> Finding | None:
         return None
     beside = f"; the best accuracy here is {percent(best)}" if best is not None else ""
     sentence = (
-        f"{percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is"
+        f"{percent(share)} of the {found.facts.test.rows:,} test rows have the label {label}, so always saying it is"
         f" right as often{beside}. Judge by the loss, or test with as many rows of each label."
     )
     return Finding(
