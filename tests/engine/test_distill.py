@@ -73,7 +73,11 @@ def test_a_rank_above_a_matrix_is_one_sentence(base):
     [
         ("{name: planted, rank: 5000}", "task.rank", "rank 5000 is more than"),
         ("{name: planted, targets: [nowhere]}", "task", "nowhere"),
-        ("{name: planted, targets: [q_proj, attention]}", "task.rank", "is named twice; give each module one rank"),
+        (
+            "{name: planted, targets: [q_proj, attention]}",
+            "task.rank",
+            "is named twice; give each module a single rank",
+        ),
     ],
 )
 def test_what_cannot_be_planted_is_told_before_the_first_cell(task, place, words):
