@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorabench.advice.selection import contests, options, select
+from lorabench.advice.selection import comparison_groups, select, trained_options
 from lorabench.advice.spectral_check import witness
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
@@ -30,21 +30,24 @@ OUT = Path(__file__).parents[1] / "reports" / "planted" / "choices.json"
 
 def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str, Any]:
     """What is chosen among conditions, from one seed or from all."""
-    data = view.data if seed is None else view.data[view.data["seed"] == seed]
+    data = view.analysis.data if seed is None else view.analysis.data[view.analysis.data["seed"] == seed]
     groups = tuple(_of_seed(g, seed) for g in members)
-    held = options(
-        groups, aggregate(groups, data), Verdicts(Pairing(data, view.items), view.study.comparison), view.metric
+    held = trained_options(
+        groups,
+        aggregate(groups, data),
+        Verdicts(Pairing(data, view.analysis.items), view.analysis.study.comparison),
+        view.analysis.metric,
     )
     given = tuple(replace(o, repeated=True) for o in held)  # what the items of one seed say; a report does not claim it
-    margin = view.study.comparison.loss_margin
+    margin = view.analysis.study.comparison.loss_margin
     took, best = select(given, margin), min(given, key=lambda o: o.mean)
     heard = (
         witness(
             took,
             given,
-            lambda condition: [r for r in view.of_condition(condition) if seed in (None, r.cell.seed)],
-            view.file,
-            view.metric,
+            lambda condition: [r for r in view.analysis.of_condition(condition) if seed in (None, r.cell.seed)],
+            view.analysis.file,
+            view.analysis.metric,
             margin,
         )
         if took
@@ -81,11 +84,11 @@ def _steps_off(ranks: list[int | None], planted: int, took: int | None) -> int |
 def main() -> None:
     view = make_view(Store.open(sys.argv[1] if len(sys.argv) > 1 else "runs/planted"))
     found = []
-    for contest in contests(view.groups):
-        done = [g for g in contest if view.summary(g.condition).outcomes.finished]
+    for contest in comparison_groups(view.analysis.groups):
+        done = [g for g in contest if view.analysis.summary(g.condition).outcomes.finished]
         for kind in dict.fromkeys(g.setting.quantization.name for g in done):
             members = [g for g in done if g.setting.quantization.name == kind]
-            found += [choice(view, members, seed) for seed in (*view.study.seeds, None)]
+            found += [choice(view, members, seed) for seed in (*view.analysis.study.seeds, None)]
     alone = [c for c in found if c["seed"] != "all" and isinstance(c["planted"], int) and c["quantization"] == "none"]
     right, near = (sum(c["steps_off"] is not None and c["steps_off"] <= most for c in alone) for most in (0, 1))
     cut = sum(c["highest_cut_to"] == c["planted"] for c in alone)

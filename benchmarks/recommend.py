@@ -29,10 +29,10 @@ from typing import Any
 
 from lorabench.advice.candidates import CandidateSpec, candidate_specs
 from lorabench.advice.evidence import ComparisonGroup, Here, key_of, nearest
-from lorabench.advice.from_study import heard
+from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import order
-from lorabench.advice.selection import Option, contests, options
+from lorabench.advice.selection import Option, comparison_groups, trained_options
 from lorabench.advice.types import Needs, RankedCandidate
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.architectures import model_type
@@ -52,7 +52,7 @@ def views() -> dict[Path, View]:
     for path in sorted([*ROOT.glob(f"reports/*/{FILE}"), *ROOT.glob(f"reports/paper/*/{FILE}")]):
         with opened(path.parent) as store:
             view = make_view(store)
-        if described(view.metric).unit == "nats" and described(view.metric).better == "lower":
+        if described(view.analysis.metric).unit == "nats" and described(view.analysis.metric).better == "lower":
             found[path.parent] = view
     return found
 
@@ -68,7 +68,7 @@ def recommended(contest: Sequence[Replicates], others: dict[Path, View]) -> list
     here = Here(one.model.name, counts[0].base_parameters, model_type(one.model.name), tokens, one.task.name)
     found: list[ComparisonGroup] = []
     for folder, v in others.items():
-        found += heard(v.analysis, here, folder)
+        found += comparison_groups_in(v.analysis, here, folder)
     trainable = {c.rank: c.trainable_parameters for c in counts}
     given = candidate_specs(here.parameters, here.tokens, trainable, nearest(found), found)
     return sorted(given, key=lambda f: order(_as_recommendation(f, trainable, here.parameters), "accuracy"))
@@ -95,7 +95,7 @@ def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: 
 def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:
     rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
     ours, theirs = _modules(g.setting.method.target_modules), _modules(family.method.target_modules)
-    return len(ours ^ theirs), rank, abs(math.log(g.setting.training.rate / family.learning_rate))
+    return len(ours ^ theirs), rank, abs(math.log(g.setting.training.fixed_learning_rate / family.learning_rate))
 
 
 def _modules(wanted: str | tuple[str, ...] | None) -> frozenset[str]:
@@ -136,9 +136,9 @@ def leave_one_out(known: dict[Path, View], adapters: bool) -> list[dict[str, Any
     rows = []
     for folder, view in known.items():
         others = {f: v for f, v in known.items() if f != folder}
-        for whole in contests(view.groups):
+        for whole in comparison_groups(view.analysis.groups):
             contest = [g for g in whole if not adapters or key_of(g) == ("lora", "none")]
-            given = options(contest, view.summaries, view.verdicts, view.metric)
+            given = trained_options(contest, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
             if len({o.rank for o in given if o.rank}) < 2:
                 continue
             ranked = recommended(contest, others)

@@ -55,20 +55,25 @@ def test_six_lines_give_an_accuracy_that_decides(out, capsys):
     head = next(line for line in shown.splitlines() if line.startswith("condition") or "accuracy" in line)
     assert "accuracy" in head
     view = seen(results)
-    assert view.metric == "accuracy"
-    assert view.study.comparison.metric == "auto"
-    for cell, result in view.results.items():
+    assert view.analysis.metric == "accuracy"
+    assert view.analysis.study.comparison.metric == "auto"
+    for cell, result in view.analysis.results.items():
         counts = {r.metric: r.count for r in result.readings}
         assert counts["accuracy"] == 256
         assert {
-            len(i.sums) for name, i in load_items(view.file(cell, "items.safetensors")).items() if name != "forgetting"
+            len(i.sums)
+            for name, i in load_items(view.analysis.file(cell, "items.safetensors")).items()
+            if name != "forgetting"
         } == {256}
-        assert result.value("accuracy") == load_items(view.file(cell, "items.safetensors"))["accuracy"].value
+        assert result.value("accuracy") == load_items(view.analysis.file(cell, "items.safetensors"))["accuracy"].value
 
 
 def test_answer_recommendation_and_findings_go_by_the_accuracy(out):
     view = seen(out[1])
-    assert {d.chosen.metric for d in compute_decisions(view.summaries, view.comparisons, view.metric)} == {"accuracy"}
+    assert {
+        d.chosen.metric
+        for d in compute_decisions(view.analysis.summaries, view.analysis.comparisons, view.analysis.metric)
+    } == {"accuracy"}
     write_outputs(Store(out[1]))
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (out[1] / "report.html").read_text(encoding="utf-8")))
     assert re.search(r"The highest mean accuracy is|by its mean accuracy", page)

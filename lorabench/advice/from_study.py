@@ -1,9 +1,9 @@
-"""What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how
+"""What a stored study says: of each method and quantisation the smallest rank that is enough, and how
 far it is behind full fine-tuning.
 
-Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank
-of a way is, what is not worse than that way's own best. Without full fine-tuning in the contest its best stands in its
-place.
+Enough is what is not worse than the comparison group's best, full fine-tuning included, by more than is tolerated;
+where no rank of a method is, what is not worse than that method's own best. Without full fine-tuning in the comparison
+group its best stands in its place.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from lorabench import formatting, plugins
 from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
-from lorabench.advice.selection import Option, best_of, contests, options, select, tuned
+from lorabench.advice.selection import Option, best_option, comparison_groups, select, trained_options, tuned
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.advice.types import EvidenceItem, Quality, Shown
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.analysis.verdict import Comparison, margin_of
@@ -27,35 +27,37 @@ from lorabench.config.paths import short_model
 from lorabench.record.metrics import metric as described
 
 
-def heard(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
-    """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no
-    loss that is tolerated."""
+def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
+    """Every comparison group of a study, which lies in a folder or archive; none where its metric has no better and
+    worse, or no loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
         return ()
     return tuple(
-        c for members in contests(source.groups) if (c := _contest(source, folder, here, members, margin)) is not None
+        c
+        for members in comparison_groups(source.groups)
+        if (c := _comparison_group(source, folder, here, members, margin)) is not None
     )
 
 
-def _contest(
+def _comparison_group(
     source: StudyAnalysis, folder: Path, here: Here, members: Sequence[Replicates], tolerated: float
 ) -> ComparisonGroup | None:
-    known, of = source.by_condition, {g.condition: g for g in members}
-    given = options(members, source.summaries, source.verdicts, source.metric)
-    if not given:
+    summaries, of = source.by_condition, {g.condition: g for g in members}
+    options = trained_options(members, source.summaries, source.verdicts, source.metric)
+    if not options:
         return None
-    full = [o for o in given if of[o.condition].setting.method.name == "full"]
-    best = best_of(given)
+    full = [o for o in options if of[o.condition].setting.method.name == "full"]
+    best = best_option(options)
     field = _Field(
         source, folder, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
     )
     keys: dict[Key, list[Option]] = {}
-    for o in given:
+    for o in options:
         keys.setdefault(key_of(of[o.condition]), []).append(o)
-    ways = [_way(field, [of[o.condition] for o in among], among) for among in keys.values()]
+    results = [_method_result(field, [of[o.condition] for o in among], among) for among in keys.values()]
     setting = members[0].setting
-    distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
+    distance, far = _distance(results[0].group, summaries[results[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
     made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
     return ComparisonGroup(
@@ -63,7 +65,7 @@ def _contest(
         setting.model.name,
         setting.task.name,
         made_up,
-        tuple(ways),
+        tuple(results),
         distance,
         far,
         len(ranks - {None}),
@@ -74,25 +76,25 @@ def _contest(
 
 @dataclass(frozen=True)
 class _Field:
-    """What every way of a contest is held against."""
+    """What every result of a comparison group is held against."""
 
     source: StudyAnalysis
     folder: Path
     """what its evidence is cited by"""
     tolerated: float
     best: Option
-    """of all ways"""
+    """of all results"""
     against: Option
     """the best full fine-tuning, else the best of all"""
     full: bool
     """whether there is a full fine-tuning"""
 
 
-def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
-    """`among` are the options of the members, beside the best of the whole contest."""
+def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
+    """`among` are the options of the members, beside the best of the whole comparison group."""
     source, tolerated = field.source, field.tolerated
-    own = options(members, source.summaries, source.verdicts, source.metric)
-    best, level = best_of(own), select(among, tolerated)
+    own = trained_options(members, source.summaries, source.verdicts, source.metric)
+    best, level = best_option(own), select(among, tolerated)
     took = level or select(own, tolerated) or best
     decided = took.trainable_parameters < best.trainable_parameters or (
         level is not None and took.condition != field.best.condition
@@ -103,10 +105,10 @@ def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) 
         else source.verdicts.of(source.metric, took.condition, field.against.condition)
     )
     alone = len(tuned(among)) == 1
-    told = [_evidence_item(field, took, best, level is not None, not alone, behind)]
+    evidence = [_evidence_item(field, took, best, level is not None, not alone, behind)]
     second = spectral_check(took, among, source.of_condition, source.file, source.metric, tolerated)
     if second is not None:
-        told.append(
+        evidence.append(
             EvidenceItem(
                 "cells",
                 f"second witness, the spectra: {second.sentence}",
@@ -120,7 +122,7 @@ def _way(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) 
         group,
         took,
         _quality(field, took, behind),
-        tuple(told),
+        tuple(evidence),
         decided,
         len(ranks) > 1 and took.rank == ranks[-1],
         alone,
@@ -167,7 +169,7 @@ def _evidence_item(
     field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None
 ) -> EvidenceItem:
     """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
-    source, known = field.source, field.source.by_condition
+    source, summaries = field.source, field.source.by_condition
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
     seeds = formatting.plural(took.seeds, "seed")
     within = f"within {formatting.number(field.tolerated, m.unit)} {formatting.head_unit(m.unit, True)}".strip()
@@ -200,20 +202,23 @@ def _evidence_item(
             f" near to {field.best.label}, the best of all ({bound})"
         )
     if behind is not None and (field.full or not level):
-        told = (
+        interval = (
             ""
             if behind.low is None or behind.high is None
             else f" [{formatting.number(behind.low, m.unit)}, {formatting.number(behind.high, m.unit)}]"
         )
         text += (
-            f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against"
+            f"; {formatting.difference(behind.difference, m.unit)}{interval} {m.label} against"
             f" {FULL if field.full else field.against.label}"
         )
-    cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
+    cells = (
+        *summaries[took.condition].cells,
+        *(summaries[field.against.condition].cells if behind is not None else ()),
+    )
     return EvidenceItem("cells", text, str(field.folder), cells)
 
 
-def _distance(group: Replicates, s: Summary, here: Here) -> tuple[float, str]:
+def _distance(group: Replicates, s: ConditionSummary, here: Here) -> tuple[float, str]:
     there = (s.mean("total_parameters") or 0.0) - (
         0.0 if group.setting.method.rank is None else s.mean("trainable_parameters") or 0.0
     )

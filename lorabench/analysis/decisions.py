@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.pareto import MEMORY
 from lorabench.analysis.verdict import Comparison, leader
 from lorabench.record.metrics import metric as described
@@ -49,11 +49,12 @@ class Decision:
 
     @property
     def undecided(self) -> int:
+        """Comparisons of which nothing is shown."""
         return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 
 def compute_decisions(
-    summaries: Sequence[Summary], comparisons: Sequence[Comparison], metric: str
+    summaries: Sequence[ConditionSummary], comparisons: Sequence[Comparison], metric: str
 ) -> tuple[Decision, ...]:
     """A Decision for each reference that conditions were compared with, in the study's order."""
     by_condition = {s.condition: s for s in summaries}
@@ -66,7 +67,7 @@ def compute_decisions(
 
 
 def _decision(
-    reference: str, members: Sequence[Comparison], summaries: Mapping[str, Summary], metric: str, total: int
+    reference: str, members: Sequence[Comparison], summaries: Mapping[str, ConditionSummary], metric: str, total: int
 ) -> Decision:
     sign = 1.0 if described(metric).better == "higher" else -1.0
 
@@ -89,7 +90,7 @@ def _decision(
         if least and cheapest
         else next((c for c in among if best and c.condition == best.condition), None) or max(among, key=quality)
     )
-    ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
+    chosen_memory, reference_memory = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
     counts = {
         v.replace("-", ""): sum(c.verdict == v for c in members)
         for v in ("better", "worse", "equivalent", "non-inferior")
@@ -100,7 +101,7 @@ def _decision(
         chosen,
         len(members),
         **counts,
-        memory=ours / theirs if ours and theirs else None,
+        memory=chosen_memory / reference_memory if chosen_memory and reference_memory else None,
         cheapest=cheapest,
         family=total,
         broken=summaries[reference].outcomes.broken,

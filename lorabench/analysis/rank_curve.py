@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorabench.analysis.aggregate import Summary
+from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.families import common_name, families
 from lorabench.analysis.saturation import Fit, saturating
@@ -28,7 +28,7 @@ from lorabench.record.metrics import metric as described
 
 
 @dataclass(frozen=True)
-class Point:
+class RankPoint:
     """One rank of a family."""
 
     rank: int
@@ -43,7 +43,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Step:
+class RankDifference:
     """A rank against the best."""
 
     rank: int
@@ -60,9 +60,9 @@ class SmallestSufficientRank:
 
     rank: int | None
     margin: float | None
-    passed: tuple[Step, ...] = ()
+    passed: tuple[RankDifference, ...] = ()
     """by falling rank; none where the knee is the best itself"""
-    failed: Step | None = None
+    failed: RankDifference | None = None
     """the rank that ended the sequence"""
     why: str = ""
     """why nothing can be said"""
@@ -74,7 +74,7 @@ class RankCurve:
 
     metric: str
     family: str
-    points: tuple[Point, ...]
+    points: tuple[RankPoint, ...]
     """by rising rank, two or more"""
     best: int | None
     """the rank of best mean among those that no replicate of broke"""
@@ -91,23 +91,27 @@ class RankCurve:
 
 
 def rank_curves(
-    groups: Sequence[Replicates], summaries: Sequence[Summary], verdicts: Verdicts, metric: str
+    groups: Sequence[Replicates], summaries: Sequence[ConditionSummary], verdicts: Verdicts, metric: str
 ) -> tuple[RankCurve, ...]:
     """A curve for each family that has the metric at two ranks or more, in the study's order."""
-    known = {s.condition: s for s in summaries}
-    made = []
-    for members in families(groups, known):
+    by_condition = {s.condition: s for s in summaries}
+    curves = []
+    for members in families(groups, by_condition):
         points = []
         for g in members:
-            s, rank = known[g.condition], g.setting.method.rank
-            if rank is not None and (found := s.statistics.get(metric)) is not None:
-                points.append(Point(rank, g.condition, found.mean, found.ci_half_width, found.n, s.comparable))
+            s, rank = by_condition[g.condition], g.setting.method.rank
+            if rank is not None and (statistic := s.statistics.get(metric)) is not None:
+                points.append(
+                    RankPoint(rank, g.condition, statistic.mean, statistic.ci_half_width, statistic.n, s.comparable)
+                )
         if len(points) > 1:
-            made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), verdicts))
-    return tuple(made)
+            curves.append(
+                _curve(metric, _name(members, by_condition), tuple(sorted(points, key=lambda p: p.rank)), verdicts)
+            )
+    return tuple(curves)
 
 
-def _name(members: Sequence[Replicates], summaries: Mapping[str, Summary]) -> str:
+def _name(members: Sequence[Replicates], summaries: Mapping[str, ConditionSummary]) -> str:
     """The label's family; where alpha stands in it and follows the rank, that it does."""
     names = [summaries[g.condition].label.family for g in members]
     if len(set(names)) == 1:
@@ -116,26 +120,28 @@ def _name(members: Sequence[Replicates], summaries: Mapping[str, Summary]) -> st
     return ", ".join([common_name(names), *([f"alpha={ratios.pop():g} r"] if len(ratios) == 1 else [])])
 
 
-def _curve(metric: str, family: str, points: tuple[Point, ...], verdicts: Verdicts) -> RankCurve:
+def _curve(metric: str, family: str, points: tuple[RankPoint, ...], verdicts: Verdicts) -> RankCurve:
     tables = {p.rank: verdicts.pairing.seeds(metric, p.condition) for p in points}
     best = _best(points, described(metric).better)
     able = [p for p in points if p.whole]  # survivors would bend the curve
-    found: Fit | str = "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
+    fitted: Fit | str = (
+        "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
+    )
     if best is not None:
         shared = sorted(set.intersection(*(set(tables[p.rank]) for p in able)))
-        found = saturating(
+        fitted = saturating(
             np.array([p.rank for p in able], dtype=np.float64),
             np.array([[tables[p.rank][s] for s in shared] for p in able], dtype=np.float64).reshape(len(able), -1),
             described(metric).better == "lower",
             [p.ci_half_width for p in able],
         )
-    fit, why = (None, found) if isinstance(found, str) else (found, "")
+    fit, why = (None, fitted) if isinstance(fitted, str) else (fitted, "")
     return RankCurve(
         metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why
     )
 
 
-def _best(points: Sequence[Point], better: str) -> Point | None:
+def _best(points: Sequence[RankPoint], better: str) -> RankPoint | None:
     """As analysis.verdict's leader is found, so that one condition is called best: by the mean, of those with the most
     finished replicates; the lowest rank of equal ones."""
     able = [p for p in points if p.whole]
@@ -145,15 +151,17 @@ def _best(points: Sequence[Point], better: str) -> Point | None:
     return min((p for p in able if p.n == most), key=lambda p: (sign * p.mean, p.rank))
 
 
-def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Verdicts) -> SmallestSufficientRank:
+def _knee(
+    metric: str, points: Sequence[RankPoint], best: RankPoint | None, verdicts: Verdicts
+) -> SmallestSufficientRank:
     margin = margin_of(metric, verdicts.rules)
     if margin is None:
         return SmallestSufficientRank(None, None, why="there is no margin for this metric")
     if best is None:
         return SmallestSufficientRank(None, margin, why="no rank finished whole")
     if best.n < 2:
-        return SmallestSufficientRank(None, margin, why="with one seed it is unknown how far a repetition would land")
-    passed: list[Step] = []
+        return SmallestSufficientRank(None, margin, why="with one seed the noise between seeds is unknown")
+    passed: list[RankDifference] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)
         if step.bound is None or step.bound > margin:
@@ -162,13 +170,13 @@ def _knee(metric: str, points: Sequence[Point], best: Point | None, verdicts: Ve
     return SmallestSufficientRank(passed[-1].rank if passed else best.rank, margin, tuple(passed))
 
 
-def _step(metric: str, p: Point, best: Point, verdicts: Verdicts) -> Step:
+def _step(metric: str, p: RankPoint, best: RankPoint, verdicts: Verdicts) -> RankDifference:
     c = verdicts.of(metric, p.condition, best.condition)
     pairs = 0 if c is None else c.pairs
     if not p.whole:
-        return Step(p.rank, None, pairs, "not all of its runs finished")
+        return RankDifference(p.rank, None, pairs, "not all of its runs finished")
     if c is None or not c.repeated:
-        return Step(p.rank, None, pairs, "it shares fewer than two seeds with the best")
+        return RankDifference(p.rank, None, pairs, "it shares fewer than two seeds with the best")
     if c.worse_at_most is None:
-        return Step(p.rank, None, pairs, "its difference does not vary over seeds, so its noise is unknown")
-    return Step(p.rank, c.worse_at_most, pairs)
+        return RankDifference(p.rank, None, pairs, "its difference does not vary over seeds, so its noise is unknown")
+    return RankDifference(p.rank, c.worse_at_most, pairs)

@@ -12,10 +12,10 @@ from lorabench.formatting import block, plural
 if TYPE_CHECKING:
     from lorabench.record.result import CellResult
     from lorabench.record.store import Store
-    from lorabench.workflows.cell_lookup import Named
+    from lorabench.workflows.cell_lookup import NamedCells
 
 
-def explain_named(named: Named) -> str:
+def explain_named(named: NamedCells) -> str:
     """A cell, or a condition: its metrics over the seeds, then its cells."""
     if not named.is_condition:
         return explain(named.store, named.store.find(named.cells[0].id))
@@ -26,33 +26,41 @@ def explain_named(named: Named) -> str:
     return explain_condition(named)
 
 
-def explain_condition(named: Named) -> str:
+def explain_condition(named: NamedCells) -> str:
     """A condition: what it declares, its metrics as the table has them, and a line for each cell."""
     from lorabench.record.metrics import metric
     from lorabench.report.view import make_view
     from lorabench.runner.plan import describe_cells
 
     store, view = named.store, make_view(named.store)
-    summary = view.summary(named.cells[0].condition_id)
+    summary = view.analysis.summary(named.cells[0].condition_id)
     parts = [
         f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
         f" {summary.outcomes.total} of those it is reported by finished"
     ]
-    tuning = next((t for t in view.tunings if t.condition == summary.condition), None)
+    tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
-        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        candidates = ", ".join(f"{t.learning_rate:g}" for t in tuning.results)
         parts.append(
-            f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells"
+            f"learning rate {tuning.chosen:g}, chosen by validation loss from {candidates}; the metrics are those"
+            " of its cells"
         )
     parts.append(
-        block("declared", _rows({k: v for k, v in view.declared(summary.condition).items() if k != "fingerprints"}))
+        block(
+            "declared",
+            _rows({k: v for k, v in view.analysis.declared(summary.condition).items() if k != "fingerprints"}),
+        )
     )
     readings = []
     for name, statistic in summary.statistics.items():
         unit = metric(name).unit
-        half = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
+        half_width = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
         readings.append(
-            (name, f"{in_unit(statistic.mean, unit)}{half} over {plural(statistic.n, 'seed')}   {metric(name).meaning}")
+            (
+                name,
+                f"{in_unit(statistic.mean, unit)}{half_width} over {plural(statistic.n, 'seed')}"
+                f"   {metric(name).meaning}",
+            )
         )
     parts.append(
         block("metrics, means with the half-width of their 95 % intervals", readings)
@@ -61,7 +69,7 @@ def explain_condition(named: Named) -> str:
     )
     parts.append("cells")
     parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
-    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    parts.append(f"everything about one of them: lorabench explain {named.cells[0].id} --in {store.folder}")
     return "\n".join(parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
@@ -26,12 +26,12 @@ from lorabench.config.settings import (
     TaskSpec,
     TrainingSpec,
     Tune,
-    float16_fault,
 )
+from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
 
-def _task_options(data: Any, info: ValidationInfo) -> Any:
+def _task_options(data: object, info: ValidationInfo) -> object:
     """The task plug-in's own Options, so that its fields are checked like all others."""
     if isinstance(data, TaskSpec):
         return data
@@ -72,8 +72,8 @@ class Condition(Frozen):
         unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
-                raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
-        changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
+                raise LorabenchError(f"method {self.method.name} needs a value for method.{field}, not null")
+        changes: dict[str, object] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(
                 update={"double_quant": False, "compute_dtype": "auto"}
@@ -85,13 +85,10 @@ class Condition(Frozen):
             changes["analysis"] = AnalysisSpec(
                 spectra=self.analysis.spectra
             )  # nothing is cut, so there is nothing to spread
-        if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
-            raise LorabenchError(
-                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}:"
-                f" {method.UNQUANTIZED_ONLY}; allowed: quantization none, or another method such as lora"
-            )
-        if method.TRAINS_BASE and self.model.dtype == "float16":
-            raise LorabenchError(float16_fault(self.method.name))
+        if fault := quantized_base_fault(self.method.name, self.quantization.name):
+            raise LorabenchError(fault)
+        if fault := dtype_fault(self.method.name, self.model.dtype):
+            raise LorabenchError(fault)
         return self.model_copy(update=changes)
 
 
@@ -104,7 +101,7 @@ class Fingerprints(Frozen):
     """of all that the task and the evaluation read"""
     large: bool = False
     """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may
-    (identity.may_be_large)"""
+    (fingerprint.may_be_large)"""
 
 
 class Cell(Condition):
@@ -120,11 +117,11 @@ class Cell(Condition):
     seed: int
     fingerprints: Fingerprints
     tuned_over: tuple[float, ...] = ()
-    """the grid that its condition chooses the learning rate from; empty where the rate was given"""
+    """the grid that its condition chooses the learning rate from; empty where the learning rate was given"""
 
     @property
     def condition(self) -> Condition:
-        """As the study declares it, with the grid of rates in place of the cell's own."""
+        """As the study declares it, with the grid of learning rates in place of the cell's own."""
         declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
         if not self.tuned_over:
             return declared
@@ -147,7 +144,7 @@ class Cell(Condition):
 
         return digest(self, with_seed=False)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """A copy, which is another cell and has ids of its own."""
         copied = super().model_copy(update=update, deep=deep)
         for name in ("id", "condition_id"):
@@ -158,7 +155,7 @@ class Cell(Condition):
 class PublishedValue(Frozen):
     """One number of a paper's table."""
 
-    at: dict[str, Any] = Field(min_length=1)
+    at: dict[str, object] = Field(min_length=1)
     """the conditions that it stands beside: all that agree with the given fields"""
     value: Annotated[str, BeforeValidator(str)] = Field(min_length=1, max_length=40)
     """as printed, quoted where the last digit is a zero"""
@@ -194,15 +191,15 @@ class Study(Frozen):
     method: MethodSpec = MethodSpec()
     task: AnyTask | None = None
     training: TrainingSpec = TrainingSpec()
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
+    grid: dict[str, Annotated[tuple[object, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
     """axes: a dotted path such as method.rank, and its values; left out where nothing varies"""
-    include: tuple[dict[str, Any], ...] = ()
+    include: tuple[dict[str, object], ...] = ()
     """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
-    exclude: tuple[dict[str, Any], ...] = ()
+    exclude: tuple[dict[str, object], ...] = ()
     """conditions of the product that are left out: all that agree with the given fields"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """one replicate of every condition for each"""
-    reference: dict[str, Any] | None = None
+    reference: dict[str, object] | None = None
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorabench import plugins
 from lorabench.config.study import Cell
+from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.data import TaskData
 from lorabench.engine.distill import Teacher
 from lorabench.engine.domain import Domain
@@ -40,7 +41,7 @@ class CellContext:
 
     cell: Cell
     folder: Path
-    wanted: tuple[Phase, ...]
+    phases: tuple[Phase, ...]
     """the phases to be run, after loading"""
     report: Report
     started_at: str
@@ -51,21 +52,19 @@ class CellContext:
     """of mixed precision in training"""
 
     @classmethod
-    def of(cls, cell: Cell, folder: Path, wanted: tuple[Phase, ...], report: Report, started_at: str) -> CellContext:
+    def of(cls, cell: Cell, folder: Path, phases: tuple[Phase, ...], report: Report, started_at: str) -> CellContext:
         """On this machine's device."""
         where = device()
         autocast = resolve_autocast(cell.training, where)
-        return cls(cell, folder, wanted, report, started_at, PhaseClock(cell.id, report), where, autocast)
+        return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast)
 
     @property
     def base_survives(self) -> bool:
         """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in
         pissa.
         """
-        method = plugins.load("methods", self.cell.method.name)
-        return bool(
-            method.TRAINS and not method.UNQUANTIZED_ONLY
-        )  # what cannot have a quantised base is what changes it
+        name = self.cell.method.name  # what cannot have a quantised base is what changes it
+        return plugins.load("methods", name).TRAINS and takes_quantized_base(name)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from lorabench.engine.domain import is_kept
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
 from lorabench.engine.saved import START, save_adapter, save_model
-from lorabench.engine.train import Diverged, Step, train
-from lorabench.engine.weight_deltas import own_of
+from lorabench.engine.train import Diverged, StepRecord, train
+from lorabench.engine.weight_deltas import base_cache
 from lorabench.record.cell_files import MODEL
 
 
@@ -101,12 +101,12 @@ def _ahead(context: CellContext, loaded: LoadedCell) -> Ahead:
     """What comes after the steps and how long it should take."""
     cell, model = context.cell, loaded.model
     samples = context.base_survives and not is_kept(cell, model.get_base_model(), context.device)
-    return outlook(cell, loaded.data, model, samples, own_of(cell, context.folder).is_known)
+    return outlook(cell, loaded.data, model, samples, base_cache(cell, context.folder).is_known)
 
 
-def _write_curve(folder: Path, curve: Sequence[Step]) -> None:
+def _write_curve(folder: Path, curve: Sequence[StepRecord]) -> None:
     if curve:
         with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(f.name for f in fields(Step))
+            writer.writerow(f.name for f in fields(StepRecord))
             writer.writerows(astuple(s) for s in curve)

@@ -23,8 +23,10 @@ from lorabench.config import hub
 from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.config.checkpoint_files import described_shards, weight_files
 from lorabench.config.paths import model_directory, model_label, model_source
-from lorabench.config.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
+from lorabench.config.precision import DtypeName, autocast_dtype, compute_dtype, is_large, product_dtype, weights_dtype
+from lorabench.config.settings import ModelSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.config.validity import optimizer_fault
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.library_messages import TOKENIZER, explained, loadable, one_line, quiet, silence_int8_cast
@@ -77,7 +79,7 @@ def load_config(model: ModelSpec) -> Any:
 
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     hub.require(model.name, model.revision)
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         return AutoConfig.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -93,7 +95,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     if directory is not None:
         refuse_missing(directory)
     hub.require(model.name, model.revision)
-    with explained(model, TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
+    with explained(model, TOKENIZER, (Exception,)), hub.hub_access(model.name):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -130,7 +132,7 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     folder = _fetched(spec)
     built: Any = meta_model(spec)  # the hints of from_pretrained forget output_loading_info
     names = fitting_names(built, folder, stored)
-    with explained(spec), quiet(), loadable(folder), hub.asked_for(spec.name):
+    with explained(spec), quiet(), loadable(folder), hub.hub_access(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -163,18 +165,18 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
     condition says.
     """
-    name, asked = condition.model.name, condition.quantization
+    name, requested = condition.model.name, condition.quantization
     stored = stored_form(condition.model)
     if stored is None:
         return None
-    held = matched(name, stored, asked)
+    own_form = matched(name, stored, requested)
     if (
-        held.name != asked.name or held.double_quant != asked.double_quant
+        own_form.name != requested.name or own_form.double_quant != requested.double_quant
     ):  # a hub model's configuration was not at hand when the study was read
-        double = ", double_quant: true" if held.double_quant else ""
+        double = ", double_quant: true" if own_form.double_quant else ""
         raise ModelError(
             f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
-            f"{held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{own_form.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
         )
     return stored
 
@@ -187,7 +189,7 @@ def _fetched(model: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
             try:
                 folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))
@@ -199,48 +201,53 @@ def _fetched(model: ModelSpec) -> Path:
 
 
 def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -> None:
-    held = {
+    stored_tensors = {
         name: quantization_state(p) or [p] for name, p in model.named_parameters()
     }  # codes may be packed into a float dtype
-    bad = [name for name, tensors in held.items() if not all(is_finite(t) for t in tensors)]
+    bad = [name for name, tensors in stored_tensors.items() if not all(is_finite(t) for t in tensors)]
     if bad:
         raise ModelError(infinite(model_label(spec.name), bad, str(dtype).removeprefix("torch.")))
 
 
 def resolve_dtype(condition: Condition) -> torch.dtype:
-    """The declared dtype; auto is float32 below 100M parameters, where precision costs little, else bfloat16.
+    """The dtype of unquantised weights, by config.precision."""
+    return torch_dtype(_weights(condition))
 
-    Weights that are trained themselves are float32 under auto, whatever their number: most updates of bfloat16
-    weights round to nothing, and the reference of a study would be a cripple. Adapters are float32 in PEFT, too.
-    """
+
+def torch_dtype(name: DtypeName) -> torch.dtype:
+    """torch's dtype of a name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _weights(condition: Condition) -> DtypeName:
     model = condition.model
-    if model.dtype != "auto":
-        return getattr(torch, model.dtype)
-    small = sum(p.numel() for p in meta_model(model).parameters()) < FLOAT32_BELOW
-    return torch.float32 if small or plugins.load("methods", condition.method.name).TRAINS_BASE else torch.bfloat16
+    return weights_dtype(
+        model.dtype, condition.method.name, lambda: is_large(sum(p.numel() for p in meta_model(model).parameters()))
+    )
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
-    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the
-    model's.
-    """
-    declared = condition.quantization.compute_dtype
-    if declared != "auto":
-        return getattr(torch, declared)
-    return resolve_autocast(condition.training, device()) or resolve_dtype(condition)
+    """The dtype that 4-bit layers are told to compute in on this machine, by config.precision."""
+    return torch_dtype(
+        compute_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
+    )
+
+
+def resolve_product_dtype(condition: Condition) -> torch.dtype:
+    """The dtype of the base's products in training on this machine, by config.precision."""
+    return torch_dtype(
+        product_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
+    )
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
     """The dtype of mixed precision on a device of this machine."""
-    return autocast_dtype(spec, where.type == "cuda" and computes_in_bfloat16(where))
+    name = _autocast(spec, where)
+    return torch_dtype(name) if name else None
 
 
-def autocast_dtype(spec: TrainingSpec, on_bfloat16_gpu: bool) -> torch.dtype | None:
-    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several
-    times slower.
-    """
-    wanted = spec.autocast == "bfloat16" or (spec.autocast == "auto" and on_bfloat16_gpu)
-    return torch.bfloat16 if wanted else None
+def _autocast(spec: TrainingSpec, where: torch.device) -> DtypeName | None:
+    return autocast_dtype(spec.autocast, "cuda" if where.type == "cuda" else "cpu", computes_in_bfloat16(where))
 
 
 def computes_in_bfloat16(where: torch.device) -> bool:
@@ -249,12 +256,9 @@ def computes_in_bfloat16(where: torch.device) -> bool:
 
 
 def check_device(condition: Condition, where: torch.device) -> None:
-    """DeviceError where this machine has not what the condition asks for."""
-    if condition.training.optimizer.startswith("paged") and where.type != "cuda":
-        raise DeviceError(
-            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA "
-            "device; allowed here: adamw, adamw-8bit, sgd"
-        )
+    """DeviceError where this machine lacks what the condition needs."""
+    if fault := optimizer_fault(condition.training.optimizer, where.type):
+        raise DeviceError(fault)
     if condition.quantization.name != "none":
         try:
             import bitsandbytes  # noqa: F401  (only whether it is there)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
+import torch
 from torch import nn
 
-from lorabench.engine.checkpoint import Step
+from lorabench.engine.checkpoint import StepRecord
 from lorabench.engine.events import Event, Phase
 
 BETWEEN = 0.2  # seconds between two events of a phase's progress at least
@@ -44,13 +44,13 @@ class PhaseClock:
         self._phase, self._total, self._reported = phase, total, time.perf_counter()
         self._report(Event(self._cell, phase, total=total, ahead=ahead))
 
-    def step_taken(self, step: Step, steps: int, tokens: int) -> None:
+    def step_taken(self, step: StepRecord, steps: int, tokens: int) -> None:
         """An optimizer step of so many is done, with so many tokens seen until then."""
         self.step = step.step
         pace = tokens / step.seconds if step.seconds else None
         self._report(Event(self._cell, "train", step.step, steps, step.loss, pace))
 
-    def heard(self, done: int) -> None:
+    def record_step(self, done: int) -> None:
         """So many units of the phase are done; reported now and then."""
         now = time.perf_counter()
         if self._phase is not None and now - self._reported >= BETWEEN:
@@ -67,13 +67,15 @@ class PhaseClock:
     @contextmanager
     def rows(self, model: nn.Module) -> Iterator[None]:
         """Counts the rows that go through a model meanwhile as the phase's progress."""
-        seen = 0
+        rows_done = 0
 
-        def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, Any]) -> None:
-            nonlocal seen
-            batch = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
-            self.heard(seen)
-            seen += len(batch) if batch is not None else 0
+        def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
+            nonlocal rows_done
+            batch = next(
+                (t for t in (*arguments, *named.values()) if isinstance(t, torch.Tensor) and t.ndim >= 2), None
+            )
+            self.record_step(rows_done)
+            rows_done += len(batch) if batch is not None else 0
 
         hook = model.register_forward_pre_hook(count, with_kwargs=True)
         try:

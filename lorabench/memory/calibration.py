@@ -24,7 +24,7 @@ from lorabench.errors import LorabenchError
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds, optimizer_step_seconds
 from lorabench.memory.step_dtypes import product_dtype
-from lorabench.memory.step_profile import Step, Work
+from lorabench.memory.step_profile import StepProfile, Work
 from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.record.result import CellResult, Environment
 from lorabench.record.store import Store
@@ -48,7 +48,7 @@ class Calibration:
     least_flops: int
     most_flops: int
 
-    def step_seconds(self, step: Step | Work) -> Seconds | None:
+    def step_seconds(self, step: StepProfile | Work) -> Seconds | None:
         """The time of an optimizer step; None where its work is not like that of the stored ones."""
         if not self.least_flops / REACH <= step.flops <= self.most_flops * REACH:
             return None
@@ -56,7 +56,7 @@ class Calibration:
         return Seconds(middle / (1 + self.spread), middle * (1 + self.spread))
 
 
-def time_of(step: Step, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
+def time_of(step: StepProfile, setting: TrainConfig, card: Gpu, calibration: Calibration | None) -> Seconds | None:
     """What an optimizer step of a setting takes, all its micro-batches, by the cells that ran on the card, else by its
     data sheet; None where neither is known."""
     accumulation = setting.training.gradient_accumulation
@@ -81,7 +81,7 @@ def measured_steps(
     results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS
 ) -> dict[TrainConfig, list[float]]:
     """Seconds of an optimizer step by setting, of finished cells on a card; the latest `most`."""
-    found: dict[TrainConfig, list[float]] = {}
+    seconds_by_setting: dict[TrainConfig, list[float]] = {}
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
         training = result.cell.training
@@ -97,22 +97,22 @@ def measured_steps(
         passes = result.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
         setting = on_card(setting_of(result.cell, card.kind, length), card)
-        if setting in found or len(found) < most:
-            found.setdefault(setting, []).append(seconds / result.steps)
-    return found
+        if setting in seconds_by_setting or len(seconds_by_setting) < most:
+            seconds_by_setting.setdefault(setting, []).append(seconds / result.steps)
+    return seconds_by_setting
 
 
 def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
     """The costs that explain the median of each setting best; None where nothing was measured."""
-    known = Reuse()
-    known.plan(measured)
+    steps = Reuse()
+    steps.plan(measured)
     rows, seconds = [], []
-    for setting, seen in measured.items():
+    for setting, step_seconds in measured.items():
         try:
-            rows.append(_work(known.step(setting).work(setting.training.gradient_accumulation)))
+            rows.append(_work(steps.step(setting).work(setting.training.gradient_accumulation)))
         except LorabenchError:  # a model that is not on this machine any more
             continue
-        seconds.append(float(np.median(seen)))
+        seconds.append(float(np.median(step_seconds)))
     if not rows:
         return None
     work, times = np.array(rows, dtype=float), np.array(seconds)
@@ -145,7 +145,7 @@ def is_on(card: Gpu, environment: Environment | None) -> bool:
     return card in cards_named(environment.device)
 
 
-def _work(step: Step | Work) -> tuple[float, float, float]:
+def _work(step: StepProfile | Work) -> tuple[float, float, float]:
     return float(step.flops), float(step.moved_bytes), float(step.kernels)
 
 

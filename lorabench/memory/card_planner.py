@@ -15,7 +15,7 @@ from lorabench.config.gpus import Gpu
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
 from lorabench.memory.roofline import Seconds
-from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
 from lorabench.memory.train_config import TrainConfig, on_card, traced_as
 
@@ -24,9 +24,9 @@ WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before a
 
 @dataclass(frozen=True)
 class Need:
-    """Of an optimizer step."""
+    """What one optimizer step of a setting takes on the card: bytes and seconds."""
 
-    step: Step
+    step: StepProfile
     peak_bytes: int
     low_bytes: int
     high_bytes: int
@@ -44,7 +44,7 @@ class CardPlanner:
     _workers: TraceWorkers | None = None
 
     def need(self, setting: TrainConfig) -> Need:
-        """What a setting takes."""
+        """What an optimizer step of a setting takes; ModelError where it cannot be traced."""
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
@@ -65,7 +65,7 @@ class CardPlanner:
 
     def prefetch(self, settings: Sequence[TrainConfig]) -> None:
         """Traces settings side by side: here and in processes beside this one, which last until `close`."""
-        wanted = list(
+        untraced = list(
             dict.fromkeys(
                 s
                 for setting in settings
@@ -74,13 +74,13 @@ class CardPlanner:
             )
         )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        if self._workers is None and cores > 1 and len(wanted) >= WORTH_WORKERS:
-            self._workers = TraceWorkers(min(len(wanted), cores) - 1)
+        if self._workers is None and cores > 1 and len(untraced) >= WORTH_WORKERS:
+            self._workers = TraceWorkers(min(len(untraced), cores) - 1)
         if self._workers is not None:
-            self.traced.update(self._workers.trace(wanted, course))
+            self.traced.update(self._workers.trace(untraced, course))
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the tracing processes."""
         if self._workers is not None:
             self._workers.close()
             self._workers = None
@@ -89,7 +89,7 @@ class CardPlanner:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between
         steps is too much."""
         now = self.need(setting)
-        if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
+        if HIGH * sum(now.step.persistent_bytes.values()) > self.gpu.memory_bytes:
             return 0
 
         def high(length: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from lorabench.memory.step_profile import Course, Step, along, course, summed
+from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.tensor_tracker import BLOCK
 from lorabench.memory.train_config import TrainConfig, traced_as
 
@@ -51,16 +51,16 @@ class Reuse:
         if family(setting) != setting:
             self.corners[family(setting)] = (batch, batch + 1), (rank, rank)
 
-    def step(self, setting: TrainConfig) -> Step:
+    def step(self, setting: TrainConfig) -> StepProfile:
         """The step of a setting: between the corners of its family where it has some, else traced."""
-        asked = traced_as(setting)
-        return summed(self._between(asked) or self._trace(asked))
+        traced_setting = traced_as(setting)
+        return summed(self._between(traced_setting) or self._trace(traced_setting))
 
     def _between(self, setting: TrainConfig) -> Course | None:
-        known = self.corners.get(family(setting))
-        if known is None:
+        corners = self.corners.get(family(setting))
+        if corners is None:
             return None
-        batches, ranks = known
+        batches, ranks = corners
         if setting.training.batch_size in batches and (setting.method.rank or 0) in ranks:
             return None  # a corner itself
         s, t = _share(setting.training.batch_size, batches), _share(setting.method.rank or 0, ranks)

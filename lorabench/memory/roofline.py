@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from lorabench.config.gpus import Gpu
-from lorabench.memory.step_profile import Step, Work
+from lorabench.memory.step_profile import StepProfile, Work
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
 SLOW_BANDWIDTH = 0.60
@@ -35,7 +35,7 @@ SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
 
 @dataclass(frozen=True)
 class Seconds:
-    """A range of seconds."""
+    """A range of seconds, from the least to the most that is expected."""
 
     least: float
     most: float
@@ -50,7 +50,7 @@ class Seconds:
 
 
 def optimizer_step_seconds(
-    step: Step, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
 ) -> Seconds | None:
     """The time of so many micro-batches and one update, which a quantised base does not slow."""
     micro, update = step_seconds(step.micro_batch, gpu, products, quantised), step_seconds(step.update, gpu, products)
@@ -58,15 +58,15 @@ def optimizer_step_seconds(
 
 
 def step_seconds(
-    step: Step | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
 ) -> Seconds | None:
     """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are
     not known."""
     on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
-    rate = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
-    if gpu.bandwidth is None or rate is None:
+    flops_per_second = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
+    if gpu.bandwidth is None or flops_per_second is None:
         return None
-    compute, memory = step.flops / rate, step.moved_bytes / gpu.bandwidth
+    compute, memory = step.flops / flops_per_second, step.moved_bytes / gpu.bandwidth
     least = max(compute, memory, step.kernels * LAUNCH)
     most = compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH
     return Seconds(least * QUANTISED[0], most * QUANTISED[1]) if quantised else Seconds(least, most)

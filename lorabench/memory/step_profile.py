@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,10 +26,13 @@ from lorabench import plugins
 from lorabench.config.checkpoint import declared_quantization
 from lorabench.errors import ModelError
 from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
-from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,12 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepProfile:
     """A training step of the whole model: its highest point by category, its work, and the counts."""
 
     parts: dict[str, int]
     """bytes by category at the peak"""
-    held: dict[str, int]
+    persistent_bytes: dict[str, int]
     """bytes by category between steps"""
     peak_bytes: int
     peak_at: str
@@ -82,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Line:
+class SegmentProfile:
     """A segment of the whole model's step."""
 
     name: str
@@ -96,7 +99,7 @@ class Line:
 class Course:
     """A step of the whole model, moment by moment; `summed` tells its highest point."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[SegmentProfile, ...]
     counts: np.ndarray
     """total parameters, trainable parameters, bytes of the trainable ones"""
 
@@ -117,20 +120,16 @@ _PERIODS: dict[
 ] = {}  # by configuration: to see what its layers are made of, the whole model is built
 
 
-def predict_step(setting: TrainConfig, *, whole: bool = False) -> Step:
+def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
     return summed(course(setting, whole=whole))
 
 
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
-    """The same, moment by moment."""
+    """The traced step of a setting, moment by moment; as of predict_step."""
     config = setting.shape.config
     layers, found = config.get_text_config().num_hidden_layers, None if _skips_by_number(config) else pattern(config)
-    dtype = resolve_dtype(setting, config)
-    autocast = resolve_autocast(setting)
-    declared = setting.quantization.compute_dtype
-    compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
-
+    dtype, compute, autocast = resolve_dtype(setting), resolve_compute_dtype(setting), resolve_autocast(setting)
     saved = plugins.load("methods", setting.method.name).SAVED_RANKS
 
     def of(count: int) -> Course:
@@ -166,28 +165,28 @@ def along(low: Course, high: Course, share: Fraction) -> Course | None:
     if [line.name for line in low.lines] != [line.name for line in high.lines]:
         return None
     try:
-        made = Course(
+        course_between = Course(
             tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)),
             _step_along(low.counts, low.counts, high.counts, share),
         )
     except _Uneven:
         return None
     other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
-    return None if summed(made).peak_at in other else made
+    return None if summed(course_between).peak_at in other else course_between
 
 
-def summed(course: Course) -> Step:
+def summed(course: Course) -> StepProfile:
     """The highest point of a course, and its sums."""
     heights = [line.moments.sum(axis=1) for line in course.lines]
     top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
     moment = course.lines[top].moments[int(heights[top].argmax())]
-    held = next(line for line in course.lines if line.name == "held").moments[-1]
+    persistent = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
     update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
-    return Step(
+    return StepProfile(
         parts=_named(moment),
-        held=_named(held),
+        persistent_bytes=_named(persistent),
         peak_bytes=int(moment.sum()),
         peak_at=course.lines[top].name,
         flops=flops,
@@ -200,7 +199,7 @@ def summed(course: Course) -> Step:
     )
 
 
-def pattern(config: Any) -> Pattern | None:
+def pattern(config: PretrainedConfig) -> Pattern | None:
     """How the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _PERIODS:
@@ -218,27 +217,30 @@ def pattern(config: Any) -> Pattern | None:
     return _PERIODS[key]
 
 
-def _skips_by_number(config: Any) -> bool:
+def _skips_by_number(config: PretrainedConfig) -> bool:
     """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
     not alike."""
     stored = declared_quantization(config.to_dict())
     return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
 
-def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
+def layer_kinds(config: PretrainedConfig) -> list[tuple[tuple[str, torch.Size], ...]]:
     """What each layer of a model is made of: names and shapes of its parameters."""
     return [
         tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
     ]
 
 
-def _as_course(seen: Trace, saved: int) -> Course:
+def _as_course(traced: Trace, saved: int) -> Course:
     lines = tuple(
-        Line(s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object))
-        for s in seen.segments
+        SegmentProfile(
+            s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)
+        )
+        for s in traced.segments
     )
     return Course(
-        lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object)
+        lines,
+        np.array([traced.total_parameters, traced.trainable_parameters, saved * traced.trainable_bytes], dtype=object),
     )
 
 
@@ -246,7 +248,7 @@ def _extended(short: Course, longer: Course, layers: int, found: Pattern) -> Cou
     """The step of `layers` layers from traces of two and of three periods, the first layers and the rest."""
     period, settled = found.period, found.first + found.period  # from there on only equal periods came before a layer
     two, three = ({line.name: line for line in c.lines} for c in (short, longer))
-    lines: list[Line] = []
+    lines: list[SegmentProfile] = []
     further = (layers - found.first) // period - 3
     for name, line in three.items():
         phase, _, number = name.partition(" ")
@@ -265,13 +267,17 @@ class _Uneven(Exception):
     """A number lies between whole ones."""
 
 
-def _along(name: str, start: Line, low: Line, high: Line, steps: int | Fraction) -> Line:
+def _along(
+    name: str, start: SegmentProfile, low: SegmentProfile, high: SegmentProfile, steps: int | Fraction
+) -> SegmentProfile:
     """start + steps * (high - low), number by number; of segments with different operators (the update has some for
     each layer), the highest moments alone."""
     first, second, third = (line.moments for line in (start, low, high))
     if not len(first) == len(second) == len(third):
         first, second, third = (m[m.sum(axis=1).argmax()][None] for m in (first, second, third))
-    return Line(name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps))
+    return SegmentProfile(
+        name, _step_along(first, second, third, steps), _step_along(start.work, low.work, high.work, steps)
+    )
 
 
 def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int | Fraction) -> np.ndarray:
@@ -279,8 +285,8 @@ def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int
     grown = (high - low) * times
     if parts != 1 and (grown % parts).any():
         raise _Uneven
-    made: np.ndarray = start + grown // parts
-    return made
+    stepped: np.ndarray = start + grown // parts
+    return stepped
 
 
 def _named(moment: np.ndarray) -> dict[str, int]:

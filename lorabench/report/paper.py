@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorabench.config.published_tables import UNITS, Paper, Reproduced, published
-from lorabench.report.table_model import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Table, TableRow, Value
 
 
-def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
+def paper_table(paper: Paper, reproduced: Sequence[Reproduced]) -> Table:
     """The table of a paper's rows; what explains a difference stands below it."""
-    unit = UNITS.get(made[0].row.quantity, "bytes")
+    unit = UNITS.get(reproduced[0].row.quantity, "bytes")
     columns = (
         Column("row", "", align="left", importance=0),
         Column("published", "published", align="right", importance=0, meaning="as printed"),
@@ -27,15 +27,15 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
         ),
         Column("agreement", "agreement", align="left", importance=1, meaning="to the digits that are printed"),
     )
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     explained: dict[str, int] = {}
-    for item in made:
+    for item in reproduced:
         if item.row.note:
             explained.setdefault(item.row.note, len(explained) + 1)
         mark = f" [{explained[item.row.note]}]" if item.row.note else ""
         name, value = Value(item.row.name + mark), Value(item.value)
         if item.row.published is None:
-            rows.append(Row("", (), (name, None, value, None, None)))
+            rows.append(TableRow("", (), (name, None, value, None, None)))
             continue
         printed = published(item.row.published)
         away = (
@@ -43,6 +43,6 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
             if printed.relation in ("over", "under") or not printed.value
             else Value(100 * (item.value / printed.value - 1))
         )
-        rows.append(Row("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
+        rows.append(TableRow("", (), (name, Value(printed.text), value, away, Value(printed.agreement(item.value)))))
     notes = (f"[{number}] {note}" for note, number in explained.items())
     return Table(paper.question, columns, tuple(rows), (f"Published: {paper.source}.", *notes))

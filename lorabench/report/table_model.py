@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench import formatting
+from lorabench.analysis.aggregate import Statistic
 from lorabench.record.metrics import Direction
+from lorabench.report.metric_text import plus_minus
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,20 @@ class Value:
     best: bool = False
 
 
+def mean_value(statistic: Statistic, unit: str) -> Value:
+    """A mean with its sample deviation and its 95 % interval, whose ends stay between 0 and 1 where the unit is
+    "share"; without an interval where no noise is known."""
+    mean, half_width = statistic.mean, statistic.ci_half_width
+    if half_width is None:
+        return Value(mean, std=statistic.std)
+    low, high = mean - half_width, mean + half_width
+    if unit == "share":
+        low, high = max(0.0, low), min(1.0, high)
+    return Value(mean, std=statistic.std, low=low, high=high, ci_half_width=half_width)
+
+
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A condition's line."""
 
     condition: str
@@ -61,7 +75,7 @@ class Table:
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,11 +104,7 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
     main = formatting.number(value.value, column.unit)
     return (
         main,
-        (
-            f"± {formatting.number(value.ci_half_width, column.unit)}"
-            if column.spread and value.ci_half_width is not None
-            else ""
-        ),
+        (plus_minus(value.ci_half_width, column.unit).strip() if column.spread else ""),
     )
 
 

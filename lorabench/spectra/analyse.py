@@ -17,7 +17,7 @@ from lorabench.spectra.delta import Delta
 from lorabench.spectra.own import Own
 from lorabench.spectra.quantised import Quantise
 from lorabench.spectra.source import Learned
-from lorabench.spectra.subspace import Similarity, similarity
+from lorabench.spectra.subspace import SubspaceSimilarity, similarity
 
 
 def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]:
@@ -54,11 +54,11 @@ def beside_base(
         return spectrum
     own = own if own is not None else Own()
     weight, rank, name = weight.to(change.u.device), directions_of(delta, spectrum), delta.module
-    looked = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
-    values, left = own.of_weight(name, weight, rank, with_left=looked)
-    undone = None
+    with_intruders = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
+    values, left = own.of_weight(name, weight, rank, with_left=with_intruders)
+    weight_repair = None
     if quantise is not None:
-        undone = repair(
+        weight_repair = repair(
             change,
             delta.inner or rank,
             *quantise(weight),
@@ -68,8 +68,8 @@ def beside_base(
     return replace(
         spectrum,
         alignment=align(change, rank, weight, values),
-        intruders=intruders(delta, weight, own_left=left) if looked else None,
-        repair=undone,
+        intruders=intruders(delta, weight, own_left=left) if with_intruders else None,
+        repair=weight_repair,
     )
 
 
@@ -84,7 +84,7 @@ def directions_of(delta: Delta, spectrum: Spectrum) -> int:
     return spectrum.numerical_rank if delta.a is not None else min(DIRECTIONS, spectrum.numerical_rank)
 
 
-def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
+def compare(one: Learned, other: Learned) -> Iterator[SubspaceSimilarity]:
     """The subspace similarity of every module that both changed; LorabenchError where they share none."""
     shared = False
     for delta in one.deltas():
@@ -100,5 +100,6 @@ def compare(one: Learned, other: Learned) -> Iterator[Similarity]:
         yield similarity(delta.module, *changes, ranks)
     if not shared:
         raise LorabenchError(
-            f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model"
+            f"{one.title} and {other.title} have no module of the same name and size in common; both must come from"
+            " the same model"
         )

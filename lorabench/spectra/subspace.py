@@ -24,7 +24,7 @@ MOST = 64  # columns compared at most: a heat map shows no more
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class SubspaceSimilarity:
     """phi of two changes of one module, for all i and j up to their numerical ranks."""
 
     module: str
@@ -53,18 +53,20 @@ def phi(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return squares / torch.minimum(rows[:, None], columns[None, :])
 
 
-def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tuple[int, int]) -> Similarity:
+def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tuple[int, int]) -> SubspaceSimilarity:
     """phi of two changes, each with so many of its singular vectors as it has directions (its numerical rank), MOST at
     most."""
     i, j = (min(r, MOST) for r in ranks)
     left, right = phi(one.u[:, :i], other.u[:, :j]), phi(one.v[:, :i], other.v[:, :j])
-    return Similarity(module, left, right, one.u.shape[0], one.v.shape[0])
+    return SubspaceSimilarity(module, left, right, one.u.shape[0], one.v.shape[0])
 
 
-def mean(found: Sequence[Similarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean(similarities: Sequence[SubspaceSimilarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any
     direction."""
-    tables = [(getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in found]
+    tables = [
+        (getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in similarities
+    ]
     rows, columns = (max((t.shape[i] for t, _ in tables), default=0) for i in (0, 1))
     total, random, number = np.zeros((rows, columns)), np.zeros((rows, columns)), np.zeros((rows, columns))
     i, j = np.indices((rows, columns)) + 1
@@ -75,6 +77,6 @@ def mean(found: Sequence[Similarity], side: str) -> tuple[NDArray[np.float64], N
         number += here
     reached = number > 0
     longest = (int(reached.any(axis=1).sum()), int(reached.any(axis=0).sum()))
-    kept = np.ix_(range(longest[0]), range(longest[1]))
+    corner = np.ix_(range(longest[0]), range(longest[1]))
     with np.errstate(invalid="ignore"):
-        return (total / number)[kept], (random / number)[kept]
+        return (total / number)[corner], (random / number)[corner]

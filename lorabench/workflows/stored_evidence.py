@@ -22,14 +22,14 @@ def stored_evidence(here: Here, studies: Sequence[Path], nearby: Sequence[Path])
     if not folders:
         return ()
     # pandas and scipy: a second that a model without a study near it need not wait
-    from lorabench.advice.from_study import heard
+    from lorabench.advice.from_study import comparison_groups_in
     from lorabench.analysis.study import analyse
 
     groups: list[ComparisonGroup] = []
     for folder in folders:
         try:
             with opened(folder) as store:
-                groups += heard(analyse(store), here, folder)
+                groups += comparison_groups_in(analyse(store), here, folder)
         except LorabenchError:
             if studies:
                 raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from lorabench.advice.types import Candidate, Needs, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.settings import TrainingSpec
+from lorabench.config.validity import is_paged
 from lorabench.memory.calibration import calibrate
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.train_config import TrainConfig
@@ -33,7 +34,7 @@ class TracedMemory:
     def needs(self, candidate: Candidate) -> Needs:
         """Bytes, and seconds where they are predicted: what paging takes is not."""
         need = self.planner.need(self._setting(candidate))
-        seconds = None if candidate.optimizer.startswith("paged") else need.seconds
+        seconds = None if is_paged(candidate.optimizer) else need.seconds
         return Needs(
             need.step.trainable_parameters,
             need.peak_bytes,
@@ -47,11 +48,11 @@ class TracedMemory:
         return self.planner.beyond(self._setting(candidate))
 
     def prefetch(self, candidates: Sequence[Candidate]) -> None:
-        """Traces them side by side."""
+        """Traces candidates side by side, so that `needs` answers at once."""
         self.planner.prefetch([self._setting(c) for c in candidates])
 
     def longest_sequence(self, candidate: Candidate) -> int:
-        """In tokens."""
+        """The longest sequence at which a candidate fits, in tokens; 0 where none does."""
         return self.planner.longest(self._setting(candidate), self.workload.sequence_length)
 
     def _setting(self, candidate: Candidate) -> TrainConfig:

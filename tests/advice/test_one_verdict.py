@@ -12,11 +12,11 @@ import pytest
 
 from lorabench.advice import text as advice_words
 from lorabench.advice.evidence import FULL, Here
-from lorabench.advice.from_study import heard
+from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
 from lorabench.record.result import CellResult, Fault, Reading
-from lorabench.report import comparison_text
+from lorabench.report import answer_text, comparison_text, recommendation_text
 from lorabench.report.dataframe import conditions
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
@@ -89,11 +89,11 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Vie
 
 
 def pair(view: View, ours: str, theirs: str) -> Comparison | None:
-    return view.verdicts.of(view.metric, ours, theirs)
+    return view.analysis.verdicts.of(view.analysis.metric, ours, theirs)
 
 
 def test_the_stores_show_every_verdict(views: dict[tuple[str, int], View]) -> None:
-    assert {c.verdict for v in views.values() for c in v.comparisons} == {
+    assert {c.verdict for v in views.values() for c in v.analysis.comparisons} == {
         "better",
         "equivalent",
         "non-inferior",
@@ -104,7 +104,7 @@ def test_the_stores_show_every_verdict(views: dict[tuple[str, int], View]) -> No
 
 def test_no_two_claims_of_a_pair_exclude_each_other(views: dict[tuple[str, int], View]) -> None:
     for view in views.values():
-        for c in (c for c in view.comparisons if c.margin is not None):
+        for c in (c for c in view.analysis.comparisons if c.margin is not None):
             for one in (c, c.mirrored()):
                 assert one.within(one.margin or 0.0) == (one.verdict in LEVEL_WITH)
                 assert not one.beyond(one.margin or 0.0) or one.verdict == "worse"
@@ -116,16 +116,16 @@ def test_no_two_claims_of_a_pair_exclude_each_other(views: dict[tuple[str, int],
 def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, int], View]) -> None:
     for view in views.values():
         rows = conditions(view).set_index("condition")
-        for c in (c for c in view.comparisons if c.metric == view.metric):
+        for c in (c for c in view.analysis.comparisons if c.metric == view.analysis.metric):
             assert rows.loc[c.condition, f"{c.metric}_verdict"] == c.verdict
-            assert comparison_text.verdict(c) in answer.sentence(view, c)
+            assert comparison_text.verdict(c) in answer_text.sentence(view, c)
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
         for p in accuracy_memory.compute(view):
-            told = None if p.by is None else view.verdicts.told(view.metric, p.condition, p.by)
+            told = None if p.by is None else view.analysis.verdicts.own(view.analysis.metric, p.condition, p.by)
             if told is not None and p.tier in ("dominated", "level", "open"):
                 assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.tier
-        for curve in rank_curve.curves(view, view.metric):
+        for curve in rank_curve.curves(view, view.analysis.metric):
             at = {p.rank: p.condition for p in curve.points}
             for step in curve.knee.passed:
                 c = pair(view, at[step.rank], at[curve.best or 0])
@@ -133,10 +133,14 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             if curve.knee.failed is not None and curve.knee.failed.bound is not None:
                 c = pair(view, at[curve.knee.failed.rank], at[curve.best or 0])
                 assert c is not None and c.verdict not in LEVEL_WITH
-        for gap in quantization_gap.compute(view, view.metric):
+        for gap in quantization_gap.compute(view, view.analysis.metric):
             if (
                 len(gap.gaps) == 1
-                and (c := view.verdicts.told(view.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart))
+                and (
+                    c := view.analysis.verdicts.own(
+                        view.analysis.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart
+                    )
+                )
                 is not None
             ):
                 assert gap.pooled is not None and gap.pooled.verdict == c.verdict
@@ -144,33 +148,33 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
 
 def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dict[tuple[str, int], View]) -> None:
     for view in views.values():
-        best = leader(view.summaries, view.metric)
+        best = leader(view.analysis.summaries, view.analysis.metric)
         assert best is not None
-        assert f"with {best.label.text} (" in answer.best_sentence(view)
+        assert f"with {best.label.text} (" in answer_text.best_sentence(view)
         (r,) = recommendation.compute(view)
         assert r.best.condition == best.condition
-        assert r.best.label in recommendation.sentence(r, recommendation.metric(view.metric))
+        assert r.best.label in recommendation_text.sentence(r, recommendation.metric(view.analysis.metric))
         for o in r.options:
             c = None if o is r.best else pair(view, o.condition, r.best.condition)
             if enough(o, r.options, r.margin or 0.0) and o is not r.best:
                 assert c is not None and c.verdict in LEVEL_WITH
             if c is not None and c.verdict in ("worse", "not decisive"):
                 assert o not in r.enough
-        (j,) = (j for j, column in enumerate(table_of(view).columns) if column.key == view.metric)
+        (j,) = (j for j, column in enumerate(table_of(view).columns) if column.key == view.analysis.metric)
         bold = {row.condition for row in table_of(view).rows if (v := row.values[j]) and v.best}
         assert not bold or best.condition in bold
 
 
 def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, int], View]) -> None:
     for (kind, _), view in views.items():
-        (contest,) = heard(view.analysis, Here(MODEL, 327_680), view.folder)
-        best = leader(view.summaries, view.metric)
+        (contest,) = comparison_groups_in(view.analysis, Here(MODEL, 327_680), view.analysis.folder)
+        best = leader(view.analysis.summaries, view.analysis.metric)
         assert best is not None and contest.best.condition == best.condition
         full = next(
             (
                 g.condition
-                for g in view.groups
-                if g.setting.method.name == "full" and view.summary(g.condition).comparable
+                for g in view.analysis.groups
+                if g.setting.method.name == "full" and view.analysis.summary(g.condition).comparable
             ),
             None,
         )
@@ -190,8 +194,8 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
 
 def way_best(contest, view, key):  # type: ignore[no-untyped-def]
     """Of a way's conditions the one of the best mean, which is all that one seed can give."""
-    of = [g for g in view.groups if (g.setting.method.name, g.setting.quantization.name) == key]
-    return min(of, key=lambda g: view.summary(g.condition).mean(view.metric)).condition
+    of = [g for g in view.analysis.groups if (g.setting.method.name, g.setting.quantization.name) == key]
+    return min(of, key=lambda g: view.analysis.summary(g.condition).mean(view.analysis.metric)).condition
 
 
 # ---- the two examples
@@ -215,13 +219,15 @@ def noisy(result: CellResult) -> CellResult:
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
 def test_six_that_are_not_decisive_are_not_shown_to_be_beyond_the_margin(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, SIX, noisy))
-    found = [c for c in view.comparisons if c.metric == "eval_loss"]
+    found = [c for c in view.analysis.comparisons if c.metric == "eval_loss"]
     assert any(c.low is not None and c.low > 0.02 and c.verdict == "not decisive" for c in found), (
         "alone it would be beyond"
     )
-    said = answer.counts(view, answer.compute_decisions(view.summaries, view.comparisons, "eval_loss"))
+    said = answer_text.counts(
+        view, answer.compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
+    )
     assert said == ("Of 6 conditions compared with full: 6 not decisive.",)
-    asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder])
+    asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.analysis.folder])
     text = advice_words.as_text(asked)
     assert "beyond" not in text
     assert "not decisive once corrected for the 6 comparisons of the study" in text
@@ -247,14 +253,14 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
         return result if cell.method.name == "base" else result.model_copy(update={"readings": readings})
 
     view = make_view(filled(tmp_path, KINDS["three seeds"], change))
-    best = leader(view.summaries, "eval_loss")
+    best = leader(view.analysis.summaries, "eval_loss")
     assert best is not None
     for priority in ("accuracy", "memory"):
-        asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.folder], priority=priority)  # type: ignore[arg-type]
+        asked = recommend(MODEL, "24GB", 128, batch_size=4, studies=[view.analysis.folder], priority=priority)  # type: ignore[arg-type]
         first = asked.ranked[0].candidate
         same = (first.method.name, first.method.rank, first.quantization.name) == (
             best.method,
-            next(g.setting.method.rank for g in view.groups if g.condition == best.condition),
+            next(g.setting.method.rank for g in view.analysis.groups if g.condition == best.condition),
             "none",
         )
         told = [n for n in asked.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]

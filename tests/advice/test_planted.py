@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lorabench.advice.selection import contests, options, select
+from lorabench.advice.selection import comparison_groups, select, trained_options
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.commands import main as cli
 from lorabench.record.store import Store
@@ -33,15 +33,23 @@ def test_the_chosen_rank_is_the_planted_one(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
     assert cli.main(["run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
     view = make_view(Store.open(tmp_path / "out"))
-    (contest,) = contests(view.groups)
+    (contest,) = comparison_groups(view.analysis.groups)
     given = tuple(
-        replace(o, repeated=True) for o in options(contest, view.summaries, view.verdicts, "divergence")
+        replace(o, repeated=True)
+        for o in trained_options(contest, view.analysis.summaries, view.analysis.verdicts, "divergence")
     )  # what the items say, which no report claims of one seed
     below, planted, above = sorted(given, key=lambda o: o.rank)
     assert below.mean > 2 * planted.mean
     assert planted.bound is not None and above.bound is not None
-    took = select(given, view.study.comparison.loss_margin)
+    took = select(given, view.analysis.study.comparison.loss_margin)
     assert took.rank == 2
-    second = spectral_check(took, given, view.of_condition, view.file, "divergence", view.study.comparison.loss_margin)
+    second = spectral_check(
+        took,
+        given,
+        view.analysis.of_condition,
+        view.analysis.file,
+        "divergence",
+        view.analysis.study.comparison.loss_margin,
+    )
     assert (second.highest.rank, second.highest.cut, second.highest.short) == (4, 2, 1)
     assert second.lean == "agrees"

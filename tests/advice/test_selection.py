@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabench.advice.selection import Option, contests, enough, options, select, tuned
+from lorabench.advice.selection import Option, comparison_groups, enough, select, trained_options, tuned
 from lorabench.record.result import CellResult
 from lorabench.report.view import View, make_view
 from tests.report.stores import STUDY, filled
@@ -122,14 +122,14 @@ def test_of_one_cost_the_best_mean_is_chosen_whatever_the_noise_of_the_peak() ->
 
 
 def of(view: View) -> tuple[Option, ...]:
-    (groups,) = contests(view.groups)
-    return options(groups, view.summaries, view.verdicts, view.metric)
+    (groups,) = comparison_groups(view.analysis.groups)
+    return trained_options(groups, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
 
 
 def test_the_options_of_a_store_stand_beside_the_best_and_hold_no_untrained_base(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
     given = of(view)
-    assert [o.label for o in given] == [s.label.text for s in view.summaries if s.method != "base"]
+    assert [o.label for o in given] == [s.label.text for s in view.analysis.summaries if s.method != "base"]
     best = [o for o in given if o.bound == 0.0]
     assert [o.label for o in best] == ["full"]
     assert all(o.worse == pytest.approx(o.mean - best[0].mean) for o in given)
@@ -160,7 +160,7 @@ def test_conditions_of_two_models_are_never_held_against_each_other(tmp_path: Pa
         "  method.rank: [1, 4, 16]\n  quantization: [none, nf4]\n",
         "  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n  method.rank: [1, 4]\n",
     )
-    assert sorted(len(g) for g in contests(make_view(filled(tmp_path, text)).groups)) == [
+    assert sorted(len(g) for g in comparison_groups(make_view(filled(tmp_path, text)).analysis.groups)) == [
         2,
         4,
     ]  # full and base are of the first alone
@@ -168,7 +168,7 @@ def test_conditions_of_two_models_are_never_held_against_each_other(tmp_path: Pa
 
 def test_a_metric_without_better_and_worse_has_no_options(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path))
-    (groups,) = contests(view.groups)
-    assert options(groups, view.summaries, view.verdicts, "train_tokens") == ()
-    higher = options(groups, view.summaries, view.verdicts, "python-docs-cloze/acc")
+    (groups,) = comparison_groups(view.analysis.groups)
+    assert trained_options(groups, view.analysis.summaries, view.analysis.verdicts, "train_tokens") == ()
+    higher = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, "python-docs-cloze/acc")
     assert all(o.worse >= 0 for o in higher)

@@ -95,7 +95,7 @@ def test_a_family_is_a_label_without_its_rank(tmp_path: Path) -> None:
 def test_means_and_deviations_are_over_finished_replicates(tmp_path: Path) -> None:
     store = filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
     view = make_view(store)
-    for group, s in zip(view.groups, view.summaries, strict=True):
+    for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
         values = [expected(c)["eval_loss"] for c in group.cells]
         mean = sum(values) / len(values)
         found = s.statistics["eval_loss"]
@@ -115,7 +115,7 @@ def test_every_outcome_is_counted_and_none_is_averaged_in(tmp_path: Path) -> Non
         return None if result.cell.seed == 1 else result.model_copy(update={"outcome": "failed"})
 
     store = filled(tmp_path, change=change)
-    full = next(s for s in make_view(store).summaries if s.method == "full")
+    full = next(s for s in make_view(store).analysis.summaries if s.method == "full")
     assert (full.outcomes.failed, full.outcomes.missing, full.outcomes.finished, full.outcomes.total) == (1, 1, 0, 2)
     assert dict(full.statistics) == {}
     assert not full.comparable

@@ -15,6 +15,7 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
 from lorabench.analysis.verdict import Verdicts
 from lorabench.record.result import CellResult, Reading
+from lorabench.report import answer_text, other_study_text
 from lorabench.report.blocks import Points
 from lorabench.report.view import make_view
 from lorabench.sections import answer, other_study
@@ -56,7 +57,10 @@ PLANTED = {
 
 def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
-    found = {view.label(p.condition): p for p in pareto(view.summaries, "eval_loss", view.verdicts)}
+    found = {
+        view.analysis.label(p.condition): p
+        for p in pareto(view.analysis.summaries, "eval_loss", view.analysis.verdicts)
+    }
     assert {n: p.tier for n, p in found.items()} == {
         "LoRA r=1": "front",
         "LoRA r=1 nf4": "dominated",
@@ -66,11 +70,11 @@ def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
         "LoRA r=16": "level",
         "full": "front",
     }
-    assert view.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", (
+    assert view.analysis.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", (
         "0.01 nats behind, beyond doubt, and within the margin of 0.02"
     )
     one = make_view(filled(tmp_path / "one", STUDY.replace("seeds: [0, 1]", "seeds: [0]"), with_values(PLANTED)))
-    assert not any(p.tier == "dominated" for p in pareto(one.summaries, "eval_loss", one.verdicts)), (
+    assert not any(p.tier == "dominated" for p in pareto(one.analysis.summaries, "eval_loss", one.analysis.verdicts)), (
         "one seed puts nothing beyond doubt"
     )
 
@@ -82,11 +86,11 @@ def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
         ("lora", 4, "none"): (2.099, 2e6),
     }
     view = make_view(filled(tmp_path, THREE, with_values(level, noise=0.0005)))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
-    assert (found.kind, view.label(found.chosen.condition)) == ("level", "LoRA r=4")
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
+    assert (found.kind, view.analysis.label(found.chosen.condition)) == ("level", "LoRA r=4")
     assert found.memory == pytest.approx(2 / 9)
     assert (found.compared, found.worse, found.equivalent, found.undecided) == (6, 3, 3, 0)
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith("LoRA r=4 does as well as full: held-out loss −0.001 nats (95 % interval")
     assert "within the margin of 0.02 nats" in said
     assert said.endswith(
@@ -97,9 +101,9 @@ def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
 
 def test_where_all_are_worse_the_nearest_is_named_with_its_interval(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
     assert found.kind == "behind"
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith("None of the 6 conditions reaches full: the nearest, LoRA r=16 nf4, ends 0.0")
     assert "95 % interval 0.0" in said and "3 seeds" in said
 
@@ -123,9 +127,9 @@ comparison: {loss_margin: 0.001}
 @pytest.mark.parametrize("seeds", ["[0]", "[0, 1]", "[0, 1, 2, 3, 4]"])
 def test_a_planted_zero_is_not_decisive_on_the_first_screen(tmp_path: Path, seeds: str) -> None:
     view = make_view(filled(tmp_path, ZERO.replace("SEEDS", seeds)))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
-    assert answer.verdict(view, found).startswith("Not decisive: ")
-    assert not any(c.decisive for c in view.comparisons)
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
+    assert answer_text.decision(view, found).startswith("Not decisive: ")
+    assert not any(c.decisive for c in view.analysis.comparisons)
 
 
 def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
@@ -136,8 +140,8 @@ def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
         return result.model_copy(update={"outcome": "diverged"}) if hit else change(result)
 
     view = make_view(filled(tmp_path, THREE, broken))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
-    assert view.label(found.chosen.condition) != "LoRA r=1"
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
+    assert view.analysis.label(found.chosen.condition) != "LoRA r=1"
 
 
 def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_path: Path) -> None:
@@ -152,7 +156,7 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
         return result.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else change(result)
 
     view = make_view(filled(tmp_path, THREE, broken))
-    hit = next(s.condition for s in view.summaries if s.label.text == "LoRA r=1")
+    hit = next(s.condition for s in view.analysis.summaries if s.label.text == "LoRA r=1")
     points = {p.condition: p for p in accuracy_memory.compute(view)}
     assert points[hit].tier == "broken"
     assert points[hit].memory == min(p.memory for p in points.values())
@@ -169,20 +173,18 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
     )
     (listed,) = (b for b in shown.blocks if isinstance(b, Points))
     assert (
-        "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1."
+        "Not placed, since some of their cells did not finish and the mean of the others flatters them: LoRA r=1."
         in listed.items[-1]
     )
     front = next(
         x for x in accuracy_memory.drawing(view, accuracy_memory.compute(view)).lines if x.label == "Pareto front"
     )
     assert points[hit].memory not in [1e6 * x for x in front.x]
-    c = view.comparison("eval_loss", hit)
+    c = view.analysis.comparison("eval_loss", hit)
     assert c is not None and c.decisive and c.difference < 0
     assert c.verdict == "not decisive", "of survivors nothing good is said"
-    assert answer.sentence(view, c).endswith(
-        "not decisive, since 1 cell of it did not finish and those that did flatter it."
-    )
-    assert view.summary(hit).mean(MEMORY) is not None
+    assert answer_text.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish, which flatters it.")
+    assert view.analysis.summary(hit).mean(MEMORY) is not None
 
 
 def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
@@ -196,7 +198,9 @@ def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
             return result.model_copy(update={"outcome": "failed", "readings": ()}) if hit else change(result)
 
         view = make_view(filled(tmp_path / verdict[:5], THREE, broken))
-        c = view.comparison("eval_loss", next(s.condition for s in view.summaries if s.label.text == "LoRA r=1"))
+        c = view.analysis.comparison(
+            "eval_loss", next(s.condition for s in view.analysis.summaries if s.label.text == "LoRA r=1")
+        )
         assert c is not None
         assert c.verdict == verdict
 
@@ -207,9 +211,9 @@ def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> 
     assert view.other is not None
     found = other_study.compute(view, view.other)
     assert found.differ == ()
-    assert len(found.twins) == 8
-    assert all(t.comparison and t.comparison.difference == 0 for t in found.twins)
-    assert "8 equal to the last digit" in other_study.summary(view, view.other, found)
+    assert len(found.matches) == 8
+    assert all(t.comparison and t.comparison.difference == 0 for t in found.matches)
+    assert "8 equal to the last digit" in other_study_text.summary(view, view.other, found)
 
 
 def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: Path) -> None:
@@ -218,11 +222,13 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     assert view.other is not None
     found = other_study.compute(view, view.other)
     assert found.differ == (("training.steps", "40", "60"),)
-    assert [view.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
-    assert [view.other.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
-    twin = next(t for t in found.twins if view.label(t.here) == "LoRA r=4")
-    ours = [view.results[i].value("eval_loss") or 0 for i in view.summary(twin.here).cells]
-    theirs = [view.other.results[i].value("eval_loss") or 0 for i in view.other.summary(twin.there).cells]
+    assert [view.analysis.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
+    assert [view.other.analysis.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
+    twin = next(t for t in found.matches if view.analysis.label(t.here) == "LoRA r=4")
+    ours = [view.analysis.results[i].value("eval_loss") or 0 for i in view.analysis.summary(twin.here).cells]
+    theirs = [
+        view.other.analysis.results[i].value("eval_loss") or 0 for i in view.other.analysis.summary(twin.there).cells
+    ]
     assert twin.comparison and twin.comparison.difference == pytest.approx(
         sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3
     )
@@ -243,9 +249,9 @@ def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp
         )
 
     view = make_view(filled(tmp_path, THREE, change))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
     assert (found.kind, found.undecided) == ("open", 1)
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith(
         "Not decisive: the data do not tell LoRA r=4, the best by the mean of 1 that are not decided, from full"
     )
@@ -258,12 +264,17 @@ def test_of_equal_conditions_few_are_called_dominated(tmp_path: Path) -> None:
     )
     draw, hit = np.random.default_rng(0), 0
     for _ in range(100):
-        data = view.data.assign(
-            eval_loss=2 + 0.01 * draw.standard_normal(len(view.data)), train_peak_bytes=1e6 * view.data["alpha"]
+        data = view.analysis.data.assign(
+            eval_loss=2 + 0.01 * draw.standard_normal(len(view.analysis.data)),
+            train_peak_bytes=1e6 * view.analysis.data["alpha"],
         )
         hit += any(
             p.tier == "dominated"
-            for p in pareto(aggregate(view.groups, data), "eval_loss", Verdicts(Pairing(data), view.study.comparison))
+            for p in pareto(
+                aggregate(view.analysis.groups, data),
+                "eval_loss",
+                Verdicts(Pairing(data), view.analysis.study.comparison),
+            )
         )
     assert hit <= 12
 
@@ -274,8 +285,10 @@ def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
         return result.model_copy(update={"outcome": "diverged"}) if hit else result
 
     view = make_view(filled(tmp_path, THREE, lost))
-    (found,) = compute_decisions(view.summaries, view.comparisons, "eval_loss")
-    assert answer.verdict(view, found).endswith("1 cell of full did not finish, and those that did may flatter it.")
+    (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
+    assert answer_text.decision(view, found).endswith(
+        "1 cell of full did not finish, and those that did may flatter it."
+    )
 
 
 def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
@@ -288,15 +301,15 @@ def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     view = make_view(here, fill(tmp_path / "b", study, other))
     assert view.other is not None
     found = other_study.compute(view, view.other)
-    assert len(found.changed) == len(found.twins) == 8
-    assert "8 conditions have other bytes" in other_study.warnings(view, view.other, found)[0]
+    assert len(found.changed) == len(found.matches) == 8
+    assert "8 conditions differ in their bytes" in other_study_text.warnings(view, view.other, found)[0]
 
 
 def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE))
     told = 0
-    for c in (c for c in view.comparisons if c.low is not None):
-        said = answer.sentence(view, c)
+    for c in (c for c in view.analysis.comparisons if c.low is not None):
+        said = answer_text.sentence(view, c)
         found = re.search(r"ends ([\d.]+) \S+ (above|below) .*interval\D*? ([−\d.]+) to ([−\d.]+),", said)
         assert found, said
         size, low, high = (float(found[i].replace("−", "-")) for i in (1, 3, 4))
@@ -345,8 +358,8 @@ def test_one_comparison_has_one_verdict_in_all_sections(tmp_path: Path, width: f
         )
 
     view = make_view(filled(tmp_path, TWO_FAMILIES, change))
-    nf4 = next(s.condition for s in view.summaries if s.label.text == "LoRA r=4 nf4")
-    told = view.comparison("eval_loss", nf4)
+    nf4 = next(s.condition for s in view.analysis.summaries if s.label.text == "LoRA r=4 nf4")
+    told = view.analysis.comparison("eval_loss", nf4)
     assert told is not None and told.p_value is not None and told.p_value < 0.05
     assert told.verdict == ("worse" if decisive else "not decisive")
     (gap,) = quantization_gap.compute(view, "eval_loss")
@@ -371,8 +384,8 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
         return result.model_copy(update={"outcome": "out_of_memory", "readings": ()}) if hit else result
 
     view = make_view(filled(tmp_path, THREE, change))
-    assert compute_decisions(view.summaries, view.comparisons, "eval_loss") == ()
-    found = [c for c in view.comparisons if c.metric == "eval_loss"]
+    assert compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss") == ()
+    found = [c for c in view.analysis.comparisons if c.metric == "eval_loss"]
     assert len(found) == 6 and all(c.broken == 1 for c in found)
     made = answer.section(view)
     assert made is not None
@@ -384,9 +397,11 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
         assert c.verdict == "not decisive" and not c.beyond(0.0), (
             "full lost a cell as well, and what is left of it flatters it"
         )
-        lost = ": not decisive, since 1 cell of the reference did not finish and those that did flatter it."
-        assert answer.sentence(view, c).endswith((lost, ": not decisive among so many comparisons.", ": not decisive."))
+        lost = ": not decisive, since 1 cell of the reference did not finish, which flatters it."
+        assert answer_text.sentence(view, c).endswith(
+            (lost, ": not decisive among so many comparisons.", ": not decisive.")
+        )
     front = accuracy_memory.section(view)
     assert front is not None
     (listed,) = (b for b in front.blocks if isinstance(b, Points))
-    assert listed.items[0] == "Nothing stands on the front, since no trained condition finished whole."
+    assert listed.items[0] == "No condition is on the front: every trained one has cells that did not finish."

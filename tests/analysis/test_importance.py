@@ -38,7 +38,7 @@ def given(noise: float = 0.0, lost: tuple[int, ...] = ()) -> object:
 
 def of(folder: Path, change: object, text: str = STUDY) -> tuple[tuple[Importance, ...], str]:
     view = make_view(filled(folder, text, change))  # type: ignore[arg-type]
-    return importances(view.groups, view.data, "eval_loss", view.study)
+    return importances(view.analysis.groups, view.analysis.data, "eval_loss", view.analysis.study)
 
 
 def test_hand_worked_shares_of_two_by_two() -> None:

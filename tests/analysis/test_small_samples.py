@@ -138,7 +138,7 @@ def test_a_single_cells_interval_knows_how_many_items_it_is_over(tmp_path: Path)
         )
 
     view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"), few))
-    for s in view.summaries:
+    for s in view.analysis.summaries:
         assert s.statistics["eval_loss"].ci_half_width == pytest.approx(stats.t.ppf(0.975, 7) * 0.03)
         assert s.statistics["python-docs-cloze/acc"].ci_half_width == pytest.approx(
             1 - stats.binomtest(20, 20).proportion_ci(0.95, "wilson").low

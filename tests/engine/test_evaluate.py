@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorabench.config import EvaluationSpec
-from lorabench.engine.data import Choice, ChoiceSet, Example, task_data
+from lorabench.engine.data import ChoiceSet, Example, MultipleChoice, task_data
 from lorabench.engine.evaluate import Losses, base_text, forgetting_reading, held_out_readings, losses, ratio_stderr
 from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.model import load_base, load_tokenizer
@@ -127,7 +127,7 @@ def test_lm_eval_runs_tasks_of_a_users_folder_and_the_limit_holds(base, tmp_path
         "gold\ntarget_delimiter: ''\nmetric_list: [{metric: acc}]\n"
     )
     spec = EvaluationSpec(lm_eval=("mine", "own"), include_path=str(tmp_path), limit=4)
-    own = ChoiceSet("own", (Choice("a b c", (" d", " zzzz"), 0),) * 6)
+    own = ChoiceSet("own", (MultipleChoice("a b c", (" d", " zzzz"), 0),) * 6)
     readings = {r.metric: r for r in LmEvalRunner((own,), spec, tmp_path / "scratch").score(model, tokenizer)[0]}
     assert readings["mine/acc"].count == 4
     assert readings["own/acc"].count == 4
@@ -137,7 +137,7 @@ def test_two_sets_of_one_name_are_kept_apart(base, tmp_path):
     model, tokenizer, _ = base
     accuracies = []
     for answer in (0, 1):
-        own = ChoiceSet("same", (Choice("The cat sat on the", (" mat", " qqqqzzzz"), answer),) * 3)
+        own = ChoiceSet("same", (MultipleChoice("The cat sat on the", (" mat", " qqqqzzzz"), answer),) * 3)
         (accuracy,) = (
             r.value
             for r in LmEvalRunner((own,), EvaluationSpec(), tmp_path).score(model, tokenizer)[0]

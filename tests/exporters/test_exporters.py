@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from lorabench import plugins
 from lorabench.exporters import csv as csv_export
 from lorabench.exporters import latex, md
-from lorabench.report.table_model import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Table, TableRow, Value
 from lorabench.report.tables import study_table
 from tests.report.stores import filled
 
@@ -35,7 +35,7 @@ def table_of_names() -> Table:
         Column("eval_loss", "held-out loss", "nats", "lower", spread=True),
     )
     rows = tuple(
-        Row(
+        TableRow(
             f"c{i}",
             (f"id{i}",),
             (Value(name), Value(2.5 + i, std=0.05, low=2.4 + i, high=2.6 + i, ci_half_width=0.1, best=i == 0)),

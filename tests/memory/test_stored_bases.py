@@ -17,7 +17,8 @@ from lorabench.memory.step_profile import predict_step
 from lorabench.memory.validate import setting_from
 from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
-from tests.spectra.test_dequantised import FORMS, plain, stored  # noqa: F401  (plain is a fixture)
+from tests.spectra.conftest import plain  # noqa: F401  (a fixture)
+from tests.spectra.test_dequantised import FORMS, stored
 
 
 @pytest.mark.parametrize(("kind", "form"), [("llama", f) for f in FORMS] + [("gpt2", "nf4")])
@@ -26,7 +27,7 @@ def test_predicted_weights_are_those_that_are_loaded(kind, form, plain, tmp_path
     asked = setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}}, "cpu")
     step = predict_step(asked)
     assert asked.quantization.name == form.split()[0]
-    assert step.held["weights"] + step.held["quantization_state"] == weight_bytes(loaded) + sum(
+    assert step.persistent_bytes["weights"] + step.persistent_bytes["quantization_state"] == weight_bytes(loaded) + sum(
         b.nbytes for b in loaded.buffers()
     )
     unquantised = predict_step(
@@ -50,7 +51,7 @@ def test_modules_of_single_layers_that_are_not_quantised_are_counted(tmp_path):
     assert type(loaded.model.layers[4].mlp.up_proj) is torch.nn.Linear
     held = predict_step(
         setting_from({"model": {"name": str(tmp_path / "nf4")}, "training": {"sequence_length": 16}}, "cpu")
-    ).held
+    ).persistent_bytes
     assert held["weights"] + held["quantization_state"] == weight_bytes(loaded) + sum(
         b.nbytes for b in loaded.buffers()
     )
@@ -70,12 +71,12 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
         " stored in int8" in capsys.readouterr().out
     )
     for words, sentence in (
-        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"),
+        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot be turned into nf4"),
         ({"method": "full"}, "cannot be combined with quantization int8, in which"),
     ):
         with pytest.raises(LorabenchError, match=sentence):
             setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}, **words})
-    with pytest.raises(LorabenchError, match="leaves no choice of storage"):
+    with pytest.raises(LorabenchError, match="leaves no choice of quantization"):
         recommend(str(tmp_path), "t4", 16)
 
 

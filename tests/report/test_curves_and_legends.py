@@ -26,7 +26,7 @@ def test_every_seed_has_its_loss_norm_and_rate_as_they_stand_in_its_file(tmp_pat
     found = training_curves.compute_by_seed(view)
     first = found[0]
     assert [s.seed for s in first.seeds] == [0, 1] and first.clip == 1.0
-    cell = view.summaries[0].cells[1]
+    cell = view.analysis.summaries[0].cells[1]
     with (store.cells_folder / cell / "curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     for i, column in enumerate(("loss", "grad_norm", "learning_rate")):
@@ -54,7 +54,7 @@ def test_each_seeds_validation_loss_stands_at_each_rate_with_the_chosen_one_mark
         "training.learning_rate: 1e-3", "training.learning_rate: {tune: [3e-4, 1e-3]}"
     )
     view = make_view(filled(tmp_path, text))
-    drawing = learning_rates.compute_by_seed(view)[view.label(view.tunings[0].condition)]
+    drawing = learning_rates.compute_by_seed(view)[view.analysis.label(view.analysis.tunings[0].condition)]
     *seeds, chosen = drawing.lines
     assert [line.label for line in seeds] == ["seed 0", "seed 1"] and all(
         line.x == (1e-3, 3e-3, 1e-2) for line in seeds

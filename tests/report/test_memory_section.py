@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
+from lorabench.analysis.memory_prediction import PeakPair
 from lorabench.config import expand
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
-from lorabench.report.bars import Bars, Part, draw_bars
+from lorabench.report import predicted_memory_text
+from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Figure, Grid, Section, Text
 from lorabench.report.page import write_report
 from lorabench.report.style import BLUE, GREY
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import predicted_memory
-from lorabench.sections.predicted_memory import MOST, WHOLE, Pair
+from lorabench.sections.predicted_memory import MOST, WHOLE
 from tests import synthetic
 from tests.report.stores import ONLY_FULL, fill, filled, renamed, study_of
 
@@ -52,8 +54,8 @@ def without_parts(result: CellResult) -> CellResult:
 
 def pair(
     label: str, predicted: float, family: str = "LoRA", measured: float | None = None, parts: tuple[float, ...] = ()
-) -> Pair:
-    return Pair(label, predicted, measured, "", family, dict(zip(PREDICTED_PARTS, parts, strict=False)))
+) -> PeakPair:
+    return PeakPair(label, predicted, measured, "", family, dict(zip(PREDICTED_PARTS, parts, strict=False)))
 
 
 # what is decided
@@ -74,10 +76,12 @@ def test_a_bar_holds_the_means_over_seeds_in_the_axis_unit(view: View) -> None:
     pairs = predicted_memory.compute(view)
     info = predicted_memory.compute_bars(pairs)
     assert info.x == "training peak (MB)"
-    assert info.labels == tuple(s.label.text for s in view.summaries if s.seeds)
+    assert info.labels == tuple(s.label.text for s in view.analysis.summaries if s.seeds)
     by_part = {part.label: part.values for part in info.parts}
     for i, label in enumerate(info.labels):
-        results = view.of_condition(next(s.condition for s in view.summaries if s.label.text == label))
+        results = view.analysis.of_condition(
+            next(s.condition for s in view.analysis.summaries if s.label.text == label)
+        )
         assert len(results) == 2
         for name in PREDICTED_PARTS:
             assert by_part[metric(name).label][i] == pytest.approx(
@@ -107,31 +111,33 @@ def test_the_sentence_names_the_part_that_grows_most() -> None:
         pair("small", 3e6, parts=(1e6, 0, 0, 0, 0, 2e6, 0, 0)),
         pair("big", 9e6, parts=(2e6, 0, 0, 0, 4e6, 3e6, 0, 0)),
     )
-    said = predicted_memory.growth((high, low))
+    said = predicted_memory_text.growth((high, low))
     assert (
         said
         == "From small (3.00 MB, the least) to big (9.00 MB, the most) the prediction grows by 6.00 MB; the part that"
         " grows most is optimizer state, by 4.00 MB."
     )
     assert (
-        predicted_memory.growth((low,))
-        == predicted_memory.growth((low, low))
-        == predicted_memory.growth((pair("a", 1.0), pair("b", 2.0)))
+        predicted_memory_text.growth((low,))
+        == predicted_memory_text.growth((low, low))
+        == predicted_memory_text.growth((pair("a", 1.0), pair("b", 2.0)))
         == ""
     )
 
 
 def test_of_very_many_conditions_the_ends_of_each_family_are_drawn_and_all_are_told() -> None:
     few = [pair(f"LoRA r={i}", 1e6 + i) for i in range(MOST)]
-    assert predicted_memory.drawn(few) == tuple(few)
+    assert predicted_memory.shown_pairs(few) == tuple(few)
     many = [pair(f"{family} r={i}", 1e6 + i, family) for i in range(MOST) for family in ("LoRA", "DoRA")]
-    assert [p.label for p in predicted_memory.drawn(many)] == [
+    assert [p.label for p in predicted_memory.shown_pairs(many)] == [
         "LoRA r=0",
         "DoRA r=0",
         f"LoRA r={MOST - 1}",
         f"DoRA r={MOST - 1}",
     ]
-    assert predicted_memory.drawn(odd := [pair(str(i), 1e6, str(i)) for i in range(MOST + 9)]) == tuple(odd[:MOST])
+    assert predicted_memory.shown_pairs(odd := [pair(str(i), 1e6, str(i)) for i in range(MOST + 9)]) == tuple(
+        odd[:MOST]
+    )
     figure = predicted_memory._figure(many)
     assert f"Of {2 * MOST} conditions 4 are drawn" in figure.caption
     assert len(figure.alternative) == 2 * MOST
@@ -167,7 +173,9 @@ def test_the_traces_stack_to_the_prediction_and_the_marks_are_the_measured(view:
 def test_the_figure_grows_with_its_bars_and_few_stay_thin() -> None:
     def plot_of(n: int, label: str = "LoRA r=1") -> Any:
         numbers, words = (1.0,) * n, ("",) * n
-        return draw_bars(Bars("x", (label,) * n, (Part("a", BLUE, numbers, words),), "measured", numbers, words, words))
+        return draw_bars(
+            Bars("x", (label,) * n, (BarPart("a", BLUE, numbers, words),), "measured", numbers, words, words)
+        )
 
     one, seven, forty = (plot_of(n) for n in (1, 7, 40))
     assert (
@@ -232,4 +240,4 @@ def test_a_hostile_label_is_text_in_the_figure_and_on_the_page(tmp_path: Path) -
 
 def test_the_parts_are_no_columns_of_the_results_table(view: View) -> None:
     assert not {c.key for c in table_of(view).columns} & set(PREDICTED_PARTS)
-    assert set(PREDICTED_PARTS) <= set(view.data.columns)
+    assert set(PREDICTED_PARTS) <= set(view.analysis.data.columns)

@@ -15,9 +15,10 @@ import pytest
 from lorabench import formatting, plugins
 from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
+from lorabench.report import answer_text, predicted_memory_text
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
 from lorabench.report.page import sections, table_page, write_report
-from lorabench.report.table_model import Column, Row, Table, Value
+from lorabench.report.table_model import Column, Table, TableRow, Value
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, predicted_memory, rank_curve, spectra, training_curves
 from tests.report.stores import ONLY_FULL, STUDY, fill, filled, renamed, study_of
@@ -104,7 +105,7 @@ def test_a_tables_raw_values_stand_beside_what_people_read() -> None:
         Column("other", "other"),
     )
     values = (Value('<b>"x"'), Value(0.1 + 0.2), None)
-    text = table_page(Table("one", columns, (Row("c", ("id",), values),)))
+    text = table_page(Table("one", columns, (TableRow("c", ("id",), values),)))
     assert '<td class="right" data-value="0.30000000000000004">0.300</td>' in text
     assert f'<td class="right" data-value="">{formatting.DASH}</td>' in text
     assert 'data-importance="8"' in text
@@ -129,8 +130,12 @@ def test_hostile_names_stay_text_in_page_and_figures(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_built_from_its_comparison(view: View) -> None:
-    c = next(c for c in view.comparisons if c.metric == "eval_loss" and view.label(c.condition) == "LoRA r=16")
-    said = answer.sentence(view, c)
+    c = next(
+        c
+        for c in view.analysis.comparisons
+        if c.metric == "eval_loss" and view.analysis.label(c.condition) == "LoRA r=16"
+    )
+    said = answer_text.sentence(view, c)
     assert said.startswith(
         f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to"
         f" {c.high:.3f}, 2 seeds): "
@@ -154,7 +159,7 @@ def test_figures_show_the_means(view: View) -> None:
     assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
     assert info.lines[0].x == (1.0, 4.0, 16.0)
     assert [level.label for level in info.levels] == ["full", "base"]
-    assert info.lines[1].y == tuple(view.summaries[i].mean("eval_loss") for i in (1, 3, 5))
+    assert info.lines[1].y == tuple(view.analysis.summaries[i].mean("eval_loss") for i in (1, 3, 5))
     memory = accuracy_memory.compute(view)
     assert memory is not None
     assert len(memory) == 7
@@ -207,12 +212,14 @@ def test_a_diverged_curve_does_not_press_the_others_flat(tmp_path: Path) -> None
 
 def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) -> None:
     by_label = {p.label: p for p in predicted_memory.compute(view)}
-    assert set(by_label) == {s.label.text for s in view.summaries if s.seeds}  # the untouched base trains nothing
+    assert set(by_label) == {
+        s.label.text for s in view.analysis.summaries if s.seeds
+    }  # the untouched base trains nothing
     assert by_label["full"].error == pytest.approx(1, abs=0.01)
     quantised = [p for name, p in by_label.items() if "nf4" in name]
     assert len(quantised) == 3
     assert all(p.error == pytest.approx(-2, abs=0.01) for p in quantised)
-    said = predicted_memory.sentence(tuple(by_label.values()))
+    said = predicted_memory_text.sentence(tuple(by_label.values()))
     assert said.startswith("Over 7 conditions the prediction is off by 1.0 % in the median, by 2.0 % at most (")
 
 
@@ -230,4 +237,4 @@ def test_what_was_skipped_is_shown_with_its_prediction(tmp_path: Path) -> None:
     hit = [row for row in grid.rows if "r=16" in row[0]]
     assert [row[2:] for row in hit] == [("–", "skipped: would not fit (2 of 2)")] * 2
     assert any(f.kind == "skipped" for f in view.findings)
-    assert next(s for s in view.summaries if "r=16" in s.label.text).outcomes.skipped == 2
+    assert next(s for s in view.analysis.summaries if "r=16" in s.label.text).outcomes.skipped == 2

@@ -174,8 +174,8 @@ def test_one_cell_has_its_items_interval_and_untrained_ones_are_paired_by_item(t
         "{method: {name: base}, grid: {quantization: [none, nf4]}}\nseeds",
     )
     view = make_view(filled(tmp_path, text))
-    row = next(s for s in view.summaries if s.label.text == "base nf4")
-    c = view.comparison("eval_loss", row.condition)
+    row = next(s for s in view.analysis.summaries if s.label.text == "base nf4")
+    c = view.analysis.comparison("eval_loss", row.condition)
     assert c is not None
     assert (c.basis, c.repeated, c.verdict) == ("items", True, "worse")
     assert c.difference == pytest.approx(0.05)
@@ -186,10 +186,10 @@ def test_one_cell_has_its_items_interval_and_untrained_ones_are_paired_by_item(t
 
 def test_a_measured_metric_of_the_study_heads_its_table(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY + "comparison: {metric: python-docs-cloze/acc, accuracy_margin: 0.05}\n"))
-    assert view.metric == "python-docs-cloze/acc"
-    assert {c.margin for c in view.comparisons if c.metric == view.metric} == {0.05}
+    assert view.analysis.metric == "python-docs-cloze/acc"
+    assert {c.margin for c in view.analysis.comparisons if c.metric == view.analysis.metric} == {0.05}
     absent = make_view(filled(tmp_path / "b", STUDY + "comparison: {metric: nothing/acc}\n"))
-    assert absent.metric == "eval_loss"
+    assert absent.analysis.metric == "eval_loss"
     assert any(f.kind == "metric_absent" for f in absent.findings)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.spectra.adapter import Adapter
-from lorabench.spectra.allocate import Candidate, by_energy, least_by_energy, least_uniform, uniform
+from lorabench.spectra.allocate import ModuleCandidate, by_energy, least_by_energy, least_uniform, uniform
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import dense_changes, peft_adapter
@@ -194,12 +194,12 @@ def test_biases_of_a_file_without_configuration_are_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({}, "say either --rank K or --energy SHARE"),
-        ({"rank": 2, "energy": 0.5}, "say either"),
+        ({}, "give either --rank K or --energy SHARE"),
+        ({"rank": 2, "energy": 0.5}, "give either"),
         ({"rank": 0}, "rank 0 leaves nothing"),
-        ({"energy": 1.5}, "energy 1.5 is no share"),
-        ({"energy": 0.0}, "energy 0 is no share"),
-        ({"energy": float("nan")}, "energy nan is no share"),
+        ({"energy": 1.5}, "energy 1.5 is not a share"),
+        ({"energy": 0.0}, "energy 0 is not a share"),
+        ({"energy": float("nan")}, "energy nan is not a share"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(asked, words, tmp_path):
@@ -211,7 +211,7 @@ def test_what_cannot_be_asked_is_one_sentence(asked, words, tmp_path):
 
 def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path):
     _, _, folder = adapter_of(tmp_path / "a")
-    with pytest.raises(LorabenchError, match="is there already and not empty"):
+    with pytest.raises(LorabenchError, match="already exists and is not empty"):
         truncate(Adapter(folder), folder, rank=2)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="cannot be written"):
@@ -229,7 +229,9 @@ MODULES = st.lists(
 
 
 def made(drawn):
-    return {str(i): Candidate(np.array(sorted(values, reverse=True)), cost) for i, (values, cost) in enumerate(drawn)}
+    return {
+        str(i): ModuleCandidate(np.array(sorted(values, reverse=True)), cost) for i, (values, cost) in enumerate(drawn)
+    }
 
 
 @given(MODULES, st.integers(1, 4))
@@ -268,6 +270,6 @@ def test_the_least_that_keeps_a_share_keeps_it_and_one_less_does_not(drawn, shar
 
 
 def test_energy_beyond_the_listed_values_counts():
-    modules = {"m": Candidate(np.array([3.0, 1.0]), 10, rest=6.0)}
+    modules = {"m": ModuleCandidate(np.array([3.0, 1.0]), 10, rest=6.0)}
     assert uniform(modules, 1).kept_energy == pytest.approx(9 / 16)
     assert uniform(modules, 9).kept_energy == pytest.approx(10 / 16)

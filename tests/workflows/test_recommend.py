@@ -11,7 +11,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.advice.cheapest_change import cheapest_change
-from lorabench.advice.selection import contests, options
+from lorabench.advice.selection import comparison_groups, trained_options
 from lorabench.advice.text import as_plain, as_text, epoch
 from lorabench.advice.text import quality as in_words
 from lorabench.advice.types import Candidate, Needs, Workload
@@ -326,8 +326,8 @@ def test_a_claim_rests_on_the_same_bound_as_the_report_s(made):
     assert level.enough is True
     assert "by its one-sided 95 % bound" in in_words(level)
     view = make_view(store)
-    (groups,) = contests(view.groups)
-    given = options(groups, view.summaries, view.verdicts, view.metric)
+    (groups,) = comparison_groups(view.analysis.groups)
+    given = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
     assert next(o for o in given if o.rank == 32 and "nf4" not in o.label).bound == pytest.approx(q.bound)
 
 
@@ -359,9 +359,9 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
 @pytest.mark.usefixtures("formula")
 def test_a_rate_of_another_batch_and_one_that_was_not_tuned_are_told(made):
     store = made()
-    assert "its rate was not tuned" in lora(ask(store)).caveats  # four sequences a step, here and there
+    assert "its learning rate was not tuned" in lora(ask(store)).caveats  # four sequences a step, here and there
     other = recommend(MODEL, "24GB", 128, batch_size=16, studies=[store.folder])
-    assert "its rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
+    assert "its learning rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
 
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
@@ -463,7 +463,7 @@ def test_a_storage_that_was_not_measured_stands_below_the_one_that_was(tmp_path)
     found = ask(filled(tmp_path, plan), tolerated_loss=0.1).ranked
     names = [(r.candidate.method.name, r.candidate.quantization.name) for r in found]
     assert names.index(("lora", "none")) < names.index(("lora", "nf4"))
-    assert any("did not measure this storage" in c for c in found[names.index(("lora", "nf4"))].caveats)
+    assert any("did not measure this quantization" in c for c in found[names.index(("lora", "nf4"))].caveats)
 
 
 @pytest.mark.usefixtures("formula")
