@@ -132,7 +132,7 @@ def test_a_quantised_tower_has_the_bytes_that_bitsandbytes_gives_it(tmp_path):
     joint = width * 2560 + width
     extra = linear // 2 + 2 * (biases + norms + embedding + joint)
     rounded = 512 * (16 * layers + 7) + 8 * patches  # each tensor to the allocator's block; ids of positions
-    assert 0 <= whole.held["weights"] - text.held["weights"] - extra <= rounded
+    assert 0 <= whole.persistent_bytes["weights"] - text.persistent_bytes["weights"] - extra <= rounded
 
 
 def test_gates_of_one_output_are_left_to_themselves():
@@ -152,7 +152,7 @@ def test_experts_are_neither_quantised_nor_adapted(name):
     left = setting.shape.unreached(torch.bfloat16)
     assert left is not None and any("experts" in n for n in left.names)
     assert (
-        predict_step(setting).held["weights"] > left.bytes >= 2 * left.parameters
+        predict_step(setting).persistent_bytes["weights"] > left.bytes >= 2 * left.parameters
     )  # DeepSeek's routers are in float32
 
 
