@@ -1,8 +1,8 @@
 """Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else
 published, else by the capacity rule.
 
-A storage that the contest which speaks did not measure takes rank, alpha and rate of the same method's way that it did,
-and is not called better than that one.
+A quantization that the comparison group did not measure takes rank, alpha and learning rate of the same method in the
+quantization that it did measure, and is not called better than that one.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def candidate_specs(
     others: Sequence[ComparisonGroup] = (),
     batch_size: int | None = None,
 ) -> tuple[CandidateSpec, ...]:
-    """The ones that are thought of, and those that the contest measured.
+    """The ones that are thought of, and those that the comparison group measured.
 
-    `trainable` is parameters by rank, `others` may be named for what the contest did not measure, `batch_size` is what
-    rates are told to be for.
+    `trainable` is parameters by rank, `others` may be named for what the comparison group did not measure, `batch_size`
+    is what learning rates are told to be for.
     """
     keys = dict.fromkeys((*THOUGHT_OF, *(w.key for w in group.results))) if group else dict.fromkeys(THOUGHT_OF)
     return tuple(_candidate_spec(k, parameters, tokens, trainable, group, others, batch_size) for k in keys)
@@ -63,10 +63,10 @@ def candidate_specs(
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
     """One of them without any measurement."""
     method, quantization = key
-    rate, rated = learning_rate(method, parameters)
-    quality, told = published(method, quantization, tokens)
-    told_of, update = rules().learning_rate, rules().update
-    training = (rate, told_of.schedule, told_of.schedule_warmup, update.weight_decay, update.max_grad_norm)
+    value, rated = learning_rate(method, parameters)
+    quality, facts = published(method, quantization, tokens)
+    rate_rules, update = rules().learning_rate, rules().update
+    training = (value, rate_rules.schedule, rate_rules.schedule_warmup, update.weight_decay, update.max_grad_norm)
     kind = stored_as(quantization)
     if method == "full":
         spec = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -75,9 +75,9 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     settings = rules().lora
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
     quiet = "no evidence of its quality" if quality.basis == "none" else ""
-    added = "its quality adds differences of two benchmarks" if len(told) > 1 else ""
+    added = "its quality adds differences of two benchmarks" if len(facts) > 1 else ""
     return CandidateSpec(
-        spec, kind, *training, quality, (*told, ranked, rated), tuple(filter(None, (quiet, added, caveat)))
+        spec, kind, *training, quality, (*facts, ranked, rated), tuple(filter(None, (quiet, added, caveat)))
     )
 
 
@@ -106,16 +106,16 @@ def _candidate_spec(
         return by_rules(key, parameters, tokens, trainable)
     family = _measured(group, parent, key, parameters, batch_size)
     facts = published(key[0], key[1], tokens)[1]
-    told = tuple(w for w in facts if w.text.startswith(key[1]))
+    own_facts = tuple(w for w in facts if w.text.startswith(key[1]))
     quality = Quality("none", behind=parent.quality.enough is False)
     elsewhere = list(dict.fromkeys(c.study for c in others if c.distance <= REACH and not c.made_up and c.result(key)))
     named = f"; {', '.join(elsewhere[:3])} did (--from)" if elsewhere else ""
-    caveat = f"{group.study} did not measure this storage: settings are those of {parent.option.label}{named}"
+    caveat = f"{group.study} did not measure this quantization: settings are those of {parent.option.label}{named}"
     return replace(
         family,
         quantization=stored_as(key[1]),
         quality=quality,
-        evidence=(*family.evidence, *told),
+        evidence=(*family.evidence, *own_facts),
         caveats=(caveat, *family.caveats),
     )
 
@@ -124,11 +124,11 @@ def _measured(
     group: ComparisonGroup, result: MethodResult, key: Key, parameters: int, batch_size: int | None
 ) -> CandidateSpec:
     setting, training = result.group.setting, result.group.setting.training
-    rate, evidence, caveats = training.rate, result.evidence, []
+    value, evidence, caveats = training.rate, result.evidence, []
     if setting.method.rank is not None and not result.decided:
-        tried = "the only one" if result.alone else "the best of those"
+        standing = "the only one" if result.alone else "the best of those"
         caveats.append(
-            f"rank {setting.method.rank} is {tried} that {group.study} tried"
+            f"rank {setting.method.rank} is {standing} that {group.study} tried"
             + (", and the highest: a higher one may do better" if result.at_the_edge else "")
         )
     if result.option.seeds == 1:
@@ -142,22 +142,22 @@ def _measured(
     elif group.far:
         caveats.append(f"{group.study} had {group.far}")
     if group.distance > REACH or training.optimizer != "adamw":
-        rate, rated = learning_rate(key[0], parameters)
+        value, rated = learning_rate(key[0], parameters)
         evidence = (*evidence, rated)
         caveats.append(
-            f"the rate is not {group.study}'s, which was for"
+            f"the learning rate is not {group.study}'s, which was for"
             f" {'a model far from this one' if group.distance > REACH else training.optimizer}"
         )
     else:
-        theirs = training.batch_size * training.gradient_accumulation
-        beside = f"for {theirs} sequences a step (here {batch_size})" if batch_size not in (None, theirs) else ""
+        sequences = training.batch_size * training.gradient_accumulation
+        beside = f"for {sequences} sequences a step (here {batch_size})" if batch_size not in (None, sequences) else ""
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
-            caveats.append(f"its rate was {odd}")
+            caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
     return CandidateSpec(
         setting.method,
         quantization,
-        rate,
+        value,
         training.schedule,
         training.warmup,
         training.weight_decay,

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lorabench import plugins
 from lorabench.advice.candidates import stored_as
 from lorabench.advice.memory_oracle import MemoryOracle
 from lorabench.advice.text import title
 from lorabench.advice.types import Candidate, Excluded, Needs
 from lorabench.config.gpus import gpus
+from lorabench.config.validity import takes_quantized_base
 from lorabench.formatting import size
 
 SHORTEST = 64  # tokens: nobody would train on shorter sequences
@@ -22,10 +22,7 @@ def cheapest_change(candidate: Candidate, needs: Needs, memory: MemoryOracle, ad
     """The cheapest change that makes a candidate fit; `adapters_fit` tells whether any candidate with adapters does."""
     if candidate.method.name == "full":
         return _larger_card(needs.high_bytes, "train adapters instead, or take " if adapters_fit else "")
-    quantizable = (
-        candidate.quantization.name in ("none", "int8")
-        and not plugins.load("methods", candidate.method.name).UNQUANTIZED_ONLY
-    )
+    quantizable = candidate.quantization.name in ("none", "int8") and takes_quantized_base(candidate.method.name)
     if quantizable:
         nf4 = memory.needs(replace(candidate, quantization=stored_as("nf4")))
         if nf4.high_bytes <= memory.memory_bytes:

@@ -43,7 +43,7 @@ class Here:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method and quantisation of a contest, at the least that is enough."""
+    """One method and quantisation of a comparison group, at the least that is enough."""
 
     group: Replicates
     option: Option
@@ -60,13 +60,13 @@ class MethodResult:
 
     @property
     def key(self) -> Key:
-        """What it is a way of."""
+        """Its method and quantization."""
         return key_of(self.group)
 
 
 @dataclass(frozen=True)
 class ComparisonGroup:
-    """One model and task of a study, with what it says of each way."""
+    """One model and task of a study, with what it says of each method and quantization."""
 
     study: str
     model: str
@@ -80,9 +80,9 @@ class ComparisonGroup:
     ranks: int
     """that were tried"""
     best: Option
-    """what the study's report calls best: of all ways the best mean"""
+    """what the study's report calls best: of all results the best mean"""
     best_key: Key
-    """what that is a way of"""
+    """method and quantization of that"""
 
     def result(self, key: Key) -> MethodResult | None:
         """The one of a key."""
@@ -90,14 +90,14 @@ class ComparisonGroup:
 
 
 def key_of(group: Replicates) -> Key:
-    """What a condition is a way of."""
+    """Method and quantization of a condition."""
     return group.setting.method.name, group.setting.quantization.name
 
 
-def nearest(found: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
-    """The contest that speaks: within reach and not made up unless its study was named; of about equally near ones one
-    with full fine-tuning, more ranks, more ways, more seeds."""
-    able = [c for c in found if c.results and (named or (c.distance <= REACH and not c.made_up))]
+def nearest(groups: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
+    """The comparison group that speaks: within reach and not made up unless its study was named; of about equally near
+    ones one with full fine-tuning, more ranks, more methods, more seeds."""
+    able = [c for c in groups if c.results and (named or (c.distance <= REACH and not c.made_up))]
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]
     return min(

@@ -1,9 +1,9 @@
 """What a stored study says: of each way to train (method and quantisation) the smallest rank that is enough, and how
 far it is behind full fine-tuning.
 
-Enough is what is not worse than the contest's best, full fine-tuning included, by more than is tolerated; where no rank
-of a way is, what is not worse than that way's own best. Without full fine-tuning in the contest its best stands in its
-place.
+Enough is what is not worse than the comparison group's best, full fine-tuning included, by more than is tolerated;
+where no rank of a method is, what is not worse than that method's own best. Without full fine-tuning in the comparison
+group its best stands in its place.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from lorabench.record.metrics import metric as described
 
 
 def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
-    """Every contest of a study, which lies in a folder or archive; none where its metric has no better and worse, or no
-    loss that is tolerated."""
+    """Every comparison group of a study, which lies in a folder or archive; none where its metric has no better and
+    worse, or no loss that is tolerated."""
     margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
     if margin is None:
         return ()
@@ -43,21 +43,21 @@ def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tup
 def _comparison_group(
     source: StudyAnalysis, folder: Path, here: Here, members: Sequence[Replicates], tolerated: float
 ) -> ComparisonGroup | None:
-    known, of = source.by_condition, {g.condition: g for g in members}
-    given = trained_options(members, source.summaries, source.verdicts, source.metric)
-    if not given:
+    summaries, of = source.by_condition, {g.condition: g for g in members}
+    options = trained_options(members, source.summaries, source.verdicts, source.metric)
+    if not options:
         return None
-    full = [o for o in given if of[o.condition].setting.method.name == "full"]
-    best = best_option(given)
+    full = [o for o in options if of[o.condition].setting.method.name == "full"]
+    best = best_option(options)
     field = _Field(
         source, folder, tolerated, best, min(full, key=lambda o: (not o.best, o.worse)) if full else best, bool(full)
     )
     keys: dict[Key, list[Option]] = {}
-    for o in given:
+    for o in options:
         keys.setdefault(key_of(of[o.condition]), []).append(o)
-    ways = [_method_result(field, [of[o.condition] for o in among], among) for among in keys.values()]
+    results = [_method_result(field, [of[o.condition] for o in among], among) for among in keys.values()]
     setting = members[0].setting
-    distance, far = _distance(ways[0].group, known[ways[0].option.condition], here)
+    distance, far = _distance(results[0].group, summaries[results[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
     made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
     return ComparisonGroup(
@@ -65,7 +65,7 @@ def _comparison_group(
         setting.model.name,
         setting.task.name,
         made_up,
-        tuple(ways),
+        tuple(results),
         distance,
         far,
         len(ranks - {None}),
@@ -76,14 +76,14 @@ def _comparison_group(
 
 @dataclass(frozen=True)
 class _Field:
-    """What every way of a contest is held against."""
+    """What every result of a comparison group is held against."""
 
     source: StudyAnalysis
     folder: Path
     """what its evidence is cited by"""
     tolerated: float
     best: Option
-    """of all ways"""
+    """of all results"""
     against: Option
     """the best full fine-tuning, else the best of all"""
     full: bool
@@ -91,7 +91,7 @@ class _Field:
 
 
 def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence[Option]) -> MethodResult:
-    """`among` are the options of the members, beside the best of the whole contest."""
+    """`among` are the options of the members, beside the best of the whole comparison group."""
     source, tolerated = field.source, field.tolerated
     own = trained_options(members, source.summaries, source.verdicts, source.metric)
     best, level = best_option(own), select(among, tolerated)
@@ -105,10 +105,10 @@ def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence
         else source.verdicts.of(source.metric, took.condition, field.against.condition)
     )
     alone = len(tuned(among)) == 1
-    told = [_evidence_item(field, took, best, level is not None, not alone, behind)]
+    evidence = [_evidence_item(field, took, best, level is not None, not alone, behind)]
     second = spectral_check(took, among, source.of_condition, source.file, source.metric, tolerated)
     if second is not None:
-        told.append(
+        evidence.append(
             EvidenceItem(
                 "cells",
                 f"second witness, the spectra: {second.sentence}",
@@ -122,7 +122,7 @@ def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence
         group,
         took,
         _quality(field, took, behind),
-        tuple(told),
+        tuple(evidence),
         decided,
         len(ranks) > 1 and took.rank == ranks[-1],
         alone,
@@ -169,7 +169,7 @@ def _evidence_item(
     field: _Field, took: Option, best: Option, level: bool, several: bool, behind: Comparison | None
 ) -> EvidenceItem:
     """`took` beside the best of all where it is level with it, else beside `best`, the best of its kind."""
-    source, known = field.source, field.source.by_condition
+    source, summaries = field.source, field.source.by_condition
     m, setting = described(source.metric), next(g.setting for g in source.groups if g.condition == took.condition)
     seeds = formatting.plural(took.seeds, "seed")
     within = f"within {formatting.number(field.tolerated, m.unit)} {formatting.head_unit(m.unit, True)}".strip()
@@ -202,16 +202,19 @@ def _evidence_item(
             f" near to {field.best.label}, the best of all ({bound})"
         )
     if behind is not None and (field.full or not level):
-        told = (
+        interval = (
             ""
             if behind.low is None or behind.high is None
             else f" [{formatting.number(behind.low, m.unit)}, {formatting.number(behind.high, m.unit)}]"
         )
         text += (
-            f"; {formatting.difference(behind.difference, m.unit)}{told} {m.label} against"
+            f"; {formatting.difference(behind.difference, m.unit)}{interval} {m.label} against"
             f" {FULL if field.full else field.against.label}"
         )
-    cells = (*known[took.condition].cells, *(known[field.against.condition].cells if behind is not None else ()))
+    cells = (
+        *summaries[took.condition].cells,
+        *(summaries[field.against.condition].cells if behind is not None else ()),
+    )
     return EvidenceItem("cells", text, str(field.folder), cells)
 
 

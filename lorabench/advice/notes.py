@@ -25,7 +25,7 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking) -> Iterat
             "of products that it takes through float32."
         )
     if priority == "speed" and all(r.needs.seconds is None for r in ranking.ranked):
-        yield f"The rates of {card.name} are not known, so speed tells nothing apart: name a card rather than a size."
+        yield f"The speed of {card.name} is not known, so it cannot order the candidates: name a card rather than a size."
 
 
 def notes_on_the_data(workload: Workload) -> Iterator[str]:
@@ -77,7 +77,7 @@ def notes_on_the_studies(
     if studies:
         yield (
             f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
-            "a better and worse and a tolerated loss (--tolerated-loss)."
+            "a better direction and a tolerated loss (--tolerated-loss)."
         )
         return
     what = "No stored study that can be compared is"

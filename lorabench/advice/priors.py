@@ -30,7 +30,7 @@ POINTS = "points"
 MARGIN = 100 * ComparisonSpec().accuracy_margin  # points of a published score that do not matter: a study's own default
 
 
-class Rate(Frozen):
+class LearningRate(Frozen):
     """A learning rate for models below a size."""
 
     value: float
@@ -50,10 +50,10 @@ class Adapters(Frozen):
     """where it is from"""
 
 
-class Rates(Frozen):
+class LearningRates(Frozen):
     """Learning rates."""
 
-    lora: tuple[Rate, ...]
+    lora: tuple[LearningRate, ...]
     """by size"""
     lora_source: str
     """where they are from"""
@@ -106,9 +106,9 @@ class Fact(Frozen):
 
     varies: Literal["method", "quantization", "way"]
     """in what the two of a pair differ; way: in both"""
-    ours_is: str
+    name: str
     """its value on this side"""
-    theirs_is: str
+    reference_name: str
     """and on the other"""
     tokens: tuple[float, float] = (0.0, float("inf"))
     """training tokens for which it speaks"""
@@ -122,21 +122,21 @@ class Fact(Frozen):
     """what all draws share: an interval over them says nothing of another"""
     source: str
     """paper and table"""
-    ours: Annotated[tuple[float, ...], Field(min_length=2)]
-    """scores"""
-    theirs: tuple[float, ...]
-    """scores of the same models and tasks"""
+    scores: Annotated[tuple[float, ...], Field(min_length=2)]
+    """points"""
+    reference_scores: tuple[float, ...]
+    """points of the same models and tasks"""
 
     @property
     def worse(self) -> Difference:
-        """How much worse ours is: t over the means of the draws, since pairs of one draw are not independent (cluster
-        means: Donner and Klar 2000)."""
+        """How much worse the scores are than the reference's: t over the means of the draws, since pairs of one draw
+        are not independent (cluster means: Donner and Klar 2000)."""
         places = {name: [i for i, n in enumerate(self.draws) if n == name] for name in self.draws}
-        ours, theirs = (
+        scores, reference_scores = (
             np.array([np.mean([scores[i] for i in at]) for at in places.values()])
-            for scores in (self.ours, self.theirs)
+            for scores in (self.scores, self.reference_scores)
         )
-        return difference(theirs, ours)
+        return difference(reference_scores, scores)
 
 
 class Rules(Frozen):
@@ -146,7 +146,7 @@ class Rules(Frozen):
     """that are thought of"""
     lora: Adapters
     """settings"""
-    learning_rate: Rates
+    learning_rate: LearningRates
     """rates"""
     update: Update
     """clipping and decay"""
@@ -164,12 +164,12 @@ def rules() -> Rules:
 
 def learning_rate(method: str, parameters: int) -> tuple[float, EvidenceItem]:
     """The published rate for a model of a size."""
-    told = rules().learning_rate
-    found = next(r.value for r in told.lora if parameters < r.parameters_below)
+    rate_rules = rules().learning_rate
+    value = next(r.value for r in rate_rules.lora if parameters < r.parameters_below)
     if method != "full":
-        return found, EvidenceItem("published", f"learning rate {found:g}", told.lora_source)
-    return found * told.full_over_lora, EvidenceItem(
-        "published", f"learning rate {found * told.full_over_lora:g}, a tenth of LoRA's", told.full_source
+        return value, EvidenceItem("published", f"learning rate {value:g}", rate_rules.lora_source)
+    return value * rate_rules.full_over_lora, EvidenceItem(
+        "published", f"learning rate {value * rate_rules.full_over_lora:g}, a tenth of LoRA's", rate_rules.full_source
     )
 
 
@@ -191,30 +191,30 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
             floor,
             "how much is to be learned is not known (--tokens): data beyond what the adapter holds need a higher rank",
         )
-    wanted = rule.bits_per_token * tokens
-    fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= wanted), None)
+    bits_needed = rule.bits_per_token * tokens
+    fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= bits_needed), None)
     rank = able[-1] if fit is None else fit
-    held = count(round(rule.bits_per_parameter * trainable[rank]))
+    capacity = count(round(rule.bits_per_parameter * trainable[rank]))
     text = (
-        f"rank {rank}: {count(trainable[rank])} parameters hold {held} bits at most, up to {count(tokens)} tokens bring"
-        f" about {count(round(wanted))}"
+        f"rank {rank}: {count(trainable[rank])} parameters hold {capacity} bits at most, up to {count(tokens)} tokens"
+        f" bring about {count(round(bits_needed))}"
     )
-    told = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
+    evidence = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is None:
         return (
             rank,
-            told,
+            evidence,
             (
                 f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full"
                 " fine-tuning here"
             ),
         )
     least, most = rule.bits_per_parameter_learned
-    if least * trainable[rank] >= wanted:
-        return rank, told, ""
+    if least * trainable[rank] >= bits_needed:
+        return rank, evidence, ""
     return (
         rank,
-        told,
+        evidence,
         (
             f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a"
             f" parameter were learned in {rule.bits_per_parameter_learned_source}"
@@ -228,35 +228,37 @@ def published(method: str, quantization: str, tokens: int | None) -> tuple[Quali
     if method == "full":
         return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
     direct = _fact("way", f"{method} {quantization}", tokens)
-    wanted = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
-    found = [direct] if direct else [_fact(varies, value, tokens) for varies, value in wanted]
-    known = [f for f in found if f is not None]
-    if len(known) < len(found):
+    axes = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
+    candidates = [direct] if direct else [_fact(varies, value, tokens) for varies, value in axes]
+    facts = [f for f in candidates if f is not None]
+    if len(facts) < len(candidates):
         return Quality("none"), ()
-    worse, half, one_sided = 0.0, 0.0, 0.0
-    told = []
-    for f in known:
+    worse, ci_half_width, one_sided = 0.0, 0.0, 0.0
+    evidence = []
+    for f in facts:
         d = f.worse
         bound = d.bound("high")
         assert d.interval is not None and bound is not None  # two pairs at least, which differ
-        worse, half, one_sided = (
+        worse, ci_half_width, one_sided = (
             worse + d.value,
-            math.hypot(half, d.interval[1] - d.value),
+            math.hypot(ci_half_width, d.interval[1] - d.value),
             math.hypot(one_sided, bound - d.value),
         )
         numbers = f"{-d.value:+.1f} points [{-d.interval[1]:+.1f}, {-d.interval[0]:+.1f}]".replace(
             "-0.0", "0.0"
         ).replace("-", "−")
-        pairs = f" ({len(f.ours)} pairs)" if len(f.ours) > d.pairs else ""
-        told.append(
+        pairs = f" ({len(f.scores)} pairs)" if len(f.scores) > d.pairs else ""
+        evidence.append(
             EvidenceItem(
                 "published",
-                f"{f.ours_is} against {f.theirs_is}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common},"
+                f"{f.name} against {f.reference_name}: {numbers} over {d.pairs} {f.unit}s{pairs} that share {f.common},"
                 f" {f.what}",
                 f.source,
             )
         )
-    return Quality("published", FULL, POINTS, worse, worse - half, worse + half, worse + one_sided, MARGIN), tuple(told)
+    return Quality(
+        "published", FULL, POINTS, worse, worse - ci_half_width, worse + ci_half_width, worse + one_sided, MARGIN
+    ), tuple(evidence)
 
 
 def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:
@@ -264,7 +266,7 @@ def _fact(varies: str, value: str, tokens: int | None) -> Fact | None:
         (
             f
             for f in rules().facts
-            if f.varies == varies and f.ours_is == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]
+            if f.varies == varies and f.name == value and f.tokens[0] <= (tokens or 0) < f.tokens[1]
         ),
         None,
     )

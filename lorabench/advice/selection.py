@@ -59,55 +59,61 @@ class Option:
 
 def comparison_groups(groups: Sequence[Replicates]) -> tuple[tuple[Replicates, ...], ...]:
     """Conditions that may be held against each other: of one model and one task. Order of the study."""
-    found: dict[str, list[Replicates]] = {}
+    members_by_key: dict[str, list[Replicates]] = {}
     for g in groups:
-        found.setdefault(
+        members_by_key.setdefault(
             canonical_json([g.declared["model"]["name"], g.declared["task"], g.setting.fingerprints.data]), []
         ).append(g)
-    return tuple(tuple(members) for members in found.values())
+    return tuple(tuple(members) for members in members_by_key.values())
 
 
 def trained_options(
     groups: Sequence[Replicates], summaries: Sequence[ConditionSummary], verdicts: Verdicts, metric: str
 ) -> tuple[Option, ...]:
-    """Every trained condition of a contest that finished whole, beside the best of them; none where the metric has no
-    better and worse. Order of the study."""
-    known = {s.condition: s for s in summaries}
-    able = [g for g in groups if g.trains and known[g.condition].comparable and metric in known[g.condition].statistics]
-    best = leader([known[g.condition] for g in able], metric)
+    """Every trained condition of a comparison group that finished whole, beside the best of them; none where the metric
+    has no better and worse. Order of the study."""
+    by_condition = {s.condition: s for s in summaries}
+    able = [
+        g
+        for g in groups
+        if g.trains and by_condition[g.condition].comparable and metric in by_condition[g.condition].statistics
+    ]
+    best = leader([by_condition[g.condition] for g in able], metric)
     if best is None:
         return ()
-    place = {g.condition: i for i, members in enumerate(families(able, known)) for g in members}
-    return tuple(_option(g, known[g.condition], place.get(g.condition, -1), best, verdicts, metric) for g in able)
+    place = {g.condition: i for i, members in enumerate(families(able, by_condition)) for g in members}
+    return tuple(
+        _option(g, by_condition[g.condition], place.get(g.condition, -1), best, verdicts, metric) for g in able
+    )
 
 
-def best_option(given: Sequence[Option]) -> Option:
-    """The one that the others of a contest stand beside."""
-    return next(o for o in given if o.best)
+def best_option(options: Sequence[Option]) -> Option:
+    """The one that the others of a comparison group stand beside."""
+    return next(o for o in options if o.best)
 
 
-def select(given: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
+def select(options: Sequence[Option], tolerated: float, memory_bytes: float | None = None) -> Option | None:
     """Of the options that fit into the memory and are good enough the one of fewest trained parameters, then of least
     memory; None where there is none."""
     fit = [
-        o for o in tuned(given) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)
+        o for o in tuned(options) if memory_bytes is None or (o.peak_bytes is not None and o.peak_bytes <= memory_bytes)
     ]
-    good = [o for o in fit if enough(o, given, tolerated)]
+    good = [o for o in fit if enough(o, options, tolerated)]
     return min(good, key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition), default=None)
 
 
-def tuned(given: Sequence[Option]) -> tuple[Option, ...]:
+def tuned(options: Sequence[Option]) -> tuple[Option, ...]:
     """Of options of one cost the one of the best mean."""
     first: dict[str, Option] = {}
-    for o in sorted(given, key=lambda o: (o.worse, o.condition)):
+    for o in sorted(options, key=lambda o: (o.worse, o.condition)):
         first.setdefault(o.cost, o)
-    return tuple(o for o in given if first[o.cost] is o)
+    return tuple(o for o in options if first[o.cost] is o)
 
 
-def enough(option: Option, given: Sequence[Option], tolerated: float) -> bool:
+def enough(option: Option, options: Sequence[Option], tolerated: float) -> bool:
     """Whether an option is shown to be within the tolerated loss, and so is every rank above it of its family up to the
     family's best."""
-    mates = [o for o in given if o.family == option.family and o.family >= 0 and o.rank is not None]
+    mates = [o for o in options if o.family == option.family and o.family >= 0 and o.rank is not None]
     top = max((o.rank or 0 for o in mates if o.worse == min(m.worse for m in mates)), default=0)
     between = [o for o in mates if (option.rank or 0) <= (o.rank or 0) <= max(top, option.rank or 0)] or [option]
     return all(o.repeated and o.bound is not None and o.bound <= tolerated for o in between)

@@ -1,10 +1,10 @@
 """The second witness beside a choice by loss: how many directions were used of the rank that was trained, and what is
 left after a cut.
 
-    k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its room is the most that it can
-                   be
-    unused         k(0.99) <= room / 2: a reason for less
-    full           k(0.99) >= 0.9 room: a reason for more
+    k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its width is the most
+                   that it can be
+    unused         k(0.99) <= width / 2: a reason for less
+    full           k(0.99) >= 0.9 width: a reason for more
     cut            the least rank to which a trained change can be cut without further training and lose no more than is
                    tolerated
     needed         a cut below the trained rank was tried and each loses more
@@ -29,7 +29,7 @@ from lorabench.record.metrics import metric as described
 from lorabench.record.result import CellResult
 
 SHARE = 0.99  # of the energy: the q of k(q)
-UNUSED, FULL = 0.5, 0.9  # of the room
+UNUSED, FULL = 0.5, 0.9  # of the width
 Lean = Literal["agrees", "less", "more", "open"]
 ResultsOf = Callable[[str], Sequence[CellResult]]
 """condition to the results of its cells"""
@@ -44,7 +44,7 @@ class LearnedRank:
     label: str
     rank: int | None
     """of its adapters"""
-    room: float
+    width: float
     """the most that a change can use: of the adapter (twice the rank for pissa), else the smaller side of the matrix"""
     energy_rank: float
     """k(0.99), mean over modules and seeds"""
@@ -65,13 +65,13 @@ class LearnedRank:
 
     @property
     def unused(self) -> bool:
-        """Whether half of the room or more is left."""
-        return self.energy_rank <= UNUSED * self.room
+        """Whether half of the width or more is left."""
+        return self.energy_rank <= UNUSED * self.width
 
     @property
     def full(self) -> bool:
-        """Whether the room is taken."""
-        return self.energy_rank >= FULL * self.room
+        """Whether the width is used up."""
+        return self.energy_rank >= FULL * self.width
 
     @property
     def sentence(self) -> str:
@@ -85,17 +85,17 @@ class LearnedRank:
             if self.full
             else ""
         )
-        said = (
+        sentence = (
             f"What {self.label} learned has {100 * SHARE:g} % of its energy in {self.energy_rank:.3g} of"
-            f" {self.room:.4g} directions on average{over}{lean}."
+            f" {self.width:.4g} directions on average{over}{lean}."
         )
         if self.needed:
-            return f"{said} Cut to rank {self.short} without further training it loses more than is tolerated."
+            return f"{sentence} Cut to rank {self.short} without further training it loses more than is tolerated."
         if self.cut is None or self.cut == self.rank:
-            return said
+            return sentence
         beyond = f"; cut to {self.short} it loses more" if self.short else ""
         return (
-            f"{said} Cut to rank {self.cut} without further training it stays within the tolerated loss on"
+            f"{sentence} Cut to rank {self.cut} without further training it stays within the tolerated loss on"
             f" average{beyond}."
         )
 
@@ -120,7 +120,7 @@ class SpectralCheck:
             return "open" if own.full else "less"
         if top is None:
             return "more" if own.full else "agrees"
-        if round(top.energy_rank) <= own.room or (top.cut is not None and top.cut <= own.rank):
+        if round(top.energy_rank) <= own.width or (top.cut is not None and top.cut <= own.rank):
             return "agrees"
         if (
             own.full
@@ -148,7 +148,7 @@ class SpectralCheck:
 
 
 def spectral_check(
-    chosen: Option, given: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None
+    chosen: Option, options: Sequence[Option], results: ResultsOf, file: FileOf, metric: str, tolerated: float | None
 ) -> SpectralCheck | None:
     """Of a choice among options; None where its cells kept no spectra."""
     own = used(chosen, results, file, metric, tolerated)
@@ -156,7 +156,7 @@ def spectral_check(
         return None
     ranked = [
         o
-        for o in given
+        for o in options
         if o.rank is not None and (chosen.rank is None or (o.family == chosen.family and o.family >= 0))
     ]
     top = max(ranked, key=lambda o: o.rank or 0, default=None)
@@ -167,16 +167,16 @@ def spectral_check(
 def used(option: Option, results: ResultsOf, file: FileOf, metric: str, tolerated: float | None) -> LearnedRank | None:
     """What one option learned; None where its cells kept no spectra."""
     finished = [r for r in results(option.condition) if r.outcome == "finished"]
-    cells = [found for r in finished if (found := spectra(file(r.cell.id, "spectra.safetensors")))]
-    energy, room = measured(cells, lambda x: float(x.energy_rank(SHARE))), measured(cells, lambda x: x.rank)
-    if energy is None or room is None:
+    cells = [values for r in finished if (values := spectra(file(r.cell.id, "spectra.safetensors")))]
+    energy, width = measured(cells, lambda x: float(x.energy_rank(SHARE))), measured(cells, lambda x: x.rank)
+    if energy is None or width is None:
         return None
     modules: dict[str, list[int]] = {}
     for s in (s for cell in cells for s in cell):
         modules.setdefault(s.module, []).append(s.energy_rank(SHARE))
-    each = [float(np.mean(found)) for found in modules.values()]
+    each = [float(np.mean(values)) for values in modules.values()]
     cut, short = (None, None) if tolerated is None else least_cut(finished, file, metric, tolerated)
-    return LearnedRank(option.label, option.rank, room.mean, energy.mean, min(each), max(each), energy.n, cut, short)
+    return LearnedRank(option.label, option.rank, width.mean, energy.mean, min(each), max(each), energy.n, cut, short)
 
 
 def least_cut(
@@ -185,15 +185,15 @@ def least_cut(
     """The least rank, the same for all modules, that loses no more than is tolerated in the mean over seeds, as do all
     cuts above it; the next below it."""
     sign = -1.0 if described(metric).better == "higher" else 1.0
-    lost: dict[int, list[float]] = {}
+    losses: dict[int, list[float]] = {}
     for r in finished:
         whole = r.value(metric)
         for t in truncations(file(r.cell.id, "truncation.csv")):
             if t.allocation == "uniform" and whole is not None and (value := t.value(metric)) is not None:
-                lost.setdefault(t.rank, []).append(sign * (value - whole))
+                losses.setdefault(t.rank, []).append(sign * (value - whole))
     least = None
-    for rank in sorted(lost, reverse=True):
-        if float(np.mean(lost[rank])) > tolerated:
+    for rank in sorted(losses, reverse=True):
+        if float(np.mean(losses[rank])) > tolerated:
             return least, rank
         least = rank
     return least, None

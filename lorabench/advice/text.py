@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import Any
 
 from lorabench import formatting
 from lorabench.advice.priors import POINTS
@@ -70,8 +69,8 @@ def quality(q: Quality) -> str:
         )
 
     ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
-    said = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
-    margin = "" if q.margin is None or q.low is None else f", {said} {number(q.margin)} {unit}"
+    claim = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
+    margin = "" if q.margin is None or q.low is None else f", {claim} {number(q.margin)} {unit}"
     if q.shown is not None and not q.shown.repeated:
         margin = ", one seed: not decisive"
     elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
@@ -162,7 +161,7 @@ def _wrapped(lines: tuple[str, ...], indent: str) -> list[str]:
     ]
 
 
-def as_plain(recommendation: Recommendation) -> dict[str, Any]:
+def as_plain(recommendation: Recommendation) -> dict[str, object]:
     """For programs: bytes and seconds as numbers, what is not known absent."""
     w = recommendation.workload
     return {
@@ -192,9 +191,18 @@ def as_json(recommendation: Recommendation) -> str:
     return json.dumps(as_plain(recommendation), indent=2)
 
 
-def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
-    q = r.quality
-    told = {
+def as_rows(recommendation: Recommendation) -> list[dict[str, object]]:
+    """A flat row per ranked candidate: setting, needs, and of its quality the basis, the difference and the margin."""
+    rows = []
+    for r in recommendation.ranked:
+        quality = {f"quality_{k}": v for k, v in _quality(r.quality).items() if k in ("basis", "worse", "margin")}
+        needs = _needs(r.needs, recommendation.workload, r.candidate)
+        rows.append({**_candidate(r.candidate), **needs, "headroom_bytes": r.headroom_bytes, **quality})
+    return rows
+
+
+def _quality(q: Quality) -> dict[str, object]:
+    plain = {
         "basis": q.basis,
         "against": q.against,
         "metric": q.metric,
@@ -205,6 +213,10 @@ def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
         "margin": q.margin,
         "within_margin": q.enough,
     }
+    return {k: v for k, v in plain.items() if v not in (None, "")}
+
+
+def _recommended(r: RankedCandidate, w: Workload) -> dict[str, object]:
     evidence = [
         {"kind": e.kind, "text": e.text, "source": e.source, **({"cells": list(e.cells)} if e.cells else {})}
         for e in r.evidence
@@ -213,7 +225,7 @@ def _recommended(r: RankedCandidate, w: Workload) -> dict[str, Any]:
         **_candidate(r.candidate),
         **_needs(r.needs, w, r.candidate),
         "headroom_bytes": r.headroom_bytes,
-        "quality": {k: v for k, v in told.items() if v not in (None, "")},
+        "quality": _quality(r.quality),
         "evidence": evidence,
         "caveats": list(r.caveats),
     }
@@ -223,7 +235,7 @@ def _unit(q: Quality) -> str:
     return POINTS if q.metric == POINTS else metric(q.metric).unit if q.metric else ""
 
 
-def _candidate(c: Candidate) -> dict[str, Any]:
+def _candidate(c: Candidate) -> dict[str, object]:
     m = c.method
     modules = list(m.target_modules) if isinstance(m.target_modules, tuple) else m.target_modules
     return {
@@ -245,8 +257,8 @@ def _candidate(c: Candidate) -> dict[str, Any]:
     }
 
 
-def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, Any]:
-    plain: dict[str, Any] = {
+def _needs(n: Needs, w: Workload, c: Candidate) -> dict[str, object]:
+    plain: dict[str, object] = {
         "trainable_parameters": n.trainable_parameters,
         "peak_bytes": n.peak_bytes,
         "low_bytes": n.low_bytes,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Workload:
     """training examples"""
     tokens: int | None = None
     """training tokens in one epoch"""
+    device: DeviceKind = "cuda"
+    bf16: bool = True
+    """whether the card computes in bfloat16: other trainers are told to mix in float16 where it does not"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Quality:
     shown: Shown | None = None
     """absent for what was published, and for what is held against itself"""
     behind: bool = False
-    """not measured itself, but a storage of something that is shown to be beyond the margin"""
+    """not measured itself, but a quantization of something that is shown to be beyond the margin"""
 
     @property
     def enough(self) -> bool | None:
@@ -158,14 +162,12 @@ class Recommendation:
         be."""
         import pandas as pd
 
-        rows = []
-        for entry in self.to_dict()["recommendations"]:
-            kept = {k: v for k, v in entry.items() if not isinstance(v, dict) and k not in ("evidence", "caveats")}
-            quality = {f"quality_{k}": v for k, v in entry["quality"].items() if k in ("basis", "worse", "margin")}
-            rows.append({**kept, **quality})
+        from lorabench.advice.text import as_rows  # which is made of these types
+
+        rows = as_rows(self)
         return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="place"))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench recommend --json` prints."""
         from lorabench.advice.text import as_plain  # which is made of these types
 

@@ -21,7 +21,8 @@ from lorabench.config import hub
 from lorabench.config.checkpoint_files import stored_tensors
 from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_directory
-from lorabench.config.settings import FLOAT32_BELOW, ModelSpec
+from lorabench.config.precision import is_large
+from lorabench.config.settings import ModelSpec
 from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 
@@ -106,7 +107,7 @@ def may_be_large(name: str) -> bool:
     for file in directory.glob("*.safetensors"):
         with suppress(ModelError):  # a damaged file is told of when it is loaded
             total += sum(math.prod(t.shape) for t in stored_tensors((file,)).values())
-    return total >= FLOAT32_BELOW
+    return is_large(total)
 
 
 @lru_cache(maxsize=256)

@@ -15,15 +15,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lorabench import plugins
 from lorabench.config.checkpoint import as_stored
 from lorabench.config.explain import paths_of, sentence
 from lorabench.config.fingerprint import References, fingerprints, pinned
-from lorabench.config.paths import model_label
 from lorabench.config.plain_settings import SETTINGS, agrees, get, lay, leaves
 from lorabench.config.settings import TrainingSpec, Tune
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Condition, Study
+from lorabench.config.validity import quantized_base_fault
 from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
 
 MAX_CELLS = 100_000
@@ -150,13 +149,10 @@ def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str
     try:
         asked = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
         held = as_stored(asked.model, asked.quantization)
-        reason = plugins.load("methods", asked.method.name).UNQUANTIZED_ONLY
-        if reason and held.name != asked.quantization.name:
-            unfit = (
-                f"method {asked.method.name} cannot train {model_label(asked.model.name)}, which is stored in"
-                f" {held.name}: {reason}"
-            )
-            raise LorabenchError(f"{unfit}; take another method such as lora, or the unquantised checkpoint")
+        if held.name != asked.quantization.name and (
+            fault := quantized_base_fault(asked.method.name, held.name, asked.model.name)
+        ):
+            raise LorabenchError(fault)
         return asked.model_copy(update={"quantization": held}).normalised()
     except ValidationError as e:
         route, words = sentence(e, Condition)

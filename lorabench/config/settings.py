@@ -24,7 +24,6 @@ from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
 from lorabench.config.paths import DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
-FLOAT32_BELOW = 100_000_000  # parameters; smaller models train in float32 where dtype is auto
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -289,11 +288,3 @@ def _plugin(kind: str, name: str) -> str:
     if name not in plugins.names(kind):
         raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
     return name
-
-
-def float16_fault(method: str) -> str:
-    """The sentence for a method that trains the base's own weights, where those are float16."""
-    return (
-        f"method {method} cannot train float16 weights, whose updates and second moments underflow; "
-        "allowed: auto, float32, bfloat16"
-    )

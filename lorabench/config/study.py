@@ -26,8 +26,8 @@ from lorabench.config.settings import (
     TaskSpec,
     TrainingSpec,
     Tune,
-    float16_fault,
 )
+from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
 
@@ -85,13 +85,10 @@ class Condition(Frozen):
             changes["analysis"] = AnalysisSpec(
                 spectra=self.analysis.spectra
             )  # nothing is cut, so there is nothing to spread
-        if method.UNQUANTIZED_ONLY and self.quantization.name != "none":
-            raise LorabenchError(
-                f"method {self.method.name} cannot be combined with quantization {self.quantization.name}:"
-                f" {method.UNQUANTIZED_ONLY}; allowed: quantization none, or another method such as lora"
-            )
-        if method.TRAINS_BASE and self.model.dtype == "float16":
-            raise LorabenchError(float16_fault(self.method.name))
+        if fault := quantized_base_fault(self.method.name, self.quantization.name):
+            raise LorabenchError(fault)
+        if fault := dtype_fault(self.method.name, self.model.dtype):
+            raise LorabenchError(fault)
         return self.model_copy(update=changes)
 
 
@@ -104,7 +101,7 @@ class Fingerprints(Frozen):
     """of all that the task and the evaluation read"""
     large: bool = False
     """whether the model may have FLOAT32_BELOW parameters or more, so that `auto` may mean two dtypes; a hub model may
-    (identity.may_be_large)"""
+    (fingerprint.may_be_large)"""
 
 
 class Cell(Condition):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import safe_open
@@ -15,7 +14,9 @@ from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.paths import model_directory, model_source
-from lorabench.config.settings import FLOAT32_BELOW, MethodSpec, ModelSpec, float16_fault
+from lorabench.config.precision import DtypeName, is_large, trainer_autocast, weights_dtype
+from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
 DATA = "data.jsonl"
@@ -75,10 +76,10 @@ _USUAL = (  # of all families, each so that it means one group alone
 _SPELLED = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "full": "full fine-tuning"}
 
 
-def refuse(tool: str, seen: str, allowed: str, others: str = "peft") -> LorabenchError:
+def refuse(tool: str, setting: str, allowed: str, others: str = "peft") -> LorabenchError:
     """One sentence for what a tool cannot carry out."""
     return LorabenchError(
-        f"{tool} cannot carry out {seen}; it takes {allowed}; use another --emit ({others}) or another setting"
+        f"{tool} cannot carry out {setting}; it takes {allowed}; use another --emit ({others}) or another setting"
     )
 
 
@@ -90,14 +91,8 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
         )
-    reason = plugins.load("methods", method).UNQUANTIZED_ONLY
-    if reason and quantization != "none":
-        raise LorabenchError(
-            f"method {method} goes with no quantization, and this setting has {quantization}: {reason}; set"
-            " quantization to none, or take lora"
-        )
-    if workload.model.dtype == "float16" and trains_base(candidate):
-        raise LorabenchError(float16_fault(method))
+    if fault := quantized_base_fault(method, quantization) or dtype_fault(method, workload.model.dtype):
+        raise LorabenchError(fault)
     if candidate.optimizer not in OPTIMIZERS:
         raise LorabenchError(unknown("optimizer", candidate.optimizer, OPTIMIZERS))
 
@@ -121,29 +116,48 @@ def trains_base(candidate: Candidate) -> bool:
 
 def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
     """Names (or ends of names) of the adapted modules; None for all linear ones, which every tool has a word for."""
-    wanted = method.target_modules
-    if wanted is None or wanted == "all-linear":
+    target_modules = method.target_modules
+    if target_modules is None or target_modules == "all-linear":
         return None
-    if wanted in ("attention", "mlp"):
-        return _FAMILIES.get(model_type(model.name) or "", _USUAL)[wanted == "mlp"]
-    return (wanted,) if isinstance(wanted, str) else wanted
+    if target_modules in ("attention", "mlp"):
+        return _FAMILIES.get(model_type(model.name) or "", _USUAL)[target_modules == "mlp"]
+    return (target_modules,) if isinstance(target_modules, str) else target_modules
 
 
-def precision(workload: Workload, candidate: Candidate) -> str:
-    """The dtype of unquantised weights, as the engine chooses it: float32 for weights that are trained and for small
-    models, else bfloat16."""
+def precision(workload: Workload, candidate: Candidate) -> DtypeName:
+    """The dtype of unquantised weights, as the engine chooses it."""
     model = workload.model
-    if model.dtype != "auto":
-        return model.dtype
-    small = (_parameters(model) or FLOAT32_BELOW) < FLOAT32_BELOW
-    return "float32" if small or trains_base(candidate) else "bfloat16"
+    return weights_dtype(model.dtype, candidate.method.name, lambda: _is_large(model))
+
+
+def mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
+    """The dtype of mixed precision that a trainer is told to take on the card; None for none."""
+    return trainer_autocast(workload.device, workload.bf16, precision(workload, candidate), trains_base(candidate))
+
+
+def trainer_precision(workload: Workload, candidate: Candidate) -> DtypeName:
+    """The dtype of unquantised weights beside that mixed precision: bfloat16 ones are float16 where it is."""
+    weights = precision(workload, candidate)
+    return "float16" if weights == "bfloat16" and mixed_precision(workload, candidate) == "float16" else weights
+
+
+def precision_notes(workload: Workload, candidate: Candidate) -> tuple[str, ...]:
+    """What differs from the prediction on a card without bfloat16."""
+    if mixed_precision(workload, candidate) != "float16":
+        return ()
+    return ("The card does not compute in bfloat16: mixed precision is float16, and the prediction is without it.",)
+
+
+def _is_large(model: ModelSpec) -> bool:
+    parameters = _parameters(model)
+    return parameters is None or is_large(parameters)
 
 
 def _parameters(model: ModelSpec) -> int | None:
     directory = model_directory(model.name)
     if directory is None:
-        known = find_architecture(model.name)
-        return known.published_parameters if known else None
+        preset = find_architecture(model.name)
+        return preset.published_parameters if preset else None
     return sum(map(_entries, directory.glob("*.safetensors"))) or None
 
 
@@ -212,6 +226,6 @@ def _shown(targets: str | tuple[str, ...] | None) -> str:
     )
 
 
-def as_yaml(opening: str, settings: dict[str, Any]) -> str:
+def as_yaml(opening: str, settings: dict[str, object]) -> str:
     """The comment and the settings, in their order; ASCII alone, so that no character ends a line."""
     return opening + "\n" + yaml.safe_dump(settings, sort_keys=False, width=10**6)

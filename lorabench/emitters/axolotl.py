@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
+from lorabench.config.precision import DtypeName
 from lorabench.emitters import _setting
 
 
@@ -13,12 +12,12 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """axolotl.yaml."""
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
-    dtype = _setting.precision(workload, candidate)
-    settings: dict[str, Any] = {
+    dtype = _dtype(workload, candidate)
+    settings: dict[str, object] = {
         "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
-        **_dtype(dtype),
+        **({"bf16": "auto"} if dtype == "bfloat16" else {"bf16": False, "fp16": dtype == "float16"}),
         **_quantization(candidate),
         **({} if full else _adapter(workload, candidate)),
         "datasets": [{"path": _setting.DATA, "ds_type": "json", "type": _COLUMNS}],
@@ -45,6 +44,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
             ' For lines {"text": ...}: type: completion, field: text.'
         ),
     ]
+    if dtype == "float16":
+        notes += _setting.precision_notes(workload, candidate)
     if dtype == "float32":
         notes.append(
             "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory"
@@ -66,18 +67,19 @@ _COLUMNS = {
 }
 
 
-def _dtype(dtype: str) -> dict[str, Any]:
+def _dtype(workload: Workload, candidate: Candidate) -> DtypeName:
     """axolotl loads weights in the dtype of mixed precision, and in float32 where there is none."""
-    return {"bf16": "auto"} if dtype == "bfloat16" else {"bf16": False, "fp16": dtype == "float16"}
+    dtype = _setting.trainer_precision(workload, candidate)
+    return "float32" if dtype == "bfloat16" and _setting.mixed_precision(workload, candidate) is None else dtype
 
 
-def _quantization(candidate: Candidate) -> dict[str, Any]:
+def _quantization(candidate: Candidate) -> dict[str, object]:
     quantization = candidate.quantization
     if quantization.name == "int8":
         return {"load_in_8bit": True}
     if quantization.name == "none":
         return {}
-    bnb: dict[str, Any] = {
+    bnb: dict[str, object] = {
         "bnb_4bit_quant_type": quantization.name,
         "bnb_4bit_use_double_quant": quantization.double_quant,
     }
@@ -86,7 +88,7 @@ def _quantization(candidate: Candidate) -> dict[str, Any]:
     return {"load_in_4bit": True, "bnb_config_kwargs": bnb}
 
 
-def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
     return {

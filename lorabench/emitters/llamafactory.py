@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
+from lorabench.config.precision import DtypeName
 from lorabench.emitters import _setting
 
 _NAME = "data"
+_MIXED: dict[DtypeName | None, dict[str, bool]] = {
+    "bfloat16": {"bf16": True},
+    "float16": {"fp16": True},
+    None: {"bf16": False, "fp16": False},
+}
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
@@ -18,7 +23,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check_literal("llamafactory", workload.model)
     model, full = workload.model, _setting.trains_base(candidate)
     _compute(workload, candidate)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         "trust_remote_code": model.trust_remote_code,
@@ -41,7 +46,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "warmup_ratio": candidate.warmup,
         "weight_decay": candidate.weight_decay,
         "max_grad_norm": candidate.max_grad_norm,
-        **({"fp16": True} if model.dtype == "float16" else {"bf16": True}),
+        **_MIXED[_mixed_precision(workload, candidate)],
         "num_train_epochs": 1.0,
         "logging_steps": 10,
         "report_to": "none",
@@ -62,6 +67,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A'
         " chat model has a template of its own in place of empty.",
         *pissa,
+        *_setting.precision_notes(workload, candidate),
     )
     data = {_NAME: {"file_name": _setting.DATA, "columns": {"prompt": "prompt", "response": "response"}}}
     return {
@@ -70,11 +76,17 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     }
 
 
+def _mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
+    """float16 beside float16 weights, too."""
+    mixed = _setting.mixed_precision(workload, candidate)
+    return "float16" if mixed and workload.model.dtype == "float16" else mixed
+
+
 def _compute(workload: Workload, candidate: Candidate) -> None:
     """LLaMA-Factory takes frozen weights and 4-bit products in the dtype of mixed precision."""
-    mixed = "float16" if workload.model.dtype == "float16" else "bfloat16"
+    mixed = _mixed_precision(workload, candidate)
     compute = candidate.quantization.compute_dtype
-    if candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
+    if mixed and candidate.quantization.name in ("nf4", "fp4") and compute not in ("auto", mixed):
         raise _setting.refuse(
             "llamafactory",
             f"4-bit products in {compute} beside mixed precision in {mixed}",
@@ -87,7 +99,7 @@ def _compute(workload: Workload, candidate: Candidate) -> None:
         )
 
 
-def _quantization(candidate: Candidate) -> dict[str, Any]:
+def _quantization(candidate: Candidate) -> dict[str, object]:
     quantization = candidate.quantization
     if quantization.name == "none":
         return {}
@@ -101,7 +113,7 @@ def _quantization(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _adapter(workload: Workload, candidate: Candidate) -> dict[str, Any]:
+def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
     comma = next((name for name in names or () if "," in name), None)

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_directory
@@ -66,7 +65,7 @@ _TOKENIZERS = {
     "qwen2_5": ("qwen2_5.qwen2_5_tokenizer", {"path": "vocab.json", "merges_file": "merges.txt"}),
     "llama3": ("llama3.llama3_tokenizer", {"path": "original/tokenizer.model"}),
 }
-_OPTIMIZERS: dict[str, dict[str, Any]] = {
+_OPTIMIZERS: dict[str, dict[str, object]] = {
     "adamw": {"_component_": "torch.optim.AdamW", "fused": True},
     "adamw-8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
     "paged-adamw": {"_component_": "bitsandbytes.optim.PagedAdamW"},
@@ -81,16 +80,16 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
     _setting.check("torchtune", workload, candidate)
     _setting.check_literal("torchtune", workload.model)
-    known, full = _known(workload.model), _setting.trains_base(candidate)
-    directory, files, notes = _checkpoint(workload.model, known)
+    builder, full = _builder(workload.model), _setting.trains_base(candidate)
+    directory, files, notes = _checkpoint(workload.model, builder)
     dtype = _dtype(workload, candidate)
-    tokenizer, paths = _TOKENIZERS.get(known.package, _TOKENIZERS["llama3"])
+    tokenizer, paths = _TOKENIZERS.get(builder.package, _TOKENIZERS["llama3"])
     model = (
-        {"_component_": f"torchtune.models.{known.package}.{known.builder}"}
+        {"_component_": f"torchtune.models.{builder.package}.{builder.builder}"}
         if full
-        else _adapter(candidate, known, notes)
+        else _adapter(candidate, builder, notes)
     )
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "output_dir": "./model" if full else "./adapter",
         "model": model,
         "tokenizer": {
@@ -104,7 +103,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
             "checkpoint_files": files,
             "recipe_checkpoint": None,
             "output_dir": "${output_dir}",
-            "model_type": known.kind,
+            "model_type": builder.kind,
         },
         "resume_from_checkpoint": False,
         **({} if full else {"save_adapter_weights_only": True}),
@@ -131,7 +130,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         **_schedule(workload, candidate, notes),
         "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
         "clip_grad_norm": candidate.max_grad_norm,
-        "device": "cuda",
+        "device": workload.device,
         "dtype": dtype,
         "compile": False,
         "enable_activation_checkpointing": candidate.gradient_checkpointing,
@@ -156,26 +155,26 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     return {"torchtune.yaml": _setting.as_yaml(opening, settings)}
 
 
-def _known(model: ModelSpec) -> _Model:
+def _builder(model: ModelSpec) -> _Model:
     word = model.name.rstrip("/").rpartition("/")[2].lower()
-    known = _MODELS.get(word) or _MODELS.get(word.removesuffix("-instruct"))
-    if known is None:
+    builder = _MODELS.get(word) or _MODELS.get(word.removesuffix("-instruct"))
+    if builder is None:
         raise _setting.refuse(
             "torchtune",
             f"the model {json.dumps(model.name)}",
             "Llama 2, 3, 3.1, 3.2 and 3.3, Mistral 7B v0.1, Gemma 2 and Qwen2.5 by their hub names",
             "peft, trl, axolotl, llamafactory",
         )
-    return known
+    return builder
 
 
-def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
+def _checkpoint(model: ModelSpec, builder: _Model) -> tuple[str, object, list[str]]:
     """Directory, files and what to do first: torchtune reads a downloaded directory."""
     local = model_directory(model.name)
     if local is not None:
-        found = sorted(file.name for file in Path(local).glob("*.safetensors"))
-        if found:
-            return str(local), found, []
+        shards = sorted(file.name for file in Path(local).glob("*.safetensors"))
+        if shards:
+            return str(local), shards, []
     if model.revision:
         raise _setting.refuse(
             "torchtune",
@@ -186,8 +185,8 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
     directory = str(local) if local else "./" + model.name.rpartition("/")[2]
     files = (
         ["model.safetensors"]
-        if known.files == 1
-        else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{known.files:05d}"}
+        if builder.files == 1
+        else {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{builder.files:05d}"}
     )
     first = [] if local else [f"First: tune download {json.dumps(model.name)} --output-dir {directory}"]
     return directory, files, first
@@ -195,6 +194,13 @@ def _checkpoint(model: ModelSpec, known: _Model) -> tuple[str, Any, list[str]]:
 
 def _dtype(workload: Workload, candidate: Candidate) -> str:
     dtype, compute = _setting.precision(workload, candidate), candidate.quantization.compute_dtype
+    if dtype == "bfloat16" and not workload.bf16:
+        raise _setting.refuse(
+            "torchtune",
+            "training in bfloat16 on a card without it",
+            "float32 there",
+            "peft, trl, axolotl, llamafactory",
+        )
     if dtype == "float16":
         raise _setting.refuse(
             "torchtune", "training in float16", "bfloat16 and float32", "peft, trl, axolotl, llamafactory"
@@ -206,17 +212,17 @@ def _dtype(workload: Workload, candidate: Candidate) -> str:
     return {"bfloat16": "bf16", "float32": "fp32"}[dtype]
 
 
-def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str, Any]:
+def _adapter(candidate: Candidate, builder: _Model, notes: list[str]) -> dict[str, object]:
     method, quantization = candidate.method, candidate.quantization
     assert method.rank is not None
     assert method.alpha is not None
     if method.name == "pissa":
         raise _setting.refuse("torchtune", "method pissa", "lora, rslora, dora and full", "peft, axolotl, llamafactory")
     if quantization.name not in ("none", "nf4") or (quantization.name == "nf4" and not quantization.double_quant):
-        seen = f"quantization {quantization.name}" + (
+        form = f"quantization {quantization.name}" + (
             "" if quantization.double_quant or quantization.name != "nf4" else " without double_quant"
         )
-        raise _setting.refuse("torchtune", seen, "none, and nf4 with double_quant", "peft, trl, axolotl, llamafactory")
+        raise _setting.refuse("torchtune", form, "none, and nf4 with double_quant", "peft, trl, axolotl, llamafactory")
     alpha = _setting.number(method.alpha)
     if method.name == "rslora":
         alpha = method.alpha * sqrt(method.rank)
@@ -226,7 +232,7 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
         )
     nf4 = quantization.name == "nf4"
     return {
-        "_component_": f"torchtune.models.{known.package}.lora_{known.builder}",
+        "_component_": f"torchtune.models.{builder.package}.lora_{builder.builder}",
         **_targets(method.target_modules),
         "lora_rank": method.rank,
         "lora_alpha": alpha,
@@ -236,11 +242,13 @@ def _adapter(candidate: Candidate, known: _Model, notes: list[str]) -> dict[str,
     }
 
 
-def _targets(wanted: str | tuple[str, ...] | None) -> dict[str, Any]:
+def _targets(target_modules: str | tuple[str, ...] | None) -> dict[str, object]:
     """torchtune's own names: any of the attention's, at least one, and the MLP as a whole."""
     groups: dict[str, set[str]] = {"all-linear": {*_ATTENTION, *_MLP}, "attention": {*_ATTENTION}, "mlp": _MLP}
     names = (
-        groups.get(wanted or "all-linear", {str(wanted)}) if wanted is None or isinstance(wanted, str) else set(wanted)
+        groups.get(target_modules or "all-linear", {str(target_modules)})
+        if target_modules is None or isinstance(target_modules, str)
+        else set(target_modules)
     )
     odd = sorted(names - set(_ATTENTION) - _MLP)
     if odd:
@@ -259,7 +267,7 @@ def _targets(wanted: str | tuple[str, ...] | None) -> dict[str, Any]:
     }
 
 
-def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, Any]:
+def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dict[str, object]:
     """torchtune has the cosine alone, which is constant with no cycles, and counts its warm-up in steps."""
     if candidate.schedule not in ("cosine", "constant"):
         raise _setting.refuse(
@@ -272,7 +280,7 @@ def _schedule(workload: Workload, candidate: Candidate, notes: list[str]) -> dic
         )
     elif candidate.warmup:
         notes.append(
-            f"num_warmup_steps is yours: {100 * candidate.warmup:g} % of the steps, which are examples /"
+            f"Set num_warmup_steps yourself: {100 * candidate.warmup:g} % of the steps, which are examples /"
             f" {candidate.micro_batch_size * candidate.gradient_accumulation}."
         )
     component = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"

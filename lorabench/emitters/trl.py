@@ -35,7 +35,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "warmup_steps": candidate.warmup,
         "weight_decay": candidate.weight_decay,
         "max_grad_norm": candidate.max_grad_norm,
-        "bf16": True,
+        **_mixed_precision(workload, candidate),
         "num_train_epochs": 1,
         "report_to": "none",
         "output_dir": "./model" if _setting.trains_base(candidate) else "./adapter",
@@ -47,6 +47,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         " optimizers, bitsandbytes.",
         f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion":'
         " ...}, whose completion alone is learned.",
+        *_setting.precision_notes(workload, candidate),
     )
     command = " \\\n  ".join(["trl sft", *(_argument(name, value) for name, value in options.items())])
     return {"sft.sh": f"#!/bin/sh\n{opening}set -e\n\n{command}\n"}
@@ -59,11 +60,25 @@ def _argument(name: str, value: object) -> str:
     return f"--{name}={shlex.quote(str(value))}"
 
 
+def _mixed_precision(workload: Workload, candidate: Candidate) -> dict[str, object]:
+    """TRL mixes in bfloat16 where neither is named, and casts adapters on a quantised base to bfloat16 (TRL 0.24 and
+    later), whose gradients torch cannot unscale for float16."""
+    mixed = _setting.mixed_precision(workload, candidate)
+    if mixed == "float16" and candidate.quantization.name != "none":
+        raise _setting.refuse(
+            "trl",
+            f"quantization {candidate.quantization.name} on a card without bfloat16",
+            "quantization none there",
+            "peft, axolotl, llamafactory",
+        )
+    return {"bf16": mixed == "bfloat16", **({"fp16": True} if mixed == "float16" else {})}
+
+
 def _dtype(workload: Workload, candidate: Candidate) -> str:
     """TRL has one dtype for weights and 4-bit products."""
     declared, compute = workload.model.dtype, candidate.quantization.compute_dtype
     if candidate.quantization.name not in ("nf4", "fp4") or compute == "auto":
-        return _setting.precision(workload, candidate)
+        return _setting.trainer_precision(workload, candidate)
     if declared not in ("auto", compute):
         raise _setting.refuse(
             "trl", f"4-bit products in {compute} beside weights in {declared}", "one dtype for both", "peft, axolotl"

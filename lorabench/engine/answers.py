@@ -28,6 +28,7 @@ from lorabench.config.settings import EvaluationSpec
 from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
+from lorabench.engine.positions import positions
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
@@ -134,7 +135,7 @@ def generate(
     """The model's answer to each row, in order; longest first, so that a batch that does not fit is met at once."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters are inside its layers
     own, ends = inner.generation_config, end_tokens(inner, tokenizer, rows)
-    positions = getattr(inner.config, "max_position_embeddings", None) or math.inf
+    longest_sequence = positions(inner.config) or math.inf
     order = sorted(range(len(rows)), key=lambda i: -rows[i].given)
     found: dict[int, Generated] = {}
     try:
@@ -151,7 +152,7 @@ def generate(
             # all of its own: a model may bring sampling, penalties and filters, which generate() would fill in
             inner.generation_config = GenerationConfig(
                 do_sample=False,
-                max_new_tokens=int(min(max_new_tokens, max(1, positions - longest))),
+                max_new_tokens=int(min(max_new_tokens, max(1, longest_sequence - longest))),
                 eos_token_id=ends or None,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorabench import plugins
 from lorabench.config.study import Cell
+from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.data import TaskData
 from lorabench.engine.distill import Teacher
 from lorabench.engine.domain import Domain
@@ -62,10 +63,8 @@ class CellContext:
         """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in
         pissa.
         """
-        method = plugins.load("methods", self.cell.method.name)
-        return bool(
-            method.TRAINS and not method.UNQUANTIZED_ONLY
-        )  # what cannot have a quantised base is what changes it
+        name = self.cell.method.name  # what cannot have a quantised base is what changes it
+        return plugins.load("methods", name).TRAINS and takes_quantized_base(name)
 
 
 @dataclass(frozen=True)

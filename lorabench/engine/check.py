@@ -21,6 +21,7 @@ from lorabench.config.checkpoint_files import has_weights
 from lorabench.config.paths import model_directory, model_label
 from lorabench.config.settings import ModelSpec
 from lorabench.config.study import Cell
+from lorabench.config.validity import length_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -32,6 +33,7 @@ from lorabench.engine.experts import unreached
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_check import lm_eval_fault
 from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
+from lorabench.engine.positions import positions
 from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
@@ -193,15 +195,9 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     model = meta_model(cell.model)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and cell.training.sequence_length > positions:
-        return (
-            "training.sequence_length",
-            (
-                f"sequence_length {cell.training.sequence_length} is beyond the model's {positions} positions; at "
-                f"most {positions} is allowed"
-            ),
-        )
+    name = model_label(cell.model.name)
+    if too_long := length_fault(cell.training.sequence_length, positions(model.config), name):
+        return "training.sequence_length", too_long
     targets: tuple[str, ...] = ()
     if cell.method.target_modules is not None:
         try:

@@ -24,6 +24,7 @@ from lorabench.config import hub
 from lorabench.config.settings import EvaluationSpec
 from lorabench.config.study import Cell
 from lorabench.engine.data import ChoiceSet
+from lorabench.engine.positions import positions
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
@@ -84,7 +85,7 @@ class LmEvalRunner:
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=self.spec.batch_size,
-            max_length=_positions(model),
+            max_length=positions(model.config),
             softmax_dtype="float32",
             **prefix,
         )
@@ -281,10 +282,6 @@ def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
         return None
     items = Items(np.array(scores, dtype=np.float64))
     return items if math.isclose(items.value, reading.value, rel_tol=1e-9, abs_tol=1e-12) else None
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _quieten() -> None:

@@ -23,8 +23,10 @@ from lorabench.config import hub
 from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.config.checkpoint_files import described_shards, weight_files
 from lorabench.config.paths import model_directory, model_label, model_source
-from lorabench.config.settings import FLOAT32_BELOW, ModelSpec, TrainingSpec
+from lorabench.config.precision import DtypeName, autocast_dtype, compute_dtype, is_large, product_dtype, weights_dtype
+from lorabench.config.settings import ModelSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.config.validity import optimizer_fault
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.library_messages import TOKENIZER, explained, loadable, one_line, quiet, silence_int8_cast
@@ -208,39 +210,44 @@ def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -
 
 
 def resolve_dtype(condition: Condition) -> torch.dtype:
-    """The declared dtype; auto is float32 below 100M parameters, where precision costs little, else bfloat16.
+    """The dtype of unquantised weights, by config.precision."""
+    return torch_dtype(_weights(condition))
 
-    Weights that are trained themselves are float32 under auto, whatever their number: most updates of bfloat16
-    weights round to nothing, and the reference of a study would be a cripple. Adapters are float32 in PEFT, too.
-    """
+
+def torch_dtype(name: DtypeName) -> torch.dtype:
+    """torch's dtype of a name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _weights(condition: Condition) -> DtypeName:
     model = condition.model
-    if model.dtype != "auto":
-        return getattr(torch, model.dtype)
-    small = sum(p.numel() for p in meta_model(model).parameters()) < FLOAT32_BELOW
-    return torch.float32 if small or plugins.load("methods", condition.method.name).TRAINS_BASE else torch.bfloat16
+    return weights_dtype(
+        model.dtype, condition.method.name, lambda: is_large(sum(p.numel() for p in meta_model(model).parameters()))
+    )
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
-    """The precision of dequantised products: the declared one, else that of mixed precision where it is on, else the
-    model's.
-    """
-    declared = condition.quantization.compute_dtype
-    if declared != "auto":
-        return getattr(torch, declared)
-    return resolve_autocast(condition.training, device()) or resolve_dtype(condition)
+    """The dtype that 4-bit layers are told to compute in on this machine, by config.precision."""
+    return torch_dtype(
+        compute_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
+    )
+
+
+def resolve_product_dtype(condition: Condition) -> torch.dtype:
+    """The dtype of the base's products in training on this machine, by config.precision."""
+    return torch_dtype(
+        product_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
+    )
 
 
 def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
     """The dtype of mixed precision on a device of this machine."""
-    return autocast_dtype(spec, where.type == "cuda" and computes_in_bfloat16(where))
+    name = _autocast(spec, where)
+    return torch_dtype(name) if name else None
 
 
-def autocast_dtype(spec: TrainingSpec, on_bfloat16_gpu: bool) -> torch.dtype | None:
-    """bfloat16 where asked for, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is several
-    times slower.
-    """
-    wanted = spec.autocast == "bfloat16" or (spec.autocast == "auto" and on_bfloat16_gpu)
-    return torch.bfloat16 if wanted else None
+def _autocast(spec: TrainingSpec, where: torch.device) -> DtypeName | None:
+    return autocast_dtype(spec.autocast, "cuda" if where.type == "cuda" else "cpu", computes_in_bfloat16(where))
 
 
 def computes_in_bfloat16(where: torch.device) -> bool:
@@ -249,12 +256,9 @@ def computes_in_bfloat16(where: torch.device) -> bool:
 
 
 def check_device(condition: Condition, where: torch.device) -> None:
-    """DeviceError where this machine has not what the condition asks for."""
-    if condition.training.optimizer.startswith("paged") and where.type != "cuda":
-        raise DeviceError(
-            f"optimizer {condition.training.optimizer} pages between GPU and host memory and needs a CUDA "
-            "device; allowed here: adamw, adamw-8bit, sgd"
-        )
+    """DeviceError where this machine lacks what the condition needs."""
+    if fault := optimizer_fault(condition.training.optimizer, where.type):
+        raise DeviceError(fault)
     if condition.quantization.name != "none":
         try:
             import bitsandbytes  # noqa: F401  (only whether it is there)

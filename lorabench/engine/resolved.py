@@ -8,7 +8,7 @@ import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
-from lorabench.engine.model import check_stored, meta_model, resolve_compute_dtype, resolve_dtype
+from lorabench.engine.model import check_stored, meta_model, resolve_dtype, resolve_product_dtype
 from lorabench.engine.precision import resolve_eval_dtype
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
@@ -33,11 +33,7 @@ def resolved(
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(
         dtype=_name(resolve_dtype(cell)),
-        compute_dtype=(
-            "float16" if cell.quantization.name == "int8" else _name(autocast or resolve_compute_dtype(cell))
-        )
-        if quantised
-        else None,
+        compute_dtype=_name(resolve_product_dtype(cell)) if quantised else None,
         autocast=_name(autocast) if autocast else None,
         eval_dtype=_name(resolve_eval_dtype(cell)),
         steps=cell.training.over(len(data.train)).steps or None,

@@ -8,15 +8,16 @@ for the lists of CUDA and of the CPU, so that the copies live as long as the rea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from lorabench.memory.train_config import DeviceKind
+from lorabench.config.precision import DeviceKind
 
 T = torch.Tensor
 LOWER = {
@@ -54,11 +55,11 @@ class DeviceAutocast(TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         torch.set_autocast_enabled(self._device, False)
         super().__exit__(*error)
 
-    def again(self) -> tuple[Any, Any]:
+    def again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """The two contexts of a checkpoint: nothing more in the forward pass, autocast with copies of its own in the
         recomputation."""
         return contextlib.nullcontext(), self._alone()
@@ -75,14 +76,20 @@ class DeviceAutocast(TorchFunctionMode):
         """Lets the cast copies go, as the end of an autocast context does."""
         self._copies.clear()
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         if function in LOWER:
             args, kwargs = tree_map(self._lower, (args, kwargs or {}))
         elif function in self._float32:
             args, kwargs = tree_map(self._raise, (args, kwargs or {}))
         return function(*args, **(kwargs or {}))
 
-    def _lower(self, value: Any) -> Any:
+    def _lower(self, value: object) -> object:
         if not _eligible(value) or value.dtype == self._dtype:
             return value
         if not (value.is_leaf and value.requires_grad and value.dtype == torch.float32):
@@ -91,9 +98,9 @@ class DeviceAutocast(TorchFunctionMode):
             self._copies[id(value)] = value.to(self._dtype)
         return self._copies[id(value)]
 
-    def _raise(self, value: Any) -> Any:
+    def _raise(self, value: object) -> object:
         return value.float() if _eligible(value) else value
 
 
-def _eligible(value: Any) -> bool:
+def _eligible(value: object) -> TypeGuard[torch.Tensor]:
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64

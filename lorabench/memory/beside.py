@@ -42,18 +42,18 @@ class Whole:
 
 def measured_beside(results: Iterable[CellResult], card: Gpu) -> tuple[Whole, ...]:
     """Of the finished cells on a card that timed themselves as a whole."""
-    found = []
+    wholes = []
     for r in results:
         whole = r.value("cell_seconds")
         if r.outcome == "finished" and whole is not None and is_on(card, r.environment):
-            found.append(Whole(r.cell.condition, max(0.0, whole - (r.value("train_seconds") or 0.0))))
-    return tuple(found)
+            wholes.append(Whole(r.cell.condition, max(0.0, whole - (r.value("train_seconds") or 0.0))))
+    return tuple(wholes)
 
 
-def beside(condition: Condition, known: Sequence[Whole]) -> Seconds | None:
+def beside(condition: Condition, wholes: Sequence[Whole]) -> Seconds | None:
     """By the stored cells most like a condition; None where none is of its model."""
     alike = [
-        (_likeness(condition, w.condition), w.seconds) for w in known if w.condition.model.name == condition.model.name
+        (_likeness(condition, w.condition), w.seconds) for w in wholes if w.condition.model.name == condition.model.name
     ]
     if not alike:
         return None

@@ -81,7 +81,7 @@ def measured_steps(
     results: Iterable[CellResult], card: Gpu, most: int = MOST_CONDITIONS
 ) -> dict[TrainConfig, list[float]]:
     """Seconds of an optimizer step by setting, of finished cells on a card; the latest `most`."""
-    found: dict[TrainConfig, list[float]] = {}
+    seconds_by_setting: dict[TrainConfig, list[float]] = {}
     for result in sorted(results, key=lambda r: r.started_at, reverse=True):
         seconds, tokens, padding = (result.value(m) for m in ("train_seconds", "train_tokens", "padding_percent"))
         training = result.cell.training
@@ -97,22 +97,22 @@ def measured_steps(
         passes = result.steps * training.gradient_accumulation
         length = max(2, round(tokens / (1 - padding / 100) / passes / training.batch_size))
         setting = on_card(setting_of(result.cell, card.kind, length), card)
-        if setting in found or len(found) < most:
-            found.setdefault(setting, []).append(seconds / result.steps)
-    return found
+        if setting in seconds_by_setting or len(seconds_by_setting) < most:
+            seconds_by_setting.setdefault(setting, []).append(seconds / result.steps)
+    return seconds_by_setting
 
 
 def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
     """The costs that explain the median of each setting best; None where nothing was measured."""
-    known = Reuse()
-    known.plan(measured)
+    steps = Reuse()
+    steps.plan(measured)
     rows, seconds = [], []
-    for setting, seen in measured.items():
+    for setting, step_seconds in measured.items():
         try:
-            rows.append(_work(known.step(setting).work(setting.training.gradient_accumulation)))
+            rows.append(_work(steps.step(setting).work(setting.training.gradient_accumulation)))
         except LorabenchError:  # a model that is not on this machine any more
             continue
-        seconds.append(float(np.median(seen)))
+        seconds.append(float(np.median(step_seconds)))
     if not rows:
         return None
     work, times = np.array(rows, dtype=float), np.array(seconds)

@@ -65,7 +65,7 @@ class CardPlanner:
 
     def prefetch(self, settings: Sequence[TrainConfig]) -> None:
         """Traces settings side by side: here and in processes beside this one, which last until `close`."""
-        wanted = list(
+        untraced = list(
             dict.fromkeys(
                 s
                 for setting in settings
@@ -74,10 +74,10 @@ class CardPlanner:
             )
         )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        if self._workers is None and cores > 1 and len(wanted) >= WORTH_WORKERS:
-            self._workers = TraceWorkers(min(len(wanted), cores) - 1)
+        if self._workers is None and cores > 1 and len(untraced) >= WORTH_WORKERS:
+            self._workers = TraceWorkers(min(len(untraced), cores) - 1)
         if self._workers is not None:
-            self.traced.update(self._workers.trace(wanted, course))
+            self.traced.update(self._workers.trace(untraced, course))
 
     def close(self) -> None:
         """Ends the processes."""
@@ -89,7 +89,7 @@ class CardPlanner:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between
         steps is too much."""
         now = self.need(setting)
-        if HIGH * sum(now.step.held.values()) > self.gpu.memory_bytes:
+        if HIGH * sum(now.step.persistent_bytes.values()) > self.gpu.memory_bytes:
             return 0
 
         def high(length: int) -> int:

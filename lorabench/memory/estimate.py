@@ -46,36 +46,36 @@ class Estimate:
 
 
 def estimate(
-    setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, known: Reuse | None = None
+    setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, steps: Reuse | None = None
 ) -> Estimate:
-    """Predicts a setting's memory, and with a GPU what fits on it; `known` keeps what was traced."""
+    """Predicts a setting's memory, and with a GPU what fits on it; `steps` keeps what was traced."""
     setting = on_card(setting, gpu)
-    known = Reuse() if known is None else known
-    known.extend(setting)
-    step = known.step(setting)
+    steps = Reuse() if steps is None else steps
+    steps.extend(setting)
+    step = steps.step(setting)
     parts = with_framework(step, setting)
     peak = sum(parts.values())
-    made = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
+    prediction = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
     if gpu is None:
-        return made
+        return prediction
     training = setting.training
 
     def high(**changes: int) -> int:
         other = setting.trained(**changes)
-        return round(HIGH * sum(with_framework(known.step(other), other).values()))
+        return round(HIGH * sum(with_framework(steps.step(other), other).values()))
 
     return replace(
-        made,
-        fits=made.high_bytes <= gpu.memory_bytes,
+        prediction,
+        fits=prediction.high_bytes <= gpu.memory_bytes,
         largest_batch_size=largest(
-            lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, made.high_bytes
+            lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, prediction.high_bytes
         ),
         largest_sequence_length=largest(
             lambda n: high(sequence_length=n),
             gpu.memory_bytes,
             positions or MOST,
             training.sequence_length,
-            made.high_bytes,
+            prediction.high_bytes,
         ),
     )
 
@@ -87,7 +87,7 @@ def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:
     return {**step.parts, "framework": CONTEXT_BYTES + CUBLAS_BYTES + round(FRAGMENTED * step.peak_bytes)}
 
 
-def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_known: int) -> int:
+def largest(height: Callable[[int], int], limit: int, most: int, start: int, height_at_start: int) -> int:
     """The largest n with height(n) <= limit, 0 where there is none.
 
     height grows with n. Where it is a straight line, three or four looks find the end, each of which costs a trace: a
@@ -95,31 +95,31 @@ def largest(height: Callable[[int], int], limit: int, most: int, known: int, at_
     length), a chord goes too far each time; a look that has not halved the interval is therefore followed by one at its
     middle.
     """
-    seen = {known: at_known}
+    heights = {start: height_at_start}
 
     def fits(n: int) -> bool:
-        if n not in seen:
-            seen[n] = height(n)
-        return seen[n] <= limit
+        if n not in heights:
+            heights[n] = height(n)
+        return heights[n] <= limit
 
-    if not fits(known) and not fits(1):
+    if not fits(start) and not fits(1):
         return 0
-    if fits(known):
-        fits(min(most, max(known + 1, known * limit // at_known)))
+    if fits(start):
+        fits(min(most, max(start + 1, start * limit // height_at_start)))
     before = None
     while True:
-        low = max(n for n, h in seen.items() if h <= limit)
+        low = max(n for n, h in heights.items() if h <= limit)
         if low >= most:
             return most
-        above = [n for n, h in seen.items() if h > limit]
+        above = [n for n, h in heights.items() if h > limit]
         high = min(above, default=most + 1)
-        below = [n for n in seen if n < low]
+        below = [n for n in heights if n < low]
         a = max(below) if below else low
         b = low if below else min(above, default=low)
-        slope = (seen[b] - seen[a]) / (b - a) if b > a else 0.0
-        room = (limit - seen[low]) / slope if slope > 0 else float(low)
-        if high - low <= 1 or (below and slope > 0 and room < 1 - SURE):
+        slope = (heights[b] - heights[a]) / (b - a) if b > a else 0.0
+        further = (limit - heights[low]) / slope if slope > 0 else float(low)
+        if high - low <= 1 or (below and slope > 0 and further < 1 - SURE):
             return low
         slow = before is not None and 2 * (high - low) > before
         before = high - low
-        fits((low + high) // 2 if slow else min(max(low + int(room), low + 1), high - 1, most))
+        fits((low + high) // 2 if slow else min(max(low + int(further), low + 1), high - 1, most))

@@ -53,14 +53,14 @@ class Reuse:
 
     def step(self, setting: TrainConfig) -> StepProfile:
         """The step of a setting: between the corners of its family where it has some, else traced."""
-        asked = traced_as(setting)
-        return summed(self._between(asked) or self._trace(asked))
+        traced_setting = traced_as(setting)
+        return summed(self._between(traced_setting) or self._trace(traced_setting))
 
     def _between(self, setting: TrainConfig) -> Course | None:
-        known = self.corners.get(family(setting))
-        if known is None:
+        corners = self.corners.get(family(setting))
+        if corners is None:
             return None
-        batches, ranks = known
+        batches, ranks = corners
         if setting.training.batch_size in batches and (setting.method.rank or 0) in ranks:
             return None  # a corner itself
         s, t = _share(setting.training.batch_size, batches), _share(setting.method.rank or 0, ranks)

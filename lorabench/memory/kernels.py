@@ -20,16 +20,19 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
+from lorabench.config.precision import DeviceKind
 from lorabench.memory.meta_model import TRACING
-from lorabench.memory.train_config import DeviceKind
 
 NO_ANSWER = object()
+Arguments = tuple[Any, ...]  # of an operator: tensors, numbers, lists of them
+Keywords = dict[str, Any]
 CUBLAS_WORKSPACE = (
     8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
 )
-HALF = (torch.float16, torch.bfloat16)
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
 
@@ -56,7 +59,7 @@ def _attention(
     )  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
     if alone or emulated or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    flash = device == "cuda" and bf16 and query.dtype in HALF and attn_mask is None and query.shape[-1] <= 256
+    flash = device == "cuda" and bf16 and query.dtype in HALF_PRECISION and attn_mask is None and query.shape[-1] <= 256
     if enable_gqa and device == "cuda" and not flash:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -64,29 +67,29 @@ def _attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch's own conversion, which every call makes anew
         bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -float("inf"))
     if device == "cpu":
-        made = aten._scaled_dot_product_flash_attention_for_cpu(
+        results = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
         )
     elif flash:
-        made = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
+        results = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)
     else:
         if bias is not None:
             bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-        made = aten._scaled_dot_product_efficient_attention(
+        results = aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, True, dropout_p, is_causal, scale=scale
         )
-    out: torch.Tensor = made[0]
+    out: torch.Tensor = results[0]
     return out
 
 
-def answer(operator: Any, args: Any, kwargs: Any) -> Any:
+def answer(operator: OpOverload, args: Arguments, kwargs: Keywords) -> object:
     """What an operator gives that the meta device cannot compute; NO_ANSWER for all others."""
     name = operator._schema.name
     if name == "aten::_local_scalar_dense":
         return args[0].dtype == torch.bool or 1
     if name == "aten::_grouped_mm":  # experts; torch's meta kernel knows bfloat16 alone
         a, b, *rest = args
-        offsets = rest[0] if rest else kwargs.get("offs")
+        offsets = (*rest, kwargs.get("offs"))[0]
         shapes = {
             (2, 3): lambda: (a.shape[0], b.shape[2]),
             (3, 2): lambda: (a.shape[1], b.shape[1]),
@@ -106,7 +109,7 @@ def answer(operator: Any, args: Any, kwargs: Any) -> Any:
     return NO_ANSWER
 
 
-def scratch_bytes(operator: Any, args: Any, device: DeviceKind) -> int:
+def scratch_bytes(operator: OpOverload, args: Arguments, device: DeviceKind) -> int:
     """Bytes that an operator's CUDA kernel holds besides its inputs and outputs. On a CPU they are not counted: the
     probe sees none."""
     if device == "cpu":
@@ -120,7 +123,7 @@ def scratch_bytes(operator: Any, args: Any, device: DeviceKind) -> int:
     return 0
 
 
-def flops(operator: Any, args: Any, kwargs: Any, result: Any) -> int:
+def flops(operator: OpOverload, args: Arguments, kwargs: Keywords, result: object) -> int:
     """Floating-point operations as torch's own flop counter has them; quantised products as dense ones."""
     if operator._overloadpacket in flop_registry:
         return int(flop_registry[operator._overloadpacket](*args, **kwargs, out_val=result))
@@ -132,7 +135,7 @@ def flops(operator: Any, args: Any, kwargs: Any, result: Any) -> int:
     return 0
 
 
-def is_view(operator: Any) -> bool:
+def is_view(operator: OpOverload) -> bool:
     """Whether an operator moves no bytes: its results alias its arguments and nothing is written."""
     schema = operator._schema
     return bool(schema.returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
@@ -158,20 +161,27 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
         yield
 
 
-def _on_meta(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def _on_meta(
+    replacement: Callable[..., torch.Tensor], original: Callable[..., torch.Tensor]
+) -> Callable[..., torch.Tensor]:
     """The replacement for meta tensors, the original for all others."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> torch.Tensor:
         first = args[0] if args else next(iter(kwargs.values()))
-        return (replacement if first.is_meta else original)(*args, **kwargs)
+        return (replacement if isinstance(first, torch.Tensor) and first.is_meta else original)(*args, **kwargs)
 
     return call
 
 
 def _int8_on_cpu(
-    a: torch.Tensor, b: torch.Tensor, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor | None = None,
+    state: object = None,
+    threshold: float = 0.0,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     from bitsandbytes.autograd._functions import MatMul8bitFp
 
-    made: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)
-    return made
+    product: torch.Tensor = MatMul8bitFp.apply(a, b, out, bias, state)
+    return product

@@ -26,6 +26,8 @@ from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
     from lorabench.memory.train_config import TrainConfig
 
 TRACING = threading.RLock()
@@ -34,7 +36,7 @@ BLOCK_4BIT = 64
 BLOCK_CONSTANTS = 256
 
 
-def configuration(model: ModelSpec) -> Any:
+def configuration(model: ModelSpec) -> PretrainedConfig:
     """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id
     itself."""
     preset = find_architecture(model.name)
@@ -71,8 +73,8 @@ def _check_name(model: ModelSpec) -> None:
     """ModelError with the nearest preset where a name that is no path and no hub id is close to one."""
     if "/" in model.name or model_directory(model.name) is not None:
         return
-    known = [word for a in architectures().values() for word in (a.name, *a.aliases)]
-    near = difflib.get_close_matches(model.name.lower(), known, n=1, cutoff=0.8)
+    names = [word for a in architectures().values() for word in (a.name, *a.aliases)]
+    near = difflib.get_close_matches(model.name.lower(), names, n=1, cutoff=0.8)
     if near and local_folder(model.name, model.revision) is None:
         raise ModelError(
             f"unknown model '{model.name}'; did you mean '{near[0]}'? allowed: a preset, a shipped model, a directory,"
@@ -80,7 +82,7 @@ def _check_name(model: ModelSpec) -> None:
         )
 
 
-def with_layers(config: Any, layers: int) -> Any:
+def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The configuration of the same model with the first so many layers."""
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
@@ -92,7 +94,7 @@ def with_layers(config: Any, layers: int) -> Any:
     return short
 
 
-def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The bare model on the meta device."""
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +111,7 @@ def build(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> A
     return model.requires_grad_(False)
 
 
-def any_model(config: Any, trust_remote_code: bool = False) -> Any:
+def any_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """A model of any kind on the meta device, to be counted: causal, sequence to sequence, or bare."""
     import transformers as t
 
@@ -125,11 +127,13 @@ def any_model(config: Any, trust_remote_code: bool = False) -> Any:
     raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
 
 
-def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def adapted(
+    setting: TrainConfig, config: PretrainedConfig, dtype: torch.dtype, compute_dtype: torch.dtype
+) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
-    wanted = setting.method.target_modules
-    targets = resolve_targets(model, wanted) if wanted is not None else ()
+    modules = setting.method.target_modules
+    targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
         model = plugins.load("methods", setting.method.name).attach(
             model, setting.method, peft_targets(model, targets) if targets else []
@@ -137,7 +141,9 @@ def adapted(setting: TrainConfig, config: Any, dtype: torch.dtype, compute_dtype
     return model.train()
 
 
-def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype) -> Any:
+def quantised(
+    model: PreTrainedModel, quantization: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype
+) -> PreTrainedModel:
     """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as
     it is for `none`.
 
@@ -148,7 +154,7 @@ def quantised(model: Any, wanted: QuantizationSpec, dtype: torch.dtype, compute_
     if own is not None and not own.readable:
         raise ModelError(refusal(model.config.name_or_path or model.config.model_type, own))
     if own is None:
-        config = plugins.load("quantizations", wanted.name).config(wanted.double_quant, compute_dtype)
+        config = plugins.load("quantizations", quantization.name).config(quantization.double_quant, compute_dtype)
     else:
         declared = model.config.quantization_config
         plainly = declared if isinstance(declared, dict) else declared.to_dict()

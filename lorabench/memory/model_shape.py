@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from lorabench.config.settings import ModelSpec
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.experts import unreached
+from lorabench.engine.positions import positions
 from lorabench.memory.meta_model import any_model, build, configuration, with_layers
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from lorabench.record.unreached import Unreached
 
@@ -36,8 +37,17 @@ class ModelShape:
     @cached_property
     def positions(self) -> int | None:
         """The longest sequence in tokens that it takes; None where it has no end."""
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return positions(self.config)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The whole model on the meta device, of any kind, to be counted; built anew each time."""
+        return any_model(self.config, self.spec.trust_remote_code)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return sum(p.numel() for p in self.model.parameters())
 
     @cached_property
     def first_layer_linear(self) -> dict[str, tuple[int, int]]:

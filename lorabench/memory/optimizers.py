@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from lorabench.config.settings import TrainingSpec
+from lorabench.config.validity import is_paged
 
 SMALLEST_8BIT = 4096
 SMALLEST_PAGED = 100_000
@@ -25,24 +26,24 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
     kind = training.optimizer
     if kind == "sgd":
         return []
-    found: list[torch.Tensor] = []
+    state: list[torch.Tensor] = []
     for parameter in parameters:
         n = parameter.numel()
-        paged = kind.startswith("paged") and n >= SMALLEST_PAGED
+        paged = is_paged(kind) and n >= SMALLEST_PAGED
         if kind.endswith("8bit") and n >= SMALLEST_8BIT:
             if not paged:
-                found += [torch.empty(n, dtype=torch.uint8, device="meta") for _ in range(2)]
-            found += [torch.empty(-(-n // BLOCK), dtype=torch.float32, device="meta") for _ in range(2)]
+                state += [torch.empty(n, dtype=torch.uint8, device="meta") for _ in range(2)]
+            state += [torch.empty(-(-n // BLOCK), dtype=torch.float32, device="meta") for _ in range(2)]
         elif paged:
             continue
         elif kind == "adamw":
-            found += [torch.empty_like(parameter) for _ in range(2)]
-            found.append(torch.empty((), dtype=torch.float32, device="meta"))
+            state += [torch.empty_like(parameter) for _ in range(2)]
+            state.append(torch.empty((), dtype=torch.float32, device="meta"))
         else:
-            found += [torch.empty(n, dtype=torch.float32, device="meta") for _ in range(2)]
+            state += [torch.empty(n, dtype=torch.float32, device="meta") for _ in range(2)]
     if kind.endswith("8bit"):
-        found += [torch.empty(BLOCK, dtype=torch.float32, device="meta") for _ in range(2)]  # the two code tables
-    return found
+        state += [torch.empty(BLOCK, dtype=torch.float32, device="meta") for _ in range(2)]  # the two code tables
+    return state
 
 
 def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> tuple[int, int]:

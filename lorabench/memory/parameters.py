@@ -17,7 +17,6 @@ from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, T
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
 from lorabench.errors import LorabenchError
-from lorabench.memory.meta_model import any_model
 from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.step_dtypes import resolve_dtype
 from lorabench.memory.train_config import TrainConfig
@@ -52,7 +51,7 @@ def count_parameters(
     if method not in plugins.names("methods"):
         raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
     shape = model if isinstance(model, ModelShape) else ModelShape(model)
-    whole = any_model(shape.config, shape.spec.trust_remote_code)
+    whole = shape.model
     base = sum(p.numel() for p in whole.parameters())
     if not plugins.load("methods", method).FIELDS:
         raise LorabenchError(
@@ -85,4 +84,4 @@ def unreached_of(setting: TrainConfig) -> Unreached | None:
 @lru_cache(maxsize=32)
 def _unreached(shape: ModelShape) -> Unreached | None:
     setting = TrainConfig(shape.spec, QuantizationSpec(), MethodSpec(), TrainingSpec(), "cuda", shape=shape)
-    return shape.unreached(resolve_dtype(setting, shape.config))
+    return shape.unreached(resolve_dtype(setting))

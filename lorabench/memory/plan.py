@@ -14,10 +14,9 @@ from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import HIGH, LOW, with_framework
 from lorabench.memory.interpolate import Reuse
-from lorabench.memory.meta_model import any_model, configuration
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import StepProfile
-from lorabench.memory.train_config import on_card, setting_of
+from lorabench.memory.train_config import TrainConfig, on_card, setting_of
 from lorabench.memory.validate import check
 
 
@@ -64,12 +63,12 @@ def plan_conditions(
         )
         for c in conditions
     ]
-    wanted = list(dict.fromkeys(s for s in settings if s is not None))
-    for asked in wanted:
-        check(asked)
-    known = Reuse()
-    known.plan(wanted)
-    steps = {asked: known.step(asked) for asked in wanted}
+    distinct = list(dict.fromkeys(s for s in settings if s is not None))
+    for one_setting in distinct:
+        check(one_setting)
+    reuse = Reuse()
+    reuse.plan(distinct)
+    steps = {one_setting: reuse.step(one_setting) for one_setting in distinct}
     rows = []
     for condition, setting in zip(conditions, settings, strict=True):
         if setting is None:
@@ -80,8 +79,8 @@ def plan_conditions(
         one = time_of(step, setting, gpu, calibration)
         other = beside(condition, wholes)
         if other is None and one is not None:
-            held = sum(step.held.values())
-            other = guessed(condition, one, _sides(condition), held, gpu)
+            weight_bytes = sum(step.persistent_bytes.values())
+            other = guessed(condition, one, _sides(setting), weight_bytes, gpu)
         rows.append(
             PlannedCondition(
                 condition,
@@ -89,15 +88,15 @@ def plan_conditions(
                 peak,
                 round(LOW * peak),
                 round(HIGH * peak),
-                one.times(taken) if one and (taken := steps_of(condition)) else None,
+                one.times(optimizer_steps) if one and (optimizer_steps := steps_of(condition)) else None,
                 other,
             )
         )
     return tuple(rows)
 
 
-def _sides(condition: Condition) -> list[tuple[int, int]]:
+def _sides(setting: TrainConfig) -> list[tuple[int, int]]:
     """(in, out) of the matrices whose change is decomposed."""
-    model = any_model(configuration(condition.model))
-    linear, wanted = linear_modules(model), condition.method.target_modules
-    return [linear[n] for n in (resolve_targets(model, wanted) if wanted is not None else linear) if n in linear]
+    model, modules = setting.shape.model, setting.method.target_modules
+    linear = linear_modules(model)
+    return [linear[n] for n in (resolve_targets(model, modules) if modules is not None else linear) if n in linear]

@@ -21,6 +21,7 @@ from functools import lru_cache
 
 import torch
 
+from lorabench.config.precision import DeviceKind
 from lorabench.config.study import Cell
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
@@ -29,7 +30,7 @@ from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, wi
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.step_profile import StepProfile, predict_step
-from lorabench.memory.train_config import DeviceKind, TrainConfig, setting_of, traced_as
+from lorabench.memory.train_config import TrainConfig, setting_of, traced_as
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
@@ -46,29 +47,29 @@ def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         free, whole = available_bytes(where), total_bytes(where)
         settings = {c.id: traced_as(setting_here(c, where, _longest(c))) for c in cells if c.training.steps}
         needs = _needs(tuple(dict.fromkeys(settings.values())), free)
-        found = []
+        problems = []
         for cell in cells:
             step = needs.get(settings[cell.id]) if cell.id in settings else None
             if step is not None:
-                seen = compared(step, settings[cell.id], free)
-                if (words := seen.sentence(whole)) is not None:
+                prediction = compared(step, settings[cell.id], free)
+                if (words := prediction.sentence(whole)) is not None:
                     batch = (
                         f"a batch of {cell.training.batch_size:,} x {settings[cell.id].training.sequence_length:,}"
                         " tokens "
                     )
-                    found.append(
+                    problems.append(
                         (
-                            seen.high_bytes,
+                            prediction.high_bytes,
                             Problem(
                                 cell.id,
                                 "training.batch_size",
                                 batch + words,
-                                seen.low_bytes > CERTAIN * whole,
+                                prediction.low_bytes > CERTAIN * whole,
                                 about_cell=True,
                             ),
                         )
                     )
-        return tuple(problem for _, problem in sorted(found, key=lambda pair: -pair[0]))
+        return tuple(problem for _, problem in sorted(problems, key=lambda pair: -pair[0]))
     except Exception:
         traceback.print_exc()
         return ()
@@ -93,9 +94,9 @@ def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step
             )
         if not compared(_step(most), most, free).fits:
             close += members
-    known = Reuse()
-    known.plan(close)
-    return {setting: known.step(setting) for setting in close}
+    reuse = Reuse()
+    reuse.plan(close)
+    return {setting: reuse.step(setting) for setting in close}
 
 
 def predict_memory(cell: Cell) -> MemoryPrediction | None:
@@ -141,8 +142,8 @@ def available_bytes(where: torch.device) -> int:
     if where.type != "cuda":
         return free_host_bytes()
     free, _ = torch.cuda.mem_get_info(where)
-    kept = max(0, torch.cuda.memory_allocated(where) - CUBLAS_BYTES)
-    return free + torch.cuda.memory_reserved(where) - kept
+    live_bytes = max(0, torch.cuda.memory_allocated(where) - CUBLAS_BYTES)
+    return free + torch.cuda.memory_reserved(where) - live_bytes
 
 
 def total_bytes(where: torch.device) -> int:

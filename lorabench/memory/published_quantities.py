@@ -17,7 +17,8 @@ from lorabench.config.settings import ModelSpec
 from lorabench.engine.quantised_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
-from lorabench.memory.meta_model import any_model, build, configuration, quantised, with_layers
+from lorabench.memory.meta_model import build, quantised, with_layers
+from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import TrainConfig
@@ -26,19 +27,19 @@ from lorabench.memory.validate import check, used
 
 def reproduce(paper: Paper) -> tuple[Reproduced, ...]:
     """The value of each row; LorabenchError, which names the row, where one cannot be had."""
-    made = []
+    reproduced = []
     for row in paper.rows:
         try:
-            made.append(Reproduced(row, float(QUANTITIES[row.quantity](row))))
+            reproduced.append(Reproduced(row, float(QUANTITIES[row.quantity](row))))
         except LorabenchError as e:
             raise LorabenchError(f"row '{row.name}': {e}") from None
-    return tuple(made)
+    return tuple(reproduced)
 
 
 def trainable_parameters(row: PaperRow) -> int:
     """Trained entries, counted on the model's shapes."""
     (count,) = count_parameters(
-        _model(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name
+        _shape(row), [row.method.rank or 0], row.method.target_modules or "all-linear", row.method.name
     )
     return count.trainable_parameters
 
@@ -56,21 +57,21 @@ def adapter_bytes(row: PaperRow) -> float:
 
 def parameter_bytes(row: PaperRow) -> float:
     """bytes_each for every parameter of the model: the arithmetic by which papers state training memory."""
-    return _parameters(_model(row)) * (row.bytes_each or 0)
+    return _shape(row).parameters * (row.bytes_each or 0)
 
 
 def weight_bytes(row: PaperRow) -> int:
     """All weights in the model's dtype, unquantised."""
     dtype = _model(row).dtype
-    return _parameters(_model(row)) * (2 if dtype == "auto" else getattr(torch, dtype).itemsize)
+    return _shape(row).parameters * (2 if dtype == "auto" else getattr(torch, dtype).itemsize)
 
 
 def bits_per_parameter(row: PaperRow) -> float:
     """What a quantised weight takes with its block constants, over all quantised matrices: 4 + 32/64 = 4.5 bits with
     one float32 constant a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantised in blocks of
     256 (Dettmers et al. 2023, section 3)."""
-    model = _model(row)
-    whole = build(with_layers(configuration(model), 1), torch.bfloat16, model.trust_remote_code)
+    shape = _shape(row)
+    whole = build(with_layers(shape.config, 1), torch.bfloat16, shape.spec.trust_remote_code)
     linear = {n: m.weight.numel() for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}
     small = quantised(whole, row.quantization, torch.bfloat16, torch.bfloat16)
     packed = {
@@ -80,10 +81,10 @@ def bits_per_parameter(row: PaperRow) -> float:
         raise LorabenchError(
             f"quantization {row.quantization.name} stores no weight in fewer bits; allowed: int8, fp4, nf4"
         )
-    held = sum(w.numel() * w.element_size() for w in packed.values()) + sum(
+    packed_bytes = sum(w.numel() * w.element_size() for w in packed.values()) + sum(
         t.numel() * t.element_size() for t in quantization_tensors(small)
     )
-    return 8 * held / sum(linear[n] for n in packed)
+    return 8 * packed_bytes / sum(linear[n] for n in packed)
 
 
 def peak_bytes(row: PaperRow) -> int:
@@ -99,18 +100,18 @@ def step_bytes(row: PaperRow) -> int:
 
 def base_bytes(row: PaperRow) -> int:
     """Base weights as stored, with their constants."""
-    held = _step(row)[1].held
-    return held["weights"] + held["quantization_state"]
+    between_steps = _step(row)[1].persistent_bytes
+    return between_steps["weights"] + between_steps["quantization_state"]
 
 
 def trained_bytes(row: PaperRow) -> int:
     """Adapter weights during training."""
-    return _step(row)[1].held["adapters"]
+    return _step(row)[1].persistent_bytes["adapters"]
 
 
 def optimizer_bytes(row: PaperRow) -> int:
     """The optimizer's state on the device."""
-    return _step(row)[1].held["optimizer"]
+    return _step(row)[1].persistent_bytes["optimizer"]
 
 
 def activation_bytes(row: PaperRow) -> int:
@@ -134,12 +135,18 @@ def _model(row: PaperRow) -> ModelSpec:
     return row.model
 
 
-def _parameters(model: ModelSpec) -> int:
-    return sum(p.numel() for p in any_model(configuration(model), model.trust_remote_code).parameters())
+def _shape(row: PaperRow) -> ModelShape:
+    return _shape_of(_model(row))
+
+
+@cache
+def _shape_of(model: ModelSpec) -> ModelShape:
+    """One for all rows of a model."""
+    return ModelShape(model)
 
 
 def _step(row: PaperRow) -> tuple[TrainConfig, StepProfile]:
-    setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda")
+    setting = TrainConfig(_model(row), row.quantization, used(row.method), row.training, "cuda", shape=_shape(row))
     return setting, _traced(setting)
 
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lorabench import plugins
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
+from lorabench.config.validity import takes_quantized_base
 from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import HIGH, with_framework
 from lorabench.memory.train_config import TrainConfig
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried
-TRIED = 12  # combinations of each size that are traced: a trace is about half a second
+MOST_TRACED = 12  # combinations of each size that are traced: a trace is about half a second
 USUAL_LENGTH = 64  # tokens: lengths are named as multiples of it, and none below it
 _SHRINKS = {
     "micro_batch": ("activations", "logits", "workspace"),
@@ -46,7 +46,7 @@ class Remedy:
     """A changed setting that fits, or the least that a setting can need."""
 
     setting: TrainConfig
-    changes: dict[str, Any]
+    changes: dict[str, object]
     """dotted keys of a study: what they become"""
     peak_bytes: int
     high_bytes: int
@@ -88,49 +88,49 @@ class Remedies:
     """the longest sequence at which the least would fit; absent below 64 tokens"""
 
 
-def remedies(setting: TrainConfig, room: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
-    """The changes that make a setting fit the card of a room, those that keep its method first; `length` is the longest
+def remedies(setting: TrainConfig, planner: CardPlanner, length: int | None = None, most: int = LISTED) -> Remedies:
+    """The changes that make a setting fit the planner's card, those that keep its method first; `length` is the longest
     sequence that fits without any other change, where known."""
-    if fitting := _fitting(setting, room, length, most, with_lora=False):
+    if fitting := _fitting(setting, planner, length, most, with_lora=False):
         return Remedies(fitting)
-    own = _made(setting, _all(setting, room, with_lora=False), room) or _remedy(setting, setting, room)
+    own = _remedy_of(setting, _all(setting, planner, with_lora=False), planner) or _remedy(setting, setting, planner)
     if own.headroom_bytes >= 0:
         return Remedies((own,))
-    if "lora" in _possible(setting, room):
-        if fitting := _fitting(setting, room, None, most, with_lora=True):
+    if "lora" in _possible(setting, planner):
+        if fitting := _fitting(setting, planner, None, most, with_lora=True):
             return Remedies(fitting, own, _smallest_card(own))
-        least = _made(setting, _all(setting, room, with_lora=True), room) or own
+        least = _remedy_of(setting, _all(setting, planner, with_lora=True), planner) or own
         if least.headroom_bytes >= 0:
             return Remedies((least,), own, _smallest_card(own))
         own = least
-    longest = room.longest(own.setting, setting.training.sequence_length)
+    longest = planner.longest(own.setting, setting.training.sequence_length)
     return Remedies((), own, _smallest_card(own), longest // USUAL_LENGTH * USUAL_LENGTH or None)
 
 
 def _fitting(
-    setting: TrainConfig, room: CardPlanner, length: int | None, most: int, with_lora: bool
+    setting: TrainConfig, planner: CardPlanner, length: int | None, most: int, with_lora: bool
 ) -> tuple[Remedy, ...]:
     """The smallest sets of changes that fit: those that keep the method, or those with LoRA in its place."""
-    at_first, fitting = room.need(setting), list[Remedy]()
+    at_first, fitting = planner.need(setting), list[Remedy]()
     for size in range(1, TOGETHER + 1):
-        tried = 0
-        for names in _sets(setting, room, size):
+        traced = 0
+        for names in _sets(setting, planner, size):
             if (
                 ("lora" in names) != with_lora
-                or _hopeless(at_first, names, setting, room)
-                or tried >= TRIED
+                or _hopeless(at_first, names, setting, planner)
+                or traced >= MOST_TRACED
                 or len(fitting) >= most
             ):
                 continue
-            tried += 1
-            made = _made(setting, names, room)
-            if made is not None and made.headroom_bytes >= 0:
-                fitting.append(made)
+            traced += 1
+            remedy = _remedy_of(setting, names, planner)
+            if remedy is not None and remedy.headroom_bytes >= 0:
+                fitting.append(remedy)
         shorter = (length or 0) // USUAL_LENGTH * USUAL_LENGTH
         if (
             size == 1 and 2 * shorter >= setting.training.sequence_length and len(fitting) < most
         ):  # less than half is another training
-            fitting.append(_remedy(setting, setting.trained(sequence_length=shorter), room))
+            fitting.append(_remedy(setting, setting.trained(sequence_length=shorter), planner))
         if fitting:
             break
     return tuple(fitting)
@@ -140,8 +140,8 @@ def _smallest_card(least: Remedy) -> str | None:
     return next((c.name for c in gpus().values() if c.memory_bytes >= least.high_bytes), None)
 
 
-def _sets(setting: TrainConfig, room: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
-    for names in itertools.combinations(_possible(setting, room), size):
+def _sets(setting: TrainConfig, planner: CardPlanner, size: int) -> Iterator[tuple[str, ...]]:
+    for names in itertools.combinations(_possible(setting, planner), size):
         if any(len(set(names) & set(group)) > 1 for group in _EXCLUSIVE):
             continue
         if setting.method.name == "full" and set(names) & {"nf4", "int8"} and "lora" not in names:
@@ -149,27 +149,27 @@ def _sets(setting: TrainConfig, room: CardPlanner, size: int) -> Iterator[tuple[
         yield names
 
 
-def _all(setting: TrainConfig, room: CardPlanner, with_lora: bool) -> tuple[str, ...]:
-    possible = _possible(setting, room)
+def _all(setting: TrainConfig, planner: CardPlanner, with_lora: bool) -> tuple[str, ...]:
+    possible = _possible(setting, planner)
     method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
-    wanted = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
-    return tuple(n for n in wanted if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
+    names = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
+    return tuple(n for n in names if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 
 
-def _possible(setting: TrainConfig, room: CardPlanner) -> list[str]:
+def _possible(setting: TrainConfig, planner: CardPlanner) -> list[str]:
     """The changes that this setting leaves open, in the order of _SHRINKS."""
     training, method = setting.training, plugins.load("methods", setting.method.name)
     stored = stored_quantization(setting.model.name, setting.model.revision) is not None
     adapters = not method.TRAINS_BASE
-    smaller = setting.quantization.name == "none" and not stored and not method.UNQUANTIZED_ONLY
+    smaller = setting.quantization.name == "none" and not stored and takes_quantized_base(setting.method.name)
     states = ("adamw", "paged-adamw", "adamw-8bit", "paged-adamw-8bit")
     able = {
         "micro_batch": training.batch_size > 1,
         "checkpointing": not training.gradient_checkpointing,
-        "paged-adamw": room.gpu.kind == "cuda" and training.optimizer == "adamw",
+        "paged-adamw": planner.gpu.kind == "cuda" and training.optimizer == "adamw",
         "adamw-8bit": training.optimizer == "adamw",
-        "paged-adamw-8bit": room.gpu.kind == "cuda" and training.optimizer in states[:3],
-        "bfloat16": not adapters and setting.model.dtype in ("auto", "float32") and room.gpu.bf16,
+        "paged-adamw-8bit": planner.gpu.kind == "cuda" and training.optimizer in states[:3],
+        "bfloat16": not adapters and setting.model.dtype in ("auto", "float32") and planner.gpu.bf16,
         "nf4": smaller or (not stored and (not adapters or setting.quantization.name == "int8")),
         "int8": smaller or (not stored and not adapters),
         "rank": adapters and (setting.method.rank or 0) > 8,
@@ -178,36 +178,36 @@ def _possible(setting: TrainConfig, room: CardPlanner) -> list[str]:
     return [name for name in _SHRINKS if able[name]]
 
 
-def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, room: CardPlanner) -> bool:
+def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, planner: CardPlanner) -> bool:
     shrunk = {part for name in names for part in _SHRINKS[name]}
-    kept = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
-    least = replace(need.step, parts=kept, peak_bytes=sum(kept.values()))
-    return round(HIGH * sum(with_framework(least, setting).values())) > room.gpu.memory_bytes
+    parts = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
+    least = replace(need.step, parts=parts, peak_bytes=sum(parts.values()))
+    return round(HIGH * sum(with_framework(least, setting).values())) > planner.gpu.memory_bytes
 
 
-def _made(setting: TrainConfig, names: tuple[str, ...], room: CardPlanner) -> Remedy | None:
+def _remedy_of(setting: TrainConfig, names: tuple[str, ...], planner: CardPlanner) -> Remedy | None:
     """The setting with changes; the micro-batch is the largest that fits with the others, else 1."""
     changed = setting
     for name in ("lora", "bfloat16", "nf4", "int8", "rank", "checkpointing", *_EXCLUSIVE[0]):
         if name in names:
             changed = _changed(changed, name)
     if "micro_batch" not in names:
-        return _remedy(setting, changed, room)
-    whole, made = setting.training.batch_size, None
+        return _remedy(setting, changed, planner)
+    whole, best = setting.training.batch_size, None
     for batch in (n for n in range(1, whole) if whole % n == 0):
         one = _remedy(
             setting,
             changed.trained(
                 batch_size=batch, gradient_accumulation=setting.training.gradient_accumulation * whole // batch
             ),
-            room,
+            planner,
         )
-        if made is not None and one.headroom_bytes < 0:
+        if best is not None and one.headroom_bytes < 0:
             break
-        made = one
+        best = one
         if one.headroom_bytes < 0:
             break
-    return made
+    return best
 
 
 def _changed(setting: TrainConfig, name: str) -> TrainConfig:
@@ -224,14 +224,14 @@ def _changed(setting: TrainConfig, name: str) -> TrainConfig:
     return setting.trained(optimizer=name)
 
 
-def _remedy(before: TrainConfig, after: TrainConfig, room: CardPlanner) -> Remedy:
-    need = room.need(after)
+def _remedy(before: TrainConfig, after: TrainConfig, planner: CardPlanner) -> Remedy:
+    need = planner.need(after)
     return Remedy(
-        after, _differences(before, after), need.peak_bytes, need.high_bytes, room.gpu.memory_bytes - need.high_bytes
+        after, _differences(before, after), need.peak_bytes, need.high_bytes, planner.gpu.memory_bytes - need.high_bytes
     )
 
 
-def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
+def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, object]:
     old, new = _plain(before), _plain(after)
     return {
         key: value
@@ -240,7 +240,7 @@ def _differences(before: TrainConfig, after: TrainConfig) -> dict[str, Any]:
     }  # lora in place of full: its default rank needs no word
 
 
-def _plain(s: TrainConfig) -> dict[str, Any]:
+def _plain(s: TrainConfig) -> dict[str, object]:
     fields = ("gradient_checkpointing", "optimizer", "batch_size", "gradient_accumulation", "sequence_length")
     named = {
         "method.name": s.method.name,

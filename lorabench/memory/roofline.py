@@ -63,10 +63,10 @@ def step_seconds(
     """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are
     not known."""
     on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
-    rate = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
-    if gpu.bandwidth is None or rate is None:
+    flops_per_second = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
+    if gpu.bandwidth is None or flops_per_second is None:
         return None
-    compute, memory = step.flops / rate, step.moved_bytes / gpu.bandwidth
+    compute, memory = step.flops / flops_per_second, step.moved_bytes / gpu.bandwidth
     least = max(compute, memory, step.kernels * LAUNCH)
     most = compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH
     return Seconds(least * QUANTISED[0], most * QUANTISED[1]) if quantised else Seconds(least, most)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,10 +25,13 @@ from lorabench import plugins
 from lorabench.config.checkpoint import declared_quantization
 from lorabench.errors import ModelError
 from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
-from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
 from lorabench.memory.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class StepProfile:
 
     parts: dict[str, int]
     """bytes by category at the peak"""
-    held: dict[str, int]
+    persistent_bytes: dict[str, int]
     """bytes by category between steps"""
     peak_bytes: int
     peak_at: str
@@ -113,11 +116,7 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     config = setting.shape.config
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
-    dtype = resolve_dtype(setting, config)
-    autocast = resolve_autocast(setting)
-    declared = setting.quantization.compute_dtype
-    compute = getattr(torch, declared) if declared != "auto" else autocast or dtype
-
+    dtype, compute, autocast = resolve_dtype(setting), resolve_compute_dtype(setting), resolve_autocast(setting)
     saved = plugins.load("methods", setting.method.name).SAVED_RANKS
 
     def of(count: int) -> Course:
@@ -153,14 +152,14 @@ def along(low: Course, high: Course, share: Fraction) -> Course | None:
     if [line.name for line in low.lines] != [line.name for line in high.lines]:
         return None
     try:
-        made = Course(
+        course_between = Course(
             tuple(_along(a.name, a, a, b, share) for a, b in zip(low.lines, high.lines, strict=True)),
             _step_along(low.counts, low.counts, high.counts, share),
         )
     except _Uneven:
         return None
     other = {a.name for a, b in zip(low.lines, high.lines, strict=True) if len(a.moments) != len(b.moments)}
-    return None if summed(made).peak_at in other else made
+    return None if summed(course_between).peak_at in other else course_between
 
 
 def summed(course: Course) -> StepProfile:
@@ -168,13 +167,13 @@ def summed(course: Course) -> StepProfile:
     heights = [line.moments.sum(axis=1) for line in course.lines]
     top = max(range(len(heights)), key=lambda i: int(heights[i].max()))
     moment = course.lines[top].moments[int(heights[top].argmax())]
-    held = next(line for line in course.lines if line.name == "held").moments[-1]
+    persistent = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
     update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
     total, trainable, saved = (int(n) for n in course.counts)
     return StepProfile(
         parts=_named(moment),
-        held=_named(held),
+        persistent_bytes=_named(persistent),
         peak_bytes=int(moment.sum()),
         peak_at=course.lines[top].name,
         flops=flops,
@@ -187,7 +186,7 @@ def summed(course: Course) -> StepProfile:
     )
 
 
-def pattern(config: Any) -> int | None:
+def pattern(config: PretrainedConfig) -> int | None:
     """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None
     where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
@@ -202,29 +201,30 @@ def pattern(config: Any) -> int | None:
     return _PERIODS[key]
 
 
-def _skips_by_number(config: Any) -> bool:
+def _skips_by_number(config: PretrainedConfig) -> bool:
     """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
     not alike."""
     stored = declared_quantization(config.to_dict())
     return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
 
 
-def layer_kinds(config: Any) -> list[tuple[tuple[str, torch.Size], ...]]:
+def layer_kinds(config: PretrainedConfig) -> list[tuple[tuple[str, torch.Size], ...]]:
     """What each layer of a model is made of: names and shapes of its parameters."""
     return [
         tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
     ]
 
 
-def _as_course(seen: Trace, saved: int) -> Course:
+def _as_course(traced: Trace, saved: int) -> Course:
     lines = tuple(
         SegmentProfile(
             s.name, np.array(s.moments, dtype=np.int64), np.array([s.flops, s.moved, s.kernels], dtype=object)
         )
-        for s in seen.segments
+        for s in traced.segments
     )
     return Course(
-        lines, np.array([seen.total_parameters, seen.trainable_parameters, saved * seen.trainable_bytes], dtype=object)
+        lines,
+        np.array([traced.total_parameters, traced.trainable_parameters, saved * traced.trainable_bytes], dtype=object),
     )
 
 
@@ -268,8 +268,8 @@ def _step_along(start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int
     grown = (high - low) * times
     if parts != 1 and (grown % parts).any():
         raise _Uneven
-    made: np.ndarray = start + grown // parts
-    return made
+    stepped: np.ndarray = start + grown // parts
+    return stepped
 
 
 def _named(moment: np.ndarray) -> dict[str, int]:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lorabench.config.precision import DeviceKind
 from lorabench.memory import kernels
-from lorabench.memory.train_config import DeviceKind
 
 CATEGORIES = (
     "weights",
@@ -103,13 +103,13 @@ class TensorTracker(TorchDispatchMode):
         category = category or self._kind(tensor)
         self._live[key] = size, category
         self._totals[PLACE[category]] += size
-        weakref.finalize(storage, self._gone, key)
+        weakref.finalize(storage, self._release, key)
 
     def _kind(self, tensor: torch.Tensor) -> str:
         width, numel = self._logits
         return "logits" if tensor.numel() == numel and tensor.shape[-1] == width else "activations"
 
-    def _gone(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         size, category = self._live.pop(key, (0, "activations"))
         self._totals[PLACE[category]] -= size
 
@@ -118,7 +118,9 @@ class TensorTracker(TorchDispatchMode):
         moment[PLACE["workspace"]] += scratch
         self.segments[-1].moments.append(moment)
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: OpOverload, types: object, args: kernels.Arguments = (), kwargs: kernels.Keywords | None = None
+    ) -> object:
         kwargs = kwargs or {}
         result = kernels.answer(operator, args, kwargs)
         if result is kernels.NO_ANSWER:
@@ -138,13 +140,13 @@ class TensorTracker(TorchDispatchMode):
         return result
 
 
-def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+def _tensors(values: Iterable[object]) -> list[torch.Tensor]:
     """Those among an operator's arguments or results, one list deep; torch's own tree_leaves takes a tenth of a trace
     for it."""
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found += [v for v in value if isinstance(v, torch.Tensor)]
-    return found
+            tensors += [v for v in value if isinstance(v, torch.Tensor)]
+    return tensors

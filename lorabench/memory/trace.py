@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.library_messages import quiet
@@ -21,6 +22,9 @@ from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
 from lorabench.memory.tensor_tracker import Segment, TensorTracker
 from lorabench.memory.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 UPDATE = "update"  # the segment of what comes once an optimizer step
 
@@ -36,7 +40,7 @@ class Trace:
     trainable_bytes: int
 
 
-def trace(setting: TrainConfig, model: Any, autocast: torch.dtype | None) -> Trace:
+def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | None) -> Trace:
     """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -89,10 +93,12 @@ def trace(setting: TrainConfig, model: Any, autocast: torch.dtype | None) -> Tra
 class _Marks:
     """Hooks that tell the tracker where the step is, and which storages are gradients."""
 
-    def __init__(self, tracker: TensorTracker, layers: list[Any], parameters: list[Any]) -> None:
+    def __init__(
+        self, tracker: TensorTracker, layers: list[torch.nn.Module], parameters: list[torch.nn.Parameter]
+    ) -> None:
         self.backward = False
         self._tracker = tracker
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         for index, layer in enumerate(layers):
             self._handles.append(layer.register_forward_pre_hook(lambda m, a, i=index: self._forward(i)))
             self._handles.append(
@@ -111,7 +117,7 @@ class _Marks:
         if not self.backward:  # not when a checkpoint is recomputed
             self._tracker.enter(f"forward {index}")
 
-    def _leave(self, out: Any, index: int, last: bool) -> None:
+    def _leave(self, out: torch.Tensor | tuple[torch.Tensor, ...], index: int, last: bool) -> None:
         if self.backward:
             return
         hidden = out[0] if isinstance(out, tuple) else out
@@ -121,7 +127,7 @@ class _Marks:
             self._tracker.enter("head")
 
 
-def layers_of(model: Any) -> list[Any]:
+def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The model's numbered layers."""
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 from lorabench.config.gpus import Gpu
+from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
 from lorabench.memory.model_shape import ModelShape
 
-DeviceKind = Literal["cpu", "cuda"]
 TELLING = (
     "batch_size",
     "gradient_accumulation",
@@ -41,7 +40,7 @@ class TrainConfig:
         if self.shape is None or self.shape.spec != self.model:
             object.__setattr__(self, "shape", ModelShape(self.model))
 
-    def trained(self, **changes: Any) -> TrainConfig:
+    def trained(self, **changes: object) -> TrainConfig:
         """The same with other fields of its training."""
         return replace(self, training=self.training.model_copy(update=changes))
 
@@ -62,14 +61,14 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
     setting.
     """
-    told = {f: getattr(condition.training, f) for f in TELLING}
+    fields = {f: getattr(condition.training, f) for f in TELLING}
     if sequence_length is not None:
-        told["sequence_length"] = sequence_length
+        fields["sequence_length"] = sequence_length
     alpha = None if condition.method.alpha is None else MethodSpec().alpha
     return TrainConfig(
         condition.model,
         condition.quantization,
         condition.method.model_copy(update={"alpha": alpha}),
-        TrainingSpec(**told),
+        TrainingSpec(**fields),
         device,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,13 +12,14 @@ from lorabench.config.architectures import find_architecture
 from lorabench.config.checkpoint import as_stored, stored_quantization
 from lorabench.config.explain import sentence
 from lorabench.config.frozen import Frozen
-from lorabench.config.paths import model_label
-from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec, float16_fault
+from lorabench.config.precision import DeviceKind
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.validity import dtype_fault, length_fault, optimizer_fault, quantized_base_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
 from lorabench.errors import LorabenchError
 from lorabench.memory.meta_model import build, with_layers
-from lorabench.memory.train_config import DeviceKind, TrainConfig
+from lorabench.memory.train_config import TrainConfig
 
 
 class Request(Frozen):
@@ -30,21 +31,21 @@ class Request(Frozen):
     training: TrainingSpec = TrainingSpec()
 
 
-def setting_from(words: dict[str, Any], device: DeviceKind = "cuda") -> TrainConfig:
+def setting_from(words: Mapping[str, object], device: DeviceKind = "cuda") -> TrainConfig:
     """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
 
     The quantisation is the checkpoint's own where the model is stored quantised.
     """
     try:
-        asked = Request.model_validate(words, context={"folders": (Path.cwd(),)})
+        request = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
         raise LorabenchError(sentence(e, Request)[1]) from None
     kind = (
-        asked.quantization
-        if plugins.load("quantizations", asked.quantization.name).DOUBLE_QUANT
-        else asked.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
+        request.quantization
+        if plugins.load("quantizations", request.quantization.name).DOUBLE_QUANT
+        else request.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
     )
-    setting = TrainConfig(asked.model, as_stored(asked.model, kind), used(asked.method), asked.training, device)
+    setting = TrainConfig(request.model, as_stored(request.model, kind), used(request.method), request.training, device)
     check(setting)
     return setting
 
@@ -74,35 +75,22 @@ def check(setting: TrainConfig) -> None:
             f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
             " and its variants"
         )
-    if method.UNQUANTIZED_ONLY and setting.quantization.name != "none":
-        stored = stored_quantization(setting.model.name, setting.model.revision)
-        where = (
-            f"{setting.quantization.name}, in which {model_label(setting.model.name)} is stored"
-            if stored
-            else setting.quantization.name
-        )
-        raise LorabenchError(
-            f"method {setting.method.name} cannot be combined with quantization {where}: {method.UNQUANTIZED_ONLY}"
-        )
-    if method.TRAINS_BASE and setting.model.dtype == "float16":
-        raise LorabenchError(float16_fault(setting.method.name))
-    if setting.device == "cpu" and setting.training.optimizer.startswith("paged"):
-        raise LorabenchError(
-            f"optimizer {setting.training.optimizer} pages between GPU and host memory and needs a CUDA device; allowed"
-            " on a CPU: adamw, adamw-8bit, sgd"
-        )
+    stored = stored_quantization(setting.model.name, setting.model.revision)
+    for fault in (
+        quantized_base_fault(setting.method.name, setting.quantization.name, setting.model.name if stored else None),
+        dtype_fault(setting.method.name, setting.model.dtype),
+        optimizer_fault(setting.training.optimizer, setting.device),
+    ):
+        if fault:
+            raise LorabenchError(fault)
     preset = find_architecture(setting.model.name)
     if preset is not None and preset.parameters_only:
         raise LorabenchError(
-            f"of {setting.model.name} the parameters can be counted (lorabench parameters), a training step cannot be"
+            f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot be"
             " predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
-    positions = setting.shape.positions
-    if positions and setting.training.sequence_length > positions:
-        raise LorabenchError(
-            f"sequence length {setting.training.sequence_length} is beyond the {positions} positions of"
-            f" {setting.model.name}; at most {positions} is allowed"
-        )
+    if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):
+        raise LorabenchError(fault)
     import torch
 
     model = build(with_layers(setting.shape.config, 1), torch.bfloat16, setting.model.trust_remote_code)

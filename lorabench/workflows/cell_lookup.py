@@ -52,20 +52,20 @@ def find(name: str, folder: str | None) -> NamedCells:
         if folder is not None
         else [Store(p.parent) for place in PLACES for p in sorted(Path(place).glob("*/plan.json"))]
     )
-    found: list[NamedCells] = []
+    matches: list[NamedCells] = []
     for store in stores:
         try:
-            found += _by_id(store, name) if is_id(name) else _by_words(store, name)
+            matches += _by_id(store, name) if is_id(name) else _by_words(store, name)
         except StoreError:  # a broken folder hides no other
             if folder is not None:
                 raise
     if (
-        folder is None and is_id(name) and len({n.cells[0].id for n in found}) == 1
+        folder is None and is_id(name) and len({n.cells[0].id for n in matches}) == 1
     ):  # one cell that several studies hold
-        found = [n for n in found if n.store.settled(n.cells[0].id)][:1] or found[:1]
-    if len(found) == 1:
-        return found[0]
-    raise StoreError(_sentence(name, folder, stores, found))
+        matches = [n for n in matches if n.store.settled(n.cells[0].id)][:1] or matches[:1]
+    if len(matches) == 1:
+        return matches[0]
+    raise StoreError(_sentence(name, folder, stores, matches))
 
 
 def find_cell(
@@ -82,14 +82,14 @@ def find_cell(
             f"no cell of {named.title} in {named.store.folder} has finished; `lorabench status {named.store.folder}"
             " --cells` lists them"
         )
-    taken = results[0]
+    first = results[0]
     if len(named.cells) > 1:
-        rate = f" at the chosen learning rate {taken.cell.training.rate:g}" if taken.cell.tuned_over else ""
+        at_rate = f" at the chosen learning rate {first.cell.training.rate:g}" if first.cell.tuned_over else ""
         say(
-            f"{named.title} has {len(named.cells)} cells; taken is seed {taken.cell.seed}{rate} ({taken.cell.id}), for"
-            " another one give its id"
+            f"{named.title} has {len(named.cells)} cells; taken is seed {first.cell.seed}{at_rate} ({first.cell.id}),"
+            " for another one give its id"
         )
-    return named.store, taken
+    return named.store, first
 
 
 def chosen(named: NamedCells) -> tuple[Cell, ...]:
@@ -120,18 +120,18 @@ def _by_id(store: Store, name: str) -> list[NamedCells]:
 
 def _by_words(store: Store, name: str) -> list[NamedCells]:
     """Conditions or cells that are called so; else those whose names hold all words of it."""
-    asked = _words(name)
-    if not asked:
+    words_asked = _words(name)
+    if not words_asked:
         return []
     every = list(_names(store))
-    for fits in (lambda own: own == asked, lambda own: not asked - own):
-        found: dict[tuple[str, ...], NamedCells] = {}
+    for fits in (lambda own: own == words_asked, lambda own: not words_asked - own):
+        matches: dict[tuple[str, ...], NamedCells] = {}
         for words, named in every:
             if fits(words):
-                found.setdefault(tuple(c.id for c in named.cells), named)
-        conditions = [n for n in found.values() if n.is_condition]
-        if found:
-            return conditions or list(found.values())
+                matches.setdefault(tuple(c.id for c in named.cells), named)
+        conditions = [n for n in matches.values() if n.is_condition]
+        if matches:
+            return conditions or list(matches.values())
     return []
 
 
@@ -164,8 +164,8 @@ def _conditions(store: Store) -> list[NamedCells]:
 def _words(text: str) -> Counter[str]:
     """The words of a name, spelt in one way."""
     text = text.lower()
-    for pattern, way in SPELLINGS:
-        text = re.sub(pattern, way, text)
+    for pattern, spelling in SPELLINGS:
+        text = re.sub(pattern, spelling, text)
     words = []
     for word in text.split():
         with contextlib.suppress(ValueError):
@@ -174,20 +174,20 @@ def _words(text: str) -> Counter[str]:
     return Counter(words)
 
 
-def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Sequence[NamedCells]) -> str:
+def _sentence(name: str, folder: str | None, stores: Sequence[Store], matches: Sequence[NamedCells]) -> str:
     inside = {p: ", ".join(s.folder.name for s in stores if s.folder.parent == Path(p)) for p in PLACES}
     where = (
         " and ".join(f"{p}/ ({names})" for p, names in inside.items() if names) or "reports/ and runs/ (no study yet)"
     )
     place = f"in {folder}" if folder is not None else f"looked in {where}"
     elsewhere = "" if folder is not None else ": name another directory with --in DIR"
-    if found:
-        several = len({n.store.folder for n in found}) > 1
-        told = [
+    if matches:
+        several = len({n.store.folder for n in matches}) > 1
+        names_shown = [
             n.cells[0].id if is_id(name) else f"{n.title} ({n.store.folder})" if several else f"'{n.title}'"
-            for n in found
+            for n in matches
         ]
-        listed = f"{', '.join(told[:LISTED])}{' ...' if len(told) > LISTED else ''}"
+        listed = f"{', '.join(names_shown[:LISTED])}{' ...' if len(names_shown) > LISTED else ''}"
         return (
             f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed};"
             f" {'name one with --in DIR' if several else 'write more of it'}"
@@ -199,12 +199,12 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], found: Seq
                 " --cells` lists them"
             )
         return f"no cell's id starts with '{name}'; {place}{elsewhere}"
-    known: list[str] = []
+    titles: list[str] = []
     for store in stores:
         with contextlib.suppress(StoreError):
-            known += [n.title for n in _conditions(store)]
-    near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=LISTED, cutoff=0.4)
-    shown = [k for low in near for k in known if k.lower() == low] or known
+            titles += [n.title for n in _conditions(store)]
+    near = difflib.get_close_matches(name.lower(), [k.lower() for k in titles], n=LISTED, cutoff=0.4)
+    shown = [k for low in near for k in titles if k.lower() == low] or titles
     shown = list(dict.fromkeys(shown))
     there = (
         f": there {'is' if len(shown) == 1 else 'are'}"

@@ -49,12 +49,12 @@ class MemoryEstimate:
 
         return pd.DataFrame({"bytes": self.estimate.bytes}).rename_axis("category")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench estimate --json` prints: bytes as whole numbers, absent values left out."""
-        made, card, mended = self.estimate, self.gpu, self.remedies
-        step, quantization = made.step, self.setting.quantization
+        estimate, card, mended = self.estimate, self.gpu, self.remedies
+        step, quantization = estimate.step, self.setting.quantization
         least = mended.least if mended else None
-        plain: dict[str, Any] = {
+        plain: dict[str, object] = {
             "quantization": quantization.name,
             "double_quant": quantization.double_quant,
             "stored_quantized": is_stored(self.setting),
@@ -62,16 +62,16 @@ class MemoryEstimate:
             "trainable_parameters": step.trainable_parameters,
             "trainable_percent": 100 * step.trainable_parameters / step.total_parameters,
             "adapter_bytes": step.adapter_bytes,
-            "bytes": made.bytes,
-            "peak_bytes": made.peak_bytes,
-            "low_bytes": made.low_bytes,
-            "high_bytes": made.high_bytes,
+            "bytes": estimate.bytes,
+            "peak_bytes": estimate.peak_bytes,
+            "low_bytes": estimate.low_bytes,
+            "high_bytes": estimate.high_bytes,
             "peak_at": step.peak_at,
             "gpu": card.name if card else None,
             "gpu_memory_bytes": card.memory_bytes if card else None,
-            "fits": made.fits,
-            "largest_batch_size": made.largest_batch_size,
-            "largest_sequence_length": made.largest_sequence_length,
+            "fits": estimate.fits,
+            "largest_batch_size": estimate.largest_batch_size,
+            "largest_sequence_length": estimate.largest_sequence_length,
             "remedies": [remedy_dict(r) for r in mended.fitting] if mended else None,
             "least": {**remedy_dict(least), "smallest_gpu": mended.card, "largest_sequence_length": mended.length}
             if mended and least
@@ -81,15 +81,15 @@ class MemoryEstimate:
         return {k: v for k, v in plain.items() if v is not None}
 
     def __repr__(self) -> str:
-        setting, made = self.setting, self.estimate
+        setting, estimate = self.setting, self.estimate
         rank = "" if setting.method.rank is None else f" rank {setting.method.rank}"
         lines = [
             f"MemoryEstimate of {setting.model.name}, {setting.method.name}{rank}, {setting.quantization.name}, "
             f"{setting.training.batch_size} x {setting.training.sequence_length} tokens",
-            f"  peak {size(made.peak_bytes)}, between {size(made.low_bytes)} and {size(made.high_bytes)}",
+            f"  peak {size(estimate.peak_bytes)}, between {size(estimate.low_bytes)} and {size(estimate.high_bytes)}",
         ]
         if self.gpu is not None:
-            lines.append(f"  {'fits' if made.fits else 'does not surely fit'} on {self.gpu.name} ({self.gpu.capacity})")
+            lines.append(f"  {'fits' if estimate.fits else 'may not fit'} on {self.gpu.name} ({self.gpu.capacity})")
         return "\n".join(lines)
 
 
@@ -108,12 +108,12 @@ def estimate(settings: dict[str, Any], gpu: str | None = None) -> MemoryEstimate
     from lorabench.memory.validate import setting_from
 
     setting = setting_from(settings, card.kind if card else "cuda")
-    known = Reuse()
-    made = predict(setting, card, setting.shape.positions, known)
+    steps = Reuse()
+    prediction = predict(setting, card, setting.shape.positions, steps)
     mended = None
-    if card and not made.fits:
-        mended = remedies(setting, CardPlanner(card, traced=known.traced), made.largest_sequence_length)
-    return MemoryEstimate(setting, made, card, mended, unreached_of(setting))
+    if card and not prediction.fits:
+        mended = remedies(setting, CardPlanner(card, traced=steps.traced), prediction.largest_sequence_length)
+    return MemoryEstimate(setting, prediction, card, mended, unreached_of(setting))
 
 
 def is_stored(setting: TrainConfig) -> bool:
@@ -122,7 +122,7 @@ def is_stored(setting: TrainConfig) -> bool:
     return setting.quantization.name != "none" and stored is not None
 
 
-def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, Any] | None:
+def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, object] | None:
     """What is neither quantised nor adapted; None where that is nothing."""
     if left is None:
         return None
@@ -135,7 +135,7 @@ def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, An
     }
 
 
-def remedy_dict(one: Remedy) -> dict[str, Any]:
+def remedy_dict(one: Remedy) -> dict[str, object]:
     """A change as options, as keys of a study, and what it needs."""
     return {
         "flags": one.flags,

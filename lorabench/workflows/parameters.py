@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.config import hub
 from lorabench.config.checkpoint import stored_quantization
@@ -39,11 +39,11 @@ class ParameterCounts:
         """A row per rank: trainable parameters, their percentage of all, bytes of the adapter in float32."""
         import pandas as pd
 
-        return pd.DataFrame(self.to_dict()["ranks"]).set_index("rank")
+        return pd.DataFrame(self._ranks()).set_index("rank")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench parameters --json` prints."""
-        plain: dict[str, Any] = {"model": self.model, "base_parameters": self.base_parameters}
+        plain: dict[str, object] = {"model": self.model, "base_parameters": self.base_parameters}
         if self.stored:
             plain |= {"stored_quantized": self.stored.words, "readable": self.stored.readable}
         if left := self.unreached:
@@ -53,7 +53,10 @@ class ParameterCounts:
                 "names": list(left.names),
                 "adapted": False,
             }
-        ranks = [
+        return {**plain, "ranks": self._ranks()}
+
+    def _ranks(self) -> list[dict[str, object]]:
+        return [
             {
                 "rank": c.rank,
                 "trainable_parameters": c.trainable_parameters,
@@ -62,7 +65,6 @@ class ParameterCounts:
             }
             for c in self.counts
         ]
-        return {**plain, "ranks": ranks}
 
     def __repr__(self) -> str:
         ranks = ", ".join(f"{c.rank}: {count(c.trainable_parameters)}" for c in self.counts)
@@ -75,10 +77,10 @@ def parameters(
     """LorabenchError where the model, the method or a module is none that is known, or a rank is not possible."""
     hub.require_named(model)
     from lorabench.engine.experts import unreached
-    from lorabench.memory.meta_model import any_model, configuration
+    from lorabench.memory.model_shape import ModelShape
     from lorabench.memory.parameters import count_parameters
     from lorabench.memory.validate import model_from
 
-    spec = model_from(model)
-    counts = count_parameters(spec, ranks, target_modules, method)
-    return ParameterCounts(model, counts, stored_quantization(spec.name), unreached(any_model(configuration(spec))))
+    shape = ModelShape(model_from(model))
+    counts = count_parameters(shape, ranks, target_modules, method)
+    return ParameterCounts(model, counts, stored_quantization(shape.spec.name), unreached(shape.model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench.config.gpus import find_gpu
 from lorabench.config.paths import model_label
@@ -42,7 +42,7 @@ class StudyPlan:
     """None of a condition that trains nothing"""
     unreached: tuple[Unreached | None, ...]
     remedies: dict[TrainConfig, Remedies]
-    """of the first few settings that do not surely fit"""
+    """of the first few settings that may not fit"""
     time_basis: str
     """what predicted times come from"""
 
@@ -50,16 +50,25 @@ class StudyPlan:
         """A row per condition: trainable parameters, bytes, whether it fits, and seconds (least and most) of a seed."""
         import pandas as pd
 
-        rows = self.to_dict()["conditions"]
-        for row in rows:
-            for name in ("seconds", "training_seconds"):
-                row[f"{name}_least"], row[f"{name}_most"] = row.pop(name) or (None, None)
+        rows = self._conditions()
+        for row, planned in zip(rows, self.rows, strict=True):
+            for name, seconds in (("seconds", planned.whole), ("training_seconds", planned.seconds)):
+                row[f"{name}_least"], row[f"{name}_most"] = (seconds.least, seconds.most) if seconds else (None, None)
+                del row[name]
             del row["remedy"], row["unreached"]
         return pd.DataFrame(rows).set_index("condition")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench plan --json` prints."""
-        conditions = [
+        return {
+            "gpu": self.gpu.name,
+            "memory_bytes": self.gpu.memory_bytes,
+            "time": self.time_basis.removeprefix("time: "),
+            "conditions": self._conditions(),
+        }
+
+    def _conditions(self) -> list[dict[str, object]]:
+        return [
             {
                 "condition": name,
                 "seeds": self.seeds,
@@ -75,12 +84,6 @@ class StudyPlan:
             }
             for name, row, left, setting in zip(self.names, self.rows, self.unreached, self.settings, strict=True)
         ]
-        return {
-            "gpu": self.gpu.name,
-            "memory_bytes": self.gpu.memory_bytes,
-            "time": self.time_basis.removeprefix("time: "),
-            "conditions": conditions,
-        }
 
     def __repr__(self) -> str:
         peaks = [row.high_bytes for row in self.rows if row.high_bytes is not None]
@@ -129,7 +132,7 @@ def plan(study: Study, gpu: str, studies: Sequence[str | Path] = (), source: Sou
     )
 
 
-def _first(mended: Remedies) -> dict[str, Any]:
+def _first(mended: Remedies) -> dict[str, object]:
     one = mended.fitting[0] if mended.fitting else mended.least
     assert one is not None
     return {**remedy_dict(one), "fits": bool(mended.fitting), "smallest_gpu": mended.card}

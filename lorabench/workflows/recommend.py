@@ -80,7 +80,7 @@ def recommend(
     from lorabench.workflows.traced_memory import traced_memory
 
     base = _base_setting(model, sequence_length, card)
-    workload = Workload(base.model, sequence_length, batch_size, examples, tokens)
+    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
     train_tokens = min(amounts, default=None)
@@ -162,7 +162,7 @@ def _refuse_quantized(model: ModelSpec) -> None:
         "or ask estimate for a setting of this one" if stored.readable else "since this form cannot be trained on here"
     )
     raise LorabenchError(
-        f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of storage, "
+        f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of quantization, "
         f"and that is what recommend weighs; name the unquantised checkpoint, {other}"
     )
 
@@ -181,18 +181,18 @@ def _possible(
     from lorabench.memory.validate import check
     from lorabench.workflows.traced_memory import setting_of
 
-    kept, notes = [], []
+    possible, notes = [], []
     for spec in specs:
-        for tried in (spec, by_rule(spec.key)):
-            candidate = variant(tried, workload, 1, False, "adamw")
+        for option in (spec, by_rule(spec.key)):
+            candidate = variant(option, workload, 1, False, "adamw")
             try:
                 check(setting_of(candidate, workload, base))
             except LorabenchError as e:
                 notes.append(f"{title(candidate)} is left out: {e}.")
                 continue
-            kept.append(tried)
+            possible.append(option)
             break
-    return kept, list(dict.fromkeys(notes))
+    return possible, list(dict.fromkeys(notes))
 
 
 def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu) -> list[CandidateSpec]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lorabench.config import hub
 from lorabench.config.elsewhere import unknown_choice
@@ -117,24 +118,24 @@ def _notes(
     from lorabench.report.adapter_summary import trained_notes
     from lorabench.spectra.source import why_lacking
 
-    told = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
+    notes = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
-        told.append(
+        notes.append(
             "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the"
             " norm and in k(q), not in the entropy rank"
         )
     if learned.base is not None and learned.has_weights:
         without = [s for s in spectra if s.alignment is None]
         if without:
-            told.append(
+            notes.append(
                 f"{plural(len(without), 'module')} without a weight of the base: {why_lacking(learned, without[0])}"
             )
         if not all_intruders and any(s.alignment and not s.intruders for s in spectra):
-            told.append(
+            notes.append(
                 "intruder dimensions are left out for sides above 2,048, where they take seconds a module; --intruders"
                 " computes them"
             )
-    return tuple(told)
+    return tuple(notes)
 
 
 def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> SubspaceSimilarity:
@@ -142,19 +143,19 @@ def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> Subspac
     from lorabench.spectra.analyse import compare as subspace_similarities
     from lorabench.spectra.subspace import mean
 
-    found = tuple(progress(subspace_similarities(one, other), "module"))
-    tables = [t for side in ("left", "right") for t in mean(found, side)]
-    return SubspaceSimilarity(other.title, sum(bool(s.left.numel()) for s in found), len(found), *tables)
+    similarities = tuple(progress(subspace_similarities(one, other), "module"))
+    tables = [t for side in ("left", "right") for t in mean(similarities, side)]
+    return SubspaceSimilarity(other.title, sum(bool(s.left.numel()) for s in similarities), len(similarities), *tables)
 
 
 def _base_words(base: Weights, after: Weights | None) -> str:
     """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is
     quantised."""
-    told = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
+    words = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
     if after is None or after.form == base.form:
-        return told
+        return words
     return (
-        told
+        words
         + (f"; {after.place} is stored in {after.form}" if after.form else "")
         + "; what quantisation lost is part of the difference"
     )
@@ -268,16 +269,16 @@ def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantis
     stored in leaves them as they are."""
     from lorabench import plugins
 
-    def quantise(plugin: Any, double: bool) -> Quantise:
+    def quantise(plugin: ModuleType, double: bool) -> Quantise:
         return lambda weight: (weight.float(), plugin.roundtrip(weight.float(), double))
 
-    found = {}
+    forms = {}
     for name in dict.fromkeys(names):
         plugin = plugins.load("quantizations", name)
-        found[name] = quantise(plugin, False)
+        forms[name] = quantise(plugin, False)
         if plugin.DOUBLE_QUANT:
-            found[f"{name} dq"] = quantise(plugin, True)
+            forms[f"{name} dq"] = quantise(plugin, True)
     own = (stored or "").replace(" with double quantisation", " dq")
-    if own in found:
-        found[own] = lambda weight: (weight.float(), weight.float())
-    return found
+    if own in forms:
+        forms[own] = lambda weight: (weight.float(), weight.float())
+    return forms

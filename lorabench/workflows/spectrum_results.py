@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +36,10 @@ class TruncatedAdapter:
         return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
 
     def __repr__(self) -> str:
-        kept = f"{100 * self.kept_energy:.2f} % of the energy"
-        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {kept}"
+        energy = f"{100 * self.kept_energy:.2f} % of the energy"
+        return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {energy}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything in plain values."""
         return asdict(self) | {"folder": str(self.folder), "ranks": dict(self.ranks)}
 
@@ -59,11 +59,14 @@ class QuantizationErrors:
         """A row per module and form: errors as shares, the signal-to-noise ratio in decibels, ranks of the error."""
         import pandas as pd
 
-        rows = self.to_dict()["modules"]
+        rows = self._modules()
         return pd.DataFrame([{k: v for k, v in r.items() if k not in ("singular_values", "repair")} for r in rows])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """A row per module and form, as in the command's JSON; what is not known is left out."""
+        return {"model": self.model, **({"note": self.note} if self.note else {}), "modules": self._modules()}
+
+    def _modules(self) -> list[dict[str, object]]:
         rows = []
         for e in self.errors:
             row: dict[str, object] = {
@@ -79,7 +82,7 @@ class QuantizationErrors:
                 "repair": asdict(e.repair) if e.repair else None,
             }
             rows.append({k: v for k, v in row.items() if v is not None})
-        return {"model": self.model, **({"note": self.note} if self.note else {}), "modules": rows}
+        return rows
 
     def __repr__(self) -> str:
         forms: dict[str, list[float]] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from lorabench.advice.types import Candidate, Needs, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.settings import TrainingSpec
+from lorabench.config.validity import is_paged
 from lorabench.memory.calibration import calibrate
 from lorabench.memory.card_planner import CardPlanner
 from lorabench.memory.train_config import TrainConfig
@@ -33,7 +34,7 @@ class TracedMemory:
     def needs(self, candidate: Candidate) -> Needs:
         """Bytes, and seconds where they are predicted: what paging takes is not."""
         need = self.planner.need(self._setting(candidate))
-        seconds = None if candidate.optimizer.startswith("paged") else need.seconds
+        seconds = None if is_paged(candidate.optimizer) else need.seconds
         return Needs(
             need.step.trainable_parameters,
             need.peak_bytes,

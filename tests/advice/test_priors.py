@@ -18,7 +18,7 @@ from lorabench.advice.text import quality as in_words
 PLAIN = yaml.safe_load(Path(module.__file__).with_name("priors.yaml").read_text(encoding="utf-8"))
 GROUPS = [
     *((part, PLAIN[part]) for part in ("lora", "learning_rate", "update", "rank")),
-    *((f"{f['ours_is']}-{f['source'][-8:]}", f) for f in PLAIN["facts"]),
+    *((f"{f['name']}-{f['source'][-8:]}", f) for f in PLAIN["facts"]),
 ]
 
 # Llama 3.1 8B: hidden 4096, MLP 14336, 8 of 32 key heads of 128, 32 layers. A LoRA pair has rank x (in + out)
@@ -41,7 +41,7 @@ def test_every_value_has_a_source_with_authors_and_a_year(name, group):
 
 def test_every_prior_is_in_a_group_that_is_tested_here_and_scores_come_in_pairs():
     assert set(PLAIN) == {"ranks", "lora", "learning_rate", "update", "rank", "facts"}
-    assert all(len(f["ours"]) == len(f["theirs"]) == len(f["draws"]) for f in PLAIN["facts"])
+    assert all(len(f["scores"]) == len(f["reference_scores"]) == len(f["draws"]) for f in PLAIN["facts"])
 
 
 def test_lora_against_full_fine_tuning_is_the_mean_and_t_interval_of_five_published_pairs():
@@ -61,7 +61,7 @@ def test_nf4_adds_its_four_models_in_quadrature():
     # eight pairs: -0.6 1.1 | -0.3 -0.1 | 0.4 1.3 | 0.0 -1.4, two for each model, whose rounded weights they share: no
     # eight independent draws. means 0.25 -0.2 0.85 -0.7; mean 0.2 / 4; squared deviations 0.04 + 0.0625 + 0.64 + 0.5625
     # = 1.305
-    nf4 = next(f for f in rules().facts if f.ours_is == "nf4").worse
+    nf4 = next(f for f in rules().facts if f.name == "nf4").worse
     half = T3 * sqrt(1.305 / 3 / 4)
     assert nf4.pairs == 4
     assert (nf4.value, *nf4.interval) == pytest.approx((0.05, 0.05 - half, 0.05 + half), abs=1e-6)
@@ -96,7 +96,7 @@ def test_what_nobody_published_has_no_number(method, quantization):
 
 
 def test_an_unknown_fact_beside_a_known_one_is_no_evidence(monkeypatch):
-    others = tuple(f for f in rules().facts if f.ours_is != "nf4")
+    others = tuple(f for f in rules().facts if f.name != "nf4")
     changed = rules().model_copy(update={"facts": others})
     monkeypatch.setattr(module, "rules", lambda: changed)
     assert published("lora", "none", None)[0].basis == "published"
@@ -178,8 +178,8 @@ def test_minus_signs_replace_no_hyphen_of_a_sentence():
 
 
 def test_swapped_pairs_change_the_sign_alone():
-    fact = next(f for f in rules().facts if f.ours_is == "nf4")
-    swapped = Fact(**{**fact.model_dump(), "ours": fact.theirs, "theirs": fact.ours}).worse
+    fact = next(f for f in rules().facts if f.name == "nf4")
+    swapped = Fact(**{**fact.model_dump(), "scores": fact.reference_scores, "reference_scores": fact.scores}).worse
     assert swapped.value == pytest.approx(-fact.worse.value)
     assert swapped.interval == pytest.approx(tuple(-e for e in reversed(fact.worse.interval)))
 
@@ -194,8 +194,8 @@ def test_an_interval_over_draws_holds_the_truth_where_one_over_pairs_does_not():
         for how, of in (("draws", names), ("pairs", tuple(map(str, range(8))))):
             fact = Fact(
                 varies="method",
-                ours_is="a",
-                theirs_is="b",
+                name="a",
+                reference_name="b",
                 what="",
                 draws=of,
                 unit="model",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import yaml
+
+from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
-from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, float16_fault
+from lorabench.config.gpus import find_gpu
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
+from lorabench.config.validity import float16_fault, quantized_base_fault
 from lorabench.emitters import _setting
 from lorabench.emitters import peft as emitter
 from lorabench.errors import LorabenchError
 from lorabench.memory.validate import setting_from
 
 MODEL = "lorabench/tiny-300k"
+TRAINERS = ("axolotl", "llamafactory", "trl")
 
 
 def candidate(method):
@@ -36,3 +43,49 @@ def test_an_emitted_script_mixes_precision_where_the_gpu_itself_computes_in_bflo
 def test_int8_has_no_compute_dtype_in_a_prediction_as_in_a_study():
     setting = setting_from({"model": MODEL, "quantization": {"name": "int8", "compute_dtype": "float32"}})
     assert setting.quantization == QuantizationSpec(name="int8")
+
+
+def test_a_method_that_needs_an_unquantised_base_is_refused_in_the_same_words_everywhere():
+    """By a study, by a prediction and by an emitter."""
+    from lorabench.config.study import Condition
+
+    method, nf4 = {"name": "pissa"}, {"name": "nf4"}
+    quantised = replace(candidate("pissa"), quantization=QuantizationSpec(**nf4))
+    for ask in (
+        lambda: Condition(model=MODEL, method=method, quantization=nf4, task="facts").normalised(),
+        lambda: setting_from({"model": MODEL, "method": method, "quantization": nf4}),
+        lambda: _setting.check("trl", Workload(ModelSpec(name=MODEL), 64, 1), quantised),
+    ):
+        with pytest.raises(LorabenchError) as error:
+            ask()
+        assert str(error.value) == quantized_base_fault("pissa", "nf4")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "mixed"), [("rtx4090", "bfloat16"), ("t4", "float16"), ("v100-16gb", "float16"), ("cpu", None)]
+)
+def test_no_emitted_file_asks_for_bfloat16_of_a_card_without_it(gpu, mixed):
+    card = find_gpu(gpu)
+    workload = Workload(ModelSpec(name="meta-llama/Llama-3.1-8B"), 64, 1, device=card.kind, bf16=card.bf16)
+    files = {t: plugins.load("emitters", t).emit(workload, candidate("lora")) for t in TRAINERS}
+    texts = {tool: "".join(written.values()) for tool, written in files.items()}
+    axolotl, factory = (yaml.safe_load(files[t][f"{t}.yaml"]) for t in ("axolotl", "llamafactory"))
+    assert ("--bf16=True" in texts["trl"]) == (mixed == "bfloat16")
+    assert ("--fp16=True" in texts["trl"]) == (mixed == "float16")
+    assert ("--dtype=float16" in texts["trl"]) == (mixed == "float16")
+    assert axolotl["bf16"] == ("auto" if mixed == "bfloat16" else False)
+    assert axolotl.get("fp16", False) == (mixed == "float16")
+    assert factory.get("bf16", False) == (mixed == "bfloat16")
+    assert factory.get("fp16", False) == (mixed == "float16")
+    for text in texts.values():
+        assert ("does not compute in bfloat16" in text) == (mixed == "float16")
+
+
+def test_what_a_trainer_cannot_do_on_a_card_without_bfloat16_is_refused():
+    """torchtune trains whole models in bfloat16 or float32; TRL casts adapters on a quantised base to bfloat16."""
+    workload = Workload(ModelSpec(name="meta-llama/Llama-3.1-8B"), 64, 1, bf16=False)
+    with pytest.raises(LorabenchError, match="torchtune cannot carry out training in bfloat16 on a card without it"):
+        plugins.load("emitters", "torchtune").emit(workload, candidate("lora"))
+    quantised = replace(candidate("lora"), quantization=QuantizationSpec(name="nf4"))
+    with pytest.raises(LorabenchError, match="trl cannot carry out quantization nf4 on a card without bfloat16"):
+        plugins.load("emitters", "trl").emit(workload, quantised)

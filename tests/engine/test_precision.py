@@ -23,7 +23,7 @@ ALL = ("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "
 def large(monkeypatch):
     """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains
     float32."""
-    monkeypatch.setattr("lorabench.engine.model.FLOAT32_BELOW", 1000)
+    monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
     domain._KEPT.clear()
     yield
     domain._KEPT.clear()

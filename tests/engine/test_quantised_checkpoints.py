@@ -99,7 +99,7 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
             "is stored in nf4, which cannot become nf4 with double quantisation",
         ),
         (("nf4", True), ["quantization=int8"], "is stored in nf4 with double quantisation, which cannot become int8"),
-        (("int8", False), ["method=full"], "method full cannot train"),
+        (("int8", False), ["method=full"], "method full cannot be combined with quantization int8, in which"),
         (("int8", False), ["method=pissa"], "is stored in int8"),
     ],
 )

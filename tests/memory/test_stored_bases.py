@@ -26,7 +26,7 @@ def test_predicted_weights_are_those_that_are_loaded(kind, form, plain, tmp_path
     asked = setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}}, "cpu")
     step = predict_step(asked)
     assert asked.quantization.name == form.split()[0]
-    assert step.held["weights"] + step.held["quantization_state"] == weight_bytes(loaded) + sum(
+    assert step.persistent_bytes["weights"] + step.persistent_bytes["quantization_state"] == weight_bytes(loaded) + sum(
         b.nbytes for b in loaded.buffers()
     )
     unquantised = predict_step(
@@ -50,7 +50,7 @@ def test_modules_of_single_layers_that_are_not_quantised_are_counted(tmp_path):
     assert type(loaded.model.layers[4].mlp.up_proj) is torch.nn.Linear
     held = predict_step(
         setting_from({"model": {"name": str(tmp_path / "nf4")}, "training": {"sequence_length": 16}}, "cpu")
-    ).held
+    ).persistent_bytes
     assert held["weights"] + held["quantization_state"] == weight_bytes(loaded) + sum(
         b.nbytes for b in loaded.buffers()
     )
@@ -75,7 +75,7 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
     ):
         with pytest.raises(LorabenchError, match=sentence):
             setting_from({"model": {"name": str(tmp_path)}, "training": {"sequence_length": 16}, **words})
-    with pytest.raises(LorabenchError, match="leaves no choice of storage"):
+    with pytest.raises(LorabenchError, match="leaves no choice of quantization"):
         recommend(str(tmp_path), "t4", 16)
 
 

@@ -359,9 +359,9 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
 @pytest.mark.usefixtures("formula")
 def test_a_rate_of_another_batch_and_one_that_was_not_tuned_are_told(made):
     store = made()
-    assert "its rate was not tuned" in lora(ask(store)).caveats  # four sequences a step, here and there
+    assert "its learning rate was not tuned" in lora(ask(store)).caveats  # four sequences a step, here and there
     other = recommend(MODEL, "24GB", 128, batch_size=16, studies=[store.folder])
-    assert "its rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
+    assert "its learning rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
 
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
@@ -463,7 +463,7 @@ def test_a_storage_that_was_not_measured_stands_below_the_one_that_was(tmp_path)
     found = ask(filled(tmp_path, plan), tolerated_loss=0.1).ranked
     names = [(r.candidate.method.name, r.candidate.quantization.name) for r in found]
     assert names.index(("lora", "none")) < names.index(("lora", "nf4"))
-    assert any("did not measure this storage" in c for c in found[names.index(("lora", "nf4"))].caveats)
+    assert any("did not measure this quantization" in c for c in found[names.index(("lora", "nf4"))].caveats)
 
 
 @pytest.mark.usefixtures("formula")

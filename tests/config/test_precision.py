@@ -1,0 +1,63 @@
+"""One rule of dtypes for the engine, predictions and emitters."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorabench.config.precision import autocast_dtype, compute_dtype, product_dtype, trainer_autocast, weights_dtype
+from lorabench.config.settings import QuantizationSpec
+
+
+def test_auto_weights_are_float32_where_they_are_trained_or_few():
+    assert weights_dtype("auto", "lora", lambda: True) == "bfloat16"
+    assert weights_dtype("auto", "lora", lambda: False) == "float32"
+    assert weights_dtype("auto", "full", lambda: True) == "float32"
+    assert weights_dtype("float16", "lora", lambda: False) == "float16"
+
+
+def test_a_model_is_counted_only_where_the_answer_turns_on_its_size():
+    def count():
+        raise AssertionError("counted")
+
+    assert weights_dtype("auto", "full", count) == "float32"
+    assert weights_dtype("bfloat16", "lora", count) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("declared", "device", "bf16", "dtype"),
+    [
+        ("auto", "cuda", True, "bfloat16"),
+        ("auto", "cuda", False, None),
+        ("auto", "cpu", True, None),
+        ("bfloat16", "cuda", False, "bfloat16"),
+        ("none", "cuda", True, None),
+    ],
+)
+def test_mixed_precision_is_automatic_on_gpus_that_compute_in_bfloat16(declared, device, bf16, dtype):
+    assert autocast_dtype(declared, device, bf16) == dtype
+
+
+@pytest.mark.parametrize(
+    ("quantization", "autocast", "told", "taken"),
+    [
+        (QuantizationSpec(), "bfloat16", "bfloat16", "bfloat16"),
+        (QuantizationSpec(), None, "float32", "float32"),
+        (QuantizationSpec(name="nf4"), None, "float32", "float32"),
+        (QuantizationSpec(name="nf4", compute_dtype="float16"), None, "float16", "float16"),
+        (QuantizationSpec(name="nf4", compute_dtype="float16"), "bfloat16", "float16", "bfloat16"),
+        (QuantizationSpec(name="int8"), "bfloat16", "bfloat16", "float16"),
+        (QuantizationSpec(name="int8"), None, "float32", "float16"),
+    ],
+)
+def test_what_layers_are_told_to_compute_in_and_what_products_are_taken_in(quantization, autocast, told, taken):
+    """int8 layers take float16 whatever they are told; mixed precision overrides what 4-bit layers are told."""
+    assert compute_dtype(quantization, autocast, "float32") == told
+    assert product_dtype(quantization, autocast, "float32") == taken
+
+
+def test_other_trainers_mix_in_what_the_card_computes_in():
+    assert trainer_autocast("cuda", True, "bfloat16", False) == "bfloat16"
+    assert trainer_autocast("cuda", False, "bfloat16", False) == "float16"
+    assert trainer_autocast("cuda", False, "float32", True) == "float16"
+    assert trainer_autocast("cuda", False, "bfloat16", True) is None, "torch cannot unscale gradients in bfloat16"
+    assert trainer_autocast("cpu", True, "bfloat16", False) is None
