@@ -12,6 +12,8 @@ from typing import Literal
 from lorabench import plugins
 from lorabench.errors import LorabenchError
 
+OWN = "lorabench"
+"""the trainer that runs studies"""
 Loss = Literal["full", "chunked", "fused"]
 Attention = Literal["sdpa", "flash", "eager"]
 LOSSES: tuple[Loss, ...] = ("full", "chunked", "fused")
@@ -102,4 +104,4 @@ def find_trainer(name: str) -> Trainer:
 
 def trainers() -> tuple[Trainer, ...]:
     """All of them, lorabench's own loop first."""
-    return tuple(sorted(map(find_trainer, plugins.names("trainers")), key=lambda t: (t.name != "lorabench", t.name)))
+    return tuple(sorted(map(find_trainer, plugins.names("trainers")), key=lambda t: (t.name != OWN, t.name)))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py (1.16)
 TILE_ON_CPU = (13, 29)  # bytes an element that TRL's torch code for a tile holds at once, forward and backward
+UNSLOTH_CHUNKS = 4  # unsloth_zoo/fused_losses/cross_entropy_loss.py, get_chunk_size: the least
 TORCHTUNE_CHUNKS = 8  # torchtune/modules/loss/cross_entropy_loss.py, num_output_chunks
 
 
@@ -77,6 +78,12 @@ def liger(model: PreTrainedModel, inputs: Inputs) -> Loss:
     return Loss(FusedLinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight))
 
 
+def unsloth(model: PreTrainedModel, inputs: Inputs) -> Loss:
+    """unsloth_zoo's fused loss: chunks of logits in float32, gradients made in the forward pass, then scaled anew."""
+    hidden, weight = _hidden_and_head(model, inputs.ids)
+    return Loss(ChunkedLinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight))
+
+
 def cut(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """Apple's cut cross entropy (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models"): blocks of
     logits live in a kernel's own memory alone."""
@@ -90,6 +97,7 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
     "trl": trl,
     "torchtune": torchtune,
     "liger": liger,
+    "unsloth": unsloth,
     "cut": cut,
 }
 
@@ -181,6 +189,33 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         return ctx.saved_tensors  # scaled in place
+
+
+class ChunkedLinearCrossEntropy(torch.autograd.Function):
+    """The loss of hidden states (tokens, hidden) under a head (vocabulary, hidden), whose gradient is made by torch's
+    own functions, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight):  # type: ignore[no-untyped-def]
+        dtype = _lower(hidden)
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if weight.requires_grad else None
+        rows_of = zip(hidden.chunk(UNSLOTH_CHUNKS), of_hidden.chunk(UNSLOTH_CHUNKS), strict=True)
+        for rows, gradient in rows_of:
+            lowered = rows.to(dtype)
+            logits = (lowered @ weight.to(dtype).t()).float()
+            log_probabilities = torch.log_softmax(logits, -1)
+            of_logits = torch.ops.aten._log_softmax_backward_data(logits, log_probabilities, -1, torch.float32)
+            lower = of_logits.to(dtype)
+            gradient.copy_(lower @ weight.to(dtype))
+            if of_weight is not None:
+                of_weight += lower.t() @ lowered
+        ctx.save_for_backward(of_hidden, of_weight)
+        return hidden.new_empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return tuple(None if t is None else t * 1.0 for t in ctx.saved_tensors)
 
 
 class CutCrossEntropy(torch.autograd.Function):
