@@ -148,8 +148,8 @@ def available_bytes(where: torch.device) -> int:
 
 
 def capability(where: torch.device) -> int:
-    """The major compute capability of a card; 8 stands for a CPU, which has none."""
-    return torch.cuda.get_device_capability(where)[0] if where.type == "cuda" else 8
+    """The major compute capability of a card; 8 stands for all others."""
+    return torch.cuda.get_device_capability(where)[0] if where.type == "cuda" and torch.cuda.is_available() else 8
 
 
 def total_bytes(where: torch.device) -> int:

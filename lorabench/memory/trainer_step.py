@@ -7,11 +7,13 @@ calls them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils.checkpoint
 
 from lorabench.config.trainer import Trainer
 from lorabench.engine.library_messages import quiet
@@ -67,8 +69,23 @@ def checkpointed(setting: TrainConfig, model: PreTrainedModel, mixed: DeviceAuto
     again = {"context_fn": mixed.again} if mixed and not trainer.reentrant else {}
     with quiet():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": trainer.reentrant, **again})
+        if trainer.reentrant and mixed:
+            model._set_gradient_checkpointing(gradient_checkpointing_func=_reentrant(mixed))
         if trainer.loss_program != "own":
             model.enable_input_require_grads()
+
+
+def _reentrant(mixed: DeviceAutocast) -> Callable[..., Any]:
+    """torch's reentrant checkpoint, which recomputes under autocast again; it takes no contexts."""
+
+    def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
+        def run(*inputs: Any) -> Any:
+            with mixed.again()[torch.is_grad_enabled()]:  # the first pass is without gradients
+                return function(*inputs)
+
+        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=True)
+
+    return checkpoint
 
 
 def forward(
