@@ -183,16 +183,12 @@ def _powerlm() -> Any:
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    hidden, _ = losses._hidden_and_head(model, ids)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    logits: torch.Tensor = base.get_output_embeddings()(hidden)
-    scale = getattr(base.config, "logits_scaling", None)
-    return logits / scale if scale else logits
-
-
 def _old_loss(model: Any, inputs: Inputs, wide_outputs: bool, fused: bool) -> Loss:
-    logits = _logits(model, inputs.ids)
+    hidden, _ = losses._hidden_and_head(model, inputs.ids)  # alive until the model's forward returns, as in the model's
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    logits = base.get_output_embeddings()(hidden)
+    if scale := getattr(base.config, "logits_scaling", None):
+        logits = logits / scale
     if wide_outputs:
         logits = logits.float()
     wide, width = logits.float(), logits.shape[-1]
