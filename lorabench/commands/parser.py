@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import catalogue, doctor, predict, recommend, results, run, weights
+from lorabench.commands import calibrate, catalogue, doctor, predict, recommend, results, run, weights
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -58,6 +58,12 @@ COMMANDS: tuple[
         "trainable parameters by rank, counted without training",
         predict.parameters,
         predict.add_parameters_options,
+    ),
+    (
+        "calibrate",
+        "measure short trainings on your own card, and correct predictions for it",
+        calibrate.calibrate,
+        calibrate.add_calibrate_options,
     ),
     ("gpus", "known cards: memory, bandwidth, bf16 rate", catalogue.gpus, None),
     (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -35,6 +35,20 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9])(\d+)\s*(?:gb|gib|g)(?![a-z0-9])")
 _BUS = re.compile(r"pcie?|sxm\d?")
 _VENDOR = re.compile(r"nvidia|amd|tesla|geforce|instinct|gpu|generation|graphics|hbm\w*")
+
+
+@dataclass(frozen=True)
+class MeasuredCard:
+    """What `lorabench calibrate` measured on a card, in place of what is assumed of all cards."""
+
+    words: str
+    """what was measured when, on one line"""
+    context_bytes: int | None = None
+    """CUDA context of a training process"""
+    errors: tuple[float, float] | None = None
+    """measured over predicted bytes of lorabench's own loop, least and most; absent of other versions"""
+    steps: tuple[tuple[int, int, int, float], ...] = ()
+    """flops, bytes moved, kernels and seconds of an optimizer step, a tuple for each that was timed"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class Gpu:
     """major compute capability"""
     nominal_gib: float | None = None
     """as sold, and as its driver names it; absent of this machine and of an amount in GiB"""
+    measured: MeasuredCard | None = field(default=None, compare=False)
+    """on the user's own card"""
 
     @property
     def capacity(self) -> str:
@@ -92,11 +108,14 @@ def gpus() -> dict[str, Gpu]:
     return {c.name: c for c in sorted(cards, key=lambda c: (c.memory_bytes, c.name))}
 
 
-def find_gpu(text: str) -> Gpu:
-    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine.
+def find_gpu(text: str | Gpu) -> Gpu:
+    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine; a card
+    as it is.
 
     LorabenchError for any other word, for a name of two cards, and for several cards at once.
     """
+    if isinstance(text, Gpu):
+        return text
     shown = _short(text)
     if not shown:
         raise LorabenchError(
