@@ -40,7 +40,6 @@ from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
-from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.meta_model import configuration
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
@@ -222,7 +221,7 @@ def predicted_beside(row: dict[str, Any], setting: TrainConfig, on_cuda: bool) -
     """A measured row with its prediction; on CUDA two cuBLAS workspaces belong to what the allocator holds."""
     if "fault" in row:
         return row
-    predicted = predict_step(setting).peak_bytes + (CUBLAS_BYTES if on_cuda else 0)
+    predicted = predict_step(setting).peak_bytes
     return {**row, **compared(row["setting"], predicted, row["measured_bytes"])}
 
 
