@@ -210,7 +210,7 @@ class Models:
             shutil.rmtree(self.root, ignore_errors=True)
             self.root.mkdir()
             with WHERE:
-                model = _transformers().AutoModelForCausalLM.from_config(_config(name), dtype=torch.bfloat16)
+                model = _transformers().AutoModelForCausalLM.from_config(narrow_config(name), dtype=torch.bfloat16)
             model.save_pretrained(self.root)
             del model
             empty_cache()
@@ -225,7 +225,8 @@ def _transformers() -> Any:
     return transformers
 
 
-def _config(name: str) -> Any:
+def narrow_config(name: str) -> Any:
+    """A published configuration; without a GPU narrow, with four layers."""
     from lorabench.config.settings import ModelSpec
     from lorabench.memory.meta_model import configuration
 
