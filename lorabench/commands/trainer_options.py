@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lorabench.commands.arguments import whole_number
+
 if TYPE_CHECKING:
     from lorabench.config.trainer import Trainer
 
@@ -27,7 +29,17 @@ def add_variant_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--kbit-preparation",
         action=argparse.BooleanOptionalAction,
-        help="PEFT's prepare_model_for_kbit_training is called on a quantised base, or not (default: the trainer's own)",
+        help="PEFT's prepare_model_for_kbit_training on a quantised base, or not (default: as the trainer does)",
+    )
+
+
+def add_sharding_options(c: argparse.ArgumentParser) -> None:
+    """How many GPUs train together, and what they share."""
+    c.add_argument(
+        "--gpus", metavar="N", type=whole_number, default=1, help="GPUs that train together (default: 1); not measured"
+    )
+    c.add_argument(
+        "--strategy", metavar="NAME", help="what they share: ddp, zero2, zero3 or fsdp (default with --gpus: ddp)"
     )
 
 

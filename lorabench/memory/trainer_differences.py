@@ -37,7 +37,8 @@ LOSSES = {
         "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
     ),
     "unsloth": Difference(
-        "logits in chunks", "The loss goes through chunks of logits, four at the least, and makes their gradients at once."
+        "logits in chunks",
+        "The loss goes through chunks of logits, four at the least, and makes their gradients at once.",
     ),
 }
 """by the program of the loss (memory.losses); what is absent makes all logits, as the own loop does"""
@@ -72,20 +73,26 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
         yield Difference("checkpoints on the host", "Checkpoints are kept in the host's memory.")
     adapters = {"base": weights, "bfloat16 on quantized": "bfloat16" if quantised else "float32"}
     if not base and (dtype := adapters.get(trainer.adapter_dtype, "float32")) != "float32":
-        yield Difference(f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32.")
+        yield Difference(
+            f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."
+        )
     if trainer.attention == "eager":
         yield Difference("eager attention", "Eager attention keeps matrices of tokens x tokens for every head.")
     if resolve_autocast(setting) != resolve_autocast(own):
         mixed = resolve_autocast(setting)
         yield (
-            Difference(f"{_dtype_name(mixed)} autocast", f"The forward pass runs under autocast to {_dtype_name(mixed)}.")
+            Difference(
+                f"{_dtype_name(mixed)} autocast", f"The forward pass runs under autocast to {_dtype_name(mixed)}."
+            )
             if mixed
             else Difference("no autocast", "Products are taken in the weights' dtype, without autocast.")
         )
     if trainer.reentrant and training.gradient_checkpointing:
         yield Difference("reentrant checkpoints", "Checkpoints are of torch's older, reentrant kind.")
     if trainer.outputs == "held":
-        yield Difference("outputs held", "The model's outputs, all logits among them, are held through the backward pass.")
+        yield Difference(
+            "outputs held", "The model's outputs, all logits among them, are held through the backward pass."
+        )
     if trainer.wide_embedding_state and base and training.optimizer == "adamw-8bit":
         yield Difference("32-bit states of embeddings", "The optimizer keeps the states of embeddings in 32 bit.")
 
