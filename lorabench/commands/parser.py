@@ -42,6 +42,12 @@ COMMANDS: tuple[
         predict.add_estimate_options,
     ),
     (
+        "check",
+        "does a training step fit a card? one line, and an exit code for scripts: 0 yes, 1 no, 3 it cannot be told",
+        predict.check,
+        predict.add_check_options,
+    ),
+    (
         "plan",
         "what every condition of a study needs on a card: parameters, memory, time",
         predict.plan,
@@ -100,6 +106,12 @@ COMMANDS: tuple[
     ("quantizations", "all quantizations", catalogue.plugin_list, None),
     ("executors", "all executors", catalogue.plugin_list, None),
     ("emitters", "all emitters", catalogue.plugin_list, None),
+    (
+        "trainers",
+        "the trainers that memory and time are predicted for, or what one of them does to memory",
+        catalogue.trainers,
+        catalogue.add_trainers_options,
+    ),
     ("schema", "JSON Schema of the study file, for editors", catalogue.schema, None),
     ("doctor", "device, memory, versions, and what works here", doctor.doctor, None),
 )

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lorabench.config.gpus import Gpu
+from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.memory.interpolate import Reuse
+from lorabench.memory.shares import Shares
 from lorabench.memory.step_profile import StepProfile
 from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = (
-    0.93,
-    1.06,
-)  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
+LOW, HIGH = find_trainer(OWN).errors
+"""measured over predicted, framework included, on rows of benchmarks/memory.py that behave as the pinned versions"""
+SHARDED = (0.80, 1.20)  # the same of several GPUs, where nothing was measured: as of trainers without a measurement
 SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
@@ -45,42 +46,66 @@ class Estimate:
 
 
 def estimate(
-    setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, steps: Reuse | None = None
+    setting: TrainConfig,
+    gpu: Gpu | None = None,
+    positions: int | None = None,
+    steps: Reuse | None = None,
+    shares: Shares | None = None,
 ) -> Estimate:
     """Predicts the memory of a setting's training step in bytes, and with a GPU what fits on it.
 
-    `positions` is the longest sequence that the model takes, `steps` keeps what was traced. ModelError where the step
-    cannot be traced.
+    `positions` is the longest sequence that the model takes, `steps` keeps what was traced, `shares` tells what one of
+    several GPUs keeps. ModelError where the step cannot be traced.
     """
     setting = on_card(setting, gpu)
     steps = Reuse() if steps is None else steps
     steps.extend(setting)
-    step = steps.step(setting)
-    parts = with_framework(step, setting)
-    peak = sum(parts.values())
-    prediction = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
+    prediction = predicted(setting, steps, shares)
     if gpu is None:
         return prediction
-    training = setting.training
 
-    def high(**changes: int) -> int:
-        other = setting.trained(**changes)
-        return round(HIGH * sum(with_framework(steps.step(other), other).values()))
+    def high(length: int) -> int:
+        return predicted(setting.trained(sequence_length=length), steps, shares).high_bytes
 
     return replace(
         prediction,
         fits=prediction.high_bytes <= gpu.memory_bytes,
-        largest_batch_size=largest(
-            lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, prediction.high_bytes
-        ),
+        largest_batch_size=largest_batch_size(setting, gpu, prediction, steps, shares),
         largest_sequence_length=largest(
-            lambda n: high(sequence_length=n),
-            gpu.memory_bytes,
-            positions or MOST,
-            training.sequence_length,
-            prediction.high_bytes,
+            high, gpu.memory_bytes, positions or MOST, setting.training.sequence_length, prediction.high_bytes
         ),
     )
+
+
+def largest_batch_size(
+    setting: TrainConfig, gpu: Gpu, prediction: Estimate, steps: Reuse, shares: Shares | None = None
+) -> int:
+    """The largest micro-batch whose high end fits, from a setting's own prediction; 0 where not even one sequence
+    does."""
+
+    def high(batch: int) -> int:
+        return predicted(setting.trained(batch_size=batch), steps, shares).high_bytes
+
+    return largest(high, gpu.memory_bytes, MOST, setting.training.batch_size, prediction.high_bytes)
+
+
+def predicted(setting: TrainConfig, steps: Reuse, shares: Shares | None = None) -> Estimate:
+    """The bytes of a setting alone; ModelError where its step cannot be traced."""
+    step = steps.step(setting)
+    if shares is not None:
+        step = shares.of(step)
+    parts = with_framework(step, setting)
+    peak = sum(parts.values())
+    low, high = low_high(peak, setting.trainer)
+    if shares is not None:
+        low, high = min(low, round(SHARDED[0] * peak)), max(high, round(SHARDED[1] * peak))
+    return Estimate(step, parts, peak, low, high)
+
+
+def low_high(peak_bytes: int, trainer: Trainer) -> tuple[int, int]:
+    """Between which bytes the measured peak is expected, by the errors of a trainer's predictions."""
+    least, most = trainer.errors
+    return round(least * peak_bytes), round(most * peak_bytes)
 
 
 def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:

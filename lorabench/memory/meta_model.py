@@ -23,7 +23,7 @@ from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
-from lorabench.errors import LorabenchError, ModelError
+from lorabench.errors import LorabenchError, ModelError, UnpredictableError
 from lorabench.memory import trainer_step
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     from transformers import AutoModelForCausalLM
 
     if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
-        raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
+        raise UnpredictableError(f"{config.model_type} is no causal language model that transformers knows")
     with (
         TRACING,
         torch.device("meta"),

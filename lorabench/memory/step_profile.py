@@ -23,7 +23,7 @@ import torch
 
 from lorabench import plugins
 from lorabench.config.checkpoint import declared_quantization
-from lorabench.errors import ModelError
+from lorabench.errors import UnpredictableError
 from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
 from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
@@ -134,7 +134,7 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
             AssertionError,
         ) as e:
             reason = " ".join(str(e).split())[:160] or type(e).__name__
-            raise ModelError(
+            raise UnpredictableError(
                 f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without"
                 f" weights: {reason}; this kind of model is not predicted yet"
             ) from e
