@@ -42,10 +42,13 @@ def add_calibration_option(c: argparse.ArgumentParser) -> None:
     )
 
 
-def card_of(options: argparse.Namespace) -> Gpu | None:
-    """The card that is asked for, with what was measured on it; None where none is named."""
-    if options.gpu is None:
-        return None
+def card_if_named(options: argparse.Namespace) -> Gpu | None:
+    """The card that is asked for, with what was measured on it; None where none is."""
+    return None if options.gpu is None else card_of(options)
+
+
+def card_of(options: argparse.Namespace) -> Gpu:
+    """The card that is asked for, with what was measured on it; LorabenchError where it is none that is known."""
     from lorabench.record.card_calibration import calibrated_card, calibrations_folder
 
     return calibrated_card(options.gpu, None if options.no_calibration else calibrations_folder())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from lorabench.config.gpus import cards_named
@@ -56,7 +57,7 @@ def _changes(found: CardCalibration) -> list[str]:
     if found.context_bytes is not None:
         lines.append(f"  CUDA context: {size(found.context_bytes)} in place of {size(CONTEXT_BYTES)}")
     if measured.errors is not None:
-        middle = ratios[len(ratios) // 2] if len(ratios) % 2 else sum(ratios[len(ratios) // 2 - 1 :][:2]) / 2
+        middle = statistics.median(ratios)
         low, high = find_trainer(OWN).errors
         lines.append(
             f"  range of lorabench's own loop: {measured.errors[0]:.2f} to {measured.errors[1]:.2f} times the"

@@ -35,7 +35,7 @@ _MEANING = {
 
 def estimate(
     words: dict[str, dict[str, object]],
-    gpu: str | None,
+    gpu: str | Gpu | None,
     as_json: bool,
     trainer: Trainer | None = None,
     sharding: Sharding | None = None,
@@ -91,6 +91,7 @@ def as_text(result: MemoryEstimate) -> str:
     ]
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
+        lines += card.measured.told(setting.trainer.name == OWN) if card.measured else []
     lines += trainer_text.told(setting.trainer, result.differences)
     if sentence := unreached_text(result.unreached, setting):
         lines += ["", f"note: {sentence}"]

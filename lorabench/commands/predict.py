@@ -6,6 +6,7 @@ import argparse
 
 from lorabench import startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
+from lorabench.commands.calibrate import add_calibration_option, card_if_named, card_of
 from lorabench.commands.trainer_options import (
     ALL,
     add_sharding_options,
@@ -26,6 +27,7 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
             " much would?"
         ),
     )
+    add_calibration_option(c)
     add_trainer_option(c, ", or all: a row for each")
     _add_variant_options(c)
 
@@ -38,6 +40,7 @@ def add_check_options(c: argparse.ArgumentParser) -> None:
         required=True,
         help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine",
     )
+    add_calibration_option(c)
     add_trainer_option(c)
     _add_variant_options(c)
     c.epilog = (
@@ -90,11 +93,12 @@ def estimate(options: argparse.Namespace) -> int:
             if sharding:
                 raise LorabenchError("--trainer all compares trainers on one GPU; name one trainer beside --gpus")
             variant = (options.loss, options.attention, options.kbit_preparation)
-            compared = compare_trainers(settings_of(options), options.gpu, *variant)
+            compared = compare_trainers(settings_of(options), card_if_named(options), *variant)
             print(trainer_text.comparison(compared, options.json))
         else:
             trainer = trainer_of(options)
-            print(estimate_text.estimate(settings_of(options), options.gpu, options.json, trainer, sharding))
+            card = card_if_named(options)
+            print(estimate_text.estimate(settings_of(options), card, options.json, trainer, sharding))
     return 0
 
 
@@ -111,7 +115,7 @@ def check(options: argparse.Namespace) -> int:
         )
     with startup.predicting():
         sharding = sharding_of(options.gpus, options.strategy)
-        verdict = check_fit(settings_of(options), options.gpu, trainer_of(options), sharding)
+        verdict = check_fit(settings_of(options), card_of(options), trainer_of(options), sharding)
     print(json.dumps(verdict.to_dict(), indent=2) if options.json else verdict.sentence)
     return verdict.exit_code
 

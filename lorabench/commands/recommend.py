@@ -7,6 +7,7 @@ import sys
 
 from lorabench import plugins, startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, amount, whole_number
+from lorabench.commands.calibrate import add_calibration_option, card_of
 from lorabench.errors import LorabenchError
 
 
@@ -18,6 +19,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         metavar="GPU",
         help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine",
     )
+    add_calibration_option(c)
     c.add_argument(
         "--sequence-length", required=True, metavar="N", type=whole_number, help="tokens of a training sequence at most"
     )
@@ -87,7 +89,7 @@ def recommend(options: argparse.Namespace) -> int:
     with startup.predicting():
         answer = advisor.recommend(
             options.model,
-            options.gpu,
+            card_of(options),
             options.sequence_length,
             batch_size=options.global_batch_size,
             examples=options.examples,

@@ -99,7 +99,7 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
             "* not measured: the prediction follows the trainer's code, and its range is wide for that reason",
         ]
     if card is not None:
-        lines += ["", f"{card.name}: {card.capacity}"]
+        lines += ["", f"{card.name}: {card.capacity}", *(card.measured.told(own=True) if card.measured else [])]
     refused = [f"{row.trainer.name} is left out: {row.refused}" for row in result.rows if row.refused]
     notes = [note for row in result.rows for note in installed(row.trainer)]
     return "\n".join([*lines, *([""] if refused or notes else []), *refused, *notes])

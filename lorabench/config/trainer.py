@@ -33,7 +33,7 @@ class Trainer:
     """one sentence each: what it does otherwise than lorabench's own loop"""
     measured: str = ""
     """where its bytes were measured, and how far off the prediction was; empty where they were not"""
-    errors: tuple[float, float] = (0.90, 1.15)
+    errors: tuple[float, float] = field(default=(0.90, 1.15), compare=False)
     """measured over predicted bytes, least and most; wide where nothing was measured"""
     losses: tuple[tuple[Loss, str], ...] = (("full", "transformers"),)
     """the losses that it offers, each with the program that memory.losses has for it; the first is its default"""

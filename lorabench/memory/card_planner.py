@@ -54,6 +54,7 @@ class CardPlanner:
     def beyond(self, setting: TrainConfig) -> bool:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no
         less than that without its gradients."""
+        setting = on_card(setting, self.gpu)
         if setting.training.gradient_accumulation > 1 or setting.training.batch_size <= 2:
             return False
         step = self.need(setting.trained(gradient_accumulation=2)).step
@@ -87,6 +88,7 @@ class CardPlanner:
     def longest(self, setting: TrainConfig, positions: int) -> int:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between
         steps is too much."""
+        setting = on_card(setting, self.gpu)
         now = self.need(setting)
         if low_high(sum(now.step.persistent_bytes.values()), setting.trainer)[1] > self.gpu.memory_bytes:
             return 0

@@ -112,7 +112,8 @@ def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
         return {**step.parts, "framework": 0}
-    return {**step.parts, "framework": CONTEXT_BYTES + round(FRAGMENTED * step.peak_bytes)}
+    context_bytes = setting.context_bytes or CONTEXT_BYTES
+    return {**step.parts, "framework": context_bytes + round(FRAGMENTED * step.peak_bytes)}
 
 
 def largest(height: Callable[[int], int], limit: int, most: int, start: int, height_at_start: int) -> int:

@@ -22,7 +22,7 @@ from lorabench.config.validity import takes_quantized_base
 from lorabench.memory.card_planner import CardPlanner, Need
 from lorabench.memory.estimate import low_high, with_framework
 from lorabench.memory.step_dtypes import resolve_dtype
-from lorabench.memory.train_config import TrainConfig
+from lorabench.memory.train_config import TrainConfig, on_card
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried
@@ -182,7 +182,7 @@ def _possible(setting: TrainConfig, planner: CardPlanner) -> list[str]:
 
 
 def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, planner: CardPlanner) -> bool:
-    shrunk = {part for name in names for part in _SHRINKS[name]}
+    setting, shrunk = on_card(setting, planner.gpu), {part for name in names for part in _SHRINKS[name]}
     parts = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
     least = replace(need.step, parts=parts, peak_bytes=sum(parts.values()))
     return low_high(sum(with_framework(least, setting).values()), setting.trainer)[1] > planner.gpu.memory_bytes

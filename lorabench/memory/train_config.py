@@ -36,6 +36,8 @@ class TrainConfig:
     another kernel"""
     capability: int = 8
     """the card's major compute capability, which cuBLAS's workspaces follow"""
+    context_bytes: int | None = field(default=None, compare=False)
+    """the CUDA context where it was measured on the card"""
     trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
     """the program that is predicted"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
@@ -51,8 +53,15 @@ class TrainConfig:
 
 
 def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:
-    """The setting on a card; on none that is named a card with bfloat16 is meant."""
-    return setting if gpu is None else replace(setting, bf16=gpu.bf16, capability=gpu.capability)
+    """The setting on a card, with what was measured there; on none that is named a card with bfloat16 is meant."""
+    if gpu is None:
+        return setting
+    setting = replace(setting, bf16=gpu.bf16, capability=gpu.capability)
+    if gpu.measured is None:
+        return setting
+    errors = gpu.measured.errors if setting.trainer.name == OWN else None
+    trainer = replace(setting.trainer, errors=errors) if errors else setting.trainer
+    return replace(setting, context_bytes=gpu.measured.context_bytes, trainer=trainer)
 
 
 def traced_as(setting: TrainConfig) -> TrainConfig:

@@ -4,8 +4,9 @@ for that card.
 The file's name is the driver's name of the card ("nvidia-geforce-rtx-4090.json", "cpu.json"), so that only the file of
 the card that is asked for is read. What follows from its rows:
 
-    factors   measured over predicted bytes of lorabench's own loop: the least and the most, with 1 among them, so that
-              the range holds the prediction as well as all that was measured
+    factors   measured over predicted bytes of lorabench's own loop, from the least to the most, widened about their
+              middle by (n + 1) / (n - 1): n values span (n - 1) / (n + 1) of the interval that they are drawn from (the
+              mean range of a uniform sample); with 1 among them, so that the range holds the prediction
     context   what the driver took for the process beside what the allocator had reserved
 
 Both replace what is assumed of all cards (memory.estimate). The factors are those of the versions that were measured:
@@ -91,6 +92,8 @@ class CardCalibration(Frozen):
     workspace_bytes: Whole | None = None
     """what the allocator still held when the model was gone: cuBLAS's workspaces; absent on a CPU"""
     rows: tuple[CalibrationRow, ...]
+    summary: dict[str, Number] | None = None
+    """what the rows come to, for whoever reads the file: it is computed anew from them"""
 
     @field_validator("measured_at")
     @classmethod
@@ -104,10 +107,29 @@ class CardCalibration(Frozen):
         return tuple(sorted(r.ratio for r in self.rows if r.trainer == OWN and r.ratio is not None))
 
     @property
+    def factors(self) -> tuple[float, float] | None:
+        """Between which multiples of a prediction the peak of another setting is expected; None of fewer than two
+        rows."""
+        ratios = self.ratios
+        if len(ratios) < 2:
+            return None
+        middle, half = (ratios[0] + ratios[-1]) / 2, (ratios[-1] - ratios[0]) / 2
+        wide = half * (len(ratios) + 1) / (len(ratios) - 1)
+        return min(middle - wide, 1.0), max(middle + wide, 1.0)
+
+    @property
     def reserved_ratio(self) -> float | None:
         """Median of what the allocator kept over what it held: on a card with room to spare, so more than is needed."""
         found = [r.reserved_bytes / r.measured_bytes for r in self.rows if r.reserved_bytes and r.measured_bytes]
         return statistics.median(found) if found else None
+
+    @property
+    def summarised(self) -> dict[str, float]:
+        """The ratios in short."""
+        ratios, reserved = self.ratios, self.reserved_ratio
+        named = (("least", min), ("median", statistics.median), ("most", max))
+        found = {f"measured_over_predicted_{name}": function(ratios) for name, function in named if ratios}
+        return found | ({"reserved_over_allocated_median": reserved} if reserved else {})
 
     @property
     def date(self) -> str:
@@ -137,7 +159,7 @@ class CardCalibration(Frozen):
         return MeasuredCard(
             words,
             self.context_bytes,
-            (min(ratios[0], 1.0), max(ratios[-1], 1.0)) if ratios and not old else None,
+            None if old else self.factors,
             () if old else timed,
         )
 
@@ -168,7 +190,8 @@ def write_calibration(calibration: CardCalibration, path: Path) -> None:
     """Writes the file whole or not at all; LorabenchError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, calibration.model_dump_json(indent=1, exclude_none=True) + "\n")
+        whole = calibration.model_copy(update={"summary": calibration.summarised})
+        write_atomically(path, whole.model_dump_json(indent=1, exclude_none=True) + "\n")
     except OSError as e:
         raise LorabenchError(f"{path} cannot be written ({e.strerror}); choose another file with --out FILE") from None
 

@@ -91,6 +91,8 @@ class MemoryEstimate:
             "unreached": unreached_dict(self.unreached, self.setting),
         }
         plain |= trainer_dict(self.setting.trainer, self.differences)
+        if card is not None and card.measured is not None:
+            plain["calibration"] = card.measured.words
         if self.sharding is not None:
             plain |= {"gpus": self.sharding.gpus, "strategy": self.sharding.strategy}
         return {k: v for k, v in plain.items() if v is not None}
@@ -111,7 +113,10 @@ class MemoryEstimate:
 
 
 def estimate(
-    settings: dict[str, Any], gpu: str | None = None, trainer: Trainer | None = None, sharding: Sharding | None = None
+    settings: dict[str, Any],
+    gpu: str | Gpu | None = None,
+    trainer: Trainer | None = None,
+    sharding: Sharding | None = None,
 ) -> MemoryEstimate:
     """Of nested settings as a study has them, such as {"model": {"name": "llama-3.1-8b"}, "method": {"rank": 8}}.
 
@@ -140,7 +145,7 @@ def estimate(
 
 
 def settled(
-    settings: dict[str, Any], gpu: str | None, trainer: Trainer | None = None
+    settings: dict[str, Any], gpu: str | Gpu | None, trainer: Trainer | None = None
 ) -> tuple[Gpu | None, TrainConfig]:
     """The card, where one is named, and the setting; LorabenchError as of estimate."""
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once

@@ -146,10 +146,10 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
             if calibration.spread < 1
             else f"a factor of {1 + calibration.spread:.1f}"
         )
-        return (
-            f"time: fitted to {plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name},"
-            f" within {worst}"
-        )
+        stored = f"{plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name}"
+        timed = f"{plural(calibration.rows, 'row')} of lorabench calibrate"
+        given = (stored if calibration.conditions else "", timed if calibration.rows else "")
+        return f"time: fitted to {' and '.join(filter(None, given))}, within {worst}"
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (

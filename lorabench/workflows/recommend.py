@@ -39,7 +39,7 @@ MAX_BATCH_SIZE = 1_000_000
 
 def recommend(
     model: str,
-    gpu: str,
+    gpu: str | Gpu,
     sequence_length: int,
     *,
     batch_size: int = 16,
@@ -100,6 +100,7 @@ def recommend(
     with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
+            *(card.measured.told(own=True) if card.measured else ()),
             *notes_on_the_card(card, priority, ranking),
             *notes_on_the_data(workload),
             *notes_on_the_best(chosen, priority, ranking),

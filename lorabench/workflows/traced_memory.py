@@ -64,7 +64,7 @@ def traced_memory(
     card: Gpu, workload: Workload, base: TrainConfig, timings: Sequence[str | Path] = ()
 ) -> Iterator[TracedMemory]:
     """The oracle for a card, whose tracing processes end with the block; `timings` as for recommend."""
-    calibration = calibrate(card, *timings, most=CALIBRATED) if card.kind == "cpu" else None
+    calibration = calibrate(card, *(timings if card.kind == "cpu" else ()), most=CALIBRATED)
     with closing(CardPlanner(card, calibration)) as planner:
         yield TracedMemory(planner, workload, base)
 

@@ -123,7 +123,7 @@ def sharding_of(gpus: int = 1, strategy: str | None = None) -> Sharding | None:
 
 def compare_trainers(
     settings: dict[str, Any],
-    gpu: str | None = None,
+    gpu: str | Gpu | None = None,
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
