@@ -140,6 +140,7 @@ def add_plan_options(c: argparse.ArgumentParser) -> None:
         "--gpu", metavar="GPU", required=True, help="a known card, a size such as 24GB, or cpu for this machine"
     )
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
+    add_trainer_option(c)
     c.add_argument("--json", action="store_true")
 
 
@@ -149,7 +150,8 @@ def plan(options: argparse.Namespace) -> int:
     from lorabench.config.source import override, read_source
 
     with startup.predicting():
-        print(plan_text.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+        source = override(read_source(options.study), tuple(options.set))
+        print(plan_text.plan(source, options.gpu, options.json, trainer_of(options)))
     return 0
 
 

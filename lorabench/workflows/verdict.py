@@ -42,14 +42,15 @@ class FitVerdict:
     @property
     def sentence(self) -> str:
         """The line that `lorabench check` prints."""
-        where = f"{self.gpu.name} ({size(self.gpu.memory_bytes)} usable)"
         one = self.estimate
         if one is None:
             return f"{self.word}: {self.reason}"
-        by = f"{self.trainer.title} needs" if self.sharding is None else f"{self.trainer.title} needs on each GPU"
-        unsure = [] if self.trainer.measured and self.sharding is None else ["not measured"]
-        between = f"between {size(one.low_bytes)} and {size(one.high_bytes)}"
-        return f"{self.word}: {by} {size(one.peak_bytes)} of {where}, {', '.join([between, *unsure])}"
+        each = "" if self.sharding is None else f" on each of {self.sharding.gpus} GPUs ({self.sharding.strategy})"
+        unsure = "" if self.trainer.measured and self.sharding is None else "; not measured"
+        return (
+            f"{self.word}: {self.trainer.title} needs {size(one.peak_bytes)}{each}, between {size(one.low_bytes)} and"
+            f" {size(one.high_bytes)}; {self.gpu.name} has {size(self.gpu.memory_bytes)} usable{unsure}"
+        )
 
     def to_dict(self) -> dict[str, object]:
         """What `lorabench check --json` prints."""
