@@ -71,8 +71,8 @@ def _changes(found: CardCalibration) -> list[str]:
         lines.append(f"cuBLAS's workspaces, which predictions hold already: {size(found.workspace_bytes)} measured")
     if found.reserved_ratio is not None:
         lines.append(
-            f"the allocator kept {found.reserved_ratio:.2f} times what it held (median); this is told, not used, since a"
-            " full card gives blocks back"
+            f"the allocator kept {found.reserved_ratio:.2f} times what it held (median); this is told, not used, since"
+            " a full card gives blocks back"
         )
     return lines
 

@@ -143,7 +143,9 @@ def add_plan_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--gpu", metavar="GPU", required=True, help="a known card, a size such as 24GB, or cpu for this machine"
     )
+    add_calibration_option(c)
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
+    add_trainer_option(c)
     c.add_argument("--json", action="store_true")
 
 
@@ -153,7 +155,8 @@ def plan(options: argparse.Namespace) -> int:
     from lorabench.config.source import override, read_source
 
     with startup.predicting():
-        print(plan_text.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+        source = override(read_source(options.study), tuple(options.set))
+        print(plan_text.plan(source, card_of(options), options.json, trainer_of(options)))
     return 0
 
 

@@ -48,4 +48,5 @@ def trainer_of(options: argparse.Namespace) -> Trainer:
     from lorabench.config.trainer import OWN
     from lorabench.workflows.trainers import chosen
 
-    return chosen(options.trainer or OWN, options.loss, options.attention, options.kbit_preparation)
+    variant = (getattr(options, name, None) for name in ("loss", "attention", "kbit_preparation"))
+    return chosen(options.trainer or OWN, *variant)

@@ -115,8 +115,8 @@ def gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(text: str | Gpu) -> Gpu:
-    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine; a card
-    as it is.
+    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine; a
+    card as it is.
 
     LorabenchError for any other word, for a name of two cards, and for several cards at once.
     """

@@ -50,7 +50,8 @@ class Trainer:
     mixed_precision: bool = True
     """runs the forward pass under autocast"""
     outputs: Literal["freed", "held", "float32"] = "float32"
-    """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 (accelerate)"""
+    """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32
+    (accelerate)"""
     reentrant: bool = False
     """checkpoints as torch's older, reentrant variant"""
     offloads_checkpoints: bool = False
@@ -71,6 +72,20 @@ class Trainer:
     def released(self) -> str:
         """Its packages and versions on one line."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
+
+    def to_dict(self) -> dict[str, object]:
+        """What `--json` says of it; absent values left out."""
+        plain = {
+            "name": self.name,
+            "title": self.title,
+            "versions": dict(self.versions),
+            "installed": self.installed(),
+            "measured": self.measured or None,
+            "loss": self.loss or self.losses[0][0],
+            "attention": self.attention,
+            "kbit_preparation": self.kbit_preparation,
+        }
+        return {k: v for k, v in plain.items() if v is not None}
 
     def installed(self) -> str | None:
         """The first of its packages at the version that is installed here, where that is another one; None else."""

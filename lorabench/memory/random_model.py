@@ -54,7 +54,7 @@ def random_base(setting: TrainConfig, where: torch.device) -> PreTrainedModel:
         weight, module.bias = weights.pop(name)
         made: Any = weight.T.contiguous() if module.source_cls is conv1d else weight
         if isinstance(module, bnb.nn.Linear4bit):
-            old = module.weight
+            old: Any = module.weight
             made = bnb.nn.Params4bit(
                 made,
                 requires_grad=False,

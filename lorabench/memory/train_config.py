@@ -69,8 +69,11 @@ def traced_as(setting: TrainConfig) -> TrainConfig:
     return setting if setting.training.gradient_accumulation <= 2 else setting.trained(gradient_accumulation=2)
 
 
-def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> TrainConfig:
-    """The setting of a condition; sequence_length is that of its longest batch where it is known.
+def setting_of(
+    condition: Condition, device: DeviceKind, sequence_length: int | None = None, trainer: Trainer | None = None
+) -> TrainConfig:
+    """The setting of a condition; sequence_length is that of its longest batch where it is known, the trainer
+    lorabench's own loop where it is absent.
 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
     setting.
@@ -85,4 +88,5 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
         condition.method.model_copy(update={"alpha": alpha}),
         TrainingSpec(**fields),
         device,
+        trainer=trainer or find_trainer(OWN),
     )

@@ -38,8 +38,6 @@ from lorabench.record.card_calibration import (
 if TYPE_CHECKING:
     import torch
 
-    from lorabench.config.precision import DeviceKind
-
 MODULE = "lorabench.memory.calibration_rows"
 LAST_START = 100  # seconds after which no further row begins: the whole is to stay below two minutes
 ROW_SECONDS = 180  # a first row imports torch, transformers and PEFT, from a slow disk too
@@ -144,6 +142,7 @@ class MeasuringProcess:
     def measure(self, row: CalibrationRow) -> CalibrationRow:
         """A row as the process answered; with a fault where it died or gave no answer."""
         if self._process.poll() is not None:
+            self.close()
             self._begin()
         assert self._process.stdin is not None and self._process.stdout is not None
         timer = Timer(ROW_SECONDS, self._process.kill)
@@ -189,7 +188,7 @@ class MeasuringProcess:
             "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (until close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE, self.where.type],
             stdin=subprocess.PIPE,

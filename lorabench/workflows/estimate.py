@@ -164,18 +164,8 @@ def trainer_dict(trainer: Trainer, differences: Sequence[Difference] = ()) -> di
     """The trainer as `--json` has it; nothing of lorabench's own loop as it is."""
     if trainer == find_trainer(OWN):
         return {}
-    plain = {
-        "name": trainer.name,
-        "title": trainer.title,
-        "versions": dict(trainer.versions),
-        "installed": trainer.installed(),
-        "measured": trainer.measured or None,
-        "loss": trainer.loss or trainer.losses[0][0],
-        "attention": trainer.attention,
-        "kbit_preparation": trainer.kbit_preparation,
-        "differences": [d.sentence for d in differences] or None,
-    }
-    return {"trainer": {k: v for k, v in plain.items() if v is not None}}
+    told = {"differences": [d.sentence for d in differences]} if differences else {}
+    return {"trainer": {**trainer.to_dict(), **told}}
 
 
 def is_stored(setting: TrainConfig) -> bool:

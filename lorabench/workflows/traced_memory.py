@@ -78,9 +78,11 @@ def setting_of(candidate: Candidate, workload: Workload, base: TrainConfig) -> T
         gradient_checkpointing=candidate.gradient_checkpointing,
         gradient_accumulation=candidate.gradient_accumulation,
     )
+    model = base.model if candidate.dtype == "auto" else base.model.model_copy(update={"dtype": candidate.dtype})
     alpha = None if candidate.method.alpha is None else 16
     return replace(
         base,
+        model=model,
         method=candidate.method.model_copy(update={"alpha": alpha}),
         quantization=candidate.quantization,
         training=training,

@@ -32,14 +32,8 @@ class TrainerEstimate:
     def to_dict(self) -> dict[str, object]:
         """A row of `lorabench estimate --trainer all --json`."""
         trainer, one = self.trainer, self.estimate
-        plain: dict[str, object] = {
-            "trainer": trainer.name,
-            "title": trainer.title,
-            "versions": dict(trainer.versions),
-            "installed": trainer.installed(),
-            "measured": trainer.measured or None,
-            "loss": trainer.loss or trainer.losses[0][0],
-        }
+        known = trainer.to_dict()
+        plain: dict[str, object] = {"trainer": known.pop("name"), **known}
         if one is not None:
             plain |= {
                 "peak_bytes": one.peak_bytes,

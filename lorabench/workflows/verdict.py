@@ -42,14 +42,17 @@ class FitVerdict:
     @property
     def sentence(self) -> str:
         """The line that `lorabench check` prints."""
-        where = f"{self.gpu.name} ({size(self.gpu.memory_bytes)} usable)"
         one = self.estimate
         if one is None:
             return f"{self.word}: {self.reason}"
-        by = f"{self.trainer.title} needs" if self.sharding is None else f"{self.trainer.title} needs on each GPU"
-        unsure = [] if self.trainer.measured and self.sharding is None else ["not measured"]
-        between = f"between {size(one.low_bytes)} and {size(one.high_bytes)}"
-        return f"{self.word}: {by} {size(one.peak_bytes)} of {where}, {', '.join([between, *unsure])}"
+        each = "" if self.sharding is None else f" on each of {self.sharding.gpus} GPUs ({self.sharding.strategy})"
+        unsure = "" if self.trainer.measured and self.sharding is None else "; not measured"
+        told = self.gpu.measured.told(self.trainer.name == OWN) if self.gpu.measured else []
+        sentence = (
+            f"{self.word}: {self.trainer.title} needs {size(one.peak_bytes)}{each}, between {size(one.low_bytes)} and"
+            f" {size(one.high_bytes)}; {self.gpu.name} has {size(self.gpu.memory_bytes)} usable{unsure}"
+        )
+        return "; ".join([sentence, *told])
 
     def to_dict(self) -> dict[str, object]:
         """What `lorabench check --json` prints."""
@@ -66,12 +69,14 @@ class FitVerdict:
             plain |= {"peak_bytes": one.peak_bytes, "low_bytes": one.low_bytes, "high_bytes": one.high_bytes}
         if self.sharding is not None:
             plain |= {"gpus": self.sharding.gpus, "strategy": self.sharding.strategy}
+        if self.gpu.measured is not None:
+            plain["calibration"] = self.gpu.measured.words
         plain |= trainer_dict(self.trainer)
         return {k: v for k, v in plain.items() if v is not None}
 
 
 def check_fit(
-    settings: dict[str, Any], gpu: str, trainer: Trainer | None = None, sharding: Sharding | None = None
+    settings: dict[str, Any], gpu: str | Gpu, trainer: Trainer | None = None, sharding: Sharding | None = None
 ) -> FitVerdict:
     """Of nested settings as for estimate: it fits where the high end does, and does not where the low end does not.
 
@@ -79,7 +84,7 @@ def check_fit(
     """
     card = find_gpu(gpu)
     try:
-        setting, one = _predicted(settings, card, gpu, trainer, sharding)
+        setting, one = _predicted(settings, card, trainer, sharding)
     except UnpredictableError as e:
         return FitVerdict("cannot be told", card, trainer or find_trainer(OWN), None, str(e), sharding)
     word: Word = (
@@ -93,9 +98,9 @@ def check_fit(
 
 
 def _predicted(
-    settings: dict[str, Any], card: Gpu, gpu: str, trainer: Trainer | None, sharding: Sharding | None
+    settings: dict[str, Any], card: Gpu, trainer: Trainer | None, sharding: Sharding | None
 ) -> tuple[TrainConfig, Estimate]:
-    setting = settled(settings, gpu, trainer)[1]
+    setting = settled(settings, card, trainer)[1]
     from lorabench.memory.estimate import predicted
     from lorabench.memory.interpolate import Reuse
     from lorabench.memory.shares import shares_of

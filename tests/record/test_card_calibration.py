@@ -150,5 +150,5 @@ def test_a_damaged_file_is_one_sentence_that_says_what_to_do(stored, tmp_path, d
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LorabenchError, match="cannot be written .* --out FILE"):
+    with pytest.raises(LorabenchError, match=r"cannot be written .* --out FILE"):
         write_calibration(card(*THREE), tmp_path / "file" / "cpu.json")
