@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorabench import startup
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.trainer import OWN, find_trainer
@@ -246,7 +245,6 @@ def serve(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    startup.settle()
     serve(sys.argv[1])
     sys.stderr.flush()
     os._exit(0)  # some builds of CUDA libraries take seconds to unload

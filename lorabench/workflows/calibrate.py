@@ -24,6 +24,7 @@ from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
+from lorabench import startup
 from lorabench.errors import LorabenchError
 from lorabench.formatting import plural
 from lorabench.record.card_calibration import (
@@ -182,6 +183,7 @@ class MeasuringProcess:
             visible = own[number] if own else str(number)
         environment = {
             **os.environ,
+            **startup.waiting(os.environ),
             "PYTHONPATH": os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), package) if p),
             "PYTHONSAFEPATH": "1",
             "CUDA_VISIBLE_DEVICES": visible,
