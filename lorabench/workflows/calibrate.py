@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,7 +172,8 @@ class MeasuringProcess:
         self._log.close()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a line that a dead process never read
+                    stream.close()
 
     def _begin(self) -> None:
         package = str(Path(__file__).resolve().parents[2])
