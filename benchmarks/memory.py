@@ -48,7 +48,7 @@ from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
-from lorabench.memory.meta_model import configuration
+from lorabench.memory.random_model import random_model
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
 
@@ -187,8 +187,8 @@ llama-3.1-8b  lora nf4-dq  16  1   2048
 
 def measured_on_device(setting: TrainConfig) -> dict[str, int]:
     """Peak bytes of one combination with random weights on this machine's device; on CUDA the allocator's."""
-    model = with_random_weights(setting)
     spec, where = setting.training, torch.device("cuda" if CUDA else "cpu")
+    model = random_model(setting, where)
     ids = torch.randint(5, model.config.vocab_size - 1, (spec.batch_size, spec.sequence_length), device=where)
     micro = [Batch(ids, ids.clone(), ids.numel())]
     if not CUDA:
@@ -232,56 +232,6 @@ def predicted_beside(row: dict[str, Any], setting: TrainConfig, on_cuda: bool) -
         return row
     predicted = predict_step(setting).peak_bytes
     return {**row, **compared(row["setting"], predicted, row["measured_bytes"])}
-
-
-def with_random_weights(setting: TrainConfig) -> Any:
-    """The adapted model on the device, its weights random, quantised where asked."""
-    import bitsandbytes as bnb
-    import transformers
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    where, config = torch.device("cuda" if CUDA else "cpu"), configuration(setting.model)
-    dtype = getattr(torch, setting.model.dtype)
-    with where, quiet():
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
-    model.config.use_cache = False
-    spec = setting.quantization
-    quantization = plugins.load("quantizations", spec.name).config(spec.double_quant, torch.bfloat16 if CUDA else dtype)
-    if quantization is not None:
-        weights = {
-            n: (m.weight.data, m.bias)
-            for n, m in model.named_modules()
-            if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)
-        }
-        with quiet():
-            quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
-            quantizer.preprocess_model(model=model, device_map={"": where}, dtype=dtype)
-        for name, module in model.named_modules():
-            if not isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
-                continue
-            weight, module.bias = weights.pop(name)
-            weight = weight.T.contiguous() if module.source_cls is transformers.pytorch_utils.Conv1D else weight
-            if isinstance(module, bnb.nn.Linear4bit):
-                old = module.weight
-                made = bnb.nn.Params4bit(
-                    weight,
-                    requires_grad=False,
-                    compress_statistics=old.compress_statistics,
-                    quant_type=old.quant_type,
-                    module=module,
-                )
-            else:
-                made = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-            module.weight = made.to(where)
-        quantizer.postprocess_model(model)
-    method = setting.method
-    targets = resolve_targets(model, method.target_modules) if method.target_modules else ()
-    with quiet():
-        return (
-            plugins.load("methods", method.name)
-            .attach(model, method, peft_targets(model, targets) if targets else [])
-            .train()
-        )
 
 
 def published(row: dict[str, str]) -> dict[str, Any]:
