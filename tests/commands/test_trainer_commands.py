@@ -137,7 +137,7 @@ def test_one_of_several_gpus_has_a_part_and_is_called_not_measured(capsys):
         ("estimate", ["--gpus", "2", "--trainer", "all"], "name one trainer"),
         ("check", ["--gpu", "24GB", "--trainer", "all"], "lorabench estimate --trainer all"),
         ("check", ["--gpu", "rtx9999"], "rtx9999"),
-        ("check", ["--gpu", "24GB", "--rank", "0"], "method.rank is 0"),
+        ("check", ["--gpu", "24GB", "--rank", "0"], "method.rank is '0'"),
         ("trainers", ["trll"], "unknown trainer 'trll'; did you mean 'trl'?"),
     ],
     ids=lambda v: "_".join(v) if isinstance(v, list) else "",

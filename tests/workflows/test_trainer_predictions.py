@@ -59,7 +59,12 @@ def test_trl_keeps_no_logits_and_half_of_the_adapter():
     assert full.bytes["logits"] >= 12 * logits
     assert own.bytes["adapters"] == 2 * trl.bytes["adapters"]
     assert own.bytes["optimizer"] == pytest.approx(2 * trl.bytes["optimizer"], rel=0.01)
-    assert trl.peak_bytes < own.peak_bytes < full.peak_bytes * 1.01
+    trained = 8 * LAYERS * (4 * 2 * HIDDEN + 3 * (HIDDEN + 11_008))  # rank 8 on every linear layer
+    saved = own.peak_bytes - full.peak_bytes
+    assert saved == pytest.approx(1.02 * trained * (4 - 2) * 3, rel=0.01), (
+        "adapter and two states in 16 bits; 2 % framework"
+    )
+    assert trl.peak_bytes < full.peak_bytes
 
 
 @pytest.mark.parametrize(
